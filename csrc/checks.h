@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What every operator demands of its inputs, shared by forward and adjoint and by all backends. The sentences are those
+// of ptycho_ext/ops/_checks.py, word for word: "<op>: <argument> must <rule>, got <value>".
+#pragma once
+
+#include <string>
+
+#include "torch_compat.h"
+
+namespace ptycho {
+
+// canvas (..., H, W), positions (..., n, 2), size (h, w)
+void check_extract_patches_inputs(const Tensor& canvas, const Tensor& positions, const Sizes& patch_size);
+
+// patches (..., n, h, w), positions (..., n, 2), size (H, W)
+void check_extract_patches_adjoint_inputs(const Tensor& patches, const Tensor& positions, const Sizes& canvas_size);
+
+// grad_patches (..., n, h, w), canvas (..., H, W), positions (..., n, 2)
+void check_extract_patches_grad_positions_inputs(const Tensor& grad_patches, const Tensor& canvas,
+                                                 const Tensor& positions);
+
+// images (..., H, W), shifts (..., 2), mode "bilinear" or "nearest"
+void check_translate_images_inputs(const char* op, const Tensor& images, const Tensor& shifts, const std::string& mode);
+
+// patches (..., n, h, w), positions (..., n, 2), weights (h, w) or (..., n, h, w), size (H, W)
+void check_reassemble_patches_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
+                                     const Sizes& canvas_size);
+
+// The one rule that has to read the data. coordinates: contiguous, on the CPU.
+void check_finite(const char* op, const char* argument, const Tensor& coordinates);
+
+}  // namespace ptycho

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// translate_images on the CPU and its adjoint, parallel over output rows. Bilinear: the window of the image at -shift,
+// and its transpose is the translation by the opposite shift, the hat function being even. Nearest: separable index
+// maps; the map is not decreasing, so the transpose gathers a contiguous run of rows per output row.
+#include <cmath>
+
+#include "checks.h"
+#include "cpu/outputs.h"
+#include "cpu/rows.h"
+
+namespace ptycho::cpu {
+namespace {
+
+// sign = 1 translates by the shifts, -1 by their opposite.
+template <typename T>
+void bilinear_kernel(const ImageStack<const T>& images, const double* shifts, double sign, const ImageStack<T>& out) {
+  const int64_t lanes = images.lanes;
+  torch::stable::parallel_for(0, out.count * out.rows, grain(out.cols * lanes), [&](int64_t begin, int64_t end) {
+    std::vector<T> buffer((out.cols + 1) * lanes);
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t k = r / out.rows;
+      const int64_t i = r % out.rows;
+      const Taps<T> y = gather_taps<T>(-sign * shifts[2 * k]);
+      const Taps<T> x = gather_taps<T>(-sign * shifts[2 * k + 1]);
+      blend_rows(buffer.data(), images[k], y.first + i, y.w0, y.w1, {x.first, x.first + out.cols + 1});
+      interpolate(out[k].row(i), buffer.data(), x.w0, x.w1, lanes, out.cols * lanes);
+    }
+  });
+}
+
+// Source index of every output index along one axis, -1 for none.
+std::vector<int64_t> nearest_map(double shift, int64_t n) {
+  std::vector<int64_t> map(n);
+  for (int64_t i = 0; i < n; ++i) map[i] = nearest_sample(static_cast<double>(i) - shift, n);
+  return map;
+}
+
+template <typename T>
+void nearest_kernel(const ImageStack<const T>& images, const double* shifts, const ImageStack<T>& out) {
+  const int64_t lanes = images.lanes;
+  torch::stable::parallel_for(0, out.count * out.rows, grain(out.cols * lanes), [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> columns;
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t k = r / out.rows;
+      const int64_t i = r % out.rows;
+      if (r == begin || i == 0) columns = nearest_map(shifts[2 * k + 1], out.cols);
+      const int64_t from = nearest_sample(static_cast<double>(i) - shifts[2 * k], images.rows);
+      T* target = out[k].row(i);
+      for (int64_t j = 0; j < out.cols; ++j)
+        for (int64_t lane = 0; lane < lanes; ++lane)
+          target[j * lanes + lane] =
+              from >= 0 && columns[j] >= 0 ? images[k].row(from)[columns[j] * lanes + lane] : T(0);
+    }
+  });
+}
+
+template <typename T>
+void nearest_adjoint_kernel(const ImageStack<const T>& grads, const double* shifts, const ImageStack<T>& out) {
+  const int64_t lanes = grads.lanes;
+  torch::stable::parallel_for(0, out.count * out.rows, grain(out.cols * lanes), [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> columns;
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t k = r / out.rows;
+      const int64_t i = r % out.rows;
+      if (r == begin || i == 0) columns = nearest_map(shifts[2 * k + 1], out.cols);
+      T* target = out[k].row(i);
+      std::fill(target, target + out.cols * lanes, T(0));
+      // Output row q reads source row rint(q - shift), so only q within one of i + shift can read row i.
+      const int64_t centre = to_index(std::floor(static_cast<double>(i) + shifts[2 * k]));
+      const Span near = clip({centre - 1, centre + 3}, 0, grads.rows);
+      for (int64_t q = near.begin; q < near.end; ++q) {
+        if (nearest_sample(static_cast<double>(q) - shifts[2 * k], out.rows) != i) continue;
+        const T* source = grads[k].row(q);
+        for (int64_t j = 0; j < grads.cols; ++j)
+          for (int64_t lane = 0; lane < lanes && columns[j] >= 0; ++lane)
+            target[columns[j] * lanes + lane] += source[j * lanes + lane];
+      }
+    }
+  });
+}
+
+Tensor run_translate(const char* op, const Tensor& images, const Tensor& shifts, const std::string& mode,
+                     bool adjoint) {
+  check_translate_images_inputs(op, images, shifts, mode);
+  const Tensor source = torch::stable::contiguous(images);
+  const Tensor by = torch::stable::contiguous(shifts);
+  check_finite(op, "shifts", by);
+  Tensor result = new_output(images, sizes_of(images));
+  const double* values = by.const_data_ptr<double>();
+  with_real_type(images, [&](auto zero) {
+    using T = decltype(zero);
+    const ImageStack<const T> from = image_stack<const T>(source);
+    const ImageStack<T> to = image_stack<T>(result);
+    if (mode == "bilinear") {
+      bilinear_kernel(from, values, adjoint ? -1.0 : 1.0, to);
+    } else if (adjoint) {
+      nearest_adjoint_kernel(from, values, to);
+    } else {
+      nearest_kernel(from, values, to);
+    }
+  });
+  return result;
+}
+
+Tensor translate_images(const Tensor& images, const Tensor& shifts, StringHandle mode) {
+  return run_translate("translate_images", images, shifts, take_string(mode), false);
+}
+
+Tensor translate_images_adjoint(const Tensor& images, const Tensor& shifts, StringHandle mode) {
+  return run_translate("translate_images_adjoint", images, shifts, take_string(mode), true);
+}
+
+}  // namespace
+}  // namespace ptycho::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) {
+  m.impl("translate_images", TORCH_BOX(&ptycho::cpu::translate_images));
+  m.impl("translate_images_adjoint", TORCH_BOX(&ptycho::cpu::translate_images_adjoint));
+}

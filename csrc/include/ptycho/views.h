@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Plain views of contiguous data. A complex image is an image of two real lanes per pixel, because every weight is real:
+// kernels are written once, for real numbers, and step by `lanes` from one column to the next.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace ptycho {
+
+template <typename T>
+struct Image {
+  T* data;
+  int64_t rows;
+  int64_t cols;
+  int64_t lanes;
+
+  T* row(int64_t r) const { return data + r * cols * lanes; }
+  bool has_row(int64_t r) const { return r >= 0 && r < rows; }
+};
+
+template <typename T>
+struct ImageStack {
+  T* data;
+  int64_t count;
+  int64_t rows;
+  int64_t cols;
+  int64_t lanes;
+
+  Image<T> operator[](int64_t k) const { return {data + k * rows * cols * lanes, rows, cols, lanes}; }
+};
+
+// A half-open range of indices.
+struct Span {
+  int64_t begin;
+  int64_t end;
+};
+
+// The part of [begin, end) inside [low, high); empty spans stay within it.
+inline Span clip(Span span, int64_t low, int64_t high) {
+  const int64_t begin = std::clamp(span.begin, low, high);
+  return {begin, std::clamp(span.end, begin, high)};
+}
+
+}  // namespace ptycho

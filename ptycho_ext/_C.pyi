@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Types of the compiled module; csrc/bind.cpp is its source.
+from typing import Any
+
+def build_info() -> dict[str, Any]: ...
+def simd_level() -> dict[str, str]: ...

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The operators, one module each: documented function, fake kernel, autograd and vmap around ``torch.ops.ptycho``."""
+
+from __future__ import annotations
+
+from ptycho_ext.ops.extract import extract_patches, extract_patches_adjoint
+from ptycho_ext.ops.reassemble import reassemble_patches
+from ptycho_ext.ops.translate import translate_images
+
+__all__ = ["extract_patches", "extract_patches_adjoint", "reassemble_patches", "translate_images"]

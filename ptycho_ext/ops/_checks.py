@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The rules of csrc/checks.cpp for the fake kernels, in the same words: "<op>: <argument> must <rule>, got <value>".
+
+Only shapes, types and devices are looked at: a fake tensor has no data. RuntimeError, as torch's own operators raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_REAL = {
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.complex64: torch.float32,
+    torch.complex128: torch.float64,
+}
+
+
+def real_type(dtype: torch.dtype) -> torch.dtype:
+    """float32 of float32 and complex64, float64 of float64 and complex128; anything else is returned unchanged."""
+    return _REAL.get(dtype, dtype)
+
+
+def as_pair(size: int | Sequence[int]) -> list[int]:
+    """(h, w) of one integer or of two; the operator rejects anything that is not two positive integers."""
+    return list(size) if isinstance(size, Sequence) else [size, size]
+
+
+def as_float64(coordinates: Tensor) -> Tensor:
+    """Real coordinates in float64; complex ones unchanged, for the operator to reject."""
+    return coordinates if coordinates.is_complex() else coordinates.to(torch.float64)
+
+
+class Check:
+    """The rules for the arguments of one operator."""
+
+    def __init__(self, op: str) -> None:
+        self.op = op
+
+    def require(self, ok: bool, argument: str, rule: str, value: object) -> None:
+        if not ok:
+            raise RuntimeError(f"{self.op}: {argument} must {rule}, got {value}")
+
+    def data(self, argument: str, tensor: Tensor) -> None:
+        self.require(tensor.dtype in _REAL, argument, "be float32, float64, complex64 or complex128", _name(tensor))
+
+    def type(self, argument: str, tensor: Tensor, wanted: torch.dtype) -> None:
+        self.require(tensor.dtype == wanted, argument, f"be {str(wanted).removeprefix('torch.')}", _name(tensor))
+
+    def dims(self, argument: str, tensor: Tensor, least: int, shape: str) -> None:
+        self.require(tensor.ndim >= least, argument, f"have shape {shape}", tuple(tensor.shape))
+
+    def shape(self, argument: str, tensor: Tensor, wanted: Sequence[int]) -> None:
+        got = tuple(tensor.shape)
+        self.require(got == tuple(wanted), argument, f"have shape {tuple(wanted)}", got)
+
+    def device(self, argument: str, tensor: Tensor, data: Tensor) -> None:
+        self.require(tensor.device == data.device, argument, f"be on device {data.device.type}", tensor.device.type)
+
+    def size(self, argument: str, sizes: Sequence[int]) -> None:
+        ok = len(sizes) == 2 and sizes[0] > 0 and sizes[1] > 0
+        self.require(ok, argument, "be two positive integers", tuple(sizes))
+
+    def positions_of_canvas(self, positions: Tensor, canvas: Tensor) -> None:
+        self.type("positions", positions, torch.float64)
+        self.dims("positions", positions, 2, "(..., n, 2)")
+        self.shape("positions", positions, (*canvas.shape[:-2], positions.shape[-2], 2))
+        self.device("positions", positions, canvas)
+
+    def positions_of_patches(self, positions: Tensor, patches: Tensor) -> None:
+        self.type("positions", positions, torch.float64)
+        self.shape("positions", positions, (*patches.shape[:-2], 2))
+        self.device("positions", positions, patches)
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

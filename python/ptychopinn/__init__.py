@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Physics-informed ptychographic reconstruction in PyTorch.
+
+Read or simulate a :class:`Scan`, :func:`train` a network on its patterns alone, :func:`reconstruct` the object,
+:func:`evaluate` it where a truth is known. Names are imported when they are first used, so that the command line
+answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_WHERE = {
+    "Config": "ptychopinn.config",
+    "InputError": "ptychopinn.errors",
+    "Reconstruction": "ptychopinn.data.reconstruction",
+    "Scan": "ptychopinn.data.scan",
+    "evaluate": "ptychopinn.metrics.evaluate",
+    "load_bundle": "ptychopinn.inference.bundle",
+    "plot_reconstruction": "ptychopinn.metrics.plots",
+    "reconstruct": "ptychopinn.inference.predict",
+    "save_bundle": "ptychopinn.inference.bundle",
+    "simulate": "ptychopinn.physics.simulate",
+    "train": "ptychopinn.training.workflow",
+}
+
+__all__ = sorted([*_WHERE, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("ptycho_ext").__version__
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'ptychopinn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The configuration: typed sections, validated where they are made, the same names in Python, YAML and on the command line.
+
+Each section says what its fields mean and refuses what cannot work, naming the field as ``section.field``. The resolved
+configuration is written beside every run and into every bundle; nothing reads a setting from anywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ptychopinn.errors import InputError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How a scan is read and grouped.
+
+    Args:
+        group_size: patterns C that are reconstructed together on one canvas.
+        pool: nearest neighbours from which a group's other members are drawn anew in every epoch; none: exactly the nearest.
+        validation_fraction: share of the groups kept out of training to measure the loss on.
+    """
+
+    group_size: int = 9
+    pool: int | None = None
+    validation_fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        _require(self.group_size >= 1, "data.group_size", "be at least 1", self.group_size)
+        smallest = self.group_size - 1
+        _require(self.pool is None or self.pool >= smallest, "data.pool", f"be at least {smallest}", self.pool)
+        _require(0 <= self.validation_fraction < 1, "data.validation_fraction", "be in [0, 1)", self.validation_fraction)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network and what of the physics is learned with it.
+
+    Args:
+        generator: name in the registry, "unrolled" or "unet".
+        options: the generator's own arguments, for example ``{"steps": 6}``.
+        learn_probe: refine the probe during training.
+        learn_scale: refine the global intensity scale during training.
+    """
+
+    generator: str = "unrolled"
+    options: dict[str, Any] = field(default_factory=dict)
+    learn_probe: bool = False
+    learn_scale: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the network is trained.
+
+    Args:
+        epochs: passes in which every pattern leads one group.
+        minutes: stop after so many minutes at the latest, the learning rate annealed by then; none: no limit.
+        batch_size: groups in a batch.
+        learning_rate: peak learning rate of the network.
+        probe_learning_rate: learning rate of the probe and the intensity scale, where they are learned.
+        warmup: fraction of the training in which the learning rate rises.
+        loss: "poisson" (likelihood) or "amplitude".
+        gradient_clip: largest gradient norm.
+        seed: of initialisation, grouping and shuffling.
+    """
+
+    epochs: int = 40
+    minutes: float | None = None
+    batch_size: int = 8
+    learning_rate: float = 2e-3
+    probe_learning_rate: float = 2e-3
+    warmup: float = 0.02
+    loss: str = "poisson"
+    gradient_clip: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "training.epochs", "be at least 1", self.epochs)
+        _require(self.minutes is None or self.minutes > 0, "training.minutes", "be positive", self.minutes)
+        _require(self.batch_size >= 1, "training.batch_size", "be at least 1", self.batch_size)
+        _require(self.learning_rate > 0, "training.learning_rate", "be positive", self.learning_rate)
+        _require(self.probe_learning_rate > 0, "training.probe_learning_rate", "be positive", self.probe_learning_rate)
+        _require(0 <= self.warmup < 1, "training.warmup", "be in [0, 1)", self.warmup)
+        _require(self.loss in ("poisson", "amplitude"), "training.loss", "be poisson or amplitude", self.loss)
+        _require(self.gradient_clip > 0, "training.gradient_clip", "be positive", self.gradient_clip)
+        _require(0 <= self.seed < 2**32, "training.seed", "be in [0, 2^32)", self.seed)
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How a trained model is applied to a scan.
+
+    Args:
+        batch_size: groups in a batch.
+        group_size: patterns of a group; none: as in training.
+        synchronise: remove the free phase of every group before averaging (see docs/maths.md).
+        probe: "scan" uses the scan's probe, "model" the model's (in the scan's power), "auto" the model's if it was learned.
+    """
+
+    batch_size: int = 16
+    group_size: int | None = None
+    synchronise: bool = True
+    probe: str = "auto"
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, "inference.batch_size", "be at least 1", self.batch_size)
+        size = self.group_size
+        _require(size is None or size >= 1, "inference.group_size", "be at least 1", size)
+        _require(self.probe in ("auto", "scan", "model"), "inference.probe", "be auto, scan or model", self.probe)
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """Where and how it runs; changes speed, not results.
+
+    Args:
+        accelerator: "auto", "cpu", "gpu" or what else Lightning takes.
+        devices: how many, or "auto".
+        deterministic: use deterministic algorithms only; the same seed then gives the same result, bit for bit.
+        threads: CPU threads; none: torch's default.
+        workers: processes that prepare batches; 0: in the main process.
+        progress: show a progress bar.
+    """
+
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    deterministic: bool = False
+    threads: int | None = None
+    workers: int = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.threads is None or self.threads >= 1, "execution.threads", "be at least 1", self.threads)
+        _require(self.workers >= 0, "execution.workers", "be at least 0", self.workers)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All sections. ``Config()`` is the default configuration.
+
+    Example:
+        >>> config = Config.from_dict({"training": {"epochs": 10}})
+        >>> config.training.epochs, config.data.group_size
+        (10, 9)
+        >>> Config.from_dict(config.to_dict()) == config
+        True
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain types, as written to YAML and JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Config:
+        """The inverse of :meth:`to_dict`; sections and fields may be missing.
+
+        Raises:
+            InputError: an unknown section or field, or a value that a section refuses.
+        """
+        sections = {entry.name: entry.default_factory for entry in fields(cls)}
+        _known("configuration", values, sections)
+        made = {}
+        for name, section in sections.items():
+            given = values.get(name, {})
+            _known(name, given, {entry.name for entry in fields(section)})  # type: ignore[arg-type]
+            made[name] = section(**given)  # type: ignore[misc, operator]
+        return cls(**made)
+
+
+def _known(where: str, values: Any, names: Any) -> None:
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where} must be a mapping of names to values, got {values!r}")
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        raise InputError(f"{where} has no {', '.join(map(repr, unknown))}; known are {', '.join(sorted(names))}")
+
+
+def _require(ok: bool, name: str, rule: str, value: object) -> None:
+    if not ok:
+        raise InputError(f"{name} must {rule}, got {value!r}")

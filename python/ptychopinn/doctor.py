@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""``ptychopinn doctor``: what is installed, how it was built, what it runs on, and what is wrong with it.
+
+Each check is a function that returns lines to print and problems to mend; a problem is one sentence with its remedy.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from importlib import metadata
+
+import ptycho_ext
+import torch
+
+_PACKAGES = ("torch", "lightning", "numpy", "scipy", "scikit-image", "h5py", "jsonargparse", "matplotlib", "safetensors")
+
+
+def diagnose() -> tuple[list[tuple[str, str]], list[str]]:
+    """Facts as (name, value) pairs in the order to print them, and problems, each one sentence."""
+    facts: list[tuple[str, str]] = []
+    problems: list[str] = []
+    for check in (_versions, _build, _cpu, _cuda, _operators):
+        found, wrong = check()
+        facts += found
+        problems += wrong
+    return facts, problems
+
+
+def _versions() -> tuple[list[tuple[str, str]], list[str]]:
+    facts = [("ptychopinn", ptycho_ext.__version__), ("python", f"{platform.python_version()} ({sys.executable})")]
+    problems = []
+    for package in _PACKAGES:
+        try:
+            facts.append((package, metadata.version(package)))
+        except metadata.PackageNotFoundError:
+            facts.append((package, "missing"))
+            problems.append(f"{package} is not installed: pip install {package}")
+    return facts, problems
+
+
+def _build() -> tuple[list[tuple[str, str]], list[str]]:
+    info = ptycho_ext.build_info()
+    facts = [(f"build {name.replace('_', ' ')}", str(value)) for name, value in info.items() if name != "version"]
+    return facts, []
+
+
+def _cpu() -> tuple[list[tuple[str, str]], list[str]]:
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    facts = [(f"simd {name}", str(value)) for name, value in ptycho_ext.simd_level().items()]
+    facts.append(("threads", f"{torch.get_num_threads()} of torch, {available} cores available"))
+    problems = []
+    if torch.get_num_threads() > available:
+        problems.append(
+            f"torch uses {torch.get_num_threads()} threads on {available} cores: set OMP_NUM_THREADS={available}"
+        )
+    return facts, problems
+
+
+def _cuda() -> tuple[list[tuple[str, str]], list[str]]:
+    built = torch.version.cuda
+    driver = shutil.which("nvidia-smi") is not None
+    if built is None:
+        problems = ["an NVIDIA driver is present but torch is a CPU build: install a CUDA build of torch"] if driver else []
+        return [("cuda", "torch is a CPU build")], problems
+    if not torch.cuda.is_available():
+        problems = ["torch sees no GPU although a driver is present: check nvidia-smi and the driver's version"]
+        return [("cuda", f"torch built for CUDA {built}, no usable GPU")], problems if driver else []
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return [("cuda", f"torch built for CUDA {built}: {', '.join(names)}")], []
+
+
+def _operators() -> tuple[list[tuple[str, str]], list[str]]:
+    canvas = torch.arange(12.0).reshape(3, 4)
+    patch = ptycho_ext.extract_patches(canvas, torch.tensor([[0.5, 0.0]]), (1, 2))
+    if patch.flatten().tolist() == [2.0, 3.0]:
+        return [("operators", "loaded, self-test passed")], []
+    return [("operators", "self-test failed")], ["the operators compute wrong values: rebuild with pip install --force-reinstall"]

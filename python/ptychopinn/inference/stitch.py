@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Overlapping patches onto one canvas: phase synchronisation, then a weighted average.
+
+Patterns do not tell the constant phase of the patches that explain them, so every patch (or group canvas) comes with a
+free phase of its own, and averaging them as they are would wash out the slow part of the object's phase. The phases
+that agree best over all overlaps are the leading eigenvector of the Hermitian matrix of overlap products (angular
+synchronisation; A. Singer, Appl. Comput. Harmon. Anal. 30 (2011) 20).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ptycho_ext import CanvasGeometry, reassemble_patches
+from scipy.sparse import coo_array, csr_array, diags_array
+from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import eigsh
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+
+def stitch(
+    patches: Tensor, positions: Tensor, weights: Tensor, *, synchronise: bool = True
+) -> tuple[Tensor, Tensor, CanvasGeometry]:
+    """Average overlapping patches onto the smallest canvas that holds them all.
+
+    Args:
+        patches: complex, (n, h, w).
+        positions: float64 or integer, (n, 2), (y, x) scan coordinates of each patch's first sample.
+        weights: real, (h, w) or (n, h, w), >= 0, usually the probe's intensity.
+        synchronise: remove the free phase of every patch first.
+
+    Returns:
+        image (H, W) complex, zero where there is no weight; summed weights (H, W); geometry of the canvas.
+    """
+    positions = positions.to(torch.float64)
+    if synchronise:
+        phases = synchronise_phases(patches, positions, weights)
+        patches = patches * phases[:, None, None]
+    geometry = CanvasGeometry.from_positions(positions, (patches.shape[-2], patches.shape[-1]))
+    image, weight_sum = reassemble_patches(patches, geometry.to_canvas(positions), geometry.shape, weights=weights)
+    return image, weight_sum, geometry
+
+
+def synchronise_phases(
+    patches: Tensor, positions: Tensor, weights: Tensor, *, neighbours: int = 8, stride: int = 2
+) -> Tensor:
+    """Unit phase factors that make overlapping patches agree.
+
+    Args:
+        patches: complex, (n, h, w).
+        positions: float64, (n, 2), (y, x) scan coordinates; differences are rounded to whole pixels here.
+        weights: real, (h, w) or (n, h, w).
+        neighbours: overlaps with so many nearest patches are compared.
+        stride: use every ``stride``-th pixel of an overlap.
+
+    Returns:
+        complex, (n,), of modulus 1; multiply each patch by its factor. Patches without any overlap keep 1. The mean phase
+        over each connected part of the scan is left as it was.
+    """
+    count = len(patches)
+    factors = np.ones(count, np.complex128)
+    links = _overlap_products(
+        patches.detach().cpu().numpy(),
+        np.rint(positions.detach().cpu().numpy()).astype(np.int64),
+        np.broadcast_to(weights.detach().cpu().numpy(), patches.shape),
+        min(neighbours, count - 1),
+        stride,
+    )
+    parts, labels = connected_components(links, directed=False)
+    order = np.argsort(labels, kind="stable")
+    for members in np.split(order, np.cumsum(np.bincount(labels, minlength=parts))[:-1]):
+        if len(members) > 1:
+            vector = _leading_eigenvector(links[members][:, members])
+            modulus = np.abs(vector)
+            unit = np.where(modulus > 0, vector / np.where(modulus > 0, modulus, 1), 1)
+            mean = unit.sum()
+            factors[members] = unit * (np.conj(mean) / abs(mean) if abs(mean) > 0 else 1)
+    return torch.from_numpy(factors).to(patches)
+
+
+def _overlap_products(
+    patches: NDArray[np.complexfloating],
+    positions: NDArray[np.int64],
+    weights: NDArray[np.floating],
+    neighbours: int,
+    stride: int,
+) -> csr_array:
+    """Hermitian (n, n): ``M[i, j] = sum w_i w_j conj(o_i) o_j`` over the overlap of i and j, for near neighbours."""
+    count = len(patches)
+    if neighbours < 1:
+        return csr_array((count, count), dtype=np.complex128)
+    _, nearest = cKDTree(positions).query(positions, k=neighbours + 1)
+    pairs = np.stack([np.repeat(np.arange(count), neighbours + 1), nearest.ravel()], 1)
+    pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
+    size = np.array(patches.shape[1:])
+    values = np.zeros(len(pairs), np.complex128)
+    for index, (first, second) in enumerate(pairs):
+        shift = positions[second] - positions[first]
+        low, high = np.maximum(shift, 0), np.minimum(shift, 0) + size
+        if (high > low).all():
+            a = np.s_[first, low[0] : high[0] : stride, low[1] : high[1] : stride]
+            low, high = low - shift, high - shift
+            b = np.s_[second, low[0] : high[0] : stride, low[1] : high[1] : stride]
+            values[index] = np.vdot(patches[a] * weights[a], patches[b] * weights[b])
+    upper = coo_array((values, (pairs[:, 0], pairs[:, 1])), shape=(count, count)).tocsr()
+    upper.eliminate_zeros()
+    return upper + upper.conj().T
+
+
+def _leading_eigenvector(links: csr_array) -> NDArray[np.complex128]:
+    """Of ``D^-1/2 M D^-1/2`` with D the row sums of |M|: eigenvalues in [-1, 1], 1 where all overlaps agree."""
+    scale = 1 / np.sqrt(np.asarray(abs(links).sum(axis=1)).ravel())
+    normalised = diags_array(scale) @ links @ diags_array(scale)
+    if links.shape[0] <= 32:
+        return np.linalg.eigh(normalised.toarray())[1][:, -1]
+    start = np.ones(links.shape[0], np.complex128)
+    _, vectors = eigsh(normalised.tocsc(), k=1, sigma=1 + 1e-3, which="LM", v0=start)
+    return vectors[:, 0]

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Score a reconstruction against the truth of its scan.
+
+The truth is cut to the reconstruction's canvas by the canvas origin, so that the coordinates are tested and not fitted:
+the shift that alignment still finds is reported. Every figure says on which pixels and against which peak it was taken.
+Shared by the command line and the benchmarks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptychopinn.data.atomic import atomic_path
+from ptychopinn.data.reconstruction import Reconstruction
+from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
+from ptychopinn.metrics import scores
+from ptychopinn.metrics.align import Aligned, align
+
+
+def align_to_scan(
+    reconstruction: Reconstruction, scan: Scan, *, threshold: float = 0.2, border: int = 12, max_shift: float = 16.0
+) -> Aligned:
+    """Align a reconstruction with the truth of its scan, on their common, well-illuminated pixels.
+
+    Args:
+        reconstruction: object (H, W) on a canvas whose first pixel is at ``origin``.
+        scan: a scan with ``truth``, whose pixel [0, 0] is at scan coordinate (0, 0).
+        threshold: coverage, see :meth:`Reconstruction.covered`.
+        border: pixels trimmed from each side of the compared rectangle.
+        max_shift: largest believable shift, in pixels.
+
+    Returns:
+        The aligned pair; ``region`` counts canvas pixels and ``shift`` is what remained beyond ``origin``, in pixels.
+
+    Raises:
+        InputError: the scan has no truth, or too few pixels are covered, or none overlap.
+    """
+    if scan.truth is None:
+        raise InputError(f"{scan.name}: evaluation needs a truth (key 'objectGuess'), and the scan has none")
+    first = np.round(reconstruction.origin).astype(int)
+    low = np.maximum(first, 0)
+    high = np.minimum(first + reconstruction.shape, scan.truth.shape)
+    if (high <= low).any():
+        raise InputError(
+            f"{scan.name}: the canvas (origin {reconstruction.origin}, shape {reconstruction.shape}) and the truth "
+            f"(origin (0, 0), shape {scan.truth.shape}) do not overlap"
+        )
+    canvas = tuple(slice(a, b) for a, b in zip(low - first, high - first, strict=True))
+    common = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    aligned = align(
+        reconstruction.object[canvas],
+        scan.truth[common],
+        mask=reconstruction.covered(threshold)[canvas],
+        border=border,
+        max_shift=max_shift,
+    )
+    fraction = np.asarray(reconstruction.origin) - first
+    shift = np.asarray(aligned.shift) - fraction
+    rows, columns = (
+        slice(outer.start + inner.start, outer.start + inner.stop)
+        for outer, inner in zip(canvas, aligned.region, strict=True)
+    )
+    return dataclasses.replace(aligned, shift=(float(shift[0]), float(shift[1])), region=(rows, columns))
+
+
+def evaluate(
+    reconstruction: Reconstruction,
+    scan: Scan,
+    *,
+    aligned: Aligned | None = None,
+    threshold: float = 0.2,
+    border: int = 12,
+    max_shift: float = 16.0,
+) -> dict[str, Any]:
+    """Score a reconstruction against the truth of its scan; all figures after alignment.
+
+    Correlations and errors come twice: plain, and after a high-pass whose sigma is the probe's radius, because what
+    remains of a good reconstruction's error is mostly slow phase that hides the detail. Full scale (``peak``) is the
+    0.5 to 99.5 percentile span of the truth. A plane in the phase cannot be observed, so phases are correlated, and
+    high-passed, without their least-squares planes: an image without features scores 0 whatever the truth's slope.
+
+    Args:
+        reconstruction: what to score.
+        scan: the scan it came from, with ``truth``; its probe sets the high-pass.
+        aligned: result of :func:`align_to_scan`, if already at hand; the next three then do not apply.
+        threshold, border, max_shift: see :func:`align_to_scan`.
+
+    Returns:
+        A dictionary that JSON can hold (None where a figure is undefined or infinite)::
+
+            scan        name
+            region      canvas_rows, canvas_columns: [first, stop) of the compared pixels
+            alignment   shift_px (beyond the origin), ramp_rad_per_px, scale_modulus, scale_phase_rad, registered
+            high_pass   sigma_px, probe_diameter_px
+            amplitude   pearson, rmse, pearson_high_pass, rmse_high_pass, psnr_db, ssim, peak
+            phase       the same, in rad
+            complex     nmse
+            frc         mean, crossing_0.5, crossing_1_7 (units of Nyquist), frequency, correlation,
+                        half_period_0.5_m (where the pixel size is known)
+
+    Raises:
+        InputError: see :func:`align_to_scan`.
+
+    Example:
+        >>> evaluate(reconstruction, scan)["phase"]["pearson"]  # doctest: +SKIP
+        0.97
+    """
+    if aligned is None:
+        aligned = align_to_scan(reconstruction, scan, threshold=threshold, border=border, max_shift=max_shift)
+    image, truth = aligned.image, aligned.truth
+    diameter = scores.probe_diameter(scan.probe)
+    sigma = diameter / 2
+    frequency, correlation = scores.frc(*aligned.levelled())
+    half = scores.crossing(frequency, correlation, 0.5)
+    frc: dict[str, Any] = {
+        "mean": scores.mean_frc(*aligned.levelled()),
+        "crossing_0.5": half,
+        "crossing_1_7": scores.crossing(frequency, correlation, 1 / 7),
+        "frequency": frequency.tolist(),
+        "correlation": correlation.tolist(),
+    }
+    pixel_size = reconstruction.pixel_size or scan.pixel_size
+    if pixel_size is not None:
+        frc["half_period_0.5_m"] = pixel_size / half
+    metrics = {
+        "scan": scan.name,
+        "region": {
+            name: [part.start, part.stop]
+            for name, part in zip(("canvas_rows", "canvas_columns"), aligned.region, strict=True)
+        },
+        "alignment": {
+            "shift_px": list(aligned.shift),
+            "ramp_rad_per_px": list(aligned.ramp),
+            "scale_modulus": abs(aligned.scale),
+            "scale_phase_rad": math.atan2(aligned.scale.imag, aligned.scale.real),
+            "registered": aligned.registered,
+        },
+        "high_pass": {"sigma_px": sigma, "probe_diameter_px": diameter},
+        "amplitude": _real_scores(np.abs(image), np.abs(truth), sigma, level=lambda amplitude: amplitude),
+        "phase": _real_scores(*scores.matched_phases(image, truth), sigma, level=scores.remove_plane),
+        "complex": {"nmse": scores.nmse(image, truth)},
+        "frc": frc,
+    }
+    return _jsonable(metrics)
+
+
+def write_metrics(metrics: dict[str, Any], path: str | Path) -> Path:
+    """Write metrics as JSON, atomically; figures that JSON cannot hold (nan, inf) become null.
+
+    Args:
+        metrics: the result of :func:`evaluate`, or any nest of dictionaries, lists and numbers.
+        path: destination; missing folders are created.
+
+    Returns:
+        The path written.
+    """
+    path = Path(path)
+    text = json.dumps(_jsonable(metrics), indent=2, allow_nan=False)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def _real_scores(
+    image: np.ndarray, truth: np.ndarray, sigma: float, level: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, float]:
+    peak = scores.data_range(truth)
+    level_image, level_truth = level(image), level(truth)
+    fine_image, fine_truth = scores.high_pass(level_image, sigma), scores.high_pass(level_truth, sigma)
+    return {
+        "pearson": scores.pearson(level_image, level_truth),
+        "rmse": scores.rmse(image, truth),
+        "pearson_high_pass": scores.pearson(fine_image, fine_truth),
+        "rmse_high_pass": scores.rmse(fine_image, fine_truth),
+        "psnr_db": scores.psnr(image, truth, peak),
+        "ssim": scores.ssim(image, truth, peak),
+        "peak": peak,
+    }
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

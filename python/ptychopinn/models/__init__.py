@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Generators: plain ``nn.Module`` networks from patterns to object canvases, and their registry. No Lightning in here."""
+
+from ptychopinn.models.pinn import PtychoModel
+from ptychopinn.models.registry import GENERATORS, Generator, build_generator, register_generator
+from ptychopinn.models.unet import UNetGenerator
+from ptychopinn.models.unrolled import UnrolledGenerator
+
+__all__ = [
+    "GENERATORS",
+    "Generator",
+    "PtychoModel",
+    "UNetGenerator",
+    "UnrolledGenerator",
+    "build_generator",
+    "register_generator",
+]

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A plain U-Net over single patches: the reference point for anything cleverer, and the fastest at inference.
+
+Each pattern is turned into its real-space start, which is given to the network beside the log amplitude and the probe's
+intensity; the predicted patches are merged on the group's canvas, which imposes the overlap. All patterns share the
+weights, so a group may have any number of members.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ptychopinn.physics.overlap import illumination_weight, merge_patches
+from ptychopinn.physics.start import start_patches
+from ptychopinn.models.registry import Generator, register_generator
+
+
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    groups = 4 if outputs % 4 == 0 else 1
+    layers = []
+    for channels in (inputs, outputs):
+        layers += [nn.Conv2d(channels, outputs, 3, padding=1), nn.GroupNorm(groups, outputs), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+@register_generator("unet")
+class UNetGenerator(Generator):
+    """U-Net with four levels, C patterns in and C patches out.
+
+    Args:
+        width: channels of the finest level; doubled at every coarser one.
+    """
+
+    levels = 4
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(self.levels + 1)]
+        self.down = nn.ModuleList(_block(a, b) for a, b in zip([4, *widths[:-1]], widths, strict=True))
+        self.up = nn.ModuleList(_block(a + b, a) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.leave = nn.Conv2d(width, 2, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+
+    def forward(self, counts: Tensor, positions: Tensor, canvas_size: tuple[int, int], probe: Tensor) -> Tensor:
+        groups, members, size, _ = counts.shape
+        weight = illumination_weight(probe)
+        level = torch.sqrt(counts.sum((-2, -1)).mean(1) / weight.sum())[:, None, None, None]
+        start = start_patches(counts, probe) / level
+        spectrum = torch.fft.fftshift(torch.log1p(counts), dim=(-2, -1))
+        features = torch.stack(
+            [
+                start.real,
+                start.imag,
+                spectrum / spectrum.amax((-3, -2, -1), keepdim=True).clamp_min(1.0),
+                (weight / weight.max()).expand_as(spectrum),
+            ],
+            2,
+        ).flatten(0, 1)
+        correction = self._network(features).unflatten(0, (groups, members))
+        patches = level * (start + torch.complex(correction[:, :, 0], correction[:, :, 1]))
+        canvas, _ = merge_patches(patches, positions, canvas_size, weight)
+        return canvas
+
+    def _network(self, features: Tensor) -> Tensor:
+        skips = []
+        for index, block in enumerate(self.down):
+            features = block(features if index == 0 else F.max_pool2d(features, 2))
+            skips.append(features)
+        for block, skip in zip(reversed(self.up), reversed(skips[:-1]), strict=True):
+            features = block(torch.cat([skip, F.interpolate(features, scale_factor=2.0, mode="nearest")], 1))
+        return self.leave(features)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The default generator: a few unrolled steps, each a data-consistency gradient followed by a small network.
+
+Every step predicts the patterns of a group from its canvas, replaces their amplitudes by the measured ones, propagates
+back and merges the corrections on the canvas (the step of ePIE and its relatives, for all patterns of the group at
+once), then lets a small U-shaped network with shared weights correct the canvas. The overlap constraint is built in:
+there is one canvas, and patches are only ever cut out of it. The network works on the canvas rather than on patches, so
+its cost per pattern falls with the size of the group. An untrained generator is exactly the physics: the network's last
+layer starts at zero.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from ptycho_ext import extract_patches, extract_patches_adjoint
+from torch import Tensor, nn
+
+from ptychopinn.physics.overlap import illumination_weight
+from ptychopinn.physics.propagation import exit_waves, far_field, mode_intensity, near_field
+from ptychopinn.physics.start import start_waves
+from ptychopinn.models.registry import Generator, register_generator
+
+#: Real channels that the network sees: canvas (2), data-consistency direction (2), illumination (1).
+_INPUTS = 5
+
+
+class CorrectionNetwork(nn.Module):
+    """Two-level convolutional network at half resolution with a recurrent state, from (B, 5, H, W) to (B, 2, H, W).
+
+    Args:
+        width: feature channels of both levels.
+        state: channels of the state carried from step to step, at half resolution.
+    """
+
+    def __init__(self, width: int, state: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(4 * _INPUTS + state, width, 3, padding=1)
+        self.fine = nn.Conv2d(width, width, 3, padding=1)
+        self.coarse_1 = nn.Conv2d(width, width, 3, padding=1)
+        self.coarse_2 = nn.Conv2d(width, width, 3, padding=1)
+        self.join = nn.Conv2d(2 * width, width, 3, padding=1)
+        self.leave = nn.Conv2d(width, 8 + state, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        fine = F.relu(self.enter(torch.cat([F.pixel_unshuffle(features, 2), state], 1)))
+        fine = F.relu(self.fine(fine))
+        coarse = F.relu(self.coarse_1(F.avg_pool2d(fine, 2)))
+        coarse = F.relu(self.coarse_2(coarse))
+        joined = F.relu(self.join(torch.cat([fine, F.interpolate(coarse, scale_factor=2.0, mode="nearest")], 1)))
+        out = self.leave(joined)
+        return F.pixel_shuffle(out[:, :8], 2), torch.tanh(out[:, 8:])
+
+
+@register_generator("unrolled")
+class UnrolledGenerator(Generator):
+    """Unrolled physics with a shared :class:`CorrectionNetwork`.
+
+    Args:
+        steps: unrolled steps, >= 1.
+        width: feature channels of the network.
+        state: channels of its recurrent state.
+        regularisation: weight, relative to the brightest pixel, below which illumination is not divided out.
+
+    Equation of a step (D the direction, u the network's correction, all on the canvas)::
+
+        D = sum_k A_k^*( sum_m conj(P_m) F^*[ (sqrt(n_k)/sqrt(I_k) - 1) F(P_m A_k O) ] ) / (sum_k A_k^*(|P|^2) + eps)
+        V <- momentum V + D;    O <- O + step V + gain u(O, D, illumination, state)
+
+    with ``A_k`` the extraction of patch k and ``A_k^*`` its adjoint.
+    """
+
+    canvas_multiple = 4
+
+    def __init__(self, steps: int = 4, width: int = 24, state: int = 8, regularisation: float = 0.05) -> None:
+        super().__init__()
+        if steps < 1:
+            raise ValueError(f"UnrolledGenerator: steps must be >= 1, got {steps}")
+        self.steps = steps
+        self.state = state
+        self.regularisation = regularisation
+        self.network = CorrectionNetwork(width, state)
+        self.step_size = nn.Parameter(torch.ones(steps))
+        self.momentum = nn.Parameter(torch.full((steps,), 0.5))
+        self.gain = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, counts: Tensor, positions: Tensor, canvas_size: tuple[int, int], probe: Tensor) -> Tensor:
+        groups, size = counts.shape[0], counts.shape[-1]
+        height, width = canvas_size
+        amplitude = torch.sqrt(counts)
+        weight = illumination_weight(probe)
+        illumination = extract_patches_adjoint(weight.expand(counts.shape).contiguous(), positions, canvas_size)
+        peak = illumination.amax((-2, -1), keepdim=True)
+        floor = self.regularisation * peak
+        relative = (illumination / peak).unsqueeze(1)
+
+        waves, mode = start_waves(counts, probe)
+        # Mean transmission of the group: fills what no light reached, and makes the network's channels of order one.
+        level = torch.sqrt(counts.sum((-2, -1)).mean(1) / weight.sum())[:, None, None]
+        canvas = extract_patches_adjoint(mode.conj() * waves, positions, canvas_size)
+        canvas = (canvas + level * floor) / (illumination + floor)
+
+        state = canvas.real.new_zeros(groups, self.state, height // 2, width // 2)
+        velocity = torch.zeros_like(canvas)
+        for step_size, momentum in zip(self.step_size, self.momentum, strict=True):
+            fields = far_field(exit_waves(extract_patches(canvas, positions, size), probe))
+            direction = _consistency_direction(fields, amplitude, probe)
+            direction = extract_patches_adjoint(direction, positions, canvas_size) / (illumination + floor)
+            velocity = momentum * velocity + direction
+            canvas = canvas + step_size * velocity
+            features = torch.cat([_lanes(canvas / level), _lanes(direction / level), relative], 1)
+            correction, state = self.network(features, state)
+            canvas = canvas + self.gain * level * torch.complex(correction[:, 0], correction[:, 1])
+        return canvas
+
+
+def _consistency_direction(fields: Tensor, amplitude: Tensor, probe: Tensor) -> Tensor:
+    """Correction of each exit wave towards the measured amplitude, times conj(P): (..., M, N, N) to (..., N, N)."""
+    # The small constants (in counts) keep the ratio and its gradient finite at dark pixels.
+    ratio = (amplitude + 1e-3) / torch.sqrt(mode_intensity(fields) + 1e-6) - 1
+    return (near_field(fields * ratio.unsqueeze(-3)) * probe.conj()).sum(-3)
+
+
+def _lanes(canvas: Tensor) -> Tensor:
+    """complex (B, H, W) to real (B, 2, H, W)."""
+    return torch.stack([canvas.real, canvas.imag], 1)

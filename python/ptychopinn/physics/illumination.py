@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The illumination as a module: probe modes and one global intensity scale, both optionally learned.
+
+The scale multiplies the predicted counts and starts at 1, because a Scan's probe is already in sqrt(counts): it has one
+owner. The probe is stored as two real lanes, which optimisers, DDP and safetensors all accept.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ptychopinn.physics.propagation import diffract
+
+
+class Illumination(nn.Module):
+    """Probe modes (M, N, N) in sqrt(counts) and the physics that follows from them.
+
+    Args:
+        probe: complex, (M, N, N).
+        learn_probe: refine the probe during training.
+        learn_scale: refine the global intensity scale during training.
+    """
+
+    def __init__(self, probe: Tensor, *, learn_probe: bool = False, learn_scale: bool = False) -> None:
+        super().__init__()
+        if probe.dim() != 3 or not probe.is_complex():
+            raise ValueError(f"Illumination: probe must be complex (M, N, N), got {probe.dtype} {tuple(probe.shape)}")
+        self.lanes = nn.Parameter(torch.zeros(*probe.shape, 2), requires_grad=learn_probe)
+        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=learn_scale)
+        self.register_buffer("unit", torch.ones(()))
+        self.set_probe(probe)
+
+    @torch.no_grad()
+    def set_probe(self, probe: Tensor) -> None:
+        """Start again from ``probe``, complex of the same shape, at intensity scale 1."""
+        if probe.shape != self.lanes.shape[:-1]:
+            raise ValueError(f"Illumination: probe must be {tuple(self.lanes.shape[:-1])}, got {tuple(probe.shape)}")
+        # The learned lanes are relative to the probe's peak, so that one learning rate fits every dose.
+        self.unit.copy_(probe.abs().amax())
+        self.lanes.copy_(torch.view_as_real((probe / self.unit).resolve_conj()))
+        self.log_scale.zero_()
+
+    @property
+    def probe(self) -> Tensor:
+        """Probe modes with the intensity scale applied, complex (M, N, N), in sqrt(counts)."""
+        return torch.view_as_complex(self.lanes) * (self.unit * torch.exp(0.5 * self.log_scale))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Predicted counts (..., N, N), FFT order, of object patches (..., N, N)."""
+        return diffract(patches, self.probe)

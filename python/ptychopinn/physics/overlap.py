@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The overlap constraint: patches of one group must agree where they overlap.
+
+Merging is the weighted average of the patches on the group's canvas, with the probe's intensity as the weight (a pixel
+counts where light fell on it); projecting cuts the patches out of that canvas again. Numerator and denominator carry the
+same weight, so a constant object stays the same constant.
+"""
+
+from __future__ import annotations
+
+from ptycho_ext import extract_patches, reassemble_patches
+from torch import Tensor
+
+from ptychopinn.physics.propagation import squared_modulus
+
+
+def illumination_weight(probe: Tensor) -> Tensor:
+    """Probe intensity ``sum_m |P_m|^2``: complex (M, N, N) to real (N, N), in counts per pixel."""
+    return squared_modulus(probe).sum(0)
+
+
+def merge_patches(
+    patches: Tensor, positions: Tensor, canvas_size: tuple[int, int], weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Average the patches of every group on its canvas, weighted.
+
+    Args:
+        patches: complex, (B, C, N, N).
+        positions: float64, (B, C, 2), (y, x) of each patch's first sample on its canvas.
+        canvas_size: (H, W) in pixels.
+        weights: real, (N, N), >= 0, usually :func:`illumination_weight`.
+
+    Returns:
+        canvas (B, H, W) complex, zero where no patch has weight; and the summed weights (B, H, W).
+    """
+    return reassemble_patches(patches, positions, canvas_size, weights=weights)
+
+
+def overlap_project(patches: Tensor, positions: Tensor, canvas_size: tuple[int, int], weights: Tensor) -> Tensor:
+    """Replace each patch by what its group agrees on: merge on the canvas, then cut out again. (B, C, N, N) to the same."""
+    canvas, _ = merge_patches(patches, positions, canvas_size, weights)
+    return extract_patches(canvas, positions, patches.shape[-2:])

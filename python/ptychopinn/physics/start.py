@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The real-space start: from a pattern to a first estimate of the object patch, without any fitted parameter.
+
+A convolutional network that had to learn the Fourier inversion would waste its capacity on it. Giving the measured
+amplitude the phase of the probe's own far field and propagating back yields an exit wave that is right to first order
+for a weak object; dividing the probe out of it gives an image on which local filters make sense.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptychopinn.physics.propagation import far_field, near_field, squared_modulus
+
+
+def start_waves(counts: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
+    """Exit waves with the measured amplitude and the phase of the probe's strongest mode.
+
+    Args:
+        counts: real, (..., N, N), FFT order.
+        probe: complex, (M, N, N), in sqrt(counts).
+
+    Returns:
+        waves (..., N, N) complex, and that strongest mode (N, N) complex.
+    """
+    strongest = probe[squared_modulus(probe).sum((-2, -1)).argmax()]
+    spectrum = far_field(strongest)
+    return near_field(torch.sqrt(counts) * torch.sgn(spectrum)), strongest
+
+
+def start_patches(counts: Tensor, probe: Tensor, regularisation: float = 0.05) -> Tensor:
+    """First estimate of the object patches, ``psi conj(P) / (|P|^2 + eps max|P|^2)``: (..., N, N) complex."""
+    waves, mode = start_waves(counts, probe)
+    power = squared_modulus(mode)
+    return waves * mode.conj() / (power + regularisation * power.max())

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""From a scan to a trained model in a folder: what ``ptychopinn train`` and :func:`ptychopinn.train` do.
+
+A run's folder holds the bundle (wts.h5.zip), the checkpoints, metrics.csv, config.yaml and pictures. Nothing is written
+before the scan and the configuration are known to fit each other.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+
+from ptychopinn.config import Config
+from ptychopinn.data.atomic import atomic_path
+from ptychopinn.data.datamodule import ScanDataModule
+from ptychopinn.data.dataset import good_pixels
+from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
+from ptychopinn.inference.bundle import BUNDLE_NAME, save_bundle
+from ptychopinn.metrics.plots import plot_scan_overview, plot_training
+from ptychopinn.models import PtychoModel
+from ptychopinn.training.callbacks import StopOnNonFinite, WarmupCosine
+from ptychopinn.training.module import PtychoModule
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished training.
+
+    Args:
+        model: the trained model, on the CPU, as saved in the bundle.
+        config: the resolved configuration.
+        folder: where everything was written.
+        losses: last "train_loss" and, if groups were held out, "val_loss".
+    """
+
+    model: PtychoModel
+    config: Config
+    folder: Path
+    losses: dict[str, float]
+
+
+def train(scan: Scan, out: str | Path, config: Config | None = None, *, overwrite: bool = False) -> TrainedRun:
+    """Train a model on a scan and write it to a folder.
+
+    Args:
+        scan: the scan; its truth, if it has one, is not looked at.
+        out: the run's folder.
+        config: the configuration; defaults otherwise.
+        overwrite: replace the model of an earlier run in that folder.
+
+    Raises:
+        InputError: the folder holds a model already, the configuration does not fit the scan, or the loss diverged.
+    """
+    config, out = config or Config(), Path(out)
+    if (out / BUNDLE_NAME).exists() and not overwrite:
+        raise InputError(f"{out}: expected a folder without a trained model, found {BUNDLE_NAME}; name another, or --overwrite")
+    if config.execution.threads is not None:
+        torch.set_num_threads(config.execution.threads)
+    L.seed_everything(config.training.seed, workers=True, verbose=False)
+
+    module = PtychoModule(config.to_dict(), scan.patch_size, scan.modes)
+    module.model.illumination.set_probe(torch.from_numpy(scan.probe))
+    good = good_pixels(scan)
+    if good is not None:
+        module.model.good.copy_(good)
+    data = ScanDataModule(scan, config, module.model.generator.canvas_multiple)
+    data.train_dataloader()  # a group that does not fit the scan is found here, before anything is written
+
+    out.mkdir(parents=True, exist_ok=True)
+    _write_config(config, out / "config.yaml")
+    plot_scan_overview(scan, out / "scan.png")
+    monitor = "val_loss" if len(data.validation_leaders) else "train_loss"
+    best = ModelCheckpoint(
+        out / "checkpoints", "best", monitor=monitor, save_last=True, enable_version_counter=False
+    )
+    trainer = _trainer(config, out, best)
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*number of training batches.*")
+        trainer.fit(module, data)
+    seconds = time.perf_counter() - start
+
+    losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.endswith("_loss")}
+    if best.best_model_path:
+        state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+        module.load_state_dict(state)
+    model = module.model.cpu().eval()
+    if trainer.is_global_zero:
+        info = {"scan": scan.name, "epochs": trainer.current_epoch, "seconds": seconds, **losses}
+        save_bundle(model, config, out / BUNDLE_NAME, info)
+        plot_training(out / "metrics.csv", out / "training.png")
+    _log.info("trained %d epochs in %.0f s: %s", trainer.current_epoch, seconds, losses)
+    return TrainedRun(model, config, out, losses)
+
+
+def _trainer(config: Config, out: Path, checkpoints: ModelCheckpoint) -> L.Trainer:
+    execution, training = config.execution, config.training
+    callbacks: list[L.Callback] = [checkpoints, WarmupCosine(training.warmup, training.minutes), StopOnNonFinite()]
+    if execution.progress:
+        callbacks.append(TQDMProgressBar(leave=False))
+    return L.Trainer(
+        default_root_dir=out,
+        accelerator=execution.accelerator,
+        devices=execution.devices,
+        max_epochs=training.epochs,
+        gradient_clip_val=training.gradient_clip,
+        deterministic=execution.deterministic,
+        logger=CSVLogger(out, name="", version=""),
+        callbacks=callbacks,
+        enable_progress_bar=execution.progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        # Members of the groups are drawn anew in every epoch.
+        reload_dataloaders_every_n_epochs=1,
+    )
+
+
+def _write_config(config: Config, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))

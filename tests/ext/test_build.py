@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The build: what it reports, that no path of the building machine is in it, and which headers may see which."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import ptycho_ext
+from ptycho_ext import _C
+
+CSRC = Path(__file__).parents[2] / "csrc"
+
+
+def test_build_info_is_that_of_the_distribution() -> None:
+    info = ptycho_ext.build_info()
+    assert info["version"] == ptycho_ext.__version__ == version("ptychopinn")
+    assert info["cxx_standard"] >= 202002
+    assert info["torch_target_abi"] == "0x020a000000000000"
+    assert "-ffp-contract=off" in info["flags"] and "fast-math" not in info["flags"]
+    assert info["native"] is ("-march=native" in info["flags"])
+    assert info["compiler"] and info["torch_version"]
+
+
+def test_operators_do_not_ask_for_more_than_the_processor_has() -> None:
+    order = ["scalar", "sse2", "avx", "avx2", "avx512"]
+    level = ptycho_ext.simd_level()
+    if level["processor"] in order:
+        assert order.index(level["operators"]) <= order.index(level["processor"])
+    else:
+        assert level["operators"] == level["processor"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the ELF dynamic section")
+def test_library_needs_libtorch_cpu_only_and_carries_no_path() -> None:
+    library = Path(_C.__file__).with_name("libptycho_ops.so")
+    try:
+        dynamic = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
+    except FileNotFoundError:
+        pytest.skip("readelf is not installed")
+    needed = {line.split("[")[1].rstrip("]") for line in dynamic.splitlines() if "(NEEDED)" in line}
+    assert {name for name in needed if "torch" in name or "c10" in name or "gomp" in name} == {"libtorch_cpu.so"}
+    assert "RPATH" not in dynamic and "RUNPATH" not in dynamic
+
+
+def test_shared_maths_includes_neither_torch_nor_cuda() -> None:
+    headers = sorted((CSRC / "include" / "ptycho").glob("*.h"))
+    assert headers
+    for header in headers:
+        for line in header.read_text().splitlines():
+            if line.startswith("#include"):
+                name = line.split()[1].strip('<>"')
+                assert name.startswith("ptycho/") or ("/" not in name and not name.endswith(".h")), (header, line)
+
+
+def test_only_torch_compat_includes_torch() -> None:
+    for source in CSRC.rglob("*"):
+        if source.suffix in {".h", ".cpp", ".cu"} and source.name != "torch_compat.h":
+            assert "#include <torch" not in source.read_text(), source
+
+
+@pytest.mark.parametrize("name", ["canvas", "ops.extract", "ops.translate", "ops.reassemble"])
+def test_examples_of_the_docstrings_run(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"ptycho_ext.{name}"))
+    assert result.attempted > 0 and result.failed == 0

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""reassemble_patches: one weight above and below the fraction bar, constants kept, darkness exactly zero."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from op_cases import CANVAS, DTYPES, PATCH, POSITIONS, REAL, assert_close, data, weights
+
+from ptycho_ext import extract_patches, reassemble_patches, reference
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("kind", ["ones", "shared", "each"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_matches_the_reference(dtype: torch.dtype, kind: str, normalize: bool) -> None:
+    patches = data((2, 5, *PATCH), dtype)
+    weight = {"ones": None, "shared": weights(PATCH, dtype), "each": weights((2, 5, *PATCH), dtype)}[kind]
+    image, total = reassemble_patches(patches, POSITIONS, CANVAS, weight, normalize)
+    want_image, want_total = reference.reassemble_patches(patches, POSITIONS, CANVAS, weight, normalize)
+    assert image.dtype == dtype and total.dtype == REAL.get(dtype, dtype)
+    assert_close(image, want_image, dtype)
+    assert_close(total, want_total, dtype)
+
+
+@given(
+    seed=st.integers(0, 999),
+    scale=st.sampled_from([1e-9, 1.0, 1e9]),
+    points=st.lists(st.tuples(*[st.floats(-3, 12)] * 2), min_size=1, max_size=6),
+)
+def test_a_constant_comes_back_wherever_there_is_light(
+    seed: int, scale: float, points: list[tuple[float, float]]
+) -> None:
+    patches = torch.full((len(points), *PATCH), 2.5 - 1.5j, dtype=torch.complex128)
+    weight = weights(PATCH, torch.float64, seed) * scale
+    image, total = reassemble_patches(patches, torch.tensor(points, dtype=torch.float64), CANVAS, weight)
+    seen = total > 1e-6 * total.max()
+    torch.testing.assert_close(image[seen], torch.full_like(image[seen], 2.5 - 1.5j), rtol=1e-12, atol=0)
+    assert not image[~seen].any()
+
+
+def test_never_illuminated_is_exactly_zero() -> None:
+    image, total = reassemble_patches(torch.ones(1, 2, 2), torch.tensor([[100.0, 0.0]]), (4, 5))
+    assert image.shape == total.shape == (4, 5)
+    assert not image.any() and not total.any()
+
+
+def test_patches_of_an_object_at_integer_positions_give_the_object_back() -> None:
+    """A closed loop on a non-square object with another offset on each axis."""
+    canvas = data(CANVAS, torch.complex128)
+    rows, cols = torch.meshgrid(torch.arange(0, 9, 2), torch.arange(0, 15, 3), indexing="ij")
+    positions = torch.stack([rows.flatten(), cols.flatten()], -1).double()
+    patches = extract_patches(canvas, positions, (5, 6))
+    image, total = reassemble_patches(patches, positions, CANVAS, weights((5, 6), torch.complex128))
+    assert total.min() > 0
+    torch.testing.assert_close(image, canvas, rtol=1e-12, atol=1e-12)
+
+
+def test_weight_of_another_precision_is_converted() -> None:
+    patches = data((5, *PATCH), torch.complex64)
+    single = weights(PATCH, torch.complex64)
+    got = reassemble_patches(patches, POSITIONS[0], CANVAS, single.double())
+    assert torch.equal(got[0], reassemble_patches(patches, POSITIONS[0], CANVAS, single)[0])
+
+
+def test_gradient_where_dark_is_finite() -> None:
+    patches = torch.ones(1, 2, 2, requires_grad=True)
+    weight = torch.ones(2, 2, requires_grad=True)
+    image, total = reassemble_patches(patches, torch.tensor([[1.5, 2.25]]), (5, 6), weight)
+    (image.sum() + total.sum()).backward()
+    assert patches.grad is not None and weight.grad is not None
+    assert patches.grad.isfinite().all() and weight.grad.isfinite().all()
+    assert patches.grad.abs().sum() > 0
+
+
+def test_vmap_keeps_each_call_its_weights() -> None:
+    patches, weight = data((3, 5, *PATCH), torch.float64), weights((3, *PATCH), torch.float64)
+    mapped = torch.vmap(lambda p, w: reassemble_patches(p, POSITIONS[0], CANVAS, w)[0])(patches, weight)
+    looped = [reassemble_patches(p, POSITIONS[0], CANVAS, w)[0] for p, w in zip(patches, weight, strict=True)]
+    torch.testing.assert_close(mapped, torch.stack(looped), rtol=0, atol=0)
