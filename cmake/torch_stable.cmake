@@ -10,13 +10,15 @@ execute_process(
     "import os, torch; print(torch.__version__, os.path.dirname(torch.__file__), sep=';')"
   OUTPUT_VARIABLE torch_found OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE torch_missing)
 if(torch_missing)
-  message(FATAL_ERROR "The building interpreter ${Python_EXECUTABLE} has no torch: pip install torch, then pip install --no-build-isolation .")
+  message(FATAL_ERROR "The building interpreter ${Python_EXECUTABLE} has no torch: "
+    "pip install torch, then pip install --no-build-isolation .")
 endif()
 list(GET torch_found 0 TORCH_STABLE_VERSION)
 list(GET torch_found 1 torch_root)
 string(REGEX MATCH "^[0-9]+\\.[0-9]+" torch_release "${TORCH_STABLE_VERSION}")
 if(torch_release VERSION_LESS 2.10)
-  message(FATAL_ERROR "torch ${TORCH_STABLE_VERSION} is too old: pip install 'torch>=2.10', then pip install --no-build-isolation .")
+  message(FATAL_ERROR "torch ${TORCH_STABLE_VERSION} is too old: "
+    "pip install 'torch>=2.10', then pip install --no-build-isolation .")
 endif()
 
 add_library(torch_stable INTERFACE)

@@ -37,7 +37,9 @@ std::string text(ScalarType type) {
   }
 }
 
-std::string text(const Tensor& tensor) { return tensor.is_cpu() ? "cpu" : tensor.is_cuda() ? "cuda" : "another device"; }
+std::string text(const Tensor& tensor) {  // its kind of device
+  return tensor.is_cpu() ? "cpu" : tensor.is_cuda() ? "cuda" : "another device";
+}
 
 struct Check {
   const char* op;

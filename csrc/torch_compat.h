@@ -77,7 +77,9 @@ inline void with_real_type(const Tensor& data, const Body& body) {
 }
 
 // Work items per chunk, such that a chunk is worth a thread.
-inline int64_t grain(int64_t work_per_item) { return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, work_per_item)); }
+inline int64_t grain(int64_t work_per_item) {
+  return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, work_per_item));
+}
 
 // Takes ownership of a `str` argument (the conversion to std::string in torch's header leaks it up to 2.13).
 inline std::string take_string(StringHandle handle) {

@@ -45,8 +45,8 @@ void adjoint_kernel(const ImageStack<const T>& patches, const double* positions,
       });
 }
 
-// The sum of a[m] * value(m) in double. The partial sums are fixed in number: the order is the same on every machine, and
-// no addition waits for the one before.
+// The sum of a[m] * value(m) in double. The partial sums are fixed in number: the order is the same on every machine,
+// and no addition waits for the one before.
 template <typename T, typename Value>
 double dot(const T* a, int64_t count, const Value& value) {
   constexpr int64_t partials = 8;

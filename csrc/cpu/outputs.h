@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Fresh outputs. Beyond the allocator's reuse limit the memory of an output comes new from the system at every call, and
-// touching it page by page costs more than filling it; huge pages make that cost disappear where the system grants them.
+// Fresh outputs. Beyond the allocator's reuse limit the memory of an output comes new from the system at every call,
+// and touching it page by page costs more than filling it; huge pages take that cost away where the system grants them.
 #pragma once
 
 #ifdef __linux__

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// reassemble_patches on the CPU: the weighted patches and the weights, summed onto canvases in one pass over tiles. Each
-// patch row is multiplied by its weights in scratch memory just before it is summed, so no weighted copy of the patches
-// is made, and numerator and denominator see the very same weights.
+// reassemble_patches on the CPU: the weighted patches and the weights, summed onto canvases in one pass over tiles.
+// Each patch row is multiplied by its weights in scratch memory just before it is summed, so no weighted copy of all
+// patches is made, and numerator and denominator see the very same weights.
 #include "checks.h"
 #include "cpu/outputs.h"
 #include "cpu/tiles.h"

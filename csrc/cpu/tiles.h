@@ -31,8 +31,12 @@ struct Placement {
 
   Placement(const double* position, int64_t h, int64_t w)
       : y(splat_taps<T>(position[0])), x(splat_taps<T>(position[1])), h(h), w(w) {}
-  Span canvas_rows(const Tile& tile) const { return clip({-y.first - 1, -y.first + h}, tile.rows.begin, tile.rows.end); }
-  Span canvas_cols(const Tile& tile) const { return clip({-x.first - 1, -x.first + w}, tile.cols.begin, tile.cols.end); }
+  Span canvas_rows(const Tile& tile) const {
+    return clip({-y.first - 1, -y.first + h}, tile.rows.begin, tile.rows.end);
+  }
+  Span canvas_cols(const Tile& tile) const {
+    return clip({-x.first - 1, -x.first + w}, tile.cols.begin, tile.cols.end);
+  }
   Span patch_rows(const Tile& tile) const {
     const Span rows = canvas_rows(tile);
     return clip({rows.begin + y.first, rows.end + y.first + 1}, 0, h);
@@ -72,7 +76,8 @@ TilePlan plan_canvases(const ImageStack<T>& canvases, const double* positions, c
 template <typename Workspace, typename Begin, typename Add>
 void for_each_tile(const TilePlan& plan, const Begin& begin, const Add& add) {
   const TileGrid& grid = plan.grid;
-  torch::stable::parallel_for(0, grid.tiles(), grain(grid.tile_rows * grid.tile_cols), [&](int64_t first, int64_t last) {
+  const int64_t pixels = grid.tile_rows * grid.tile_cols;
+  torch::stable::parallel_for(0, grid.tiles(), grain(pixels), [&](int64_t first, int64_t last) {
     Workspace workspace;
     for (int64_t t = first; t < last; ++t) {
       const Tile tile{grid.group_of(t), grid.rows_of(t), grid.cols_of(t)};

@@ -21,7 +21,7 @@ class DataConfig:
     Args:
         group_size: patterns C that are reconstructed together on one canvas.
         pool: nearest neighbours from which a group's other members are drawn anew in every epoch; none: exactly the nearest.
-        validation_fraction: share of the groups kept out of training to measure the loss on.
+        validation_fraction: share of the scan whose groups are kept out of training to measure the loss on.
     """
 
     group_size: int = 9
@@ -48,7 +48,7 @@ class ModelConfig:
 
     generator: str = "unrolled"
     options: dict[str, Any] = field(default_factory=dict)
-    learn_probe: bool = False
+    learn_probe: bool = True
     learn_scale: bool = False
 
 
@@ -57,7 +57,7 @@ class TrainingConfig:
     """How the network is trained.
 
     Args:
-        epochs: passes in which every pattern leads one group.
+        epochs: passes that show every pattern about once (at least 8 batches each).
         minutes: stop after so many minutes at the latest, the learning rate annealed by then; none: no limit.
         batch_size: groups in a batch.
         learning_rate: peak learning rate of the network.

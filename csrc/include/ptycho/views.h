@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Plain views of contiguous data. A complex image is an image of two real lanes per pixel, because every weight is real:
-// kernels are written once, for real numbers, and step by `lanes` from one column to the next.
+// Plain views of contiguous data. A complex image is an image of two real lanes per pixel, because every weight is
+// real: kernels are written once, for real numbers, and step by `lanes` from one column to the next.
 #pragma once
 
 #include <algorithm>

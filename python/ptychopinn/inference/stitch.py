@@ -68,7 +68,7 @@ def synchronise_phases(
         min(neighbours, count - 1),
         stride,
     )
-    parts, labels = connected_components(links, directed=False)
+    parts, labels = connected_components(abs(links), directed=False)
     order = np.argsort(labels, kind="stable")
     for members in np.split(order, np.cumsum(np.bincount(labels, minlength=parts))[:-1]):
         if len(members) > 1:
