@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -31,28 +31,56 @@ _MEASUREMENT = "what the patterns in the file are: amplitude, counts, or auto (d
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser, commands = _parser()
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        return commands[options.subcommand](options[options.subcommand])
-    except InputError as error:
-        print(f"ptychopinn {options.subcommand}: {error}", file=sys.stderr)
+    if not arguments:
+        parser.print_help(sys.stderr)
         return 2
+    try:
+        options = parser.parse_args(arguments)
+        command = options[options.subcommand]
+        # What the user wrote, without defaults: it goes over a bundle's configuration, defaults do not.
+        command.given = parser.parse_args(arguments, defaults=False)[options.subcommand]
+    except UnicodeDecodeError:
+        parser.error("--config: expected YAML text, found a binary file")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        return commands[options.subcommand](command)
+    except InputError as error:
+        return _complain(options.subcommand, str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _complain(options.subcommand, f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         print(f"ptychopinn {options.subcommand}: interrupted", file=sys.stderr)
         return 130
 
 
+def _complain(subcommand: str, sentence: str) -> int:
+    print(f"ptychopinn {subcommand}: {sentence}", file=sys.stderr)
+    return 2
+
+
+class _Parser(ArgumentParser):
+    """Answers a wrong option with one line rather than a page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:
+            super().error(message, ex)
+        name = (getattr(ex, "subcommand_parser", None) or self).prog.replace(" [options]", "")
+        self.exit(2, f"{name}: {' '.join(message.split())}; see {name} --help\n")
+
+
 def _parser() -> tuple[ArgumentParser, dict[str, Any]]:
-    parser = ArgumentParser(prog="ptychopinn", description="Physics-informed ptychographic reconstruction.")
+    parser = _Parser(
+        prog="ptychopinn", description="Physics-informed ptychographic reconstruction.", allow_abbrev=False
+    )
     subcommands = parser.add_subcommands(required=True, dest="subcommand")
     commands = {}
     for name, (describe, run) in _COMMANDS.items():
         text = run.__doc__ or ""
-        sub = ArgumentParser(description=text)
+        sub = _Parser(description=text, allow_abbrev=False)
         describe(sub)
         subcommands.add_subcommand(name, sub, help=text.splitlines()[0])
         commands[name] = run
@@ -105,17 +133,31 @@ def _describe_train(parser: ArgumentParser) -> None:
 def _train(options: Namespace) -> int:
     """Train a network on the diffraction patterns of a scan; no truth is used."""
     from ptychopinn.data.scan import Scan
+    from ptychopinn.inference.bundle import BUNDLE_NAME
     from ptychopinn.training.workflow import train
 
+    _quieten_lightning()
     settings = _settings(options, *_SECTIONS)
     for name in ("epochs", "minutes", "seed"):
         if options[name] is not None:
             settings["training"][name] = options[name]
+    config = Config.from_dict(settings)
+    _new_file(Path(options.out) / BUNDLE_NAME, options.overwrite)
     scan = Scan.load(options.scan_file, measurement=options.measurement)
-    run = train(scan, options.out, Config.from_dict(settings), overwrite=options.overwrite)
+    run = train(scan, options.out, config, overwrite=options.overwrite)
     losses = ", ".join(f"{name} {value:.4g}" for name, value in run.losses.items())
     print(f"{run.folder}: trained on {scan.n} patterns, {losses}")
+    if run.interrupted:
+        print(f"ptychopinn train: interrupted; {run.folder} holds what was learned until then", file=sys.stderr)
+        return 130
     return 0
+
+
+def _quieten_lightning() -> None:
+    """Its tips and hardware lines go, its warnings stay, once. After its import, which sets levels and handlers itself."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning").handlers.clear()
 
 
 def _describe_reconstruct(parser: ArgumentParser) -> None:
@@ -129,10 +171,11 @@ def _describe_reconstruct(parser: ArgumentParser) -> None:
 
 
 def _reconstruct(options: Namespace) -> int:
-    """Reconstruct the object of a scan with a trained network and draw it."""
-    import dataclasses
+    """Reconstruct the object of a scan with a trained network and draw it.
 
-    import torch
+    Inference options that are not given are those of the training.
+    """
+    import dataclasses
 
     from ptychopinn.data.reconstruction import reconstruction_suffix
     from ptychopinn.data.scan import Scan
@@ -142,13 +185,11 @@ def _reconstruct(options: Namespace) -> int:
 
     out = _new_file(options.out, options.overwrite)
     reconstruction_suffix(out)
+    device = _device(options.device)
     model, config = load_bundle(options.run)
-    config = dataclasses.replace(config, inference=InferenceConfig(**_settings(options, "inference")["inference"]))
+    inference = dataclasses.replace(config.inference, **options.given.as_dict().get("inference", {}))
     scan = Scan.load(options.scan_file, measurement=options.measurement)
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    result = reconstruct(model, scan, config, device)
+    result = reconstruct(model, scan, dataclasses.replace(config, inference=inference), device)
     result.save(out)
     height, width = result.object.shape
     print(f"{out}: object {height} x {width} px, origin {result.origin} (y, x) in the scan's coordinates")
@@ -174,15 +215,15 @@ def _evaluate(options: Namespace) -> int:
     result, scan = Reconstruction.load(options.reconstruction), Scan.load(options.scan_file)
     aligned = align_to_scan(result, scan)
     metrics = evaluate(result, scan, aligned=aligned)
+    written = [] if out is None else [write_metrics(metrics, out)]
+    written += plot_reconstruction(result, Path(options.reconstruction).with_suffix(""), aligned=aligned)
     amplitude, phase, frc = metrics["amplitude"], metrics["phase"], metrics["frc"]
     print(f"{'':22}{'amplitude':>10}{'phase':>10}")
     for key, label in _SCORES.items():
         print(f"{label:22}{amplitude[key]:10.3f}{phase[key]:10.3f}")
     print(f"{'mean FRC':22}{frc['mean']:10.3f}")
     print(f"{'FRC 0.5 at Nyquist x':22}{frc['crossing_0.5']:10.3f}")
-    if out is not None:
-        _say_written([write_metrics(metrics, out)])
-    _say_written(plot_reconstruction(result, Path(options.reconstruction).with_suffix(""), aligned=aligned))
+    _say_written(written)
     return 0
 
 
@@ -220,8 +261,11 @@ def _describe_doctor(parser: ArgumentParser) -> None:
 
 def _doctor(options: Namespace) -> int:
     """Print versions, build options, SIMD level, threads and CUDA state, and what is wrong, if anything."""
-    from ptychopinn.doctor import diagnose
-
+    try:
+        from ptychopinn.doctor import diagnose
+    except ImportError as error:
+        print(f"PROBLEM: {error}")
+        return 1
     facts, problems = diagnose()
     for name, value in facts:
         print(f"{name:22}{value}")
@@ -255,7 +299,20 @@ def _settings(options: Namespace, *names: str) -> dict[str, dict[str, Any]]:
     return {name: options[name].as_dict() for name in names}
 
 
-def _new_file(path: str, overwrite: bool) -> Path:
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device: expected a device that torch can use here, got {name!r}: {reason}") from None
+    return name
+
+
+def _new_file(path: str | Path, overwrite: bool) -> Path:
     if Path(path).exists() and not overwrite:
         raise InputError(f"{path}: expected a new file, found an earlier one; name another, or --overwrite")
     return Path(path)

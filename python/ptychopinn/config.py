@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The configuration: typed sections, validated where they are made, the same names in Python, YAML and on the command line.
+"""The configuration: typed sections, validated where they are made; the same names in Python, YAML and on the shell.
 
 Each section says what its fields mean and refuses what cannot work, naming the field as ``section.field``. The resolved
 configuration is written beside every run and into every bundle; nothing reads a setting from anywhere else.
@@ -7,6 +7,7 @@ configuration is written beside every run and into every bundle; nothing reads a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -20,7 +21,7 @@ class DataConfig:
 
     Args:
         group_size: patterns C that are reconstructed together on one canvas.
-        pool: nearest neighbours from which a group's other members are drawn anew in every epoch; none: exactly the nearest.
+        pool: nearest neighbours from which a group's other members are drawn anew in every epoch; none: the nearest.
         validation_fraction: share of the scan whose groups are kept out of training to measure the loss on.
     """
 
@@ -32,7 +33,9 @@ class DataConfig:
         _require(self.group_size >= 1, "data.group_size", "be at least 1", self.group_size)
         smallest = self.group_size - 1
         _require(self.pool is None or self.pool >= smallest, "data.pool", f"be at least {smallest}", self.pool)
-        _require(0 <= self.validation_fraction < 1, "data.validation_fraction", "be in [0, 1)", self.validation_fraction)
+        _require(
+            0 <= self.validation_fraction < 1, "data.validation_fraction", "be in [0, 1)", self.validation_fraction
+        )
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class TrainingConfig:
     minutes: float | None = None
     batch_size: int = 8
     learning_rate: float = 2e-3
-    probe_learning_rate: float = 2e-3
+    probe_learning_rate: float = 5e-4
     warmup: float = 0.02
     loss: str = "poisson"
     gradient_clip: float = 0.1
@@ -82,8 +85,13 @@ class TrainingConfig:
         _require(self.epochs >= 1, "training.epochs", "be at least 1", self.epochs)
         _require(self.minutes is None or self.minutes > 0, "training.minutes", "be positive", self.minutes)
         _require(self.batch_size >= 1, "training.batch_size", "be at least 1", self.batch_size)
-        _require(self.learning_rate > 0, "training.learning_rate", "be positive", self.learning_rate)
-        _require(self.probe_learning_rate > 0, "training.probe_learning_rate", "be positive", self.probe_learning_rate)
+        _require(0 < self.learning_rate < math.inf, "training.learning_rate", "be positive", self.learning_rate)
+        _require(
+            0 < self.probe_learning_rate < math.inf,
+            "training.probe_learning_rate",
+            "be positive",
+            self.probe_learning_rate,
+        )
         _require(0 <= self.warmup < 1, "training.warmup", "be in [0, 1)", self.warmup)
         _require(self.loss in ("poisson", "amplitude"), "training.loss", "be poisson or amplitude", self.loss)
         _require(self.gradient_clip > 0, "training.gradient_clip", "be positive", self.gradient_clip)
@@ -97,12 +105,14 @@ class InferenceConfig:
     Args:
         batch_size: groups in a batch.
         group_size: patterns of a group; none: as in training.
+        coverage: take so few groups that every pattern leads one or appears this often; none: every pattern leads one.
         synchronise: remove the free phase of every group before averaging (see docs/maths.md).
-        probe: "scan" uses the scan's probe, "model" the model's (in the scan's power), "auto" the model's if it was learned.
+        probe: "scan" uses the scan's probe, "model" the model's (in the scan's power), "auto" the model's if learned.
     """
 
     batch_size: int = 16
     group_size: int | None = None
+    coverage: int | None = None
     synchronise: bool = True
     probe: str = "auto"
 
@@ -110,6 +120,7 @@ class InferenceConfig:
         _require(self.batch_size >= 1, "inference.batch_size", "be at least 1", self.batch_size)
         size = self.group_size
         _require(size is None or size >= 1, "inference.group_size", "be at least 1", size)
+        _require(self.coverage is None or self.coverage >= 1, "inference.coverage", "be at least 1", self.coverage)
         _require(self.probe in ("auto", "scan", "model"), "inference.probe", "be auto, scan or model", self.probe)
 
 
@@ -173,7 +184,10 @@ class Config:
         for name, section in sections.items():
             given = values.get(name, {})
             _known(name, given, {entry.name for entry in fields(section)})  # type: ignore[arg-type]
-            made[name] = section(**given)  # type: ignore[misc, operator]
+            try:
+                made[name] = section(**given)  # type: ignore[misc, operator]
+            except TypeError as error:  # a value that cannot be compared, such as text for a number
+                raise InputError(f"{name}: a value has the wrong type: {error}") from None
         return cls(**made)
 
 

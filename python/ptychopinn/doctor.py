@@ -12,10 +12,21 @@ import shutil
 import sys
 from importlib import metadata
 
-import ptycho_ext
 import torch
 
-_PACKAGES = ("torch", "lightning", "numpy", "scipy", "scikit-image", "h5py", "jsonargparse", "matplotlib", "safetensors")
+import ptycho_ext
+
+_PACKAGES = (
+    "torch",
+    "lightning",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "h5py",
+    "jsonargparse",
+    "matplotlib",
+    "safetensors",
+)
 
 
 def diagnose() -> tuple[list[tuple[str, str]], list[str]]:
@@ -63,7 +74,9 @@ def _cuda() -> tuple[list[tuple[str, str]], list[str]]:
     built = torch.version.cuda
     driver = shutil.which("nvidia-smi") is not None
     if built is None:
-        problems = ["an NVIDIA driver is present but torch is a CPU build: install a CUDA build of torch"] if driver else []
+        problems = (
+            ["an NVIDIA driver is present but torch is a CPU build: install a CUDA build of torch"] if driver else []
+        )
         return [("cuda", "torch is a CPU build")], problems
     if not torch.cuda.is_available():
         problems = ["torch sees no GPU although a driver is present: check nvidia-smi and the driver's version"]
@@ -77,4 +90,6 @@ def _operators() -> tuple[list[tuple[str, str]], list[str]]:
     patch = ptycho_ext.extract_patches(canvas, torch.tensor([[0.5, 0.0]]), (1, 2))
     if patch.flatten().tolist() == [2.0, 3.0]:
         return [("operators", "loaded, self-test passed")], []
-    return [("operators", "self-test failed")], ["the operators compute wrong values: rebuild with pip install --force-reinstall"]
+    return [("operators", "self-test failed")], [
+        "the operators compute wrong values: rebuild with pip install --force-reinstall"
+    ]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptychopinn.data.grouping import group_nearest
+from ptychopinn.data.grouping import covering_groups, group_nearest
 from ptychopinn.errors import InputError
 
 
@@ -97,3 +97,14 @@ def test_no_global_generator_is_touched() -> None:
 def test_refused(arguments: tuple, sentence: str) -> None:
     with pytest.raises(InputError, match=f"group_nearest: {sentence}"):
         group_nearest(*arguments)
+
+
+@pytest.mark.parametrize("coverage", [1, 2, 5])
+def test_covering_groups_show_every_pattern(coverage: int) -> None:
+    positions = np.random.default_rng(3).uniform(0, 90, (80, 2))
+    groups = group_nearest(positions, size=6)
+    chosen = covering_groups(groups, coverage)
+    appearances = np.bincount(groups[chosen].ravel(), minlength=80)
+    assert ((appearances >= coverage) | np.isin(np.arange(80), chosen)).all()
+    assert (appearances > 0).all() and len(chosen) < 80
+    assert len(covering_groups(groups, 100)) == 80

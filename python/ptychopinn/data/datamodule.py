@@ -48,7 +48,7 @@ class ScanDataModule(L.LightningDataModule):
 
     def _loader(self, leaders: NDArray[np.int64], draw: int) -> DataLoader[int]:
         data, seed = self.config.data, self.config.training.seed
-        groups = group_nearest(self.scan.positions, data.group_size, data.pool, seed=seed + draw)
+        groups = group_nearest(self.scan.positions, data.group_size, data.pool, seed=(seed, draw))
         dataset = GroupDataset(self.scan, groups[leaders], self.canvas_multiple)
         return DataLoader(
             dataset,

@@ -24,7 +24,7 @@ class GroupBatch(NamedTuple):
     """B groups of C patterns.
 
     Attributes:
-        counts: float32, (B, C, N, N), FFT order (DC at [0, 0]).
+        counts: float32, (B, C, N, N), FFT order (DC at [0, 0]); bad pixels hold an estimate, not what was measured.
         positions: float64, (B, C, 2), (y, x) on the group's canvas.
         origins: int64, (B, 2), scan coordinate of each canvas's [0, 0].
         canvas_size: (H, W).
@@ -53,6 +53,9 @@ class GroupDataset(Dataset[int]):
         extent = np.ceil((positions - self.origins[:, None]).max((0, 1))).astype(int) + scan.patch_size
         height, width = (int(-(-side // canvas_multiple) * canvas_multiple) for side in extent)
         self.canvas_size = (height, width)
+        self._good = good_pixels(scan)
+        # Counts behind an object of transmission 1.
+        self._empty = (np.abs(np.fft.fft2(scan.probe, norm="ortho")) ** 2).sum(0).astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -67,6 +70,12 @@ class GroupDataset(Dataset[int]):
         chosen = np.asarray(indices)
         members = self.groups[chosen]
         counts = np.fft.ifftshift(self.scan.counts[members], axes=(-2, -1)).astype(np.float32, copy=False)
+        if self._good is not None:
+            # A generator knows no mask and must not see what a dead or hot pixel says, nor a hole: the probe's own
+            # pattern, as bright as the rest of this one, stands in. The loss ignores these pixels.
+            good = self._good.numpy()
+            brightness = counts[..., good].sum(-1, keepdims=True) / max(self._empty[good].sum(), 1e-30)
+            counts[..., ~good] = brightness * self._empty[~good]
         positions = self.scan.positions[members] - self.origins[chosen][:, None]
         return GroupBatch(
             torch.from_numpy(np.ascontiguousarray(counts)),

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from ptycho_ext import __version__
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-
+from ptycho_ext import __version__
 from ptychopinn.config import Config
 from ptychopinn.data.atomic import atomic_path
 from ptychopinn.errors import InputError
@@ -30,15 +30,24 @@ _LARGEST = 4 << 30
 
 
 def build_model(config: Config, patch_size: int, modes: int) -> PtychoModel:
-    """An untrained model as the configuration describes it."""
-    return PtychoModel(
-        config.model.generator,
-        config.model.options,
-        patch_size,
-        modes,
-        learn_probe=config.model.learn_probe,
-        learn_scale=config.model.learn_scale,
-    )
+    """An untrained model as the configuration describes it.
+
+    Raises:
+        InputError: the generator does not exist, or cannot be built with these options for this patch size.
+    """
+    try:
+        return PtychoModel(
+            config.model.generator,
+            config.model.options,
+            patch_size,
+            modes,
+            learn_probe=config.model.learn_probe,
+            learn_scale=config.model.learn_scale,
+        )
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"model.options: {config.model.generator!r} cannot be built from them: {error}") from error
 
 
 def save_bundle(model: PtychoModel, config: Config, path: str | Path, info: dict[str, Any] | None = None) -> Path:
@@ -83,31 +92,56 @@ def load_bundle(path: str | Path) -> tuple[PtychoModel, Config]:
     if not path.exists():
         raise InputError(f"{path}: expected a trained model (a run's folder or its {BUNDLE_NAME}), found nothing there")
     try:
-        with zipfile.ZipFile(path) as archive:
-            manifest = json.loads(_member(archive, "manifest.json"))
-            config = json.loads(_member(archive, "config.json"))
-            weights = _member(archive, "weights.safetensors")
-    except KeyError as error:
-        raise InputError(f"{path}: expected a ptychopinn bundle, found none of its member {error.args[0]!r}") from None
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise InputError(f"{path}: expected a ptychopinn bundle (a zip archive), found a damaged file: {error}") from None
-    if not isinstance(manifest, dict) or manifest.get("backend") != "pytorch" or "format" not in manifest:
-        raise InputError(f"{path}: manifest.json: expected the manifest of a ptychopinn bundle, found another one")
-    if manifest["format"] > FORMAT:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
         raise InputError(
-            f"{path}: manifest.json: expected format {FORMAT} or older, found {manifest['format']}: update ptychopinn"
-        )
-    resolved = Config.from_dict(config)
-    model = build_model(resolved, int(manifest["patch_size"]), int(manifest["modes"]))
+            f"{path}: expected a ptychopinn bundle (a zip archive), found another or damaged file: {error}"
+        ) from None
+    with archive:
+        manifest = _read_json(archive, path, "manifest.json")
+        config = _read_json(archive, path, "config.json")
+        weights = _read(archive, path, "weights.safetensors")
+    if manifest.get("backend") != "pytorch" or not isinstance(manifest.get("format"), int):
+        _fail(path, "manifest.json", "the manifest of a ptychopinn bundle", "another one")
+    if manifest["format"] > FORMAT:
+        _fail(path, "manifest.json", f"format {FORMAT} or older", f"{manifest['format']}: update ptychopinn")
+    for key in ("patch_size", "modes"):
+        if not isinstance(manifest.get(key), int) or manifest[key] < 1:
+            _fail(path, "manifest.json", f"a positive integer under {key!r}", repr(manifest.get(key)))
+    try:
+        resolved = Config.from_dict(config)
+        model = build_model(resolved, manifest["patch_size"], manifest["modes"])
+    except InputError as error:
+        raise InputError(f"{path}: config.json: {error}") from None
     try:
         model.load_state_dict(load_tensors(weights))
     except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: weights.safetensors: expected the weights of this configuration, found: {reason}") from None
+        reason = str(error).splitlines()[:2][-1].strip()  # the first line of torch's list only announces it
+        _fail(path, "weights.safetensors", "the weights of this configuration", reason)
     return model.eval(), resolved
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).file_size > _LARGEST:
-        raise ValueError(f"{name} claims {archive.getinfo(name).file_size} bytes")
-    return archive.read(name)
+def _read(archive: zipfile.ZipFile, path: Path, name: str) -> bytes:
+    if name not in archive.namelist():
+        _fail(path, name, "a bundle with this member", f"only {', '.join(archive.namelist()) or 'an empty archive'}")
+    size = archive.getinfo(name).file_size
+    if size > _LARGEST:
+        _fail(path, name, f"at most {_LARGEST} bytes", f"{size}")
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        _fail(path, name, "an intact member", f"a damaged one: {error}")
+
+
+def _read_json(archive: zipfile.ZipFile, path: Path, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(_read(archive, path, name))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        _fail(path, name, "JSON text", f"something else: {error}")
+    if not isinstance(value, dict):
+        _fail(path, name, "a JSON object", type(value).__name__)
+    return value
+
+
+def _fail(path: Path, member: str, expected: str, found: str) -> NoReturn:
+    raise InputError(f"{path}: {member}: expected {expected}, found {found}") from None

@@ -12,20 +12,20 @@ import time
 from dataclasses import dataclass
 
 import torch
-from ptycho_ext import extract_patches_adjoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ptycho_ext import extract_patches_adjoint
 from ptychopinn.config import Config
 from ptychopinn.data.dataset import GroupDataset
-from ptychopinn.data.grouping import group_nearest
+from ptychopinn.data.grouping import covering_groups, group_nearest
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
+from ptychopinn.inference.stitch import stitch
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.overlap import illumination_weight
 from ptychopinn.physics.propagation import squared_modulus
-from ptychopinn.inference.stitch import stitch
 
 _log = logging.getLogger(__name__)
 
@@ -45,8 +45,10 @@ class Prediction:
     origins: Tensor
 
 
-def predict(model: PtychoModel, scan: Scan, config: Config | None = None, device: str | torch.device = "cpu") -> Prediction:
-    """Predict the canvases of all groups of a scan, one group led by every pattern.
+def predict(
+    model: PtychoModel, scan: Scan, config: Config | None = None, device: str | torch.device = "cpu"
+) -> Prediction:
+    """Predict group canvases that together show every pattern of a scan.
 
     Args:
         model: a trained model.
@@ -64,6 +66,8 @@ def predict(model: PtychoModel, scan: Scan, config: Config | None = None, device
             f"got {scan.patch_size} x {scan.patch_size}"
         )
     groups = group_nearest(scan.positions, config.inference.group_size or config.data.group_size)
+    if config.inference.coverage is not None:
+        groups = groups[covering_groups(groups, config.inference.coverage)]
     dataset = GroupDataset(scan, groups, model.generator.canvas_multiple)
     loader = DataLoader(dataset, batch_size=config.inference.batch_size, collate_fn=dataset.collate)
     model = model.to(device).eval()

@@ -12,12 +12,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from ptycho_ext import CanvasGeometry, reassemble_patches
 from scipy.sparse import coo_array, csr_array, diags_array
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import eigsh
 from scipy.spatial import cKDTree
 from torch import Tensor
+
+from ptycho_ext import CanvasGeometry, reassemble_patches
 
 
 def stitch(
@@ -52,18 +53,18 @@ def synchronise_phases(
         patches: complex, (n, h, w).
         positions: float64, (n, 2), (y, x) scan coordinates; differences are rounded to whole pixels here.
         weights: real, (h, w) or (n, h, w).
-        neighbours: overlaps with so many nearest patches are compared.
+        neighbours: overlaps with so many nearest patches are compared, and with as many far ones (see ``_pairs``).
         stride: use every ``stride``-th pixel of an overlap.
 
     Returns:
-        complex, (n,), of modulus 1; multiply each patch by its factor. Patches without any overlap keep 1. The mean phase
-        over each connected part of the scan is left as it was.
+        complex, (n,), of modulus 1; multiply each patch by its factor. Patches without any overlap keep 1. The mean
+        phase over each connected part of the scan is left as it was.
     """
     count = len(patches)
     factors = np.ones(count, np.complex128)
     links = _overlap_products(
         patches.detach().cpu().numpy(),
-        np.rint(positions.detach().cpu().numpy()).astype(np.int64),
+        positions.detach().cpu().numpy(),
         np.broadcast_to(weights.detach().cpu().numpy(), patches.shape),
         min(neighbours, count - 1),
         stride,
@@ -82,7 +83,7 @@ def synchronise_phases(
 
 def _overlap_products(
     patches: NDArray[np.complexfloating],
-    positions: NDArray[np.int64],
+    positions: NDArray[np.generic],
     weights: NDArray[np.floating],
     neighbours: int,
     stride: int,
@@ -91,13 +92,11 @@ def _overlap_products(
     count = len(patches)
     if neighbours < 1:
         return csr_array((count, count), dtype=np.complex128)
-    _, nearest = cKDTree(positions).query(positions, k=neighbours + 1)
-    pairs = np.stack([np.repeat(np.arange(count), neighbours + 1), nearest.ravel()], 1)
-    pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
     size = np.array(patches.shape[1:])
+    pairs = _pairs(positions, size, neighbours)
     values = np.zeros(len(pairs), np.complex128)
     for index, (first, second) in enumerate(pairs):
-        shift = positions[second] - positions[first]
+        shift = np.rint(positions[second] - positions[first]).astype(np.int64)
         low, high = np.maximum(shift, 0), np.minimum(shift, 0) + size
         if (high > low).all():
             a = np.s_[first, low[0] : high[0] : stride, low[1] : high[1] : stride]
@@ -107,6 +106,25 @@ def _overlap_products(
     upper = coo_array((values, (pairs[:, 0], pairs[:, 1])), shape=(count, count)).tocsr()
     upper.eliminate_zeros()
     return upper + upper.conj().T
+
+
+def _pairs(positions: NDArray[np.generic], size: NDArray[np.int64], neighbours: int) -> NDArray[np.int64]:
+    """(k, 2) indices of the patches to compare.
+
+    Nearest neighbours alone would leave the rows of a scan apart whose steps along a row are much the shorter, and
+    repeats of one position apart from the others. So the plane is also cut into cells of a quarter patch, in which all
+    patches overlap: each is compared with its cell's first, and that with the first ones of the nearest cells.
+    """
+    _, cell = np.unique(positions // np.maximum(size // 4, 1), axis=0, return_inverse=True)
+    _, first = np.unique(cell, return_index=True)
+    everyone = np.arange(len(positions))
+    found = [np.stack([everyone, first[cell.ravel()]], 1)]
+    for members in (everyone, first):
+        count = min(neighbours + 1, len(members))
+        _, nearest = cKDTree(positions[members]).query(positions[members], k=[*range(1, count + 1)])
+        found.append(np.stack([np.repeat(members, count), members[nearest].ravel()], 1))
+    pairs = np.concatenate(found)
+    return np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
 
 
 def _leading_eigenvector(links: csr_array) -> NDArray[np.complex128]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Generators: plain ``nn.Module`` networks from patterns to object canvases, and their registry. No Lightning in here."""
+"""Generators: plain ``nn.Module`` networks from patterns to object canvases, and their registry. No Lightning."""
 
 from ptychopinn.models.pinn import PtychoModel
 from ptychopinn.models.registry import GENERATORS, Generator, build_generator, register_generator

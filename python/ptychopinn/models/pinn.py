@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from ptycho_ext import extract_patches
 from torch import Tensor, nn
 
-from ptychopinn.physics.illumination import Illumination
+from ptycho_ext import extract_patches
 from ptychopinn.models.registry import build_generator
+from ptychopinn.physics.illumination import Illumination
 
 
 class PtychoModel(nn.Module):

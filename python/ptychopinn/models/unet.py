@@ -8,13 +8,15 @@ weights, so a group may have any number of members.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptychopinn.models.registry import Generator, register_generator
 from ptychopinn.physics.overlap import illumination_weight, merge_patches
 from ptychopinn.physics.start import start_patches
-from ptychopinn.models.registry import Generator, register_generator
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
@@ -39,15 +41,16 @@ class UNetGenerator(Generator):
         super().__init__()
         widths = [width * 2**level for level in range(self.levels + 1)]
         self.down = nn.ModuleList(_block(a, b) for a, b in zip([4, *widths[:-1]], widths, strict=True))
-        self.up = nn.ModuleList(_block(a + b, a) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.up = nn.ModuleList(_block(a + b, a) for a, b in pairwise(widths))
         self.leave = nn.Conv2d(width, 2, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
     def forward(self, counts: Tensor, positions: Tensor, canvas_size: tuple[int, int], probe: Tensor) -> Tensor:
-        groups, members, size, _ = counts.shape
+        groups, members = counts.shape[:2]
         weight = illumination_weight(probe)
-        level = torch.sqrt(counts.sum((-2, -1)).mean(1) / weight.sum())[:, None, None, None]
+        # At least one photon, or a group of empty patterns would divide zero by zero.
+        level = torch.sqrt(counts.sum((-2, -1)).mean(1).clamp_min(1.0) / weight.sum())[:, None, None, None]
         start = start_patches(counts, probe) / level
         spectrum = torch.fft.fftshift(torch.log1p(counts), dim=(-2, -1))
         features = torch.stack(

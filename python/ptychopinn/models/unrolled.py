@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from ptycho_ext import extract_patches, extract_patches_adjoint
 from torch import Tensor, nn
 
+from ptycho_ext import extract_patches, extract_patches_adjoint
+from ptychopinn.errors import InputError
+from ptychopinn.models.registry import Generator, register_generator
+from ptychopinn.physics.likelihood import BACKGROUND
 from ptychopinn.physics.overlap import illumination_weight
 from ptychopinn.physics.propagation import exit_waves, far_field, mode_intensity, near_field
 from ptychopinn.physics.start import start_waves
-from ptychopinn.models.registry import Generator, register_generator
 
 #: Real channels that the network sees: canvas (2), data-consistency direction (2), illumination (1).
 _INPUTS = 5
@@ -66,30 +68,31 @@ class UnrolledGenerator(Generator):
 
     Equation of a step (D the direction, u the network's correction, all on the canvas)::
 
-        D = sum_k A_k^*( sum_m conj(P_m) F^*[ (sqrt(n_k)/sqrt(I_k) - 1) F(P_m A_k O) ] ) / (sum_k A_k^*(|P|^2) + eps)
+        D = sum_k A_k^*( sum_m conj(P_m) F^*[ (sqrt(n_k) / sqrt(I_k) - 1) F(P_m A_k O) ] ) / (sum_k A_k^*(|P|^2) + eps)
         V <- momentum V + D;    O <- O + step V + gain u(O, D, illumination, state)
 
-    with ``A_k`` the extraction of patch k and ``A_k^*`` its adjoint.
+    with ``A_k`` the extraction of patch k and ``A_k^*`` its adjoint. D is the gradient of the amplitude loss (with its
+    background in both roots), divided by the illumination.
     """
 
     canvas_multiple = 4
 
-    def __init__(self, steps: int = 4, width: int = 24, state: int = 8, regularisation: float = 0.05) -> None:
+    def __init__(self, steps: int = 6, width: int = 16, state: int = 8, regularisation: float = 0.05) -> None:
         super().__init__()
         if steps < 1:
-            raise ValueError(f"UnrolledGenerator: steps must be >= 1, got {steps}")
+            raise InputError(f"model.options: steps must be at least 1, got {steps}")
         self.steps = steps
         self.state = state
         self.regularisation = regularisation
         self.network = CorrectionNetwork(width, state)
         self.step_size = nn.Parameter(torch.ones(steps))
-        self.momentum = nn.Parameter(torch.full((steps,), 0.5))
+        self.momentum = nn.Parameter(torch.full((steps - 1,), 0.5))
         self.gain = nn.Parameter(torch.tensor(0.3))
 
     def forward(self, counts: Tensor, positions: Tensor, canvas_size: tuple[int, int], probe: Tensor) -> Tensor:
         groups, size = counts.shape[0], counts.shape[-1]
         height, width = canvas_size
-        amplitude = torch.sqrt(counts)
+        amplitude = torch.sqrt(counts + BACKGROUND)
         weight = illumination_weight(probe)
         illumination = extract_patches_adjoint(weight.expand(counts.shape).contiguous(), positions, canvas_size)
         peak = illumination.amax((-2, -1), keepdim=True)
@@ -98,17 +101,17 @@ class UnrolledGenerator(Generator):
 
         waves, mode = start_waves(counts, probe)
         # Mean transmission of the group: fills what no light reached, and makes the network's channels of order one.
-        level = torch.sqrt(counts.sum((-2, -1)).mean(1) / weight.sum())[:, None, None]
+        # At least one photon, or a group of empty patterns would divide zero by zero.
+        level = torch.sqrt(counts.sum((-2, -1)).mean(1).clamp_min(1.0) / weight.sum())[:, None, None]
         canvas = extract_patches_adjoint(mode.conj() * waves, positions, canvas_size)
         canvas = (canvas + level * floor) / (illumination + floor)
 
         state = canvas.real.new_zeros(groups, self.state, height // 2, width // 2)
-        velocity = torch.zeros_like(canvas)
-        for step_size, momentum in zip(self.step_size, self.momentum, strict=True):
+        for step, step_size in enumerate(self.step_size):
             fields = far_field(exit_waves(extract_patches(canvas, positions, size), probe))
             direction = _consistency_direction(fields, amplitude, probe)
             direction = extract_patches_adjoint(direction, positions, canvas_size) / (illumination + floor)
-            velocity = momentum * velocity + direction
+            velocity = direction if step == 0 else self.momentum[step - 1] * velocity + direction
             canvas = canvas + step_size * velocity
             features = torch.cat([_lanes(canvas / level), _lanes(direction / level), relative], 1)
             correction, state = self.network(features, state)
@@ -118,8 +121,7 @@ class UnrolledGenerator(Generator):
 
 def _consistency_direction(fields: Tensor, amplitude: Tensor, probe: Tensor) -> Tensor:
     """Correction of each exit wave towards the measured amplitude, times conj(P): (..., M, N, N) to (..., N, N)."""
-    # The small constants (in counts) keep the ratio and its gradient finite at dark pixels.
-    ratio = (amplitude + 1e-3) / torch.sqrt(mode_intensity(fields) + 1e-6) - 1
+    ratio = amplitude / torch.sqrt(mode_intensity(fields) + BACKGROUND) - 1
     return (near_field(fields * ratio.unsqueeze(-3)) * probe.conj()).sum(-3)
 
 

@@ -37,8 +37,9 @@ class Illumination(nn.Module):
         if probe.shape != self.lanes.shape[:-1]:
             raise ValueError(f"Illumination: probe must be {tuple(self.lanes.shape[:-1])}, got {tuple(probe.shape)}")
         # The learned lanes are relative to the probe's peak, so that one learning rate fits every dose.
-        self.unit.copy_(probe.abs().amax())
-        self.lanes.copy_(torch.view_as_real((probe / self.unit).resolve_conj()))
+        unit = probe.abs().amax()
+        self.unit.copy_(unit)
+        self.lanes.copy_(torch.view_as_real((probe / unit).resolve_conj()))
         self.log_scale.zero_()
 
     @property

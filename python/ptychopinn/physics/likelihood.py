@@ -20,7 +20,7 @@ BACKGROUND = 0.1
 def poisson_loss(intensity: Tensor, counts: Tensor, good: Tensor | None = None) -> Tensor:
     """Poisson negative log-likelihood above its minimum, in nats per measured photon.
 
-    ``L = sum(I - k - k log(I / k)) / sum(k)`` with I and k both raised by :data:`BACKGROUND`: half the Poisson deviance.
+    ``L = sum(I - k - k log(I / k)) / sum(k)`` with I and k raised by :data:`BACKGROUND`: half the Poisson deviance.
     Subtracting the value at I = k changes no gradient and keeps float32 sums exact enough at 1e9 photons.
 
     Args:

@@ -2,15 +2,15 @@
 """The overlap constraint: patches of one group must agree where they overlap.
 
 Merging is the weighted average of the patches on the group's canvas, with the probe's intensity as the weight (a pixel
-counts where light fell on it); projecting cuts the patches out of that canvas again. Numerator and denominator carry the
-same weight, so a constant object stays the same constant.
+counts where light fell on it); projecting cuts the patches out of that canvas again. Numerator and denominator carry
+the same weight, so a constant object stays the same constant.
 """
 
 from __future__ import annotations
 
-from ptycho_ext import extract_patches, reassemble_patches
 from torch import Tensor
 
+from ptycho_ext import extract_patches, reassemble_patches
 from ptychopinn.physics.propagation import squared_modulus
 
 
@@ -37,6 +37,6 @@ def merge_patches(
 
 
 def overlap_project(patches: Tensor, positions: Tensor, canvas_size: tuple[int, int], weights: Tensor) -> Tensor:
-    """Replace each patch by what its group agrees on: merge on the canvas, then cut out again. (B, C, N, N) to the same."""
+    """Replace each patch by what its group agrees on: merge on the canvas, cut out again. (B, C, N, N) to the same."""
     canvas, _ = merge_patches(patches, positions, canvas_size, weights)
     return extract_patches(canvas, positions, patches.shape[-2:])

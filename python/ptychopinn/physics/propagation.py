@@ -43,7 +43,7 @@ def near_field(waves: Tensor) -> Tensor:
 
 
 def squared_modulus(values: Tensor) -> Tensor:
-    """``|z|^2`` of a complex tensor without the square root that ``abs`` would take (and whose gradient is not finite at 0)."""
+    """``|z|^2`` of a complex tensor, without the square root of ``abs`` (whose gradient is not finite at 0)."""
     lanes = torch.view_as_real(values)
     return (lanes * lanes).sum(-1)
 

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from ptychopinn.physics.propagation import far_field, near_field, squared_modulus
 
+#: Share of the brightest amplitude of the probe's far field below which its phase is not trusted.
+_DARK = 1e-3
+
 
 def start_waves(counts: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
     """Exit waves with the measured amplitude and the phase of the probe's strongest mode.
@@ -22,11 +25,16 @@ def start_waves(counts: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
         probe: complex, (M, N, N), in sqrt(counts).
 
     Returns:
-        waves (..., N, N) complex, and that strongest mode (N, N) complex.
+        waves (..., N, N) complex, and that strongest mode (N, N) complex; gradients do not pass through the phase.
     """
-    strongest = probe[squared_modulus(probe).sum((-2, -1)).argmax()]
-    spectrum = far_field(strongest)
-    return near_field(torch.sqrt(counts) * torch.sgn(spectrum)), strongest
+    # index_select, because indexing with a tensor would wait for the device.
+    strongest = probe.index_select(0, squared_modulus(probe).sum((-2, -1)).argmax().reshape(1))[0]
+    # Where the probe sends no light its phase is rounding noise, and the derivative of that phase has no bound: the
+    # first is faded out, the second not taken.
+    spectrum = far_field(strongest.detach())
+    modulus = spectrum.abs()
+    phase = spectrum / (modulus + _DARK * modulus.max())
+    return near_field(torch.sqrt(counts) * phase), strongest
 
 
 def start_patches(counts: Tensor, probe: Tensor, regularisation: float = 0.05) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Callbacks: a learning rate that fits epochs and a time limit at once, and a stop on a loss that is not a number.
+"""Callbacks: a learning rate that fits epochs and a time limit at once, and the ways a training can end early.
 
 The schedule follows progress, the larger of the shares of steps done and of time spent, so that a run with ``--minutes``
 ends annealed wherever the time runs out. Without a time limit it depends on the step alone and is reproducible.
@@ -7,8 +7,13 @@ ends annealed wherever the time runs out. Without a time limit it depends on the
 
 from __future__ import annotations
 
+import logging
 import math
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -16,6 +21,8 @@ import torch
 from torch import Tensor
 
 from ptychopinn.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 
 class WarmupCosine(L.Callback):
@@ -36,7 +43,9 @@ class WarmupCosine(L.Callback):
         self._started = time.monotonic()
         self._peaks = [group["lr"] for group in trainer.optimizers[0].param_groups]
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         spent = (time.monotonic() - self._started) / self.seconds
         # One decision for all processes, or some would wait for the others forever.
         spent = float(trainer.strategy.broadcast(spent)) if self.seconds < math.inf else 0.0
@@ -65,3 +74,36 @@ class StopOnNonFinite(L.Callback):
                 f"training: the loss is {float(loss)} at step {trainer.global_step}; "
                 "lower training.learning_rate, or check the scan's counts and probe with ptychopinn plot"
             )
+
+
+@contextmanager
+def stop_on_interrupt(trainer: L.Trainer) -> Iterator[threading.Event]:
+    """The first Ctrl-C ends the training after its current step, so that it can be saved; a second one ends it at once.
+
+    With several processes, which would have to agree on the step, and outside the main thread, the first one does.
+
+    Yields:
+        An event that is set by the first Ctrl-C.
+
+    Raises:
+        KeyboardInterrupt: the training was ended at once.
+    """
+    asked = threading.Event()
+    previous = signal.getsignal(signal.SIGINT)
+
+    def stop(*_: Any) -> None:
+        asked.set()
+        trainer.should_stop = True
+        signal.signal(signal.SIGINT, previous)
+        _log.warning("interrupted: this step is finished and the model saved; interrupt again to stop at once")
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    if main_thread and trainer.world_size == 1:
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield asked
+    except SystemExit:  # Lightning's answer to a KeyboardInterrupt
+        raise KeyboardInterrupt from None
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGINT, previous)

@@ -31,7 +31,7 @@ class PtychoModule(L.LightningModule):
 
     def __init__(self, config: Mapping[str, Any], patch_size: int, modes: int = 1) -> None:
         super().__init__()
-        self.save_hyperparameters({"config": dict(config), "patch_size": patch_size, "modes": modes})
+        self.save_hyperparameters({"config": dict(config), "patch_size": patch_size, "modes": modes}, logger=False)
         self.config = Config.from_dict(config)
         self.model = build_model(self.config, patch_size, modes)
         self.loss = LOSSES[self.config.training.loss]
@@ -43,11 +43,19 @@ class PtychoModule(L.LightningModule):
 
     def training_step(self, batch: GroupBatch, batch_index: int) -> Tensor:
         loss = self._loss(batch)
-        self.log("train_loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch.counts))
+        self.log(
+            "train_loss",
+            loss,
+            prog_bar=True,
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(batch.counts),
+            sync_dist=True,
+        )
         return loss
 
     def validation_step(self, batch: GroupBatch, batch_index: int) -> None:
-        self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=len(batch.counts))
+        self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=len(batch.counts), sync_dist=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         training = self.config.training

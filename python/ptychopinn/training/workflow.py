@@ -18,6 +18,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ptychopinn.config import Config
 from ptychopinn.data.atomic import atomic_path
@@ -28,10 +29,20 @@ from ptychopinn.errors import InputError
 from ptychopinn.inference.bundle import BUNDLE_NAME, save_bundle
 from ptychopinn.metrics.plots import plot_scan_overview, plot_training
 from ptychopinn.models import PtychoModel
-from ptychopinn.training.callbacks import StopOnNonFinite, WarmupCosine
+from ptychopinn.training.callbacks import StopOnNonFinite, WarmupCosine, stop_on_interrupt
 from ptychopinn.training.module import PtychoModule
 
 _log = logging.getLogger(__name__)
+
+# What Lightning warns of and is meant here.
+_EXPECTED_WARNINGS = (
+    ".*does not have many workers",
+    ".*number of training batches",
+    "Experiment logs directory .* exists and is not empty",
+    "Checkpoint directory .* exists and is not empty",
+    "Total length of `list` across ranks is zero",
+    ".*LeafSpec.* is deprecated",
+)
 
 
 @dataclass(frozen=True)
@@ -43,12 +54,14 @@ class TrainedRun:
         config: the resolved configuration.
         folder: where everything was written.
         losses: last "train_loss" and, if groups were held out, "val_loss".
+        interrupted: the training was ended by Ctrl-C before its time.
     """
 
     model: PtychoModel
     config: Config
     folder: Path
     losses: dict[str, float]
+    interrupted: bool = False
 
 
 def train(scan: Scan, out: str | Path, config: Config | None = None, *, overwrite: bool = False) -> TrainedRun:
@@ -61,11 +74,15 @@ def train(scan: Scan, out: str | Path, config: Config | None = None, *, overwrit
         overwrite: replace the model of an earlier run in that folder.
 
     Raises:
-        InputError: the folder holds a model already, the configuration does not fit the scan, or the loss diverged.
+        InputError: the folder holds a model already, the configuration does not fit the scan or the machine, or the
+            loss diverged.
+        KeyboardInterrupt: Ctrl-C before the first step, or twice; later, one Ctrl-C ends the training and saves it.
     """
     config, out = config or Config(), Path(out)
     if (out / BUNDLE_NAME).exists() and not overwrite:
-        raise InputError(f"{out}: expected a folder without a trained model, found {BUNDLE_NAME}; name another, or --overwrite")
+        raise InputError(
+            f"{out}: expected a folder without a trained model, found {BUNDLE_NAME}; name another, or --overwrite"
+        )
     if config.execution.threads is not None:
         torch.set_num_threads(config.execution.threads)
     L.seed_everything(config.training.seed, workers=True, verbose=False)
@@ -78,19 +95,24 @@ def train(scan: Scan, out: str | Path, config: Config | None = None, *, overwrit
     data = ScanDataModule(scan, config, module.model.generator.canvas_multiple)
     data.train_dataloader()  # a group that does not fit the scan is found here, before anything is written
 
-    out.mkdir(parents=True, exist_ok=True)
+    monitor = "val_loss" if len(data.validation_leaders) else "train_loss"
+    best = ModelCheckpoint(out / "checkpoints", "best", monitor=monitor, save_last=True, enable_version_counter=False)
+    trainer = _trainer(config, out, best)
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: expected a folder that can be made, found: {error.strerror}") from error
     _write_config(config, out / "config.yaml")
     plot_scan_overview(scan, out / "scan.png")
-    monitor = "val_loss" if len(data.validation_leaders) else "train_loss"
-    best = ModelCheckpoint(
-        out / "checkpoints", "best", monitor=monitor, save_last=True, enable_version_counter=False
-    )
-    trainer = _trainer(config, out, best)
     start = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*number of training batches.*")
-        trainer.fit(module, data)
+        for expected in _EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=expected)
+        with stop_on_interrupt(trainer) as interrupted:
+            trainer.fit(module, data)
+    if trainer.global_step == 0:  # interrupted before anything was learned
+        raise KeyboardInterrupt
     seconds = time.perf_counter() - start
 
     losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.endswith("_loss")}
@@ -102,8 +124,8 @@ def train(scan: Scan, out: str | Path, config: Config | None = None, *, overwrit
         info = {"scan": scan.name, "epochs": trainer.current_epoch, "seconds": seconds, **losses}
         save_bundle(model, config, out / BUNDLE_NAME, info)
         plot_training(out / "metrics.csv", out / "training.png")
-    _log.info("trained %d epochs in %.0f s: %s", trainer.current_epoch, seconds, losses)
-    return TrainedRun(model, config, out, losses)
+    _log.info("trained %d epochs in %.0f s", trainer.current_epoch, seconds)
+    return TrainedRun(model, config, out, losses, interrupted.is_set())
 
 
 def _trainer(config: Config, out: Path, checkpoints: ModelCheckpoint) -> L.Trainer:
@@ -111,21 +133,27 @@ def _trainer(config: Config, out: Path, checkpoints: ModelCheckpoint) -> L.Train
     callbacks: list[L.Callback] = [checkpoints, WarmupCosine(training.warmup, training.minutes), StopOnNonFinite()]
     if execution.progress:
         callbacks.append(TQDMProgressBar(leave=False))
-    return L.Trainer(
-        default_root_dir=out,
-        accelerator=execution.accelerator,
-        devices=execution.devices,
-        max_epochs=training.epochs,
-        gradient_clip_val=training.gradient_clip,
-        deterministic=execution.deterministic,
-        logger=CSVLogger(out, name="", version=""),
-        callbacks=callbacks,
-        enable_progress_bar=execution.progress,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        # Members of the groups are drawn anew in every epoch.
-        reload_dataloaders_every_n_epochs=1,
-    )
+    try:
+        return L.Trainer(
+            default_root_dir=out,
+            accelerator=execution.accelerator,
+            devices=execution.devices,
+            max_epochs=training.epochs,
+            gradient_clip_val=training.gradient_clip,
+            deterministic=execution.deterministic,
+            logger=CSVLogger(out, name="", version=""),
+            callbacks=callbacks,
+            enable_progress_bar=execution.progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            # Members of the groups are drawn anew in every epoch.
+            reload_dataloaders_every_n_epochs=1,
+        )
+    except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"execution: accelerator {execution.accelerator!r} with devices {execution.devices!r} cannot be used: {reason}"
+        ) from error
 
 
 def _write_config(config: Config, path: Path) -> None:

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a user can get wrong, command by command: one line that says what and where, exit code 2, and nothing written.
+
+Each row is a mistake, the command lines it is made with, and what the line must say. The commands run in this process,
+where the log goes to pytest, so that standard error holds the complaint alone.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptychopinn.cli import main
+from ptychopinn.config import Config
+from ptychopinn.data.reconstruction import Reconstruction
+from ptychopinn.inference.bundle import build_model, save_bundle
+from ptychopinn.physics.simulate import simulate
+
+TINY = ("--model.options", '{"steps": 2, "width": 8, "state": 2}', "--execution.progress", "false")
+CPU = ("--execution.accelerator", "cpu", "--data.group_size", "4")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a scan, a run's bundle and a reconstruction."""
+    folder = tmp_path_factory.mktemp("good")
+    scan = simulate("dead_leaves", patterns=16, size=32, photons=1e4)
+    scan.save(folder / "scan.npz")
+    config = Config.from_dict({"model": {"options": {"steps": 2, "width": 8, "state": 2}}, "data": {"group_size": 4}})
+    save_bundle(build_model(config, 32, 1), config, folder / "run" / "wts.h5.zip")
+    Reconstruction(np.ones((60, 60), np.complex64), np.ones((60, 60), np.float32), (0.0, 0.0)).save(folder / "recon.h5")
+    return folder
+
+
+@pytest.fixture
+def work(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder beside links to the good files."""
+    for path in good.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def arrays(good: Path) -> dict[str, Any]:
+    with np.load(good / "scan.npz") as file:
+        return dict(file)
+
+
+def with_nan(good: Path, path: Path) -> None:
+    values = arrays(good)
+    values["diff3d"][3, 4, 5] = np.nan
+    np.savez(path, **values)
+
+
+def with_fewer_positions(good: Path, path: Path) -> None:
+    values = arrays(good)
+    values |= {name: values[name][:-1] for name in ("xcoords", "ycoords")}
+    np.savez(path, **values)
+
+
+def with_unlike_positions(good: Path, path: Path) -> None:
+    values = arrays(good)
+    np.savez(path, **(values | {"ycoords": values["ycoords"][:-2]}))
+
+
+def with_small_probe(good: Path, path: Path) -> None:
+    np.savez(path, **(arrays(good) | {"probeGuess": np.ones((16, 16), np.complex64)}))
+
+
+def without(key: str) -> Callable[[Path, Path], None]:
+    def write(good: Path, path: Path) -> None:
+        np.savez(path, **{name: value for name, value in arrays(good).items() if name != key})
+
+    return write
+
+
+def empty(good: Path, path: Path) -> None:
+    path.touch()
+
+
+def truncated(good: Path, path: Path) -> None:
+    path.write_bytes((good / "scan.npz").read_bytes()[:20_000])
+
+
+def text(good: Path, path: Path) -> None:
+    path.write_text("x y counts\n")
+
+
+def nothing(good: Path, path: Path) -> None:
+    pass
+
+
+def folder(good: Path, path: Path) -> None:
+    path.mkdir()
+
+
+SCANS: dict[str, tuple[Callable[[Path, Path], None], tuple[str, ...]]] = {
+    "NaN": (with_nan, ("'diff3d'", "finite values", "1 NaN or infinite values", "(3, 4, 5)")),
+    "fewer positions": (with_fewer_positions, ("'diff3d'", "15 patterns", "16 in shape")),
+    "unlike positions": (with_unlike_positions, ("'ycoords'", "16 values, as many as in xcoords", "found 14")),
+    "small probe": (with_small_probe, ("'probeGuess'", "size of the patterns, 32 px", "found 16 px")),
+    "no probe": (without("probeGuess"), ("'probeGuess'", "expected the key to be there")),
+    "no patterns": (without("diff3d"), ("'diff3d'", "expected the key to be there")),
+    "no positions": (without("xcoords"), ("'xcoords'", "expected the key to be there")),
+    "empty": (empty, ("expected an NPZ file", "an empty file (0 bytes)")),
+    "truncated": (truncated, ("expected an NPZ file", "truncated")),
+    "text": (text, ("expected an NPZ file", "no zip archive")),
+    "missing": (nothing, ("expected an NPZ file", "no file")),
+    "folder": (folder, ("expected an NPZ file", "a folder")),
+}
+WITH_SCAN = {
+    "train": ("train", "bad.npz", "--out", "out", *TINY, *CPU),
+    "reconstruct": ("reconstruct", "run", "bad.npz", "--out", "out.h5"),
+    "evaluate": ("evaluate", "recon.h5", "bad.npz", "--out", "out.json"),
+    "plot": ("plot", "bad.npz", "--out", "out"),
+}
+
+
+def refused(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which a command refuses; fails if it does anything else or leaves anything behind."""
+    before = sorted(Path.cwd().rglob("*"))
+    try:
+        code = main(arguments)
+    except SystemExit as end:  # a wrong option ends in the parser
+        code = int(end.code or 0)
+    printed = capsys.readouterr()
+    assert code == 2, printed
+    assert printed.err.startswith((f"ptychopinn {arguments[0]}: ", "ptychopinn: "))
+    assert printed.err.count("\n") == 1 and printed.err.endswith("\n") and printed.out == ""
+    assert sorted(Path.cwd().rglob("*")) == before
+    return printed.err
+
+
+@pytest.mark.parametrize("command", WITH_SCAN)
+@pytest.mark.parametrize("mistake", SCANS)
+def test_scan_files(work: Path, good: Path, capsys: pytest.CaptureFixture[str], mistake: str, command: str) -> None:
+    write, phrases = SCANS[mistake]
+    write(good, work / "bad.npz")
+    line = refused(WITH_SCAN[command], capsys)
+    assert "bad.npz: " in line
+    for phrase in phrases:
+        assert phrase in line
+
+
+@pytest.mark.parametrize("command", WITH_SCAN)
+def test_unknown_suffix(work: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    (work / "bad.tif").write_bytes(b"II*\0")
+    arguments = tuple(argument.replace("bad.npz", "bad.tif") for argument in WITH_SCAN[command])
+    assert "bad.tif: expected a scan file ending in .npz, found '.tif'" in refused(arguments, capsys)
+
+
+RECONSTRUCTIONS = {
+    "missing": (nothing, "bad.h5: no such file"),
+    "empty": (empty, "bad.h5: not a readable HDF5 reconstruction"),
+    "truncated": (truncated, "bad.h5: not a readable HDF5 reconstruction"),
+    "folder": (folder, "bad.h5: no such file"),
+}
+
+
+@pytest.mark.parametrize("arguments", [("evaluate", "bad.h5", "scan.npz"), ("plot", "bad.h5")], ids=lambda row: row[0])
+@pytest.mark.parametrize("mistake", RECONSTRUCTIONS)
+def test_reconstruction_files(
+    work: Path, good: Path, capsys: pytest.CaptureFixture[str], mistake: str, arguments: tuple[str, ...]
+) -> None:
+    write, phrase = RECONSTRUCTIONS[mistake]
+    write(good, work / "bad.h5")
+    assert phrase in refused(arguments, capsys)
+
+
+def test_a_scan_for_a_reconstruction(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(("evaluate", "scan.npz", "scan.npz"), capsys)
+    assert "scan.npz: key 'schema_version' is missing" in line
+
+
+def test_no_truth(work: Path, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    without("objectGuess")(good, work / "bad.npz")
+    assert "truth" in refused(("evaluate", "recon.h5", "bad.npz", "--out", "out.json"), capsys)
+
+
+TRAIN = ("train", "scan.npz", "--out", "out", *TINY, *CPU)
+OPTIONS = [
+    ((*TRAIN, "--training.epochs", "0"), "training.epochs must be at least 1, got 0"),
+    ((*TRAIN, "--epochs", "0"), "training.epochs must be at least 1, got 0"),
+    ((*TRAIN, "--minutes", "-1"), "training.minutes must be positive, got -1"),
+    ((*TRAIN, "--training.epochs", "many"), "\"training.epochs\": Expected a <class 'int'>. Got value: many"),
+    ((*TRAIN, "--training.loss", "l1"), "training.loss must be poisson or amplitude, got 'l1'"),
+    ((*TRAIN, "--training.epoch", "3"), "unrecognized arguments: --training.epoch 3"),
+    ((*TRAIN, "--model.generator", "gan"), "model.generator: must be one of unet, unrolled, got 'gan'"),
+    ((*TRAIN, "--model.options", '{"depth": 2}'), "model.options: 'unrolled' takes steps, width"),
+    ((*TRAIN, "--model.options", '{"steps": 0}'), "got 0"),
+    ((*TRAIN, "--data.group_size", "17"), "a group of 17 needs a scan of at least 17 patterns, got 16"),
+    ((*TRAIN, "--execution.accelerator", "abacus"), "accelerator 'abacus'"),
+    ((*TRAIN, "--measurement", "guess"), "invalid choice: 'guess'"),
+    ((*TRAIN, "--config", "absent.yaml"), "File does not exist"),
+    ((*TRAIN, "--config", "recon.h5"), "--config: expected YAML text"),
+    (("train", "scan.npz"), "the following arguments are required: train.out"),
+    (("train", "scan.npz", "--out", "scan.npz/out", *TINY, *CPU), "scan.npz/out: expected a folder that can be made"),
+    (("simulate", "out.npz", "--object", "nothing"), "argument --object: invalid choice: 'nothing' (choose from"),
+    (("simulate", "out.npz", "--photons", "-3"), "photons above 0, got 1089 and -3.0"),
+    (("simulate", "out.npz", "--patterns", "0"), "patterns must be 1 or more"),
+    (("simulate", "out.h5", "--patterns", "4", "--size", "32"), "out.h5: expected a scan file ending in .npz"),
+    (
+        ("simulate", "scan.npz/out.npz", "--patterns", "4", "--size", "32"),
+        "scan.npz/out.npz: its folder cannot be created",
+    ),
+    (("reconstruct", "run", "scan.npz", "--out", "out.tif"), "out.tif: a reconstruction file must end in .h5"),
+    (("reconstruct", "run", "scan.npz", "--out", "out.h5", "--device", "abacus"), "--device: expected a device"),
+    (
+        ("reconstruct", "run", "scan.npz", "--out", "out.h5", "--inference.batch_size", "0"),
+        "inference.batch_size must be",
+    ),
+    (("reconstruct", "absent", "scan.npz", "--out", "out.h5"), "absent: expected a trained model"),
+    (("reconstruct", ".", "scan.npz", "--out", "out.h5"), "wts.h5.zip: expected a trained model"),
+    (("reconstruct", "scan.npz", "scan.npz", "--out", "out.h5"), "scan.npz: manifest.json: expected a bundle"),
+    (
+        ("reconstruct", "recon.h5", "scan.npz", "--out", "out.h5"),
+        "recon.h5: expected a ptychopinn bundle (a zip archive)",
+    ),
+    (("evaluate", "recon.h5", "scan.npz", "--out", "scan.npz/out.json"), "scan.npz/out.json: its folder cannot be"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "phrase"), OPTIONS, ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
+def test_options(work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], phrase: str) -> None:
+    assert phrase in refused(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "earlier"),
+    [
+        (("simulate", "out.npz", "--patterns", "4", "--size", "32"), "out.npz"),
+        (("train", "scan.npz", "--out", "out", *TINY, *CPU), "out/wts.h5.zip"),
+        (("reconstruct", "run", "scan.npz", "--out", "out.h5"), "out.h5"),
+        (("evaluate", "recon.h5", "scan.npz", "--out", "out.json"), "out.json"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_an_earlier_result_is_kept(
+    work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], earlier: str
+) -> None:
+    path = work / earlier
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("earlier")
+    line = refused(arguments, capsys)
+    assert f"{earlier}: expected a new file, found an earlier one; name another, or --overwrite" in line
+    assert path.read_text() == "earlier"
+
+
+def test_a_damaged_bundle(work: Path, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with zipfile.ZipFile(work / "bad.zip", "w") as archive:
+        archive.writestr("manifest.json", "{}")
+    line = refused(("reconstruct", "bad.zip", "scan.npz", "--out", "out.h5"), capsys)
+    assert "bad.zip: config.json: expected a bundle with this member, found only manifest.json" in line
+
+
+def test_patterns_of_another_size(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    simulate("dead_leaves", patterns=9, size=48, photons=1e4).save("other.npz")
+    line = refused(("reconstruct", "run", "other.npz", "--out", "out.h5"), capsys)
+    assert "patterns must be 32 x 32 pixels as in the model's training, got 48 x 48" in line

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command line where nothing is wrong: help, settings and their precedence, what is printed and written, exit codes.
+
+What a user can get wrong is in test_bad_input.py, the whole way from a scan to its figures in test_cycle.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ptychopinn import cli, doctor
+from ptychopinn.cli import main
+from ptychopinn.config import Config
+from ptychopinn.data.reconstruction import Reconstruction
+from ptychopinn.inference.bundle import load_bundle, save_bundle
+from ptychopinn.physics.simulate import simulate
+
+COMMANDS = {
+    "simulate": ("SCAN.npz", "--object", "siemens", "--photons", "--step", "--overwrite"),
+    "train": (
+        "SCAN.npz",
+        "--out",
+        "--config",
+        "--training.epochs",
+        "--model.options",
+        "--data.group_size",
+        "--minutes",
+    ),
+    "reconstruct": ("RUN", "SCAN.npz", "--out", "--inference.synchronise", "--device", "those of the training"),
+    "evaluate": ("RECON.h5", "SCAN.npz", "--out", "--overwrite"),
+    "plot": ("FILE", "--out"),
+    "doctor": ("SIMD level",),
+}
+TINY = (
+    *(
+        "--model.options",
+        '{"steps": 2, "width": 8, "state": 2}',
+        "--data.group_size",
+        "4",
+        "--training.batch_size",
+        "4",
+    ),
+    *("--execution.progress", "false", "--execution.threads", "1", "--execution.accelerator", "cpu"),
+)
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=ENVIRONMENT, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scan, a run of two epochs, and two reconstructions, all made by commands."""
+    folder = tmp_path_factory.mktemp("cli")
+    scan, run = str(folder / "scan.npz"), str(folder / "run")
+    assert (
+        main(["simulate", scan, "--object", "dead_leaves", "--patterns", "16", "--size", "32", "--photons", "1e5"]) == 0
+    )
+    assert main(["train", scan, "--out", run, "--epochs", "2", *TINY]) == 0
+    for name in ("recon.h5", "recon.npz"):
+        assert main(["reconstruct", run, scan, "--out", str(folder / name), "--device", "cpu"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0
+    for word in COMMANDS[command]:
+        assert word in text
+
+
+def test_every_command_is_in_the_help_and_tested_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert COMMANDS.keys() == cli._COMMANDS.keys()
+    assert main([]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and all(f"    {command} " in printed.err for command in COMMANDS)
+
+
+def test_help_and_import_are_light() -> None:
+    code = (
+        "import sys, ptychopinn, ptychopinn.cli\n"
+        "try: ptychopinn.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'lightning', 'matplotlib', 'h5py'} & set(sys.modules)))"
+    )
+    done = python("-c", code)
+    assert done.stderr == "" and done.stdout.splitlines()[-1] == "[]"
+
+
+def test_public_names() -> None:
+    import ptychopinn
+
+    assert dir(ptychopinn) == ptychopinn.__all__
+    assert all(getattr(ptychopinn, name) for name in ptychopinn.__all__)
+    with pytest.raises(AttributeError, match="module 'ptychopinn' has no attribute 'reconstrukt'"):
+        ptychopinn.reconstrukt  # noqa: B018
+
+
+def test_the_printed_configuration_is_one_to_train_with(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--training.epochs", "7", "--print_config"])
+    assert end.value.code == 0
+    values = yaml.safe_load(capsys.readouterr().out)
+    assert values["training"]["epochs"] == 7
+    assert Config.from_dict({name: values[name] for name in Config().to_dict()}).training.epochs == 7
+
+
+def test_a_run_is_repeated_from_its_configuration_and_options_go_over_it(folder: Path, tmp_path: Path) -> None:
+    config = str(folder / "run" / "config.yaml")
+    scan = str(folder / "scan.npz")
+    assert main(["train", scan, "--out", str(tmp_path / "again"), "--config", config]) == 0
+    (again, same), (first, original) = load_bundle(tmp_path / "again"), load_bundle(folder / "run")
+    assert same == original
+    assert all(torch.equal(value, first.state_dict()[name]) for name, value in again.state_dict().items())
+    other = tmp_path / "other"
+    assert main(["train", scan, "--out", str(other), "--config", config, "--seed", "4", "--training.epochs", "1"]) == 0
+    settings = load_bundle(other)[1]
+    assert (settings.training.seed, settings.training.epochs, settings.data.group_size) == (4, 1, 4)
+
+
+def test_training_in_a_process_says_little(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ("--epochs", "1", "--data.validation_fraction", "0", *TINY)
+    for overwrite in ((), ("--overwrite",)):
+        done = python(
+            "-m", "ptychopinn.cli", "train", str(folder / "scan.npz"), "--out", str(run), *options, *overwrite
+        )
+        assert done.returncode == 0
+        first, second = done.stderr.splitlines()
+        assert "'diff3d' read as amplitude" in first and second.startswith("trained 1 epochs in ")
+        assert done.stdout.startswith(f"{run}: trained on 16 patterns, train_loss 0.") and done.stdout.count("\n") == 1
+
+
+def test_ctrl_c_saves_the_run_and_says_so(folder: Path, tmp_path: Path) -> None:
+    command = (
+        "-m",
+        "ptychopinn.cli",
+        "train",
+        str(folder / "scan.npz"),
+        "--out",
+        str(tmp_path),
+        *TINY,
+        "--epochs",
+        "9999",
+    )
+    process = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == f"ptychopinn train: interrupted; {tmp_path} holds what was learned until then"
+    assert "Traceback" not in errors
+    assert load_bundle(tmp_path)[1].training.epochs == 9999
+
+
+def test_interrupted_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def diagnose() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "diagnose", diagnose)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "ptychopinn doctor: interrupted\n"
+
+
+def test_a_defect_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def diagnose() -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(doctor, "diagnose", diagnose)
+    with pytest.raises(ValueError, match="a defect"):
+        main(["doctor"])
+
+
+def test_a_full_disk_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def savez(file: object, **arrays: object) -> None:
+        raise OSError(28, "No space left on device", "out.npz")
+
+    monkeypatch.setattr(np, "savez", savez)
+    assert main(["simulate", str(tmp_path / "out.npz"), "--patterns", "4", "--size", "32"]) == 2
+    assert capsys.readouterr().err == "ptychopinn simulate: out.npz: No space left on device\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_simulate_is_the_function_of_that_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "new" / "scan.npz"
+    arguments = ["--object", "lines", "--probe", "disk", "--scan", "spiral", "--modes", "2", "--patterns", "9"]
+    arguments += ["--size", "32", "--step", "3.5", "--photons", "2e4", "--seed", "7"]
+    assert main(["simulate", str(path), *arguments]) == 0
+    from ptychopinn.data.scan import Scan
+
+    made = Scan.load(path)
+    expected = simulate("lines", "disk", "spiral", 9, 32, 3.5, 2e4, modes=2, seed=7)
+    assert np.array_equal(made.counts, expected.counts) and np.array_equal(made.probe, expected.probe)
+    assert np.allclose(made.positions, expected.positions, rtol=0, atol=1e-12)
+    assert capsys.readouterr().out.startswith(f"{path}: 9 patterns of 32 px, object ")
+
+
+def test_reconstructions_agree_between_formats(folder: Path) -> None:
+    a, b = (Reconstruction.load(folder / name) for name in ("recon.h5", "recon.npz"))
+    assert np.array_equal(a.object, b.object) and np.array_equal(a.weights, b.weights) and a.origin == b.origin
+    assert a.metadata["patterns"] == 16
+    for name in ("amplitude.png", "phase.png"):
+        assert (folder / "recon" / name).stat().st_size > 5_000
+
+
+def test_inference_options_are_those_of_the_training_unless_given(folder: Path, tmp_path: Path) -> None:
+    model, config = load_bundle(folder / "run")
+    settings = config.to_dict() | {"inference": {"group_size": 2, "synchronise": False, "probe": "scan"}}
+    save_bundle(model, Config.from_dict(settings), tmp_path / "model.zip")
+    command = ["reconstruct", str(tmp_path / "model.zip"), str(folder / "scan.npz"), "--device", "cpu"]
+    for name, options, expected in (
+        ("a.npz", [], (2, False, "scan")),
+        ("b.npz", ["--inference.synchronise", "true", "--inference.group_size", "null"], (None, True, "scan")),
+    ):
+        assert main([*command, "--out", str(tmp_path / name), *options]) == 0
+        used = Reconstruction.load(tmp_path / name).metadata["config"]["inference"]
+        assert (used["group_size"], used["synchronise"], used["probe"]) == expected
+
+
+def test_plot(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, expected in (
+        ("scan.npz", ["scan.png"]),
+        ("recon.h5", ["amplitude.png", "phase.png"]),
+        ("recon.npz", ["amplitude.png", "phase.png"]),
+    ):
+        out = tmp_path / name
+        assert main(["plot", str(folder / name), "--out", str(out)]) == 0
+        assert sorted(path.name for path in out.iterdir()) == expected
+        assert all(path.read_bytes()[:4] == b"\x89PNG" and path.stat().st_size > 5_000 for path in out.iterdir())
+        assert capsys.readouterr().out.splitlines() == [f"wrote {out / picture}" for picture in expected]
+
+
+def test_plot_beside_the_file(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "some.npz"
+    path.write_bytes((folder / "scan.npz").read_bytes())
+    assert main(["plot", str(path)]) == 0
+    assert (tmp_path / "some" / "scan.png").exists()
+
+
+def test_doctor_finds_nothing_wrong_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)  # a CPU build of torch beside a driver is a finding
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "nothing is wrong"
+    names = {line[:22].strip() for line in lines}
+    assert {"ptychopinn", "python", "torch", "build compiler", "threads", "cuda", "operators"} <= names
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "problem"),
+    [
+        (
+            "ptychopinn.doctor._PACKAGES",
+            ("no-such-package",),
+            "no-such-package is not installed: pip install no-such-package",
+        ),
+        ("torch.get_num_threads", lambda: 10_000, "torch uses 10000 threads on "),
+        ("ptycho_ext.extract_patches", lambda *_: torch.zeros(1, 1, 2), "the operators compute wrong values"),
+    ],
+)
+def test_doctor_names_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], target: str, value: object, problem: str
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr(target, value)
+    assert main(["doctor"]) == 1
+    *_, found, last = capsys.readouterr().out.splitlines()
+    assert found.startswith(f"PROBLEM: {problem}") and last == "1 to mend"
+
+
+def test_doctor_without_native_libraries(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delattr("ptychopinn.doctor", raising=False)
+    monkeypatch.setitem(sys.modules, "ptychopinn.doctor", None)
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().out.startswith("PROBLEM: ")
+
+
+def test_real_warnings_of_lightning_are_kept_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    import lightning  # noqa: F401
+
+    cli._quieten_lightning()
+    logging.getLogger("lightning.pytorch").info("a tip")
+    logging.getLogger("lightning.pytorch.utilities").info("a tip")
+    assert not logging.getLogger("lightning").handlers
+    assert logging.getLogger("lightning.pytorch.utilities").isEnabledFor(logging.WARNING)
+    assert not logging.getLogger("lightning.pytorch.utilities").isEnabledFor(logging.INFO)

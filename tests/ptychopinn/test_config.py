@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The configuration: every rule refuses by name, nothing unknown is taken, and what is written is what is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from ptychopinn.config import Config, DataConfig, ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptychopinn.errors import InputError
+
+REFUSED = [
+    ("data", {"group_size": 0}, "data.group_size must be at least 1, got 0"),
+    ("data", {"group_size": 5, "pool": 3}, "data.pool must be at least 4, got 3"),
+    ("data", {"validation_fraction": -0.1}, r"data.validation_fraction must be in \[0, 1\), got -0.1"),
+    ("data", {"validation_fraction": 1.0}, r"data.validation_fraction must be in \[0, 1\), got 1.0"),
+    ("training", {"epochs": 0}, "training.epochs must be at least 1, got 0"),
+    ("training", {"minutes": 0}, "training.minutes must be positive, got 0"),
+    ("training", {"batch_size": 0}, "training.batch_size must be at least 1, got 0"),
+    ("training", {"learning_rate": 0.0}, "training.learning_rate must be positive, got 0.0"),
+    ("training", {"learning_rate": float("nan")}, "training.learning_rate must be positive, got nan"),
+    ("training", {"probe_learning_rate": -1.0}, "training.probe_learning_rate must be positive, got -1.0"),
+    ("training", {"warmup": 1.0}, r"training.warmup must be in \[0, 1\), got 1.0"),
+    ("training", {"warmup": -0.5}, r"training.warmup must be in \[0, 1\), got -0.5"),
+    ("training", {"loss": "mse"}, "training.loss must be poisson or amplitude, got 'mse'"),
+    ("training", {"gradient_clip": 0.0}, "training.gradient_clip must be positive, got 0.0"),
+    ("training", {"seed": -1}, "training.seed must be in"),
+    ("training", {"seed": 2**32}, "training.seed must be in"),
+    ("inference", {"batch_size": 0}, "inference.batch_size must be at least 1, got 0"),
+    ("inference", {"group_size": 0}, "inference.group_size must be at least 1, got 0"),
+    ("inference", {"coverage": 0}, "inference.coverage must be at least 1, got 0"),
+    ("inference", {"probe": "mine"}, "inference.probe must be auto, scan or model, got 'mine'"),
+    ("execution", {"threads": 0}, "execution.threads must be at least 1, got 0"),
+    ("execution", {"workers": -1}, "execution.workers must be at least 0, got -1"),
+]
+
+#: At the edge of each rule, on the right side of it.
+ACCEPTED = {
+    "data": {"group_size": 1, "pool": 0, "validation_fraction": 0.0},
+    "model": {"generator": "unet", "options": {"width": 8}, "learn_probe": False, "learn_scale": True},
+    "training": {
+        "epochs": 1,
+        "minutes": 0.1,
+        "batch_size": 1,
+        "warmup": 0.0,
+        "loss": "amplitude",
+        "gradient_clip": 1e-9,
+        "seed": 2**32 - 1,
+    },
+    "inference": {"batch_size": 1, "group_size": 1, "synchronise": False, "probe": "model"},
+    "execution": {"accelerator": "cpu", "devices": 2, "threads": 1, "workers": 0, "progress": False},
+}
+
+
+@pytest.mark.parametrize(("section", "values", "message"), REFUSED)
+def test_rule_names_the_field_and_the_value(section: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Config.from_dict({section: values})
+
+
+def test_every_number_of_the_configuration_has_a_rule_that_is_tested() -> None:
+    tested = {f"{section}.{field}" for section, values, _ in REFUSED for field in values}
+    numbers = {
+        f"{section}.{field}"
+        for section, values in Config().to_dict().items()
+        for field, value in values.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    assert numbers <= tested
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"trainer": {}}, "configuration has no 'trainer'; known are data, execution, inference, model, training"),
+        ({"data": {"groupsize": 4}}, "data has no 'groupsize'; known are group_size, pool, validation_fraction"),
+        ({"training": {"lr": 1, "epoch": 2}}, "training has no 'epoch', 'lr'; known are batch_size, epochs"),
+        ({"training": None}, "training must be a mapping of names to values, got None"),
+        ([], "configuration must be a mapping"),
+        ({"training": {"learning_rate": "1e-3"}}, "training: a value has the wrong type: .*str"),
+    ],
+)
+def test_what_is_not_known_is_refused_with_what_is(values: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Config.from_dict(values)
+
+
+@pytest.mark.parametrize("values", [{}, ACCEPTED, {"data": {"group_size": 4}}])
+def test_dictionary_json_and_yaml_give_the_same_configuration_back(values: dict[str, Any]) -> None:
+    config = Config.from_dict(values)
+    assert Config.from_dict(config.to_dict()) == config
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert Config.from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config
+    for section, given in values.items():
+        for field, value in given.items():
+            assert config.to_dict()[section][field] == value
+    assert Config.from_dict({}) == Config()
+
+
+def test_sections_are_frozen_and_share_nothing() -> None:
+    config = Config()
+    for section in (config.data, config.model, config.training, config.inference, config.execution):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(section, dataclasses.fields(section)[0].name, 1)
+    config.to_dict()["model"]["options"]["steps"] = 6
+    assert config.model.options == {} and Config().model.options is not config.model.options
+
+
+@pytest.mark.parametrize("section", [DataConfig, ModelConfig, TrainingConfig, InferenceConfig, ExecutionConfig])
+def test_docstring_explains_every_field(section: type) -> None:
+    for field in dataclasses.fields(section):
+        assert f"        {field.name}: " in (section.__doc__ or ""), field.name

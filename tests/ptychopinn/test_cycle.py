@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The whole way as a user goes it, each command in a process of its own: simulate, train, reconstruct, evaluate.
+
+A short training of a small network on 64 patterns; the floors below leave margin under the worst of three seeds, and
+an image without features scores 0 (see the control).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ptychopinn.data.reconstruction import Reconstruction
+from ptychopinn.data.scan import Scan
+from ptychopinn.metrics.evaluate import evaluate
+
+# Seeds 1, 2, 3 gave: amplitude 0.63, 0.51, 0.58; phase 0.73, 0.71, 0.84; high-passed 0.58, 0.49, 0.55; 0.75, 0.76, 0.86.
+FLOORS = {
+    ("amplitude", "pearson"): 0.4,
+    ("amplitude", "pearson_high_pass"): 0.4,
+    ("phase", "pearson"): 0.6,
+    ("phase", "pearson_high_pass"): 0.6,
+}
+
+
+def ptychopinn(folder: Path, command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "ptychopinn.cli", *command.split()],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_from_a_scan_to_its_figures(tmp_path: Path) -> None:
+    ptychopinn(tmp_path, "simulate scan.npz --object dead_leaves --patterns 64 --seed 1")
+    network = '--model.options={"steps":3,"width":8,"state":2}'
+    training = "--epochs 3 --training.batch_size 4 --training.learning_rate 5e-3 --execution.accelerator cpu"
+    ptychopinn(tmp_path, f"train scan.npz --out run {network} {training} --execution.progress false")
+    ptychopinn(tmp_path, "reconstruct run scan.npz --out recon.h5 --device cpu")
+    printed = ptychopinn(tmp_path, "evaluate recon.h5 scan.npz --out metrics.json")
+
+    expected = ["run/scan.png", "run/training.png"]
+    expected += [f"recon/{name}.png" for name in ("amplitude", "phase", "comparison", "frc")]
+    for name in expected:
+        assert (tmp_path / name).stat().st_size > 10_000, name
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for (part, score), floor in FLOORS.items():
+        assert metrics[part][score] > floor, (part, score)
+    assert 0 < metrics["complex"]["nmse"] < 0.3 and metrics["frc"]["mean"] > 0.2
+    assert f"{metrics['phase']['pearson']:.3f}" in printed
+
+    scan, recon = Scan.load(tmp_path / "scan.npz"), Reconstruction.load(tmp_path / "recon.h5")
+    constant = Reconstruction(np.ones_like(recon.object), recon.weights, recon.origin)
+    control = evaluate(constant, scan)
+    for (part, score), floor in FLOORS.items():
+        assert abs(control[part][score]) < floor / 4, (part, score)

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Batches of groups: conventions, canvases that lose nothing, integer types, bad pixels, and what is drawn when."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ptycho_ext import extract_patches, extract_patches_adjoint
+from ptychopinn.config import Config
+from ptychopinn.data.datamodule import ScanDataModule
+from ptychopinn.data.dataset import GroupDataset
+from ptychopinn.data.grouping import group_nearest
+from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
+
+
+def make_scan(n: int = 12, size: int = 16, dtype: Any = np.uint16, **fields: Any) -> Scan:
+    """Negative and fractional positions on a grid of 3 columns, 4.5 px by 6 px and askew."""
+    rng = np.random.default_rng(0)
+    index = np.arange(n)
+    fields = {
+        "counts": rng.integers(0, 200, (n, size, size)).astype(dtype),
+        "positions": np.stack([index // 3 * 4.5 - 7.25, index % 3 * 6.0 - 3 + 0.25 * (index // 3)], 1),
+        "probe": (rng.normal(size=(2, size, size)) + 1j).astype(np.complex64),
+        **fields,
+    }
+    return Scan(**fields)
+
+
+# Batches.
+
+
+def test_batch_holds_the_groups_patterns_with_the_dc_first() -> None:
+    scan = make_scan()
+    groups = group_nearest(scan.positions, 4)
+    batch = GroupDataset(scan, groups).collate([5, 0, 11])
+    assert batch.counts.dtype == torch.float32 and batch.counts.is_contiguous()
+    assert batch.positions.dtype == torch.float64 and batch.origins.dtype == torch.int64
+    assert batch.counts.shape == (3, 4, 16, 16) and batch.positions.shape == (3, 4, 2) and batch.origins.shape == (3, 2)
+    for row, group in enumerate(groups[[5, 0, 11]]):
+        for member, k in enumerate(group):
+            pattern = batch.counts[row, member]
+            assert pattern[0, 0] == scan.counts[k, 8, 8] and pattern[1, -2] == scan.counts[k, 9, 6]
+            np.testing.assert_array_equal(np.fft.fftshift(pattern.numpy()), scan.counts[k])
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 12])
+@pytest.mark.parametrize("multiple", [1, 4, 16])
+def test_canvas_holds_every_sample_and_is_a_multiple(size: int, multiple: int) -> None:
+    scan = make_scan()
+    dataset = GroupDataset(scan, group_nearest(scan.positions, size), multiple)
+    batch = dataset.collate(range(len(dataset)))
+    assert all(side % multiple == 0 for side in batch.canvas_size)
+    absolute = batch.positions + batch.origins[:, None]
+    np.testing.assert_array_equal(absolute.numpy(), scan.positions[dataset.groups])
+    first = batch.positions.amin(1)
+    assert (first >= 0).all() and (first < 1).all()  # the smallest window
+    # Nothing is cut off at a border: the adjoint keeps the sum, and a constant is constant in every patch.
+    ones = torch.ones(*batch.counts.shape, dtype=torch.float64)
+    sums = extract_patches_adjoint(ones, batch.positions, batch.canvas_size).sum((-2, -1))
+    torch.testing.assert_close(sums, torch.full_like(sums, size * 16.0 * 16.0))
+    canvas = torch.ones(len(dataset), *batch.canvas_size, dtype=torch.float64)
+    assert (extract_patches(canvas, batch.positions, 16) - 1).abs().max() < 1e-14
+    smallest = (batch.positions.amax((0, 1)).ceil().long() + 16).tolist()
+    assert all(0 <= side - least < multiple for side, least in zip(batch.canvas_size, smallest, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64, np.float32])
+def test_counts_near_the_end_of_their_type_do_not_wrap(dtype: Any) -> None:
+    largest = 1e9 if dtype == np.float32 else min(np.iinfo(dtype).max, 2**40)
+    scan = make_scan(dtype=dtype)
+    scan.counts[:] = dtype(largest)
+    batch = GroupDataset(scan, group_nearest(scan.positions, 2)).collate([0])
+    assert scan.counts.dtype == dtype
+    torch.testing.assert_close(batch.counts, torch.full_like(batch.counts, float(largest)))
+    assert (batch.counts.square() > 0).all() and batch.counts.sqrt()[0, 0, 0, 0].item() == pytest.approx(
+        float(largest) ** 0.5
+    )
+
+
+def test_items_are_group_indices() -> None:
+    scan = make_scan()
+    dataset = GroupDataset(scan, group_nearest(scan.positions, 2))
+    assert len(dataset) == 12 and list(dataset) == list(range(12))
+    for index in (-1, 12):
+        with pytest.raises(IndexError):
+            dataset[index]
+
+
+def test_collate_does_not_write_into_the_scan() -> None:
+    bad = np.zeros((16, 16), bool)
+    bad[8, 8] = True
+    scan = make_scan(dtype=np.float32, bad_pixels=bad)
+    before = scan.counts.copy(), scan.positions.copy()
+    batch = GroupDataset(scan, group_nearest(scan.positions, 1)).collate([0, 1])
+    batch.counts.zero_()
+    batch.positions.zero_()
+    batch.origins.zero_()
+    assert np.array_equal(scan.counts, before[0]) and np.array_equal(scan.positions, before[1])
+
+
+def test_bad_pixels_hold_what_the_probe_alone_would_give() -> None:
+    """A hot pixel (often the largest value of the type) must not reach a generator, which knows no mask."""
+    probe = (300 * np.exp(-np.add.outer(*2 * [(np.arange(16) - 8.0) ** 2]) / 9)).astype(np.complex64)[None]
+    expected = np.fft.fftshift(np.abs(np.fft.fft2(probe[0], norm="ortho")) ** 2)
+    counts = np.stack([np.rint(expected * transmission) for transmission in (1.0, 0.5, 0.25)]).astype(np.uint32)
+    bad = np.zeros((16, 16), bool)
+    bad[7:9, 6:9] = bad[2, 3] = True
+    counts[:, bad] = np.iinfo(np.uint32).max
+    scan = make_scan(3, counts=counts, probe=probe, bad_pixels=bad)
+    batch = GroupDataset(scan, group_nearest(scan.positions, 1)).collate([0, 1, 2])
+    restored = np.fft.fftshift(batch.counts[:, 0].numpy(), axes=(-2, -1))
+    for pattern, raw, transmission in zip(restored, counts, (1.0, 0.5, 0.25), strict=True):
+        np.testing.assert_allclose(pattern[bad], transmission * expected[bad], rtol=1e-3, atol=1e-3)
+        np.testing.assert_array_equal(pattern[~bad], raw[~bad])
+
+
+# What is drawn when.
+
+
+def module(scan: Scan, epoch: int = 0, **sections: dict[str, Any]) -> ScanDataModule:
+    data = ScanDataModule(scan, Config.from_dict(sections), canvas_multiple=4)
+    data.trainer = SimpleNamespace(current_epoch=epoch)  # type: ignore[assignment]
+    return data
+
+
+def groups_of(loader: Any) -> np.ndarray:
+    return np.asarray(loader.dataset.groups)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.05, 0.5, 0.99])
+@pytest.mark.parametrize("size", [1, 4])
+def test_every_pattern_leads_in_training_or_in_validation(fraction: float, size: int) -> None:
+    scan = make_scan(30)
+    data = module(scan, data={"group_size": size, "validation_fraction": fraction})
+    leaders = np.concatenate([data.training_leaders, data.validation_leaders])
+    assert np.array_equal(np.sort(leaders), np.arange(30)) and len(data.training_leaders) >= 1
+    assert len(data.validation_leaders) == min(np.ceil(fraction * 30 / size), 29)
+    for epoch in range(4):
+        data.trainer.current_epoch = epoch
+        trained = groups_of(data.train_dataloader())
+        assert len(np.unique(trained[:, 0])) == len(trained) == data.groups_per_epoch
+        assert set(trained[:, 0]) <= set(data.training_leaders)
+    if fraction:
+        assert np.array_equal(groups_of(data.val_dataloader())[:, 0], data.validation_leaders)
+    else:
+        assert data.val_dataloader() == []
+
+
+def test_a_scan_of_one_pattern_trains() -> None:
+    data = module(make_scan(1), data={"group_size": 1})
+    (batch,) = data.train_dataloader()
+    assert batch.counts.shape == (1, 1, 16, 16) and data.val_dataloader() == []
+
+
+def test_draws_depend_on_seed_and_epoch_alone() -> None:
+    scan = make_scan(90)
+    sections = {"data": {"group_size": 4, "pool": 8}, "training": {"batch_size": 2}}
+
+    def drawn(seed: int, epoch: int) -> np.ndarray:
+        np.random.seed(seed + 7 * epoch)  # noqa: NPY002 -- the global generator must not matter
+        return groups_of(
+            module(scan, epoch, **{**sections, "training": {"batch_size": 2, "seed": seed}}).train_dataloader()
+        )
+
+    assert np.array_equal(drawn(0, 3), drawn(0, 3))
+    assert not np.array_equal(drawn(0, 3), drawn(0, 4)) and not np.array_equal(drawn(0, 3), drawn(1, 3))
+    splits = [module(scan, training={"seed": seed}).validation_leaders for seed in (0, 0, 1)]
+    assert np.array_equal(splits[0], splits[1]) and not np.array_equal(splits[0], splits[2])
+
+
+@pytest.mark.parametrize(("pool", "differ"), [(None, False), (3, False), (8, True)])
+def test_members_are_drawn_anew_only_from_a_larger_pool(pool: int | None, differ: bool) -> None:
+    data = module(make_scan(40), data={"group_size": 4, "pool": pool})
+    members = []
+    for epoch in range(2):
+        data.trainer.current_epoch = epoch
+        groups = groups_of(data.train_dataloader())
+        members.append({int(group[0]): sorted(group[1:].tolist()) for group in groups})
+    common = set(members[0]) & set(members[1])
+    assert len(common) > 10
+    assert any(members[0][k] != members[1][k] for k in common) is differ
+    validation = [groups_of(data.val_dataloader()) for _ in range(2)]
+    assert np.array_equal(*validation)
+
+
+def test_epoch_shows_every_pattern_about_once_in_rectangular_batches() -> None:
+    data = module(make_scan(300), data={"group_size": 4, "validation_fraction": 0.0}, training={"batch_size": 5})
+    batches = list(data.train_dataloader())
+    assert sum(len(batch.counts) for batch in batches) == 75 and all(len(batch.counts) == 5 for batch in batches)
+    assert len({batch.canvas_size for batch in batches}) == 1
+
+
+def test_a_group_that_the_scan_cannot_fill_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="needs a scan of at least 9 patterns, got 4"):
+        module(make_scan(4)).train_dataloader()

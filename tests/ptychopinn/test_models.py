@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Every generator in the registry keeps the same contract; the unrolled one is physics before it is trained.
+
+Contract: any size, group and number of modes with one set of weights; groups and their members are independent of their
+order and place; every parameter learns; empty and broken input gives numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ptycho_ext import extract_patches
+from ptychopinn.data.dataset import GroupBatch, GroupDataset
+from ptychopinn.data.grouping import group_nearest
+from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
+from ptychopinn.models import GENERATORS, Generator, PtychoModel, UnrolledGenerator, build_generator, register_generator
+from ptychopinn.physics.likelihood import amplitude_loss, poisson_loss
+from ptychopinn.physics.overlap import illumination_weight, merge_patches
+from ptychopinn.physics.probes import defocused
+from ptychopinn.physics.propagation import diffract
+from ptychopinn.physics.simulate import simulate
+
+#: Small versions of every generator: the name, and options that make it fast.
+SMALL: dict[str, dict[str, Any]] = {"unrolled": {"steps": 2, "width": 8, "state": 2}, "unet": {"width": 4}}
+EACH = pytest.mark.parametrize("name", sorted(GENERATORS))
+
+
+def small(name: str, size: int = 32, *, trained: bool = True, seed: int = 0) -> Generator:
+    """A generator; ``trained`` gives its last layer weights, which start at zero."""
+    torch.manual_seed(seed)
+    generator = build_generator(name, size, SMALL.get(name))
+    if trained:
+        for parameter in generator.parameters():
+            if parameter.dim() > 0 and not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.02)
+    return generator
+
+
+@pytest.fixture(scope="module")
+def scan() -> Scan:
+    return simulate("dead_leaves", patterns=16, size=32, step=(5, 4), photons=1e5, seed=1)
+
+
+def batch_of(scan: Scan, size: int, groups: int = 2, multiple: int = 4) -> GroupBatch:
+    return GroupDataset(scan, group_nearest(scan.positions, size), multiple).collate([5, 10, 3][:groups])
+
+
+def run(generator: Generator, batch: GroupBatch, probe: Tensor) -> Tensor:
+    return generator(batch.counts, batch.positions, batch.canvas_size, probe)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+# The contract.
+
+
+@EACH
+@pytest.mark.parametrize("size", [32, 48, 64])
+def test_any_group_and_any_modes_with_one_set_of_weights(name: str, size: int) -> None:
+    generator = small(name, size)
+    for members in (1, 2, 4, 9):
+        for modes in (1, 3):
+            probe = torch.from_numpy(defocused(size, modes)) * 100
+            counts = torch.poisson(torch.rand(2, members, size, size) * 20)
+            canvas = (size + 8, size + 16)
+            positions = torch.rand(2, members, 2, dtype=torch.float64) * torch.tensor([8.0, 16.0])
+            result = generator(counts, positions, canvas, probe)
+            assert result.shape == (2, *canvas) and result.dtype == torch.complex64
+            assert torch.isfinite(result.abs()).all() and result.abs().max() > 0
+
+
+@EACH
+def test_the_largest_patterns(name: str) -> None:
+    probe = torch.from_numpy(defocused(256, 1)) * 1e3
+    generator = build_generator(name, 256, {**SMALL.get(name, {}), **({"steps": 1} if name == "unrolled" else {})})
+    with torch.no_grad():
+        result = generator(torch.rand(1, 1, 256, 256), torch.zeros(1, 1, 2, dtype=torch.float64), (256, 256), probe)
+    assert result.shape == (1, 256, 256) and torch.isfinite(result.abs()).all()
+
+
+@EACH
+@pytest.mark.parametrize("counts", [0.0, 1e-3, 1e9])
+def test_extreme_patterns_give_numbers_and_gradients(name: str, counts: float) -> None:
+    """Frames taken with the shutter closed are all zero."""
+    generator = small(name)
+    patterns = torch.full((1, 2, 32, 32), counts)
+    model = PtychoModel(name, SMALL.get(name), 32, learn_probe=True)
+    model.generator = generator
+    positions = torch.tensor([[[0.0, 0.0], [3.5, 2.5]]], dtype=torch.float64)
+    model.illumination.set_probe(torch.from_numpy(defocused(32)) * 100)
+    canvas = model(patterns, positions, (36, 36))
+    loss = poisson_loss(model.predict_counts(canvas, positions), patterns)
+    loss.backward()
+    assert torch.isfinite(loss)
+    for parameter, gradient in ((key, p.grad) for key, p in model.named_parameters() if p.requires_grad):
+        assert torch.isfinite(gradient).all(), parameter
+
+
+@EACH
+def test_gradient_reaches_and_moves_every_parameter(name: str, scan: Scan) -> None:
+    model = PtychoModel(name, SMALL.get(name), 32, learn_probe=True, learn_scale=True)
+    model.generator = small(name)
+    model.illumination.set_probe(torch.from_numpy(scan.probe) * 0.9)
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    batch = batch_of(scan, 4)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    canvas = model(batch.counts, batch.positions, batch.canvas_size)
+    loss = poisson_loss(model.predict_counts(canvas, batch.positions), batch.counts)
+    loss.backward()
+    optimiser.step()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), key
+        assert parameter.grad.abs().max() > 0 and not torch.equal(parameter, before[key]), key
+
+
+@EACH
+def test_gradient_of_the_probe_does_not_drown_the_networks(name: str, scan: Scan) -> None:
+    """One norm clips both. The scan's probe leaves half of the detector dark."""
+    model = PtychoModel(name, SMALL.get(name), 32, learn_probe=True)
+    model.generator = small(name)
+    model.illumination.set_probe(torch.from_numpy(scan.probe))
+    batch = batch_of(scan, 4)
+    canvas = model(batch.counts, batch.positions, batch.canvas_size)
+    poisson_loss(model.predict_counts(canvas, batch.positions), batch.counts).backward()
+    network = torch.stack([p.grad.norm() for p in model.generator.parameters()]).norm()
+    assert model.illumination.lanes.grad.norm() < 20 * network
+
+
+@EACH
+def test_training_lowers_the_loss_without_labels(name: str, scan: Scan) -> None:
+    torch.manual_seed(0)
+    model = PtychoModel(name, SMALL.get(name), 32)
+    model.illumination.set_probe(torch.from_numpy(scan.probe))
+    batch = batch_of(scan, 4)
+    optimiser = torch.optim.Adam(model.generator.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(15):
+        optimiser.zero_grad()
+        canvas = model(batch.counts, batch.positions, batch.canvas_size)
+        loss = poisson_loss(model.predict_counts(canvas, batch.positions), batch.counts)
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@EACH
+def test_order_of_members_and_company_of_groups_do_not_matter(name: str, scan: Scan) -> None:
+    generator, probe, batch = small(name), torch.from_numpy(scan.probe), batch_of(scan, 4, groups=3)
+    with torch.no_grad():
+        together = run(generator, batch, probe)
+        order = torch.tensor([2, 0, 3, 1])
+        permuted = generator(batch.counts[:, order], batch.positions[:, order], batch.canvas_size, probe)
+        assert relative(permuted, together) < 2e-5
+        for row in range(3):
+            alone = generator(batch.counts[row : row + 1], batch.positions[row : row + 1], batch.canvas_size, probe)
+            assert relative(alone[0], together[row]) < 2e-5
+        mixed = batch.positions[[1, 0, 2]]
+        assert relative(generator(batch.counts, mixed, batch.canvas_size, probe)[0], together[0]) > 1e-2
+
+
+@EACH
+@pytest.mark.parametrize(("shift", "trained"), [((3, 6), False), ((5, 1), False), ((8, 4), True)])
+def test_shifted_positions_shift_the_canvas(name: str, scan: Scan, shift: tuple[int, int], trained: bool) -> None:
+    """By any whole pixels for the physics; a network on the canvas has a grid of 4, and the canvas borders."""
+    generator, probe, batch = small(name, trained=trained), torch.from_numpy(scan.probe), batch_of(scan, 4)
+    height, width = batch.canvas_size
+    canvas, (down, right) = (height + 56, width + 56), shift
+    with torch.no_grad():
+        here = generator(batch.counts, batch.positions + 24, canvas, probe)
+        there = generator(batch.counts, batch.positions + 24 + torch.tensor(shift), canvas, probe)
+    window = np.s_[:, 24 : 24 + height, 24 : 24 + width]
+    moved = np.s_[:, 24 + down : 24 + down + height, 24 + right : 24 + right + width]
+    assert relative(there[moved], here[window]) < 1e-4
+    assert relative(there[window], here[window]) > 1e-2
+
+
+@EACH
+@pytest.mark.parametrize("scale", [0.25, 16.0])
+def test_dose_does_not_change_the_object(name: str, scan: Scan, scale: float) -> None:
+    generator, probe, batch = small(name, trained=False), torch.from_numpy(scan.probe), batch_of(scan, 4)
+    with torch.no_grad():
+        one = run(generator, batch, probe)
+        other = generator(batch.counts * scale, batch.positions, batch.canvas_size, probe * scale**0.5)
+    assert relative(other, one) < 1e-2
+    # Half the light through the object: it is darker.
+    with torch.no_grad():
+        darker = generator(batch.counts * scale, batch.positions, batch.canvas_size, probe)
+    lit = lit_pixels(batch, probe)
+    assert (darker[lit].abs().mean() / one[lit].abs().mean()).item() == pytest.approx(scale**0.5, rel=0.05)
+
+
+def lit_pixels(batch: GroupBatch, probe: Tensor, share: float = 0.2) -> Tensor:
+    weight = illumination_weight(probe)
+    patches = torch.ones(*batch.counts.shape, dtype=torch.complex64)
+    _, total = merge_patches(patches, batch.positions, batch.canvas_size, weight)
+    return total > share * total.amax((-2, -1), keepdim=True)
+
+
+# The unrolled physics.
+
+
+def physics(steps: int) -> UnrolledGenerator:
+    return UnrolledGenerator(steps=steps, width=8, state=2)
+
+
+def test_more_steps_of_physics_explain_the_patterns_better(scan: Scan) -> None:
+    probe, batch = torch.from_numpy(scan.probe), batch_of(scan, 9)
+    losses = []
+    for steps in (1, 2, 4, 8, 16):
+        with torch.no_grad():
+            canvas = run(physics(steps), batch, probe)
+        losses.append(
+            amplitude_loss(diffract(extract_patches(canvas, batch.positions, 32), probe), batch.counts).item()
+        )
+    assert all(later < earlier for earlier, later in itertools.pairwise(losses)), losses
+    assert losses[-1] < 0.25 * losses[0]
+
+
+@pytest.mark.parametrize("modes", [1, 2])
+def test_untrained_physics_finds_the_object(modes: int) -> None:
+    scan = simulate("dead_leaves", patterns=36, size=32, step=(3, 4), photons=1e5, modes=modes, seed=2)
+    probe, batch = torch.from_numpy(scan.probe), batch_of(scan, 16, groups=1)
+    with torch.no_grad():
+        canvas = run(physics(24), batch, probe)[0]
+    top, left = batch.origins[0].tolist()
+    height, width = batch.canvas_size
+    truth = torch.from_numpy(scan.truth)[top : top + height, left : left + width]
+    lit = lit_pixels(batch, probe)[0]
+    found, true = canvas[lit], truth[lit]
+    correlation = (torch.vdot(found, true).abs() / (found.norm() * true.norm())).item()
+    wrong = torch.vdot(found, true.conj().resolve_conj()).abs().item() / (found.norm() * true.norm()).item()
+    assert correlation > 0.9 and wrong < correlation - 0.3, (correlation, wrong)
+
+
+def test_true_canvas_is_a_fixed_point_of_the_physics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started at the truth, noise-free and on whole pixels, no step moves away from it."""
+    scan = simulate("dead_leaves", patterns=16, size=32, step=(5, 4), jitter=0, photons=1e5, noise=False, seed=1)
+    probe, batch = torch.from_numpy(scan.probe), batch_of(scan, 4, groups=1)
+    top, left = batch.origins[0].tolist()
+    truth = torch.from_numpy(scan.truth)[top:, left:][: batch.canvas_size[0], : batch.canvas_size[1]][None]
+    strongest = probe[0]
+    exact = extract_patches(truth.contiguous(), batch.positions, 32) * strongest
+    monkeypatch.setattr("ptychopinn.models.unrolled.start_waves", lambda counts, probe: (exact, strongest))
+    with torch.no_grad():
+        start, later = (UnrolledGenerator(steps=n, regularisation=1e-4) for n in (1, 6))
+        first, last = run(start, batch, probe), run(later, batch, probe)
+    lit = lit_pixels(batch, probe, 0.1)
+    assert relative(first[lit], truth[lit]) < 1e-2 and relative(last[lit], truth[lit]) < 1e-2
+
+
+# The registry.
+
+
+@pytest.mark.parametrize("size", [20, 40, 16, 272, 0])
+@EACH
+def test_sizes_that_do_not_fit_are_refused(name: str, size: int) -> None:
+    with pytest.raises(
+        InputError, match=rf"model.generator: '{name}' takes patterns of 32 to 256 pixels in .* 16, got"
+    ):
+        build_generator(name, size)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: build_generator("resnet", 64), "model.generator: must be one of unet, unrolled, got 'resnet'"),
+        (lambda: build_generator("unet", 64, {"steps": 3}), "model.options: 'unet' takes width, got steps"),
+        (
+            lambda: build_generator("unrolled", 64, {"depth": 3, "step": 4, "width": 8}),
+            "model.options: 'unrolled' takes steps, width, state, regularisation, got depth, step",
+        ),
+        (lambda: build_generator("unrolled", 64, {"steps": 0}), "model.options: steps must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_by_name(build: Callable[[], Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build()
+
+
+def test_options_reach_the_generator_and_names_are_unique() -> None:
+    assert build_generator("unrolled", 64, {"steps": 7}).steps == 7
+    assert build_generator("unrolled", 64).steps == build_generator("unrolled", 64, {}).steps
+    with pytest.raises(ValueError, match="'unet' is taken by UNetGenerator"):
+        register_generator("unet")(UnrolledGenerator)
+
+
+# The model.
+
+
+def test_model_predicts_counts_of_its_canvas(scan: Scan) -> None:
+    model = PtychoModel("unrolled", SMALL["unrolled"], 32, modes=2)
+    probe = torch.from_numpy(defocused(32, 2)) * 200
+    model.illumination.set_probe(probe)
+    assert model.patch_size == 32 and model.modes == 2
+    canvases = torch.randn(2, 40, 44, dtype=torch.complex64)
+    positions = torch.rand(2, 3, 2, dtype=torch.float64) * 8
+    counts = model.predict_counts(canvases, positions)
+    assert counts.shape == (2, 3, 32, 32)
+    torch.testing.assert_close(counts, diffract(extract_patches(canvases, positions, 32), probe), rtol=1e-4, atol=1e-3)
+
+
+def test_model_reconstructs_with_its_own_probe_or_another(scan: Scan) -> None:
+    model = PtychoModel("unrolled", SMALL["unrolled"], 32)
+    probe, batch = torch.from_numpy(scan.probe), batch_of(scan, 4)
+    with torch.no_grad():
+        given = model(batch.counts, batch.positions, batch.canvas_size, probe)
+        flat = model(batch.counts, batch.positions, batch.canvas_size)
+        model.illumination.set_probe(probe)
+        own = model(batch.counts, batch.positions, batch.canvas_size)
+    assert relative(own, given) < 1e-4 and relative(flat, given) > 0.1
+
+
+def test_state_dict_carries_probe_scale_and_mask() -> None:
+    model = PtychoModel("unet", SMALL["unet"], 32, learn_scale=True)
+    model.illumination.set_probe(torch.from_numpy(defocused(32)) * 50)
+    model.good[3, 4] = False
+    with torch.no_grad():
+        model.illumination.log_scale.fill_(0.3)
+    other = PtychoModel("unet", SMALL["unet"], 32)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.illumination.probe, model.illumination.probe) and torch.equal(other.good, model.good)

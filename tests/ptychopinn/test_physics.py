@@ -1,0 +1,380 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The forward model and the losses: units, a closed loop with the simulator, closed forms, finite ends.
+
+The simulator shares no code with the forward model (NumPy, float64, Fourier shift of the probe), so agreement pins
+axes, signs, FFT order and units at once. Its object is not square nor symmetric, and the steps differ between the axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Poisson
+
+from ptycho_ext import extract_patches
+from ptychopinn.data.dataset import GroupDataset, good_pixels
+from ptychopinn.data.grouping import group_nearest
+from ptychopinn.data.scan import Scan
+from ptychopinn.physics.illumination import Illumination
+from ptychopinn.physics.likelihood import BACKGROUND, LOSSES, amplitude_loss, poisson_loss
+from ptychopinn.physics.overlap import illumination_weight, merge_patches, overlap_project
+from ptychopinn.physics.probes import defocused, disk
+from ptychopinn.physics.propagation import diffract, exit_waves, far_field, mode_intensity, near_field, squared_modulus
+from ptychopinn.physics.simulate import simulate
+from ptychopinn.physics.start import start_patches, start_waves
+
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+LOSS_CASES = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.complex64) -> Tensor:
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def scan() -> Scan:
+    """Integer positions; 7 px between rows, 5 px within; no noise."""
+    return simulate(
+        "dead_leaves", patterns=20, size=32, step=(7, 5), jitter=0, modes=2, photons=1e5, noise=False, seed=3,
+        probe="defocused",
+    )  # fmt: skip
+
+
+def predicted(scan: Scan, truth: Tensor, positions: Tensor, scale: float = 1.0) -> Tensor:
+    patches = extract_patches(truth, positions, scan.patch_size)
+    return diffract(patches, torch.from_numpy(scan.probe) * scale)
+
+
+def measured(scan: Scan) -> Tensor:
+    return torch.from_numpy(np.fft.ifftshift(scan.counts, axes=(-2, -1)).astype(np.float32))
+
+
+# Propagation.
+
+
+def test_counts_behind_an_empty_object_are_the_probes_photons() -> None:
+    probe = torch.from_numpy(defocused(32, modes=3)) * 100.0  # 1e4 photons in all modes together
+    pattern = diffract(torch.ones(32, 32, dtype=torch.complex64), probe)
+    assert pattern.sum().item() == pytest.approx(1e4, rel=1e-5)
+    waves = exit_waves(noise(4, 32, 32), probe)
+    assert waves.shape == (4, 3, 32, 32)
+    power = squared_modulus(waves).sum((-2, -1))
+    torch.testing.assert_close(squared_modulus(far_field(waves)).sum((-2, -1)), power)
+    torch.testing.assert_close(near_field(far_field(waves)), waves, atol=1e-5 * waves.abs().max().item(), rtol=0)
+
+
+def test_diffract_is_the_formula() -> None:
+    patches, probe = noise(2, 3, 16, 16, seed=1), noise(2, 16, 16, seed=2)
+    waves = patches.numpy().astype(np.complex128)[:, :, None] * probe.numpy().astype(np.complex128)
+    formula = (np.abs(np.fft.fft2(waves)) ** 2).sum(2) / 16**2
+    result = diffract(patches, probe)
+    assert result.dtype == torch.float32 and result.shape == (2, 3, 16, 16)
+    np.testing.assert_allclose(result.numpy(), formula, rtol=2e-5, atol=1e-5)
+
+
+def test_dc_is_the_first_pixel_of_a_pattern() -> None:
+    pattern = diffract(torch.ones(16, 16, dtype=torch.complex64), torch.ones(1, 16, 16, dtype=torch.complex64))
+    assert pattern[0, 0].item() == pytest.approx(256) and pattern.sum().item() == pytest.approx(256)
+
+
+def test_modes_add_incoherently() -> None:
+    patch, mode = noise(16, 16), noise(16, 16, seed=1)
+    one = diffract(patch, mode[None])
+    torch.testing.assert_close(diffract(patch, torch.stack([mode, mode])), 2 * one)  # coherent: 4; opposite: 0
+    torch.testing.assert_close(diffract(patch, torch.stack([mode, -mode])), 2 * one)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (1, 2, 16, 16), (1, 8, 8), (1, 16, 8)])
+def test_probe_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"exit_waves: probe must be \(M, 16, 16\), got"):
+        diffract(noise(5, 16, 16), noise(*shape))
+    with pytest.raises(ValueError, match="Illumination: probe must be"):
+        Illumination(noise(1, 16, 16)).set_probe(noise(*shape))
+
+
+def test_illumination_refuses_a_probe_that_is_not_complex_modes() -> None:
+    for probe in (noise(16, 16), torch.ones(1, 16, 16)):
+        with pytest.raises(ValueError, match=r"Illumination: probe must be complex \(M, N, N\)"):
+            Illumination(probe)
+
+
+# The closed loop.
+
+
+def test_true_object_and_probe_predict_the_simulated_counts_at_scale_one(scan: Scan) -> None:
+    assert (scan.positions % 1 == 0).all() and scan.truth is not None
+    counts = measured(scan)
+    prediction = predicted(scan, torch.from_numpy(scan.truth), torch.from_numpy(scan.positions))
+    assert (prediction - counts).abs().max().item() < 1e-5 * counts.max().item()
+    assert (prediction.sum() / counts.sum()).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_group_batches_predict_the_same_counts(scan: Scan) -> None:
+    """Through grouping, group canvases and the collate function: the whole chain of conventions."""
+    dataset = GroupDataset(scan, group_nearest(scan.positions, 4), canvas_multiple=4)
+    batch = dataset.collate(range(len(dataset)))
+    whole = torch.from_numpy(scan.truth).expand(len(dataset), -1, -1).contiguous()
+    canvases = extract_patches(whole, batch.origins[:, None].double(), batch.canvas_size).squeeze(1)
+    illumination = Illumination(torch.from_numpy(scan.probe))
+    prediction = illumination(extract_patches(canvases, batch.positions, scan.patch_size))
+    assert (prediction - batch.counts).abs().max().item() < 1e-5 * batch.counts.max().item()
+
+
+@LOSS_CASES
+@pytest.mark.parametrize(
+    "mistake", ["transposed", "flipped y", "flipped x", "rolled", "object transposed", "conjugate"]
+)
+def test_loss_tells_a_wrong_convention(scan: Scan, loss: Loss, mistake: str) -> None:
+    truth, positions, counts = torch.from_numpy(scan.truth), torch.from_numpy(scan.positions), measured(scan)
+    right = loss(predicted(scan, truth, positions), counts, None).item()
+    span = positions.amin(0) + positions.amax(0)
+    if mistake == "transposed":
+        positions = positions.flip(1)
+    elif mistake.startswith("flipped"):
+        axis = "yx".index(mistake[-1])
+        positions = positions.clone()
+        positions[:, axis] = span[axis] - positions[:, axis]
+    elif mistake == "rolled":
+        counts = torch.fft.fftshift(counts, dim=(-2, -1))
+    elif mistake == "object transposed":
+        truth = truth.T.contiguous()
+    else:
+        truth = truth.conj().resolve_conj()
+    wrong = loss(predicted(scan, truth, positions), counts, None).item()
+    assert right < 1e-9 and wrong > 1e-2
+
+
+@LOSS_CASES
+@pytest.mark.parametrize("size", [0.002, 0.02, 0.2])
+def test_true_object_is_the_minimum(scan: Scan, loss: Loss, size: float) -> None:
+    positions, counts = torch.from_numpy(scan.positions), measured(scan)
+    truth = torch.from_numpy(scan.truth).requires_grad_()
+    best = loss(predicted(scan, truth, positions), counts, None)
+    (gradient,) = torch.autograd.grad(best, truth)
+    off = (truth + size * noise(*truth.shape)).detach().requires_grad_()
+    worse = loss(predicted(scan, off, positions), counts, None)
+    (steep,) = torch.autograd.grad(worse, off)
+    assert worse.item() > best.item() + 0.1 * size**2
+    assert gradient.norm().item() < 1e-3 * steep.norm().item()
+    assert loss(predicted(scan, truth, positions, 1 + size), counts, None).item() > best.item() + 0.1 * size**2
+
+
+# Losses. Both take intensities in counts.
+
+
+def test_poisson_loss_is_the_likelihood_above_its_minimum() -> None:
+    generator = torch.Generator().manual_seed(0)
+    intensity = 50 * torch.rand(3, 8, 8, generator=generator, dtype=torch.float64)
+    counts = torch.poisson(intensity, generator=generator)
+    rate, k = intensity + BACKGROUND, counts + BACKGROUND
+    unchecked = {"validate_args": False}
+    closed = (Poisson(k, **unchecked).log_prob(k) - Poisson(rate, **unchecked).log_prob(k)).sum() / counts.sum()
+    assert poisson_loss(intensity, counts).item() == pytest.approx(closed.item(), rel=1e-10)
+
+
+def test_amplitude_loss_is_its_closed_form() -> None:
+    intensity, counts = torch.tensor([[8.9, 3.9]]), torch.tensor([[0.9, 15.9]])  # amplitudes 3 and 2 against 1 and 4
+    assert amplitude_loss(intensity, counts).item() == pytest.approx((2**2 + 2**2) / 16.8, rel=1e-6)
+
+
+@LOSS_CASES
+@pytest.mark.parametrize("level", [0.0, 1e-3, 0.3, 7.0, 1e4, 1e9])
+def test_agreement_is_zero_with_zero_gradient(loss: Loss, level: float) -> None:
+    counts = level * torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(0))
+    intensity = counts.clone().requires_grad_()
+    value = loss(intensity, counts, None)
+    value.backward()
+    assert value.item() == 0 and intensity.grad.abs().max().item() == 0
+
+
+@LOSS_CASES
+@pytest.mark.parametrize("counts", [0.0, 1e-3, 1.0, 1e9])
+@pytest.mark.parametrize("intensity", [0.0, 1e-3, 1.0, 1e9])
+def test_values_and_gradients_are_finite_and_point_down(loss: Loss, intensity: float, counts: float) -> None:
+    predicted = torch.full((8, 8), intensity, requires_grad=True)
+    value = loss(predicted, torch.full((8, 8), counts), None)
+    value.backward()
+    assert torch.isfinite(value) and value.item() >= 0 and torch.isfinite(predicted.grad).all()
+    assert (torch.sign(predicted.grad) == float(np.sign(intensity - counts))).all()
+
+
+@LOSS_CASES
+@pytest.mark.parametrize("level", [1.0, 1e4, 1e9])
+@pytest.mark.parametrize("error", [-0.9, -0.49, 1e-3, 0.3, 0.51, 40.0])
+def test_float32_is_as_good_as_float64(loss: Loss, level: float, error: float) -> None:
+    counts = level * (0.5 + torch.rand(64, 64, generator=torch.Generator().manual_seed(1)))
+    intensity = counts * (1 + error)
+    single, double = loss(intensity, counts, None), loss(intensity.double(), counts.double(), None)
+    assert single.item() == pytest.approx(double.item(), rel=2e-3)
+
+
+@LOSS_CASES
+def test_no_dose_is_preferred(loss: Loss) -> None:
+    """Ten times the photons at the same relative error: the same loss."""
+    counts = 1e4 * (0.5 + torch.rand(16, 16, generator=torch.Generator().manual_seed(1)))
+    assert loss(11 * counts, 10 * counts, None).item() == pytest.approx(
+        loss(1.1 * counts, counts, None).item(), rel=1e-3
+    )
+
+
+@LOSS_CASES
+def test_masked_pixels_do_not_count(loss: Loss) -> None:
+    counts, intensity = 100 * torch.rand(3, 8, 8), 100 * torch.rand(3, 8, 8)
+    good = torch.rand(8, 8, generator=torch.Generator().manual_seed(2)) > 0.2
+    broken = torch.where(good, counts, 1e9)
+    wild = torch.where(good, intensity, 1e12).requires_grad_()
+    value = loss(wild, broken, good)
+    value.backward()
+    alone = loss(intensity[:, good], counts[:, good], None)
+    torch.testing.assert_close(value, alone)
+    assert (wild.grad[:, ~good] == 0).all() and (wild.grad[:, good] != 0).all()
+
+
+def test_mask_of_a_scan_is_in_fft_order(scan: Scan) -> None:
+    bad = np.zeros((32, 32), bool)
+    bad[16, 16] = bad[3, 20] = True  # the DC, and one above and to the right of it
+    fields = {"counts": scan.counts, "positions": scan.positions, "probe": scan.probe}
+    good = good_pixels(Scan(**fields, bad_pixels=bad))
+    assert good is not None and np.argwhere(~good.numpy()).tolist() == [[0, 0], [19, 4]]
+    assert good_pixels(scan) is None and good_pixels(Scan(**fields, bad_pixels=np.zeros_like(bad))) is None
+
+
+# Illumination.
+
+
+def test_illumination_keeps_the_probe_whatever_its_scale() -> None:
+    illumination = Illumination(noise(2, 16, 16))
+    for scale in (1e-3, 1.0, 1e5):
+        probe = scale * noise(2, 16, 16, seed=5)
+        with torch.no_grad():
+            illumination.log_scale.fill_(3.0)
+        illumination.set_probe(probe)
+        torch.testing.assert_close(illumination.probe, probe, rtol=1e-6, atol=1e-6 * scale)
+        assert illumination.lanes.abs().max().item() <= 1 + 1e-6
+        other = Illumination(noise(2, 16, 16))
+        other.load_state_dict(illumination.state_dict())
+        assert torch.equal(other.probe, illumination.probe)
+
+
+def test_scale_multiplies_counts() -> None:
+    illumination, patches = Illumination(noise(1, 16, 16), learn_scale=True), noise(3, 16, 16)
+    before = illumination(patches)
+    with torch.no_grad():
+        illumination.log_scale.fill_(float(np.log(4.0)))
+    torch.testing.assert_close(illumination(patches), 4 * before)
+    torch.testing.assert_close(illumination_weight(illumination.probe), 4 * illumination_weight(noise(1, 16, 16)))
+
+
+@pytest.mark.parametrize("learn_probe", [False, True])
+@pytest.mark.parametrize("learn_scale", [False, True])
+def test_what_is_learned_moves_towards_the_measurement(learn_probe: bool, learn_scale: bool) -> None:
+    patches, truth = noise(6, 16, 16), 30 * noise(2, 16, 16, seed=3)
+    counts = diffract(patches, truth)
+    illumination = Illumination(0.8 * truth, learn_probe=learn_probe, learn_scale=learn_scale)
+    learned = [p for p in illumination.parameters() if p.requires_grad]
+    assert len(learned) == learn_probe + learn_scale
+    if not learned:
+        assert not illumination(patches).requires_grad
+        return
+    before = [p.detach().clone() for p in learned]
+    optimiser = torch.optim.Adam(learned, lr=1e-2)
+    losses = []
+    for _ in range(10):
+        optimiser.zero_grad()
+        loss = poisson_loss(illumination(patches), counts)
+        loss.backward()
+        assert all(p.grad is not None and p.grad.abs().max() > 0 for p in learned)
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0] and not any(torch.equal(a, b) for a, b in zip(before, learned, strict=True))
+
+
+# The real-space start and the overlap.
+
+
+@pytest.mark.parametrize("modes", [1, 2])
+def test_start_of_a_weak_object_is_close_to_it(modes: int) -> None:
+    weak = simulate(
+        lambda shape, rng: (1 + 0.15 * (phase_object(shape) - 1)).astype(np.complex64),
+        patterns=9, size=64, step=(7, 5), jitter=0, photons=1e6, modes=modes, noise=False,
+    )  # fmt: skip
+    probe = torch.from_numpy(weak.probe)
+    patches = extract_patches(torch.from_numpy(weak.truth), torch.from_numpy(weak.positions), 64)
+    start = start_patches(measured(weak), probe)
+    weight = illumination_weight(probe)
+    seen = weight > 0.2 * weight.max()
+    correlation = np.corrcoef(np.angle(start[:, seen].numpy()).ravel(), np.angle(patches[:, seen].numpy()).ravel())[
+        0, 1
+    ]
+    assert correlation > 0.5, correlation
+    if modes == 1:
+        # The regularisation takes a little away where there is little light.
+        assert 0.85 < (start[:, seen].abs().mean() / patches[:, seen].abs().mean()).item() < 1.0
+
+
+def phase_object(shape: tuple[int, int]) -> np.ndarray:
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    return np.exp(1j * (np.sin(y / 3.0 + 0.4 * np.cos(x / 5.0)) + np.cos(x / 4.0 - y / 9.0)))
+
+
+def test_start_has_the_measured_amplitude_and_the_strongest_modes_phase() -> None:
+    probe = torch.stack([0.3 * noise(16, 16), noise(16, 16, seed=1)])
+    counts = 10 * torch.rand(2, 16, 16)
+    waves, strongest = start_waves(counts, probe)
+    assert torch.equal(strongest, probe[1])
+    spectrum = far_field(strongest)
+    bright = spectrum.abs() > 0.2 * spectrum.abs().max()
+    expected = counts.sqrt() * torch.sgn(spectrum)
+    torch.testing.assert_close(far_field(waves)[:, bright], expected[:, bright], atol=0, rtol=6e-3)
+    exact = start_patches(diffract(torch.ones(16, 16), probe[1:]), probe[1:], regularisation=0.0)
+    assert (exact - 1).abs().mean() < 0.02
+
+
+def test_start_does_not_depend_on_rounding_nor_pass_it_on() -> None:
+    """The default probe's pupil leaves half of the detector dark, where the phase of its far field is noise."""
+    probe = torch.from_numpy(defocused(32)) * 300
+    counts = diffract(noise(3, 32, 32), probe)
+    other, _ = start_waves(counts, probe / 3 * 3)
+    waves, _ = start_waves(counts, probe)
+    assert (other - waves).abs().max() < 1e-3 * waves.abs().max()
+    probe.requires_grad_()
+    start_patches(counts, probe).abs().sum().backward()
+    scale = start_patches(counts, probe).abs().sum() / probe.abs().max()  # of a derivative without cancellation
+    assert probe.grad.abs().max() < 10 * scale
+
+
+@pytest.mark.parametrize("name", ["disk", "defocused"])
+def test_constant_stays_the_same_constant(name: str) -> None:
+    """To the rim of the light: one weight above and below the fraction bar."""
+    weight = illumination_weight(torch.from_numpy({"disk": disk, "defocused": defocused}[name](32, 2)) * 300.0)
+    positions = torch.tensor([[[0.0, 0.0], [3.25, 7.5], [9.1, 2.6], [6.0, 11.9]]], dtype=torch.float64)
+    patches = torch.full((1, 4, 32, 32), 0.8 - 0.3j, dtype=torch.complex64)
+    canvas, total = merge_patches(patches, positions, (44, 48), weight)
+    lit = total > 1e-6 * total.max()
+    assert lit.float().mean() > 0.3
+    torch.testing.assert_close(canvas[lit], torch.full_like(canvas[lit], 0.8 - 0.3j), rtol=1e-5, atol=0)
+    assert (canvas[~lit] == 0).all()
+    inner = torch.zeros(32, 32, dtype=torch.bool)
+    inner[11:21, 11:21] = True
+    projected = overlap_project(patches, positions, (44, 48), weight)
+    assert projected.shape == patches.shape
+    torch.testing.assert_close(projected[..., inner], patches[..., inner], rtol=1e-5, atol=0)
+
+
+def test_overlap_projection_is_a_weighted_mean() -> None:
+    """Two patches on the same place: the mean, by the weights of both; a patch alone comes back as it was."""
+    patches = torch.stack([torch.full((8, 8), 1.0 + 0j), torch.full((8, 8), 3.0 + 1j)])[None]
+    together = overlap_project(patches, torch.zeros(1, 2, 2, dtype=torch.float64), (8, 8), torch.ones(8, 8))
+    torch.testing.assert_close(together, torch.full_like(patches, 2.0 + 0.5j))
+    apart = torch.tensor([[[0.0, 0.0], [0.0, 8.0]]], dtype=torch.float64)
+    torch.testing.assert_close(overlap_project(patches, apart, (8, 16), torch.rand(8, 8) + 0.1), patches)
+
+
+def test_mode_intensity_has_a_finite_gradient_at_zero() -> None:
+    fields = torch.zeros(2, 8, 8, dtype=torch.complex64, requires_grad=True)
+    mode_intensity(fields).sum().backward()
+    assert (fields.grad == 0).all()

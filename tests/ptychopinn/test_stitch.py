@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Stitching: patches of a known object come back where they were, whatever phase each of them had.
+
+The object is smooth (periods of 30 px and more, so that two linear interpolations cost less than 1e-3), not square and
+not symmetric; positions are sub-pixel with different steps on the two axes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ptycho_ext import extract_patches
+from ptychopinn.inference.stitch import stitch, synchronise_phases
+
+SIZE = 24
+
+
+def known_object(height: int = 90, width: int = 120) -> Tensor:
+    y, x = np.mgrid[:height, :width]
+    amplitude = 0.8 + 0.2 * np.sin(2 * np.pi * (y / 37 + x / 51))
+    phase = 0.9 * np.sin(2 * np.pi * (y / 45 - x / 32 + 0.1)) + 0.01 * y - 0.004 * x
+    return torch.from_numpy(amplitude * np.exp(1j * phase)).to(torch.complex64)
+
+
+def probe_weight(size: int = SIZE) -> Tensor:
+    axis = torch.arange(size) - size / 2 + 0.5
+    return 1e4 * torch.exp(-(axis[:, None] ** 2 + axis**2) / (2 * (size / 5) ** 2))
+
+
+def grid(
+    rows: int, columns: int, step: tuple[float, float] = (5.3, 6.7), origin: tuple[float, float] = (4.2, 9.6)
+) -> Tensor:
+    y, x = np.meshgrid(np.arange(rows) * step[0], np.arange(columns) * step[1], indexing="ij")
+    askew = np.stack([y + 0.37 * np.arange(columns), x - 0.21 * np.arange(rows)[:, None]], -1)
+    return torch.from_numpy(askew.reshape(-1, 2) + origin)
+
+
+def random_phases(count: int, seed: int = 0) -> Tensor:
+    angles = 2 * np.pi * np.random.default_rng(seed).random(count)
+    return torch.from_numpy(np.exp(1j * angles)).to(torch.complex64)
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Modulus of the normalised complex inner product."""
+    return (torch.vdot(a.flatten(), b.flatten()).abs() / (a.norm() * b.norm())).item()
+
+
+def global_phase(a: Tensor, b: Tensor) -> Tensor:
+    """The phase factor that takes a to b best."""
+    return torch.sgn(torch.vdot(a.flatten(), b.flatten()))
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (8, 9)], ids=["dense eigenvectors", "sparse eigenvectors"])
+@pytest.mark.parametrize("synchronise", [True, False])
+def test_object_comes_back_in_its_place(shape: tuple[int, int], synchronise: bool) -> None:
+    truth, positions = known_object(), grid(*shape)
+    assert (len(positions) > 32) == (shape == (8, 9))
+    patches = extract_patches(truth, positions, SIZE)
+    image, weights, geometry = stitch(patches, positions, probe_weight(), synchronise=synchronise)
+    assert image.dtype == torch.complex64 and image.shape == weights.shape == geometry.shape
+    (top, left), (height, width) = geometry.origin, geometry.shape
+    window = truth[top : top + height, left : left + width]
+    seen = weights > 0.1 * weights.max()
+    assert seen.float().mean() > 0.4
+    phase = global_phase(image[seen], window[seen])
+    assert abs(torch.angle(phase).item()) < 1e-3
+    got, true = (image * phase)[seen], window[seen]
+    assert correlation(got, true) > 0.9995
+    for part in (torch.real, torch.imag, torch.abs, torch.angle):
+        assert np.corrcoef(part(got).numpy(), part(true).numpy())[0, 1] > 0.9995, part.__name__
+    # The geometry is right to a pixel: moved by one, or with the axes swapped, it fits worse.
+    for shift in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        moved = torch.roll(truth, shift, (0, 1))[top : top + height, left : left + width]
+        assert correlation(image[seen], moved[seen]) < correlation(got, true) - 1e-3
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (8, 9)], ids=["dense eigenvectors", "sparse eigenvectors"])
+def test_free_phases_are_removed(shape: tuple[int, int]) -> None:
+    positions, weight = grid(*shape), probe_weight()
+    patches = extract_patches(known_object(), positions, SIZE)
+    turned = patches * random_phases(len(positions))[:, None, None]
+    plain, _, _ = stitch(patches, positions, weight)
+    image, _, _ = stitch(turned, positions, weight)
+    torch.testing.assert_close(image * global_phase(image, plain), plain, atol=2e-3, rtol=0)
+    blurred, _, _ = stitch(turned, positions, weight, synchronise=False)
+    assert correlation(blurred, plain) < 0.8
+    factors = synchronise_phases(turned, positions, weight)
+    torch.testing.assert_close(factors.abs(), torch.ones(len(positions)))
+
+
+def test_noise_is_averaged_over_loops() -> None:
+    """Errors must not add up along the scan, as they would from patch to patch."""
+    positions, phases = grid(8, 9), random_phases(72, seed=4)
+    clean = extract_patches(known_object(), positions, SIZE)
+    noise = torch.randn(clean.shape, dtype=clean.dtype, generator=torch.Generator().manual_seed(0))
+    factors = synchronise_phases((clean + 0.7 * noise) * phases[:, None, None], positions, probe_weight())
+    left = torch.angle(factors * phases * global_phase(factors * phases, torch.ones(72, dtype=torch.complex64)))
+    assert left.std().item() < 0.12
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "step"),
+    [(5, 40, (9.0, 1.0)), (40, 5, (1.0, 9.0)), (3, 30, (16.0, 0.5))],
+    ids=["fast rows", "fast columns", "far rows"],
+)
+def test_rows_with_short_steps_are_synchronised_with_each_other(
+    rows: int, columns: int, step: tuple[float, float]
+) -> None:
+    """The nearest neighbours of every patch are in its own row."""
+    y, x = np.meshgrid(np.arange(rows) * step[0], np.arange(columns) * step[1], indexing="ij")
+    positions = torch.from_numpy(np.stack([y.ravel(), x.ravel()], 1))
+    check_phases(positions)
+
+
+def test_repeats_of_a_position_are_synchronised_with_the_others() -> None:
+    check_phases(grid(4, 4).repeat_interleave(15, 0))
+
+
+def check_phases(positions: Tensor) -> None:
+    phases = random_phases(len(positions), seed=2)
+    patches = extract_patches(known_object(), positions, SIZE) * phases[:, None, None]
+    left = synchronise_phases(patches, positions, probe_weight()) * phases
+    torch.testing.assert_close(left * left[0].conj(), torch.ones_like(left), atol=0.05, rtol=0)
+
+
+def test_a_long_chain_is_followed() -> None:
+    positions = torch.stack([torch.zeros(400), 7.0 * torch.arange(400)], 1).double()
+    phases = random_phases(400)
+    patches = torch.ones(400, SIZE, SIZE, dtype=torch.complex64) * phases[:, None, None]
+    left = synchronise_phases(patches, positions, probe_weight()) * phases
+    torch.testing.assert_close(left * left[0].conj(), torch.ones_like(left), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [2, 6], ids=["dense", "sparse"])
+def test_islands_are_synchronised_each_by_itself(rows: int) -> None:
+    here = grid(rows, 7, origin=(2.0, 3.0)).round()
+    there = here + torch.tensor([3.0, 70.0], dtype=torch.float64)
+    positions, weight = torch.cat([here, there]), probe_weight()
+    patches = extract_patches(known_object(90, 200), positions, SIZE)
+    turned = patches * random_phases(len(positions))[:, None, None]
+    image, weights, geometry = stitch(turned, positions, weight)
+    plain, _, _ = stitch(patches, positions, weight, synchronise=False)
+    middle = int(there[:, 1].min()) - geometry.origin[1]
+    for part in (np.s_[:, :middle], np.s_[:, middle:]):
+        phase = global_phase(image[part], plain[part])
+        torch.testing.assert_close(image[part] * phase, plain[part], atol=2e-3, rtol=0)
+    gap = weights == 0
+    assert gap.any() and (image[gap] == 0).all()
+
+
+def test_mean_phase_is_left_as_it_was() -> None:
+    positions = grid(5, 6).round()
+    patches = extract_patches(known_object(), positions, SIZE) * np.exp(0.7j)
+    factors = synchronise_phases(patches.to(torch.complex64), positions, probe_weight())
+    torch.testing.assert_close(factors, torch.ones_like(factors), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("synchronise", [True, False])
+def test_one_patch_is_returned_as_it_is(synchronise: bool) -> None:
+    patch = torch.randn(1, 8, 10, dtype=torch.complex64)
+    image, weights, geometry = stitch(patch, torch.tensor([[-3, 40]]), torch.rand(8, 10) + 0.1, synchronise=synchronise)
+    torch.testing.assert_close(image, patch[0])
+    assert geometry.origin == (-3, 40) and geometry.shape == (8, 10) and weights.shape == (8, 10)
+
+
+def test_patches_that_do_not_meet_keep_their_phases() -> None:
+    patches = torch.randn(3, 8, 8, dtype=torch.complex64)
+    positions = torch.tensor([[0, 0], [0, 8], [30, -5]])  # two touch and share no pixel
+    factors = synchronise_phases(patches, positions, torch.ones(8, 8))
+    assert torch.equal(factors, torch.ones(3, dtype=torch.complex64))
+    image, weights, geometry = stitch(patches, positions, torch.ones(8, 8))
+    assert geometry.origin == (0, -5) and geometry.shape == (38, 21)
+    for patch, (y, x) in zip(patches, [(0, 5), (0, 13), (30, 0)], strict=True):
+        torch.testing.assert_close(image[y : y + 8, x : x + 8], patch)
+    assert weights.sum().item() == pytest.approx(3 * 64)
+
+
+@pytest.mark.parametrize("synchronise", [True, False])
+def test_constant_stays_constant_and_the_unseen_is_zero(synchronise: bool) -> None:
+    positions = grid(5, 7)
+    weight = probe_weight() * (torch.arange(SIZE) > 3)  # no light in the first columns
+    patches = torch.full((len(positions), SIZE, SIZE), 0.6 - 0.8j, dtype=torch.complex64)
+    image, weights, _ = stitch(patches, positions, weight, synchronise=synchronise)
+    lit = weights > 1e-5 * weights.max()
+    torch.testing.assert_close(image[lit], torch.full_like(image[lit], 0.6 - 0.8j), atol=1e-5, rtol=0)
+    assert (weights == 0).any() and (image[weights == 0] == 0).all()
+
+
+def test_canvases_on_the_integer_grid_come_back_exactly() -> None:
+    """As predict() gives them: integer origins, a weight per canvas pixel, patches that are not square."""
+    truth = known_object(60, 80)
+    origins = torch.tensor([[0, 0], [7, 12], [22, 31], [3, 40], [28, 9]])
+    canvases = torch.stack([truth[y : y + 32, x : x + 40] for y, x in origins.tolist()])
+    weights = torch.rand(5, 32, 40, generator=torch.Generator().manual_seed(0)) + 0.01
+    image, total, geometry = stitch(canvases, origins + 100, weights)
+    assert geometry.origin == (100, 100) and geometry.shape == (60, 80)
+    seen = total > 0
+    torch.testing.assert_close(image[seen], truth[seen], atol=1e-6, rtol=1e-6)
+    assert total.sum().item() == pytest.approx(weights.sum().item(), rel=1e-5)
+    turned = canvases * random_phases(5)[:, None, None]
+    image, _, _ = stitch(turned, origins + 100, weights)
+    phase = global_phase(image[seen], truth[seen])
+    torch.testing.assert_close((image * phase)[seen], truth[seen], atol=1e-5, rtol=0)
+
+
+def test_dark_patches_do_no_harm() -> None:
+    positions, weight = grid(6, 7), probe_weight()
+    patches = extract_patches(known_object(), positions, SIZE)
+    patches[[3, 17]] = 0
+    factors = synchronise_phases(patches * random_phases(42)[:, None, None], positions, weight)
+    torch.testing.assert_close(factors.abs(), torch.ones(42))

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Training: reproducible, learns what it is told to learn and nothing else, and always leaves a whole run or none.
+
+Scans and networks are as small as the generators allow; what a trained network is good for is test_cycle.py's business.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ptychopinn.config import Config
+from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
+from ptychopinn.inference.bundle import BUNDLE_NAME, load_bundle
+from ptychopinn.inference.predict import predict
+from ptychopinn.physics.simulate import simulate
+from ptychopinn.training.callbacks import WarmupCosine
+from ptychopinn.training.module import PtychoModule
+from ptychopinn.training.workflow import TrainedRun, train
+
+
+def tiny(**sections: dict[str, Any]) -> Config:
+    """The smallest useful configuration, with some fields of some sections set."""
+    values: dict[str, dict[str, Any]] = {
+        "data": {"group_size": 4},
+        "model": {"options": {"steps": 2, "width": 8, "state": 2}},
+        "training": {"epochs": 2, "batch_size": 4},
+        "execution": {"accelerator": "cpu", "threads": 1, "progress": False},
+    }
+    for name, section in sections.items():
+        values.setdefault(name, {}).update(section)
+    return Config.from_dict(values)
+
+
+@pytest.fixture(scope="module")
+def scan() -> Scan:
+    return simulate("dead_leaves", patterns=16, size=32, photons=1e5, seed=3)
+
+
+@pytest.fixture(scope="module")
+def first(scan: Scan, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    return train(scan, tmp_path_factory.mktemp("first") / "run", tiny())
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def state(run: TrainedRun) -> dict[str, torch.Tensor]:
+    return run.model.state_dict()
+
+
+def same(a: TrainedRun, b: TrainedRun) -> bool:
+    return all(torch.equal(state(a)[name], state(b)[name]) for name in state(a))
+
+
+def history(run: TrainedRun, column: str) -> list[float]:
+    with (run.folder / "metrics.csv").open() as file:
+        return [float(row[column]) for row in csv.DictReader(file) if row[column]]
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_does_not(scan: Scan, tmp_path: Path) -> None:
+    config = tiny(execution={"deterministic": True}, data={"pool": 6})
+    a, b = (train(scan, tmp_path / name, config) for name in "ab")
+    assert same(a, b) and a.losses == b.losses
+    assert (a.folder / "metrics.csv").read_bytes() == (b.folder / "metrics.csv").read_bytes()
+    other = train(
+        scan, tmp_path / "c", dataclasses.replace(config, training=dataclasses.replace(config.training, seed=1))
+    )
+    assert not torch.equal(state(a)["generator.network.enter.weight"], state(other)["generator.network.enter.weight"])
+
+
+@pytest.mark.parametrize("loss", ["poisson", "amplitude"])
+def test_training_lowers_the_loss(scan: Scan, tmp_path: Path, loss: str) -> None:
+    run = train(scan, tmp_path, tiny(training={"loss": loss, "epochs": 12, "learning_rate": 5e-3}))
+    losses = history(run, "train_loss")
+    assert len(losses) == 12 and losses[-1] < 0.8 * losses[0]
+    assert losses[-1] == pytest.approx(run.losses["train_loss"], rel=1e-5)
+
+
+def test_a_run_holds_everything_and_nothing_else(first: TrainedRun) -> None:
+    found = {str(path.relative_to(first.folder)) for path in first.folder.rglob("*") if path.is_file()}
+    assert found == {
+        *(BUNDLE_NAME, "config.yaml", "metrics.csv", "scan.png", "training.png"),
+        *("checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+    }
+
+
+def test_the_saved_configuration_is_the_resolved_one(first: TrainedRun) -> None:
+    assert Config.from_dict(yaml.safe_load((first.folder / "config.yaml").read_text())) == first.config == tiny()
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_checkpoints_load_safely_and_without_arguments(first: TrainedRun, scan: Scan, name: str) -> None:
+    path = first.folder / "checkpoints" / f"{name}.ckpt"
+    assert "state_dict" in torch.load(path, weights_only=True)
+    module = PtychoModule.load_from_checkpoint(path)
+    assert module.config == first.config
+    assert module.model.patch_size == scan.patch_size
+    if name == "best":
+        assert all(torch.equal(value, state(first)[key]) for key, value in module.model.state_dict().items())
+
+
+def test_the_bundle_is_the_trained_model_bit_for_bit(first: TrainedRun, scan: Scan) -> None:
+    model, config = load_bundle(first.folder)
+    assert config == first.config
+    assert model.state_dict().keys() == state(first).keys()
+    assert all(torch.equal(value, state(first)[key]) for key, value in model.state_dict().items())
+    assert torch.equal(predict(model, scan, config).canvases, predict(first.model, scan, config).canvases)
+
+
+@pytest.mark.parametrize(("probe", "scale"), [(True, False), (False, True)])
+def test_only_what_is_learned_moves(scan: Scan, tmp_path: Path, probe: bool, scale: bool) -> None:
+    run = train(scan, tmp_path, tiny(model={"learn_probe": probe, "learn_scale": scale}))
+    start = torch.from_numpy(scan.probe)
+    lanes = torch.view_as_real(start / start.abs().max())
+    assert torch.equal(state(run)["illumination.lanes"], lanes) is not probe
+    assert (float(state(run)["illumination.log_scale"]) == 0) is not scale
+    assert torch.equal(state(run)["illumination.unit"], start.abs().max())
+
+
+@pytest.mark.parametrize("generator", ["unrolled", "unet"])
+def test_every_parameter_of_a_generator_moves(scan: Scan, tmp_path: Path, generator: str) -> None:
+    options = {"unrolled": {"steps": 3, "width": 8, "state": 2}, "unet": {"width": 4}}[generator]
+    config = tiny(model={"generator": generator, "options": options}, training={"epochs": 4})
+    L.seed_everything(config.training.seed, verbose=False)
+    start = PtychoModule(config.to_dict(), scan.patch_size).model.generator.state_dict()
+    run = train(scan, tmp_path, config)
+    still = [name for name, value in run.model.generator.state_dict().items() if torch.equal(value, start[name])]
+    assert not still
+    if generator == "unrolled":
+        moved = {name: state(run)[f"generator.{name}"] - start[name] for name in ("step_size", "momentum")}
+        assert (moved["step_size"] != 0).all()
+        assert (moved["momentum"][1:] != 0).all()  # the first step has no velocity yet
+
+
+def test_no_held_out_groups(scan: Scan, tmp_path: Path) -> None:
+    run = train(scan, tmp_path, tiny(data={"validation_fraction": 0}))
+    assert set(run.losses) == {"train_loss"}
+    assert (run.folder / "checkpoints" / "best.ckpt").exists()
+    assert load_bundle(run.folder)[1].data.validation_fraction == 0
+
+
+def test_several_modes(tmp_path: Path) -> None:
+    scan = simulate("dead_leaves", patterns=16, size=32, photons=1e5, modes=2)
+    run = train(scan, tmp_path, tiny())
+    model, _ = load_bundle(run.folder)
+    assert model.modes == 2
+    moved = model.illumination.probe.detach() - torch.from_numpy(scan.probe)
+    assert (moved.abs().amax((-2, -1)) > 0).all()
+
+
+@pytest.mark.parametrize(("photons", "loss"), [(1e3, "poisson"), (1e8, "poisson"), (1e8, "amplitude")])
+def test_doses(tmp_path: Path, photons: float, loss: str) -> None:
+    scan = simulate("dead_leaves", patterns=16, size=32, photons=photons)
+    run = train(scan, tmp_path, tiny(training={"loss": loss}))
+    assert all(0 < value < 10 for value in run.losses.values())
+    assert all(torch.isfinite(value).all() for value in state(run).values())
+    assert torch.isfinite(torch.view_as_real(predict(run.model, scan, run.config).canvases)).all()
+
+
+def test_what_a_bad_pixel_says_changes_nothing(scan: Scan, tmp_path: Path) -> None:
+    mask = np.zeros((32, 32), bool)
+    mask[20, 5] = mask[16, 16] = True
+    counts = scan.counts.astype(np.uint32)
+    loud = counts.copy()
+    loud[:, mask] = 10**7
+    quiet, hot = (
+        train(dataclasses.replace(scan, counts=c, bad_pixels=mask), tmp_path / name, tiny())
+        for name, c in (("quiet", counts), ("hot", loud))
+    )
+    assert same(quiet, hot) and quiet.losses == hot.losses
+    unmasked = train(dataclasses.replace(scan, counts=loud), tmp_path / "unmasked", tiny())
+    assert unmasked.losses["train_loss"] > 10 * hot.losses["train_loss"]
+    canvases = [
+        predict(hot.model, dataclasses.replace(scan, counts=c, bad_pixels=mask), tiny()).canvases
+        for c in (counts, loud)
+    ]
+    assert torch.equal(*canvases)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1])
+def test_the_learning_rate_rises_and_falls(warmup: float) -> None:
+    factor = WarmupCosine(warmup).factor
+    progress = np.linspace(0, 1, 201)
+    values = np.array([factor(p) for p in progress])
+    peak = int(values.argmax())
+    assert progress[peak] == pytest.approx(warmup, abs=0.006) and values[peak] > 0.97
+    assert 0 < values[0] < 0.02 or warmup == 0
+    assert (np.diff(values[: peak + 1]) > 0).all() and (np.diff(values[peak:]) < 0).all()
+    assert factor(0.5) == pytest.approx(0.5)
+    assert factor(1.0) == factor(7.0) == pytest.approx(0)
+
+
+def test_the_schedule_follows_steps_or_time_whichever_is_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    groups = [{"lr": 1e-2}, {"lr": 1e-3}]
+    trainer: Any = SimpleNamespace(
+        optimizers=[SimpleNamespace(param_groups=groups)],
+        strategy=SimpleNamespace(broadcast=lambda value: value),
+        estimated_stepping_batches=100,
+        global_step=25,
+        should_stop=False,
+    )
+    module: Any = None
+    schedule = WarmupCosine(0.0, minutes=2.0)
+    schedule.on_train_start(trainer, module)
+    expected = {100.0: 0.25, 160.0: 0.5, 220.0: 1.0}
+    for clock, progress in expected.items():  # noqa: B007
+        schedule.on_train_batch_start(trainer, module, None, 0)
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        assert [group["lr"] for group in groups] == pytest.approx([1e-2 * cosine, 1e-3 * cosine])
+        assert trainer.should_stop is (progress == 1.0)
+
+
+def test_a_time_limit_ends_a_long_run_and_saves_it(scan: Scan, tmp_path: Path) -> None:
+    start = time.monotonic()
+    run = train(scan, tmp_path, tiny(training={"epochs": 10_000, "minutes": 0.02}))
+    assert 1.2 <= time.monotonic() - start < 20
+    assert 1 <= len(history(run, "train_loss")) < 10_000
+    assert load_bundle(run.folder)[1].training.minutes == 0.02 and not run.interrupted
+
+
+def test_a_diverged_training_says_so_and_leaves_no_bundle(scan: Scan, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d+; lower training.learning_rate"):
+        train(scan, tmp_path, tiny(training={"learning_rate": 1e30}))
+    assert not (tmp_path / BUNDLE_NAME).exists()
+
+
+def test_an_earlier_run_is_replaced_only_when_asked(scan: Scan, tmp_path: Path) -> None:
+    train(scan, tmp_path, tiny(training={"epochs": 1}))
+    before = (tmp_path / BUNDLE_NAME).read_bytes()
+    with pytest.raises(InputError, match=r"expected a folder without a trained model, found wts\.h5\.zip.*--overwrite"):
+        train(scan, tmp_path, tiny(training={"seed": 1}))
+    assert (tmp_path / BUNDLE_NAME).read_bytes() == before
+    train(scan, tmp_path, tiny(training={"seed": 1}), overwrite=True)
+    assert load_bundle(tmp_path)[1].training.seed == 1
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": {"group_size": 17}}, "a group of 17 needs a scan of at least 17 patterns, got 16"),
+        ({"data": {"pool": 16}}, "pool must be from size - 1 = 3 to n - 1 = 15"),
+        ({"model": {"generator": "transformer"}}, "model.generator: must be one of unet, unrolled, got 'transformer'"),
+        ({"model": {"options": {"depth": 3}}}, "model.options: 'unrolled' takes steps, .*, got depth"),
+        ({"model": {"options": {"steps": 0}}}, "steps must be .*1, got 0"),
+        ({"model": {"options": {"width": "wide"}}}, "model.options: 'unrolled' cannot be built from them"),
+        ({"execution": {"accelerator": "abacus"}}, "accelerator 'abacus' with devices 'auto' cannot be used"),
+        ({"execution": {"accelerator": "tpu"}}, "accelerator 'tpu' with devices 'auto' cannot be used"),
+        ({"execution": {"devices": 0}}, "with devices 0 cannot be used"),
+    ],
+)
+def test_what_does_not_fit_is_found_before_anything_is_written(
+    scan: Scan, tmp_path: Path, sections: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        train(scan, tmp_path / "run", tiny(**sections))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_made(scan: Scan, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="file/run: expected a folder that can be made, found: Not a directory"):
+        train(scan, tmp_path / "file" / "run", tiny())
+
+
+def _interrupt_in_step(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -> None:
+    original: Callable[..., torch.Tensor] = PtychoModule.training_step
+
+    def training_step(self: PtychoModule, batch: Any, batch_index: int) -> torch.Tensor:
+        if self.global_step == step:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        return original(self, batch, batch_index)
+
+    monkeypatch.setattr(PtychoModule, "training_step", training_step)
+
+
+def test_an_interrupted_training_is_saved(scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _interrupt_in_step(monkeypatch, step=5)
+    handler = signal.getsignal(signal.SIGINT)
+    run = train(scan, tmp_path, tiny(training={"epochs": 1000}))
+    assert run.interrupted and signal.getsignal(signal.SIGINT) is handler
+    assert "val_loss" in run.losses
+    model, _ = load_bundle(tmp_path)
+    assert (model.state_dict()["generator.step_size"] != 1).all()
+
+
+def test_a_second_interrupt_ends_at_once(scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _interrupt_in_step(monkeypatch, step=5, times=2)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(scan, tmp_path, tiny(training={"epochs": 1000}))
+    assert not (tmp_path / BUNDLE_NAME).exists() and signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_interrupt_before_the_first_step_saves_nothing(
+    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PtychoModule, "on_fit_start", lambda self: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train(scan, tmp_path, tiny(training={"epochs": 1000}))
+    assert not (tmp_path / BUNDLE_NAME).exists()

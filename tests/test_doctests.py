@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Every example in a docstring of the library runs and prints what it says."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def modules() -> list[str]:
+    """Names of all modules of both packages."""
+    names = []
+    for base in (ROOT, ROOT / "python"):
+        for package in ("ptycho_ext", "ptychopinn"):
+            for path in sorted((base / package).rglob("*.py")):
+                parts = path.relative_to(base).with_suffix("").parts
+                names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return [name for name in names if not name.endswith("__main__")]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_examples_run(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_there_are_modules_and_examples() -> None:
+    assert {"ptycho_ext.ops.extract", "ptychopinn", "ptychopinn.data.scan"} <= set(modules())
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    found = finder.find(importlib.import_module("ptychopinn.data.scan"))
+    assert sum(len(test.examples) for test in found) >= 3
