@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import hypothesis
 import pytest
@@ -20,12 +19,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def golden() -> Path:
-    """The folder of golden files."""
-    return Path(__file__).parent / "data" / "golden"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The command line: each subcommand is a thin function over the Python interface.
 
-Options of the configuration have the same names as in Python and YAML (``--training.epochs``), read by jsonargparse with
-the precedence command line > ``--config`` file > default. Exit codes: 0 done, 1 a problem was found (doctor) or the
-program failed, 2 the user's input is not usable (one line says why), 130 interrupted.
+Options of the configuration have the same names as in Python and YAML (``--training.epochs``), read by jsonargparse
+with the precedence command line > ``--config`` file > default. Exit codes: 0 done, 1 a problem was found (doctor) or
+the program failed, 2 the user's input is not usable (one line says why), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,7 +75,10 @@ class _Parser(ArgumentParser):
 
 def _parser() -> tuple[ArgumentParser, dict[str, Any]]:
     parser = _Parser(
-        prog="ptychopinn", description="Physics-informed ptychographic reconstruction.", allow_abbrev=False
+        prog="ptychopinn",
+        description="Physics-informed ptychographic reconstruction.",
+        allow_abbrev=False,
+        version=metadata.version("ptychopinn"),
     )
     subcommands = parser.add_subcommands(required=True, dest="subcommand")
     commands = {}
@@ -154,7 +158,7 @@ def _train(options: Namespace) -> int:
 
 
 def _quieten_lightning() -> None:
-    """Its tips and hardware lines go, its warnings stay, once. After its import, which sets levels and handlers itself."""
+    """Its tips go and its warnings stay, once. Call it after its import, which sets levels and handlers itself."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("lightning").handlers.clear()

@@ -75,7 +75,7 @@ class TrainingConfig:
     minutes: float | None = None
     batch_size: int = 8
     learning_rate: float = 2e-3
-    probe_learning_rate: float = 5e-4
+    probe_learning_rate: float = 2e-3
     warmup: float = 0.02
     loss: str = "poisson"
     gradient_clip: float = 0.1
@@ -134,7 +134,7 @@ class ExecutionConfig:
         deterministic: use deterministic algorithms only; the same seed then gives the same result, bit for bit.
         threads: CPU threads; none: torch's default.
         workers: processes that prepare batches; 0: in the main process.
-        progress: show a progress bar.
+        progress: show a progress bar on a terminal, a line per epoch elsewhere.
     """
 
     accelerator: str = "auto"

@@ -161,9 +161,7 @@ def test_another_manifest(intact: Path, tmp_path: Path, changes: dict[str, objec
 @pytest.mark.parametrize("changes", [{"patch_size": 64}, {"modes": 2}])
 def test_weights_of_another_scan(intact: Path, tmp_path: Path, changes: dict[str, object]) -> None:
     path = rewrite(intact, tmp_path / "b.zip", manifest_with(intact, **changes))
-    with pytest.raises(
-        InputError, match="weights.safetensors: expected the weights of this configuration, found size mi"
-    ):
+    with pytest.raises(InputError, match=r"weights\.safetensors: expected the weights of this .*, found size mismatch"):
         load_bundle(path)
 
 

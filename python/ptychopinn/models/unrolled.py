@@ -107,12 +107,13 @@ class UnrolledGenerator(Generator):
         canvas = (canvas + level * floor) / (illumination + floor)
 
         state = canvas.real.new_zeros(groups, self.state, height // 2, width // 2)
-        for step, step_size in enumerate(self.step_size):
+        velocity = None
+        for step in range(self.steps):
             fields = far_field(exit_waves(extract_patches(canvas, positions, size), probe))
             direction = _consistency_direction(fields, amplitude, probe)
             direction = extract_patches_adjoint(direction, positions, canvas_size) / (illumination + floor)
-            velocity = direction if step == 0 else self.momentum[step - 1] * velocity + direction
-            canvas = canvas + step_size * velocity
+            velocity = direction if velocity is None else self.momentum[step - 1] * velocity + direction
+            canvas = canvas + self.step_size[step] * velocity
             features = torch.cat([_lanes(canvas / level), _lanes(direction / level), relative], 1)
             correction, state = self.network(features, state)
             canvas = canvas + self.gain * level * torch.complex(correction[:, 0], correction[:, 1])

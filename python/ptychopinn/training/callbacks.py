@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Callbacks: a learning rate that fits epochs and a time limit at once, and the ways a training can end early.
 
-The schedule follows progress, the larger of the shares of steps done and of time spent, so that a run with ``--minutes``
-ends annealed wherever the time runs out. Without a time limit it depends on the step alone and is reproducible.
+The schedule follows progress, the larger of the shares of steps done and of time spent, so that a run with
+``--minutes`` ends annealed wherever the time runs out. Without a time limit it depends on the step alone and is
+reproducible.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
-import torch
-from torch import Tensor
 
 from ptychopinn.errors import InputError
 
@@ -63,17 +62,38 @@ class WarmupCosine(L.Callback):
 
 
 class StopOnNonFinite(L.Callback):
-    """Ends a training whose loss is no longer a number, with a sentence instead of a file full of NaN."""
+    """Ends a training whose loss is no longer a number, with a sentence instead of a file full of NaN.
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if isinstance(loss, Tensor) and not bool(torch.isfinite(loss)):
+    It looks at the mean over an epoch, which any such step spoils: looking at every step would wait for the device.
+    """
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        loss = float(trainer.callback_metrics.get("train_loss", 0.0))
+        if not math.isfinite(loss):
             raise InputError(
-                f"training: the loss is {float(loss)} at step {trainer.global_step}; "
+                f"training: the loss is {loss} after step {trainer.global_step}; "
                 "lower training.learning_rate, or check the scan's counts and probe with ptychopinn plot"
             )
+
+
+class EpochLog(L.Callback):
+    """One line per epoch, where a progress bar would fill a log file."""
+
+    def __init__(self) -> None:
+        self._started = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        losses = "".join(
+            f", {name} {float(trainer.callback_metrics[name]):.5g}"
+            for name in ("train_loss", "val_loss")
+            if name in trainer.callback_metrics
+        )
+        if trainer.is_global_zero:
+            seconds = time.monotonic() - self._started
+            _log.info("epoch %d/%s: %.0f s%s", trainer.current_epoch + 1, trainer.max_epochs, seconds, losses)
 
 
 @contextmanager

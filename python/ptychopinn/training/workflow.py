@@ -8,6 +8,7 @@ before the scan and the configuration are known to fit each other.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from ptychopinn.errors import InputError
 from ptychopinn.inference.bundle import BUNDLE_NAME, save_bundle
 from ptychopinn.metrics.plots import plot_scan_overview, plot_training
 from ptychopinn.models import PtychoModel
-from ptychopinn.training.callbacks import StopOnNonFinite, WarmupCosine, stop_on_interrupt
+from ptychopinn.training.callbacks import EpochLog, StopOnNonFinite, WarmupCosine, stop_on_interrupt
 from ptychopinn.training.module import PtychoModule
 
 _log = logging.getLogger(__name__)
@@ -131,8 +132,9 @@ def train(scan: Scan, out: str | Path, config: Config | None = None, *, overwrit
 def _trainer(config: Config, out: Path, checkpoints: ModelCheckpoint) -> L.Trainer:
     execution, training = config.execution, config.training
     callbacks: list[L.Callback] = [checkpoints, WarmupCosine(training.warmup, training.minutes), StopOnNonFinite()]
+    bar = execution.progress and sys.stdout.isatty()
     if execution.progress:
-        callbacks.append(TQDMProgressBar(leave=False))
+        callbacks.append(TQDMProgressBar(leave=False) if bar else EpochLog())
     try:
         return L.Trainer(
             default_root_dir=out,
@@ -143,7 +145,7 @@ def _trainer(config: Config, out: Path, checkpoints: ModelCheckpoint) -> L.Train
             deterministic=execution.deterministic,
             logger=CSVLogger(out, name="", version=""),
             callbacks=callbacks,
-            enable_progress_bar=execution.progress,
+            enable_progress_bar=bar,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             # Members of the groups are drawn anew in every epoch.
@@ -151,9 +153,8 @@ def _trainer(config: Config, out: Path, checkpoints: ModelCheckpoint) -> L.Train
         )
     except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(
-            f"execution: accelerator {execution.accelerator!r} with devices {execution.devices!r} cannot be used: {reason}"
-        ) from error
+        chosen = f"accelerator {execution.accelerator!r} with devices {execution.devices!r}"
+        raise InputError(f"execution: {chosen} cannot be used: {reason}") from error
 
 
 def _write_config(config: Config, path: Path) -> None:
