@@ -69,3 +69,15 @@ def test_only_torch_compat_includes_torch() -> None:
 def test_examples_of_the_docstrings_run(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"ptycho_ext.{name}"))
     assert result.attempted > 0 and result.failed == 0
+
+
+def test_building_without_torch_stops_with_one_sentence() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.path.insert(0, 'cmake'); "
+        "import build_backend; build_backend.prepare_metadata_for_build_wheel('.')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CSRC.parent, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "ptychopinn: the building interpreter has no torch: pip install torch, then pip install --no-build-isolation ."
+    ]
