@@ -23,12 +23,13 @@ _BASE = {"errors", "ptycho_ext"}
 _DATA = _BASE | {"config", "data"}
 _PHYSICS = _DATA | {"physics"}
 _MODELS = _PHYSICS | {"models"}
-_INFERENCE = _MODELS | {"metrics", "inference"}
+_INFERENCE = _MODELS | {"metrics", "inference", "devices"}
 _TRAINING = _INFERENCE | {"training"}
 ALLOWED: dict[str, set[str]] = {
     "ptycho_ext": set(),
     "errors": set(),
     "config": {"errors"},
+    "devices": _BASE,
     "data": _DATA,
     "physics": _PHYSICS,
     "metrics": _BASE | {"data"},

@@ -183,13 +183,14 @@ def _reconstruct(options: Namespace) -> int:
 
     from ptychopinn.data.reconstruction import reconstruction_suffix
     from ptychopinn.data.scan import Scan
+    from ptychopinn.devices import resolve_device
     from ptychopinn.inference.bundle import load_bundle
     from ptychopinn.inference.predict import reconstruct
     from ptychopinn.metrics.plots import plot_reconstruction
 
     out = _new_file(options.out, options.overwrite)
     reconstruction_suffix(out)
-    device = _device(options.device)
+    device = resolve_device(options.device)
     model, config = load_bundle(options.run)
     inference = dataclasses.replace(config.inference, **options.given.as_dict().get("inference", {}))
     scan = Scan.load(options.scan_file, measurement=options.measurement)
@@ -301,19 +302,6 @@ def _add_overwrite(parser: ArgumentParser) -> None:
 def _settings(options: Namespace, *names: str) -> dict[str, dict[str, Any]]:
     """The chosen configuration sections as plain dictionaries."""
     return {name: options[name].as_dict() for name in names}
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device: expected a device that torch can use here, got {name!r}: {reason}") from None
-    return name
 
 
 def _new_file(path: str | Path, overwrite: bool) -> Path:

@@ -129,7 +129,7 @@ class ExecutionConfig:
     """Where and how it runs; changes speed, not results.
 
     Args:
-        accelerator: "auto", "cpu", "gpu" or what else Lightning takes.
+        accelerator: "cpu", "gpu", or "auto": a GPU if torch and the operators can use one.
         devices: how many, or "auto".
         deterministic: use deterministic algorithms only; the same seed then gives the same result, bit for bit.
         threads: CPU threads; none: torch's default.

@@ -15,6 +15,7 @@ from importlib import metadata
 import torch
 
 import ptycho_ext
+from ptychopinn.devices import gpu_usable
 
 _PACKAGES = (
     "torch",
@@ -82,7 +83,8 @@ def _cuda() -> tuple[list[tuple[str, str]], list[str]]:
         problems = ["torch sees no GPU although a driver is present: check nvidia-smi and the driver's version"]
         return [("cuda", f"torch built for CUDA {built}, no usable GPU")], problems if driver else []
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return [("cuda", f"torch built for CUDA {built}: {', '.join(names)}")], []
+    problems = [] if gpu_usable() else ["the operators were built without CUDA and run on the CPU: rebuild with nvcc"]
+    return [("cuda", f"torch built for CUDA {built}: {', '.join(names)}")], problems
 
 
 def _operators() -> tuple[list[tuple[str, str]], list[str]]:

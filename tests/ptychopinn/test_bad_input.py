@@ -209,7 +209,10 @@ OPTIONS = [
         "scan.npz/out.npz: its folder cannot be created",
     ),
     (("reconstruct", "run", "scan.npz", "--out", "out.tif"), "out.tif: a reconstruction file must end in .h5"),
-    (("reconstruct", "run", "scan.npz", "--out", "out.h5", "--device", "abacus"), "--device: expected a device"),
+    (
+        ("reconstruct", "run", "scan.npz", "--out", "out.h5", "--device", "abacus"),
+        "device: expected one that torch can use",
+    ),
     (
         ("reconstruct", "run", "scan.npz", "--out", "out.h5", "--inference.batch_size", "0"),
         "inference.batch_size must be",

@@ -26,6 +26,7 @@ from ptychopinn.data.atomic import atomic_path
 from ptychopinn.data.datamodule import ScanDataModule
 from ptychopinn.data.dataset import good_pixels
 from ptychopinn.data.scan import Scan
+from ptychopinn.devices import resolve_accelerator
 from ptychopinn.errors import InputError
 from ptychopinn.inference.bundle import BUNDLE_NAME, save_bundle
 from ptychopinn.metrics.plots import plot_scan_overview, plot_training
@@ -138,7 +139,7 @@ def _trainer(config: Config, out: Path, checkpoints: ModelCheckpoint) -> L.Train
     try:
         return L.Trainer(
             default_root_dir=out,
-            accelerator=execution.accelerator,
+            accelerator=resolve_accelerator(execution.accelerator),
             devices=execution.devices,
             max_epochs=training.epochs,
             gradient_clip_val=training.gradient_clip,

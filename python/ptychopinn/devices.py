@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where to compute: a GPU only if both torch and the operators can use it.
+
+One rule for training (Lightning's accelerators) and inference (torch's devices), so that a GPU node with a CPU-only
+build runs on its CPU, and is told so when it was asked for the GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+
+import ptycho_ext
+from ptychopinn.errors import InputError
+
+_REMEDY = "the operators were built without CUDA: use the CPU, or rebuild where nvcc is found"
+
+
+def gpu_usable() -> bool:
+    """Whether torch finds a CUDA device and the operators were built for it."""
+    return torch.cuda.is_available() and bool(ptycho_ext.build_info()["cuda"])
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device of a name: "auto", "cpu", "cuda", "cuda:1" ...
+
+    Raises:
+        InputError: torch cannot use the device, or the operators cannot.
+    """
+    if name == "auto":
+        return torch.device("cuda" if gpu_usable() else "cpu")
+    try:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device: expected one that torch can use here, got {name!r}: {reason}") from None
+    _require_operators(device.type, name)
+    return device
+
+
+def resolve_accelerator(name: str) -> str:
+    """Lightning's accelerator for ``execution.accelerator``.
+
+    Raises:
+        InputError: a GPU is asked for and the operators cannot use it.
+    """
+    if name == "auto":
+        return "gpu" if gpu_usable() else "cpu"
+    _require_operators(name, name)
+    return name
+
+
+def _require_operators(kind: str, name: str) -> None:
+    if kind in ("cuda", "gpu") and not ptycho_ext.build_info()["cuda"]:
+        raise InputError(f"device: {name!r} cannot be used: {_REMEDY}")
+    if kind not in ("cpu", "cuda", "gpu"):
+        raise InputError(f"device: {name!r} cannot be used: the operators run on CPU and CUDA devices only")
