@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A plain U-Net over single patches: the reference point for anything cleverer, and the fastest at inference.
+"""A plain U-Net over single patches: the reference point for anything cleverer.
 
 Each pattern is turned into its real-space start, which is given to the network beside the log amplitude and the probe's
 intensity; the predicted patches are merged on the group's canvas, which imposes the overlap. All patterns share the
