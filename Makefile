@@ -8,12 +8,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -type f)
 MINUTES ?= 3
 
-.PHONY: help demo test lint wheel clean
+.PHONY: help demo test lint bench sanitize wheel clean
 
 help:
 	@echo "make demo   install, build, simulate a scan, train, reconstruct, evaluate ($(MINUTES) minutes of training)"
 	@echo "make test   install, build, run the whole test suite"
 	@echo "make lint   ruff and mypy"
+	@echo "make bench  time the operators beside plain torch and a copy; writes benchmarks/results"
+	@echo "make sanitize  the operators' tests against a build with address and undefined-behaviour sanitizers (GCC)"
 	@echo "make wheel  build a wheel into dist/"
 	@echo "make clean  remove .venv, build and demo"
 
@@ -43,6 +45,23 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/run.py
+
+# A virtual environment of its own that borrows the packages of .venv but not its import hook, which would put the
+# editable install in front. The sanitizer has to be loaded before Python; compiling and exporting cannot run under it.
+SANITIZE := build/sanitize
+SITE := import sysconfig; print(sysconfig.get_path("purelib"))
+sanitize: $(VENV)/.dependencies
+	$(BIN)/python -m venv --without-pip $(SANITIZE)/venv
+	$(BIN)/python -c '$(SITE)' > $$($(SANITIZE)/venv/bin/python -c '$(SITE)')/borrowed.pth
+	$(PIP) install --quiet --no-build-isolation --no-deps --upgrade --target $(SANITIZE)/site \
+	  -C build-dir=$(SANITIZE)/cmake -C cmake.build-type=RelWithDebInfo \
+	  -C cmake.define.PTYCHO_SANITIZE=address,undefined .
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  OMP_NUM_THREADS=2 PYTHONPATH=$(SANITIZE)/site $(SANITIZE)/venv/bin/python $(BIN)/pytest tests/ext \
+	  -p no:cacheprovider --capture=sys -k "not compile and not export"
 
 wheel: $(VENV)/.dependencies
 	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .

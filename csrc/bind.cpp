@@ -4,6 +4,8 @@
 // Python side where the other libraries lie.
 #include <pybind11/pybind11.h>
 
+#include "cpu/simd_level.h"
+
 namespace py = pybind11;
 using namespace py::literals;
 
@@ -31,24 +33,10 @@ const char* processor_level() { return "neon"; }
 const char* processor_level() { return "scalar"; }
 #endif
 
-// The level the operators were compiled for; the same flags apply to this file.
-const char* compiled_level() {
-#if defined(__AVX512F__)
-  return "avx512";
-#elif defined(__AVX2__)
-  return "avx2";
-#elif defined(__AVX__)
-  return "avx";
-#elif defined(__SSE2__)
-  return "sse2";
-#elif defined(__ARM_NEON)
-  return "neon";
-#else
-  return "scalar";
-#endif
+py::dict simd_level() {
+  const char* chosen = ptycho::cpu::simd_name(ptycho::cpu::simd_level());
+  return py::dict("processor"_a = processor_level(), "operators"_a = chosen);
 }
-
-py::dict simd_level() { return py::dict("processor"_a = processor_level(), "operators"_a = compiled_level()); }
 
 }  // namespace
 

@@ -113,6 +113,23 @@ void check_extract_patches_grad_positions_inputs(const Tensor& grad_patches, con
   check.device("grad_patches", grad_patches, canvas);
 }
 
+void check_plan_tiles_inputs(const Tensor& positions, const Sizes& patch_size, const Sizes& canvas_size) {
+  const Check check{"plan_tiles"};
+  check.type("positions", positions, ScalarType::Double);
+  check.dims("positions", positions, 2, "(..., n, 2)");
+  check.shape("positions", positions, join(leading(positions, 1), {2}));
+  check.size("patch_size", patch_size);
+  check.size("canvas_size", canvas_size);
+}
+
+void check_out(const char* op, const Tensor& out, const Tensor& model, const Sizes& sizes) {
+  const Check check{op};
+  check.type("out", out, model.scalar_type());
+  check.shape("out", out, sizes);
+  check.device("out", out, model);
+  check.require(out.is_contiguous(), "out", "be contiguous", "other strides");
+}
+
 void check_translate_images_inputs(const char* op, const Tensor& images, const Tensor& shifts,
                                    const std::string& mode) {
   const Check check{op};
@@ -127,6 +144,23 @@ void check_translate_images_inputs(const char* op, const Tensor& images, const T
 void check_reassemble_patches_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
                                      const Sizes& canvas_size) {
   const Check check{"reassemble_patches"};
+  check.data("patches", patches);
+  check.dims("patches", patches, 3, "(..., n, h, w)");
+  check.positions_of_patches(positions, patches);
+  check.type("weights", weights, real_type(patches.scalar_type()));
+  const int64_t dims = patches.dim();
+  if (weights.dim() == 2) {
+    check.shape("weights", weights, {patches.size(dims - 2), patches.size(dims - 1)});
+  } else {
+    check.shape("weights", weights, sizes_of(patches));
+  }
+  check.device("weights", weights, patches);
+  check.size("canvas_size", canvas_size);
+}
+
+void check_overlap_project_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
+                                  const Sizes& canvas_size) {
+  const Check check{"overlap_project"};
   check.data("patches", patches);
   check.dims("patches", patches, 3, "(..., n, h, w)");
   check.positions_of_patches(positions, patches);

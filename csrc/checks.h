@@ -19,12 +19,22 @@ void check_extract_patches_adjoint_inputs(const Tensor& patches, const Tensor& p
 void check_extract_patches_grad_positions_inputs(const Tensor& grad_patches, const Tensor& canvas,
                                                  const Tensor& positions);
 
+// positions (..., n, 2), sizes (h, w) and (H, W)
+void check_plan_tiles_inputs(const Tensor& positions, const Sizes& patch_size, const Sizes& canvas_size);
+
+// A tensor to write to: of the model's type and device, of these sizes, contiguous.
+void check_out(const char* op, const Tensor& out, const Tensor& model, const Sizes& sizes);
+
 // images (..., H, W), shifts (..., 2), mode "bilinear" or "nearest"
 void check_translate_images_inputs(const char* op, const Tensor& images, const Tensor& shifts, const std::string& mode);
 
 // patches (..., n, h, w), positions (..., n, 2), weights (h, w) or (..., n, h, w), size (H, W)
 void check_reassemble_patches_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
                                      const Sizes& canvas_size);
+
+// as reassemble_patches
+void check_overlap_project_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
+                                  const Sizes& canvas_size);
 
 // The one rule that has to read the data. coordinates: contiguous, on the CPU.
 void check_finite(const char* op, const char* argument, const Tensor& coordinates);

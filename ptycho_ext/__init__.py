@@ -16,18 +16,22 @@ from ptycho_ext.canvas import CanvasGeometry  # noqa: E402
 from ptycho_ext.ops import (  # noqa: E402
     extract_patches,
     extract_patches_adjoint,
+    overlap_project,
     reassemble_patches,
     translate_images,
 )
+from ptycho_ext.plan import ScanPlan  # noqa: E402
 
 __version__: str = build_info()["version"]
 
 __all__ = [
     "CanvasGeometry",
+    "ScanPlan",
     "__version__",
     "build_info",
     "extract_patches",
     "extract_patches_adjoint",
+    "overlap_project",
     "reassemble_patches",
     "simd_level",
     "translate_images",

@@ -66,6 +66,8 @@ def translate_images(images: ArrayLike, shifts: ArrayLike, mode: str = "bilinear
     """Images (..., H, W) moved by shifts (..., 2): out[i, j] = in(i - t_y, j - t_x).
 
     "nearest" takes in[rint(i - t)], ties to even, where 0 <= i - t <= n - 1 before rounding, and zero elsewhere.
+    "fourier" is periodic: in is the trigonometric polynomial through the samples, with its highest frequency, where n
+    is even, a cosine (the real choice: half of it at either sign).
     """
     images, shifts = _widen(images), np.asarray(shifts, np.float64)
     if images.ndim > 2:
@@ -74,6 +76,8 @@ def translate_images(images: ArrayLike, shifts: ArrayLike, mode: str = "bilinear
     for shift, n in zip(shifts, images.shape, strict=True):
         if mode == "bilinear":
             matrices.append(_axis_matrix(-shift, n, n))
+        elif mode == "fourier":
+            matrices.append(_axis_periodic(shift, n))
         else:
             s = np.arange(n) - shift
             matrices.append((np.rint(s)[:, None] == np.arange(n)) & ((s >= 0) & (s <= n - 1))[:, None])
@@ -103,6 +107,19 @@ def reassemble_patches(
     return image, total
 
 
+def overlap_project(
+    patches: ArrayLike,
+    positions: ArrayLike,
+    canvas_size: tuple[int, int],
+    weights: ArrayLike | None = None,
+    eps: float = 1e-6,
+) -> Array:
+    """Patches (..., n, h, w) of the mean of the patches of each group: reassembly, then extraction."""
+    image, _ = reassemble_patches(patches, positions, canvas_size, weights, True, eps)
+    h, w = np.shape(patches)[-2:]
+    return extract_patches(image, positions, (h, w))
+
+
 def _axis_matrix(position: float, size: int, extent: int) -> Array:
     """(size, extent) weights of linear interpolation along one axis; taps outside have no column."""
     whole = np.floor(position)
@@ -117,6 +134,18 @@ def _axis_slope(position: float, size: int, extent: int) -> Array:
     tap = np.floor(position) + np.arange(size)[:, None]
     columns = np.arange(extent)
     return np.asarray((tap + 1 == columns).astype(np.float64) - (tap == columns))
+
+
+def _axis_periodic(shift: float, n: int) -> Array:
+    """(n, n) periodic interpolation at i - shift: the mean over k of exp(2 pi i k (i - j - shift) / n)."""
+    shift = np.mod(shift, n)
+    distance = np.subtract.outer(np.arange(n), np.arange(n))
+    frequencies = np.arange(1, (n + 1) // 2)
+    waves = np.cos(2 * np.pi / n * np.multiply.outer(frequencies, distance - shift))
+    matrix = 1 + 2 * waves.sum(0)
+    if n % 2 == 0:
+        matrix = matrix + np.cos(np.pi * shift) * np.cos(np.pi * distance)
+    return np.asarray(matrix / n)
 
 
 def _widen(data: ArrayLike) -> Array:

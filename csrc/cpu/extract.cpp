@@ -1,131 +1,173 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// extract_patches on the CPU, its adjoint and its derivative with respect to the positions. Extraction is parallel over
-// patch rows, the adjoint over canvas tiles (see tiles.h), the derivative over patches; each output has one writer.
+// extract_patches on the CPU, its adjoint and its derivative with respect to the positions. Extraction and derivative
+// are parallel over blocks of patch rows, visited in the order of the plan; the adjoint over canvas tiles (see
+// tiles.h). Each output has one writer.
 #include "checks.h"
-#include "cpu/outputs.h"
-#include "cpu/rows.h"
 #include "cpu/tiles.h"
 
 namespace ptycho::cpu {
 namespace {
 
+// A large patch makes several units of work. The number is part of the sums' order in the derivative.
+constexpr int64_t kBlockRows = 64;
+
+int64_t blocks_of(int64_t h) { return (h + kBlockRows - 1) / kBlockRows; }
+
+// The first row of a block of rows, counted over all patches.
 template <typename T>
-void extract_kernel(const ImageStack<const T>& canvases, const double* positions, const ImageStack<T>& patches) {
-  const int64_t h = patches.rows;
-  const int64_t w = patches.cols;
-  const int64_t lanes = patches.lanes;
-  const int64_t per_group = canvases.count ? patches.count / canvases.count : 0;
-  torch::stable::parallel_for(0, patches.count * h, grain(w * lanes), [&](int64_t begin, int64_t end) {
-    std::vector<T> buffer((w + 1) * lanes);
-    for (int64_t r = begin; r < end;) {
-      const int64_t k = r / h;
-      const int64_t last = std::min(end, (k + 1) * h);
-      const Taps<T> y = gather_taps<T>(positions[2 * k]);
-      const Taps<T> x = gather_taps<T>(positions[2 * k + 1]);
-      const Image<const T> canvas = canvases[k / per_group];
-      const Image<T> patch = patches[k];
-      for (; r < last; ++r) {
-        const int64_t i = r - k * h;
-        blend_rows(buffer.data(), canvas, y.first + i, y.w0, y.w1, {x.first, x.first + w + 1});
-        interpolate(patch.row(i), buffer.data(), x.w0, x.w1, lanes, w * lanes);
-      }
+struct BlockRows {
+  const ImageStack<T>& patches;
+  const int64_t blocks;
+
+  explicit BlockRows(const ImageStack<T>& patches) : patches(patches), blocks(blocks_of(patches.rows)) {}
+  T* operator()(int64_t block) const { return patches[block / blocks].row(block % blocks * kBlockRows); }
+};
+
+// What rows [begin, ...) of a patch are interpolated from.
+template <typename T>
+Window<T> gather_window(const Image<const T>& canvas, const double* position, int64_t begin, int64_t rows,
+                        int64_t cols) {
+  Taps<T> y = gather_taps<T>(position[0]);
+  y.first += begin;
+  return {canvas.data, nullptr, canvas.rows, canvas.cols, canvas.lanes, y, gather_taps<T>(position[1]), rows, cols,
+          nullptr};
+}
+
+// Calls work(window, block, next block, scratch) for every block of rows; patch k has blocks k * blocks_of(h) onwards.
+template <typename T, typename Work>
+void for_each_block(const ImageStack<const T>& canvases, const Scan& scan, const Order& order, const Work& work) {
+  const int64_t blocks = blocks_of(scan.h);
+  const int64_t lanes = canvases.lanes;
+  const int64_t pixels = std::min(scan.h, kBlockRows) * scan.w;
+  torch::stable::parallel_for(0, scan.count() * blocks, grain(pixels * lanes), [&](int64_t begin, int64_t end) {
+    Workspace<T> scratch(scratch_size<T>(scan.w, lanes));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t k = order[i / blocks];
+      const int64_t block = i % blocks;
+      const int64_t first = block * kBlockRows;
+      const int64_t rows = std::min(kBlockRows, scan.h - first);
+      const double* position = scan.positions + 2 * k;
+      const int64_t next = order[std::min(i + 1, end - 1) / blocks] * blocks + std::min(i + 1, end - 1) % blocks;
+      work(gather_window(canvases[k / scan.per_group], position, first, rows, scan.w), k * blocks + block, next,
+           scratch.data());
     }
+    kernels<T>().fence();
   });
 }
 
 template <typename T>
-void adjoint_kernel(const ImageStack<const T>& patches, const double* positions, const ImageStack<T>& canvases) {
-  const TilePlan plan = plan_canvases(canvases, positions, patches);
-  for_each_tile<std::vector<T>>(
-      plan, [&](const Tile& tile) { clear_tile(canvases[tile.group], tile); },
-      [&](const Tile& tile, int64_t k, std::vector<T>& buffer) {
-        buffer.resize((plan.grid.tile_cols + 1) * canvases.lanes);
-        const Placement<T> place(positions + 2 * k, patches.rows, patches.cols);
-        add_patch(canvases[tile.group], tile, patches[k], place, buffer.data());
-      });
-}
-
-// The sum of a[m] * value(m) in double. The partial sums are fixed in number: the order is the same on every machine,
-// and no addition waits for the one before.
-template <typename T, typename Value>
-double dot(const T* a, int64_t count, const Value& value) {
-  constexpr int64_t partials = 8;
-  double sums[partials] = {};
-  int64_t m = 0;
-  for (; m + partials <= count; m += partials)
-    for (int64_t s = 0; s < partials; ++s) sums[s] += static_cast<double>(a[m + s]) * value(m + s);
-  for (; m < count; ++m) sums[0] += static_cast<double>(a[m]) * value(m);
-  for (int64_t s = 1; s < partials; ++s) sums[0] += sums[s];
-  return sums[0];
+void extract_kernel(const ImageStack<const T>& canvases, const Scan& scan, const Order& order,
+                    const ImageStack<T>& patches, bool past_caches) {
+  const int64_t stride = patches.cols * patches.lanes;
+  const auto uneven = (reinterpret_cast<uintptr_t>(patches.data) | (stride * sizeof(T))) % 64;
+  const Write write = past_caches && !uneven ? Write::stream : Write::store;
+  const BlockRows<T> rows(patches);
+  for_each_block<T>(canvases, scan, order, [&](const Window<T>& window, int64_t block, int64_t, T* scratch) {
+    kernels<T>().interpolate(window, rows(block), stride, write, scratch);
+  });
 }
 
 // Per patch the sums over its pixels of <g, d patch / d y> and <g, d patch / d x>.
 template <typename T>
-void grad_positions_kernel(const ImageStack<const T>& grads, const ImageStack<const T>& canvases,
-                           const double* positions, double* result) {
-  const int64_t h = grads.rows;
-  const int64_t w = grads.cols;
-  const int64_t lanes = grads.lanes;
-  const int64_t per_group = canvases.count ? grads.count / canvases.count : 0;
-  torch::stable::parallel_for(0, grads.count, grain(h * w * lanes), [&](int64_t begin, int64_t end) {
-    std::vector<T> across((w + 1) * lanes);
-    std::vector<T> down((w + 1) * lanes);
-    for (int64_t k = begin; k < end; ++k) {
-      const Taps<T> y = gather_taps<T>(positions[2 * k]);
-      const Taps<T> x = gather_taps<T>(positions[2 * k + 1]);
-      const Image<const T> canvas = canvases[k / per_group];
-      double sum_y = 0.0;
-      double sum_x = 0.0;
-      for (int64_t i = 0; i < h; ++i) {
-        const Span columns{x.first, x.first + w + 1};
-        blend_rows(across.data(), canvas, y.first + i, y.w0, y.w1, columns);
-        blend_rows(down.data(), canvas, y.first + i, T(-1), T(1), columns);
-        const T* g = grads[k].row(i);
-        sum_y += dot(g, w * lanes, [&](int64_t m) { return x.w0 * down[m] + x.w1 * down[m + lanes]; });
-        sum_x += dot(g, w * lanes, [&](int64_t m) { return across[m + lanes] - across[m]; });
-      }
-      result[2 * k] = sum_y;
-      result[2 * k + 1] = sum_x;
-    }
+void grad_positions_kernel(const ImageStack<const T>& grads, const ImageStack<const T>& canvases, const Scan& scan,
+                           const Order& order, double* result) {
+  const int64_t blocks = blocks_of(scan.h);
+  const BlockRows<const T> rows(grads);
+  std::vector<double> sums(2 * scan.count() * blocks, 0.0);
+  for_each_block<T>(canvases, scan, order,
+                    [&](const Window<T>& window, int64_t block, int64_t next, T* scratch) {
+                      kernels<T>().slope(window, rows(block), rows(next), sums.data() + 2 * block, scratch);
+                    });
+  std::fill(result, result + 2 * scan.count(), 0.0);
+  for (int64_t k = 0; k < scan.count(); ++k)
+    for (int64_t block = k * blocks; block < (k + 1) * blocks; ++block)
+      for (int64_t axis = 0; axis < 2; ++axis) result[2 * k + axis] += sums[2 * block + axis];
+}
+
+void extract_into(const char* op, const Tensor& canvas, const Tensor& positions, const std::optional<Tensor>& order,
+                  Tensor& patches) {
+  const Tensor source = torch::stable::contiguous(canvas);
+  const Tensor at = torch::stable::contiguous(positions);
+  check_finite(op, "positions", at);
+  const Scan scan = scan_of(at, patches.size(patches.dim() - 2), patches.size(patches.dim() - 1));
+  const Order visits(op, scan, canvas.numel() * canvas.element_size(), order);
+  with_real_type(canvas, [&](auto zero) {
+    using T = decltype(zero);
+    extract_kernel<T>(image_stack<const T>(source), scan, visits, image_stack<T>(patches), exceeds_cache(patches));
   });
 }
 
-Tensor extract_patches(const Tensor& canvas, const Tensor& positions, const Sizes& patch_size) {
+Tensor extract_patches(const Tensor& canvas, const Tensor& positions, const Sizes& patch_size,
+                       const std::optional<Tensor>& order) {
   check_extract_patches_inputs(canvas, positions, patch_size);
-  const Tensor source = torch::stable::contiguous(canvas);
-  const Tensor at = torch::stable::contiguous(positions);
-  check_finite("extract_patches", "positions", at);
   Tensor patches = new_output(canvas, join(leading(positions, 1), {patch_size[0], patch_size[1]}));
-  with_real_type(canvas, [&](auto zero) {
-    using T = decltype(zero);
-    extract_kernel<T>(image_stack<const T>(source), at.const_data_ptr<double>(), image_stack<T>(patches));
-  });
+  extract_into("extract_patches", canvas, positions, order, patches);
   return patches;
 }
 
-Tensor extract_patches_adjoint(const Tensor& patches, const Tensor& positions, const Sizes& canvas_size) {
-  check_extract_patches_adjoint_inputs(patches, positions, canvas_size);
+void extract_patches_out(const Tensor& canvas, const Tensor& positions, const std::optional<Tensor>& order,
+                         Tensor out) {
+  const Sizes patch_size = out.dim() < 2 ? Sizes{0, 0} : Sizes{out.size(out.dim() - 2), out.size(out.dim() - 1)};
+  check_extract_patches_inputs(canvas, positions, patch_size);
+  check_out("extract_patches", out, canvas, join(leading(positions, 1), {patch_size[0], patch_size[1]}));
+  extract_into("extract_patches", canvas, positions, order, out);
+}
+
+void adjoint_into(const char* op, const Tensor& patches, const Tensor& positions,
+                  const std::optional<Tensor>& tile_start, const std::optional<Tensor>& tile_patches, Tensor& canvas) {
   const Tensor source = torch::stable::contiguous(patches);
   const Tensor at = torch::stable::contiguous(positions);
-  check_finite("extract_patches_adjoint", "positions", at);
-  Tensor canvas = new_output(patches, join(leading(patches, 3), {canvas_size[0], canvas_size[1]}));
+  check_finite(op, "positions", at);
+  const Scan scan = scan_of(at, patches.size(patches.dim() - 2), patches.size(patches.dim() - 1));
+  const TileGrid grid = tile_grid(scan.groups, canvas.size(canvas.dim() - 2), canvas.size(canvas.dim() - 1));
+  const Tiles tiles(op, grid, scan, tile_start, tile_patches);
+  const bool past_caches = exceeds_cache(canvas);
   with_real_type(patches, [&](auto zero) {
     using T = decltype(zero);
-    adjoint_kernel<T>(image_stack<const T>(source), at.const_data_ptr<double>(), image_stack<T>(canvas));
+    const ImageStack<const T> from = image_stack<const T>(source);
+    const ImageStack<T> to = image_stack<T>(canvas);
+    for_each_tile<T>(tiles, from.lanes, from.lanes, [&](int64_t t, const Tile& tile, T* sums, T* scratch) {
+      for (int64_t i = tiles.start[t]; i < tiles.start[t + 1]; ++i) {
+        const int64_t k = tiles.patches[i];
+        const int64_t after = tiles.patches[std::min(i + 1, tiles.start[t + 1] - 1)];
+        const T* next = first_sample<T>(tile, from[after].data, from.lanes, scan, after);
+        add_patch<T>(sums, tile, from[k].data, nullptr, from.lanes, scan, k, next, scratch);
+      }
+      write_tile(to[tile.group], tile, sums, past_caches);
+    });
   });
+}
+
+Tensor extract_patches_adjoint(const Tensor& patches, const Tensor& positions, const Sizes& canvas_size,
+                               const std::optional<Tensor>& tile_start, const std::optional<Tensor>& tile_patches) {
+  check_extract_patches_adjoint_inputs(patches, positions, canvas_size);
+  Tensor canvas = new_output(patches, join(leading(patches, 3), {canvas_size[0], canvas_size[1]}));
+  adjoint_into("extract_patches_adjoint", patches, positions, tile_start, tile_patches, canvas);
   return canvas;
 }
 
-Tensor extract_patches_grad_positions(const Tensor& grad_patches, const Tensor& canvas, const Tensor& positions) {
+void extract_patches_adjoint_out(const Tensor& patches, const Tensor& positions,
+                                 const std::optional<Tensor>& tile_start, const std::optional<Tensor>& tile_patches,
+                                 Tensor out) {
+  const Sizes canvas_size = out.dim() < 2 ? Sizes{0, 0} : Sizes{out.size(out.dim() - 2), out.size(out.dim() - 1)};
+  check_extract_patches_adjoint_inputs(patches, positions, canvas_size);
+  check_out("extract_patches_adjoint", out, patches, join(leading(patches, 3), {canvas_size[0], canvas_size[1]}));
+  adjoint_into("extract_patches_adjoint", patches, positions, tile_start, tile_patches, out);
+}
+
+Tensor extract_patches_grad_positions(const Tensor& grad_patches, const Tensor& canvas, const Tensor& positions,
+                                      const std::optional<Tensor>& order) {
   check_extract_patches_grad_positions_inputs(grad_patches, canvas, positions);
   const Tensor grads = torch::stable::contiguous(grad_patches);
   const Tensor source = torch::stable::contiguous(canvas);
   const Tensor at = torch::stable::contiguous(positions);
   check_finite("extract_patches_grad_positions", "positions", at);
+  const Scan scan = scan_of(at, grads.size(grads.dim() - 2), grads.size(grads.dim() - 1));
+  const Order visits("extract_patches_grad_positions", scan, canvas.numel() * canvas.element_size(), order);
   Tensor result = torch::stable::new_empty(positions, sizes_of(positions));
   with_real_type(canvas, [&](auto zero) {
     using T = decltype(zero);
-    grad_positions_kernel<T>(image_stack<const T>(grads), image_stack<const T>(source), at.const_data_ptr<double>(),
+    grad_positions_kernel<T>(image_stack<const T>(grads), image_stack<const T>(source), scan, visits,
                              result.mutable_data_ptr<double>());
   });
   return result;
@@ -136,6 +178,8 @@ Tensor extract_patches_grad_positions(const Tensor& grad_patches, const Tensor& 
 
 STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) {
   m.impl("extract_patches", TORCH_BOX(&ptycho::cpu::extract_patches));
+  m.impl("extract_patches_out", TORCH_BOX(&ptycho::cpu::extract_patches_out));
   m.impl("extract_patches_adjoint", TORCH_BOX(&ptycho::cpu::extract_patches_adjoint));
+  m.impl("extract_patches_adjoint_out", TORCH_BOX(&ptycho::cpu::extract_patches_adjoint_out));
   m.impl("extract_patches_grad_positions", TORCH_BOX(&ptycho::cpu::extract_patches_grad_positions));
 }

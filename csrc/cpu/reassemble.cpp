@@ -1,72 +1,77 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // reassemble_patches on the CPU: the weighted patches and the weights, summed onto canvases in one pass over tiles.
 // Each patch row is multiplied by its weights in scratch memory just before it is summed, so no weighted copy of all
-// patches is made, and numerator and denominator see the very same weights.
+// patches is made, and numerator and denominator see the very same weights. The mean is taken while a tile is in the
+// cache; the threshold, which depends on the largest weight of all tiles, is applied afterwards, and only to the tiles
+// that hold a positive weight below it.
 #include "checks.h"
-#include "cpu/outputs.h"
 #include "cpu/tiles.h"
 
 namespace ptycho::cpu {
 namespace {
 
-// product = patch * weights over the given rows; a complex pixel has two lanes and one weight.
 template <typename T>
-void multiply_rows(T* __restrict product, const Image<const T>& patch, const Image<const T>& weights, Span rows) {
-  const int64_t begin = rows.begin * patch.cols;
-  const int64_t end = rows.end * patch.cols;
-  if (patch.lanes == 1) {
-    for (int64_t m = begin; m < end; ++m) product[m] = patch.data[m] * weights.data[m];
-  } else {
-    for (int64_t m = begin; m < end; ++m) {
-      product[2 * m] = patch.data[2 * m] * weights.data[m];
-      product[2 * m + 1] = patch.data[2 * m + 1] * weights.data[m];
-    }
-  }
+void darken_tile(const Image<T>& image, const Image<T>& weight_sum, const Tile& tile, T threshold) {
+  for (int64_t r = tile.rows.begin; r < tile.rows.end; ++r)
+    for (int64_t c = tile.cols.begin; c < tile.cols.end; ++c)
+      if (!(weight_sum.row(r)[c] > threshold))
+        std::fill(image.row(r) + c * image.lanes, image.row(r) + (c + 1) * image.lanes, T(0));
 }
 
+// eps: relative threshold of the mean; none for the sum.
 template <typename T>
-struct Scratch {
-  std::vector<T> product;
-  std::vector<T> row;
-};
-
-template <typename T>
-void reassemble_kernel(const ImageStack<const T>& patches, const double* positions, const ImageStack<const T>& weights,
-                       const ImageStack<T>& images, const ImageStack<T>& weight_sums) {
-  const TilePlan plan = plan_canvases(images, positions, patches);
-  const bool shared_weights = weights.count == 1;
-  for_each_tile<Scratch<T>>(
-      plan,
-      [&](const Tile& tile) {
-        clear_tile(images[tile.group], tile);
-        clear_tile(weight_sums[tile.group], tile);
-      },
-      [&](const Tile& tile, int64_t k, Scratch<T>& scratch) {
-        scratch.product.resize(patches.rows * patches.cols * patches.lanes);
-        scratch.row.resize((plan.grid.tile_cols + 1) * patches.lanes);
-        const Placement<T> place(positions + 2 * k, patches.rows, patches.cols);
-        const Image<const T> weight = weights[shared_weights ? 0 : k];
-        multiply_rows(scratch.product.data(), patches[k], weight, place.patch_rows(tile));
-        const Image<const T> weighted{scratch.product.data(), patches.rows, patches.cols, patches.lanes};
-        add_patch(images[tile.group], tile, weighted, place, scratch.row.data());
-        add_patch(weight_sums[tile.group], tile, weight, place, scratch.row.data());
-      });
+void reassemble_kernel(const ImageStack<const T>& patches, const ImageStack<const T>& weights, const Scan& scan,
+                       const Tiles& tiles, std::optional<double> eps, bool past_caches, const ImageStack<T>& images,
+                       const ImageStack<T>& weight_sums) {
+  const int64_t lanes = patches.lanes;
+  std::vector<Range<T>> ranges(tiles.grid.tiles(), {std::numeric_limits<T>::infinity(), T(0)});
+  for_each_tile<T>(tiles, lanes + 1, lanes, [&](int64_t t, const Tile& tile, T* image, T* scratch) {
+    const int64_t pixels = tile.height() * tile.width();
+    T* weight_sum = image + pixels * lanes;
+    for (int64_t i = tiles.start[t]; i < tiles.start[t + 1]; ++i) {
+      const int64_t k = tiles.patches[i];
+      const T* weight = weights[weights.count == 1 ? 0 : k].data;
+      const int64_t after = tiles.patches[std::min(i + 1, tiles.start[t + 1] - 1)];
+      const T* next = first_sample<T>(tile, patches[after].data, lanes, scan, after);
+      add_patch<T>(image, tile, patches[k].data, weight, lanes, scan, k, next, scratch);
+      add_patch<T>(weight_sum, tile, weight, nullptr, 1, scan, k, nullptr, scratch);
+    }
+    if (eps) kernels<T>().divide(image, weight_sum, pixels, lanes, &ranges[t]);
+    write_tile(images[tile.group], tile, image, past_caches);
+    write_tile(weight_sums[tile.group], tile, weight_sum, past_caches);
+  });
+  if (!eps) return;
+  std::vector<T> most(tiles.grid.groups, T(0));
+  for (int64_t t = 0; t < tiles.grid.tiles(); ++t)
+    most[tiles.grid.group_of(t)] = std::max(most[tiles.grid.group_of(t)], ranges[t].most);
+  torch::stable::parallel_for(0, tiles.grid.tiles(), 1, [&](int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; ++t) {
+      const Tile tile{tiles.grid.group_of(t), tiles.grid.rows_of(t), tiles.grid.cols_of(t)};
+      const T threshold = static_cast<T>(*eps) * most[tile.group];
+      if (ranges[t].least <= threshold) darken_tile(images[tile.group], weight_sums[tile.group], tile, threshold);
+    }
+  });
 }
 
 std::tuple<Tensor, Tensor> reassemble_patches(const Tensor& patches, const Tensor& positions, const Tensor& weights,
-                                              const Sizes& canvas_size) {
+                                              const Sizes& canvas_size, std::optional<double> eps,
+                                              const std::optional<Tensor>& tile_start,
+                                              const std::optional<Tensor>& tile_patches) {
   check_reassemble_patches_inputs(patches, positions, weights, canvas_size);
   const Tensor source = torch::stable::contiguous(patches);
   const Tensor weight = torch::stable::contiguous(weights);
   const Tensor at = torch::stable::contiguous(positions);
   check_finite("reassemble_patches", "positions", at);
+  const Scan scan = scan_of(at, patches.size(patches.dim() - 2), patches.size(patches.dim() - 1));
+  const Tiles tiles("reassemble_patches", tile_grid(scan.groups, canvas_size[0], canvas_size[1]), scan, tile_start,
+                    tile_patches);
   const Sizes sizes = join(leading(patches, 3), {canvas_size[0], canvas_size[1]});
   Tensor image = new_output(patches, sizes);
   Tensor weight_sum = new_output(weights, sizes);
   with_real_type(patches, [&](auto zero) {
     using T = decltype(zero);
-    reassemble_kernel<T>(image_stack<const T>(source), at.const_data_ptr<double>(), image_stack<const T>(weight),
-                         image_stack<T>(image), image_stack<T>(weight_sum));
+    reassemble_kernel<T>(image_stack<const T>(source), image_stack<const T>(weight), scan, tiles, eps,
+                         exceeds_cache(image), image_stack<T>(image), image_stack<T>(weight_sum));
   });
   return {image, weight_sum};
 }

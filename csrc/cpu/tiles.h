@@ -1,89 +1,95 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Summing patches onto canvases: every tile is cleared and then receives its patches in index order, all by one thread.
-// Shared by the adjoint of extraction and by reassembly.
+// Summing patches onto canvases: one thread sums a tile's patches in index order in a buffer of its own, which stays in
+// the cache whatever the canvas's size, and then writes the tile once. Shared by the adjoint of extraction and by
+// reassembly.
 #pragma once
 
+#include <limits>
 #include <vector>
 
-#include "cpu/rows.h"
-#include "ptycho/tile_plan.h"
-#include "torch_compat.h"
+#include "cpu/kernels.h"
+#include "cpu/outputs.h"
+#include "cpu/plan.h"
 
 namespace ptycho::cpu {
-
-// A tile should stay in the second-level cache while its patches pass by; thin enough to keep small canvases parallel.
-inline constexpr int64_t kTileRows = 32;
-inline constexpr int64_t kTileCols = 1024;
 
 struct Tile {
   int64_t group;
   Span rows;
   Span cols;
+
+  int64_t height() const { return rows.end - rows.begin; }
+  int64_t width() const { return cols.end - cols.begin; }
 };
 
-// Where a patch lies: how a canvas gathers from it, and its size.
+// Memory of one thread: sums of a tile, and scratch for the kernels; on a cache line's boundary.
 template <typename T>
-struct Placement {
-  Taps<T> y;
-  Taps<T> x;
-  int64_t h;
-  int64_t w;
+class Workspace {
+ public:
+  explicit Workspace(int64_t count) : memory_(count + line) {
+    const auto past = reinterpret_cast<uintptr_t>(memory_.data()) % 64;
+    data_ = memory_.data() + (past ? (64 - past) / sizeof(T) : 0);
+  }
+  T* data() { return data_; }
 
-  Placement(const double* position, int64_t h, int64_t w)
-      : y(splat_taps<T>(position[0])), x(splat_taps<T>(position[1])), h(h), w(w) {}
-  Span canvas_rows(const Tile& tile) const {
-    return clip({-y.first - 1, -y.first + h}, tile.rows.begin, tile.rows.end);
-  }
-  Span canvas_cols(const Tile& tile) const {
-    return clip({-x.first - 1, -x.first + w}, tile.cols.begin, tile.cols.end);
-  }
-  Span patch_rows(const Tile& tile) const {
-    const Span rows = canvas_rows(tile);
-    return clip({rows.begin + y.first, rows.end + y.first + 1}, 0, h);
-  }
+ private:
+  static constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+  std::vector<T> memory_;
+  T* data_;
 };
 
+// The first sample of a patch that a tile reads.
 template <typename T>
-void clear_tile(const Image<T>& canvas, const Tile& tile) {
-  for (int64_t r = tile.rows.begin; r < tile.rows.end; ++r)
-    std::fill(canvas.row(r) + tile.cols.begin * canvas.lanes, canvas.row(r) + tile.cols.end * canvas.lanes, T(0));
+const T* first_sample(const Tile& tile, const T* patch, int64_t lanes, const Scan& scan, int64_t k) {
+  const int64_t row = tile.rows.begin + splat_taps<T>(scan.positions[2 * k]).first;
+  const int64_t col = tile.cols.begin + splat_taps<T>(scan.positions[2 * k + 1]).first;
+  return patch + (std::max<int64_t>(row, 0) * scan.w + std::max<int64_t>(col, 0)) * lanes;
 }
 
-// buffer: at least (tile columns + 1) * lanes
+// sums: (tile height, tile width); patch, weights: (h, w), weights may be null; next: see Window.
 template <typename T>
-void add_patch(const Image<T>& canvas, const Tile& tile, const Image<const T>& patch, const Placement<T>& place,
-               T* buffer) {
-  const Span rows = place.canvas_rows(tile);
-  const Span cols = place.canvas_cols(tile);
-  const int64_t lanes = canvas.lanes;
-  for (int64_t r = rows.begin; r < rows.end; ++r) {
-    const Span columns{cols.begin + place.x.first, cols.end + place.x.first + 1};
-    blend_rows(buffer, patch, r + place.y.first, place.y.w0, place.y.w1, columns);
-    interpolate_add(canvas.row(r) + cols.begin * lanes, buffer, place.x.w0, place.x.w1, lanes,
-                    (cols.end - cols.begin) * lanes);
+void add_patch(T* sums, const Tile& tile, const T* patch, const T* weights, int64_t lanes, const Scan& scan, int64_t k,
+               const T* next, T* scratch) {
+  Taps<T> y = splat_taps<T>(scan.positions[2 * k]);
+  Taps<T> x = splat_taps<T>(scan.positions[2 * k + 1]);
+  const Span rows = clip({-y.first - 1, -y.first + scan.h}, tile.rows.begin, tile.rows.end);
+  const Span cols = clip({-x.first - 1, -x.first + scan.w}, tile.cols.begin, tile.cols.end);
+  y.first += rows.begin;
+  x.first += cols.begin;
+  const Window<T> window{patch, weights, scan.h, scan.w, lanes, y, x, rows.end - rows.begin, cols.end - cols.begin,
+                         next};
+  const int64_t stride = tile.width() * lanes;
+  T* out = sums + (rows.begin - tile.rows.begin) * stride + (cols.begin - tile.cols.begin) * lanes;
+  kernels<T>().interpolate(window, out, stride, Write::add, scratch);
+}
+
+template <typename T>
+void write_tile(const Image<T>& canvas, const Tile& tile, const T* sums, bool past_caches) {
+  const int64_t count = tile.width() * canvas.lanes;
+  for (int64_t r = 0; r < tile.height(); ++r) {
+    T* out = canvas.row(tile.rows.begin + r) + tile.cols.begin * canvas.lanes;
+    if (past_caches) {
+      kernels<T>().stream(out, sums + r * count, count);
+    } else {
+      std::copy(sums + r * count, sums + (r + 1) * count, out);
+    }
   }
 }
 
-// Bins the patches (h, w) of every canvas (H, W). positions: (groups, per_group, 2)
-template <typename T>
-TilePlan plan_canvases(const ImageStack<T>& canvases, const double* positions, const ImageStack<const T>& patches) {
-  const TileGrid grid{canvases.count, canvases.rows, canvases.cols, kTileRows, std::min(kTileCols, canvases.cols)};
-  const int64_t per_group = canvases.count ? patches.count / canvases.count : 0;
-  return plan_tiles(grid, positions, per_group, patches.rows, patches.cols);
-}
-
-// Calls begin(tile) once per tile, then add(tile, patch, workspace) for its patches. workspace: scratch of the thread.
-template <typename Workspace, typename Begin, typename Add>
-void for_each_tile(const TilePlan& plan, const Begin& begin, const Add& add) {
-  const TileGrid& grid = plan.grid;
-  const int64_t pixels = grid.tile_rows * grid.tile_cols;
-  torch::stable::parallel_for(0, grid.tiles(), grain(pixels), [&](int64_t first, int64_t last) {
-    Workspace workspace;
+// Calls sum(t, tile, sums, scratch) once per tile t; sums: `numbers` zeros per pixel.
+template <typename T, typename Sum>
+void for_each_tile(const Tiles& tiles, int64_t numbers, int64_t lanes, const Sum& sum) {
+  const TileGrid& grid = tiles.grid;
+  const int64_t size = grid.tile_rows * grid.tile_cols * numbers;
+  torch::stable::parallel_for(0, grid.tiles(), 1, [&](int64_t first, int64_t last) {
+    Workspace<T> sums(size);
+    Workspace<T> scratch(scratch_size<T>(grid.tile_cols, lanes));
     for (int64_t t = first; t < last; ++t) {
       const Tile tile{grid.group_of(t), grid.rows_of(t), grid.cols_of(t)};
-      begin(tile);
-      for (int64_t i = plan.start[t]; i < plan.start[t + 1]; ++i) add(tile, plan.patches[i], workspace);
+      std::fill(sums.data(), sums.data() + tile.height() * tile.width() * numbers, T(0));
+      sum(t, tile, sums.data(), scratch.data());
     }
+    kernels<T>().fence();
   });
 }
 

@@ -1,30 +1,41 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// translate_images on the CPU and its adjoint, parallel over output rows. Bilinear: the window of the image at -shift,
+// translate_images on the CPU and its adjoint, parallel over blocks of output rows. Bilinear: the window of the image at -shift,
 // and its transpose is the translation by the opposite shift, the hat function being even. Nearest: separable index
 // maps; the map is not decreasing, so the transpose gathers a contiguous run of rows per output row.
 #include <cmath>
 
 #include "checks.h"
-#include "cpu/outputs.h"
-#include "cpu/rows.h"
+#include "cpu/tiles.h"
 
 namespace ptycho::cpu {
 namespace {
 
+// A large image makes several units of work.
+constexpr int64_t kBlockRows = 64;
+
 // sign = 1 translates by the shifts, -1 by their opposite.
 template <typename T>
-void bilinear_kernel(const ImageStack<const T>& images, const double* shifts, double sign, const ImageStack<T>& out) {
+void bilinear_kernel(const ImageStack<const T>& images, const double* shifts, double sign, const ImageStack<T>& out,
+                     bool past_caches) {
   const int64_t lanes = images.lanes;
-  torch::stable::parallel_for(0, out.count * out.rows, grain(out.cols * lanes), [&](int64_t begin, int64_t end) {
-    std::vector<T> buffer((out.cols + 1) * lanes);
-    for (int64_t r = begin; r < end; ++r) {
-      const int64_t k = r / out.rows;
-      const int64_t i = r % out.rows;
-      const Taps<T> y = gather_taps<T>(-sign * shifts[2 * k]);
+  const int64_t stride = out.cols * lanes;
+  const auto uneven = (reinterpret_cast<uintptr_t>(out.data) | (stride * sizeof(T))) % 64;
+  const Write write = past_caches && !uneven ? Write::stream : Write::store;
+  const int64_t blocks = (out.rows + kBlockRows - 1) / kBlockRows;
+  const int64_t work = std::min(out.rows, kBlockRows) * stride;
+  torch::stable::parallel_for(0, out.count * blocks, grain(work), [&](int64_t begin, int64_t end) {
+    Workspace<T> scratch(scratch_size<T>(out.cols, lanes));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t k = i / blocks;
+      const int64_t first = i % blocks * kBlockRows;
+      Taps<T> y = gather_taps<T>(-sign * shifts[2 * k]);
+      y.first += first;
       const Taps<T> x = gather_taps<T>(-sign * shifts[2 * k + 1]);
-      blend_rows(buffer.data(), images[k], y.first + i, y.w0, y.w1, {x.first, x.first + out.cols + 1});
-      interpolate(out[k].row(i), buffer.data(), x.w0, x.w1, lanes, out.cols * lanes);
+      const Window<T> window{images[k].data, nullptr, images.rows, images.cols, lanes, y, x,
+                             std::min(kBlockRows, out.rows - first), out.cols, nullptr};
+      kernels<T>().interpolate(window, out[k].row(first), stride, write, scratch.data());
     }
+    kernels<T>().fence();
   });
 }
 
@@ -92,7 +103,7 @@ Tensor run_translate(const char* op, const Tensor& images, const Tensor& shifts,
     const ImageStack<const T> from = image_stack<const T>(source);
     const ImageStack<T> to = image_stack<T>(result);
     if (mode == "bilinear") {
-      bilinear_kernel(from, values, adjoint ? -1.0 : 1.0, to);
+      bilinear_kernel(from, values, adjoint ? -1.0 : 1.0, to, exceeds_cache(result));
     } else if (adjoint) {
       nearest_adjoint_kernel(from, values, to);
     } else {

@@ -75,6 +75,18 @@ class Check:
         self.shape("positions", positions, (*patches.shape[:-2], 2))
         self.device("positions", positions, patches)
 
+    def out(self, out: Tensor, model: Tensor, shape: Sequence[int]) -> None:
+        self.type("out", out, model.dtype)
+        self.shape("out", out, shape)
+        self.device("out", out, model)
+        self.require(out.is_contiguous(), "out", "be contiguous", "other strides")
+
+    def no_gradient(self, *tensors: Tensor | None) -> None:
+        wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+        self.require(
+            not wanted, "out", "be None where a gradient is required", "a tensor (leave it out, or use no_grad)"
+        )
+
 
 def _name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")

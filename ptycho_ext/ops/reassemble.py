@@ -2,20 +2,25 @@
 """reassemble_patches: overlapping patches merged into one image, weighted.
 
 Numerator and denominator are sums of the same weights at the same positions, made in one pass, so a constant stays that
-constant however unevenly it was illuminated. The sums are linear; all derivatives are extractions.
+constant however unevenly it was illuminated. The sums are linear, so all derivatives are extractions; the mean is taken
+in the same pass, and its derivative needs the mean alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ptycho_ext.ops._checks import Check, as_float64, as_pair, real_type
+from ptycho_ext.ops._plan import NO_PLAN, plan_tensors
 from ptycho_ext.ops._vmap import lead
-from ptycho_ext.ops.extract import extract_patches, grad_positions
+from ptycho_ext.ops.extract import _extract, grad_positions
+
+if TYPE_CHECKING:
+    from ptycho_ext.plan import ScanPlan
 
 
 def reassemble_patches(
@@ -25,6 +30,8 @@ def reassemble_patches(
     weights: Tensor | None = None,
     normalize: bool = True,
     eps: float = 1e-6,
+    *,
+    plan: ScanPlan | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""The weighted mean of overlapping patches on a canvas, and the weight that every pixel received.
 
@@ -44,12 +51,13 @@ def reassemble_patches(
         weights: (h, w), shared by all patches, or (..., n, h, w); real and not negative. None: ones.
         normalize: False returns the sum S in place of the mean.
         eps: relative weight at or below which a pixel counts as not illuminated.
+        plan: made for these positions and sizes; saves working it out at every call, here and in the derivatives.
 
     Returns:
         image (..., H, W) of the patches' type, and weight_sum (..., H, W) of its real type.
 
     Raises:
-        RuntimeError: a type, shape, device or size does not fit, or a position is not finite.
+        RuntimeError: a type, shape, device, size or plan does not fit, or a position is not finite.
 
     Example:
         >>> image, weight = reassemble_patches(torch.full((2, 1, 2), 3.0), torch.tensor([[0.0, 0.0], [0, 1.5]]), (1, 5))
@@ -62,15 +70,19 @@ def reassemble_patches(
         weights = torch.ones(patches.shape[-2:], dtype=real_type(patches.dtype), device=patches.device)
     elif not weights.is_complex():
         weights = weights.to(real_type(patches.dtype))
-    image_sum, weight_sum = _reassemble(patches, as_float64(positions), weights, as_pair(canvas_size))
-    if not normalize:
-        return image_sum, weight_sum
-    seen = weight_sum > eps * weight_sum.detach().amax((-2, -1), keepdim=True)
-    return torch.where(seen, image_sum / torch.where(seen, weight_sum, 1), 0), weight_sum
+    positions, canvas_size = as_float64(positions), as_pair(canvas_size)
+    tensors = plan_tensors("reassemble_patches", plan, positions, patches.shape[-2:], canvas_size)
+    return _reassemble(patches, positions, weights, canvas_size, float(eps) if normalize else None, *tensors)
 
 
 def _fake_reassemble_patches(
-    patches: Tensor, positions: Tensor, weights: Tensor, canvas_size: Sequence[int]
+    patches: Tensor,
+    positions: Tensor,
+    weights: Tensor,
+    canvas_size: Sequence[int],
+    eps: float | None = None,
+    tile_start: Tensor | None = None,
+    tile_patches: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     check = Check("reassemble_patches")
     check.data("patches", patches)
@@ -86,45 +98,65 @@ def _fake_reassemble_patches(
 
 class _Reassemble(torch.autograd.Function):
     @staticmethod
-    def forward(patches: Tensor, positions: Tensor, weights: Tensor, canvas_size: list[int]) -> tuple[Tensor, Tensor]:
-        result: tuple[Tensor, Tensor] = torch.ops.ptycho.reassemble_patches(patches, positions, weights, canvas_size)
+    def forward(
+        patches: Tensor,
+        positions: Tensor,
+        weights: Tensor,
+        canvas_size: list[int],
+        eps: float | None,
+        order: Tensor | None,
+        tile_start: Tensor | None,
+        tile_patches: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        op = torch.ops.ptycho.reassemble_patches
+        result: tuple[Tensor, Tensor] = op(patches, positions, weights, canvas_size, eps, tile_start, tile_patches)
         return result
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, list[int]], output: Any) -> None:
-        patches, positions, weights, _ = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        patches, positions, weights, _, ctx.eps, order, tile_start, tile_patches = inputs
         needs_patches = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        ctx.save_for_backward(positions, weights, patches if needs_patches else None)
+        patches_ = patches if needs_patches else None
+        image, weight_sum = (None, None) if ctx.eps is None else output
+        ctx.save_for_backward(positions, weights, patches_, image, weight_sum, order, tile_start, tile_patches)
         ctx.patch_size = list(patches.shape[-2:])
 
     @staticmethod
-    def backward(
-        ctx: Any, grad_image: Tensor, grad_sum: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        positions, weights, patches = ctx.saved_tensors
-        for_patches, for_positions, for_weights, _ = ctx.needs_input_grad
-        grad_weighted = extract_patches(grad_image, positions, ctx.patch_size)
-        grad_positions_ = grad_weights = None
+    def backward(ctx: Any, grad_image: Tensor, grad_sum: Tensor) -> tuple[Tensor | None, ...]:
+        positions, weights, patches, image, weight_sum, order, tile_start, tile_patches = ctx.saved_tensors
+        plan = (order, tile_start, tile_patches)
+        for_patches, for_positions, for_weights, *_ = ctx.needs_input_grad
+        if ctx.eps is not None:  # image = S / W where seen: from here on grad_image is that of S, grad_sum that of W
+            seen = weight_sum > ctx.eps * weight_sum.detach().amax((-2, -1), keepdim=True)
+            grad_image = torch.where(seen, grad_image / torch.where(seen, weight_sum, 1), 0)
+            grad_sum = grad_sum - _real_product(grad_image, image)
+        grad_weighted = _extract(grad_image, positions, ctx.patch_size, *plan)
+        by_positions = grad_weights = None
         if for_positions:
-            per_patch = weights.expand(patches.shape)
-            grad_positions_ = grad_positions(patches * weights, grad_image, positions)
-            grad_positions_ = grad_positions_ + grad_positions(per_patch, grad_sum, positions)
+            by_positions = grad_positions(patches * weights, grad_image, positions, order)
+            by_positions = by_positions + grad_positions(weights.expand(patches.shape), grad_sum, positions, order)
         if for_weights:
-            pairing = grad_weighted * patches.conj() if patches.is_complex() else grad_weighted * patches
-            grad_weights = torch.real(pairing) + extract_patches(grad_sum, positions, ctx.patch_size)
+            grad_weights = _real_product(grad_weighted, patches)
+            grad_weights = grad_weights + _extract(grad_sum, positions, ctx.patch_size, *plan)
             grad_weights = grad_weights.sum_to_size(weights.shape)
-        return grad_weighted * weights if for_patches else None, grad_positions_, grad_weights, None
+        by_patches = grad_weighted * weights if for_patches else None
+        return by_patches, by_positions, grad_weights, None, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        patches, positions, weights, canvas_size = args
+        patches, positions, weights, canvas_size, eps, *_ = args  # with one more dimension the plan no longer fits
         size = info.batch_size
         patches, positions = lead(size, patches, in_dims[0]), lead(size, positions, in_dims[1])
         if in_dims[2] is not None or weights.ndim > 2:
             weights = lead(size, weights, in_dims[2])
             if weights.ndim == 3:  # (V, h, w): one per mapped call, shared by its patches
                 weights = weights.reshape(size, *[1] * (patches.ndim - 3), *weights.shape[1:]).expand(patches.shape)
-        return _reassemble(patches, positions, weights, canvas_size), (0, 0)
+        return _reassemble(patches, positions, weights, canvas_size, eps, *NO_PLAN), (0, 0)
+
+
+def _real_product(a: Tensor, b: Tensor) -> Tensor:
+    """Re(a conj(b))"""
+    return torch.real(a * b.conj()) if a.is_complex() else a * b
 
 
 _reassemble: Callable[..., tuple[Tensor, Tensor]] = _Reassemble.apply

@@ -3,17 +3,19 @@
 
 The bilinear translation by t is the window of the image at position -t, so its derivative with respect to the shift is
 that of an extraction; its adjoint is the translation by -t. The nearest mode has an adjoint and no such derivative.
+The Fourier mode is a product of spectra in torch's own operations.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ptycho_ext.ops._checks import Check, as_float64
+from ptycho_ext.ops._checks import Check, as_float64, real_type
 from ptycho_ext.ops._vmap import lead
 from ptycho_ext.ops.extract import grad_positions
 
@@ -24,22 +26,26 @@ def translate_images(images: Tensor, shifts: Tensor, mode: str = "bilinear") -> 
     .. math:: \mathrm{out}[i, j] = \mathrm{in}(i - t_y,\; j - t_x)
 
     "bilinear": each tap outside the image is zero, so the border falls off over one pixel. "nearest": the sample at
-    rint(i - t), ties to even, zero unless 0 <= i - t <= n - 1. Linear in the images. Differentiable with respect to
-    images (any order) and, for "bilinear", shifts (once; at integer shifts the right-hand difference of the sampling
-    coordinate i - t). Deterministic: bitwise the same for any number of threads.
+    rint(i - t), ties to even, zero unless 0 <= i - t <= n - 1. "fourier": periodic and exact for band-limited images;
+    every frequency f is multiplied by exp(-2 pi i f t), but the highest one of an even size, which stands for both of
+    its signs, by cos(pi t), so real images stay real (and lose it at half-integer shifts).
+
+    Linear in the images. Differentiable with respect to images (any order) and shifts: "bilinear" once, at integer
+    shifts the right-hand difference of the sampling coordinate i - t; "fourier" any order, forward mode too; "nearest"
+    not at all. Deterministic: bitwise the same for any number of threads ("fourier": as torch.fft is).
 
     Args:
         images: (..., H, W) float32, float64, complex64 or complex128.
         shifts: (..., 2) shifts (y, x) in pixels; the leading dimensions are those of images. (2,): one shift for
             all of them.
-        mode: "bilinear" or "nearest".
+        mode: "bilinear", "nearest" or "fourier".
 
     Returns:
         (..., H, W) images of the same type.
 
     Raises:
-        RuntimeError: a type, shape, device or the mode does not fit, a shift is not finite, or shifts require a
-            gradient under "nearest".
+        RuntimeError: a type, shape, device or the mode does not fit, a shift is not finite ("fourier": the image is
+            nan instead), or shifts require a gradient under "nearest".
 
     Example:
         >>> translate_images(torch.tensor([[1.0, 2.0, 4.0, 8.0, 16.0]]), torch.tensor([0.0, 0.5]))
@@ -48,20 +54,52 @@ def translate_images(images: Tensor, shifts: Tensor, mode: str = "bilinear") -> 
     shifts = as_float64(shifts)
     if shifts.ndim == 1:
         shifts = shifts.expand(*images.shape[:-2], -1)
-    if mode == "nearest" and shifts.requires_grad:
-        raise RuntimeError(
-            "translate_images: shifts must not require a gradient with mode 'nearest', got requires_grad=True"
-        )
+    check = Check("translate_images")
+    check.require(mode in _MODES, "mode", "be 'bilinear', 'nearest' or 'fourier'", f"'{mode}'")
+    if mode == "fourier":
+        _check_images(check, images, shifts)
+        return _fourier(images, shifts)
     return _translate(images, shifts, mode, False)
 
 
-def _fake(op: str, images: Tensor, shifts: Tensor, mode: str) -> Tensor:
-    check = Check(op)
+_MODES = ("bilinear", "nearest", "fourier")
+
+
+def _fourier(images: Tensor, shifts: Tensor) -> Tensor:
+    if images.numel() == 0:
+        return images.clone()
+    (h, w), is_complex, dtype = images.shape[-2:], images.is_complex(), real_type(images.dtype)
+    y, x = shifts.unsqueeze(-1).unbind(-2)  # (..., 1) each
+    # A real image has the spectrum of its columns' non-negative frequencies only.
+    across = torch.fft.fftfreq if is_complex else torch.fft.rfftfreq
+    rows = _phases(y, torch.fft.fftfreq(h, dtype=y.dtype, device=y.device), h, dtype)
+    cols = _phases(x, across(w, dtype=x.dtype, device=x.device), w, dtype)
+    phases = rows.unsqueeze(-1) * cols.unsqueeze(-2)
+    if is_complex:
+        moved: Tensor = torch.fft.ifft2(torch.fft.fft2(images) * phases)
+    else:
+        moved = torch.fft.irfft2(torch.fft.rfft2(images) * phases, s=(h, w))
+    return moved
+
+
+def _phases(shift: Tensor, frequencies: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """exp(-2 pi i f t) of frequencies in cycles per sample and a shift (..., 1), its real part only at |f| = 1/2."""
+    angles = 2 * math.pi * frequencies * shift.remainder(n)
+    sines = torch.where(frequencies.abs() == 0.5, 0, torch.sin(angles))
+    return torch.complex(torch.cos(angles).to(dtype), -sines.to(dtype))
+
+
+def _check_images(check: Check, images: Tensor, shifts: Tensor) -> None:
     check.data("images", images)
     check.dims("images", images, 2, "(..., H, W)")
     check.type("shifts", shifts, torch.float64)
     check.shape("shifts", shifts, (*images.shape[:-2], 2))
     check.device("shifts", shifts, images)
+
+
+def _fake(op: str, images: Tensor, shifts: Tensor, mode: str) -> Tensor:
+    check = Check(op)
+    _check_images(check, images, shifts)
     check.require(mode in ("bilinear", "nearest"), "mode", "be 'bilinear' or 'nearest'", f"'{mode}'")
     return images.new_empty(images.shape)
 
@@ -86,6 +124,10 @@ class _Translate(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str, bool], output: Tensor) -> None:
         images, shifts, ctx.mode, ctx.adjoint = inputs
+        if ctx.mode == "nearest" and ctx.needs_input_grad[1]:
+            raise RuntimeError(
+                "translate_images: shifts must not require a gradient with mode 'nearest', got requires_grad=True"
+            )
         ctx.save_for_backward(shifts, images if ctx.needs_input_grad[1] else None)
 
     @staticmethod

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Inputs, tolerances and comparisons shared by the operator tests.
+"""Inputs, tolerances, comparisons and the table of public functions, shared by the operator tests.
 
 The geometry is asymmetric on purpose: non-square canvases and patches, another offset on each axis, positions inside,
 across every border and outside. Symmetric examples hide sign and axis errors.
@@ -7,11 +7,17 @@ across every border and outside. Symmetric examples hide sign and axis errors.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+import ptycho_ext as px
+from ptycho_ext import reference
 
 DTYPES = [torch.float32, torch.float64, torch.complex64, torch.complex128]
 
@@ -50,6 +56,83 @@ def assert_close(got: Tensor, want: Any, dtype: torch.dtype) -> None:
     assert float(np.abs(got_array - want).max(initial=0.0)) <= TOLERANCE[dtype] * scale
 
 
+@dataclass(frozen=True)
+class Case:
+    """A public function of data (linear) and coordinates, the same from the reference, and the shape of the data.
+
+    ``shape`` is of one group; ``per_group`` says that coordinates are (..., 2), one pair per group, not (..., n, 2).
+    """
+
+    function: Callable[..., Any]
+    oracle: Callable[..., Any]
+    shape: tuple[int, ...]
+    options: tuple[Any, ...] = ()
+    weights: str = ""
+    per_group: bool = False
+
+    def weight(self, like: Tensor) -> tuple[Tensor | None, ...]:
+        """The weights for data like these, as the arguments they are; no random numbers, for vmap's sake."""
+        if not self.weights:
+            return ()
+        if self.weights == "none":
+            return (None,)
+        shape = PATCH if self.weights == "shared" else tuple(like.shape)
+        values = 0.6 + 0.5 * torch.sin(1.7 * torch.arange(math.prod(shape), dtype=torch.float64))
+        wide = like.dtype in (torch.float64, torch.complex128)
+        return (values.reshape(shape).to(torch.float64 if wide else torch.float32),)
+
+    def run(self, x: Tensor, coordinates: Tensor) -> Tensor:
+        """The first result."""
+        return _first(self.function(x, coordinates, *self._arguments(x)))
+
+    def reference(self, x: Tensor, coordinates: Tensor) -> Any:
+        return _first(self.oracle(x.detach().resolve_conj().resolve_neg(), coordinates.detach(), *self._arguments(x)))
+
+    def coordinates(self, positions: Tensor = POSITIONS) -> Tensor:
+        return positions[..., 0, :] if self.per_group else positions
+
+    def data(self, dtype: torch.dtype, groups: int = 2) -> Tensor:
+        return data((groups, *self.shape), dtype)
+
+    def _arguments(self, x: Tensor) -> tuple[Any, ...]:
+        size, rest = self.options[:1], self.options[1:]
+        return (*size, *self.weight(x), *rest)
+
+
+def _first(result: Any) -> Any:
+    return result[0] if isinstance(result, tuple) else result
+
+
+def _case(name: str, *args: Any, **kwargs: Any) -> Case:
+    return Case(getattr(px, name), getattr(reference, name), *args, **kwargs)
+
+
+CASES: dict[str, Case] = {
+    "extract": _case("extract_patches", CANVAS, (PATCH,)),
+    "adjoint": _case("extract_patches_adjoint", (5, *PATCH), (CANVAS,)),
+    **{
+        f"translate-{mode}": _case("translate_images", size, (mode,), per_group=True)
+        for mode, size in [("bilinear", CANVAS), ("nearest", CANVAS), ("fourier", CANVAS)]
+    },
+    "translate-fourier-even-rows": _case("translate_images", (6, 9), ("fourier",), per_group=True),
+    **{
+        f"reassemble-{kind}-{'mean' if normalize else 'sum'}": _case(
+            "reassemble_patches", (5, *PATCH), (CANVAS, normalize), weights=kind
+        )
+        for kind in ("none", "shared", "each")
+        for normalize in (True, False)
+    },
+    **{
+        f"overlap-{kind}": _case("overlap_project", (5, *PATCH), (CANVAS,), weights=kind)
+        for kind in ("none", "shared", "each")
+    },
+}
+
+
+def raw(op: str) -> Any:
+    return getattr(torch.ops.ptycho, op).default
+
+
 def raw_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
     """Arguments of every raw operator, in the order of its schema."""
     canvas, patches = data((2, *CANVAS), dtype), data((2, 5, *PATCH), dtype, 1)
@@ -61,4 +144,5 @@ def raw_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
         "translate_images": (canvas, shifts, "bilinear"),
         "translate_images_adjoint": (canvas, shifts, "nearest"),
         "reassemble_patches": (patches, POSITIONS, weights(PATCH, dtype), list(CANVAS)),
+        "overlap_project": (patches, POSITIONS, weights(PATCH, dtype), list(CANVAS), 1e-6),
     }

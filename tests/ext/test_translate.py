@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""translate_images: sign, borders, both modes, adjoint and reference."""
+"""translate_images: sign, borders, the three modes, adjoint and reference."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from op_cases import DTYPES, assert_close, data
+from torch import Tensor
 
 from ptycho_ext import reference, translate_images
 
@@ -34,7 +37,7 @@ def test_nearest_rounds_ties_to_even_and_tests_the_border_before_rounding() -> N
     assert translate_images(RAMP, torch.tensor([0.0, -0.25]), "nearest").flatten().tolist() == [1, 2, 4, 8, 0]
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "fourier"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_matches_the_reference(dtype: torch.dtype, mode: str) -> None:
     images = data((5, 6, 9), dtype)
@@ -63,9 +66,61 @@ def test_one_shift_serves_all_images() -> None:
     assert torch.equal(translate_images(images, shift), translate_images(images, shift.expand(2, 3, 2)))
 
 
-def test_nearest_refuses_a_gradient_by_the_shifts() -> None:
-    shifts = torch.zeros(2, requires_grad=True)
-    with pytest.raises(
-        RuntimeError, match=r"^translate_images: shifts must not require a gradient with mode 'nearest'"
-    ):
-        translate_images(RAMP, shifts, "nearest")
+def waves(size: tuple[int, int], shift: tuple[float, float]) -> Tensor:
+    """A real band-limited image with no two axes or directions alike, drawn at its shifted place."""
+    (h, w), (y, x) = size, shift
+    rows = (torch.arange(h, dtype=torch.float64) - y)[:, None] * (2 * math.pi / h)
+    cols = (torch.arange(w, dtype=torch.float64) - x) * (2 * math.pi / w)
+    return 1 + torch.sin(2 * rows + cols) + 0.5 * torch.cos(rows - 3 * cols + 0.3)
+
+
+@pytest.mark.parametrize("size", [(6, 9), (7, 8), (5, 7), (8, 10)])
+def test_fourier_is_exact_for_band_limited_images_and_periodic(size: tuple[int, int]) -> None:
+    shift = (1.375, -2.8)
+    got = translate_images(waves(size, (0, 0)), torch.tensor(shift, dtype=torch.float64), "fourier")
+    torch.testing.assert_close(got, waves(size, shift), rtol=0, atol=1e-13)
+    turns = torch.tensor([shift[0] + 5 * size[0], shift[1] - 3 * size[1]], dtype=torch.float64)
+    torch.testing.assert_close(translate_images(waves(size, (0, 0)), turns, "fourier"), got, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 7), (1, 2)])
+def test_fourier_at_whole_pixels_is_a_roll(size: tuple[int, int]) -> None:
+    for dtype in (torch.float64, torch.complex128):
+        image = data(size, dtype)
+        got = translate_images(image, torch.tensor([3.0, -2.0]), "fourier")
+        torch.testing.assert_close(got, image.roll((3, -2), (0, 1)), rtol=0, atol=1e-13)
+
+
+def test_fourier_keeps_real_and_imaginary_parts_apart() -> None:
+    """The highest frequency of an even size is a cosine: a phase there would make a real image complex."""
+    image, shift = data((6, 8), torch.complex128), torch.tensor([0.5, 1.25], dtype=torch.float64)
+    got = translate_images(image, shift, "fourier")
+    torch.testing.assert_close(got.real, translate_images(image.real, shift, "fourier"), rtol=0, atol=1e-13)
+    torch.testing.assert_close(got.imag, translate_images(image.imag, shift, "fourier"), rtol=0, atol=1e-13)
+    checker = torch.tensor([[1.0, -1.0, 1.0, -1.0]], dtype=torch.float64)
+    moved = translate_images(checker, torch.tensor([0.0, 0.25], dtype=torch.float64), "fourier")
+    torch.testing.assert_close(moved, checker * math.cos(math.pi / 4))
+
+
+def test_fourier_undoes_itself_on_odd_sizes_and_keeps_the_mean() -> None:
+    image, shift = data((5, 9), torch.float64), torch.tensor([0.3, -4.7], dtype=torch.float64)
+    there = translate_images(image, shift, "fourier")
+    torch.testing.assert_close(translate_images(there, -shift, "fourier"), image, rtol=0, atol=1e-13)
+    torch.testing.assert_close(there.mean(), image.mean())
+    torch.testing.assert_close(there.square().sum(), image.square().sum())
+
+
+def test_fourier_derivative_by_the_shift_is_the_slope_of_the_waves() -> None:
+    shift = torch.tensor([0.4, -1.1], dtype=torch.float64)
+
+    def at(t: Tensor) -> Tensor:
+        return translate_images(waves((6, 9), (0, 0)), t, "fourier")
+
+    step = 1e-5
+    for axis in range(2):
+        by = torch.eye(2, dtype=torch.float64)[axis]
+        _, slope = torch.func.jvp(at, (shift,), (by,))
+        y, x = (by * step).tolist()
+        up, down = waves((6, 9), (0.4 + y, -1.1 + x)), waves((6, 9), (0.4 - y, -1.1 - x))
+        torch.testing.assert_close(slope, (up - down) / (2 * step), rtol=0, atol=1e-8)
+        torch.testing.assert_close(torch.func.jacrev(at)(shift)[..., axis], slope)

@@ -120,6 +120,10 @@ def test_gradient_reaches_and_moves_every_parameter(name: str, scan: Scan) -> No
     optimiser.step()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), key
+        if (name, key) == ("unet", "illumination.log_scale"):
+            # Its object scales inversely to the probe, so that the predicted counts do not depend on the scale.
+            assert parameter.grad.abs() < 1e-6
+            continue
         assert parameter.grad.abs().max() > 0 and not torch.equal(parameter, before[key]), key
 
 

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Which patches touch which tile of which canvas. Tiles own their pixels: each sums its patches and is written by one
-// worker, so there are no atomics and no races. Patches stand in index order in every tile, hence every pixel is summed
-// in index order whatever the tile size and the number of workers: that is what makes the results bitwise repeatable.
+// Which patches touch which tile of which canvas, and in which order patches are best visited. Tiles own their pixels:
+// each sums its patches and is written by one worker, so there are no atomics and no races. Patches stand in index
+// order in every tile, hence every pixel is summed in index order whatever the tile size and the number of workers:
+// that is what makes the results bitwise repeatable.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <tuple>
 #include <vector>
 
 #include "ptycho/geometry.h"
@@ -33,35 +36,104 @@ struct TileGrid {
   }
 };
 
+// The patches (h, w) of every canvas: (groups, per_group, 2) positions (y, x).
+struct Scan {
+  const double* positions;
+  int64_t groups;
+  int64_t per_group;
+  int64_t h;
+  int64_t w;
+
+  int64_t count() const { return groups * per_group; }
+};
+
 // Tile t holds patches[start[t]] ... patches[start[t + 1] - 1], ascending.
 struct TilePlan {
-  TileGrid grid;
   std::vector<int64_t> start;
   std::vector<int64_t> patches;
 };
 
-// positions: (groups, per_group, 2), (y, x). A patch of h samples touches h + 1 rows from its integer part on.
-inline TilePlan plan_tiles(const TileGrid& grid, const double* positions, int64_t per_group, int64_t h, int64_t w) {
-  const auto for_each_tile = [&](int64_t patch, auto&& visit) {
-    const int64_t y = to_index(std::floor(positions[2 * patch]));
-    const int64_t x = to_index(std::floor(positions[2 * patch + 1]));
-    const Span rows = clip({y, y + h + 1}, 0, grid.rows);
-    const Span cols = clip({x, x + w + 1}, 0, grid.cols);
-    if (rows.begin == rows.end || cols.begin == cols.end) return;
-    const int64_t first_row = patch / per_group * grid.tiles_down();
-    for (int64_t i = rows.begin / grid.tile_rows; i <= (rows.end - 1) / grid.tile_rows; ++i)
-      for (int64_t j = cols.begin / grid.tile_cols; j <= (cols.end - 1) / grid.tile_cols; ++j)
-        visit((first_row + i) * grid.tiles_across() + j);
-  };
+// Tiles touched by a patch, row by row. A patch of h samples touches h + 1 rows from its integer part on.
+template <typename Visit>
+void for_each_touched_tile(const TileGrid& grid, const Scan& scan, int64_t patch, const Visit& visit) {
+  const int64_t y = to_index(std::floor(scan.positions[2 * patch]));
+  const int64_t x = to_index(std::floor(scan.positions[2 * patch + 1]));
+  const Span rows = clip({y, y + scan.h + 1}, 0, grid.rows);
+  const Span cols = clip({x, x + scan.w + 1}, 0, grid.cols);
+  if (rows.begin == rows.end || cols.begin == cols.end) return;
+  const int64_t first_row = patch / scan.per_group * grid.tiles_down();
+  for (int64_t i = rows.begin / grid.tile_rows; i <= (rows.end - 1) / grid.tile_rows; ++i)
+    for (int64_t j = cols.begin / grid.tile_cols; j <= (cols.end - 1) / grid.tile_cols; ++j)
+      visit((first_row + i) * grid.tiles_across() + j);
+}
 
-  TilePlan plan{grid, std::vector<int64_t>(grid.tiles() + 1, 0), {}};
-  const int64_t count = grid.groups * per_group;
-  for (int64_t k = 0; k < count; ++k) for_each_tile(k, [&](int64_t tile) { ++plan.start[tile + 1]; });
+inline TilePlan plan_tiles(const TileGrid& grid, const Scan& scan) {
+  TilePlan plan{std::vector<int64_t>(grid.tiles() + 1, 0), {}};
+  for (int64_t k = 0; k < scan.count(); ++k)
+    for_each_touched_tile(grid, scan, k, [&](int64_t tile) { ++plan.start[tile + 1]; });
   for (int64_t t = 0; t < grid.tiles(); ++t) plan.start[t + 1] += plan.start[t];
   plan.patches.resize(plan.start.back());
   std::vector<int64_t> next(plan.start.begin(), plan.start.end() - 1);
-  for (int64_t k = 0; k < count; ++k) for_each_tile(k, [&](int64_t tile) { plan.patches[next[tile]++] = k; });
+  for (int64_t k = 0; k < scan.count(); ++k)
+    for_each_touched_tile(grid, scan, k, [&](int64_t tile) { plan.patches[next[tile]++] = k; });
   return plan;
+}
+
+// True if the lists are those that plan_tiles makes; any list may be asked about, of any origin. Visits that ascend
+// within their tile are distinct, so when each one's patch lies in that tile and their number is right, none is missing.
+inline bool is_plan_of(const TileGrid& grid, const Scan& scan, const int64_t* start, int64_t starts,
+                       const int64_t* patches, int64_t visits) {
+  if (starts != grid.tiles() + 1 || start[0] != 0 || start[grid.tiles()] != visits) return false;
+  int64_t wanted = 0;
+  for (int64_t k = 0; k < scan.count(); ++k) for_each_touched_tile(grid, scan, k, [&](int64_t) { ++wanted; });
+  if (wanted != visits) return false;
+  for (int64_t t = 0; t < grid.tiles(); ++t) {
+    if (start[t] > start[t + 1] || start[t + 1] > visits) return false;
+    const Span rows = grid.rows_of(t);
+    const Span cols = grid.cols_of(t);
+    const int64_t first = grid.group_of(t) * scan.per_group;
+    int64_t previous = first - 1;
+    for (int64_t i = start[t]; i < start[t + 1]; ++i) {
+      const int64_t k = patches[i];
+      if (k <= previous || k >= first + scan.per_group) return false;
+      previous = k;
+      const int64_t y = to_index(std::floor(scan.positions[2 * k]));
+      const int64_t x = to_index(std::floor(scan.positions[2 * k + 1]));
+      if (y >= rows.end || y + scan.h + 1 <= rows.begin || x >= cols.end || x + scan.w + 1 <= cols.begin) return false;
+    }
+  }
+  return true;
+}
+
+// Patches by canvas, then by band of rows, then by column: neighbours in this order share most of their canvas pixels,
+// which are then still in the cache. The order has no influence on the results.
+inline std::vector<int64_t> visiting_order(const Scan& scan) {
+  constexpr double band = 64.0;
+  struct Place {
+    double band;
+    double x;
+    int64_t patch;
+  };
+  std::vector<Place> places(scan.count());
+  for (int64_t k = 0; k < scan.count(); ++k)
+    places[k] = {std::floor(scan.positions[2 * k] / band), scan.positions[2 * k + 1], k};
+  for (int64_t g = 0; g < scan.groups; ++g)
+    std::sort(places.begin() + g * scan.per_group, places.begin() + (g + 1) * scan.per_group,
+              [](const Place& a, const Place& b) {
+                return std::tie(a.band, a.x, a.patch) < std::tie(b.band, b.x, b.patch);
+              });
+  std::vector<int64_t> order(scan.count());
+  for (int64_t k = 0; k < scan.count(); ++k) order[k] = places[k].patch;
+  return order;
+}
+
+inline bool is_permutation(const int64_t* order, int64_t count) {
+  std::vector<bool> seen(count, false);
+  for (int64_t i = 0; i < count; ++i) {
+    if (order[i] < 0 || order[i] >= count || seen[order[i]]) return false;
+    seen[order[i]] = true;
+  }
+  return true;
 }
 
 }  // namespace ptycho

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ptycho_ext import extract_patches, reassemble_patches
+import ptycho_ext
+from ptycho_ext import reassemble_patches
 from ptychopinn.physics.propagation import squared_modulus
 
 
@@ -38,5 +39,4 @@ def merge_patches(
 
 def overlap_project(patches: Tensor, positions: Tensor, canvas_size: tuple[int, int], weights: Tensor) -> Tensor:
     """Replace each patch by what its group agrees on: merge on the canvas, cut out again. (B, C, N, N) to the same."""
-    canvas, _ = merge_patches(patches, positions, canvas_size, weights)
-    return extract_patches(canvas, positions, patches.shape[-2:])
+    return ptycho_ext.overlap_project(patches, positions, canvas_size, weights)

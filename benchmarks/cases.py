@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The named problems of the benchmarks: a jittered raster of patches, in scan order, on one canvas or on many.
+
+Every patch and all its taps lie inside its canvas, so a plain-torch way needs no tests of bounds, which flatters it.
+All numbers are seeded. run.py times them, peers.py solves them in plain torch, tests/test_benchmarks.py runs the tiny
+one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+SCAN_OPS = ("extract", "adjoint", "reassemble", "grad_positions", "roundtrip")
+OPS = (*SCAN_OPS, "translate")
+DTYPES = (torch.float32, torch.complex64)
+MAX_SHIFT = 5.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem: ``count`` square patches of ``patch`` pixels on each of ``groups`` canvases of ``canvas`` pixels.
+
+    For the operator translate, ``count`` images of ``patch`` pixels; there is no canvas.
+    """
+
+    name: str
+    count: int
+    patch: int
+    canvas: int
+    groups: int = 1
+    ops: tuple[str, ...] = SCAN_OPS
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("small-5000x64-1000", 5000, 64, 1000),
+        Case("large-20000x64-4096", 20000, 64, 4096),
+        Case("groups-512x4x64", 4, 64, 78, groups=512),
+        Case("groups-512x9x64", 9, 64, 88, groups=512),
+        Case("big-patches-1000x128-2048", 1000, 128, 2048),
+        Case("translate-2048x64", 2048, 64, 64, ops=("translate",)),
+        Case("tiny", 12, 8, 24, ops=OPS),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A case's tensors. Leading dimensions: none for one canvas, (B,) for groups.
+
+    ``canvas`` (..., H, W), ``positions`` (..., n, 2), ``patches`` and their gradient's stand-in (..., n, h, w),
+    ``weights`` (h, w), ``grad_canvas`` (..., H, W), ``shifts`` (n, 2) for translate.
+    """
+
+    case: Case
+    canvas: Tensor
+    positions: Tensor
+    patches: Tensor
+    weights: Tensor
+    grad_canvas: Tensor
+    shifts: Tensor
+
+    @property
+    def items(self) -> int:
+        """What a part of the problem is counted in: groups, or patches where there is one canvas."""
+        return self.case.groups if self.case.groups > 1 else self.case.count
+
+    def part(self, items: int) -> Problem:
+        """The problem of the first ``items`` groups or patches; the canvas of a scan keeps its size."""
+        if items >= self.items:
+            return self
+        positions, patches = self.positions[:items], self.patches[:items]
+        if self.case.groups > 1:
+            case = replace(self.case, groups=items)
+            canvas, grad_canvas = self.canvas[:items], self.grad_canvas[:items]
+            return replace(
+                self, case=case, canvas=canvas, positions=positions, patches=patches, grad_canvas=grad_canvas
+            )
+        case = replace(self.case, count=items)
+        return replace(self, case=case, positions=positions, patches=patches, shifts=self.shifts[:items])
+
+    def bytes(self, op: str) -> int:
+        """Bytes that must move: every patch once and every canvas once, for each pass over the patches."""
+        stack = self.patches.nbytes
+        if op == "translate":
+            return 2 * stack
+        passes = {"grad_positions": 2, "roundtrip": 4}.get(op, 1)
+        return passes * (stack + self.canvas.nbytes)
+
+
+def make_problem(case: Case, dtype: torch.dtype, seed: int = 1) -> Problem:
+    """The tensors of a case, normally distributed data."""
+    generator = torch.Generator().manual_seed(seed)
+    lead = (case.groups,) if case.groups > 1 else ()
+    canvas_shape = (*lead, case.canvas, case.canvas)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=dtype, generator=generator)
+
+    radius = torch.arange(case.patch, dtype=torch.float64) - (case.patch - 1) / 2
+    profile = torch.exp(-((2.5 * radius / case.patch) ** 2)).to(torch.float32)
+    uniform = torch.rand(case.count, 2, dtype=torch.float64, generator=generator)
+    return Problem(
+        case=case,
+        canvas=normal(*canvas_shape),
+        positions=raster(case, generator),
+        patches=normal(*lead, case.count, case.patch, case.patch),
+        weights=torch.outer(profile, profile),
+        grad_canvas=normal(*canvas_shape),
+        shifts=MAX_SHIFT * (2 * uniform - 1),
+    )
+
+
+def raster(case: Case, generator: torch.Generator) -> Tensor:
+    """Positions (..., n, 2) of a raster that fills the canvas, row by row, each moved by up to a quarter of a step."""
+    side = math.ceil(math.sqrt(case.count))
+    room = max(case.canvas - case.patch - 1e-3, 0.0)  # the last tap is at position + patch
+    step = room / side
+    index = torch.arange(case.count)
+    nodes = torch.stack([index.div(side, rounding_mode="floor"), index % side], -1) + 0.5
+    lead = (case.groups,) if case.groups > 1 else ()
+    jitter = torch.rand(*lead, case.count, 2, dtype=torch.float64, generator=generator) - 0.5
+    return (step * (nodes + 0.5 * jitter)).clamp_(0.0, room - 1e-3 if room > 1e-3 else 0.0)

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Exact ways to do the operators' work in plain torch: what one would write without ptycho_ext, and tune.
+
+Each operator is a gather and a spread of steps.py, or torch's autograd through them. run.py checks every way against
+ptycho_ext before it times it. F.fold is not here: it needs positions on a regular grid of whole pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from cases import MAX_SHIFT, Problem
+from steps import (
+    GATHERS,
+    PADDED,
+    PAIRS,
+    SPREADS,
+    Gather,
+    Grid,
+    Spread,
+    gather_grid_sample,
+    interpolate,
+    lanes,
+    lanes_per_sample,
+    sample,
+    spread_padded_canvases,
+    tall,
+)
+from torch import Tensor
+
+PADDED_PIXELS = 1 << 24  # pixels of padded canvases that the original's way is timed on
+EPS = 1e-6  # ptycho_ext.reassemble_patches' own
+
+
+@dataclass(frozen=True)
+class Way:
+    """A plain way to do one operator: ``prepare(problem)`` makes the call that is timed, of the same result as ours.
+
+    ``items``: how many groups or patches it is run on, where all of them would take too long.
+    """
+
+    prepare: Callable[[Problem], Callable[[], Tensor]]
+    items: Callable[[Problem], int] | None = None
+
+
+def grid_of(problem: Problem, step: int) -> Grid:
+    return Grid.of(problem.positions, problem.case.patch, problem.case.canvas, step)
+
+
+def as_data(result: Tensor, like: Tensor) -> Tensor:
+    """Lanes in the shape and type of ``like``."""
+    if like.is_complex():
+        return torch.view_as_complex(result.reshape(*like.shape, 2))
+    return result.reshape(like.shape)
+
+
+def stack_of(problem: Problem) -> Tensor:
+    """The patches (n, h, w), in lanes, of all groups."""
+    return lanes(problem.patches).flatten(0, -3)
+
+
+def extract(gather: Gather) -> Way:
+    def prepare(problem: Problem) -> Callable[[], Tensor]:
+        canvas, grid = tall(problem.canvas), grid_of(problem, lanes_per_sample(problem.canvas))
+        return lambda: as_data(gather(canvas, grid), problem.patches)
+
+    return Way(prepare)
+
+
+def adjoint(spread: Spread) -> Way:
+    def prepare(problem: Problem) -> Callable[[], Tensor]:
+        patches, grid = stack_of(problem), grid_of(problem, lanes_per_sample(problem.canvas))
+        return lambda: as_data(spread(patches, grid), problem.canvas)
+
+    return Way(prepare)
+
+
+def mean(patches: Tensor, weights: Tensor, grid: Grid, spread: Spread) -> tuple[Tensor, Tensor]:
+    """The weighted mean, and the reciprocal weights (zero where unseen); both in lanes, per group's threshold."""
+    one = Grid(grid.y, grid.x // grid.step, grid.fy, grid.fx, grid.h, grid.w // grid.step, grid.height,
+               grid.width // grid.step, 1, grid.groups)  # fmt: skip
+    total = spread(weights.expand(len(grid), -1, -1), one)
+    largest = total.view(grid.groups, -1).amax(-1).view(-1, 1, 1)
+    seen = total.view(grid.groups, -1, total.shape[-1]) > EPS * largest
+    inverse = torch.where(seen.flatten(0, 1), total.reciprocal(), 0).repeat_interleave(grid.step, -1)
+    return spread(patches * weights.repeat_interleave(grid.step, -1), grid) * inverse, inverse
+
+
+def reassemble(spread: Spread) -> Way:
+    def prepare(problem: Problem) -> Callable[[], Tensor]:
+        patches, grid = stack_of(problem), grid_of(problem, lanes_per_sample(problem.canvas))
+        return lambda: as_data(mean(patches, problem.weights, grid, spread)[0], problem.canvas)
+
+    return Way(prepare)
+
+
+def roundtrip(gather: Gather, spread: Spread) -> Way:
+    """Forward, and a backward by hand from the same two steps: torch's own would index a copy of the unfold view."""
+
+    def prepare(problem: Problem) -> Callable[[], Tensor]:
+        canvas, grid = tall(problem.canvas), grid_of(problem, lanes_per_sample(problem.canvas))
+        grad_canvas, weights = tall(problem.grad_canvas), problem.weights.repeat_interleave(grid.step, -1)
+
+        def run() -> Tensor:
+            _, inverse = mean(gather(canvas, grid), problem.weights, grid, spread)
+            return as_data(spread(gather(grad_canvas * inverse, grid) * weights, grid), problem.canvas)
+
+        return run
+
+    return Way(prepare)
+
+
+def grad_positions(window: Callable[[Tensor, Grid, slice], Tensor]) -> Way:
+    """torch's autograd through the interpolation of windows that need no gradient themselves, a chunk at a time."""
+
+    def prepare(problem: Problem) -> Callable[[], Tensor]:
+        canvas, grid = tall(problem.canvas), grid_of(problem, lanes_per_sample(problem.canvas))
+        grads = stack_of(problem)
+
+        def run() -> Tensor:
+            result = grads.new_empty(len(grid), 2, dtype=torch.float64)
+            for part in grid.chunks():
+                fractions = torch.stack([grid.fy[part], grid.fx[part]], 1).requires_grad_()
+                patches = interpolate(window(canvas, grid, part), grid, fractions[:, 0], fractions[:, 1])
+                result[part] = torch.autograd.grad(patches, fractions, grads[part])[0].flatten(1)
+            return result.view(problem.positions.shape)
+
+        return run
+
+    return Way(prepare)
+
+
+def window_of_view(canvas: Tensor, grid: Grid, part: slice) -> Tensor:
+    return grid.windows_of(canvas, grid.h + 1, grid.w + grid.step)[grid.y[part], grid.x[part] // grid.step]
+
+
+def window_of_index(canvas: Tensor, grid: Grid, part: slice) -> Tensor:
+    return canvas.flatten()[grid.flat_index(part)]
+
+
+def translate(gather: Gather) -> Way:
+    """The window at -shift of every image in a margin of zeros; the images make one tall canvas."""
+
+    def prepare(problem: Problem) -> Callable[[], Tensor]:
+        step, margin = lanes_per_sample(problem.patches), int(MAX_SHIFT) + 1
+        side = problem.case.patch + 2 * margin
+        grid = Grid.of((margin - problem.shifts)[:, None], problem.case.patch, side, step)
+        images, pad = lanes(problem.patches), (step * margin, step * margin, margin, margin)
+        return lambda: as_data(gather(F.pad(images, pad).flatten(0, 1), grid), problem.patches)
+
+    return Way(prepare)
+
+
+def translate_grid_sample() -> Way:
+    def prepare(problem: Problem) -> Callable[[], Tensor]:
+        n, side, step = problem.case.count, problem.case.patch, lanes_per_sample(problem.patches)
+        images, pixels = lanes(problem.patches).view(n, side, side, step), torch.arange(side)
+        shifts = problem.shifts[:, :, None, None, None]
+
+        def run() -> Tensor:
+            out = sample(images, pixels[:, None] - shifts[:, 0], pixels - shifts[:, 1])
+            return as_data(out, problem.patches)
+
+        return run
+
+    return Way(prepare)
+
+
+def padded(make: Callable[[Spread], Way]) -> Way:
+    way = make(spread_padded_canvases)
+
+    def items(problem: Problem) -> int:
+        return max(1, PADDED_PIXELS // (problem.canvas.numel() * problem.case.count // problem.items))
+
+    return Way(way.prepare, items)
+
+
+WAYS: dict[str, dict[str, Way]] = {
+    "extract": {name: extract(gather) for name, gather in GATHERS.items()},
+    "adjoint": {name: adjoint(spread) for name, spread in SPREADS.items()} | {PADDED: padded(adjoint)},
+    "reassemble": {name: reassemble(spread) for name, spread in SPREADS.items()} | {PADDED: padded(reassemble)},
+    "grad_positions": {
+        "autograd, unfold view": grad_positions(window_of_view),
+        "autograd, flat index": grad_positions(window_of_index),
+    },
+    "roundtrip": {name: roundtrip(*pair) for name, pair in PAIRS.items()},
+    "translate": {name: translate(gather) for name, gather in GATHERS.items() if gather is not gather_grid_sample}
+    | {"grid_sample": translate_grid_sample()},
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The inner loops of every operator, as a table of functions. kernels.cpp is compiled once per instruction set and the
+// table of the best one is chosen at run time. One function serves extraction, its adjoint, reassembly and
+// translation: all of them interpolate a window of a source that is zero outside.
+#pragma once
+
+#include <cstdint>
+
+#include "ptycho/geometry.h"
+
+namespace ptycho::cpu {
+
+enum class Write { store, stream, add };  // stream: past the caches; needs rows on 64-byte boundaries
+
+// out[i, j] = the source at (y + i, x + j), interpolated, for i < rows and j < cols (in pixels of `lanes` numbers).
+template <typename T>
+struct Window {
+  const T* source;   // (source_rows, source_cols)
+  const T* weights;  // the same shape, one number per pixel: the source is multiplied by them; null for none
+  int64_t source_rows;
+  int64_t source_cols;
+  int64_t lanes;
+  Taps<T> y;
+  Taps<T> x;
+  int64_t rows;
+  int64_t cols;
+  const T* next;  // the first sample that the next window will need, fetched ahead of its use; may be null
+};
+
+// The smallest positive and the largest weight.
+template <typename T>
+struct Range {
+  T least;
+  T most;
+};
+
+template <typename T>
+struct Kernels {
+  // out: rows of `stride` numbers. scratch: scratch_size() numbers.
+  void (*interpolate)(const Window<T>& window, T* out, int64_t stride, Write write, T* scratch);
+  // Adds to sums[0] and sums[1] <grads, d out / d y> and <grads, d out / d x>. grads: (rows, cols), contiguous; next_grads: those
+  // of the next window, or null.
+  void (*slope)(const Window<T>& window, const T* grads, const T* next_grads, double* sums, T* scratch);
+  // image /= weight where weight > 0, and zero elsewhere, over `pixels` pixels; widens the range by their weights.
+  void (*divide)(T* image, const T* weights, int64_t pixels, int64_t lanes, Range<T>* range);
+  // Copies `count` numbers past the caches, from and to any address.
+  void (*stream)(T* out, const T* in, int64_t count);
+  // Makes streamed rows visible to other threads; once per thread, at the end.
+  void (*fence)();
+};
+
+inline constexpr int64_t kRowsAtOnce = 4;
+
+// Two rows of interpolated samples and kRowsAtOnce rows of source samples; a row ends on a 64-byte boundary.
+template <typename T>
+int64_t scratch_size(int64_t cols, int64_t lanes) {
+  return (kRowsAtOnce + 2) * ((cols + 1) * lanes + 64 / static_cast<int64_t>(sizeof(T)));
+}
+
+// The table of the level chosen for this process.
+template <typename T>
+const Kernels<T>& kernels();
+
+// One table per compiled level.
+namespace baseline {
+template <typename T>
+const Kernels<T>& table();
+}
+namespace avx2 {
+template <typename T>
+const Kernels<T>& table();
+}
+namespace avx512 {
+template <typename T>
+const Kernels<T>& table();
+}
+
+}  // namespace ptycho::cpu

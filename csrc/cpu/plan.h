@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The plan of a scan as the operators receive it: plain int64 tensors, made by ptycho::plan_tiles once per scan, or
+// absent, and then made on the spot. A plan that was given is checked, so that a wrong one is an error and never a
+// wrong result or a read outside a tensor.
+#pragma once
+
+#include <optional>
+
+#include "ptycho/tile_plan.h"
+#include "torch_compat.h"
+
+namespace ptycho::cpu {
+
+// The sums of a tile stay in the second-level cache while its patches pass by; small canvases still make several tiles.
+inline constexpr int64_t kTileRows = 64;
+inline constexpr int64_t kTileCols = 512;
+
+inline TileGrid tile_grid(int64_t groups, int64_t rows, int64_t cols) {
+  return {groups, rows, cols, kTileRows, std::min(kTileCols, cols)};
+}
+
+// positions: (..., n, 2), contiguous
+inline Scan scan_of(const Tensor& positions, int64_t h, int64_t w) {
+  const int64_t per_group = positions.size(positions.dim() - 2);
+  return {positions.const_data_ptr<double>(), product(leading(positions, 2)), per_group, h, w};
+}
+
+// Which patches touch which tile; points into the given tensors or into its own vectors.
+class Tiles {
+ public:
+  Tiles(const char* op, const TileGrid& grid, const Scan& scan, const std::optional<Tensor>& tile_start,
+        const std::optional<Tensor>& tile_patches);
+  Tiles(const Tiles&) = delete;
+  const TileGrid grid;
+  const int64_t* start;
+  const int64_t* patches;
+
+ private:
+  std::optional<Tensor> given_start_;
+  std::optional<Tensor> given_patches_;
+  TilePlan own_;
+};
+
+// In which order patches are visited; without a plan it is worked out where the canvas (in bytes) exceeds a cache.
+class Order {
+ public:
+  Order(const char* op, const Scan& scan, int64_t canvas_bytes, const std::optional<Tensor>& order);
+  Order(const Order&) = delete;
+  int64_t operator[](int64_t i) const { return order_ ? order_[i] : i; }
+
+ private:
+  const int64_t* order_;
+  std::optional<Tensor> given_;
+  std::vector<int64_t> own_;
+};
+
+}  // namespace ptycho::cpu

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How the operators take a plan: as its tensors, or as None for each of them.
+
+Sizes are compared here, where it costs nothing; that the plan is that of the positions is checked by the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ptycho_ext.ops._checks import Check
+
+if TYPE_CHECKING:
+    from ptycho_ext.plan import ScanPlan
+
+#: order, tile_start, tile_patches
+PlanTensors = tuple[Tensor | None, Tensor | None, Tensor | None]
+NO_PLAN: PlanTensors = (None, None, None)
+
+
+def plan_tensors(
+    op: str,
+    plan: ScanPlan | None,
+    positions: Tensor,
+    patch_size: Sequence[int],
+    canvas_size: Sequence[int],
+) -> PlanTensors:
+    """The plan's tensors, if it was made for as many positions and for these sizes."""
+    if plan is None:
+        return NO_PLAN
+    made_for = (tuple(plan.positions.shape), tuple(plan.patch_size), tuple(plan.canvas_size))  # type: ignore[arg-type]
+    called_with = (tuple(positions.shape), tuple(patch_size), tuple(canvas_size))
+    names = ("positions of shape", "patches of", "a canvas of")
+    for name, wanted, got in zip(names, called_with, made_for, strict=True):
+        Check(op).require(got == wanted, "plan", f"be made for {name} {wanted}", str(got))
+    return plan.order, plan.tile_start, plan.tile_patches

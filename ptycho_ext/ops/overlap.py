@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""overlap_project: each patch replaced by what the patches of its group agree on.
+
+One operator in place of reassembly, division and extraction: the canvases of all groups never exist together. Its
+backward is spelled with the other operators, on canvases, so that it can be differentiated again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptycho_ext.ops._checks import Check, as_float64, as_pair, real_type
+from ptycho_ext.ops._vmap import lead, lead_weights
+from ptycho_ext.ops.extract import extract_patches, extract_patches_adjoint, grad_positions
+
+
+def overlap_project(
+    patches: Tensor,
+    positions: Tensor,
+    canvas_size: int | Sequence[int],
+    weights: Tensor | None = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    r"""Merge the patches of every group on its canvas and cut them out again.
+
+    .. math:: o'_k = A_k \frac{\sum_l A_l^T (w_l o_l)}{\sum_l A_l^T w_l}
+
+    with A_k the extraction at position k: ``extract_patches(reassemble_patches(...)[0], ...)`` to rounding, and zero
+    where no patch has weight. Differentiable with respect to patches, weights (any order; the threshold counts as
+    constant) and positions (once; at integer positions the right-hand difference). Deterministic: bitwise the same
+    for any number of threads. Parallel over groups: for one large canvas call the two operators instead.
+
+    Args:
+        patches: (..., n, h, w) float32, float64, complex64 or complex128; every leading index is a group.
+        positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0].
+        canvas_size: (H, W) of the canvas of each group, or one integer for both; taps outside it are zero.
+        weights: (h, w), shared by all patches, or (..., n, h, w); real and not negative. None: ones.
+        eps: part of a canvas's largest weight at or below which a pixel counts as not illuminated.
+
+    Returns:
+        (..., n, h, w) patches of the same type.
+
+    Raises:
+        RuntimeError: a type, shape, device or size does not fit, or a position is not finite.
+
+    Example:
+        >>> patches = torch.tensor([[[1.0, 1.0, 1.0]], [[3.0, 3.0, 3.0]]])
+        >>> overlap_project(patches, torch.tensor([[0.0, 0.0], [0.0, 2.0]]), (1, 5))
+        tensor([[[1., 1., 2.]],
+        <BLANKLINE>
+                [[2., 3., 3.]]])
+    """
+    if weights is None:
+        weights = torch.ones(patches.shape[-2:], dtype=real_type(patches.dtype), device=patches.device)
+    elif not weights.is_complex():
+        weights = weights.to(real_type(patches.dtype))
+    return _project(patches, as_float64(positions), weights, as_pair(canvas_size), eps)
+
+
+def _fake_overlap_project(
+    patches: Tensor, positions: Tensor, weights: Tensor, canvas_size: Sequence[int], eps: float
+) -> Tensor:
+    check = Check("overlap_project")
+    check.data("patches", patches)
+    check.dims("patches", patches, 3, "(..., n, h, w)")
+    check.positions_of_patches(positions, patches)
+    check.type("weights", weights, real_type(patches.dtype))
+    check.shape("weights", weights, patches.shape[-2:] if weights.ndim == 2 else patches.shape)
+    check.device("weights", weights, patches)
+    check.size("canvas_size", canvas_size)
+    return patches.new_empty(patches.shape)
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(patches: Tensor, positions: Tensor, weights: Tensor, canvas_size: list[int], eps: float) -> Tensor:
+        result: Tensor = torch.ops.ptycho.overlap_project(patches, positions, weights, canvas_size, eps)
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, list[int], float], output: Tensor) -> None:
+        patches, positions, weights, ctx.canvas_size, ctx.eps = inputs
+        needs_patches = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        ctx.save_for_backward(positions, weights, patches if needs_patches else None)
+        ctx.shape = patches.shape
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        """Of image = S / W: grad_S = grad_image / W and grad_W = -Re(conj(image) grad_S), zero where not seen."""
+        positions, weights, patches = ctx.saved_tensors
+        for_patches, for_positions, for_weights, _, _ = ctx.needs_input_grad
+        size, patch_size = ctx.canvas_size, list(ctx.shape[-2:])
+        each = weights.expand(ctx.shape)
+        total = extract_patches_adjoint(each, positions, size)
+        seen = total > ctx.eps * total.detach().amax((-2, -1), keepdim=True)
+        safe = torch.where(seen, total, 1)
+        grad_sum = torch.where(seen, extract_patches_adjoint(grad, positions, size) / safe, 0)
+        spread = extract_patches(grad_sum, positions, patch_size)
+        grad_positions_ = grad_weights = None
+        if patches is not None:
+            image = torch.where(seen, extract_patches_adjoint(patches * weights, positions, size) / safe, 0)
+            grad_total = -_real_product(image, grad_sum)
+            if for_weights:
+                grad_weights = _real_product(patches, spread) + extract_patches(grad_total, positions, patch_size)
+                grad_weights = grad_weights.sum_to_size(weights.shape)
+            if for_positions:
+                grad_positions_ = grad_positions(grad, image, positions)
+                grad_positions_ = grad_positions_ + grad_positions(patches * weights, grad_sum, positions)
+                grad_positions_ = grad_positions_ + grad_positions(each, grad_total, positions)
+        return spread * weights if for_patches else None, grad_positions_, grad_weights, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        patches, positions, weights, canvas_size, eps = args
+        size = info.batch_size
+        patches, positions = lead(size, patches, in_dims[0]), lead(size, positions, in_dims[1])
+        weights = lead_weights(size, weights, in_dims[2], patches)
+        return _project(patches, positions, weights, canvas_size, eps), 0
+
+
+def _real_product(a: Tensor, b: Tensor) -> Tensor:
+    """Re(conj(a) b)."""
+    return torch.real(a.conj() * b) if a.is_complex() else a * b
+
+
+_project: Callable[..., Tensor] = _Project.apply
+
+torch.library.register_fake("ptycho::overlap_project", _fake_overlap_project)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""overlap_project: reassembly and extraction in one, group by group; a projection; its closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from op_cases import CANVAS, DTYPES, PATCH, POSITIONS, TOLERANCE, data, weights
+
+from ptycho_ext import extract_patches, overlap_project, reassemble_patches
+
+
+@pytest.mark.parametrize("kind", ["none", "shared", "each"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_is_reassembly_then_extraction(dtype: torch.dtype, kind: str) -> None:
+    patches = data((2, 5, *PATCH), dtype)
+    weight = {"none": None, "shared": weights(PATCH, dtype), "each": weights((2, 5, *PATCH), dtype)}[kind]
+    image, _ = reassemble_patches(patches, POSITIONS, CANVAS, weight)
+    want = extract_patches(image, POSITIONS, PATCH)
+    got = overlap_project(patches, POSITIONS, CANVAS, weight)
+    torch.testing.assert_close(got, want, rtol=0, atol=4 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("kind", ["shared", "each"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_gradients_are_those_of_the_composition(dtype: torch.dtype, kind: str) -> None:
+    results = []
+    for fused in (True, False):
+        patches = data((2, 5, *PATCH), dtype).requires_grad_()
+        weight = weights(PATCH if kind == "shared" else (2, 5, *PATCH), dtype).requires_grad_()
+        positions = (POSITIONS + 0.01).requires_grad_()
+        if fused:
+            output = overlap_project(patches, positions, CANVAS, weight)
+        else:
+            output = extract_patches(reassemble_patches(patches, positions, CANVAS, weight)[0], positions, PATCH)
+        results.append(torch.autograd.grad(output, (patches, weight, positions), data((2, 5, *PATCH), dtype, 3)))
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+def test_one_patch_at_a_whole_pixel_is_kept_and_two_are_averaged_by_weight() -> None:
+    patches = torch.tensor([[[1.0, 1.0, 1.0]], [[3.0, 3.0, 3.0]]])
+    positions = torch.tensor([[0.0, 0.0], [0.0, 2.0]])
+    assert overlap_project(patches, positions, (1, 5)).tolist() == [[[1, 1, 2]], [[2, 3, 3]]]
+    weight = torch.tensor([[[1.0, 1.0, 1.0]], [[3.0, 1.0, 1.0]]])
+    assert overlap_project(patches, positions, (1, 5), weight).tolist() == [[[1, 1, 2.5]], [[2.5, 3, 3]]]
+
+
+def test_dark_pixels_and_patches_outside_are_exactly_zero() -> None:
+    patches, weight = torch.ones(2, 2, 2), torch.tensor([[1.0, 1e-9], [1.0, 1.0]])
+    got = overlap_project(patches, torch.tensor([[0.0, 0.0], [90.0, 0.0]]), (4, 4), weight)
+    assert got.tolist() == [[[1, 0], [1, 1]], [[0, 0], [0, 0]]]
+    assert not overlap_project(patches, torch.full((2, 2), -90.0), (4, 4)).any()
+    assert not overlap_project(patches, torch.zeros(2, 2), (4, 4), torch.zeros(2, 2)).any()
+
+
+@given(points=st.lists(st.tuples(st.integers(-3, 12), st.integers(-3, 15)), min_size=1, max_size=5))
+def test_is_a_projection_at_whole_pixels(points: list[tuple[int, int]]) -> None:
+    patches, weight = data((len(points), *PATCH), torch.complex128), weights(PATCH, torch.float64)
+    positions = torch.tensor(points, dtype=torch.float64)
+    once = overlap_project(patches, positions, CANVAS, weight)
+    torch.testing.assert_close(overlap_project(once, positions, CANVAS, weight), once, rtol=1e-12, atol=1e-12)
+
+
+def test_groups_do_not_mix_and_keep_their_leading_dimensions() -> None:
+    patches = data((2, 3, 5, *PATCH), torch.complex64)
+    positions = POSITIONS[:, None] + torch.arange(3.0)[:, None, None]
+    got = overlap_project(patches, positions, CANVAS)
+    assert torch.equal(got[1, 2], overlap_project(patches[1, 2], positions[1, 2], CANVAS))
+
+
+def test_weight_of_another_precision_is_converted() -> None:
+    patches, single = data((5, *PATCH), torch.complex64), weights(PATCH, torch.complex64)
+    got = overlap_project(patches, POSITIONS[0], CANVAS, single.double())
+    assert torch.equal(got, overlap_project(patches, POSITIONS[0], CANVAS, single))
+
+
+def test_gradient_where_dark_is_finite() -> None:
+    patches, weight = torch.ones(1, 2, 2, requires_grad=True), torch.zeros(2, 2, requires_grad=True)
+    overlap_project(patches, torch.tensor([[1.5, 2.25]]), (5, 6), weight).sum().backward()
+    assert patches.grad is not None and not patches.grad.any()
+    assert weight.grad is not None and not weight.grad.any()

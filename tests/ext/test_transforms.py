@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What torch may do with every public function: compile it into one graph, export it, map and differentiate it with
+torch.func, and run it under autocast. Each against the plain call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from op_cases import CANVAS, CASES, PATCH, POSITIONS, data, weights
+from torch import Tensor
+
+import ptycho_ext as px
+
+
+class Everything(torch.nn.Module):
+    """Uses every public function, and each with gradients for all that may have them."""
+
+    def forward(self, canvas: Tensor, positions: Tensor, weight: Tensor) -> Tensor:
+        patches = px.translate_images(px.extract_patches(canvas, positions, PATCH), positions / 9)
+        patches = px.translate_images(patches, positions / 7, "fourier")
+        patches = px.translate_images(patches, positions.detach().round(), "nearest")
+        patches = px.overlap_project(patches, positions, CANVAS, weight) + 0.1 * patches
+        image, total = px.reassemble_patches(patches, positions, CANVAS, weight)
+        spread = px.extract_patches_adjoint(patches, positions, CANVAS)
+        return (image.abs().square() + total + spread.abs()).sum()
+
+
+def inputs(dtype: torch.dtype = torch.complex128) -> list[Tensor]:
+    return [data(CANVAS, dtype), POSITIONS[0] + 0.01, weights(PATCH, dtype)]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_to_one_graph(dynamic: bool) -> None:
+    step, results = Everything(), []
+    for function in (step, torch.compile(step, fullgraph=True, dynamic=dynamic, backend="aot_eager")):
+        args = [x.requires_grad_() for x in inputs()]
+        loss = function(*args)
+        results.append([loss, *torch.autograd.grad(loss, args)])
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_exports() -> None:
+    args = tuple(inputs(torch.complex64))
+    torch.testing.assert_close(torch.export.export(Everything(), args).module()(*args), Everything()(*args))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_vmap_is_a_loop(name: str) -> None:
+    case, positions = CASES[name], torch.stack([POSITIONS, POSITIONS + 0.3])
+    x, at = data((2, 2, *case.shape), torch.complex64), case.coordinates(positions)
+    looped = torch.stack([case.run(a, b) for a, b in zip(x, at, strict=True)])
+    torch.testing.assert_close(torch.vmap(case.run)(x, at), looped, rtol=1e-6, atol=1e-6)
+    moved = torch.vmap(case.run, in_dims=(2, None))(x.movedim(0, 2), at[0])
+    torch.testing.assert_close(moved, torch.stack([case.run(a, at[0]) for a in x]), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_functional_derivatives_are_those_of_backward(name: str) -> None:
+    case = CASES[name]
+    x, at = case.data(torch.float64), case.coordinates() + 0.01
+    by = 0 if "nearest" in name else 1
+
+    def loss(x: Tensor, at: Tensor) -> Tensor:
+        return case.run(x, at).square().sum()
+
+    leaves = [x.clone().requires_grad_(), at.clone().requires_grad_(by == 1)]
+    want = torch.autograd.grad(loss(*leaves), leaves[: by + 1])
+    both = tuple(range(by + 1))
+    for got in (torch.func.grad(loss, both)(x, at), torch.func.jacrev(loss, both)(x, at)):
+        torch.testing.assert_close(got, want)
+
+    def one_group(x: Tensor, at: Tensor) -> Tensor:
+        return loss(x[None], at[None])
+
+    if "each" not in name:  # its weights are another draw for one group
+        torch.testing.assert_close(torch.vmap(torch.func.grad(one_group, both))(x, at), want)
+
+
+@pytest.mark.parametrize("name", ["extract", "translate-fourier", "reassemble-shared-mean", "overlap-shared"])
+def test_jacobian_is_the_linear_map(name: str) -> None:
+    """jacrev maps the backward over the basis of outputs; the Jacobian must be the operator itself."""
+    case = CASES[name]
+    x, at = case.data(torch.float64, 1), case.coordinates(POSITIONS[:1])
+    jacobian = torch.func.jacrev(lambda x: case.run(x, at))(x)
+    torch.testing.assert_close(torch.tensordot(jacobian, x, x.ndim), case.run(x, at))
+
+
+def test_vmap_keeps_each_call_its_weights() -> None:
+    patches, weight = data((3, 5, *PATCH), torch.float64), weights((3, *PATCH), torch.float64)
+    mapped = torch.vmap(lambda p, w: px.overlap_project(p, POSITIONS[0], CANVAS, w))(patches, weight)
+    looped = [px.overlap_project(p, POSITIONS[0], CANVAS, w) for p, w in zip(patches, weight, strict=True)]
+    assert torch.equal(mapped, torch.stack(looped))
+
+
+@pytest.mark.parametrize("short", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", CASES)
+def test_autocast_computes_in_float32(name: str, short: torch.dtype) -> None:
+    case = CASES[name]
+    x, at = case.data(torch.float32).to(short), case.coordinates() + 0.01
+    results: list[Any] = []
+    for enabled, x_in in ((True, x), (False, x.float())):
+        leaves = [x_in.clone().requires_grad_(), at.clone().requires_grad_("nearest" not in name)]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            output = case.run(*leaves)
+            assert output.dtype == torch.float32
+            loss = output.square().sum()
+        results.append([output, *torch.autograd.grad(loss, [leaf for leaf in leaves if leaf.requires_grad])])
+    assert results[0][1].dtype == short
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want.to(got.dtype), rtol=0, atol=0)
+
+
+def test_autocast_of_another_device_changes_nothing() -> None:
+    with torch.autocast("cpu", enabled=False), pytest.raises(RuntimeError, match="got bfloat16"):
+        px.extract_patches(torch.zeros(4, 4, dtype=torch.bfloat16), torch.zeros(1, 2), 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        double = px.extract_patches(torch.ones(4, 4, dtype=torch.float64), torch.zeros(1, 2), 2)
+    assert double.dtype == torch.float64
+
+
+def test_autocast_compiles_to_one_graph() -> None:
+    def step(x: Tensor) -> Tensor:
+        return px.extract_patches(x @ x, POSITIONS[0], PATCH)
+
+    x = data((13, 13), torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = torch.compile(step, fullgraph=True, backend="aot_eager")(x)
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, step(x))

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The benchmarks still run and compare like with like, on the tiny case; how fast anything is, is never asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+KEYS = {"case", "op", "dtype", "threads", "ours_ms", "copy_ms", "best_torch_ms", "best_torch_name"}
+
+
+@pytest.fixture(scope="module")
+def run() -> ModuleType:
+    """benchmarks/run.py, imported as it finds its neighbours when it is run as a script."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        import run
+
+    return run
+
+
+def test_the_script_lists_its_cases_from_any_folder(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, FOLDER / "run.py", "--list"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    listed = dict(line.split(": ") for line in done.stdout.splitlines())
+    assert {"small-5000x64-1000", "large-20000x64-4096", "translate-2048x64", "tiny"} <= set(listed)
+    assert listed["translate-2048x64"] == "translate"
+
+
+def test_a_tiny_case_end_to_end(run: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    assert run.main(["--case", "tiny", "--threads", "1", "--repeats", "2", "--json", str(file)]) == 0
+    rows = json.loads(file.read_text())
+    assert {(row["op"], row["dtype"]) for row in rows} == {(op, t) for op in run.OPS for t in ("float32", "complex64")}
+    for row in rows:
+        assert row.keys() >= KEYS
+        assert (row["case"], row["threads"], row["rounds"]) == ("tiny", 1, 2)
+        assert min(row["ours_ms"], row["copy_ms"], row["best_torch_ms"]) > 0
+        assert row["ways"][row["best_torch_name"]]["error"] <= run.TOLERANCE
+    assert run.format_csv(rows).splitlines()[0].split(",")[:4] == ["case", "op", "dtype", "threads"]
+    assert run.format_markdown(rows, 0.0).count("| tiny") == len(rows)
+
+
+def test_a_row_timed_beside_other_programs_is_marked(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.os, "sched_getaffinity", lambda _: {0, 1})
+    row = run.measure(run.CASES["tiny"], "translate", torch.float32, repeats=1)
+    alone, beside = row | {"threads": 2, "other_cores": 0.1}, row | {"threads": 2, "other_cores": 0.9}
+    assert "| tiny |" in run.format_markdown([alone], 0.0)
+    assert "| tiny † |" in run.format_markdown([beside], 0.0)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+def test_every_plain_way_agrees_with_ours(run: ModuleType, groups: int, dtype: torch.dtype) -> None:
+    ops = run.OPS if groups == 1 else [op for op in run.OPS if op != "translate"]
+    problem = run.make_problem(run.Case("some", 7, 8, 19, groups=groups), dtype, seed=4)
+    for op in ops:
+        want = run.ours(op, problem, run.make_plan(op, problem)[0])()
+        for name, way in run.WAYS[op].items():
+            error = run.relative_error(way.prepare(problem)(), want)
+            assert error < 2e-5, f"{op}, {name}"
+
+
+def test_a_way_that_is_wrong_is_never_the_best(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peers import Way
+
+    wrong = Way(lambda problem: lambda: torch.zeros_like(problem.patches))
+    monkeypatch.setitem(run.WAYS["extract"], "zeros", wrong)
+    row = run.measure(run.CASES["tiny"], "extract", torch.float32, repeats=1)
+    assert row["ways"]["zeros"]["error"] == 1.0
+    assert row["best_torch_name"] != "zeros"
+    assert "zeros" in run.format_markdown([row], 0.0) and "inexact" in run.format_markdown([row], 0.0)
+
+
+def test_every_patch_lies_inside_its_canvas(run: ModuleType) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for case in run.CASES.values():
+        if "extract" in case.ops:
+            positions = sys.modules["cases"].raster(case, generator)
+            assert positions.min() >= 0
+            assert positions.max() + case.patch <= case.canvas - 1
+
+
+def test_a_part_of_a_problem_is_its_first_items(run: ModuleType) -> None:
+    scan = run.make_problem(run.Case("scan", 7, 8, 19), torch.float32)
+    assert torch.equal(scan.part(3).patches, scan.patches[:3]) and scan.part(3).canvas is scan.canvas
+    groups = run.make_problem(run.Case("groups", 4, 8, 19, groups=5), torch.float32)
+    assert torch.equal(groups.part(2).canvas, groups.canvas[:2]) and groups.part(2).items == 2
+    assert groups.part(9) is groups
+
+
+def test_an_operator_that_no_case_has_is_said(run: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--case", "translate-2048x64", "--op", "extract", "--threads", "1"]) == 2
+    assert "No case" in capsys.readouterr().out
