@@ -141,9 +141,8 @@ void check_translate_images_inputs(const char* op, const Tensor& images, const T
   check.require(mode == "bilinear" || mode == "nearest", "mode", "be 'bilinear' or 'nearest'", "'" + mode + "'");
 }
 
-void check_reassemble_patches_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
-                                     const Sizes& canvas_size) {
-  const Check check{"reassemble_patches"};
+static void check_merge_inputs(const Check& check, const Tensor& patches, const Tensor& positions,
+                               const Tensor& weights, const Sizes& canvas_size) {
   check.data("patches", patches);
   check.dims("patches", patches, 3, "(..., n, h, w)");
   check.positions_of_patches(positions, patches);
@@ -158,21 +157,14 @@ void check_reassemble_patches_inputs(const Tensor& patches, const Tensor& positi
   check.size("canvas_size", canvas_size);
 }
 
+void check_reassemble_patches_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
+                                     const Sizes& canvas_size) {
+  check_merge_inputs(Check{"reassemble_patches"}, patches, positions, weights, canvas_size);
+}
+
 void check_overlap_project_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
                                   const Sizes& canvas_size) {
-  const Check check{"overlap_project"};
-  check.data("patches", patches);
-  check.dims("patches", patches, 3, "(..., n, h, w)");
-  check.positions_of_patches(positions, patches);
-  check.type("weights", weights, real_type(patches.scalar_type()));
-  const int64_t dims = patches.dim();
-  if (weights.dim() == 2) {
-    check.shape("weights", weights, {patches.size(dims - 2), patches.size(dims - 1)});
-  } else {
-    check.shape("weights", weights, sizes_of(patches));
-  }
-  check.device("weights", weights, patches);
-  check.size("canvas_size", canvas_size);
+  check_merge_inputs(Check{"overlap_project"}, patches, positions, weights, canvas_size);
 }
 
 void check_finite(const char* op, const char* argument, const Tensor& coordinates) {

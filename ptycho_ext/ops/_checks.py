@@ -87,6 +87,16 @@ class Check:
             not wanted, "out", "be None where a gradient is required", "a tensor (leave it out, or use no_grad)"
         )
 
+    def merge(self, patches: Tensor, positions: Tensor, weights: Tensor, canvas_size: Sequence[int]) -> None:
+        """Weighted patches onto canvases."""
+        self.data("patches", patches)
+        self.dims("patches", patches, 3, "(..., n, h, w)")
+        self.positions_of_patches(positions, patches)
+        self.type("weights", weights, real_type(patches.dtype))
+        self.shape("weights", weights, patches.shape[-2:] if weights.ndim == 2 else patches.shape)
+        self.device("weights", weights, patches)
+        self.size("canvas_size", canvas_size)
+
 
 def _name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")

@@ -64,14 +64,7 @@ def overlap_project(
 def _fake_overlap_project(
     patches: Tensor, positions: Tensor, weights: Tensor, canvas_size: Sequence[int], eps: float
 ) -> Tensor:
-    check = Check("overlap_project")
-    check.data("patches", patches)
-    check.dims("patches", patches, 3, "(..., n, h, w)")
-    check.positions_of_patches(positions, patches)
-    check.type("weights", weights, real_type(patches.dtype))
-    check.shape("weights", weights, patches.shape[-2:] if weights.ndim == 2 else patches.shape)
-    check.device("weights", weights, patches)
-    check.size("canvas_size", canvas_size)
+    Check("overlap_project").merge(patches, positions, weights, canvas_size)
     return patches.new_empty(patches.shape)
 
 

@@ -84,14 +84,7 @@ def _fake_reassemble_patches(
     tile_start: Tensor | None = None,
     tile_patches: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    check = Check("reassemble_patches")
-    check.data("patches", patches)
-    check.dims("patches", patches, 3, "(..., n, h, w)")
-    check.positions_of_patches(positions, patches)
-    check.type("weights", weights, real_type(patches.dtype))
-    check.shape("weights", weights, patches.shape[-2:] if weights.ndim == 2 else patches.shape)
-    check.device("weights", weights, patches)
-    check.size("canvas_size", canvas_size)
+    Check("reassemble_patches").merge(patches, positions, weights, canvas_size)
     shape = (*patches.shape[:-3], *canvas_size)
     return patches.new_empty(shape), weights.new_empty(shape)
 
