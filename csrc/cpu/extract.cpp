@@ -29,7 +29,7 @@ Window<T> gather_window(const Image<const T>& canvas, const double* position, in
                         int64_t cols) {
   Taps<T> y = gather_taps<T>(position[0]);
   y.first += begin;
-  return {canvas.data, nullptr, canvas.rows, canvas.cols, canvas.lanes, y, gather_taps<T>(position[1]), rows, cols,
+  return {canvas.data, canvas.rows, canvas.cols, canvas.lanes, y, gather_taps<T>(position[1]), rows, cols,
           nullptr};
 }
 
@@ -131,7 +131,7 @@ void adjoint_into(const char* op, const Tensor& patches, const Tensor& positions
         const int64_t k = tiles.patches[i];
         const int64_t after = tiles.patches[std::min(i + 1, tiles.start[t + 1] - 1)];
         const T* next = first_sample<T>(tile, from[after].data, from.lanes, scan, after);
-        add_patch<T>(sums, tile, from[k].data, nullptr, from.lanes, scan, k, next, scratch);
+        add_patch<T>(sums, tile, from[k].data, from.lanes, scan, k, next, scratch);
       }
       write_tile(to[tile.group], tile, sums, past_caches);
     });

@@ -7,6 +7,9 @@
 #include "cpu/kernels.h"
 
 #include <cstring>
+#include <cstdlib>
+#include <type_traits>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -26,6 +29,8 @@ constexpr int64_t kLineBytes = 64;
 constexpr int64_t kVectors = kLineBytes / kVectorBytes;  // of a line
 
 template <typename T>
+constexpr int64_t kWide = kVectorBytes / static_cast<int64_t>(sizeof(T));  // numbers of a vector
+template <typename T>
 constexpr int64_t kLine = kLineBytes / static_cast<int64_t>(sizeof(T));  // numbers of a line
 
 template <typename T>
@@ -43,6 +48,23 @@ inline Vector<T> load(const T* from, int64_t v) {
 template <typename T>
 inline void store(T* to, int64_t v, Vector<T> value) {
   reinterpret_cast<Vector<T>*>(to)[v] = value;
+}
+
+// Vector `part` of the lanes of a vector of pixels: every number as often as a pixel has lanes.
+template <typename T, int64_t lanes, int64_t part>
+inline Vector<T> to_lanes(Vector<T> pixels) {
+  if constexpr (lanes == 1) return pixels;
+  return [&]<int... s>(std::integer_sequence<int, s...>) {
+    return __builtin_shufflevector(pixels, pixels, ((int{part * kWide<T>} + s) / int{lanes})...);
+  }(std::make_integer_sequence<int, kWide<T>>{});
+}
+
+// `lanes` zeros, and then the vector as far as it fits.
+template <typename T, int64_t lanes>
+inline Vector<T> after_zeros(Vector<T> vector) {
+  return [&]<int... s>(std::integer_sequence<int, s...>) {
+    return __builtin_shufflevector(vector, Vector<T>{}, (s < lanes ? int{kWide<T>} : s - int{lanes})...);
+  }(std::make_integer_sequence<int, kWide<T>>{});
 }
 
 // to: on a vector's boundary.
@@ -67,7 +89,8 @@ void fence() {
 
 // So many rows before their use memory is asked for them: the processor foresees neither the next row of a canvas nor
 // the next patch of a tile.
-constexpr int64_t kRowsAhead = 16;
+constexpr int64_t kRowsAhead = 12;
+constexpr int64_t kRowsAtOnce = 4;  // output rows made together: a line stays in registers between two of them
 
 // Inlined by force: GCC takes a function that only prefetches for one without effect, and drops its calls.
 template <typename T>
@@ -75,255 +98,440 @@ __attribute__((always_inline)) inline void prefetch(const T* row, int64_t count)
   for (int64_t m = 0; m < count; m += kLine<T>) __builtin_prefetch(row + m);
 }
 
-// Row `ahead` of `rows` rows from `now` on, which are followed by those of `next`; `stride` numbers apart.
-template <typename T>
-__attribute__((always_inline)) inline void prefetch_row(const T* now, const T* next, int64_t ahead, int64_t rows, int64_t stride, int64_t count) {
-  if (ahead < rows) {
-    prefetch(now + ahead * stride, count);
-  } else if (next) {
-    prefetch(next + (ahead - rows) * stride, count);
-  }
+// Calls rows_at(r, how many) for all rows, a block of kRowsAtOnce at a time as long as there are as many.
+template <typename RowsAt>
+__attribute__((always_inline)) inline void for_row_blocks(int64_t rows, const RowsAt& rows_at) {
+  int64_t r = 0;
+  for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) rows_at(r, std::integral_constant<int64_t, kRowsAtOnce>{});
+  for (; r < rows; ++r) rows_at(r, std::integral_constant<int64_t, 1>{});
 }
 
-// product = source * weights over `pixels` pixels; a complex pixel has two lanes and one weight.
+// The output columns of a window that see the source, and what lies beyond its edges is zero.
 template <typename T>
-void multiply(T* __restrict product, const T* __restrict source, const T* __restrict weights, int64_t pixels,
-              int64_t lanes) {
-  if (lanes == 1) {
-    for (int64_t m = 0; m < pixels; ++m) product[m] = source[m] * weights[m];
-  } else {
-    for (int64_t m = 0; m < pixels; ++m) {
-      product[2 * m] = source[2 * m] * weights[m];
-      product[2 * m + 1] = source[2 * m + 1] * weights[m];
-    }
-  }
-}
+struct Columns {
+  int64_t begin;    // of the output
+  int64_t count;
+  int64_t full;     // of them have their right tap inside: all, or all but the last
+  bool left_edge;   // of the first only the right tap lies inside
+  Taps<T> x;
 
-// The source rows a window needs: in place where all of their samples lie inside, else copied and filled up with zeros.
-template <typename T>
-struct Source {
-  const Window<T>& window;
-  int64_t size;  // numbers of a row: one pixel more than the output has
-  int64_t head;  // numbers before the source begins
-  int64_t body;  // numbers inside it
-  int64_t skip;  // pixels of the source before them
-  int64_t bottom;  // the row after the last one inside
-
-  explicit Source(const Window<T>& w) : window(w), size((w.cols + 1) * w.lanes) {
-    const int64_t first = w.x.first;
-    const int64_t last = first + w.cols + 1;
-    const int64_t begin = first < 0 ? 0 : first;
-    const int64_t end = last < w.source_cols ? last : w.source_cols;
-    const int64_t below = w.y.first + w.rows + 1;
-    bottom = below < w.source_rows ? below : w.source_rows;
-    skip = begin;
-    body = end > begin ? (end - begin) * w.lanes : 0;
-    head = body ? (begin - first) * w.lanes : 0;
+  explicit Columns(const Window<T>& w) : x(w.x) {
+    begin = -w.x.first - 1 > 0 ? -w.x.first - 1 : 0;
+    if (begin > w.cols) begin = w.cols;
+    const int64_t end = w.source_cols - w.x.first < w.cols ? w.source_cols - w.x.first : w.cols;
+    count = w.source_cols > 0 && end > begin ? end - begin : 0;
+    full = count && w.x.first + end == w.source_cols ? count - 1 : count;
+    left_edge = count && w.x.first + begin == -1;
   }
 
-  const T* row(int64_t r, T* space) const {
-    if (r < 0 || r >= window.source_rows || !body) {
-      std::memset(space, 0, size * sizeof(T));
-      return space;
+  // Calls vectors(m, whether at the left edge) for every `step` numbers, and numbers(m) for those that are left.
+  template <int64_t lanes, int64_t step, typename Vectors, typename Numbers>
+  __attribute__((always_inline)) void for_each(const Vectors& vectors, const Numbers& numbers) const {
+    int64_t m = 0;
+    if (left_edge && step <= full * lanes) {
+      vectors(m, std::true_type{});
+      m += step;
     }
-    const int64_t offset = r * window.source_cols + skip;
-    const T* samples = window.source + offset * window.lanes;
-    const int64_t left = bottom - r;
-    prefetch_row(samples, window.next, kRowsAhead, left, window.source_cols * window.lanes, body);
-    if (body == size && !window.weights) return samples;
-    for (int64_t m = 0; m < head; ++m) space[m] = T(0);
-    if (window.weights) {
-      multiply(space + head, samples, window.weights + offset, body / window.lanes, window.lanes);
-    } else {
-      std::memcpy(space + head, samples, body * sizeof(T));
-    }
-    for (int64_t m = head + body; m < size; ++m) space[m] = T(0);
-    return space;
+    for (; m + step <= full * lanes; m += step) vectors(m, std::false_type{});
+    for (; m < count * lanes; ++m) numbers(m);
+  }
+
+  Vector<T> blend(Vector<T> left, Vector<T> right) const { return x.w0 * left + x.w1 * right; }
+  T blend(T left, T right) const { return x.w0 * left + x.w1 * right; }
+
+  // Interpolated along a line of source samples, of which line[m] is the right tap of number m.
+  template <int64_t lanes, bool edge>
+  Vector<T> vector(const T* line, int64_t m) const {
+    return blend(left_taps<lanes, edge>(line, m), load(line + m, 0));
+  }
+  template <int64_t lanes>
+  T number(const T* line, int64_t m) const {
+    return blend(left_tap<lanes>(line, m), right_tap<lanes>(line, m));
+  }
+
+  template <int64_t lanes, bool edge>
+  static Vector<T> left_taps(const T* line, int64_t m) {
+    if constexpr (edge) return after_zeros<T, lanes>(load(line + m, 0));
+    return load(line + m - lanes, 0);
+  }
+  template <int64_t lanes>
+  T left_tap(const T* line, int64_t m) const {
+    return left_edge && m < lanes ? T(0) : line[m - lanes];
+  }
+  template <int64_t lanes>
+  T right_tap(const T* line, int64_t m) const {
+    return m < full * lanes ? line[m] : T(0);
   }
 };
 
-// above: the row interpolated last; replaced by the last of these. out[q] = blend of the rows q and q + 1.
-template <typename T, int64_t rows, Write write>
-inline void blend_rows(T* __restrict out, int64_t stride, T* __restrict above, const T* const* source, int64_t lanes,
-                       const Taps<T>& y, const Taps<T>& x, int64_t count) {
-  const T y0 = y.w0, y1 = y.w1, x0 = x.w0, x1 = x.w1;
-  int64_t m = 0;
-  for (; m + kLine<T> <= count; m += kLine<T>) {
-    Vector<T> last[kVectors];
-    for (int64_t v = 0; v < kVectors; ++v) last[v] = load(above + m, v);
-#pragma GCC unroll 4
-    for (int64_t q = 0; q < rows; ++q) {
-      T* target = out + q * stride + m;
-#pragma GCC unroll 4
-      for (int64_t v = 0; v < kVectors; ++v) {
-        const Vector<T> next = x0 * load(source[q] + m, v) + x1 * load(source[q] + m + lanes, v);
-        const Vector<T> value = y0 * last[v] + y1 * next;
-        last[v] = next;
-        if constexpr (write == Write::add) {
-          store(target, v, load(target, v) + value);
-        } else if constexpr (write == Write::stream) {
-          stream_store(target, v, value);
-        } else {
-          store(target, v, value);
-        }
-      }
-    }
-    for (int64_t v = 0; v < kVectors; ++v) store(above + m, v, last[v]);
-  }
-  for (; m < count; ++m) {
-    T last = above[m];
-    for (int64_t q = 0; q < rows; ++q) {
-      const T next = x0 * source[q][m] + x1 * source[q][m + lanes];
-      const T value = y0 * last + y1 * next;
-      last = next;
-      T& target = out[q * stride + m];
-      target = write == Write::add ? target + value : value;
-    }
-    above[m] = last;
-  }
-}
-
+// The source lines of a window, from the one above its first output row on; outside the source they are zero.
 template <typename T>
-inline void interpolate_row(T* __restrict out, const T* source, int64_t lanes, const Taps<T>& x, int64_t count) {
-  const T x0 = x.w0, x1 = x.w1;
-  for (int64_t m = 0; m < count; ++m) out[m] = x0 * source[m] + x1 * source[m + lanes];
-}
+class Lines {
+ public:
+  // zeros: room for a line
+  Lines(const Window<T>& window, const Columns<T>& columns, T* zeros)
+      : first_(window.source + (window.x.first + columns.begin + 1) * window.lanes),
+        next_(window.next),
+        zeros_(zeros + window.lanes),
+        stride_(window.source_cols * window.lanes),
+        count_(columns.count * window.lanes),
+        top_(window.y.first),
+        rows_(window.source_rows),
+        bottom_(top_ + window.rows + 1 < rows_ ? top_ + window.rows + 1 : rows_) {
+    if (top_ < 0 || top_ + window.rows + 1 > rows_) std::memset(zeros, 0, (count_ + 2 * window.lanes) * sizeof(T));
+  }
+
+  const T* operator[](int64_t line) const {
+    const int64_t r = top_ + line;
+    return r < 0 || r >= rows_ ? zeros_ : first_ + r * stride_;
+  }
+
+  // Asks for the line kRowsAhead behind this one, in the next window where this one has fewer.
+  __attribute__((always_inline)) void prefetch_behind(int64_t line) const {
+    const int64_t r = top_ + line + kRowsAhead;
+    if (r < bottom_) {
+      prefetch(first_ + r * stride_, count_);
+    } else if (next_) {
+      prefetch(next_ + (r - bottom_) * stride_, count_);
+    }
+  }
+
+ private:
+  const T* first_;
+  const T* next_;
+  const T* zeros_;
+  int64_t stride_;
+  int64_t count_;
+  int64_t top_;
+  int64_t rows_;
+  int64_t bottom_;  // the row after the last that this window needs
+};
 
 template <typename T, Write write>
-void interpolate_as(const Window<T>& window, T* out, int64_t stride, T* scratch) {
-  const Source<T> source(window);
-  const int64_t count = window.cols * window.lanes;
-  const int64_t space = source.size + kLine<T>;
-  T* above = scratch;
-  T* copies = scratch + space;
-  const T* lines[kRowsAtOnce];
-  interpolate_row(above, source.row(window.y.first, copies), window.lanes, window.x, count);
-  int64_t r = 0;
-  for (; r + kRowsAtOnce <= window.rows; r += kRowsAtOnce) {
-    for (int64_t q = 0; q < kRowsAtOnce; ++q) lines[q] = source.row(window.y.first + r + q + 1, copies + q * space);
-    blend_rows<T, kRowsAtOnce, write>(out + r * stride, stride, above, lines, window.lanes, window.y, window.x, count);
+inline void put(T* target, Vector<T> value) {
+  if constexpr (write == Write::add) {
+    store(target, 0, load(target, 0) + value);
+  } else if constexpr (write == Write::stream) {
+    stream_store(target, 0, value);
+  } else {
+    store(target, 0, value);
   }
-  for (; r < window.rows; ++r) {
-    lines[0] = source.row(window.y.first + r + 1, copies);
-    blend_rows<T, 1, write>(out + r * stride, stride, above, lines, window.lanes, window.y, window.x, count);
+}
+
+template <typename T, int64_t lanes, Write write>
+void interpolate_as(const Window<T>& window, T* out, int64_t stride, T* scratch) {
+  const Columns<T> columns(window);
+  const int64_t skip = columns.begin * lanes;
+  const int64_t count = columns.count * lanes;
+  if constexpr (write != Write::add) {
+    const int64_t rest = window.cols * lanes - skip - count;
+    for (int64_t r = 0; r < window.rows && skip + rest; ++r) {
+      std::memset(out + r * stride, 0, skip * sizeof(T));
+      std::memset(out + r * stride + skip + count, 0, rest * sizeof(T));
+    }
+  }
+  if (!count) return;
+  const T y0 = window.y.w0, y1 = window.y.w1;
+  T* above = scratch;  // the line interpolated last
+  const Lines<T> lines(window, columns, scratch + count + kLine<T>);
+  const T* const top = lines[0];
+  columns.template for_each<lanes, kWide<T>>(
+      [&](int64_t m, auto edge) { store(above + m, 0, columns.template vector<lanes, edge.value>(top, m)); },
+      [&](int64_t m) { above[m] = columns.template number<lanes>(top, m); });
+  for_row_blocks(window.rows, [&](int64_t r, auto rows) __attribute__((always_inline)) {
+    const T* line[rows.value];
+    for (int64_t q = 0; q < rows.value; ++q) {
+      line[q] = lines[r + q + 1];
+      lines.prefetch_behind(r + q + 1);
+    }
+    T* const row = out + r * stride + skip;
+    columns.template for_each<lanes, kWide<T>>(
+        [&](int64_t m, auto edge) __attribute__((always_inline)) {
+          Vector<T> last = load(above + m, 0);
+#pragma GCC unroll 4
+          for (int64_t q = 0; q < rows.value; ++q) {
+            const Vector<T> next = columns.template vector<lanes, edge.value>(line[q], m);
+            put<T, write>(row + q * stride + m, y0 * last + y1 * next);
+            last = next;
+          }
+          store(above + m, 0, last);
+        },
+        [&](int64_t m) __attribute__((always_inline)) {
+          T last = above[m];
+          for (int64_t q = 0; q < rows.value; ++q) {
+            const T next = columns.template number<lanes>(line[q], m);
+            const T value = y0 * last + y1 * next;
+            T& target = row[q * stride + m];
+            target = write == Write::add ? target + value : value;
+            last = next;
+          }
+          above[m] = last;
+        });
+  });
+}
+
+template <typename T, int64_t lanes>
+void interpolate_lanes(const Window<T>& window, T* out, int64_t stride, Write write, T* scratch) {
+  if (write == Write::add) {
+    interpolate_as<T, lanes, Write::add>(window, out, stride, scratch);
+  } else if (write == Write::stream && window.x.first >= 0 && window.x.first + window.cols < window.source_cols) {
+    interpolate_as<T, lanes, Write::stream>(window, out, stride, scratch);
+  } else {
+    interpolate_as<T, lanes, Write::store>(window, out, stride, scratch);
   }
 }
 
 template <typename T>
 void interpolate(const Window<T>& window, T* out, int64_t stride, Write write, T* scratch) {
-  if (write == Write::add) {
-    interpolate_as<T, Write::add>(window, out, stride, scratch);
-  } else if (write == Write::stream) {
-    interpolate_as<T, Write::stream>(window, out, stride, scratch);
+  if (window.lanes == 1) {
+    interpolate_lanes<T, 1>(window, out, stride, write, scratch);
   } else {
-    interpolate_as<T, Write::store>(window, out, stride, scratch);
+    interpolate_lanes<T, 2>(window, out, stride, write, scratch);
   }
 }
 
-// Sums over one row. T while short, then double: kLine partial sums, the same ones on every level.
+// The window of source * weights, and that of the weights, in one pass: a pixel has `lanes` numbers and one weight.
+template <typename T, int64_t lanes>
+void add_weighted_lanes(const Window<T>& window, const T* weights, T* image, T* weight_sum, int64_t stride,
+                        T* scratch) {
+  constexpr int64_t step = kWide<T>;  // pixels
+  const Columns<T> columns(window);
+  const int64_t count = columns.count;
+  if (!count) return;
+  const T y0 = window.y.w0, y1 = window.y.w1;
+  T* above = scratch;  // the line interpolated last, and that of the weights
+  T* above_weights = above + count * lanes + kLine<T>;
+  T* zeros = above_weights + count + kLine<T>;
+  Window<T> window_of_weights = window;
+  window_of_weights.source = weights;
+  window_of_weights.lanes = 1;
+  window_of_weights.next = nullptr;
+  const Lines<T> lines(window, columns, zeros);
+  const Lines<T> lines_of_weights(window_of_weights, columns, zeros);
+
+  // Vector `part` of the lanes of the pixels from p on, interpolated along the line.
+  const auto weighted = [&]<int64_t part, bool edge>(const T* line, int64_t p, Vector<T> left_weights,
+                                                     Vector<T> right_weights) __attribute__((always_inline)) {
+    const int64_t m = p * lanes + part * step;
+    const Vector<T> left = columns.template left_taps<lanes, edge && part == 0>(line, m);
+    return columns.blend(left * to_lanes<T, lanes, part>(left_weights),
+                         load(line + m, 0) * to_lanes<T, lanes, part>(right_weights));
+  };
+  const auto weighted_number = [&](const T* line, const T* weight, int64_t m) __attribute__((always_inline)) {
+    const int64_t p = m / lanes;
+    return columns.blend(columns.template left_tap<lanes>(line, m) * columns.template left_tap<1>(weight, p),
+                         columns.template right_tap<lanes>(line, m) * columns.template right_tap<1>(weight, p));
+  };
+  // Lines `line` and `weight`, blended with those above them and added to rows of the sums; none for the first line.
+  const auto add_lines = [&](auto rows, const T* const* line, const T* const* weight, T* row, T* weight_row)
+                             __attribute__((always_inline)) {
+    columns.template for_each<1, step>(
+        [&](int64_t p, auto edge) __attribute__((always_inline)) {
+          Vector<T> last_weights = load(above_weights + p, 0);
+          Vector<T> last[lanes];
+          for (int64_t part = 0; part < lanes; ++part) last[part] = load(above + p * lanes, part);
+#pragma GCC unroll 4
+          for (int64_t q = 0; q < rows.value; ++q) {
+            const Vector<T> left = Columns<T>::template left_taps<1, edge.value>(weight[q], p);
+            const Vector<T> right = load(weight[q] + p, 0);
+            const Vector<T> next_weights = columns.blend(left, right);
+            put<T, Write::add>(weight_row + q * stride + p, y0 * last_weights + y1 * next_weights);
+            last_weights = next_weights;
+            T* const target = row + (q * stride + p) * lanes;
+            const Vector<T> first = weighted.template operator()<0, edge.value>(line[q], p, left, right);
+            put<T, Write::add>(target, y0 * last[0] + y1 * first);
+            last[0] = first;
+            if constexpr (lanes == 2) {
+              const Vector<T> second = weighted.template operator()<1, edge.value>(line[q], p, left, right);
+              put<T, Write::add>(target + step, y0 * last[1] + y1 * second);
+              last[1] = second;
+            }
+          }
+          store(above_weights + p, 0, last_weights);
+          for (int64_t part = 0; part < lanes; ++part) store(above + p * lanes, part, last[part]);
+        },
+        [&](int64_t p) __attribute__((always_inline)) {
+          for (int64_t q = 0; q < rows.value; ++q) {
+            const T next_weight = columns.template number<1>(weight[q], p);
+            weight_row[q * stride + p] += y0 * above_weights[p] + y1 * next_weight;
+            above_weights[p] = next_weight;
+            for (int64_t m = p * lanes; m < (p + 1) * lanes; ++m) {
+              const T next = weighted_number(line[q], weight[q], m);
+              row[q * stride * lanes + m] += y0 * above[m] + y1 * next;
+              above[m] = next;
+            }
+          }
+        });
+  };
+
+  const T* const top = lines[0];
+  const T* const top_weights = lines_of_weights[0];
+  columns.template for_each<1, step>(
+      [&](int64_t p, auto edge) {
+        const Vector<T> left = Columns<T>::template left_taps<1, edge.value>(top_weights, p);
+        const Vector<T> right = load(top_weights + p, 0);
+        store(above_weights + p, 0, columns.blend(left, right));
+        store(above + p * lanes, 0, weighted.template operator()<0, edge.value>(top, p, left, right));
+        if constexpr (lanes == 2)
+          store(above + p * lanes, 1, weighted.template operator()<1, edge.value>(top, p, left, right));
+      },
+      [&](int64_t p) {
+        above_weights[p] = columns.template number<1>(top_weights, p);
+        for (int64_t m = p * lanes; m < (p + 1) * lanes; ++m) above[m] = weighted_number(top, top_weights, m);
+      });
+  for_row_blocks(window.rows, [&](int64_t r, auto rows) __attribute__((always_inline)) {
+    const T* line[rows.value];
+    const T* weight[rows.value];
+    for (int64_t q = 0; q < rows.value; ++q) {
+      line[q] = lines[r + q + 1];
+      weight[q] = lines_of_weights[r + q + 1];
+      lines.prefetch_behind(r + q + 1);
+    }
+    add_lines(rows, line, weight, image + (r * stride + columns.begin) * lanes, weight_sum + r * stride + columns.begin);
+  });
+}
+
 template <typename T>
-struct Slope {
+void add_weighted(const Window<T>& window, const T* weights, T* image, T* weight_sum, int64_t stride, T* scratch) {
+  if (window.lanes == 1) {
+    add_weighted_lanes<T, 1>(window, weights, image, weight_sum, stride, scratch);
+  } else {
+    add_weighted_lanes<T, 2>(window, weights, image, weight_sum, stride, scratch);
+  }
+}
+
+// Sums of a window's products, number m of a row in slot m % kLine: in T while they are short, then in double. The
+// slots and the order within them are the same on every level.
+template <typename T>
+struct Slopes {
+  T y[kLine<T>] = {};
+  T x[kLine<T>] = {};
   double by_y[kLine<T>] = {};
   double by_x[kLine<T>] = {};
 
-  // above, across: the row interpolated last and its differences along the row; replaced by those of `source`.
-  void add_rows(const T* grads, T* __restrict above, T* __restrict across, const T* const* source, int64_t rows,
-                int64_t lanes, const Taps<T>& y, const Taps<T>& x, int64_t count) {
-    constexpr int64_t block = 32 * kLine<T>;
-    for (int64_t begin = 0; begin < count; begin += block) {
-      const int64_t end = begin + block < count ? begin + block : count;
-      if (rows == kRowsAtOnce) {
-        add_block<kRowsAtOnce>(grads, above, across, source, lanes, y, x, begin, end, count);
-      } else {
-        add_block<1>(grads, above, across, source, lanes, y, x, begin, end, count);
-      }
-    }
-  }
-
-  template <int64_t rows>
-  inline void add_block(const T* grads, T* __restrict above, T* __restrict across, const T* const* source,
-                        int64_t lanes, const Taps<T>& y, const Taps<T>& x, int64_t begin, int64_t end,
-                        int64_t stride) {
-    const T y0 = y.w0, y1 = y.w1, x0 = x.w0, x1 = x.w1;
-    Vector<T> sum_y[kVectors] = {};
-    Vector<T> sum_x[kVectors] = {};
-    int64_t m = begin;
-    for (; m + kLine<T> <= end; m += kLine<T>) {
-#pragma GCC unroll 4
-      for (int64_t v = 0; v < kVectors; ++v) {
-        Vector<T> last = load(above + m, v);
-        Vector<T> last_step = load(across + m, v);
-#pragma GCC unroll 4
-        for (int64_t q = 0; q < rows; ++q) {
-          const Vector<T> left = load(source[q] + m, v);
-          const Vector<T> right = load(source[q] + m + lanes, v);
-          const Vector<T> grad = load(grads + q * stride + m, v);
-          const Vector<T> next = x0 * left + x1 * right;
-          const Vector<T> step = right - left;
-          sum_y[v] += grad * (next - last);
-          sum_x[v] += grad * (y0 * last_step + y1 * step);
-          last = next;
-          last_step = step;
-        }
-        store(above + m, v, last);
-        store(across + m, v, last_step);
-      }
-    }
-    T part_y[kLine<T>];
-    T part_x[kLine<T>];
-    for (int64_t v = 0; v < kVectors; ++v) {
-      store(part_y, v, sum_y[v]);
-      store(part_x, v, sum_x[v]);
-    }
-    for (int64_t s = 0; m < end; ++m, ++s) {
-      T last = above[m];
-      T last_step = across[m];
-      for (int64_t q = 0; q < rows; ++q) {
-        const T left = source[q][m];
-        const T right = source[q][m + lanes];
-        const T grad = grads[q * stride + m];
-        const T next = x0 * left + x1 * right;
-        const T step = right - left;
-        part_y[s] += grad * (next - last);
-        part_x[s] += grad * (y0 * last_step + y1 * step);
-        last = next;
-        last_step = step;
-      }
-      above[m] = last;
-      across[m] = last_step;
-    }
+  void settle() {
     for (int64_t s = 0; s < kLine<T>; ++s) {
-      by_y[s] += static_cast<double>(part_y[s]);
-      by_x[s] += static_cast<double>(part_x[s]);
+      by_y[s] += static_cast<double>(y[s]);
+      by_x[s] += static_cast<double>(x[s]);
+      y[s] = x[s] = T(0);
     }
   }
 };
 
-template <typename T>
-void slope(const Window<T>& window, const T* grads, const T* next_grads, double* sums, T* scratch) {
-  const Source<T> source(window);
-  const int64_t count = window.cols * window.lanes;
-  const int64_t space = source.size + kLine<T>;
-  T* above = scratch;
-  T* across = scratch + space;
-  T* copies = scratch + 2 * space;
-  const T* lines[kRowsAtOnce];
-  lines[0] = source.row(window.y.first, copies);
-  interpolate_row(above, lines[0], window.lanes, window.x, count);
-  for (int64_t m = 0; m < count; ++m) across[m] = lines[0][m + window.lanes] - lines[0][m];
-  Slope<T> total;
-  for (int64_t r = 0; r < window.rows;) {
-    const int64_t rows = r + kRowsAtOnce <= window.rows ? kRowsAtOnce : 1;
-    for (int64_t q = 0; q < rows; ++q) {
-      lines[q] = source.row(window.y.first + r + q + 1, copies + q * space);
-      prefetch_row(grads, next_grads, r + q + kRowsAhead, window.rows, count, count);
+constexpr int64_t kTerms = 128;  // that a slot sums in T
+
+// grads: rows of `stride` numbers.
+template <typename T, int64_t lanes>
+void slope_of_strip(const Window<T>& window, const T* grads, int64_t stride, const T* next_grads, Slopes<T>& slopes,
+                    T* scratch) {
+  const Columns<T> columns(window);
+  const int64_t count = columns.count * lanes;
+  if (!count) return;
+  const T y0 = window.y.w0, y1 = window.y.w1;
+  T* above = scratch;  // the line interpolated last, and its steps from pixel to pixel
+  T* across = above + count + kLine<T>;
+  const Lines<T> lines(window, columns, across + count + kLine<T>);
+  const T* const top = lines[0];
+  columns.template for_each<lanes, kWide<T>>(
+      [&](int64_t m, auto edge) {
+        const Vector<T> left = Columns<T>::template left_taps<lanes, edge.value>(top, m);
+        const Vector<T> right = load(top + m, 0);
+        store(above + m, 0, columns.blend(left, right));
+        store(across + m, 0, right - left);
+      },
+      [&](int64_t m) {
+        const T left = columns.template left_tap<lanes>(top, m);
+        const T right = columns.template right_tap<lanes>(top, m);
+        above[m] = columns.blend(left, right);
+        across[m] = right - left;
+      });
+  const int64_t terms_of_row = (count + kLine<T> - 1) / kLine<T>;
+  int64_t terms = 0;
+  for_row_blocks(window.rows, [&](int64_t r, auto rows) __attribute__((always_inline)) {
+    const T* line[rows.value];
+    for (int64_t q = 0; q < rows.value; ++q) {
+      line[q] = lines[r + q + 1];
+      lines.prefetch_behind(r + q + 1);
+      const int64_t ahead = r + q + kRowsAhead;
+      if (ahead < window.rows) {
+        prefetch(grads + ahead * stride, count);
+      } else if (next_grads) {
+        prefetch(next_grads + (ahead - window.rows) * stride, count);
+      }
     }
-    total.add_rows(grads + r * count, above, across, lines, rows, window.lanes, window.y, window.x, count);
-    r += rows;
+    const T* const grad_row = grads + r * stride + columns.begin * lanes;
+    columns.template for_each<lanes, kWide<T>>(
+        [&](int64_t m, auto edge) __attribute__((always_inline)) {
+          const int64_t slot = m % kLine<T>;
+          Vector<T> last = load(above + m, 0);
+          Vector<T> last_step = load(across + m, 0);
+          Vector<T> sum_y = load(slopes.y + slot, 0);
+          Vector<T> sum_x = load(slopes.x + slot, 0);
+#pragma GCC unroll 4
+          for (int64_t q = 0; q < rows.value; ++q) {
+            const Vector<T> left = Columns<T>::template left_taps<lanes, edge.value>(line[q], m);
+            const Vector<T> right = load(line[q] + m, 0);
+            const Vector<T> grad = load(grad_row + q * stride + m, 0);
+            const Vector<T> next = columns.blend(left, right);
+            const Vector<T> step = right - left;
+            sum_y += grad * (next - last);
+            sum_x += grad * (y0 * last_step + y1 * step);
+            last = next;
+            last_step = step;
+          }
+          store(above + m, 0, last);
+          store(across + m, 0, last_step);
+          store(slopes.y + slot, 0, sum_y);
+          store(slopes.x + slot, 0, sum_x);
+        },
+        [&](int64_t m) __attribute__((always_inline)) {
+          const int64_t slot = m % kLine<T>;
+          for (int64_t q = 0; q < rows.value; ++q) {
+            const T left = columns.template left_tap<lanes>(line[q], m);
+            const T right = columns.template right_tap<lanes>(line[q], m);
+            const T grad = grad_row[q * stride + m];
+            const T next = columns.blend(left, right);
+            const T step = right - left;
+            slopes.y[slot] += grad * (next - above[m]);
+            slopes.x[slot] += grad * (y0 * across[m] + y1 * step);
+            above[m] = next;
+            across[m] = step;
+          }
+        });
+    terms += rows.value * terms_of_row;
+    if (terms >= kTerms) {
+      slopes.settle();
+      terms = 0;
+    }
+  });
+  slopes.settle();
+}
+
+template <typename T, int64_t lanes>
+void slope_of_lanes(const Window<T>& window, const T* grads, const T* next_grads, double* sums, T* scratch) {
+  constexpr int64_t strip = kTerms / kRowsAtOnce * kLine<T> / lanes;
+  Slopes<T> slopes;
+  for (int64_t c = 0; c < window.cols; c += strip) {
+    Window<T> part = window;
+    part.x.first += c;
+    part.cols = window.cols - c < strip ? window.cols - c : strip;
+    const bool whole = part.cols == window.cols;
+    if (!whole) part.next = nullptr;
+    slope_of_strip<T, lanes>(part, grads + c * lanes, window.cols * lanes, whole ? next_grads : nullptr, slopes,
+                             scratch);
   }
   for (int64_t s = 0; s < kLine<T>; ++s) {
-    sums[0] += total.by_y[s];
-    sums[1] += total.by_x[s];
+    sums[0] += slopes.by_y[s];
+    sums[1] += slopes.by_x[s];
+  }
+}
+
+template <typename T>
+void slope(const Window<T>& window, const T* grads, const T* next_grads, double* sums, T* scratch) {
+  if (window.lanes == 1) {
+    slope_of_lanes<T, 1>(window, grads, next_grads, sums, scratch);
+  } else {
+    slope_of_lanes<T, 2>(window, grads, next_grads, sums, scratch);
   }
 }
 
@@ -384,7 +592,7 @@ void stream(T* out, const T* in, int64_t count) {
 
 template <typename T>
 const Kernels<T>& table() {
-  static constexpr Kernels<T> kernels{interpolate<T>, slope<T>, divide<T>, stream<T>, fence};
+  static constexpr Kernels<T> kernels{interpolate<T>, add_weighted<T>, slope<T>, divide<T>, stream<T>, fence};
   return kernels;
 }
 

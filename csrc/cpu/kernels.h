@@ -16,7 +16,6 @@ enum class Write { store, stream, add };  // stream: past the caches; needs rows
 template <typename T>
 struct Window {
   const T* source;   // (source_rows, source_cols)
-  const T* weights;  // the same shape, one number per pixel: the source is multiplied by them; null for none
   int64_t source_rows;
   int64_t source_cols;
   int64_t lanes;
@@ -38,6 +37,8 @@ template <typename T>
 struct Kernels {
   // out: rows of `stride` numbers. scratch: scratch_size() numbers.
   void (*interpolate)(const Window<T>& window, T* out, int64_t stride, Write write, T* scratch);
+  // Adds the windows of source * weights and of the weights, which are one per pixel of the source. stride: in pixels.
+  void (*add_weighted)(const Window<T>& window, const T* weights, T* image, T* weight_sum, int64_t stride, T* scratch);
   // Adds to sums[0] and sums[1] <grads, d out / d y> and <grads, d out / d x>. grads: (rows, cols), contiguous; next_grads: those
   // of the next window, or null.
   void (*slope)(const Window<T>& window, const T* grads, const T* next_grads, double* sums, T* scratch);
@@ -49,12 +50,10 @@ struct Kernels {
   void (*fence)();
 };
 
-inline constexpr int64_t kRowsAtOnce = 4;
-
-// Two rows of interpolated samples and kRowsAtOnce rows of source samples; a row ends on a 64-byte boundary.
+// Two interpolated lines and one of zeros.
 template <typename T>
 int64_t scratch_size(int64_t cols, int64_t lanes) {
-  return (kRowsAtOnce + 2) * ((cols + 1) * lanes + 64 / static_cast<int64_t>(sizeof(T)));
+  return 3 * ((cols + 2) * lanes + 64 / static_cast<int64_t>(sizeof(T)));
 }
 
 // The table of the level chosen for this process.

@@ -50,12 +50,12 @@ void overlap_kernel(const ImageStack<const T>& patches, const ImageStack<const T
       const int64_t first = group * scan.per_group;
       const int64_t last = first + scan.per_group;
       const Tile box = touched(scan, group, canvas_size);
-      image.assign(box.height() * box.width() * lanes, T(0));
-      weight.assign(box.height() * box.width(), T(0));
+      image.assign(box.height() * box.stride<T>() * lanes, T(0));
+      weight.assign(box.height() * box.stride<T>(), T(0));
       for (int64_t k = first; k < last; ++k) {
         const T* patch_weight = weights[weights.count == 1 ? 0 : k].data;
-        add_patch<T>(image.data(), box, patches[k].data, patch_weight, lanes, scan, k, nullptr, scratch.data());
-        add_patch<T>(weight.data(), box, patch_weight, nullptr, 1, scan, k, nullptr, scratch.data());
+        add_weighted_patch<T>(image.data(), weight.data(), box, patches[k].data, patch_weight, lanes, scan, k, nullptr,
+                              scratch.data());
       }
       normalize(image.data(), weight, lanes, static_cast<T>(eps));
       for (int64_t k = first; k < last; ++k) {
@@ -63,7 +63,7 @@ void overlap_kernel(const ImageStack<const T>& patches, const ImageStack<const T
         Taps<T> x = gather_taps<T>(scan.positions[2 * k + 1]);
         y.first -= box.rows.begin;
         x.first -= box.cols.begin;
-        const Window<T> window{image.data(), nullptr, box.height(), box.width(), lanes, y, x, scan.h, scan.w, nullptr};
+        const Window<T> window{image.data(), box.height(), box.stride<T>(), lanes, y, x, scan.h, scan.w, nullptr};
         kernels<T>().interpolate(window, projected[k].data, scan.w * lanes, Write::store, scratch.data());
       }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // reassemble_patches on the CPU: the weighted patches and the weights, summed onto canvases in one pass over tiles.
-// Each patch row is multiplied by its weights in scratch memory just before it is summed, so no weighted copy of all
-// patches is made, and numerator and denominator see the very same weights. The mean is taken while a tile is in the
+// A patch is multiplied by its weights in registers while it is summed, so no weighted copy of the patches is made, and
+// numerator and denominator see the very same weights. The mean is taken while a tile is in the
 // cache; the threshold, which depends on the largest weight of all tiles, is applied afterwards, and only to the tiles
 // that hold a positive weight below it.
 #include "checks.h"
@@ -26,15 +26,14 @@ void reassemble_kernel(const ImageStack<const T>& patches, const ImageStack<cons
   const int64_t lanes = patches.lanes;
   std::vector<Range<T>> ranges(tiles.grid.tiles(), {std::numeric_limits<T>::infinity(), T(0)});
   for_each_tile<T>(tiles, lanes + 1, lanes, [&](int64_t t, const Tile& tile, T* image, T* scratch) {
-    const int64_t pixels = tile.height() * tile.width();
+    const int64_t pixels = tile.height() * tile.stride<T>();
     T* weight_sum = image + pixels * lanes;
     for (int64_t i = tiles.start[t]; i < tiles.start[t + 1]; ++i) {
       const int64_t k = tiles.patches[i];
       const T* weight = weights[weights.count == 1 ? 0 : k].data;
       const int64_t after = tiles.patches[std::min(i + 1, tiles.start[t + 1] - 1)];
       const T* next = first_sample<T>(tile, patches[after].data, lanes, scan, after);
-      add_patch<T>(image, tile, patches[k].data, weight, lanes, scan, k, next, scratch);
-      add_patch<T>(weight_sum, tile, weight, nullptr, 1, scan, k, nullptr, scratch);
+      add_weighted_patch<T>(image, weight_sum, tile, patches[k].data, weight, lanes, scan, k, next, scratch);
     }
     if (eps) kernels<T>().divide(image, weight_sum, pixels, lanes, &ranges[t]);
     write_tile(images[tile.group], tile, image, past_caches);

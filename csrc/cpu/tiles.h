@@ -20,6 +20,14 @@ struct Tile {
 
   int64_t height() const { return rows.end - rows.begin; }
   int64_t width() const { return cols.end - cols.begin; }
+
+  // Pixels from one row of the tile's sums to the next: an odd number of cache lines, for rows that stood a power of
+  // two apart would drive each other out of the cache.
+  template <typename T>
+  int64_t stride() const {
+    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+    return ((width() + line - 1) / line | 1) * line;
+  }
 };
 
 // Memory of one thread: sums of a tile, and scratch for the kernels; on a cache line's boundary.
@@ -46,32 +54,52 @@ const T* first_sample(const Tile& tile, const T* patch, int64_t lanes, const Sca
   return patch + (std::max<int64_t>(row, 0) * scan.w + std::max<int64_t>(col, 0)) * lanes;
 }
 
-// sums: (tile height, tile width); patch, weights: (h, w), weights may be null; next: see Window.
+// The window of a patch that a tile receives, and the pixel of the tile's sums that it begins at.
 template <typename T>
-void add_patch(T* sums, const Tile& tile, const T* patch, const T* weights, int64_t lanes, const Scan& scan, int64_t k,
-               const T* next, T* scratch) {
-  Taps<T> y = splat_taps<T>(scan.positions[2 * k]);
-  Taps<T> x = splat_taps<T>(scan.positions[2 * k + 1]);
-  const Span rows = clip({-y.first - 1, -y.first + scan.h}, tile.rows.begin, tile.rows.end);
-  const Span cols = clip({-x.first - 1, -x.first + scan.w}, tile.cols.begin, tile.cols.end);
-  y.first += rows.begin;
-  x.first += cols.begin;
-  const Window<T> window{patch, weights, scan.h, scan.w, lanes, y, x, rows.end - rows.begin, cols.end - cols.begin,
-                         next};
-  const int64_t stride = tile.width() * lanes;
-  T* out = sums + (rows.begin - tile.rows.begin) * stride + (cols.begin - tile.cols.begin) * lanes;
-  kernels<T>().interpolate(window, out, stride, Write::add, scratch);
+struct Splat {
+  Window<T> window;
+  int64_t pixel;
+
+  // next: see Window
+  Splat(const Tile& tile, const T* patch, int64_t lanes, const Scan& scan, int64_t k, const T* next) {
+    Taps<T> y = splat_taps<T>(scan.positions[2 * k]);
+    Taps<T> x = splat_taps<T>(scan.positions[2 * k + 1]);
+    const Span rows = clip({-y.first - 1, -y.first + scan.h}, tile.rows.begin, tile.rows.end);
+    const Span cols = clip({-x.first - 1, -x.first + scan.w}, tile.cols.begin, tile.cols.end);
+    y.first += rows.begin;
+    x.first += cols.begin;
+    window = {patch, scan.h, scan.w, lanes, y, x, rows.end - rows.begin, cols.end - cols.begin, next};
+    pixel = (rows.begin - tile.rows.begin) * tile.stride<T>() + cols.begin - tile.cols.begin;
+  }
+};
+
+// sums: (tile height, tile stride)
+template <typename T>
+void add_patch(T* sums, const Tile& tile, const T* patch, int64_t lanes, const Scan& scan, int64_t k, const T* next,
+               T* scratch) {
+  const Splat<T> splat(tile, patch, lanes, scan, k, next);
+  kernels<T>().interpolate(splat.window, sums + splat.pixel * lanes, tile.stride<T>() * lanes, Write::add, scratch);
+}
+
+// The patch times its weights (h, w) is added to the image, the weights are added to weight_sum.
+template <typename T>
+void add_weighted_patch(T* image, T* weight_sum, const Tile& tile, const T* patch, const T* weights, int64_t lanes,
+                        const Scan& scan, int64_t k, const T* next, T* scratch) {
+  const Splat<T> splat(tile, patch, lanes, scan, k, next);
+  kernels<T>().add_weighted(splat.window, weights, image + splat.pixel * lanes, weight_sum + splat.pixel,
+                            tile.stride<T>(), scratch);
 }
 
 template <typename T>
 void write_tile(const Image<T>& canvas, const Tile& tile, const T* sums, bool past_caches) {
   const int64_t count = tile.width() * canvas.lanes;
+  const int64_t stride = tile.stride<T>() * canvas.lanes;
   for (int64_t r = 0; r < tile.height(); ++r) {
     T* out = canvas.row(tile.rows.begin + r) + tile.cols.begin * canvas.lanes;
     if (past_caches) {
-      kernels<T>().stream(out, sums + r * count, count);
+      kernels<T>().stream(out, sums + r * stride, count);
     } else {
-      std::copy(sums + r * count, sums + (r + 1) * count, out);
+      std::copy(sums + r * stride, sums + r * stride + count, out);
     }
   }
 }
@@ -80,13 +108,14 @@ void write_tile(const Image<T>& canvas, const Tile& tile, const T* sums, bool pa
 template <typename T, typename Sum>
 void for_each_tile(const Tiles& tiles, int64_t numbers, int64_t lanes, const Sum& sum) {
   const TileGrid& grid = tiles.grid;
-  const int64_t size = grid.tile_rows * grid.tile_cols * numbers;
+  const Tile largest{0, {0, grid.tile_rows}, {0, grid.tile_cols}};
+  const int64_t size = largest.height() * largest.stride<T>() * numbers;
   torch::stable::parallel_for(0, grid.tiles(), 1, [&](int64_t first, int64_t last) {
     Workspace<T> sums(size);
     Workspace<T> scratch(scratch_size<T>(grid.tile_cols, lanes));
     for (int64_t t = first; t < last; ++t) {
       const Tile tile{grid.group_of(t), grid.rows_of(t), grid.cols_of(t)};
-      std::fill(sums.data(), sums.data() + tile.height() * tile.width() * numbers, T(0));
+      std::fill(sums.data(), sums.data() + tile.height() * tile.stride<T>() * numbers, T(0));
       sum(t, tile, sums.data(), scratch.data());
     }
     kernels<T>().fence();

@@ -31,7 +31,7 @@ void bilinear_kernel(const ImageStack<const T>& images, const double* shifts, do
       Taps<T> y = gather_taps<T>(-sign * shifts[2 * k]);
       y.first += first;
       const Taps<T> x = gather_taps<T>(-sign * shifts[2 * k + 1]);
-      const Window<T> window{images[k].data, nullptr, images.rows, images.cols, lanes, y, x,
+      const Window<T> window{images[k].data, images.rows, images.cols, lanes, y, x,
                              std::min(kBlockRows, out.rows - first), out.cols, nullptr};
       kernels<T>().interpolate(window, out[k].row(first), stride, write, scratch.data());
     }
