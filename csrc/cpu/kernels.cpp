@@ -59,6 +59,13 @@ inline Vector<T> to_lanes(Vector<T> pixels) {
   }(std::make_integer_sequence<int, kWide<T>>{});
 }
 
+// Calls each(part) for the parts that to_lanes makes of a vector of pixels.
+template <int64_t lanes, typename Each>
+__attribute__((always_inline)) inline void for_each_part(const Each& each) {
+  each(std::integral_constant<int64_t, 0>{});
+  if constexpr (lanes == 2) each(std::integral_constant<int64_t, 1>{});
+}
+
 // `lanes` zeros, and then the vector as far as it fits.
 template <typename T, int64_t lanes>
 inline Vector<T> after_zeros(Vector<T> vector) {
@@ -96,14 +103,6 @@ constexpr int64_t kRowsAtOnce = 4;  // output rows made together: a line stays i
 template <typename T>
 __attribute__((always_inline)) inline void prefetch(const T* row, int64_t count) {
   for (int64_t m = 0; m < count; m += kLine<T>) __builtin_prefetch(row + m);
-}
-
-// Calls rows_at(r, how many) for all rows, a block of kRowsAtOnce at a time as long as there are as many.
-template <typename RowsAt>
-__attribute__((always_inline)) inline void for_row_blocks(int64_t rows, const RowsAt& rows_at) {
-  int64_t r = 0;
-  for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) rows_at(r, std::integral_constant<int64_t, kRowsAtOnce>{});
-  for (; r < rows; ++r) rows_at(r, std::integral_constant<int64_t, 1>{});
 }
 
 // The output columns of a window that see the source, and what lies beyond its edges is zero.
@@ -181,10 +180,11 @@ class Lines {
     if (top_ < 0 || top_ + window.rows + 1 > rows_) std::memset(zeros, 0, (count_ + 2 * window.lanes) * sizeof(T));
   }
 
-  const T* operator[](int64_t line) const {
-    const int64_t r = top_ + line;
-    return r < 0 || r >= rows_ ? zeros_ : first_ + r * stride_;
-  }
+  const T* operator[](int64_t line) const { return inside(line, 1) ? first_ + (top_ + line) * stride_ : zeros_; }
+
+  // Whether `count` lines from this one on lie in the source, `stride` numbers apart.
+  bool inside(int64_t line, int64_t count) const { return top_ + line >= 0 && top_ + line + count <= rows_; }
+  int64_t stride() const { return stride_; }
 
   // Asks for the line kRowsAhead behind this one, in the next window where this one has fewer.
   __attribute__((always_inline)) void prefetch_behind(int64_t line) const {
@@ -206,6 +206,22 @@ class Lines {
   int64_t rows_;
   int64_t bottom_;  // the row after the last that this window needs
 };
+
+// Calls rows_at(r, how many) for all rows of a window: kRowsAtOnce where their lines lie inside the source, else one.
+template <typename T, typename RowsAt>
+__attribute__((always_inline)) inline void for_row_blocks(const Lines<T>& lines, int64_t rows, const RowsAt& rows_at) {
+  for (int64_t r = 0; r < rows;) {
+    if (r + kRowsAtOnce <= rows && lines.inside(r + 1, kRowsAtOnce)) {
+      for (int64_t q = 1; q <= kRowsAtOnce; ++q) lines.prefetch_behind(r + q);
+      rows_at(r, std::integral_constant<int64_t, kRowsAtOnce>{});
+      r += kRowsAtOnce;
+    } else {
+      lines.prefetch_behind(r + 1);
+      rows_at(r, std::integral_constant<int64_t, 1>{});
+      ++r;
+    }
+  }
+}
 
 template <typename T, Write write>
 inline void put(T* target, Vector<T> value) {
@@ -238,19 +254,15 @@ void interpolate_as(const Window<T>& window, T* out, int64_t stride, T* scratch)
   columns.template for_each<lanes, kWide<T>>(
       [&](int64_t m, auto edge) { store(above + m, 0, columns.template vector<lanes, edge.value>(top, m)); },
       [&](int64_t m) { above[m] = columns.template number<lanes>(top, m); });
-  for_row_blocks(window.rows, [&](int64_t r, auto rows) __attribute__((always_inline)) {
-    const T* line[rows.value];
-    for (int64_t q = 0; q < rows.value; ++q) {
-      line[q] = lines[r + q + 1];
-      lines.prefetch_behind(r + q + 1);
-    }
+  for_row_blocks(lines, window.rows, [&](int64_t r, auto rows) __attribute__((always_inline)) {
+    const T* const line = lines[r + 1];
     T* const row = out + r * stride + skip;
     columns.template for_each<lanes, kWide<T>>(
         [&](int64_t m, auto edge) __attribute__((always_inline)) {
           Vector<T> last = load(above + m, 0);
 #pragma GCC unroll 4
           for (int64_t q = 0; q < rows.value; ++q) {
-            const Vector<T> next = columns.template vector<lanes, edge.value>(line[q], m);
+            const Vector<T> next = columns.template vector<lanes, edge.value>(line + q * lines.stride(), m);
             put<T, write>(row + q * stride + m, y0 * last + y1 * next);
             last = next;
           }
@@ -259,7 +271,7 @@ void interpolate_as(const Window<T>& window, T* out, int64_t stride, T* scratch)
         [&](int64_t m) __attribute__((always_inline)) {
           T last = above[m];
           for (int64_t q = 0; q < rows.value; ++q) {
-            const T next = columns.template number<lanes>(line[q], m);
+            const T next = columns.template number<lanes>(line + q * lines.stride(), m);
             const T value = y0 * last + y1 * next;
             T& target = row[q * stride + m];
             target = write == Write::add ? target + value : value;
@@ -310,21 +322,23 @@ void add_weighted_lanes(const Window<T>& window, const T* weights, T* image, T* 
   const Lines<T> lines_of_weights(window_of_weights, columns, zeros);
 
   // Vector `part` of the lanes of the pixels from p on, interpolated along the line.
-  const auto weighted = [&]<int64_t part, bool edge>(const T* line, int64_t p, Vector<T> left_weights,
-                                                     Vector<T> right_weights) __attribute__((always_inline)) {
+  const auto weighted = [&](auto part, auto edge, const T* line, int64_t p, Vector<T> left_weights,
+                            Vector<T> right_weights) __attribute__((always_inline)) {
     const int64_t m = p * lanes + part * step;
-    const Vector<T> left = columns.template left_taps<lanes, edge && part == 0>(line, m);
-    return columns.blend(left * to_lanes<T, lanes, part>(left_weights),
-                         load(line + m, 0) * to_lanes<T, lanes, part>(right_weights));
+    const Vector<T> left = Columns<T>::template left_taps<lanes, edge.value && part.value == 0>(line, m);
+    return columns.blend(left * to_lanes<T, lanes, part.value>(left_weights),
+                         load(line + m, 0) * to_lanes<T, lanes, part.value>(right_weights));
   };
   const auto weighted_number = [&](const T* line, const T* weight, int64_t m) __attribute__((always_inline)) {
     const int64_t p = m / lanes;
     return columns.blend(columns.template left_tap<lanes>(line, m) * columns.template left_tap<1>(weight, p),
                          columns.template right_tap<lanes>(line, m) * columns.template right_tap<1>(weight, p));
   };
-  // Lines `line` and `weight`, blended with those above them and added to rows of the sums; none for the first line.
-  const auto add_lines = [&](auto rows, const T* const* line, const T* const* weight, T* row, T* weight_row)
+  // Lines from `line` and `weight` on, blended with those above them and added to rows of the sums.
+  const auto add_lines = [&](auto rows, const T* line, const T* weight, T* row, T* weight_row)
                              __attribute__((always_inline)) {
+    const int64_t line_stride = lines.stride();
+    const int64_t weight_stride = lines_of_weights.stride();
     columns.template for_each<1, step>(
         [&](int64_t p, auto edge) __attribute__((always_inline)) {
           Vector<T> last_weights = load(above_weights + p, 0);
@@ -332,31 +346,27 @@ void add_weighted_lanes(const Window<T>& window, const T* weights, T* image, T* 
           for (int64_t part = 0; part < lanes; ++part) last[part] = load(above + p * lanes, part);
 #pragma GCC unroll 4
           for (int64_t q = 0; q < rows.value; ++q) {
-            const Vector<T> left = Columns<T>::template left_taps<1, edge.value>(weight[q], p);
-            const Vector<T> right = load(weight[q] + p, 0);
+            const Vector<T> left = Columns<T>::template left_taps<1, edge.value>(weight + q * weight_stride, p);
+            const Vector<T> right = load(weight + q * weight_stride + p, 0);
             const Vector<T> next_weights = columns.blend(left, right);
             put<T, Write::add>(weight_row + q * stride + p, y0 * last_weights + y1 * next_weights);
             last_weights = next_weights;
-            T* const target = row + (q * stride + p) * lanes;
-            const Vector<T> first = weighted.template operator()<0, edge.value>(line[q], p, left, right);
-            put<T, Write::add>(target, y0 * last[0] + y1 * first);
-            last[0] = first;
-            if constexpr (lanes == 2) {
-              const Vector<T> second = weighted.template operator()<1, edge.value>(line[q], p, left, right);
-              put<T, Write::add>(target + step, y0 * last[1] + y1 * second);
-              last[1] = second;
-            }
+            for_each_part<lanes>([&](auto part) __attribute__((always_inline)) {
+              const Vector<T> next = weighted(part, edge, line + q * line_stride, p, left, right);
+              put<T, Write::add>(row + (q * stride + p) * lanes + part * step, y0 * last[part] + y1 * next);
+              last[part] = next;
+            });
           }
           store(above_weights + p, 0, last_weights);
           for (int64_t part = 0; part < lanes; ++part) store(above + p * lanes, part, last[part]);
         },
         [&](int64_t p) __attribute__((always_inline)) {
           for (int64_t q = 0; q < rows.value; ++q) {
-            const T next_weight = columns.template number<1>(weight[q], p);
+            const T next_weight = columns.template number<1>(weight + q * weight_stride, p);
             weight_row[q * stride + p] += y0 * above_weights[p] + y1 * next_weight;
             above_weights[p] = next_weight;
             for (int64_t m = p * lanes; m < (p + 1) * lanes; ++m) {
-              const T next = weighted_number(line[q], weight[q], m);
+              const T next = weighted_number(line + q * line_stride, weight + q * weight_stride, m);
               row[q * stride * lanes + m] += y0 * above[m] + y1 * next;
               above[m] = next;
             }
@@ -371,23 +381,15 @@ void add_weighted_lanes(const Window<T>& window, const T* weights, T* image, T* 
         const Vector<T> left = Columns<T>::template left_taps<1, edge.value>(top_weights, p);
         const Vector<T> right = load(top_weights + p, 0);
         store(above_weights + p, 0, columns.blend(left, right));
-        store(above + p * lanes, 0, weighted.template operator()<0, edge.value>(top, p, left, right));
-        if constexpr (lanes == 2)
-          store(above + p * lanes, 1, weighted.template operator()<1, edge.value>(top, p, left, right));
+        for_each_part<lanes>(
+            [&](auto part) { store(above + p * lanes, part, weighted(part, edge, top, p, left, right)); });
       },
       [&](int64_t p) {
         above_weights[p] = columns.template number<1>(top_weights, p);
         for (int64_t m = p * lanes; m < (p + 1) * lanes; ++m) above[m] = weighted_number(top, top_weights, m);
       });
-  for_row_blocks(window.rows, [&](int64_t r, auto rows) __attribute__((always_inline)) {
-    const T* line[rows.value];
-    const T* weight[rows.value];
-    for (int64_t q = 0; q < rows.value; ++q) {
-      line[q] = lines[r + q + 1];
-      weight[q] = lines_of_weights[r + q + 1];
-      lines.prefetch_behind(r + q + 1);
-    }
-    add_lines(rows, line, weight, image + (r * stride + columns.begin) * lanes, weight_sum + r * stride + columns.begin);
+  for_row_blocks(lines, window.rows, [&](int64_t r, auto rows) __attribute__((always_inline)) {
+    add_lines(rows, lines[r + 1], lines_of_weights[r + 1], image + (r * stride + columns.begin) * lanes, weight_sum + r * stride + columns.begin);
   });
 }
 
@@ -447,11 +449,9 @@ void slope_of_strip(const Window<T>& window, const T* grads, int64_t stride, con
       });
   const int64_t terms_of_row = (count + kLine<T> - 1) / kLine<T>;
   int64_t terms = 0;
-  for_row_blocks(window.rows, [&](int64_t r, auto rows) __attribute__((always_inline)) {
-    const T* line[rows.value];
+  for_row_blocks(lines, window.rows, [&](int64_t r, auto rows) __attribute__((always_inline)) {
+    const T* const line = lines[r + 1];
     for (int64_t q = 0; q < rows.value; ++q) {
-      line[q] = lines[r + q + 1];
-      lines.prefetch_behind(r + q + 1);
       const int64_t ahead = r + q + kRowsAhead;
       if (ahead < window.rows) {
         prefetch(grads + ahead * stride, count);
@@ -469,8 +469,8 @@ void slope_of_strip(const Window<T>& window, const T* grads, int64_t stride, con
           Vector<T> sum_x = load(slopes.x + slot, 0);
 #pragma GCC unroll 4
           for (int64_t q = 0; q < rows.value; ++q) {
-            const Vector<T> left = Columns<T>::template left_taps<lanes, edge.value>(line[q], m);
-            const Vector<T> right = load(line[q] + m, 0);
+            const Vector<T> left = Columns<T>::template left_taps<lanes, edge.value>(line + q * lines.stride(), m);
+            const Vector<T> right = load(line + q * lines.stride() + m, 0);
             const Vector<T> grad = load(grad_row + q * stride + m, 0);
             const Vector<T> next = columns.blend(left, right);
             const Vector<T> step = right - left;
@@ -487,8 +487,8 @@ void slope_of_strip(const Window<T>& window, const T* grads, int64_t stride, con
         [&](int64_t m) __attribute__((always_inline)) {
           const int64_t slot = m % kLine<T>;
           for (int64_t q = 0; q < rows.value; ++q) {
-            const T left = columns.template left_tap<lanes>(line[q], m);
-            const T right = columns.template right_tap<lanes>(line[q], m);
+            const T left = columns.template left_tap<lanes>(line + q * lines.stride(), m);
+            const T right = columns.template right_tap<lanes>(line + q * lines.stride(), m);
             const T grad = grad_row[q * stride + m];
             const T next = columns.blend(left, right);
             const T step = right - left;
@@ -535,44 +535,40 @@ void slope(const Window<T>& window, const T* grads, const T* next_grads, double*
   }
 }
 
-template <typename T>
-void divide(T* __restrict image, const T* __restrict weights, int64_t pixels, int64_t lanes, Range<T>* range) {
-  T least[kLine<T>];
-  T most[kLine<T>];
-  for (int64_t s = 0; s < kLine<T>; ++s) {
-    least[s] = range->least;
-    most[s] = range->most;
+template <typename T, int64_t lanes>
+void divide_lanes(T* __restrict image, const T* __restrict weights, int64_t pixels, Range<T>* range) {
+  Vector<T> least = Vector<T>{} + range->least;
+  Vector<T> most = Vector<T>{} + range->most;
+  int64_t p = 0;
+  for (; p + kWide<T> <= pixels; p += kWide<T>) {
+    const Vector<T> weight = load(weights + p, 0);
+    const Vector<T> positive = weight > T(0) ? weight : least;
+    least = positive < least ? positive : least;
+    most = weight > most ? weight : most;
+    for_each_part<lanes>([&](auto part) {
+      const Vector<T> divisor = to_lanes<T, lanes, part.value>(weight);
+      T* const target = image + p * lanes;
+      store(target, part, divisor > T(0) ? load(target, part) / divisor : Vector<T>{});
+    });
   }
-  int64_t m = 0;
-  for (; m + kLine<T> <= pixels; m += kLine<T>) {
-    for (int64_t s = 0; s < kLine<T>; ++s) {
-      const T w = weights[m + s];
-      least[s] = w > T(0) && w < least[s] ? w : least[s];
-      most[s] = w > most[s] ? w : most[s];
-    }
-  }
-  for (; m < pixels; ++m) {
-    const T w = weights[m];
-    least[0] = w > T(0) && w < least[0] ? w : least[0];
-    most[0] = w > most[0] ? w : most[0];
-  }
-  for (int64_t s = 0; s < kLine<T>; ++s) {
+  for (int64_t s = 0; s < kWide<T>; ++s) {
     range->least = least[s] < range->least ? least[s] : range->least;
     range->most = most[s] > range->most ? most[s] : range->most;
   }
+  for (; p < pixels; ++p) {
+    const T weight = weights[p];
+    if (weight > T(0) && weight < range->least) range->least = weight;
+    if (weight > range->most) range->most = weight;
+    for (int64_t m = p * lanes; m < (p + 1) * lanes; ++m) image[m] = weight > T(0) ? image[m] / weight : T(0);
+  }
+}
+
+template <typename T>
+void divide(T* image, const T* weights, int64_t pixels, int64_t lanes, Range<T>* range) {
   if (lanes == 1) {
-    for (m = 0; m < pixels; ++m) {
-      const T quotient = image[m] / (weights[m] > T(0) ? weights[m] : T(1));
-      image[m] = weights[m] > T(0) ? quotient : T(0);
-    }
+    divide_lanes<T, 1>(image, weights, pixels, range);
   } else {
-    for (m = 0; m < pixels; ++m) {
-      const T divisor = weights[m] > T(0) ? weights[m] : T(1);
-      const T real = image[2 * m] / divisor;
-      const T imaginary = image[2 * m + 1] / divisor;
-      image[2 * m] = weights[m] > T(0) ? real : T(0);
-      image[2 * m + 1] = weights[m] > T(0) ? imaginary : T(0);
-    }
+    divide_lanes<T, 2>(image, weights, pixels, range);
   }
 }
 

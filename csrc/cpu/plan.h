@@ -12,8 +12,8 @@
 namespace ptycho::cpu {
 
 // The sums of a tile stay in the second-level cache while its patches pass by; small canvases still make several tiles.
-inline constexpr int64_t kTileRows = 64;
-inline constexpr int64_t kTileCols = 512;
+inline constexpr int64_t kTileRows = 128;
+inline constexpr int64_t kTileCols = 1024;
 
 inline TileGrid tile_grid(int64_t groups, int64_t rows, int64_t cols) {
   return {groups, rows, cols, kTileRows, std::min(kTileCols, cols)};
