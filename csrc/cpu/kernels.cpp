@@ -96,7 +96,7 @@ void fence() {
 
 // So many rows before their use memory is asked for them: the processor foresees neither the next row of a canvas nor
 // the next patch of a tile.
-constexpr int64_t kRowsAhead = 12;
+constexpr int64_t kRowsAhead = 6;
 constexpr int64_t kRowsAtOnce = 4;  // output rows made together: a line stays in registers between two of them
 
 // Inlined by force: GCC takes a function that only prefetches for one without effect, and drops its calls.
@@ -173,11 +173,11 @@ class Lines {
         next_(window.next),
         zeros_(zeros + window.lanes),
         stride_(window.source_cols * window.lanes),
-        count_(columns.count * window.lanes),
+        wanted_(columns.full * window.lanes),
         top_(window.y.first),
         rows_(window.source_rows),
         bottom_(top_ + window.rows + 1 < rows_ ? top_ + window.rows + 1 : rows_) {
-    if (top_ < 0 || top_ + window.rows + 1 > rows_) std::memset(zeros, 0, (count_ + 2 * window.lanes) * sizeof(T));
+    if (top_ < 0 || top_ + window.rows + 1 > rows_) std::memset(zeros, 0, (columns.count + 2) * window.lanes * sizeof(T));
   }
 
   const T* operator[](int64_t line) const { return inside(line, 1) ? first_ + (top_ + line) * stride_ : zeros_; }
@@ -190,9 +190,9 @@ class Lines {
   __attribute__((always_inline)) void prefetch_behind(int64_t line) const {
     const int64_t r = top_ + line + kRowsAhead;
     if (r < bottom_) {
-      prefetch(first_ + r * stride_, count_);
+      prefetch(first_ + r * stride_, wanted_);
     } else if (next_) {
-      prefetch(next_ + (r - bottom_) * stride_, count_);
+      prefetch(next_ + (r - bottom_) * stride_, wanted_);
     }
   }
 
@@ -201,7 +201,7 @@ class Lines {
   const T* next_;
   const T* zeros_;
   int64_t stride_;
-  int64_t count_;
+  int64_t wanted_;  // numbers of a line that lie in the source
   int64_t top_;
   int64_t rows_;
   int64_t bottom_;  // the row after the last that this window needs
@@ -302,11 +302,22 @@ void interpolate(const Window<T>& window, T* out, int64_t stride, Write write, T
   }
 }
 
+template <typename T>
+struct TwoVectors {
+  Vector<T> left;
+  Vector<T> right;
+};
+
+template <typename T>
+struct TwoNumbers {
+  T left;
+  T right;
+};
+
 // The window of source * weights, and that of the weights, in one pass: a pixel has `lanes` numbers and one weight.
 template <typename T, int64_t lanes>
 void add_weighted_lanes(const Window<T>& window, const T* weights, T* image, T* weight_sum, int64_t stride,
                         T* scratch) {
-  constexpr int64_t step = kWide<T>;  // pixels
   const Columns<T> columns(window);
   const int64_t count = columns.count;
   if (!count) return;
@@ -321,39 +332,61 @@ void add_weighted_lanes(const Window<T>& window, const T* weights, T* image, T* 
   const Lines<T> lines(window, columns, zeros);
   const Lines<T> lines_of_weights(window_of_weights, columns, zeros);
 
-  // Vector `part` of the lanes of the pixels from p on, interpolated along the line.
-  const auto weighted = [&](auto part, auto edge, const T* line, int64_t p, Vector<T> left_weights,
-                            Vector<T> right_weights) __attribute__((always_inline)) {
-    const int64_t m = p * lanes + part * step;
+  // What the weights of both taps of a pixel come to, the interpolation along the line included.
+  const auto tap_weights = [&](auto edge, const T* weight, int64_t p) __attribute__((always_inline)) {
+    return TwoVectors<T>{columns.x.w0 * Columns<T>::template left_taps<1, edge.value>(weight, p),
+                         columns.x.w1 * load(weight + p, 0)};
+  };
+  const auto tap_weights_of_one = [&](const T* weight, int64_t p) __attribute__((always_inline)) {
+    return TwoNumbers<T>{columns.x.w0 * columns.template left_tap<1>(weight, p),
+                         columns.x.w1 * columns.template right_tap<1>(weight, p)};
+  };
+  // Vector `part` of the lanes of the pixels from p on; number m.
+  const auto weighted = [&](auto part, auto edge, const T* line, int64_t p, const TwoVectors<T>& by)
+                            __attribute__((always_inline)) {
+    const int64_t m = p * lanes + part * kWide<T>;
     const Vector<T> left = Columns<T>::template left_taps<lanes, edge.value && part.value == 0>(line, m);
-    return columns.blend(left * to_lanes<T, lanes, part.value>(left_weights),
-                         load(line + m, 0) * to_lanes<T, lanes, part.value>(right_weights));
+    return left * to_lanes<T, lanes, part.value>(by.left) +
+           load(line + m, 0) * to_lanes<T, lanes, part.value>(by.right);
   };
-  const auto weighted_number = [&](const T* line, const T* weight, int64_t m) __attribute__((always_inline)) {
-    const int64_t p = m / lanes;
-    return columns.blend(columns.template left_tap<lanes>(line, m) * columns.template left_tap<1>(weight, p),
-                         columns.template right_tap<lanes>(line, m) * columns.template right_tap<1>(weight, p));
+  const auto weighted_one = [&](const T* line, int64_t m, const TwoNumbers<T>& by) __attribute__((always_inline)) {
+    return columns.template left_tap<lanes>(line, m) * by.left + columns.template right_tap<lanes>(line, m) * by.right;
   };
-  // Lines from `line` and `weight` on, blended with those above them and added to rows of the sums.
-  const auto add_lines = [&](auto rows, const T* line, const T* weight, T* row, T* weight_row)
-                             __attribute__((always_inline)) {
+
+  const T* const top = lines[0];
+  const T* const top_weights = lines_of_weights[0];
+  columns.template for_each<1, kWide<T>>(
+      [&](int64_t p, auto edge) {
+        const TwoVectors<T> by = tap_weights(edge, top_weights, p);
+        store(above_weights + p, 0, by.left + by.right);
+        for_each_part<lanes>([&](auto part) { store(above + p * lanes, part, weighted(part, edge, top, p, by)); });
+      },
+      [&](int64_t p) {
+        const TwoNumbers<T> by = tap_weights_of_one(top_weights, p);
+        above_weights[p] = by.left + by.right;
+        for (int64_t m = p * lanes; m < (p + 1) * lanes; ++m) above[m] = weighted_one(top, m, by);
+      });
+  for_row_blocks(lines, window.rows, [&](int64_t r, auto rows) __attribute__((always_inline)) {
+    const T* const line = lines[r + 1];
+    const T* const weight = lines_of_weights[r + 1];
     const int64_t line_stride = lines.stride();
     const int64_t weight_stride = lines_of_weights.stride();
-    columns.template for_each<1, step>(
+    T* const row = image + (r * stride + columns.begin) * lanes;
+    T* const weight_row = weight_sum + r * stride + columns.begin;
+    columns.template for_each<1, kWide<T>>(
         [&](int64_t p, auto edge) __attribute__((always_inline)) {
           Vector<T> last_weights = load(above_weights + p, 0);
           Vector<T> last[lanes];
           for (int64_t part = 0; part < lanes; ++part) last[part] = load(above + p * lanes, part);
 #pragma GCC unroll 4
           for (int64_t q = 0; q < rows.value; ++q) {
-            const Vector<T> left = Columns<T>::template left_taps<1, edge.value>(weight + q * weight_stride, p);
-            const Vector<T> right = load(weight + q * weight_stride + p, 0);
-            const Vector<T> next_weights = columns.blend(left, right);
-            put<T, Write::add>(weight_row + q * stride + p, y0 * last_weights + y1 * next_weights);
-            last_weights = next_weights;
+            const TwoVectors<T> by = tap_weights(edge, weight + q * weight_stride, p);
+            put<T, Write::add>(weight_row + q * stride + p, y0 * last_weights + y1 * (by.left + by.right));
+            last_weights = by.left + by.right;
+            T* const target = row + (q * stride + p) * lanes;
             for_each_part<lanes>([&](auto part) __attribute__((always_inline)) {
-              const Vector<T> next = weighted(part, edge, line + q * line_stride, p, left, right);
-              put<T, Write::add>(row + (q * stride + p) * lanes + part * step, y0 * last[part] + y1 * next);
+              const Vector<T> next = weighted(part, edge, line + q * line_stride, p, by);
+              put<T, Write::add>(target + part * kWide<T>, y0 * last[part] + y1 * next);
               last[part] = next;
             });
           }
@@ -362,34 +395,16 @@ void add_weighted_lanes(const Window<T>& window, const T* weights, T* image, T* 
         },
         [&](int64_t p) __attribute__((always_inline)) {
           for (int64_t q = 0; q < rows.value; ++q) {
-            const T next_weight = columns.template number<1>(weight + q * weight_stride, p);
-            weight_row[q * stride + p] += y0 * above_weights[p] + y1 * next_weight;
-            above_weights[p] = next_weight;
+            const TwoNumbers<T> by = tap_weights_of_one(weight + q * weight_stride, p);
+            weight_row[q * stride + p] += y0 * above_weights[p] + y1 * (by.left + by.right);
+            above_weights[p] = by.left + by.right;
             for (int64_t m = p * lanes; m < (p + 1) * lanes; ++m) {
-              const T next = weighted_number(line + q * line_stride, weight + q * weight_stride, m);
+              const T next = weighted_one(line + q * line_stride, m, by);
               row[q * stride * lanes + m] += y0 * above[m] + y1 * next;
               above[m] = next;
             }
           }
         });
-  };
-
-  const T* const top = lines[0];
-  const T* const top_weights = lines_of_weights[0];
-  columns.template for_each<1, step>(
-      [&](int64_t p, auto edge) {
-        const Vector<T> left = Columns<T>::template left_taps<1, edge.value>(top_weights, p);
-        const Vector<T> right = load(top_weights + p, 0);
-        store(above_weights + p, 0, columns.blend(left, right));
-        for_each_part<lanes>(
-            [&](auto part) { store(above + p * lanes, part, weighted(part, edge, top, p, left, right)); });
-      },
-      [&](int64_t p) {
-        above_weights[p] = columns.template number<1>(top_weights, p);
-        for (int64_t m = p * lanes; m < (p + 1) * lanes; ++m) above[m] = weighted_number(top, top_weights, m);
-      });
-  for_row_blocks(lines, window.rows, [&](int64_t r, auto rows) __attribute__((always_inline)) {
-    add_lines(rows, lines[r + 1], lines_of_weights[r + 1], image + (r * stride + columns.begin) * lanes, weight_sum + r * stride + columns.begin);
   });
 }
 

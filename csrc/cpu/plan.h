@@ -11,12 +11,13 @@
 
 namespace ptycho::cpu {
 
-// The sums of a tile stay in the second-level cache while its patches pass by; small canvases still make several tiles.
-inline constexpr int64_t kTileRows = 128;
-inline constexpr int64_t kTileCols = 1024;
-
+// Tiles of 64 to 127 rows and at most 1024 columns: about a patch high, so that most patches lie in one or two, and
+// short enough for the sums that neighbouring patches share to stay in the second-level cache. Canvases of small groups
+// are one tile each.
 inline TileGrid tile_grid(int64_t groups, int64_t rows, int64_t cols) {
-  return {groups, rows, cols, kTileRows, std::min(kTileCols, cols)};
+  const int64_t down = std::max<int64_t>(1, rows / 64);
+  const int64_t across = (cols + 1023) / 1024;
+  return {groups, rows, cols, (rows + down - 1) / down, (cols + across - 1) / across};
 }
 
 // positions: (..., n, 2), contiguous

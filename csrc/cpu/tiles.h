@@ -4,6 +4,7 @@
 // reassembly.
 #pragma once
 
+#include <atomic>
 #include <limits>
 #include <vector>
 
@@ -110,10 +111,12 @@ void for_each_tile(const Tiles& tiles, int64_t numbers, int64_t lanes, const Sum
   const TileGrid& grid = tiles.grid;
   const Tile largest{0, {0, grid.tile_rows}, {0, grid.tile_cols}};
   const int64_t size = largest.height() * largest.stride<T>() * numbers;
-  torch::stable::parallel_for(0, grid.tiles(), 1, [&](int64_t first, int64_t last) {
+  const int64_t workers = std::min<int64_t>(grid.tiles(), torch::stable::get_num_threads());
+  std::atomic<int64_t> taken{0};
+  torch::stable::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
     Workspace<T> sums(size);
     Workspace<T> scratch(scratch_size<T>(grid.tile_cols, lanes));
-    for (int64_t t = first; t < last; ++t) {
+    for (int64_t t = taken++; t < grid.tiles(); t = taken++) {
       const Tile tile{grid.group_of(t), grid.rows_of(t), grid.cols_of(t)};
       std::fill(sums.data(), sums.data() + tile.height() * tile.stride<T>() * numbers, T(0));
       sum(t, tile, sums.data(), scratch.data());
