@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 SCAN_OPS = ("extract", "adjoint", "reassemble", "grad_positions", "roundtrip")
-OPS = (*SCAN_OPS, "translate")
+GROUP_OPS = (*SCAN_OPS, "overlap")
+OPS = (*GROUP_OPS, "translate")
 DTYPES = (torch.float32, torch.complex64)
 MAX_SHIFT = 5.0
 
@@ -40,8 +41,8 @@ CASES = {
     for case in (
         Case("small-5000x64-1000", 5000, 64, 1000),
         Case("large-20000x64-4096", 20000, 64, 4096),
-        Case("groups-512x4x64", 4, 64, 78, groups=512),
-        Case("groups-512x9x64", 9, 64, 88, groups=512),
+        Case("groups-512x4x64", 4, 64, 78, groups=512, ops=GROUP_OPS),
+        Case("groups-512x9x64", 9, 64, 88, groups=512, ops=GROUP_OPS),
         Case("big-patches-1000x128-2048", 1000, 128, 2048),
         Case("translate-2048x64", 2048, 64, 64, ops=("translate",)),
         Case("tiny", 12, 8, 24, ops=OPS),
@@ -87,9 +88,9 @@ class Problem:
     def bytes(self, op: str) -> int:
         """Bytes that must move: every patch once and every canvas once, for each pass over the patches."""
         stack = self.patches.nbytes
-        if op == "translate":
+        if op in ("translate", "overlap"):
             return 2 * stack
-        passes = {"grad_positions": 2, "roundtrip": 4}.get(op, 1)
+        passes = {"roundtrip": 4}.get(op, 1)
         return passes * (stack + self.canvas.nbytes)
 
 

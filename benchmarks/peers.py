@@ -113,7 +113,38 @@ def roundtrip(gather: Gather, spread: Spread) -> Way:
     return Way(prepare)
 
 
+def overlap(gather: Gather, spread: Spread) -> Way:
+    def prepare(problem: Problem) -> Callable[[], Tensor]:
+        patches, grid = stack_of(problem), grid_of(problem, lanes_per_sample(problem.canvas))
+        return lambda: as_data(gather(mean(patches, problem.weights, grid, spread)[0], grid), problem.patches)
+
+    return Way(prepare)
+
+
 def grad_positions(window: Callable[[Tensor, Grid, slice], Tensor]) -> Way:
+    """By hand: every window interpolated along one axis, its steps along the other times the gradients, summed."""
+
+    def prepare(problem: Problem) -> Callable[[], Tensor]:
+        canvas, grid = tall(problem.canvas), grid_of(problem, lanes_per_sample(problem.canvas))
+        grads, step = stack_of(problem), grid.step
+
+        def run() -> Tensor:
+            result = grads.new_empty(len(grid), 2, dtype=torch.float64)
+            for part in grid.chunks():
+                samples, grad = window(canvas, grid, part), grads[part].flatten(1)
+                along_x = torch.lerp(samples[..., :-step], samples[..., step:], grid.fx[part])
+                along_y = torch.lerp(samples[:, :-1], samples[:, 1:], grid.fy[part])
+                by_y, by_x = along_x.diff(dim=1), along_y[..., step:] - along_y[..., :-step]
+                result[part, 0] = torch.linalg.vecdot(grad, by_y.flatten(1)).double()
+                result[part, 1] = torch.linalg.vecdot(grad, by_x.flatten(1)).double()
+            return result.view(problem.positions.shape)
+
+        return run
+
+    return Way(prepare)
+
+
+def grad_positions_autograd(window: Callable[[Tensor, Grid, slice], Tensor]) -> Way:
     """torch's autograd through the interpolation of windows that need no gradient themselves, a chunk at a time."""
 
     def prepare(problem: Problem) -> Callable[[], Tensor]:
@@ -183,9 +214,12 @@ WAYS: dict[str, dict[str, Way]] = {
     "adjoint": {name: adjoint(spread) for name, spread in SPREADS.items()} | {PADDED: padded(adjoint)},
     "reassemble": {name: reassemble(spread) for name, spread in SPREADS.items()} | {PADDED: padded(reassemble)},
     "grad_positions": {
-        "autograd, unfold view": grad_positions(window_of_view),
-        "autograd, flat index": grad_positions(window_of_index),
+        "by hand, unfold view": grad_positions(window_of_view),
+        "by hand, flat index": grad_positions(window_of_index),
+        "autograd, unfold view": grad_positions_autograd(window_of_view),
+        "autograd, flat index": grad_positions_autograd(window_of_index),
     },
+    "overlap": {name: overlap(*pair) for name, pair in PAIRS.items()},
     "roundtrip": {name: roundtrip(*pair) for name, pair in PAIRS.items()},
     "translate": {name: translate(gather) for name, gather in GATHERS.items() if gather is not gather_grid_sample}
     | {"grid_sample": translate_grid_sample()},

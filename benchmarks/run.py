@@ -2,6 +2,7 @@
 """Times ptycho_ext's operators beside the quickest exact plain-torch way and a copy of the patches, in one run.
 
 Ratios in one run survive a change of machine or load, so copy, ours and the peer take turns and medians are reported.
+The process keeps its memory, in huge pages where the system grants them, so that all sides work on memory of one kind.
 All plain ways are first tried on a part of the problem; the two quickest that are right are run whole, checked against
 ours to 1e-4, and the quicker one is timed in turn. A whole run writes results/<hardware>.csv and .md. See README.md.
 """
@@ -11,12 +12,12 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
-import inspect
 import io
 import json
 import os
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,11 +29,7 @@ from peers import WAYS
 from torch import Tensor
 
 import ptycho_ext
-
-try:
-    from ptycho_ext.plan import ScanPlan
-except ImportError:  # a version without plans
-    ScanPlan = None
+from ptycho_ext import ScanPlan
 
 Call = Callable[[], Any]
 
@@ -41,23 +38,22 @@ TOLERANCE = 1e-4  # of the largest value
 WHOLE = 64  # groups or patches below which a way is tried on the whole problem, otherwise on an eighth of it
 ROW_SECONDS = 4.0  # after which no further round is begun, three rounds done
 TICKS = 0.05  # seconds that the kernel's account of busy processors may be off by
+MEMORY = {  # freed memory stays with the process, and large tensors are asked for in huge pages
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
 QUICK = ("small-5000x64-1000", "groups-512x4x64", "translate-2048x64")
 COLUMNS = (
-    "case", "op", "dtype", "threads", "ours_ms", "ours_out_ms", "copy_ms", "copy_fresh_ms", "best_torch_ms",
-    "best_torch_name", "torch_over_ours", "ours_over_copy", "ours_gb_per_s", "plan_ms", "rounds", "other_cores",
+    "case", "op", "dtype", "threads", "ours_ms", "copy_ms", "best_torch_ms", "best_torch_name", "torch_over_ours",
+    "ours_over_copy", "ours_gb_per_s", "plan_ms", "rounds", "other_cores",
 )  # fmt: skip
 
 
-def ours(op: str, problem: Problem, plan: Any | None, out: Tensor | None = None) -> Call:
+def ours(op: str, problem: Problem, plan: ScanPlan | None) -> Call:
     """The call of ptycho_ext that a way is compared with; what it returns is compared too."""
     p, size, canvas_size = problem, problem.case.patch, (problem.case.canvas, problem.case.canvas)
     planned: dict[str, Any] = {} if plan is None else {"plan": plan}
-    written: dict[str, Any] = {} if out is None else {"out": out}
-
-    def grad_positions() -> Tensor:
-        positions = p.positions.detach().requires_grad_()
-        patches = ptycho_ext.extract_patches(p.canvas, positions, size, **planned)
-        return torch.autograd.grad(patches, positions, p.patches)[0]
 
     def roundtrip() -> Tensor:
         canvas = p.canvas.detach().requires_grad_()
@@ -65,37 +61,35 @@ def ours(op: str, problem: Problem, plan: Any | None, out: Tensor | None = None)
         image, _ = ptycho_ext.reassemble_patches(patches, p.positions, canvas_size, p.weights, **planned)
         return torch.autograd.grad(image, canvas, p.grad_canvas)[0]
 
+    if op == "extract":
+        patches = torch.empty_like(p.patches)
+        return lambda: ptycho_ext.extract_patches(p.canvas, p.positions, size, **planned, out=patches)
+    if op == "adjoint":
+        canvas = torch.empty_like(p.canvas)
+        return lambda: ptycho_ext.extract_patches_adjoint(p.patches, p.positions, canvas_size, **planned, out=canvas)
+    if op == "grad_positions":
+        positions = p.positions.detach().requires_grad_()
+        extracted = ptycho_ext.extract_patches(p.canvas, positions, size, **planned)
+        return lambda: torch.autograd.grad(extracted, positions, p.patches, retain_graph=True)[0]
     calls: dict[str, Call] = {
-        "extract": lambda: ptycho_ext.extract_patches(p.canvas, p.positions, size, **planned, **written),
-        "adjoint": lambda: ptycho_ext.extract_patches_adjoint(
-            p.patches, p.positions, canvas_size, **planned, **written
-        ),
         "reassemble": lambda: ptycho_ext.reassemble_patches(p.patches, p.positions, canvas_size, p.weights, **planned)[
             0
         ],
-        "grad_positions": grad_positions,
         "roundtrip": roundtrip,
-        "translate": lambda: ptycho_ext.translate_images(p.patches, p.shifts, **written),
+        "overlap": lambda: ptycho_ext.overlap_project(p.patches, p.positions, canvas_size, p.weights),
+        "translate": lambda: ptycho_ext.translate_images(p.patches, p.shifts),
     }
     return calls[op]
 
 
-def make_plan(op: str, problem: Problem) -> tuple[Any | None, float | None]:
-    """The scan's plan, where ptycho_ext offers one, and the milliseconds it took: once per scan, so not in a row."""
-    if op == "translate" or ScanPlan is None:
+def make_plan(op: str, problem: Problem) -> tuple[ScanPlan | None, float | None]:
+    """The scan's plan, where the operator takes one, and the milliseconds it took: once per scan, so not in a row."""
+    if op in ("translate", "overlap"):
         return None, None
     side = problem.case.canvas
     start = time.perf_counter()
     plan = ScanPlan(problem.positions, problem.case.patch, (side, side))
     return plan, 1e3 * (time.perf_counter() - start)
-
-
-def output_buffer(op: str, problem: Problem) -> Tensor | None:
-    """A touched output for the operators that take ``out=``; None for the others."""
-    names = {"extract": "extract_patches", "adjoint": "extract_patches_adjoint", "translate": "translate_images"}
-    if op not in names or "out" not in inspect.signature(getattr(ptycho_ext, names[op])).parameters:
-        return None
-    return torch.zeros_like(problem.canvas if op == "adjoint" else problem.patches)
 
 
 def milliseconds(call: Call) -> float:
@@ -165,23 +159,19 @@ def best_way(op: str, problem: Problem, tried: dict[str, dict[str, Any]]) -> tup
 
 
 def measure(case: Case, op: str, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
-    """One row: medians of copy (to touched and to fresh memory), ours (fresh, and ``out=``) and the peer, in turn."""
+    """One row: medians of copy, ours and the peer, in turn."""
     problem = make_problem(case, dtype)
     choosing = Neighbours()
     tried = try_ways(op, problem)
     name, peer = best_way(op, problem, tried)
     beside_choice = choosing.cores()
     plan, plan_ms = make_plan(op, problem)
-    out, destination = output_buffer(op, problem), problem.patches.clone()
+    destination = problem.patches.clone()
     contestants: dict[str, Call] = {
         "copy_ms": lambda: destination.copy_(problem.patches),
-        "copy_fresh_ms": problem.patches.clone,
         "ours_ms": ours(op, problem, plan),
         "best_torch_ms": peer,
     }
-    if out is not None:
-        contestants["ours_out_ms"] = ours(op, problem, plan, out)
-        contestants["ours_out_ms"]()
     contestants["ours_ms"]()
     times: dict[str, list[float]] = {key: [] for key in contestants}
     begin, rounds = time.perf_counter(), Neighbours()
@@ -195,7 +185,6 @@ def measure(case: Case, op: str, dtype: torch.dtype, repeats: int) -> dict[str, 
         "op": op,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "ours_out_ms": None,
         "best_torch_name": name,
         "plan_ms": plan_ms,
         "rounds": len(times["ours_ms"]),
@@ -233,21 +222,19 @@ def format_markdown(rows: Sequence[dict[str, Any]], load: float) -> str:
         f"# {hardware()[1]}, {rows[0]['threads']} threads",
         "",
         f"{datetime.date.today().isoformat()}, torch {torch.__version__}, ptycho_ext {info['version']} "
-        f"({ptycho_ext.simd_level()['operators']}, {'without' if ScanPlan is None else 'with'} a scan "
-        f"plan), load average {load:.1f} at the start. Median milliseconds; the columns are explained in ../README.md.",
+        f"({ptycho_ext.simd_level()['operators']}), load average {load:.1f} at the start. Median milliseconds; the "
+        "columns are explained in ../README.md.",
         "† other programs wanted the same cores while this row was made: its ratios, and which plain way is "
         "best, are not to be relied upon.",
         "",
-        "| case | op | dtype | ours | ours out= | copy | copy fresh | best plain torch | torch / ours | ours / copy "
-        "| GB/s |",
-        "|---|---|---|---:|---:|---:|---:|---|---:|---:|---:|",
+        "| case | op | dtype | ours | copy | best plain torch | torch / ours | ours / copy | GB/s |",
+        "|---|---|---|---:|---:|---|---:|---:|---:|",
     ]
     for r in rows:
         mark = " †" if disturbed(r) else ""
-        out = "" if r["ours_out_ms"] is None else f"{r['ours_out_ms']:.3g}"
         lines.append(
-            f"| {r['case']}{mark} | {r['op']} | {r['dtype']} | {r['ours_ms']:.4g} | {out} | {r['copy_ms']:.4g} "
-            f"| {r['copy_fresh_ms']:.4g} | {r['best_torch_ms']:.4g}, {r['best_torch_name']} "
+            f"| {r['case']}{mark} | {r['op']} | {r['dtype']} | {r['ours_ms']:.4g} | {r['copy_ms']:.4g} "
+            f"| {r['best_torch_ms']:.4g}, {r['best_torch_name']} "
             f"| {r['torch_over_ours']:.1f} | {r['ours_over_copy']:.2f} | {r['ours_gb_per_s']:.1f} |"
         )
     lines += [
@@ -324,4 +311,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if any(name not in os.environ for name in MEMORY):  # read when the process starts, hence this second start
+        os.execve(sys.executable, [sys.executable, *sys.argv], MEMORY | os.environ)
     raise SystemExit(main())

@@ -121,8 +121,9 @@ class _Reassemble(torch.autograd.Function):
         for_patches, for_positions, for_weights, *_ = ctx.needs_input_grad
         if ctx.eps is not None:  # image = S / W where seen: from here on grad_image is that of S, grad_sum that of W
             seen = weight_sum > ctx.eps * weight_sum.detach().amax((-2, -1), keepdim=True)
-            grad_image = torch.where(seen, grad_image / torch.where(seen, weight_sum, 1), 0)
-            grad_sum = grad_sum - _real_product(grad_image, image)
+            grad_image = grad_image * torch.where(seen, 1 / torch.where(seen, weight_sum, 1), 0)
+            if for_positions or for_weights:
+                grad_sum = grad_sum - _real_product(grad_image, image)
         grad_weighted = _extract(grad_image, positions, ctx.patch_size, *plan)
         by_positions = grad_weights = None
         if for_positions:
