@@ -28,9 +28,13 @@ const char* processor_level() {
   return "sse2";
 }
 #elif defined(__ARM_NEON)
-const char* processor_level() { return "neon"; }
+const char* processor_level() {
+  return "neon";
+}
 #else
-const char* processor_level() { return "scalar"; }
+const char* processor_level() {
+  return "scalar";
+}
 #endif
 
 py::dict simd_level() {

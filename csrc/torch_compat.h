@@ -44,12 +44,18 @@ inline int64_t product(const Sizes& sizes) {
   return total;
 }
 
-inline bool is_double(ScalarType type) { return type == ScalarType::Double || type == ScalarType::ComplexDouble; }
+inline bool is_double(ScalarType type) {
+  return type == ScalarType::Double || type == ScalarType::ComplexDouble;
+}
 inline bool is_complex(ScalarType type) {
   return type == ScalarType::ComplexFloat || type == ScalarType::ComplexDouble;
 }
-inline ScalarType real_type(ScalarType type) { return is_double(type) ? ScalarType::Double : ScalarType::Float; }
-inline int64_t lanes_of(const Tensor& tensor) { return is_complex(tensor.scalar_type()) ? 2 : 1; }
+inline ScalarType real_type(ScalarType type) {
+  return is_double(type) ? ScalarType::Double : ScalarType::Float;
+}
+inline int64_t lanes_of(const Tensor& tensor) {
+  return is_complex(tensor.scalar_type()) ? 2 : 1;
+}
 
 // Contiguous images (..., rows, cols) as real lanes; the checks have admitted nothing but the four data types.
 template <typename T>

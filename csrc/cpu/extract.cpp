@@ -11,7 +11,9 @@ namespace {
 // A large patch makes several units of work. The number is part of the sums' order in the derivative.
 constexpr int64_t kBlockRows = 64;
 
-int64_t blocks_of(int64_t h) { return (h + kBlockRows - 1) / kBlockRows; }
+int64_t blocks_of(int64_t h) {
+  return (h + kBlockRows - 1) / kBlockRows;
+}
 
 // The first row of a block of rows, counted over all patches.
 template <typename T>
@@ -29,8 +31,7 @@ Window<T> gather_window(const Image<const T>& canvas, const double* position, in
                         int64_t cols) {
   Taps<T> y = gather_taps<T>(position[0]);
   y.first += begin;
-  return {canvas.data, canvas.rows, canvas.cols, canvas.lanes, y, gather_taps<T>(position[1]), rows, cols,
-          nullptr};
+  return {canvas.data, canvas.rows, canvas.cols, canvas.lanes, y, gather_taps<T>(position[1]), rows, cols, nullptr};
 }
 
 // Calls work(window, block, next block, scratch) for every block of rows; patch k has blocks k * blocks_of(h) onwards.
@@ -38,20 +39,21 @@ template <typename T, typename Work>
 void for_each_block(const ImageStack<const T>& canvases, const Scan& scan, const Order& order, const Work& work) {
   const int64_t blocks = blocks_of(scan.h);
   const int64_t lanes = canvases.lanes;
-  const int64_t pixels = std::min(scan.h, kBlockRows) * scan.w;
-  torch::stable::parallel_for(0, scan.count() * blocks, grain(pixels * lanes), [&](int64_t begin, int64_t end) {
-    Workspace<T> scratch(scratch_size<T>(scan.w, lanes));
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t k = order[i / blocks];
-      const int64_t block = i % blocks;
-      const int64_t first = block * kBlockRows;
-      const int64_t rows = std::min(kBlockRows, scan.h - first);
-      const double* position = scan.positions + 2 * k;
-      const int64_t next = order[std::min(i + 1, end - 1) / blocks] * blocks + std::min(i + 1, end - 1) % blocks;
-      work(gather_window(canvases[k / scan.per_group], position, first, rows, scan.w), k * blocks + block, next,
-           scratch.data());
-    }
-    kernels<T>().fence();
+  const int64_t chunk = std::max<int64_t>(64, grain(std::min(scan.h, kBlockRows) * scan.w * lanes));
+  for_each_chunk(scan.count() * blocks, chunk, [&] {
+    return [&, scratch = Workspace<T>(scratch_size<T>(scan.w, lanes))](int64_t begin, int64_t end) mutable {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t k = order[i / blocks];
+        const int64_t block = i % blocks;
+        const int64_t first = block * kBlockRows;
+        const int64_t rows = std::min(kBlockRows, scan.h - first);
+        const double* position = scan.positions + 2 * k;
+        const int64_t next = order[std::min(i + 1, end - 1) / blocks] * blocks + std::min(i + 1, end - 1) % blocks;
+        work(gather_window(canvases[k / scan.per_group], position, first, rows, scan.w), k * blocks + block, next,
+             scratch.data());
+      }
+      kernels<T>().fence();
+    };
   });
 }
 
@@ -74,10 +76,9 @@ void grad_positions_kernel(const ImageStack<const T>& grads, const ImageStack<co
   const int64_t blocks = blocks_of(scan.h);
   const BlockRows<const T> rows(grads);
   std::vector<double> sums(2 * scan.count() * blocks, 0.0);
-  for_each_block<T>(canvases, scan, order,
-                    [&](const Window<T>& window, int64_t block, int64_t next, T* scratch) {
-                      kernels<T>().slope(window, rows(block), rows(next), sums.data() + 2 * block, scratch);
-                    });
+  for_each_block<T>(canvases, scan, order, [&](const Window<T>& window, int64_t block, int64_t next, T* scratch) {
+    kernels<T>().slope(window, rows(block), rows(next), sums.data() + 2 * block, scratch);
+  });
   std::fill(result, result + 2 * scan.count(), 0.0);
   for (int64_t k = 0; k < scan.count(); ++k)
     for (int64_t block = k * blocks; block < (k + 1) * blocks; ++block)

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The inner loops, compiled once per instruction set (PTYCHO_LEVEL names the namespace). Interpolation is separable:
-// each source row is interpolated along the row once, and two such rows are blended; a row is kept for the next output
-// row in a buffer, or in registers while kRowsAtOnce output rows are made together. Every level performs the same
-// operations in the same order on each number, with no fused multiply-add, so results are bitwise the same on all.
-// Nothing inline is called from a header: the linker would keep one level's copy of it for every level.
+// each source line is interpolated along itself once, and two such lines are blended; a line is kept for the next
+// output row in registers, or in a buffer from one block of rows to the next. Source lines are read where they stand; a
+// shuffle shifts in the zeros beyond a source's edge. Every level performs the same operations in the same order on
+// each number, with no fused multiply-add, so results are bitwise the same on all. Nothing inline is called from a
+// header: the linker would keep one level's copy of it for every level.
 #include "cpu/kernels.h"
 
 #include <cstring>
-#include <cstdlib>
 #include <type_traits>
 #include <utility>
 
@@ -108,10 +108,10 @@ __attribute__((always_inline)) inline void prefetch(const T* row, int64_t count)
 // The output columns of a window that see the source, and what lies beyond its edges is zero.
 template <typename T>
 struct Columns {
-  int64_t begin;    // of the output
+  int64_t begin;  // of the output
   int64_t count;
-  int64_t full;     // of them have their right tap inside: all, or all but the last
-  bool left_edge;   // of the first only the right tap lies inside
+  int64_t full;    // of them have their right tap inside: all, or all but the last
+  bool left_edge;  // of the first only the right tap lies inside
   Taps<T> x;
 
   explicit Columns(const Window<T>& w) : x(w.x) {
@@ -177,7 +177,8 @@ class Lines {
         top_(window.y.first),
         rows_(window.source_rows),
         bottom_(top_ + window.rows + 1 < rows_ ? top_ + window.rows + 1 : rows_) {
-    if (top_ < 0 || top_ + window.rows + 1 > rows_) std::memset(zeros, 0, (columns.count + 2) * window.lanes * sizeof(T));
+    if (top_ < 0 || top_ + window.rows + 1 > rows_)
+      std::memset(zeros, 0, (columns.count + 2) * window.lanes * sizeof(T));
   }
 
   const T* operator[](int64_t line) const { return inside(line, 1) ? first_ + (top_ + line) * stride_ : zeros_; }
@@ -342,10 +343,10 @@ void add_weighted_lanes(const Window<T>& window, const T* weights, T* image, T* 
                          columns.x.w1 * columns.template right_tap<1>(weight, p)};
   };
   // Vector `part` of the lanes of the pixels from p on; number m.
-  const auto weighted = [&](auto part, auto edge, const T* line, int64_t p, const TwoVectors<T>& by)
-                            __attribute__((always_inline)) {
+  const auto weighted = [&](auto part, auto edge, const T* line, int64_t p,
+                            const TwoVectors<T>& by) __attribute__((always_inline)) {
     const int64_t m = p * lanes + part * kWide<T>;
-    const Vector<T> left = Columns<T>::template left_taps<lanes, edge.value && part.value == 0>(line, m);
+    const Vector<T> left = Columns<T>::template left_taps < lanes, edge.value && part.value == 0 > (line, m);
     return left * to_lanes<T, lanes, part.value>(by.left) +
            load(line + m, 0) * to_lanes<T, lanes, part.value>(by.right);
   };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The inner loops of every operator, as a table of functions. kernels.cpp is compiled once per instruction set and the
-// table of the best one is chosen at run time. One function serves extraction, its adjoint, reassembly and
-// translation: all of them interpolate a window of a source that is zero outside.
+// table of the best one is chosen at run time. One function serves extraction, its adjoint and translation, a second
+// one reassembly: all of them interpolate a window of a source that is zero outside.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ enum class Write { store, stream, add };  // stream: past the caches; needs rows
 // out[i, j] = the source at (y + i, x + j), interpolated, for i < rows and j < cols (in pixels of `lanes` numbers).
 template <typename T>
 struct Window {
-  const T* source;   // (source_rows, source_cols)
+  const T* source;  // (source_rows, source_cols)
   int64_t source_rows;
   int64_t source_cols;
   int64_t lanes;
@@ -39,8 +39,8 @@ struct Kernels {
   void (*interpolate)(const Window<T>& window, T* out, int64_t stride, Write write, T* scratch);
   // Adds the windows of source * weights and of the weights, which are one per pixel of the source. stride: in pixels.
   void (*add_weighted)(const Window<T>& window, const T* weights, T* image, T* weight_sum, int64_t stride, T* scratch);
-  // Adds to sums[0] and sums[1] <grads, d out / d y> and <grads, d out / d x>. grads: (rows, cols), contiguous; next_grads: those
-  // of the next window, or null.
+  // Adds to sums[0] and sums[1] <grads, d out / d y> and <grads, d out / d x>. grads: (rows, cols), contiguous;
+  // next_grads: those of the next window, or null.
   void (*slope)(const Window<T>& window, const T* grads, const T* next_grads, double* sums, T* scratch);
   // image /= weight where weight > 0, and zero elsewhere, over `pixels` pixels; widens the range by their weights.
   void (*divide)(T* image, const T* weights, int64_t pixels, int64_t lanes, Range<T>* range);

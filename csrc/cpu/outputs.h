@@ -28,6 +28,8 @@ inline Tensor new_output(const Tensor& model, const Sizes& sizes) {
 // Outputs larger than any cache are written past the caches: they would only drive out what is still needed.
 inline constexpr int64_t kStreamBytes = int64_t{32} << 20;
 
-inline bool exceeds_cache(const Tensor& output) { return output.numel() * output.element_size() > kStreamBytes; }
+inline bool exceeds_cache(const Tensor& output) {
+  return output.numel() * output.element_size() > kStreamBytes;
+}
 
 }  // namespace ptycho::cpu

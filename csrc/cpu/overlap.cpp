@@ -90,4 +90,6 @@ Tensor overlap_project(const Tensor& patches, const Tensor& positions, const Ten
 }  // namespace
 }  // namespace ptycho::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) { m.impl("overlap_project", TORCH_BOX(&ptycho::cpu::overlap_project)); }
+STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) {
+  m.impl("overlap_project", TORCH_BOX(&ptycho::cpu::overlap_project));
+}

@@ -70,4 +70,6 @@ Order::Order(const char* op, const Scan& scan, int64_t canvas_bytes, const std::
 
 }  // namespace ptycho::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) { m.impl("plan_tiles", TORCH_BOX(&ptycho::cpu::plan_tiles)); }
+STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) {
+  m.impl("plan_tiles", TORCH_BOX(&ptycho::cpu::plan_tiles));
+}

@@ -4,13 +4,13 @@
 // reassembly.
 #pragma once
 
-#include <atomic>
 #include <limits>
 #include <vector>
 
 #include "cpu/kernels.h"
 #include "cpu/outputs.h"
 #include "cpu/plan.h"
+#include "cpu/workers.h"
 
 namespace ptycho::cpu {
 
@@ -35,16 +35,15 @@ struct Tile {
 template <typename T>
 class Workspace {
  public:
-  explicit Workspace(int64_t count) : memory_(count + line) {
+  explicit Workspace(int64_t count) : memory_(count + line) {}
+  T* data() {
     const auto past = reinterpret_cast<uintptr_t>(memory_.data()) % 64;
-    data_ = memory_.data() + (past ? (64 - past) / sizeof(T) : 0);
+    return memory_.data() + (past ? (64 - past) / sizeof(T) : 0);
   }
-  T* data() { return data_; }
 
  private:
   static constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
   std::vector<T> memory_;
-  T* data_;
 };
 
 // The first sample of a patch that a tile reads.
@@ -111,17 +110,14 @@ void for_each_tile(const Tiles& tiles, int64_t numbers, int64_t lanes, const Sum
   const TileGrid& grid = tiles.grid;
   const Tile largest{0, {0, grid.tile_rows}, {0, grid.tile_cols}};
   const int64_t size = largest.height() * largest.stride<T>() * numbers;
-  const int64_t workers = std::min<int64_t>(grid.tiles(), torch::stable::get_num_threads());
-  std::atomic<int64_t> taken{0};
-  torch::stable::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
-    Workspace<T> sums(size);
-    Workspace<T> scratch(scratch_size<T>(grid.tile_cols, lanes));
-    for (int64_t t = taken++; t < grid.tiles(); t = taken++) {
+  for_each_chunk(grid.tiles(), 1, [&] {
+    return [&, sums = Workspace<T>(size), scratch = Workspace<T>(scratch_size<T>(grid.tile_cols, lanes))](
+               int64_t t, int64_t) mutable {
       const Tile tile{grid.group_of(t), grid.rows_of(t), grid.cols_of(t)};
       std::fill(sums.data(), sums.data() + tile.height() * tile.stride<T>() * numbers, T(0));
       sum(t, tile, sums.data(), scratch.data());
-    }
-    kernels<T>().fence();
+      kernels<T>().fence();
+    };
   });
 }
 

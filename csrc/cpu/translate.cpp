@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// translate_images on the CPU and its adjoint, parallel over blocks of output rows. Bilinear: the window of the image at -shift,
-// and its transpose is the translation by the opposite shift, the hat function being even. Nearest: separable index
-// maps; the map is not decreasing, so the transpose gathers a contiguous run of rows per output row.
+// translate_images on the CPU and its adjoint, parallel over blocks of output rows. Bilinear: the window of the image
+// at -shift, and its transpose is the translation by the opposite shift, the hat function being even. Nearest:
+// separable index maps; the map is not decreasing, so the transpose gathers a contiguous run of rows per output row.
 #include <cmath>
 
 #include "checks.h"
@@ -31,8 +31,9 @@ void bilinear_kernel(const ImageStack<const T>& images, const double* shifts, do
       Taps<T> y = gather_taps<T>(-sign * shifts[2 * k]);
       y.first += first;
       const Taps<T> x = gather_taps<T>(-sign * shifts[2 * k + 1]);
-      const Window<T> window{images[k].data, images.rows, images.cols, lanes, y, x,
-                             std::min(kBlockRows, out.rows - first), out.cols, nullptr};
+      const Window<T> window{
+          images[k].data, images.rows, images.cols, lanes, y, x, std::min(kBlockRows, out.rows - first),
+          out.cols,       nullptr};
       kernels<T>().interpolate(window, out[k].row(first), stride, write, scratch.data());
     }
     kernels<T>().fence();

@@ -16,6 +16,7 @@ from torch import Tensor
 from ptycho_ext.ops._checks import Check, as_float64, as_pair, real_type
 from ptycho_ext.ops._vmap import lead, lead_weights
 from ptycho_ext.ops.extract import extract_patches, extract_patches_adjoint, grad_positions
+from ptycho_ext.ops.reassemble import reassemble_patches
 
 
 def overlap_project(
@@ -88,14 +89,15 @@ class _Project(torch.autograd.Function):
         for_patches, for_positions, for_weights, _, _ = ctx.needs_input_grad
         size, patch_size = ctx.canvas_size, list(ctx.shape[-2:])
         each = weights.expand(ctx.shape)
-        total = extract_patches_adjoint(each, positions, size)
+        if patches is None:
+            total = extract_patches_adjoint(each, positions, size)
+        else:
+            image, total = reassemble_patches(patches, positions, size, weights, eps=ctx.eps)
         seen = total > ctx.eps * total.detach().amax((-2, -1), keepdim=True)
-        safe = torch.where(seen, total, 1)
-        grad_sum = torch.where(seen, extract_patches_adjoint(grad, positions, size) / safe, 0)
+        grad_sum = torch.where(seen, extract_patches_adjoint(grad, positions, size) / torch.where(seen, total, 1), 0)
         spread = extract_patches(grad_sum, positions, patch_size)
         grad_positions_ = grad_weights = None
         if patches is not None:
-            image = torch.where(seen, extract_patches_adjoint(patches * weights, positions, size) / safe, 0)
             grad_total = -_real_product(image, grad_sum)
             if for_weights:
                 grad_weights = _real_product(patches, spread) + extract_patches(grad_total, positions, patch_size)

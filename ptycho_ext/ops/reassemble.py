@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ptycho_ext.ops._checks import Check, as_float64, as_pair, real_type
 from ptycho_ext.ops._plan import NO_PLAN, plan_tensors
-from ptycho_ext.ops._vmap import lead
+from ptycho_ext.ops._vmap import lead, lead_weights
 from ptycho_ext.ops.extract import _extract, grad_positions
 
 if TYPE_CHECKING:
@@ -141,10 +141,7 @@ class _Reassemble(torch.autograd.Function):
         patches, positions, weights, canvas_size, eps, *_ = args  # with one more dimension the plan no longer fits
         size = info.batch_size
         patches, positions = lead(size, patches, in_dims[0]), lead(size, positions, in_dims[1])
-        if in_dims[2] is not None or weights.ndim > 2:
-            weights = lead(size, weights, in_dims[2])
-            if weights.ndim == 3:  # (V, h, w): one per mapped call, shared by its patches
-                weights = weights.reshape(size, *[1] * (patches.ndim - 3), *weights.shape[1:]).expand(patches.shape)
+        weights = lead_weights(size, weights, in_dims[2], patches)
         return _reassemble(patches, positions, weights, canvas_size, eps, *NO_PLAN), (0, 0)
 
 

@@ -80,7 +80,8 @@ inline TilePlan plan_tiles(const TileGrid& grid, const Scan& scan) {
 }
 
 // True if the lists are those that plan_tiles makes; any list may be asked about, of any origin. Visits that ascend
-// within their tile are distinct, so when each one's patch lies in that tile and their number is right, none is missing.
+// within their tile are distinct, so when each one's patch lies in that tile and their number is right, none is
+// missing.
 inline bool is_plan_of(const TileGrid& grid, const Scan& scan, const int64_t* start, int64_t starts,
                        const int64_t* patches, int64_t visits) {
   if (starts != grid.tiles() + 1 || start[0] != 0 || start[grid.tiles()] != visits) return false;
@@ -118,10 +119,9 @@ inline std::vector<int64_t> visiting_order(const Scan& scan) {
   for (int64_t k = 0; k < scan.count(); ++k)
     places[k] = {std::floor(scan.positions[2 * k] / band), scan.positions[2 * k + 1], k};
   for (int64_t g = 0; g < scan.groups; ++g)
-    std::sort(places.begin() + g * scan.per_group, places.begin() + (g + 1) * scan.per_group,
-              [](const Place& a, const Place& b) {
-                return std::tie(a.band, a.x, a.patch) < std::tie(b.band, b.x, b.patch);
-              });
+    std::sort(
+        places.begin() + g * scan.per_group, places.begin() + (g + 1) * scan.per_group,
+        [](const Place& a, const Place& b) { return std::tie(a.band, a.x, a.patch) < std::tie(b.band, b.x, b.patch); });
   std::vector<int64_t> order(scan.count());
   for (int64_t k = 0; k < scan.count(); ++k) order[k] = places[k].patch;
   return order;
