@@ -105,7 +105,7 @@ __attribute__((always_inline)) inline void prefetch(const T* row, int64_t count)
   for (int64_t m = 0; m < count; m += kLine<T>) __builtin_prefetch(row + m);
 }
 
-// The output columns of a window that see the source, and what lies beyond its edges is zero.
+// The output columns of a window that see the source; none where its rows do not. Beyond the source's edges lies zero.
 template <typename T>
 struct Columns {
   int64_t begin;  // of the output
@@ -118,7 +118,8 @@ struct Columns {
     begin = -w.x.first - 1 > 0 ? -w.x.first - 1 : 0;
     if (begin > w.cols) begin = w.cols;
     const int64_t end = w.source_cols - w.x.first < w.cols ? w.source_cols - w.x.first : w.cols;
-    count = w.source_cols > 0 && end > begin ? end - begin : 0;
+    const bool seen = w.source_cols > 0 && w.y.first + w.rows >= 0 && w.y.first < w.source_rows;
+    count = seen && end > begin ? end - begin : 0;
     full = count && w.x.first + end == w.source_cols ? count - 1 : count;
     left_edge = count && w.x.first + begin == -1;
   }
