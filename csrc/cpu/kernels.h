@@ -10,7 +10,9 @@
 
 namespace ptycho::cpu {
 
-enum class Write { store, stream, add };  // stream: past the caches; needs rows on 64-byte boundaries
+// stream: past the caches; needs rows on 64-byte boundaries, and a multiple of 64 bytes long. add: in rows that may be
+// touched to the 64-byte boundaries before and behind the window; zeros are added there.
+enum class Write { store, stream, add };
 
 // out[i, j] = the source at (y + i, x + j), interpolated, for i < rows and j < cols (in pixels of `lanes` numbers).
 template <typename T>
@@ -26,6 +28,13 @@ struct Window {
   const T* next;  // the first sample that the next window will need, fetched ahead of its use; may be null
 };
 
+// Weights of a window's source, one per pixel.
+template <typename T>
+struct Weights {
+  const T* data;
+  const T* next;  // as Window's; null where all windows share their weights
+};
+
 // The smallest positive and the largest weight.
 template <typename T>
 struct Range {
@@ -37,8 +46,9 @@ template <typename T>
 struct Kernels {
   // out: rows of `stride` numbers. scratch: scratch_size() numbers.
   void (*interpolate)(const Window<T>& window, T* out, int64_t stride, Write write, T* scratch);
-  // Adds the windows of source * weights and of the weights, which are one per pixel of the source. stride: in pixels.
-  void (*add_weighted)(const Window<T>& window, const T* weights, T* image, T* weight_sum, int64_t stride, T* scratch);
+  // Adds the windows of source * weights and of the weights, as Write::add does. stride: in pixels.
+  void (*add_weighted)(const Window<T>& window, const Weights<T>& weights, T* image, T* weight_sum, int64_t stride,
+                       T* scratch);
   // Adds to sums[0] and sums[1] <grads, d out / d y> and <grads, d out / d x>. grads: (rows, cols), contiguous;
   // next_grads: those of the next window, or null.
   void (*slope)(const Window<T>& window, const T* grads, const T* next_grads, double* sums, T* scratch);
@@ -50,10 +60,18 @@ struct Kernels {
   void (*fence)();
 };
 
+// Numbers of a line of scratch: whole cache lines, one more per lane on either side. Static, for kernels.cpp calls it
+// from every level.
+template <typename T>
+static inline int64_t scratch_line(int64_t cols, int64_t lanes) {
+  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+  return ((cols + 2) / line + 3) * line * lanes;
+}
+
 // Two interpolated lines and one of zeros.
 template <typename T>
 int64_t scratch_size(int64_t cols, int64_t lanes) {
-  return 3 * ((cols + 2) * lanes + 64 / static_cast<int64_t>(sizeof(T)));
+  return 3 * scratch_line<T>(cols, lanes);
 }
 
 // The table of the level chosen for this process.

@@ -25,11 +25,11 @@ inline Tensor new_output(const Tensor& model, const Sizes& sizes) {
   return output;
 }
 
-// Outputs larger than any cache are written past the caches: they would only drive out what is still needed.
+// Outputs that fill a cache are written past the caches: they would only drive out what is still needed.
 inline constexpr int64_t kStreamBytes = int64_t{32} << 20;
 
 inline bool exceeds_cache(const Tensor& output) {
-  return output.numel() * output.element_size() > kStreamBytes;
+  return output.numel() * output.element_size() >= kStreamBytes;
 }
 
 }  // namespace ptycho::cpu

@@ -27,10 +27,9 @@ Tile touched(const Scan& scan, int64_t group, const Sizes& canvas_size) {
 
 // image /= weight where the weight exceeds eps times the largest, and 0 elsewhere.
 template <typename T>
-void normalize(T* image, const std::vector<T>& weight, int64_t lanes, T eps) {
-  const int64_t pixels = static_cast<int64_t>(weight.size());
+void normalize(T* image, const T* weight, int64_t pixels, int64_t lanes, T eps) {
   Range<T> range{std::numeric_limits<T>::infinity(), T(0)};
-  kernels<T>().divide(image, weight.data(), pixels, lanes, &range);
+  kernels<T>().divide(image, weight, pixels, lanes, &range);
   const T threshold = eps * range.most;
   if (range.least > threshold) return;
   for (int64_t m = 0; m < pixels; ++m)
@@ -43,27 +42,27 @@ void overlap_kernel(const ImageStack<const T>& patches, const ImageStack<const T
   const int64_t lanes = patches.lanes;
   const int64_t work = 2 * scan.per_group * scan.h * scan.w * lanes;
   torch::stable::parallel_for(0, scan.groups, grain(work), [&](int64_t begin, int64_t end) {
-    std::vector<T> image;
-    std::vector<T> weight;
+    Workspace<T> image_memory, weight_memory;
     Workspace<T> scratch(scratch_size<T>(scan.w + 1, lanes));  // a patch touches one column more than it has
     for (int64_t group = begin; group < end; ++group) {
       const int64_t first = group * scan.per_group;
       const int64_t last = first + scan.per_group;
       const Tile box = touched(scan, group, canvas_size);
-      image.assign(box.height() * box.stride<T>() * lanes, T(0));
-      weight.assign(box.height() * box.stride<T>(), T(0));
+      const int64_t pixels = box.height() * box.stride<T>();
+      T* image = image_memory.zeros(pixels * lanes);
+      T* weight = weight_memory.zeros(pixels);
       for (int64_t k = first; k < last; ++k) {
-        const T* patch_weight = weights[weights.count == 1 ? 0 : k].data;
-        add_weighted_patch<T>(image.data(), weight.data(), box, patches[k].data, patch_weight, lanes, scan, k, nullptr,
+        const Weights<T> patch_weight{weights[weights.count == 1 ? 0 : k].data, nullptr};
+        add_weighted_patch<T>(image, weight, box, patches[k].data, patch_weight, lanes, scan, k, nullptr,
                               scratch.data());
       }
-      normalize(image.data(), weight, lanes, static_cast<T>(eps));
+      normalize(image, weight, pixels, lanes, static_cast<T>(eps));
       for (int64_t k = first; k < last; ++k) {
         Taps<T> y = gather_taps<T>(scan.positions[2 * k]);
         Taps<T> x = gather_taps<T>(scan.positions[2 * k + 1]);
         y.first -= box.rows.begin;
         x.first -= box.cols.begin;
-        const Window<T> window{image.data(), box.height(), box.stride<T>(), lanes, y, x, scan.h, scan.w, nullptr};
+        const Window<T> window{image, box.height(), box.stride<T>(), lanes, y, x, scan.h, scan.w, nullptr};
         kernels<T>().interpolate(window, projected[k].data, scan.w * lanes, Write::store, scratch.data());
       }
     }

@@ -11,11 +11,12 @@
 
 namespace ptycho::cpu {
 
-// Tiles of 64 to 127 rows and at most 1024 columns: about a patch high, so that most patches lie in one or two, and
-// short enough for the sums that neighbouring patches share to stay in the second-level cache. Canvases of small groups
-// are one tile each.
+// Tiles of about 128 rows and at most 1024 columns: two patches high, so that most patches lie in one or two, and short
+// enough for the sums that neighbouring patches share to stay in the second-level cache. Their number is even, for two
+// threads to end together, and at least four where there is one canvas to share. Small canvases are one tile each.
 inline TileGrid tile_grid(int64_t groups, int64_t rows, int64_t cols) {
-  const int64_t down = std::max<int64_t>(1, rows / 64);
+  const int64_t even = std::max<int64_t>(1, rows / 256 * 2);
+  const int64_t down = groups > 1 ? even : std::max(even, std::min<int64_t>(4, rows / 32));
   const int64_t across = (cols + 1023) / 1024;
   return {groups, rows, cols, (rows + down - 1) / down, (cols + across - 1) / across};
 }

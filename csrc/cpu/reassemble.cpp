@@ -30,9 +30,10 @@ void reassemble_kernel(const ImageStack<const T>& patches, const ImageStack<cons
     T* weight_sum = image + pixels * lanes;
     for (int64_t i = tiles.start[t]; i < tiles.start[t + 1]; ++i) {
       const int64_t k = tiles.patches[i];
-      const T* weight = weights[weights.count == 1 ? 0 : k].data;
       const int64_t after = tiles.patches[std::min(i + 1, tiles.start[t + 1] - 1)];
       const T* next = first_sample<T>(tile, patches[after].data, lanes, scan, after);
+      Weights<T> weight{weights[0].data, nullptr};
+      if (weights.count > 1) weight = {weights[k].data, first_sample<T>(tile, weights[after].data, 1, scan, after)};
       add_weighted_patch<T>(image, weight_sum, tile, patches[k].data, weight, lanes, scan, k, next, scratch);
     }
     if (eps) kernels<T>().divide(image, weight_sum, pixels, lanes, &ranges[t]);

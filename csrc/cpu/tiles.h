@@ -31,18 +31,26 @@ struct Tile {
   }
 };
 
-// Memory of one thread: sums of a tile, and scratch for the kernels; on a cache line's boundary.
+// Memory of one thread, on a cache line's boundary.
 template <typename T>
 class Workspace {
  public:
-  explicit Workspace(int64_t count) : memory_(count + line) {}
+  explicit Workspace(int64_t count = 0) { reserve(count); }
   T* data() {
     const auto past = reinterpret_cast<uintptr_t>(memory_.data()) % 64;
     return memory_.data() + (past ? (64 - past) / sizeof(T) : 0);
   }
+  T* zeros(int64_t count) {
+    reserve(count);
+    std::fill(data(), data() + count, T(0));
+    return data();
+  }
 
  private:
-  static constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+  void reserve(int64_t count) {
+    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+    if (static_cast<int64_t>(memory_.size()) < count + line) memory_.resize(count + line);
+  }
   std::vector<T> memory_;
 };
 
@@ -83,7 +91,7 @@ void add_patch(T* sums, const Tile& tile, const T* patch, int64_t lanes, const S
 
 // The patch times its weights (h, w) is added to the image, the weights are added to weight_sum.
 template <typename T>
-void add_weighted_patch(T* image, T* weight_sum, const Tile& tile, const T* patch, const T* weights, int64_t lanes,
+void add_weighted_patch(T* image, T* weight_sum, const Tile& tile, const T* patch, const Weights<T>& weights, int64_t lanes,
                         const Scan& scan, int64_t k, const T* next, T* scratch) {
   const Splat<T> splat(tile, patch, lanes, scan, k, next);
   kernels<T>().add_weighted(splat.window, weights, image + splat.pixel * lanes, weight_sum + splat.pixel,
@@ -108,14 +116,11 @@ void write_tile(const Image<T>& canvas, const Tile& tile, const T* sums, bool pa
 template <typename T, typename Sum>
 void for_each_tile(const Tiles& tiles, int64_t numbers, int64_t lanes, const Sum& sum) {
   const TileGrid& grid = tiles.grid;
-  const Tile largest{0, {0, grid.tile_rows}, {0, grid.tile_cols}};
-  const int64_t size = largest.height() * largest.stride<T>() * numbers;
   for_each_chunk(grid.tiles(), 1, [&] {
-    return [&, sums = Workspace<T>(size), scratch = Workspace<T>(scratch_size<T>(grid.tile_cols, lanes))](
+    return [&, sums = Workspace<T>(), scratch = Workspace<T>(scratch_size<T>(grid.tile_cols, lanes))](
                int64_t t, int64_t) mutable {
       const Tile tile{grid.group_of(t), grid.rows_of(t), grid.cols_of(t)};
-      std::fill(sums.data(), sums.data() + tile.height() * tile.stride<T>() * numbers, T(0));
-      sum(t, tile, sums.data(), scratch.data());
+      sum(t, tile, sums.zeros(tile.height() * tile.stride<T>() * numbers), scratch.data());
       kernels<T>().fence();
     };
   });
