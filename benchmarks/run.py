@@ -61,23 +61,23 @@ def ours(op: str, problem: Problem, plan: ScanPlan | None) -> Call:
         image, _ = ptycho_ext.reassemble_patches(patches, p.positions, canvas_size, p.weights, **planned)
         return torch.autograd.grad(image, canvas, p.grad_canvas)[0]
 
+    patches, canvas = torch.empty_like(p.patches), torch.empty_like(p.canvas)
+    sums = (canvas, torch.empty_like(canvas.real))
     if op == "extract":
-        patches = torch.empty_like(p.patches)
         return lambda: ptycho_ext.extract_patches(p.canvas, p.positions, size, **planned, out=patches)
     if op == "adjoint":
-        canvas = torch.empty_like(p.canvas)
         return lambda: ptycho_ext.extract_patches_adjoint(p.patches, p.positions, canvas_size, **planned, out=canvas)
     if op == "grad_positions":
         positions = p.positions.detach().requires_grad_()
         extracted = ptycho_ext.extract_patches(p.canvas, positions, size, **planned)
         return lambda: torch.autograd.grad(extracted, positions, p.patches, retain_graph=True)[0]
     calls: dict[str, Call] = {
-        "reassemble": lambda: ptycho_ext.reassemble_patches(p.patches, p.positions, canvas_size, p.weights, **planned)[
-            0
-        ],
+        "reassemble": lambda: ptycho_ext.reassemble_patches(
+            p.patches, p.positions, canvas_size, p.weights, **planned, out=sums
+        )[0],
         "roundtrip": roundtrip,
-        "overlap": lambda: ptycho_ext.overlap_project(p.patches, p.positions, canvas_size, p.weights),
-        "translate": lambda: ptycho_ext.translate_images(p.patches, p.shifts),
+        "overlap": lambda: ptycho_ext.overlap_project(p.patches, p.positions, canvas_size, p.weights, out=patches),
+        "translate": lambda: ptycho_ext.translate_images(p.patches, p.shifts, out=patches),
     }
     return calls[op]
 

@@ -82,6 +82,10 @@ struct Check {
   void size(const char* argument, const Sizes& sizes) const {
     require(sizes.size() == 2 && sizes[0] > 0 && sizes[1] > 0, argument, "be two positive integers", text(sizes));
   }
+  void holds_patch(const char* argument, const Sizes& canvas_size, const Sizes& patch_size) const {
+    require(canvas_size[0] >= patch_size[0] && canvas_size[1] >= patch_size[1], argument,
+            "be at least a patch's " + text(patch_size), text(canvas_size));
+  }
   void positions_of_canvas(const Tensor& positions, const Tensor& canvas) const {
     type("positions", positions, ScalarType::Double);
     dims("positions", positions, 2, "(..., n, 2)");
@@ -103,6 +107,7 @@ void check_extract_patches_inputs(const Tensor& canvas, const Tensor& positions,
   check.dims("canvas", canvas, 2, "(..., H, W)");
   check.positions_of_canvas(positions, canvas);
   check.size("patch_size", patch_size);
+  check.holds_patch("canvas", trailing(canvas), patch_size);
 }
 
 void check_extract_patches_adjoint_inputs(const Tensor& patches, const Tensor& positions, const Sizes& canvas_size) {
@@ -111,6 +116,7 @@ void check_extract_patches_adjoint_inputs(const Tensor& patches, const Tensor& p
   check.dims("patches", patches, 3, "(..., n, h, w)");
   check.positions_of_patches(positions, patches);
   check.size("canvas_size", canvas_size);
+  check.holds_patch("canvas_size", canvas_size, trailing(patches));
 }
 
 void check_extract_patches_grad_positions_inputs(const Tensor& grad_patches, const Tensor& canvas,
@@ -125,6 +131,7 @@ void check_extract_patches_grad_positions_inputs(const Tensor& grad_patches, con
   check.shape("grad_patches", grad_patches,
               join(leading(positions, 1), {grad_patches.size(dims - 2), grad_patches.size(dims - 1)}));
   check.device("grad_patches", grad_patches, canvas);
+  check.holds_patch("canvas", trailing(canvas), trailing(grad_patches));
 }
 
 void check_plan_tiles_inputs(const Tensor& positions, const Sizes& patch_size, const Sizes& canvas_size) {
@@ -134,14 +141,15 @@ void check_plan_tiles_inputs(const Tensor& positions, const Sizes& patch_size, c
   check.shape("positions", positions, join(leading(positions, 1), {2}));
   check.size("patch_size", patch_size);
   check.size("canvas_size", canvas_size);
+  check.holds_patch("canvas_size", canvas_size, patch_size);
 }
 
-void check_out(const char* op, const Tensor& out, const Tensor& model, const Sizes& sizes) {
+void check_out(const char* op, const char* argument, const Tensor& out, const Tensor& model, const Sizes& sizes) {
   const Check check{op};
-  check.type("out", out, model.scalar_type());
-  check.shape("out", out, sizes);
-  check.device("out", out, model);
-  check.require(out.is_contiguous(), "out", "be contiguous", "other strides");
+  check.type(argument, out, model.scalar_type());
+  check.shape(argument, out, sizes);
+  check.device(argument, out, model);
+  check.require(out.is_contiguous(), argument, "be contiguous", "other strides");
 }
 
 void check_translate_images_inputs(const char* op, const Tensor& images, const Tensor& shifts,
@@ -169,6 +177,7 @@ static void check_merge_inputs(const Check& check, const Tensor& patches, const 
   }
   check.device("weights", weights, patches);
   check.size("canvas_size", canvas_size);
+  check.holds_patch("canvas_size", canvas_size, trailing(patches));
 }
 
 void check_reassemble_patches_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,

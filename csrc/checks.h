@@ -23,7 +23,7 @@ void check_extract_patches_grad_positions_inputs(const Tensor& grad_patches, con
 void check_plan_tiles_inputs(const Tensor& positions, const Sizes& patch_size, const Sizes& canvas_size);
 
 // A tensor to write to: of the model's type and device, of these sizes, contiguous.
-void check_out(const char* op, const Tensor& out, const Tensor& model, const Sizes& sizes);
+void check_out(const char* op, const char* argument, const Tensor& out, const Tensor& model, const Sizes& sizes);
 
 // images (..., H, W), shifts (..., 2), mode "bilinear" or "nearest"
 void check_translate_images_inputs(const char* op, const Tensor& images, const Tensor& shifts, const std::string& mode);

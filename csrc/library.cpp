@@ -23,12 +23,20 @@ STABLE_TORCH_LIBRARY(ptycho, m) {
       " -> Tensor");
 
   m.def("translate_images(Tensor images, Tensor shifts, str mode) -> Tensor");
+  // Not `mode`: torch passes a mutating operator's arguments by name through a function that has one of that name.
+  m.def("translate_images_out(Tensor images, Tensor shifts, str interpolation, Tensor(a!) out) -> ()");
   m.def("translate_images_adjoint(Tensor images, Tensor shifts, str mode) -> Tensor");
 
   m.def(
       "reassemble_patches(Tensor patches, Tensor positions, Tensor weights, SymInt[2] canvas_size, float? eps=None,"
       " Tensor? tile_start=None, Tensor? tile_patches=None) -> (Tensor image, Tensor weight_sum)");
+  m.def(
+      "reassemble_patches_out(Tensor patches, Tensor positions, Tensor weights, float? eps, Tensor? tile_start,"
+      " Tensor? tile_patches, Tensor(a!) image, Tensor(b!) weight_sum) -> ()");
 
   m.def(
       "overlap_project(Tensor patches, Tensor positions, Tensor weights, SymInt[2] canvas_size, float eps) -> Tensor");
+  m.def(
+      "overlap_project_out(Tensor patches, Tensor positions, Tensor weights, SymInt[2] canvas_size, float eps,"
+      " Tensor(a!) out) -> ()");
 }

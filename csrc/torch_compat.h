@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -30,6 +31,13 @@ inline Sizes sizes_of(const Tensor& tensor) {
 inline Sizes leading(const Tensor& tensor, int64_t inner) {
   Sizes sizes = sizes_of(tensor);
   sizes.resize(sizes.size() - inner);
+  return sizes;
+}
+
+// The last two sizes, as far as there are any.
+inline Sizes trailing(const Tensor& tensor) {
+  Sizes sizes = sizes_of(tensor);
+  sizes.erase(sizes.begin(), sizes.end() - std::min<size_t>(sizes.size(), 2));
   return sizes;
 }
 

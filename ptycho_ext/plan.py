@@ -33,7 +33,8 @@ class ScanPlan:
         tile_patches: (visits,) the patches of every tile, ascending.
 
     Raises:
-        RuntimeError: a type, shape or size does not fit, or a position is not finite. An operator raises it too, when
+        RuntimeError: a type, shape or size does not fit, the canvas is smaller than a patch, or a position is not
+            finite. An operator raises it too, when
             it is given a plan that was made for other positions or sizes.
 
     Example:
@@ -95,6 +96,7 @@ def _fake_plan_tiles(
     check.shape("positions", positions, (*positions.shape[:-1], 2))
     check.size("patch_size", patch_size)
     check.size("canvas_size", canvas_size)
+    check.holds_patch("canvas_size", canvas_size, patch_size)
     # How many tiles there are is the backend's choice, and how many visits depends on the positions.
     context = torch.library.get_ctx()
     sizes = positions.numel() // 2, context.new_dynamic_size(min=1), context.new_dynamic_size()

@@ -108,9 +108,9 @@ Tensor extract_patches(const Tensor& canvas, const Tensor& positions, const Size
 
 void extract_patches_out(const Tensor& canvas, const Tensor& positions, const std::optional<Tensor>& order,
                          Tensor out) {
-  const Sizes patch_size = out.dim() < 2 ? Sizes{0, 0} : Sizes{out.size(out.dim() - 2), out.size(out.dim() - 1)};
+  const Sizes patch_size = trailing(out);
   check_extract_patches_inputs(canvas, positions, patch_size);
-  check_out("extract_patches", out, canvas, join(leading(positions, 1), {patch_size[0], patch_size[1]}));
+  check_out("extract_patches", "out", out, canvas, join(leading(positions, 1), {patch_size[0], patch_size[1]}));
   extract_into("extract_patches", canvas, positions, order, out);
 }
 
@@ -150,9 +150,10 @@ Tensor extract_patches_adjoint(const Tensor& patches, const Tensor& positions, c
 void extract_patches_adjoint_out(const Tensor& patches, const Tensor& positions,
                                  const std::optional<Tensor>& tile_start, const std::optional<Tensor>& tile_patches,
                                  Tensor out) {
-  const Sizes canvas_size = out.dim() < 2 ? Sizes{0, 0} : Sizes{out.size(out.dim() - 2), out.size(out.dim() - 1)};
+  const Sizes canvas_size = trailing(out);
   check_extract_patches_adjoint_inputs(patches, positions, canvas_size);
-  check_out("extract_patches_adjoint", out, patches, join(leading(patches, 3), {canvas_size[0], canvas_size[1]}));
+  check_out("extract_patches_adjoint", "out", out, patches,
+            join(leading(patches, 3), {canvas_size[0], canvas_size[1]}));
   adjoint_into("extract_patches_adjoint", patches, positions, tile_start, tile_patches, out);
 }
 

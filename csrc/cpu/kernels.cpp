@@ -106,14 +106,13 @@ class Lines {
         stride_(window.source_cols * window.lanes),
         wanted_begin_(window.x.first < 0 ? -window.x.first * window.lanes : 0),
         wanted_((window.x.first + window.cols < window.source_cols ? window.cols + 1
-                                                                     : window.source_cols - window.x.first) *
+                                                                   : window.source_cols - window.x.first) *
                     window.lanes -
                 wanted_begin_),
         top_(window.y.first),
         rows_(window.source_rows),
         bottom_(top_ + window.rows + 1 < rows_ ? top_ + window.rows + 1 : rows_) {
-    if (top_ < 0 || top_ + window.rows + 1 > rows_)
-      std::memset(zeros, 0, (window.cols + 1) * window.lanes * sizeof(T));
+    if (top_ < 0 || top_ + window.rows + 1 > rows_) std::memset(zeros, 0, (window.cols + 1) * window.lanes * sizeof(T));
   }
 
   const T* operator[](int64_t line) const { return inside(line, 1) ? first_ + (top_ + line) * stride_ : zeros_; }
@@ -260,14 +259,13 @@ void add_weighted_lanes(const Window<T>& window, const Weights<T>& weights, T* i
     return TwoVectors<T>{x0 * at.left(weight), x1 * at.right(weight)};
   };
   // Vector `part` of the lanes of these pixels.
-  const auto weighted = [&](auto part, const auto& at, const T* line,
-                            const TwoVectors<T>& by) __attribute__((always_inline)) {
-    return at.left(line) * to_lanes<T, lanes, part.value>(by.left) +
-           at.right(line) * to_lanes<T, lanes, part.value>(by.right);
-  };
-  const auto lanes_at = [&](auto part, int64_t p, auto edge) __attribute__((always_inline)) {
-    return columns.at(p * lanes + part * kWide<T>, edge);
-  };
+  const auto weighted = [&](auto part, const auto& at, const T* line, const TwoVectors<T>& by)
+                            __attribute__((always_inline)) {
+                              return at.left(line) * to_lanes<T, lanes, part.value>(by.left) +
+                                     at.right(line) * to_lanes<T, lanes, part.value>(by.right);
+                            };
+  const auto lanes_at = [&](auto part, int64_t p, auto edge)
+                            __attribute__((always_inline)) { return columns.at(p * lanes + part * kWide<T>, edge); };
 
   const T* const top = lines[0];
   const T* const top_weights = lines_of_weights[0];

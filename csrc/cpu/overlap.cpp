@@ -69,21 +69,33 @@ void overlap_kernel(const ImageStack<const T>& patches, const ImageStack<const T
   });
 }
 
-Tensor overlap_project(const Tensor& patches, const Tensor& positions, const Tensor& weights, const Sizes& canvas_size,
-                       double eps) {
-  check_overlap_project_inputs(patches, positions, weights, canvas_size);
+void project_into(const Tensor& patches, const Tensor& positions, const Tensor& weights, const Sizes& canvas_size,
+                  double eps, Tensor& projected) {
   const Tensor source = torch::stable::contiguous(patches);
   const Tensor weight = torch::stable::contiguous(weights);
   const Tensor at = torch::stable::contiguous(positions);
   check_finite("overlap_project", "positions", at);
   const Scan scan = scan_of(at, patches.size(patches.dim() - 2), patches.size(patches.dim() - 1));
-  Tensor projected = new_output(patches, sizes_of(patches));
   with_real_type(patches, [&](auto zero) {
     using T = decltype(zero);
     overlap_kernel<T>(image_stack<const T>(source), image_stack<const T>(weight), scan, canvas_size, eps,
                       image_stack<T>(projected));
   });
+}
+
+Tensor overlap_project(const Tensor& patches, const Tensor& positions, const Tensor& weights, const Sizes& canvas_size,
+                       double eps) {
+  check_overlap_project_inputs(patches, positions, weights, canvas_size);
+  Tensor projected = new_output(patches, sizes_of(patches));
+  project_into(patches, positions, weights, canvas_size, eps, projected);
   return projected;
+}
+
+void overlap_project_out(const Tensor& patches, const Tensor& positions, const Tensor& weights,
+                         const Sizes& canvas_size, double eps, Tensor out) {
+  check_overlap_project_inputs(patches, positions, weights, canvas_size);
+  check_out("overlap_project", "out", out, patches, sizes_of(patches));
+  project_into(patches, positions, weights, canvas_size, eps, out);
 }
 
 }  // namespace
@@ -91,4 +103,5 @@ Tensor overlap_project(const Tensor& patches, const Tensor& positions, const Ten
 
 STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) {
   m.impl("overlap_project", TORCH_BOX(&ptycho::cpu::overlap_project));
+  m.impl("overlap_project_out", TORCH_BOX(&ptycho::cpu::overlap_project_out));
 }

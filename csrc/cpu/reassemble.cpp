@@ -53,27 +53,45 @@ void reassemble_kernel(const ImageStack<const T>& patches, const ImageStack<cons
   });
 }
 
-std::tuple<Tensor, Tensor> reassemble_patches(const Tensor& patches, const Tensor& positions, const Tensor& weights,
-                                              const Sizes& canvas_size, std::optional<double> eps,
-                                              const std::optional<Tensor>& tile_start,
-                                              const std::optional<Tensor>& tile_patches) {
-  check_reassemble_patches_inputs(patches, positions, weights, canvas_size);
+void reassemble_into(const Tensor& patches, const Tensor& positions, const Tensor& weights, std::optional<double> eps,
+                     const std::optional<Tensor>& tile_start, const std::optional<Tensor>& tile_patches, Tensor& image,
+                     Tensor& weight_sum) {
   const Tensor source = torch::stable::contiguous(patches);
   const Tensor weight = torch::stable::contiguous(weights);
   const Tensor at = torch::stable::contiguous(positions);
   check_finite("reassemble_patches", "positions", at);
   const Scan scan = scan_of(at, patches.size(patches.dim() - 2), patches.size(patches.dim() - 1));
+  const Sizes canvas_size = trailing(image);
   const Tiles tiles("reassemble_patches", tile_grid(scan.groups, canvas_size[0], canvas_size[1]), scan, tile_start,
                     tile_patches);
-  const Sizes sizes = join(leading(patches, 3), {canvas_size[0], canvas_size[1]});
-  Tensor image = new_output(patches, sizes);
-  Tensor weight_sum = new_output(weights, sizes);
   with_real_type(patches, [&](auto zero) {
     using T = decltype(zero);
     reassemble_kernel<T>(image_stack<const T>(source), image_stack<const T>(weight), scan, tiles, eps,
                          exceeds_cache(image), image_stack<T>(image), image_stack<T>(weight_sum));
   });
+}
+
+std::tuple<Tensor, Tensor> reassemble_patches(const Tensor& patches, const Tensor& positions, const Tensor& weights,
+                                              const Sizes& canvas_size, std::optional<double> eps,
+                                              const std::optional<Tensor>& tile_start,
+                                              const std::optional<Tensor>& tile_patches) {
+  check_reassemble_patches_inputs(patches, positions, weights, canvas_size);
+  const Sizes sizes = join(leading(patches, 3), {canvas_size[0], canvas_size[1]});
+  Tensor image = new_output(patches, sizes);
+  Tensor weight_sum = new_output(weights, sizes);
+  reassemble_into(patches, positions, weights, eps, tile_start, tile_patches, image, weight_sum);
   return {image, weight_sum};
+}
+
+void reassemble_patches_out(const Tensor& patches, const Tensor& positions, const Tensor& weights,
+                            std::optional<double> eps, const std::optional<Tensor>& tile_start,
+                            const std::optional<Tensor>& tile_patches, Tensor image, Tensor weight_sum) {
+  const Sizes canvas_size = trailing(image);
+  check_reassemble_patches_inputs(patches, positions, weights, canvas_size);
+  const Sizes sizes = join(leading(patches, 3), {canvas_size[0], canvas_size[1]});
+  check_out("reassemble_patches", "out[0]", image, patches, sizes);
+  check_out("reassemble_patches", "out[1]", weight_sum, weights, sizes);
+  reassemble_into(patches, positions, weights, eps, tile_start, tile_patches, image, weight_sum);
 }
 
 }  // namespace
@@ -81,4 +99,5 @@ std::tuple<Tensor, Tensor> reassemble_patches(const Tensor& patches, const Tenso
 
 STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) {
   m.impl("reassemble_patches", TORCH_BOX(&ptycho::cpu::reassemble_patches));
+  m.impl("reassemble_patches_out", TORCH_BOX(&ptycho::cpu::reassemble_patches_out));
 }

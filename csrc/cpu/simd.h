@@ -66,7 +66,8 @@ inline void store_fence() {
 #endif
 }
 
-// Numbers begin to end - 1 of a vector: a mask of the level's kind. What lies outside is loaded as zero, and is not read.
+// Numbers begin to end - 1 of a vector: a mask of the level's kind. What lies outside is loaded as zero, and is not
+// read.
 template <typename T>
 class Part {
  public:

@@ -91,8 +91,8 @@ void add_patch(T* sums, const Tile& tile, const T* patch, int64_t lanes, const S
 
 // The patch times its weights (h, w) is added to the image, the weights are added to weight_sum.
 template <typename T>
-void add_weighted_patch(T* image, T* weight_sum, const Tile& tile, const T* patch, const Weights<T>& weights, int64_t lanes,
-                        const Scan& scan, int64_t k, const T* next, T* scratch) {
+void add_weighted_patch(T* image, T* weight_sum, const Tile& tile, const T* patch, const Weights<T>& weights,
+                        int64_t lanes, const Scan& scan, int64_t k, const T* next, T* scratch) {
   const Splat<T> splat(tile, patch, lanes, scan, k, next);
   kernels<T>().add_weighted(splat.window, weights, image + splat.pixel * lanes, weight_sum + splat.pixel,
                             tile.stride<T>(), scratch);
@@ -117,8 +117,8 @@ template <typename T, typename Sum>
 void for_each_tile(const Tiles& tiles, int64_t numbers, int64_t lanes, const Sum& sum) {
   const TileGrid& grid = tiles.grid;
   for_each_chunk(grid.tiles(), 1, [&] {
-    return [&, sums = Workspace<T>(), scratch = Workspace<T>(scratch_size<T>(grid.tile_cols, lanes))](
-               int64_t t, int64_t) mutable {
+    return [&, sums = Workspace<T>(), scratch = Workspace<T>(scratch_size<T>(grid.tile_cols, lanes))](int64_t t,
+                                                                                                      int64_t) mutable {
       const Tile tile{grid.group_of(t), grid.rows_of(t), grid.cols_of(t)};
       sum(t, tile, sums.zeros(tile.height() * tile.stride<T>() * numbers), scratch.data());
       kernels<T>().fence();

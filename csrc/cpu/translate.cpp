@@ -91,13 +91,11 @@ void nearest_adjoint_kernel(const ImageStack<const T>& grads, const double* shif
   });
 }
 
-Tensor run_translate(const char* op, const Tensor& images, const Tensor& shifts, const std::string& mode,
-                     bool adjoint) {
-  check_translate_images_inputs(op, images, shifts, mode);
+void translate_into(const char* op, const Tensor& images, const Tensor& shifts, const std::string& mode, bool adjoint,
+                    Tensor& result) {
   const Tensor source = torch::stable::contiguous(images);
   const Tensor by = torch::stable::contiguous(shifts);
   check_finite(op, "shifts", by);
-  Tensor result = new_output(images, sizes_of(images));
   const double* values = by.const_data_ptr<double>();
   with_real_type(images, [&](auto zero) {
     using T = decltype(zero);
@@ -111,15 +109,28 @@ Tensor run_translate(const char* op, const Tensor& images, const Tensor& shifts,
       nearest_kernel(from, values, to);
     }
   });
+}
+
+Tensor translated(const char* op, const Tensor& images, const Tensor& shifts, const std::string& mode, bool adjoint) {
+  check_translate_images_inputs(op, images, shifts, mode);
+  Tensor result = new_output(images, sizes_of(images));
+  translate_into(op, images, shifts, mode, adjoint, result);
   return result;
 }
 
 Tensor translate_images(const Tensor& images, const Tensor& shifts, StringHandle mode) {
-  return run_translate("translate_images", images, shifts, take_string(mode), false);
+  return translated("translate_images", images, shifts, take_string(mode), false);
+}
+
+void translate_images_out(const Tensor& images, const Tensor& shifts, StringHandle mode_handle, Tensor out) {
+  const std::string mode = take_string(mode_handle);
+  check_translate_images_inputs("translate_images", images, shifts, mode);
+  check_out("translate_images", "out", out, images, sizes_of(images));
+  translate_into("translate_images", images, shifts, mode, false, out);
 }
 
 Tensor translate_images_adjoint(const Tensor& images, const Tensor& shifts, StringHandle mode) {
-  return run_translate("translate_images_adjoint", images, shifts, take_string(mode), true);
+  return translated("translate_images_adjoint", images, shifts, take_string(mode), true);
 }
 
 }  // namespace
@@ -127,5 +138,6 @@ Tensor translate_images_adjoint(const Tensor& images, const Tensor& shifts, Stri
 
 STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) {
   m.impl("translate_images", TORCH_BOX(&ptycho::cpu::translate_images));
+  m.impl("translate_images_out", TORCH_BOX(&ptycho::cpu::translate_images_out));
   m.impl("translate_images_adjoint", TORCH_BOX(&ptycho::cpu::translate_images_adjoint));
 }

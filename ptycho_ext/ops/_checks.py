@@ -64,6 +64,10 @@ class Check:
         ok = len(sizes) == 2 and sizes[0] > 0 and sizes[1] > 0
         self.require(ok, argument, "be two positive integers", tuple(sizes))
 
+    def holds_patch(self, argument: str, canvas_size: Sequence[int], patch_size: Sequence[int]) -> None:
+        ok = canvas_size[0] >= patch_size[0] and canvas_size[1] >= patch_size[1]
+        self.require(ok, argument, f"be at least a patch's {tuple(patch_size)}", tuple(canvas_size))
+
     def positions_of_canvas(self, positions: Tensor, canvas: Tensor) -> None:
         self.type("positions", positions, torch.float64)
         self.dims("positions", positions, 2, "(..., n, 2)")
@@ -75,11 +79,11 @@ class Check:
         self.shape("positions", positions, (*patches.shape[:-2], 2))
         self.device("positions", positions, patches)
 
-    def out(self, out: Tensor, model: Tensor, shape: Sequence[int]) -> None:
-        self.type("out", out, model.dtype)
-        self.shape("out", out, shape)
-        self.device("out", out, model)
-        self.require(out.is_contiguous(), "out", "be contiguous", "other strides")
+    def out(self, out: Tensor, model: Tensor, shape: Sequence[int], argument: str = "out") -> None:
+        self.type(argument, out, model.dtype)
+        self.shape(argument, out, shape)
+        self.device(argument, out, model)
+        self.require(out.is_contiguous(), argument, "be contiguous", "other strides")
 
     def no_gradient(self, *tensors: Tensor | None) -> None:
         wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
@@ -96,6 +100,7 @@ class Check:
         self.shape("weights", weights, patches.shape[-2:] if weights.ndim == 2 else patches.shape)
         self.device("weights", weights, patches)
         self.size("canvas_size", canvas_size)
+        self.holds_patch("canvas_size", canvas_size, patches.shape[-2:])
 
 
 def _name(tensor: Tensor) -> str:

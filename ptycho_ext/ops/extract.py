@@ -50,8 +50,8 @@ def extract_patches(
         (..., n, h, w) patches of the canvas's type; out, if given.
 
     Raises:
-        RuntimeError: a type, shape, device, size or plan does not fit, a position is not finite, or a gradient is
-            required with out.
+        RuntimeError: a type, shape, device, size or plan does not fit, the canvas is smaller than a patch, a position
+            is not finite, or a gradient is required with out.
 
     Example:
         >>> canvas = torch.arange(12.0).reshape(3, 4)
@@ -97,8 +97,8 @@ def extract_patches_adjoint(
         (..., H, W) canvas of the patches' type; out, if given.
 
     Raises:
-        RuntimeError: a type, shape, device, size or plan does not fit, a position is not finite, or a gradient is
-            required with out.
+        RuntimeError: a type, shape, device, size or plan does not fit, the canvas is smaller than a patch, a position
+            is not finite, or a gradient is required with out.
 
     Example:
         >>> extract_patches_adjoint(torch.ones(1, 1, 1), torch.tensor([[0.0, 1.25]]), (2, 4))
@@ -125,11 +125,12 @@ def _fake_extract_patches(
     check.dims("canvas", canvas, 2, "(..., H, W)")
     check.positions_of_canvas(positions, canvas)
     check.size("patch_size", patch_size)
+    check.holds_patch("canvas", canvas.shape[-2:], patch_size)
     return canvas.new_empty((*positions.shape[:-1], *patch_size))
 
 
 def _fake_extract_patches_out(canvas: Tensor, positions: Tensor, order: Tensor | None, out: Tensor) -> None:
-    patches = _fake_extract_patches(canvas, positions, out.shape[-2:] if out.ndim > 1 else (0, 0))
+    patches = _fake_extract_patches(canvas, positions, out.shape[-2:])
     Check("extract_patches").out(out, canvas, patches.shape)
 
 
@@ -145,13 +146,14 @@ def _fake_extract_patches_adjoint(
     check.dims("patches", patches, 3, "(..., n, h, w)")
     check.positions_of_patches(positions, patches)
     check.size("canvas_size", canvas_size)
+    check.holds_patch("canvas_size", canvas_size, patches.shape[-2:])
     return patches.new_empty((*patches.shape[:-3], *canvas_size))
 
 
 def _fake_extract_patches_adjoint_out(
     patches: Tensor, positions: Tensor, tile_start: Tensor | None, tile_patches: Tensor | None, out: Tensor
 ) -> None:
-    canvas = _fake_extract_patches_adjoint(patches, positions, out.shape[-2:] if out.ndim > 1 else (0, 0))
+    canvas = _fake_extract_patches_adjoint(patches, positions, out.shape[-2:])
     Check("extract_patches_adjoint").out(out, patches, canvas.shape)
 
 
@@ -166,6 +168,7 @@ def _fake_extract_patches_grad_positions(
     check.dims("grad_patches", grad_patches, 3, "(..., n, h, w)")
     check.shape("grad_patches", grad_patches, (*positions.shape[:-1], *grad_patches.shape[-2:]))
     check.device("grad_patches", grad_patches, canvas)
+    check.holds_patch("canvas", canvas.shape[-2:], grad_patches.shape[-2:])
     return positions.new_empty(positions.shape)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ptycho_ext.ops._checks import Check, as_float64, as_pair, real_type
 from ptycho_ext.ops._vmap import lead, lead_weights
 from ptycho_ext.ops.extract import extract_patches, extract_patches_adjoint, grad_positions
-from ptycho_ext.ops.reassemble import reassemble_patches
+from ptycho_ext.ops.reassemble import real_product, reassemble_patches
 
 
 def overlap_project(
@@ -25,6 +25,8 @@ def overlap_project(
     canvas_size: int | Sequence[int],
     weights: Tensor | None = None,
     eps: float = 1e-6,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     r"""Merge the patches of every group on its canvas and cut them out again.
 
@@ -41,12 +43,14 @@ def overlap_project(
         canvas_size: (H, W) of the canvas of each group, or one integer for both; taps outside it are zero.
         weights: (h, w), shared by all patches, or (..., n, h, w); real and not negative. None: ones.
         eps: part of a canvas's largest weight at or below which a pixel counts as not illuminated.
+        out: (..., n, h, w) contiguous tensor to write to, not overlapping patches; only where no gradient is required.
 
     Returns:
-        (..., n, h, w) patches of the same type.
+        (..., n, h, w) patches of the same type; out, if given.
 
     Raises:
-        RuntimeError: a type, shape, device or size does not fit, or a position is not finite.
+        RuntimeError: a type, shape, device or size does not fit, the canvas is smaller than a patch, a position is not
+            finite, or a gradient is required with out.
 
     Example:
         >>> patches = torch.tensor([[[1.0, 1.0, 1.0]], [[3.0, 3.0, 3.0]]])
@@ -59,7 +63,12 @@ def overlap_project(
         weights = torch.ones(patches.shape[-2:], dtype=real_type(patches.dtype), device=patches.device)
     elif not weights.is_complex():
         weights = weights.to(real_type(patches.dtype))
-    return _project(patches, as_float64(positions), weights, as_pair(canvas_size), eps)
+    positions, canvas_size = as_float64(positions), as_pair(canvas_size)
+    if out is None:
+        return _project(patches, positions, weights, canvas_size, eps)
+    Check("overlap_project").no_gradient(patches, positions, weights, out)
+    torch.ops.ptycho.overlap_project_out(patches, positions, weights, canvas_size, eps, out)
+    return out
 
 
 def _fake_overlap_project(
@@ -67,6 +76,14 @@ def _fake_overlap_project(
 ) -> Tensor:
     Check("overlap_project").merge(patches, positions, weights, canvas_size)
     return patches.new_empty(patches.shape)
+
+
+def _fake_overlap_project_out(
+    patches: Tensor, positions: Tensor, weights: Tensor, canvas_size: Sequence[int], eps: float, out: Tensor
+) -> None:
+    check = Check("overlap_project")
+    check.merge(patches, positions, weights, canvas_size)
+    check.out(out, patches, patches.shape)
 
 
 class _Project(torch.autograd.Function):
@@ -98,9 +115,9 @@ class _Project(torch.autograd.Function):
         spread = extract_patches(grad_sum, positions, patch_size)
         grad_positions_ = grad_weights = None
         if patches is not None:
-            grad_total = -_real_product(image, grad_sum)
+            grad_total = -real_product(image, grad_sum)
             if for_weights:
-                grad_weights = _real_product(patches, spread) + extract_patches(grad_total, positions, patch_size)
+                grad_weights = real_product(patches, spread) + extract_patches(grad_total, positions, patch_size)
                 grad_weights = grad_weights.sum_to_size(weights.shape)
             if for_positions:
                 grad_positions_ = grad_positions(grad, image, positions)
@@ -117,11 +134,7 @@ class _Project(torch.autograd.Function):
         return _project(patches, positions, weights, canvas_size, eps), 0
 
 
-def _real_product(a: Tensor, b: Tensor) -> Tensor:
-    """Re(conj(a) b)."""
-    return torch.real(a.conj() * b) if a.is_complex() else a * b
-
-
 _project: Callable[..., Tensor] = _Project.apply
 
 torch.library.register_fake("ptycho::overlap_project", _fake_overlap_project)
+torch.library.register_fake("ptycho::overlap_project_out", _fake_overlap_project_out)

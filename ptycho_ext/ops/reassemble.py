@@ -32,6 +32,7 @@ def reassemble_patches(
     eps: float = 1e-6,
     *,
     plan: ScanPlan | None = None,
+    out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""The weighted mean of overlapping patches on a canvas, and the weight that every pixel received.
 
@@ -52,12 +53,15 @@ def reassemble_patches(
         normalize: False returns the sum S in place of the mean.
         eps: relative weight at or below which a pixel counts as not illuminated.
         plan: made for these positions and sizes; saves working it out at every call, here and in the derivatives.
+        out: two contiguous tensors to write image and weight_sum to, overlapping nothing; only where no gradient is
+            required.
 
     Returns:
-        image (..., H, W) of the patches' type, and weight_sum (..., H, W) of its real type.
+        image (..., H, W) of the patches' type, and weight_sum (..., H, W) of its real type; out, if given.
 
     Raises:
-        RuntimeError: a type, shape, device, size or plan does not fit, or a position is not finite.
+        RuntimeError: a type, shape, device, size or plan does not fit, the canvas is smaller than a patch, a position
+            is not finite, or a gradient is required with out.
 
     Example:
         >>> image, weight = reassemble_patches(torch.full((2, 1, 2), 3.0), torch.tensor([[0.0, 0.0], [0, 1.5]]), (1, 5))
@@ -72,7 +76,16 @@ def reassemble_patches(
         weights = weights.to(real_type(patches.dtype))
     positions, canvas_size = as_float64(positions), as_pair(canvas_size)
     tensors = plan_tensors("reassemble_patches", plan, positions, patches.shape[-2:], canvas_size)
-    return _reassemble(patches, positions, weights, canvas_size, float(eps) if normalize else None, *tensors)
+    threshold = float(eps) if normalize else None
+    if out is None:
+        return _reassemble(patches, positions, weights, canvas_size, threshold, *tensors)
+    check = Check("reassemble_patches")
+    check.no_gradient(patches, positions, weights, *out)
+    check.size("canvas_size", canvas_size)
+    for number, part in enumerate(out):
+        check.shape(f"out[{number}]", part, (*patches.shape[:-3], *canvas_size))
+    torch.ops.ptycho.reassemble_patches_out(patches, positions, weights, threshold, *tensors[1:], *out)
+    return out
 
 
 def _fake_reassemble_patches(
@@ -87,6 +100,22 @@ def _fake_reassemble_patches(
     Check("reassemble_patches").merge(patches, positions, weights, canvas_size)
     shape = (*patches.shape[:-3], *canvas_size)
     return patches.new_empty(shape), weights.new_empty(shape)
+
+
+def _fake_reassemble_patches_out(
+    patches: Tensor,
+    positions: Tensor,
+    weights: Tensor,
+    eps: float | None,
+    tile_start: Tensor | None,
+    tile_patches: Tensor | None,
+    image: Tensor,
+    weight_sum: Tensor,
+) -> None:
+    check, canvas_size = Check("reassemble_patches"), image.shape[-2:]
+    check.merge(patches, positions, weights, canvas_size)
+    check.out(image, patches, (*patches.shape[:-3], *canvas_size), "out[0]")
+    check.out(weight_sum, weights, (*patches.shape[:-3], *canvas_size), "out[1]")
 
 
 class _Reassemble(torch.autograd.Function):
@@ -123,14 +152,14 @@ class _Reassemble(torch.autograd.Function):
             seen = weight_sum > ctx.eps * weight_sum.detach().amax((-2, -1), keepdim=True)
             grad_image = grad_image * torch.where(seen, 1 / torch.where(seen, weight_sum, 1), 0)
             if for_positions or for_weights:
-                grad_sum = grad_sum - _real_product(grad_image, image)
+                grad_sum = grad_sum - real_product(grad_image, image)
         grad_weighted = _extract(grad_image, positions, ctx.patch_size, *plan)
         by_positions = grad_weights = None
         if for_positions:
             by_positions = grad_positions(patches * weights, grad_image, positions, order)
             by_positions = by_positions + grad_positions(weights.expand(patches.shape), grad_sum, positions, order)
         if for_weights:
-            grad_weights = _real_product(grad_weighted, patches)
+            grad_weights = real_product(grad_weighted, patches)
             grad_weights = grad_weights + _extract(grad_sum, positions, ctx.patch_size, *plan)
             grad_weights = grad_weights.sum_to_size(weights.shape)
         by_patches = grad_weighted * weights if for_patches else None
@@ -145,11 +174,12 @@ class _Reassemble(torch.autograd.Function):
         return _reassemble(patches, positions, weights, canvas_size, eps, *NO_PLAN), (0, 0)
 
 
-def _real_product(a: Tensor, b: Tensor) -> Tensor:
-    """Re(a conj(b))"""
-    return torch.real(a * b.conj()) if a.is_complex() else a * b
+def real_product(a: Tensor, b: Tensor) -> Tensor:
+    """Re(conj(a) b), from real products: torch rounds complex ones by where its threads' shares begin and end."""
+    return a.real * b.real + a.imag * b.imag if a.is_complex() else a * b
 
 
 _reassemble: Callable[..., tuple[Tensor, Tensor]] = _Reassemble.apply
 
 torch.library.register_fake("ptycho::reassemble_patches", _fake_reassemble_patches)
+torch.library.register_fake("ptycho::reassemble_patches_out", _fake_reassemble_patches_out)

@@ -20,7 +20,7 @@ from ptycho_ext.ops._vmap import lead
 from ptycho_ext.ops.extract import grad_positions
 
 
-def translate_images(images: Tensor, shifts: Tensor, mode: str = "bilinear") -> Tensor:
+def translate_images(images: Tensor, shifts: Tensor, mode: str = "bilinear", *, out: Tensor | None = None) -> Tensor:
     r"""Images moved by sub-pixel shifts; a positive shift moves the content to larger indices.
 
     .. math:: \mathrm{out}[i, j] = \mathrm{in}(i - t_y,\; j - t_x)
@@ -39,13 +39,14 @@ def translate_images(images: Tensor, shifts: Tensor, mode: str = "bilinear") -> 
         shifts: (..., 2) shifts (y, x) in pixels; the leading dimensions are those of images. (2,): one shift for
             all of them.
         mode: "bilinear", "nearest" or "fourier".
+        out: (..., H, W) contiguous tensor to write to, not overlapping images; only where no gradient is required.
 
     Returns:
-        (..., H, W) images of the same type.
+        (..., H, W) images of the same type; out, if given.
 
     Raises:
         RuntimeError: a type, shape, device or the mode does not fit, a shift is not finite ("fourier": the image is
-            nan instead), or shifts require a gradient under "nearest".
+            nan instead), shifts require a gradient under "nearest", or a gradient is required with out.
 
     Example:
         >>> translate_images(torch.tensor([[1.0, 2.0, 4.0, 8.0, 16.0]]), torch.tensor([0.0, 0.5]))
@@ -56,10 +57,19 @@ def translate_images(images: Tensor, shifts: Tensor, mode: str = "bilinear") -> 
         shifts = shifts.expand(*images.shape[:-2], -1)
     check = Check("translate_images")
     check.require(mode in _MODES, "mode", "be 'bilinear', 'nearest' or 'fourier'", f"'{mode}'")
+    if out is not None:
+        check.no_gradient(images, shifts, out)
     if mode == "fourier":
         _check_images(check, images, shifts)
-        return _fourier(images, shifts)
-    return _translate(images, shifts, mode, False)
+        moved = _fourier(images, shifts)
+        if out is None:
+            return moved
+        check.out(out, images, images.shape)
+        return out.copy_(moved)
+    if out is None:
+        return _translate(images, shifts, mode, False)
+    torch.ops.ptycho.translate_images_out(images, shifts, mode, out)
+    return out
 
 
 _MODES = ("bilinear", "nearest", "fourier")
@@ -108,6 +118,11 @@ def _fake_translate_images(images: Tensor, shifts: Tensor, mode: str) -> Tensor:
     return _fake("translate_images", images, shifts, mode)
 
 
+def _fake_translate_images_out(images: Tensor, shifts: Tensor, interpolation: str, out: Tensor) -> None:
+    _fake("translate_images", images, shifts, interpolation)
+    Check("translate_images").out(out, images, images.shape)
+
+
 def _fake_translate_images_adjoint(images: Tensor, shifts: Tensor, mode: str) -> Tensor:
     return _fake("translate_images_adjoint", images, shifts, mode)
 
@@ -151,4 +166,5 @@ class _Translate(torch.autograd.Function):
 _translate: Callable[..., Tensor] = _Translate.apply
 
 torch.library.register_fake("ptycho::translate_images", _fake_translate_images)
+torch.library.register_fake("ptycho::translate_images_out", _fake_translate_images_out)
 torch.library.register_fake("ptycho::translate_images_adjoint", _fake_translate_images_adjoint)

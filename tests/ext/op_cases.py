@@ -83,7 +83,11 @@ class Case:
 
     def run(self, x: Tensor, coordinates: Tensor) -> Tensor:
         """The first result."""
-        return _first(self.function(x, coordinates, *self._arguments(x)))
+        return _first(self.whole(x, coordinates))
+
+    def whole(self, x: Tensor, coordinates: Tensor, **options: Any) -> Any:
+        """All that the function returns."""
+        return self.function(x, coordinates, *self._arguments(x), **options)
 
     def reference(self, x: Tensor, coordinates: Tensor) -> Any:
         return _first(self.oracle(x.detach().resolve_conj().resolve_neg(), coordinates.detach(), *self._arguments(x)))

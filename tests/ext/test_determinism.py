@@ -37,7 +37,16 @@ def digests(threads: int, planned: bool) -> dict[str, str]:
         weight = torch.rand(count, *patch, generator=generator).to(px.ops._checks.real_type(dtype))
         weight[:, :9] = 0
         image, total = px.reassemble_patches(patches, positions, size, weight, eps=0.05, plan=plan)
+        by_canvas, by_positions, by_weight = gradients(canvas, positions, weight, plan)
+        groups = (patches.view(9, 10, *patch), positions.view(9, 10, 2), size, weight[0].clone().requires_grad_())
+        overlap_by_weights = torch.autograd.grad(px.overlap_project(*groups), groups[3], groups[0])[0]
         outputs = {
+            "by canvas": by_canvas,
+            "by positions": by_positions,
+            "by weights": by_weight,
+            "overlap by weights": overlap_by_weights,
+            "overlap": px.overlap_project(*groups).detach(),
+            "nearest": px.translate_images(patches, positions / 20, "nearest"),
             "extract": px.extract_patches(canvas, positions, patch, plan=plan),
             "adjoint": px.extract_patches_adjoint(patches, positions, size, plan=plan),
             "slope": torch.ops.ptycho.extract_patches_grad_positions(patches, canvas, positions, order),
@@ -48,6 +57,16 @@ def digests(threads: int, planned: bool) -> dict[str, str]:
         for name, output in outputs.items():
             results[f"{name} {dtype}"] = hashlib.sha256(output.numpy().tobytes()).hexdigest()
     return results
+
+
+def gradients(
+    canvas: torch.Tensor, positions: torch.Tensor, weight: torch.Tensor, plan: px.ScanPlan | None
+) -> tuple[torch.Tensor, ...]:
+    """Of a canvas extracted and reassembled, by everything that goes in."""
+    leaves = [t.detach().clone().requires_grad_() for t in (canvas, positions, weight)]
+    patches = px.extract_patches(leaves[0], leaves[1], weight.shape[-2:], plan=plan)
+    image, _ = px.reassemble_patches(patches, leaves[1], canvas.shape, leaves[2], eps=0.05, plan=plan)
+    return torch.autograd.grad(image, leaves, canvas)
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,8 @@ def test_fraction_mixes_the_next_sample_along_its_own_axis() -> None:
 
 def test_samples_outside_are_zero_tap_by_tap() -> None:
     ramp = torch.tensor([[1.0, 2.0, 4.0, 8.0, 16.0]])
-    patch = extract_patches(ramp, torch.tensor([[0.0, -1.5]]), (1, 8))
-    assert patch.flatten().tolist() == [0, 0.5, 1.5, 3, 6, 12, 8, 0]
+    patches = extract_patches(ramp, torch.tensor([[0.0, -1.5], [0.0, 1.5]]), (1, 5))
+    assert patches.flatten(1).tolist() == [[0, 0.5, 1.5, 3, 6], [3, 6, 12, 8, 0]]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -47,20 +47,22 @@ def test_matches_the_reference(dtype: torch.dtype) -> None:
 
 
 @given(
-    size=st.tuples(*[st.integers(1, 9)] * 4),
+    size=st.tuples(*[st.integers(1, 9)] * 2),
+    more=st.tuples(*[st.integers(0, 9)] * 2),
     points=st.lists(st.tuples(*[st.floats(-12, 12)] * 2), max_size=5),
     is_complex=st.booleans(),
 )
 def test_any_geometry_matches_the_reference(
-    size: tuple[int, int, int, int], points: list[tuple[float, float]], is_complex: bool
+    size: tuple[int, int], more: tuple[int, int], points: list[tuple[float, float]], is_complex: bool
 ) -> None:
     dtype = torch.complex128 if is_complex else torch.float64
     positions = torch.tensor(points, dtype=torch.float64).reshape(-1, 2)
-    canvas, patches = data(size[:2], dtype), data((len(points), *size[2:]), dtype, 1)
-    got = extract_patches(canvas, positions, size[2:])
-    assert_close(got, reference.extract_patches(canvas, positions, size[2:]), dtype)
-    back = extract_patches_adjoint(patches, positions, size[:2])
-    assert_close(back, reference.extract_patches_adjoint(patches, positions, size[:2]), dtype)
+    canvas_size = (size[0] + more[0], size[1] + more[1])
+    canvas, patches = data(canvas_size, dtype), data((len(points), *size), dtype, 1)
+    got = extract_patches(canvas, positions, size)
+    assert_close(got, reference.extract_patches(canvas, positions, size), dtype)
+    back = extract_patches_adjoint(patches, positions, canvas_size)
+    assert_close(back, reference.extract_patches_adjoint(patches, positions, canvas_size), dtype)
     left, right = torch.vdot(patches.flatten(), got.flatten()), torch.vdot(back.flatten(), canvas.flatten())
     torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
 
@@ -83,10 +85,14 @@ def test_far_positions_give_zero(far: float) -> None:
     assert not extract_patches_adjoint(torch.ones(3, *PATCH), positions, CANVAS).any()
 
 
-def test_patch_larger_than_its_canvas() -> None:
-    canvas, positions = data((3, 2), torch.float64), torch.tensor([[-2.5, -1.25]])
+def test_patch_as_large_as_its_canvas() -> None:
+    canvas, positions = data((9, 7), torch.float64), torch.tensor([[-2.5, -1.25], [0.0, 0.0]])
     got = extract_patches(canvas, positions, (9, 7))
     assert_close(got, reference.extract_patches(canvas, positions, (9, 7)), torch.float64)
+    with pytest.raises(
+        RuntimeError, match=r"^extract_patches: canvas must be at least a patch's \(9, 8\), got \(9, 7\)$"
+    ):
+        extract_patches(canvas, positions, (9, 8))
 
 
 def test_canvas_of_many_tiles_matches_the_reference() -> None:

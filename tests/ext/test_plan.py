@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from op_cases import CANVAS, PATCH, POSITIONS, data, weights
+from op_cases import CANVAS, CASES, DTYPES, PATCH, POSITIONS, data, weights
 from torch import Tensor
 from torch.library import opcheck
 
@@ -140,15 +140,37 @@ def test_opcheck_of_the_plan_and_of_the_forms_that_take_it() -> None:
     opcheck(ops.reassemble_patches.default, (stack, POSITIONS, weight, list(CANVAS), 1e-6, *lists))
     opcheck(ops.extract_patches_out.default, (canvas, POSITIONS, None, torch.empty_like(stack)))
     opcheck(ops.extract_patches_adjoint_out.default, (stack, POSITIONS, *lists, torch.empty_like(canvas)))
+    outs = (torch.empty_like(canvas), torch.empty(canvas.shape))
+    opcheck(ops.reassemble_patches_out.default, (stack, POSITIONS, weight, None, *lists, *outs))
+    opcheck(ops.overlap_project_out.default, (stack, POSITIONS, weight, list(CANVAS), 1e-6, torch.empty_like(stack)))
+    opcheck(ops.translate_images_out.default, (canvas, POSITIONS[:, 0], "bilinear", torch.empty_like(canvas)))
 
 
-def test_out_is_written_and_returned() -> None:
-    canvas, stack = data((2, *CANVAS), torch.complex64), data((2, 5, *PATCH), torch.complex64)
-    patches, sums = torch.full_like(stack, torch.nan), torch.full_like(canvas, torch.nan)
-    assert px.extract_patches(canvas, POSITIONS, PATCH, out=patches) is patches
-    assert torch.equal(patches, px.extract_patches(canvas, POSITIONS, PATCH))
-    assert px.extract_patches_adjoint(stack, POSITIONS, CANVAS, out=sums) is sums
-    assert torch.equal(sums, px.extract_patches_adjoint(stack, POSITIONS, CANVAS))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CASES)
+def test_out_is_written_and_returned(name: str, dtype: torch.dtype) -> None:
+    case = CASES[name]
+    x = case.data(dtype)
+    want = case.whole(x, case.coordinates())
+    out = tuple(torch.full_like(w, torch.nan) for w in want) if isinstance(want, tuple) else torch.full_like(want, 7)
+    got = case.whole(x, case.coordinates(), out=out)
+    assert got is out
+    for one, other in zip(got, want, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_out_of_another_shape_or_with_a_gradient_is_refused(name: str) -> None:
+    case = CASES[name]
+    op, x = case.function.__name__, case.data(torch.float32)
+    want = case.whole(x, case.coordinates())
+    pair = isinstance(want, tuple)
+    with pytest.raises(RuntimeError, match=rf"^{op}: out(\[1\])? must have shape .*, got "):
+        case.whole(x, case.coordinates(), out=(want[0], want[1][1:]) if pair else want[..., 1:].contiguous())
+    with pytest.raises(RuntimeError, match=rf"^{op}: out(\[1\])? must be float32, got float64"):
+        case.whole(x, case.coordinates(), out=(want[0], want[1].double()) if pair else want.double())
+    with pytest.raises(RuntimeError, match=rf"^{op}: out must be None where a gradient is required"):
+        case.whole(x.requires_grad_(), case.coordinates(), out=want)
 
 
 @pytest.mark.parametrize(

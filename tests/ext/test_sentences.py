@@ -29,6 +29,14 @@ SENTENCES: list[tuple[str, dict[int, Any], str]] = [
     ("extract_patches", {1: POSITIONS[0, 0]}, "positions must have shape (..., n, 2), got (2,)"),
     ("extract_patches", {2: [5, 0]}, "patch_size must be two positive integers, got (5, 0)"),
     ("extract_patches", {2: [-1, 3]}, "patch_size must be two positive integers, got (-1, 3)"),
+    ("extract_patches", {2: [14, 4]}, "canvas must be at least a patch's (14, 4), got (13, 18)"),
+    ("extract_patches", {2: [5, 19]}, "canvas must be at least a patch's (5, 19), got (13, 18)"),
+    ("extract_patches_adjoint", {2: [4, 18]}, "canvas_size must be at least a patch's (5, 4), got (4, 18)"),
+    (
+        "extract_patches_grad_positions",
+        {1: torch.zeros(2, 13, 3)},
+        "canvas must be at least a patch's (5, 4), got (13, 3)",
+    ),
     ("extract_patches_adjoint", {0: torch.zeros(2, 5, 5, 4).half()}, f"patches must be {DATA}, got float16"),
     ("extract_patches_adjoint", {0: torch.zeros(4, 4)}, "patches must have shape (..., n, h, w), got (4, 4)"),
     ("extract_patches_adjoint", {0: torch.zeros(2, 4, 5, 4)}, "positions must have shape (2, 4, 2), got (2, 5, 2)"),
@@ -62,6 +70,7 @@ SENTENCES += [
         ({2: torch.ones(4, 5)}, "weights must have shape (5, 4), got (4, 5)"),
         ({2: torch.ones(5, 5, 4)}, "weights must have shape (2, 5, 5, 4), got (5, 5, 4)"),
         ({3: [13, -18]}, "canvas_size must be two positive integers, got (13, -18)"),
+        ({3: [13, 3]}, "canvas_size must be at least a patch's (5, 4), got (13, 3)"),
     ]
 ]
 
