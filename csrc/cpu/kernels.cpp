@@ -384,7 +384,8 @@ void slope_of_strip(const Window<T>& window, const T* grads, int64_t stride, con
 #pragma GCC unroll 4
         for (int64_t q = 0; q < rows.value; ++q) {
           const T* const taps = line + q * lines.stride();
-          const Vector<T> left = at.left(taps), right = at.right(taps), grad = at.own(grad_row + q * stride);
+          const Vector<T> left = in_register(at.left(taps)), right = in_register(at.right(taps));
+          const Vector<T> grad = in_register(at.own(grad_row + q * stride));
           const Vector<T> next = columns.blend(left, right);
           const Vector<T> step = right - left;
           sum_y[u] += grad * (next - last);

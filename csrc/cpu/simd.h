@@ -41,6 +41,18 @@ inline Vector<T> load(const T* from) {
   return *reinterpret_cast<const Vector<T>*>(from);
 }
 
+// The vector as something that is in a register: GCC would rather load it again for each use, and a load across cache
+// lines costs two.
+template <typename V>
+inline V in_register(V vector) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(vector));
+#elif defined(__x86_64__)
+  asm("" : "+x"(vector));
+#endif
+  return vector;
+}
+
 template <typename T>
 inline void store(T* to, Vector<T> value) {
   *reinterpret_cast<Vector<T>*>(to) = value;
