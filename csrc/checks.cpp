@@ -185,6 +185,20 @@ void check_reassemble_patches_inputs(const Tensor& patches, const Tensor& positi
   check_merge_inputs(Check{"reassemble_patches"}, patches, positions, weights, canvas_size);
 }
 
+void check_reassemble_patches_adjoint_inputs(const Tensor& image, const Tensor& positions, const Tensor& weights) {
+  const Check check{"reassemble_patches_adjoint"};
+  check.data("image", image);
+  check.dims("image", image, 2, "(..., H, W)");
+  check.positions_of_canvas(positions, image);
+  check.type("weights", weights, real_type(image.scalar_type()));
+  check.dims("weights", weights, 2, "(..., h, w)");
+  const Sizes patch_size = trailing(weights);
+  if (weights.dim() > 2) check.shape("weights", weights, join(leading(positions, 1), {patch_size[0], patch_size[1]}));
+  check.device("weights", weights, image);
+  check.size("weights' size", patch_size);
+  check.holds_patch("image", trailing(image), patch_size);
+}
+
 void check_overlap_project_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
                                   const Sizes& canvas_size) {
   check_merge_inputs(Check{"overlap_project"}, patches, positions, weights, canvas_size);

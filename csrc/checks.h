@@ -32,6 +32,9 @@ void check_translate_images_inputs(const char* op, const Tensor& images, const T
 void check_reassemble_patches_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
                                      const Sizes& canvas_size);
 
+// image (..., H, W), positions (..., n, 2), weights (h, w) or (..., n, h, w)
+void check_reassemble_patches_adjoint_inputs(const Tensor& image, const Tensor& positions, const Tensor& weights);
+
 // as reassemble_patches
 void check_overlap_project_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
                                   const Sizes& canvas_size);

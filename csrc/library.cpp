@@ -30,6 +30,7 @@ STABLE_TORCH_LIBRARY(ptycho, m) {
   m.def(
       "reassemble_patches(Tensor patches, Tensor positions, Tensor weights, SymInt[2] canvas_size, float? eps=None,"
       " Tensor? tile_start=None, Tensor? tile_patches=None) -> (Tensor image, Tensor weight_sum)");
+  m.def("reassemble_patches_adjoint(Tensor image, Tensor positions, Tensor weights, Tensor? order=None) -> Tensor");
   m.def(
       "reassemble_patches_out(Tensor patches, Tensor positions, Tensor weights, float? eps, Tensor? tile_start,"
       " Tensor? tile_patches, Tensor(a!) image, Tensor(b!) weight_sum) -> ()");

@@ -107,6 +107,13 @@ def reassemble_patches(
     return image, total
 
 
+def reassemble_patches_adjoint(image: ArrayLike, positions: ArrayLike, weights: ArrayLike) -> Array:
+    """Patches (..., n, h, w) of an image (..., H, W) times weights (h, w) or (..., n, h, w)."""
+    weights = np.asarray(weights, np.float64)
+    h, w = weights.shape[-2:]
+    return np.asarray(weights * extract_patches(image, positions, (h, w)))
+
+
 def overlap_project(
     patches: ArrayLike,
     positions: ArrayLike,

@@ -20,7 +20,7 @@ for torch in "$build" "$other"; do
   "$venv/bin/pip" install --quiet "torch==$torch" 'numpy>=2' pytest hypothesis
   if [ "$torch" = "$build" ]; then
     "$venv/bin/pip" install --quiet 'scikit-build-core>=0.11' 'pybind11>=2.13' ninja
-    "$venv/bin/pip" wheel --quiet --no-build-isolation --no-deps --wheel-dir "$work" "$root"
+    "$venv/bin/pip" wheel --quiet --no-build-isolation --no-deps -C build-dir="$work/build" --wheel-dir "$work" "$root"
   fi
   "$venv/bin/pip" install --quiet --no-deps "$work"/ptychopinn-*.whl
   # Outside the source tree, so that nothing but the wheel can be imported. The golden tests need the whole library.

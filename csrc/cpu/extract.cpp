@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// extract_patches on the CPU, its adjoint and its derivative with respect to the positions. Extraction and derivative
+// extract_patches on the CPU, its adjoint and its derivative with respect to the positions; and the adjoint of
+// reassembly, which is an extraction times the weights. Extraction and derivative
 // are parallel over blocks of patch rows, visited in the order of the plan; the adjoint over canvas tiles (see
 // tiles.h). Each output has one writer.
 #include "checks.h"
@@ -57,14 +58,16 @@ void for_each_block(const ImageStack<const T>& canvases, const Scan& scan, const
   });
 }
 
+// weights: as the patches, or one for all, in as many numbers to a pixel; null for none.
 template <typename T>
 void extract_kernel(const ImageStack<const T>& canvases, const Scan& scan, const Order& order,
-                    const ImageStack<T>& patches, bool past_caches) {
+                    const ImageStack<const T>* weights, const ImageStack<T>& patches, bool past_caches) {
   const int64_t stride = patches.cols * patches.lanes;
   const auto uneven = (reinterpret_cast<uintptr_t>(patches.data) | (stride * sizeof(T))) % 64;
   const Write write = past_caches && !uneven ? Write::stream : Write::store;
   const BlockRows<T> rows(patches);
-  for_each_block<T>(canvases, scan, order, [&](const Window<T>& window, int64_t block, int64_t, T* scratch) {
+  for_each_block<T>(canvases, scan, order, [&](Window<T> window, int64_t block, int64_t, T* scratch) {
+    if (weights) window.weights = BlockRows<const T>(*weights)(weights->count == 1 ? block % rows.blocks : block);
     kernels<T>().interpolate(window, rows(block), stride, write, scratch);
   });
 }
@@ -85,8 +88,25 @@ void grad_positions_kernel(const ImageStack<const T>& grads, const ImageStack<co
       for (int64_t axis = 0; axis < 2; ++axis) result[2 * k + axis] += sums[2 * block + axis];
 }
 
+// Every weight as often as a pixel of the data has numbers.
+Tensor in_lanes(const Tensor& weights, int64_t lanes) {
+  const Tensor source = torch::stable::contiguous(weights);
+  if (lanes == 1) return source;
+  Tensor wide = new_output(weights, join(leading(weights, 1), {weights.size(weights.dim() - 1) * lanes}));
+  with_real_type(weights, [&](auto zero) {
+    using T = decltype(zero);
+    const T* from = static_cast<const T*>(source.const_data_ptr());
+    T* to = static_cast<T*>(wide.mutable_data_ptr());
+    const int64_t rows = product(leading(weights, 1)), cols = weights.size(weights.dim() - 1);
+    torch::stable::parallel_for(0, rows, grain(cols), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin * cols; i < end * cols; ++i) to[2 * i] = to[2 * i + 1] = from[i];
+    });
+  });
+  return wide;
+}
+
 void extract_into(const char* op, const Tensor& canvas, const Tensor& positions, const std::optional<Tensor>& order,
-                  Tensor& patches) {
+                  const std::optional<Tensor>& weights, Tensor& patches) {
   const Tensor source = torch::stable::contiguous(canvas);
   const Tensor at = torch::stable::contiguous(positions);
   check_finite(op, "positions", at);
@@ -94,7 +114,10 @@ void extract_into(const char* op, const Tensor& canvas, const Tensor& positions,
   const Order visits(op, scan, canvas.numel() * canvas.element_size(), order);
   with_real_type(canvas, [&](auto zero) {
     using T = decltype(zero);
-    extract_kernel<T>(image_stack<const T>(source), scan, visits, image_stack<T>(patches), exceeds_cache(patches));
+    std::optional<ImageStack<const T>> by;
+    if (weights) by = image_stack<const T>(*weights);
+    extract_kernel<T>(image_stack<const T>(source), scan, visits, by ? &*by : nullptr, image_stack<T>(patches),
+                      exceeds_cache(patches));
   });
 }
 
@@ -102,7 +125,7 @@ Tensor extract_patches(const Tensor& canvas, const Tensor& positions, const Size
                        const std::optional<Tensor>& order) {
   check_extract_patches_inputs(canvas, positions, patch_size);
   Tensor patches = new_output(canvas, join(leading(positions, 1), {patch_size[0], patch_size[1]}));
-  extract_into("extract_patches", canvas, positions, order, patches);
+  extract_into("extract_patches", canvas, positions, order, std::nullopt, patches);
   return patches;
 }
 
@@ -111,7 +134,16 @@ void extract_patches_out(const Tensor& canvas, const Tensor& positions, const st
   const Sizes patch_size = trailing(out);
   check_extract_patches_inputs(canvas, positions, patch_size);
   check_out("extract_patches", "out", out, canvas, join(leading(positions, 1), {patch_size[0], patch_size[1]}));
-  extract_into("extract_patches", canvas, positions, order, out);
+  extract_into("extract_patches", canvas, positions, order, std::nullopt, out);
+}
+
+Tensor reassemble_patches_adjoint(const Tensor& image, const Tensor& positions, const Tensor& weights,
+                                  const std::optional<Tensor>& order) {
+  check_reassemble_patches_adjoint_inputs(image, positions, weights);
+  const Sizes patch_size = trailing(weights);
+  Tensor patches = new_output(image, join(leading(positions, 1), {patch_size[0], patch_size[1]}));
+  extract_into("reassemble_patches_adjoint", image, positions, order, in_lanes(weights, lanes_of(image)), patches);
+  return patches;
 }
 
 void adjoint_into(const char* op, const Tensor& patches, const Tensor& positions,
@@ -181,6 +213,7 @@ Tensor extract_patches_grad_positions(const Tensor& grad_patches, const Tensor& 
 STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) {
   m.impl("extract_patches", TORCH_BOX(&ptycho::cpu::extract_patches));
   m.impl("extract_patches_out", TORCH_BOX(&ptycho::cpu::extract_patches_out));
+  m.impl("reassemble_patches_adjoint", TORCH_BOX(&ptycho::cpu::reassemble_patches_adjoint));
   m.impl("extract_patches_adjoint", TORCH_BOX(&ptycho::cpu::extract_patches_adjoint));
   m.impl("extract_patches_adjoint_out", TORCH_BOX(&ptycho::cpu::extract_patches_adjoint_out));
   m.impl("extract_patches_grad_positions", TORCH_BOX(&ptycho::cpu::extract_patches_grad_positions));

@@ -164,7 +164,7 @@ inline void add(T* target, Vector<T> value) {
   store(target, load(target) + value);
 }
 
-template <typename T, int64_t lanes, Write write>
+template <typename T, int64_t lanes, Write write, bool weighted>
 void interpolate_as(const Window<T>& window, T* out, int64_t stride, T* scratch) {
   const Columns<T, lanes> columns(window, write == Write::add ? past_boundary(out) : 0);
   if (!columns.seen()) {
@@ -190,7 +190,8 @@ void interpolate_as(const Window<T>& window, T* out, int64_t stride, T* scratch)
       for (int64_t q = 0; q < rows.value; ++q) {
         const T* const taps = line + q * lines.stride();
         const Vector<T> next = columns.blend(at.left(taps), at.right(taps));
-        const Vector<T> value = y0 * last + y1 * next;
+        Vector<T> value = y0 * last + y1 * next;
+        if constexpr (weighted) value = value * at.own(window.weights + (r + q) * columns.size());
         T* const target = row + q * stride + m;
         if constexpr (write == Write::add) {
           add(target, value);
@@ -211,11 +212,15 @@ void interpolate_as(const Window<T>& window, T* out, int64_t stride, T* scratch)
 template <typename T, int64_t lanes>
 void interpolate_lanes(const Window<T>& window, T* out, int64_t stride, Write write, T* scratch) {
   if (write == Write::add) {
-    interpolate_as<T, lanes, Write::add>(window, out, stride, scratch);
+    interpolate_as<T, lanes, Write::add, false>(window, out, stride, scratch);
+  } else if (write == Write::stream && window.weights) {
+    interpolate_as<T, lanes, Write::stream, true>(window, out, stride, scratch);
   } else if (write == Write::stream) {
-    interpolate_as<T, lanes, Write::stream>(window, out, stride, scratch);
+    interpolate_as<T, lanes, Write::stream, false>(window, out, stride, scratch);
+  } else if (window.weights) {
+    interpolate_as<T, lanes, Write::store, true>(window, out, stride, scratch);
   } else {
-    interpolate_as<T, lanes, Write::store>(window, out, stride, scratch);
+    interpolate_as<T, lanes, Write::store, false>(window, out, stride, scratch);
   }
 }
 

@@ -25,7 +25,8 @@ struct Window {
   Taps<T> x;
   int64_t rows;
   int64_t cols;
-  const T* next;  // the first sample that the next window will need, fetched ahead of its use; may be null
+  const T* next;               // the first sample that the next window will need, fetched ahead of its use; may be null
+  const T* weights = nullptr;  // (rows, cols) of `lanes` numbers, that the output is multiplied by; null for none
 };
 
 // Weights of a window's source, one per pixel.

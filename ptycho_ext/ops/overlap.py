@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ptycho_ext.ops._checks import Check, as_float64, as_pair, real_type
+from ptycho_ext.ops._plan import NO_PLAN
 from ptycho_ext.ops._vmap import lead, lead_weights
 from ptycho_ext.ops.extract import extract_patches, extract_patches_adjoint, grad_positions
-from ptycho_ext.ops.reassemble import real_product, reassemble_patches
+from ptycho_ext.ops.reassemble import real_product, reassemble_adjoint, reassemble_patches
 
 
 def overlap_project(
@@ -112,18 +113,20 @@ class _Project(torch.autograd.Function):
             image, total = reassemble_patches(patches, positions, size, weights, eps=ctx.eps)
         seen = total > ctx.eps * total.detach().amax((-2, -1), keepdim=True)
         grad_sum = torch.where(seen, extract_patches_adjoint(grad, positions, size) / torch.where(seen, total, 1), 0)
-        spread = extract_patches(grad_sum, positions, patch_size)
-        grad_positions_ = grad_weights = None
+        by_patches = grad_positions_ = grad_weights = None
+        if for_patches:
+            by_patches = reassemble_adjoint(grad_sum, positions, weights, *NO_PLAN)
         if patches is not None:
             grad_total = -real_product(image, grad_sum)
             if for_weights:
+                spread = extract_patches(grad_sum, positions, patch_size)
                 grad_weights = real_product(patches, spread) + extract_patches(grad_total, positions, patch_size)
                 grad_weights = grad_weights.sum_to_size(weights.shape)
             if for_positions:
                 grad_positions_ = grad_positions(grad, image, positions)
                 grad_positions_ = grad_positions_ + grad_positions(patches * weights, grad_sum, positions)
                 grad_positions_ = grad_positions_ + grad_positions(each, grad_total, positions)
-        return spread * weights if for_patches else None, grad_positions_, grad_weights, None, None
+        return by_patches, grad_positions_, grad_weights, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:

@@ -118,6 +118,23 @@ def _fake_reassemble_patches_out(
     check.out(weight_sum, weights, (*patches.shape[:-3], *canvas_size), "out[1]")
 
 
+def _fake_reassemble_patches_adjoint(
+    image: Tensor, positions: Tensor, weights: Tensor, order: Tensor | None = None
+) -> Tensor:
+    check = Check("reassemble_patches_adjoint")
+    check.data("image", image)
+    check.dims("image", image, 2, "(..., H, W)")
+    check.positions_of_canvas(positions, image)
+    check.type("weights", weights, real_type(image.dtype))
+    check.dims("weights", weights, 2, "(..., h, w)")
+    if weights.ndim > 2:
+        check.shape("weights", weights, (*positions.shape[:-1], *weights.shape[-2:]))
+    check.device("weights", weights, image)
+    check.size("weights' size", weights.shape[-2:])
+    check.holds_patch("image", image.shape[-2:], weights.shape[-2:])
+    return image.new_empty((*positions.shape[:-1], *weights.shape[-2:]))
+
+
 class _Reassemble(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -153,16 +170,17 @@ class _Reassemble(torch.autograd.Function):
             grad_image = grad_image * torch.where(seen, 1 / torch.where(seen, weight_sum, 1), 0)
             if for_positions or for_weights:
                 grad_sum = grad_sum - real_product(grad_image, image)
-        grad_weighted = _extract(grad_image, positions, ctx.patch_size, *plan)
-        by_positions = grad_weights = None
-        if for_positions:
-            by_positions = grad_positions(patches * weights, grad_image, positions, order)
-            by_positions = by_positions + grad_positions(weights.expand(patches.shape), grad_sum, positions, order)
+        by_patches = by_positions = grad_weights = None
         if for_weights:
+            grad_weighted = _extract(grad_image, positions, ctx.patch_size, *plan)
             grad_weights = real_product(grad_weighted, patches)
             grad_weights = grad_weights + _extract(grad_sum, positions, ctx.patch_size, *plan)
             grad_weights = grad_weights.sum_to_size(weights.shape)
-        by_patches = grad_weighted * weights if for_patches else None
+        if for_patches:
+            by_patches = reassemble_adjoint(grad_image, positions, weights, *plan)
+        if for_positions:
+            by_positions = grad_positions(patches * weights, grad_image, positions, order)
+            by_positions = by_positions + grad_positions(weights.expand(patches.shape), grad_sum, positions, order)
         return by_patches, by_positions, grad_weights, None, None, None, None, None
 
     @staticmethod
@@ -174,12 +192,59 @@ class _Reassemble(torch.autograd.Function):
         return _reassemble(patches, positions, weights, canvas_size, eps, *NO_PLAN), (0, 0)
 
 
+class _Adjoint(torch.autograd.Function):
+    """The transpose of the sum: patches of the image, times the weights."""
+
+    @staticmethod
+    def forward(
+        image: Tensor,
+        positions: Tensor,
+        weights: Tensor,
+        order: Tensor | None,
+        tile_start: Tensor | None,
+        tile_patches: Tensor | None,
+    ) -> Tensor:
+        result: Tensor = torch.ops.ptycho.reassemble_patches_adjoint(image, positions, weights, order)
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        image, positions, weights, order, tile_start, tile_patches = inputs
+        needs_image = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        ctx.save_for_backward(positions, weights, image if needs_image else None, order, tile_start, tile_patches)
+        ctx.canvas_size = list(image.shape[-2:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        positions, weights, image, order, tile_start, tile_patches = ctx.saved_tensors
+        plan = (order, tile_start, tile_patches)
+        by_image = by_positions = by_weights = None
+        if ctx.needs_input_grad[0]:
+            by_image = _reassemble(grad, positions, weights, ctx.canvas_size, None, *plan)[0]
+        if ctx.needs_input_grad[1]:
+            by_positions = grad_positions(grad * weights, image, positions, order)
+        if ctx.needs_input_grad[2]:
+            extracted = _extract(image, positions, list(weights.shape[-2:]), *plan)
+            by_weights = real_product(extracted, grad).sum_to_size(weights.shape)
+        return by_image, by_positions, by_weights, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        image, positions, weights, *_ = args
+        size = info.batch_size
+        image, positions = lead(size, image, in_dims[0]), lead(size, positions, in_dims[1])
+        patches = image.new_empty(()).expand(*positions.shape[:-1], *weights.shape[-2:])
+        return reassemble_adjoint(image, positions, lead_weights(size, weights, in_dims[2], patches), *NO_PLAN), 0
+
+
 def real_product(a: Tensor, b: Tensor) -> Tensor:
     """Re(conj(a) b), from real products: torch rounds complex ones by where its threads' shares begin and end."""
     return a.real * b.real + a.imag * b.imag if a.is_complex() else a * b
 
 
 _reassemble: Callable[..., tuple[Tensor, Tensor]] = _Reassemble.apply
+reassemble_adjoint: Callable[..., Tensor] = _Adjoint.apply
 
 torch.library.register_fake("ptycho::reassemble_patches", _fake_reassemble_patches)
+torch.library.register_fake("ptycho::reassemble_patches_adjoint", _fake_reassemble_patches_adjoint)
 torch.library.register_fake("ptycho::reassemble_patches_out", _fake_reassemble_patches_out)

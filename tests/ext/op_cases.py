@@ -148,5 +148,6 @@ def raw_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
         "translate_images": (canvas, shifts, "bilinear"),
         "translate_images_adjoint": (canvas, shifts, "nearest"),
         "reassemble_patches": (patches, POSITIONS, weights(PATCH, dtype), list(CANVAS)),
+        "reassemble_patches_adjoint": (canvas, POSITIONS, weights(PATCH, dtype)),
         "overlap_project": (patches, POSITIONS, weights(PATCH, dtype), list(CANVAS), 1e-6),
     }

@@ -192,6 +192,7 @@ def test_bitwise_the_same_over_threads_and_runs(op: str) -> None:
         "translate_images": (canvas, positions[:, 0], "bilinear"),
         "translate_images_adjoint": (canvas, positions[:, 0], "nearest"),
         "reassemble_patches": (patches, positions, weights((24, 21), torch.float32), [150, 161]),
+        "reassemble_patches_adjoint": (canvas, positions, weights((24, 21), torch.float32)),
         "overlap_project": (patches, positions, weights((24, 21), torch.float32), [150, 161], 1e-6),
     }[op]
     results = []

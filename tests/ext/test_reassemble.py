@@ -8,8 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from op_cases import CANVAS, DTYPES, PATCH, POSITIONS, REAL, assert_close, data, weights
+from torch.autograd import gradcheck, gradgradcheck
 
 from ptycho_ext import extract_patches, reassemble_patches, reference
+from ptycho_ext.ops.reassemble import reassemble_adjoint
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -80,3 +82,24 @@ def test_vmap_keeps_each_call_its_weights() -> None:
     mapped = torch.vmap(lambda p, w: reassemble_patches(p, POSITIONS[0], CANVAS, w)[0])(patches, weight)
     looped = [reassemble_patches(p, POSITIONS[0], CANVAS, w)[0] for p, w in zip(patches, weight, strict=True)]
     torch.testing.assert_close(mapped, torch.stack(looped), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [PATCH, (2, 5, *PATCH)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_adjoint_is_the_extraction_times_the_weights(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    image, weight = data((2, *CANVAS), dtype), weights(shape, dtype)
+    got = torch.ops.ptycho.reassemble_patches_adjoint(image, POSITIONS, weight)
+    assert got.dtype == dtype
+    assert_close(got, reference.reassemble_patches_adjoint(image, POSITIONS, weight), dtype)
+
+
+@pytest.mark.parametrize("shape", [PATCH, (5, *PATCH)])
+def test_adjoint_is_differentiable_in_all_it_takes(shape: tuple[int, ...]) -> None:
+    image, weight = data(CANVAS, torch.complex128).requires_grad_(), weights(shape, torch.complex128).requires_grad_()
+    positions = (POSITIONS[0] + 0.013).requires_grad_()
+
+    def adjoint(image: torch.Tensor, positions: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return reassemble_adjoint(image, positions, weight, None, None, None)
+
+    assert gradcheck(adjoint, (image, positions, weight), fast_mode=True)
+    assert gradgradcheck(lambda i, w: adjoint(i, positions.detach(), w), (image, weight), fast_mode=True)
