@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Vectors of the level that kernels.cpp, its only user, is compiled for (PTYCHO_LEVEL): loads and stores, whole and in
-// part. Everything has internal linkage, because the linker would keep one level's copy of anything else for all.
+// Vectors of the level that kernels.cpp is compiled for (PTYCHO_LEVEL): loads and stores, whole and in part. Everything
+// has internal linkage, because the linker would keep one level's copy of anything else for all.
 #pragma once
 
 #include <cstdint>
