@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // extract_patches on the CPU, its adjoint and its derivative with respect to the positions; and the adjoint of
-// reassembly, which is an extraction times the weights. Extraction and derivative
-// are parallel over blocks of patch rows, visited in the order of the plan; the adjoint over canvas tiles (see
-// tiles.h). Each output has one writer.
+// reassembly, which is an extraction times the weights. Extractions and derivative are parallel over blocks of patch
+// rows, visited in the order of the plan; the adjoint over canvas tiles (see tiles.h). Each output has one writer.
 #include "checks.h"
 #include "cpu/tiles.h"
 

@@ -98,6 +98,10 @@ def test_needs_finite_positions_and_sizes() -> None:
         px.ScanPlan(torch.full((3, 2), torch.nan), 4, 9)
     with pytest.raises(RuntimeError, match=r"^plan_tiles: canvas_size must be two positive integers, got \(9, 0\)$"):
         px.ScanPlan(torch.zeros(3, 2), 4, (9, 0))
+    with pytest.raises(
+        RuntimeError, match=r"^plan_tiles: canvas_size must be at least a patch's \(4, 4\), got \(9, 3\)$"
+    ):
+        px.ScanPlan(torch.zeros(3, 2), 4, (9, 3))
 
 
 def test_of_scan_positions_comes_with_its_canvas() -> None:
