@@ -16,7 +16,7 @@ py::dict build_info() {
                   "cxx_standard"_a = static_cast<long>(__cplusplus), "flags"_a = PTYCHO_FLAGS,
                   "native"_a = static_cast<bool>(PTYCHO_NATIVE), "torch_version"_a = PTYCHO_TORCH_VERSION,
                   "torch_target_abi"_a = PTYCHO_TORCH_TARGET, "parallel_backend"_a = "torch", "openmp"_a = false,
-                  "cuda"_a = false);
+                  "cuda"_a = PTYCHO_CUDA_VERSION, "cuda_architectures"_a = PTYCHO_CUDA_TARGETS);
 }
 
 #if defined(__x86_64__) || defined(__i386__)

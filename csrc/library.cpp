@@ -5,7 +5,7 @@
 // (..., 2). order, tile_start and tile_patches are the plan that plan_tiles makes; without it operators make their own.
 #include "torch_compat.h"
 
-STABLE_TORCH_LIBRARY(ptycho, m) {
+STABLE_TORCH_LIBRARY(PTYCHO_LIBRARY, m) {
   m.def(
       "plan_tiles(Tensor positions, SymInt[2] patch_size, SymInt[2] canvas_size)"
       " -> (Tensor order, Tensor tile_start, Tensor tile_patches)");

@@ -3,6 +3,7 @@
 // the target version on, and turns tensors into the plain views the kernels work on.
 #pragma once
 
+#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -14,12 +15,20 @@
 #include <utility>
 #include <vector>
 
+#include "ptycho/tile_plan.h"
 #include "ptycho/views.h"
+
+// Where the operators of csrc/cuda are registered. The tests build them once more, for the CPU and under another name.
+#ifndef PTYCHO_LIBRARY
+#define PTYCHO_LIBRARY ptycho
+#define PTYCHO_DEVICE CUDA
+#endif
 
 namespace ptycho {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using torch::stable::accelerator::DeviceGuard;
 using Sizes = std::vector<int64_t>;
 
 inline Sizes sizes_of(const Tensor& tensor) {
@@ -78,6 +87,12 @@ inline ImageStack<T> image_stack(const Tensor& tensor) {
     data = static_cast<T*>(tensor.mutable_data_ptr());
   }
   return {data, product(leading(tensor, 2)), rows, cols, lanes_of(tensor)};
+}
+
+// positions: (..., n, 2), contiguous
+inline Scan scan_of(const Tensor& positions, int64_t h, int64_t w) {
+  const int64_t per_group = positions.size(positions.dim() - 2);
+  return {positions.const_data_ptr<double>(), product(leading(positions, 2)), per_group, h, w};
 }
 
 // Calls body with a zero of the data's real type.

@@ -21,12 +21,6 @@ inline TileGrid tile_grid(int64_t groups, int64_t rows, int64_t cols) {
   return {groups, rows, cols, (rows + down - 1) / down, (cols + across - 1) / across};
 }
 
-// positions: (..., n, 2), contiguous
-inline Scan scan_of(const Tensor& positions, int64_t h, int64_t w) {
-  const int64_t per_group = positions.size(positions.dim() - 2);
-  return {positions.const_data_ptr<double>(), product(leading(positions, 2)), per_group, h, w};
-}
-
 // Which patches touch which tile; points into the given tensors or into its own vectors.
 class Tiles {
  public:

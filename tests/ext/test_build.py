@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import re
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 
 import ptycho_ext
 from ptycho_ext import _C
@@ -37,20 +40,28 @@ def test_operators_do_not_ask_for_more_than_the_processor_has() -> None:
         assert level["operators"] == level["processor"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the ELF dynamic section")
-def test_library_needs_libtorch_cpu_only_and_carries_no_path() -> None:
-    library = Path(_C.__file__).with_name("libptycho_ops.so")
+def _dynamic_section(library: Path) -> str:
     try:
-        dynamic = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
     except FileNotFoundError:
         pytest.skip("readelf is not installed")
+
+
+def _wheel_tag() -> str:
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    return f"{python}-{python}-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the ELF dynamic section")
+def test_library_needs_libtorch_cpu_only_and_carries_no_path() -> None:
+    dynamic = _dynamic_section(Path(_C.__file__).with_name("libptycho_ops.so"))
     needed = {line.split("[")[1].rstrip("]") for line in dynamic.splitlines() if "(NEEDED)" in line}
     assert {name for name in needed if "torch" in name or "c10" in name or "gomp" in name} == {"libtorch_cpu.so"}
     assert "RPATH" not in dynamic and "RUNPATH" not in dynamic
 
 
 def test_shared_maths_includes_neither_torch_nor_cuda() -> None:
-    headers = sorted((CSRC / "include" / "ptycho").glob("*.h"))
+    headers = sorted((CSRC / "include" / "ptycho").rglob("*.h"))
     assert headers
     for header in headers:
         for line in header.read_text().splitlines():
@@ -81,3 +92,38 @@ def test_building_without_torch_stops_with_one_sentence() -> None:
     assert done.stderr.splitlines() == [
         "ptychopinn: the building interpreter has no torch: pip install torch, then pip install --no-build-isolation ."
     ]
+
+
+@pytest.mark.skipif(not ptycho_ext.build_info()["cuda"], reason="built without CUDA: no nvcc was found")
+def test_cuda_library_loads_without_a_gpu_and_carries_no_path() -> None:
+    library = Path(_C.__file__).with_name("libptycho_ops_cuda.so")
+    torch.ops.load_library(str(library))
+    schemas = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("ptycho::")}
+    assert schemas
+    for name in schemas:
+        for device in ("CPU", "CUDA"):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(name, device), (name, device)
+    dynamic = _dynamic_section(library)
+    needed = {line.split("[")[1].rstrip("]") for line in dynamic.splitlines() if "(NEEDED)" in line}
+    assert {name for name in needed if "torch" in name or "cu" in name} == {"libtorch_cpu.so"}
+    assert "RPATH" not in dynamic and "RUNPATH" not in dynamic
+
+
+@pytest.mark.skipif(not ptycho_ext.build_info()["cuda"], reason="built without CUDA: no nvcc was found")
+def test_no_cuda_kernel_spills() -> None:
+    """What the assembler said of every kernel for every architecture, as cmake/keep_report.py kept it."""
+    reports = list(CSRC.parent.glob(f"build/{_wheel_tag()}/CMakeFiles/ptycho_ops_cuda.dir/csrc/cuda/*.cu.o.ptxas"))
+    if not reports:
+        pytest.skip("not built in this tree")
+    assert {report.name.split(".")[0] for report in reports} == {source.stem for source in CSRC.glob("cuda/*.cu")}
+    pattern = (
+        r"entry function '(\w+)' for '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill"
+    )
+    kernels = [found for report in reports for found in re.findall(pattern, report.read_text(), re.DOTALL)]
+    ours = [kernel for kernel in kernels if "ptycho" in kernel[0]]
+    wanted = {
+        f"sm_{name.split('+')[0].replace('.', '')}" for name in ptycho_ext.build_info()["cuda_architectures"].split()
+    }
+    assert {architecture for _, architecture, *_ in ours} == wanted
+    assert len(ours) > 30 * len(wanted)
+    assert [kernel for kernel in ours if kernel[2:] != ("0", "0", "0")] == []

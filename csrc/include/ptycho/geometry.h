@@ -25,6 +25,10 @@ struct Taps {
   T w1;
 };
 
+PTYCHO_HD inline bool is_finite(double x) {
+  return x - x == 0.0;
+}
+
 PTYCHO_HD inline int64_t to_index(double whole) {  // whole: finite and without fraction
   return static_cast<int64_t>(whole < -kFarAway ? -kFarAway : (whole > kFarAway ? kFarAway : whole));
 }

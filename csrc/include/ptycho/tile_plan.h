@@ -22,17 +22,17 @@ struct TileGrid {
   int64_t tile_rows;
   int64_t tile_cols;
 
-  int64_t tiles_down() const { return (rows + tile_rows - 1) / tile_rows; }
-  int64_t tiles_across() const { return (cols + tile_cols - 1) / tile_cols; }
-  int64_t tiles() const { return groups * tiles_down() * tiles_across(); }
-  int64_t group_of(int64_t tile) const { return tile / (tiles_down() * tiles_across()); }
-  Span rows_of(int64_t tile) const {
+  PTYCHO_HD int64_t tiles_down() const { return (rows + tile_rows - 1) / tile_rows; }
+  PTYCHO_HD int64_t tiles_across() const { return (cols + tile_cols - 1) / tile_cols; }
+  PTYCHO_HD int64_t tiles() const { return groups * tiles_down() * tiles_across(); }
+  PTYCHO_HD int64_t group_of(int64_t tile) const { return tile / (tiles_down() * tiles_across()); }
+  PTYCHO_HD Span rows_of(int64_t tile) const {
     const int64_t begin = tile / tiles_across() % tiles_down() * tile_rows;
-    return {begin, std::min(begin + tile_rows, rows)};
+    return clip({begin, begin + tile_rows}, begin, rows);
   }
-  Span cols_of(int64_t tile) const {
+  PTYCHO_HD Span cols_of(int64_t tile) const {
     const int64_t begin = tile % tiles_across() * tile_cols;
-    return {begin, std::min(begin + tile_cols, cols)};
+    return clip({begin, begin + tile_cols}, begin, cols);
   }
 };
 
@@ -44,7 +44,7 @@ struct Scan {
   int64_t h;
   int64_t w;
 
-  int64_t count() const { return groups * per_group; }
+  PTYCHO_HD int64_t count() const { return groups * per_group; }
 };
 
 // Tile t holds patches[start[t]] ... patches[start[t + 1] - 1], ascending.
@@ -53,17 +53,30 @@ struct TilePlan {
   std::vector<int64_t> patches;
 };
 
-// Tiles touched by a patch, row by row. A patch of h samples touches h + 1 rows from its integer part on.
-template <typename Visit>
-void for_each_touched_tile(const TileGrid& grid, const Scan& scan, int64_t patch, const Visit& visit) {
+// Tiles touched by a patch, as ranges of tile rows and columns of its canvas; both are empty if either is. A patch of h
+// samples touches h + 1 rows from its integer part on.
+struct TouchedTiles {
+  Span down;
+  Span across;
+};
+
+PTYCHO_HD inline TouchedTiles touched_tiles(const TileGrid& grid, const Scan& scan, int64_t patch) {
   const int64_t y = to_index(std::floor(scan.positions[2 * patch]));
   const int64_t x = to_index(std::floor(scan.positions[2 * patch + 1]));
   const Span rows = clip({y, y + scan.h + 1}, 0, grid.rows);
   const Span cols = clip({x, x + scan.w + 1}, 0, grid.cols);
-  if (rows.begin == rows.end || cols.begin == cols.end) return;
+  if (rows.begin == rows.end || cols.begin == cols.end) return {{0, 0}, {0, 0}};
+  return {{rows.begin / grid.tile_rows, (rows.end - 1) / grid.tile_rows + 1},
+          {cols.begin / grid.tile_cols, (cols.end - 1) / grid.tile_cols + 1}};
+}
+
+// Calls visit(tile) for the tiles touched by a patch, row by row.
+template <typename Visit>
+void for_each_touched_tile(const TileGrid& grid, const Scan& scan, int64_t patch, const Visit& visit) {
+  const TouchedTiles touched = touched_tiles(grid, scan, patch);
   const int64_t first_row = patch / scan.per_group * grid.tiles_down();
-  for (int64_t i = rows.begin / grid.tile_rows; i <= (rows.end - 1) / grid.tile_rows; ++i)
-    for (int64_t j = cols.begin / grid.tile_cols; j <= (cols.end - 1) / grid.tile_cols; ++j)
+  for (int64_t i = touched.down.begin; i < touched.down.end; ++i)
+    for (int64_t j = touched.across.begin; j < touched.across.end; ++j)
       visit((first_row + i) * grid.tiles_across() + j);
 }
 

@@ -3,8 +3,9 @@
 // real: kernels are written once, for real numbers, and step by `lanes` from one column to the next.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
+
+#include "ptycho/geometry.h"
 
 namespace ptycho {
 
@@ -15,8 +16,8 @@ struct Image {
   int64_t cols;
   int64_t lanes;
 
-  T* row(int64_t r) const { return data + r * cols * lanes; }
-  bool has_row(int64_t r) const { return r >= 0 && r < rows; }
+  PTYCHO_HD T* row(int64_t r) const { return data + r * cols * lanes; }
+  PTYCHO_HD bool has_row(int64_t r) const { return r >= 0 && r < rows; }
 };
 
 template <typename T>
@@ -27,7 +28,7 @@ struct ImageStack {
   int64_t cols;
   int64_t lanes;
 
-  Image<T> operator[](int64_t k) const { return {data + k * rows * cols * lanes, rows, cols, lanes}; }
+  PTYCHO_HD Image<T> operator[](int64_t k) const { return {data + k * rows * cols * lanes, rows, cols, lanes}; }
 };
 
 // A half-open range of indices.
@@ -36,10 +37,14 @@ struct Span {
   int64_t end;
 };
 
+PTYCHO_HD inline int64_t clamp(int64_t value, int64_t low, int64_t high) {
+  return value < low ? low : value > high ? high : value;
+}
+
 // The part of [begin, end) inside [low, high); empty spans stay within it.
-inline Span clip(Span span, int64_t low, int64_t high) {
-  const int64_t begin = std::clamp(span.begin, low, high);
-  return {begin, std::clamp(span.end, begin, high)};
+PTYCHO_HD inline Span clip(Span span, int64_t low, int64_t high) {
+  const int64_t begin = clamp(span.begin, low, high);
+  return {begin, clamp(span.end, begin, high)};
 }
 
 }  // namespace ptycho

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Runs a CUDA compiler and keeps what its assembler reports of every kernel (registers, spills) beside the object file.
+
+The report is hundreds of lines, so it is not printed; everything else that the compiler says is.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+command = sys.argv[1:]
+done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+lines = done.stdout.splitlines()
+report = [line for line in lines if line.startswith(("ptxas info", "    ")) and "warning" not in line]
+for line in lines:
+    if line not in report:
+        print(line)
+if "-o" in command and done.returncode == 0:
+    Path(command[command.index("-o") + 1] + ".ptxas").write_text("\n".join(report) + "\n")
+sys.exit(done.returncode)

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Block programs of the nearest-sample translation and its transpose, one thread to an output pixel. Both axes have an
+// index map that does not decrease, so an input pixel is read by a run of at most a few outputs on either axis and the
+// transpose is a gather as well.
+#pragma once
+
+#include "ptycho/block.h"
+#include "ptycho/views.h"
+
+namespace ptycho {
+
+// Outputs along one axis that may read sample i, and the test whether one does.
+struct NearestReaders {
+  double shift;
+  int64_t n;
+
+  PTYCHO_HD Span near(int64_t i) const {  // output q reads rint(q - shift), so q is within one of i + shift
+    const int64_t centre = to_index(std::floor(static_cast<double>(i) + shift));
+    return clip({centre - 1, centre + 3}, 0, n);
+  }
+  PTYCHO_HD int64_t read_by(int64_t q) const { return nearest_sample(static_cast<double>(q) - shift, n); }
+};
+
+template <typename T, int lanes, bool adjoint>
+struct Nearest {
+  static constexpr int kThreads = 256;
+  using Shared = Nothing;
+
+  ImageStack<const T> images;
+  const double* shifts;
+  ImageStack<T> out;
+
+  PTYCHO_HD int64_t pixels() const { return out.count * out.rows * out.cols; }
+
+  template <typename Block>
+  PTYCHO_HD void operator()(Block& block) const {
+    block.end([&](int thread) {
+      for (int64_t i = block.index() * kThreads + thread; i < pixels(); i += block.count() * kThreads) {
+        const int64_t k = i / (out.rows * out.cols), r = i / out.cols % out.rows, c = i % out.cols;
+        write(NearestReaders{shifts[2 * k], out.rows}, NearestReaders{shifts[2 * k + 1], out.cols}, images[k],
+              out[k].row(r) + c * lanes, r, c);
+      }
+    });
+  }
+
+  PTYCHO_HD static void write(const NearestReaders& down, const NearestReaders& across, const Image<const T>& image,
+                              T* to, int64_t r, int64_t c) {
+    T value[lanes] = {};
+    if (!is_finite(down.shift) || !is_finite(across.shift)) {
+      for (int lane = 0; lane < lanes; ++lane)
+        value[lane] = static_cast<T>(down.shift - down.shift + (across.shift - across.shift));
+    } else if constexpr (adjoint) {
+      const Span rows = down.near(r), cols = across.near(c);
+      for (int64_t q = rows.begin; q < rows.end; ++q) {
+        if (down.read_by(q) != r) continue;
+        for (int64_t p = cols.begin; p < cols.end; ++p)
+          for (int lane = 0; lane < lanes; ++lane)
+            if (across.read_by(p) == c) value[lane] += image.row(q)[p * lanes + lane];
+      }
+    } else {
+      const int64_t q = down.read_by(r), p = across.read_by(c);
+      for (int lane = 0; lane < lanes; ++lane)
+        if (q >= 0 && p >= 0) value[lane] = image.row(q)[p * lanes + lane];
+    }
+    for (int lane = 0; lane < lanes; ++lane) to[lane] = value[lane];
+  }
+};
+
+}  // namespace ptycho

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Block programs that make and check the plan of a scan on the device. Every patch is given as many places as a patch
+// can touch tiles at most, so that nothing waits for a count to reach the host; places that stay empty carry a key
+// behind the last tile. A stable sort by tile then leaves patches in index order within every tile.
+#pragma once
+
+#include "ptycho/block.h"
+#include "ptycho/tile_plan.h"
+
+namespace ptycho {
+
+// How many tiles along one axis a patch of `samples` can touch: it touches samples + 1 pixels.
+PTYCHO_HD inline int64_t touched_at_most(int64_t samples, int64_t tile, int64_t tiles) {
+  const int64_t most = (samples + tile - 1) / tile + 1;
+  return most < tiles ? most : tiles;
+}
+
+// Whether a patch's position can be used; others touch no tile.
+PTYCHO_HD inline bool has_place(const Scan& scan, int64_t k) {
+  return is_finite(scan.positions[2 * k]) && is_finite(scan.positions[2 * k + 1]);
+}
+
+// keys[k * places + i] = the i-th tile that patch k touches, or the number of tiles; values: k.
+struct EmitVisits {
+  static constexpr int kThreads = 256;
+  using Shared = Nothing;
+
+  Scan scan;
+  TileGrid grid;
+  int64_t down;  // places of a patch
+  int64_t across;
+  uint32_t* keys;
+  int64_t* values;
+
+  template <typename Block>
+  PTYCHO_HD void operator()(Block& block) const {
+    const int64_t places = down * across;
+    block.end([&](int thread) {
+      for (int64_t i = block.index() * kThreads + thread; i < scan.count() * places; i += block.count() * kThreads) {
+        const int64_t k = i / places;
+        values[i] = k;
+        keys[i] = static_cast<uint32_t>(has_place(scan, k) ? tile_at(k, i % places) : grid.tiles());
+      }
+    });
+  }
+
+  PTYCHO_HD int64_t tile_at(int64_t k, int64_t place) const {
+    const TouchedTiles touched = touched_tiles(grid, scan, k);
+    const int64_t row = touched.down.begin + place / across, col = touched.across.begin + place % across;
+    if (row >= touched.down.end || col >= touched.across.end) return grid.tiles();
+    return (k / scan.per_group * grid.tiles_down() + row) * grid.tiles_across() + col;
+  }
+};
+
+// start[t] = the first place of the sorted keys that holds tile t or a later one, for t = 0 ... tiles.
+struct FindStarts {
+  static constexpr int kThreads = 256;
+  using Shared = Nothing;
+
+  const uint32_t* keys;
+  int64_t length;
+  int64_t tiles;
+  int64_t* start;
+
+  template <typename Block>
+  PTYCHO_HD void operator()(Block& block) const {
+    block.end([&](int thread) {
+      for (int64_t t = block.index() * kThreads + thread; t <= tiles; t += block.count() * kThreads) {
+        int64_t low = 0, high = length;
+        while (low < high) {
+          const int64_t middle = (low + high) / 2;
+          if (keys[middle] < static_cast<uint32_t>(t)) {
+            low = middle + 1;
+          } else {
+            high = middle;
+          }
+        }
+        start[t] = low;
+      }
+    });
+  }
+};
+
+// refused[group * blocks + b] = whether a patch of that share of the group lacks in a tile that it touches, or has a
+// position that is not finite. With the tiles' own look at their lists no wrong plan passes.
+struct CheckVisits {
+  static constexpr int kThreads = 1024;
+  struct Shared {
+    int refused;
+  };
+
+  Scan scan;
+  TileGrid grid;
+  const int64_t* start;
+  const int64_t* patches;
+  int64_t length;
+  int64_t blocks;  // to a group
+  int32_t* refused;
+
+  static int64_t blocks_of(int64_t per_group) { return (per_group + kThreads - 1) / kThreads; }
+
+  template <typename Block>
+  PTYCHO_HD void operator()(Block& block) const {
+    int& any = block.shared().refused;
+    for (int64_t b = block.index(); b < scan.groups * blocks; b = next_block(block, b)) {
+      block.each([&](int thread) {
+        if (thread == 0) any = 0;
+      });
+      block.each([&](int thread) {
+        const int64_t member = b % blocks * kThreads + thread;
+        if (member < scan.per_group && !passes(b / blocks * scan.per_group + member)) any = 1;
+      });
+      block.each([&](int thread) {
+        if (thread == 0) refused[b] = any;
+      });
+    }
+  }
+
+  PTYCHO_HD bool passes(int64_t k) const {
+    if (!has_place(scan, k)) return false;
+    const TouchedTiles touched = touched_tiles(grid, scan, k);
+    const int64_t first_row = k / scan.per_group * grid.tiles_down();
+    for (int64_t i = touched.down.begin; i < touched.down.end; ++i)
+      for (int64_t j = touched.across.begin; j < touched.across.end; ++j)
+        if (!lists((first_row + i) * grid.tiles_across() + j, k)) return false;
+    return true;
+  }
+
+  PTYCHO_HD bool lists(int64_t tile, int64_t k) const {
+    Span part = clip({start[tile], start[tile + 1]}, 0, length);
+    while (part.begin < part.end) {
+      const int64_t middle = (part.begin + part.end) / 2;
+      if (patches[middle] == k) return true;
+      if (patches[middle] < k) {
+        part.begin = middle + 1;
+      } else {
+        part.end = middle;
+      }
+    }
+    return false;
+  }
+};
+
+// A key that orders patches by canvas, then by band of 64 rows, then by column; values: the patches.
+struct VisitingKeys {
+  static constexpr int kThreads = 256;
+  static constexpr int64_t kBand = 64;
+  using Shared = Nothing;
+
+  Scan scan;
+  int64_t bands;  // of a canvas, with one before and one behind
+  int64_t cols;   // of a canvas, likewise
+  uint64_t* keys;
+  int64_t* values;
+
+  VisitingKeys(const Scan& scan, int64_t canvas_rows, int64_t canvas_cols, uint64_t* keys, int64_t* values)
+      : scan(scan), bands((canvas_rows + kBand - 1) / kBand + 2), cols(canvas_cols + 2), keys(keys), values(values) {}
+
+  uint64_t largest() const { return static_cast<uint64_t>(scan.groups * bands * cols); }
+
+  template <typename Block>
+  PTYCHO_HD void operator()(Block& block) const {
+    block.end([&](int thread) {
+      for (int64_t k = block.index() * kThreads + thread; k < scan.count(); k += block.count() * kThreads) {
+        int64_t band = 0, col = 0;
+        if (has_place(scan, k)) {
+          band = clamp(to_index(std::floor(scan.positions[2 * k] / kBand)) + 1, 0, bands - 1);
+          col = clamp(to_index(std::floor(scan.positions[2 * k + 1])) + 1, 0, cols - 1);
+        }
+        keys[k] = static_cast<uint64_t>((k / scan.per_group * bands + band) * cols + col);
+        values[k] = k;
+      }
+    });
+  }
+};
+
+}  // namespace ptycho

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Block programs that sum patches onto canvases: a block owns a tile of the canvas and its threads own the tile's
+// cells, so every pixel has one writer, no sum is atomic, and patches are added in index order: bitwise repeatable. The
+// patches of a tile come from the plan's list, or are looked for among all of the group where those are few. Batches of
+// them are prepared in shared memory, one by each thread. Where the CPU refuses a position or a plan, a kernel, which
+// the host does not wait for, leaves a NaN in every pixel that depends on it.
+#pragma once
+
+#include <limits>
+
+#include "ptycho/block.h"
+#include "ptycho/gather.h"
+#include "ptycho/tile_plan.h"
+
+namespace ptycho {
+
+template <typename T>
+inline constexpr T kInfinity = std::numeric_limits<T>::infinity();
+
+inline constexpr int64_t kTilePixels = 32;  // of a tile's side: a power of two, the same for every type of data
+
+inline TileGrid square_tiles(int64_t groups, int64_t rows, int64_t cols) {
+  return {groups, rows, cols, kTilePixels, kTilePixels};
+}
+
+// Which patches a tile sums, all pointers on the device.
+struct TileLists {
+  const int64_t* start;    // null: every patch of the group is looked at
+  const int64_t* patches;  // tile t has patches[start[t]] ... patches[start[t + 1] - 1]
+  int64_t length;          // of patches
+  const int32_t* refused;  // per group `verdicts` numbers, not 0 where a list or a position is wrong
+  int64_t verdicts;
+};
+
+// Per tile, of the weights that its pixels received.
+template <typename T>
+struct WeightRange {
+  T least;  // positive one; infinity for none
+  T most;   // zero for none
+};
+
+template <typename T>
+PTYCHO_HD inline WeightRange<T> wider(const WeightRange<T>& a, const WeightRange<T>& b) {
+  return {b.least < a.least ? b.least : a.least, b.most > a.most ? b.most : a.most};
+}
+
+// Sums patches, or patches times weights and the weights; divides the one by the other for the mean.
+template <typename T, int lanes, bool weighted>
+struct SumTiles {
+  static constexpr int kRows = 4;  // of a cell
+  static constexpr int kPixels = kNumbers<T> / lanes;
+  static constexpr int kAcross = kTilePixels / kPixels;
+  static constexpr int kThreads = kAcross * (kTilePixels / kRows);
+  static constexpr int kBatch = 64;  // patches prepared together
+
+  struct Cell {
+    T image[kRows][kNumbers<T>];
+    T weight[weighted ? kRows : 1][weighted ? kPixels : 1];
+  };
+  struct Shared {
+    int64_t patch[kBatch];  // -1: not of this tile
+    Taps<T> y[kBatch];      // for the tile's first row and column
+    Taps<T> x[kBatch];
+    int refused;
+    WeightRange<T> ranges[weighted ? kThreads : 1];
+  };
+
+  ImageStack<const T> patches;
+  ImageStack<const T> weights;  // one image, or as many as patches
+  Scan scan;
+  TileGrid grid;
+  TileLists lists;
+  ImageStack<T> image;
+  ImageStack<T> weight_sum;
+  WeightRange<T>* ranges;  // null for the sum
+
+  template <typename Block>
+  PTYCHO_HD void operator()(Block& block) const {
+    auto cells = block.template registers<Cell>();
+    for (int64_t tile = block.index(); tile < grid.tiles(); tile = next_block(block, tile)) {
+      Shared& shared = block.shared();
+      const int64_t group = grid.group_of(tile);
+      block.each(cells, [&](int thread, Cell& cell) {
+        cell = Cell{};
+        if (thread == 0) shared.refused = 0;
+      });
+      if (lists.refused)
+        block.each([&](int thread) {
+          for (int64_t v = thread; v < lists.verdicts; v += kThreads)
+            if (lists.refused[group * lists.verdicts + v]) shared.refused = 1;
+        });
+      const Span visits = visits_of(tile, group);
+      for (int64_t first = visits.begin; first < visits.end; first += kBatch) {
+        const int batch = static_cast<int>(clamp(visits.end - first, 0, kBatch));
+        block.each([&](int thread) {
+          for (int i = thread; i < batch; i += kThreads) prepare(shared, i, first + i, visits.begin, tile, group);
+        });
+        block.each(cells, [&](int thread, Cell& cell) {
+          for (int i = 0; i < batch; ++i) add(shared, i, thread, cell);
+        });
+      }
+      finish(block, cells, shared, tile, group);
+    }
+  }
+
+  PTYCHO_HD Span visits_of(int64_t tile, int64_t group) const {
+    if (!lists.start) return {group * scan.per_group, (group + 1) * scan.per_group};
+    return clip({lists.start[tile], lists.start[tile + 1]}, 0, lists.length);
+  }
+
+  // Visit number i of the batch; `at`: its place in the lists, which begin at `begin`.
+  PTYCHO_HD void prepare(Shared& shared, int i, int64_t at, int64_t begin, int64_t tile, int64_t group) const {
+    const int64_t k = lists.start ? lists.patches[at] : at;
+    shared.patch[i] = -1;
+    const bool known = k >= group * scan.per_group && k < (group + 1) * scan.per_group;
+    const bool ascending = !lists.start || at == begin || lists.patches[at - 1] < k;
+    if (!known || !ascending || !is_finite(scan.positions[2 * k]) || !is_finite(scan.positions[2 * k + 1])) {
+      shared.refused = 1;
+      return;
+    }
+    Taps<T> y = splat_taps<T>(scan.positions[2 * k]), x = splat_taps<T>(scan.positions[2 * k + 1]);
+    y.first += grid.rows_of(tile).begin;
+    x.first += grid.cols_of(tile).begin;
+    if (y.first >= -kTilePixels && y.first < scan.h && x.first >= -kTilePixels && x.first < scan.w) {
+      shared.patch[i] = k;
+      shared.y[i] = y;
+      shared.x[i] = x;
+    } else if (lists.start) {
+      shared.refused = 1;
+    }
+  }
+
+  PTYCHO_HD void add(const Shared& shared, int i, int thread, Cell& cell) const {
+    const int64_t k = shared.patch[i];
+    if (k < 0) return;
+    const int r = thread / kAcross * kRows, c = thread % kAcross * kPixels;
+    const Taps<T> y = shared.y[i], x = shared.x[i];
+    const Source<T> patch(patches, k);
+    if (!cell_sees<T, lanes, kRows>(patch.image, y, x, r, c)) return;
+    if constexpr (weighted) {
+      const Source<T> weight(weights, weights.count == 1 ? 0 : k);
+      add_weighted<T, lanes>(patch, weight, y, x, r, c, cell.image, cell.weight);
+    } else {
+      T values[kRows][kNumbers<T>];
+      gather<T, lanes>(patch, y, x, r, c, values);
+      PTYCHO_UNROLL
+      for (int q = 0; q < kRows; ++q) PTYCHO_UNROLL
+      for (int m = 0; m < kNumbers<T>; ++m) cell.image[q][m] += values[q][m];
+    }
+  }
+
+  // Writes the tile; its ranges too, for the mean.
+  template <typename Block, typename Cells>
+  PTYCHO_HD void finish(Block& block, Cells& cells, Shared& shared, int64_t tile, int64_t group) const {
+    const Span rows = grid.rows_of(tile), cols = grid.cols_of(tile);
+    block.each(cells, [&](int thread, Cell& cell) {
+      const int64_t r = rows.begin + thread / kAcross * kRows, c = cols.begin + thread % kAcross * kPixels;
+      WeightRange<T> range{kInfinity<T>, T(0)};
+      if constexpr (weighted) {
+        if (ranges) range = divide(cell, rows.end - r, cols.end - c);
+      }
+      if (shared.refused) {
+        range = {kInfinity<T>, T(0)};
+        fill(cell.image, kInfinity<T> - kInfinity<T>);
+        fill(cell.weight, kInfinity<T> - kInfinity<T>);
+      }
+      store_cell(image[group], r, c, cell.image);
+      if constexpr (weighted) {
+        store_cell(weight_sum[group], r, c, cell.weight);
+        shared.ranges[thread] = range;
+      }
+    });
+    if constexpr (weighted) {
+      if (!ranges) return;
+      reduce<kThreads>(block, shared.ranges,
+                       [](const WeightRange<T>& a, const WeightRange<T>& b) { return wider(a, b); });
+      block.each([&](int thread) {
+        if (thread == 0) ranges[tile] = shared.ranges[0];
+      });
+    }
+  }
+
+  // image /= weight where the weight is positive, and zero elsewhere; the range is that of the pixels on the canvas.
+  PTYCHO_HD static WeightRange<T> divide(Cell& cell, int64_t rows_inside, int64_t cols_inside) {
+    WeightRange<T> range{kInfinity<T>, T(0)};
+    PTYCHO_UNROLL
+    for (int q = 0; q < kRows; ++q) PTYCHO_UNROLL
+    for (int p = 0; p < kPixels; ++p) {
+      const T weight = cell.weight[q][p];
+      if (weight > T(0) && q < rows_inside && p < cols_inside) range = wider(range, WeightRange<T>{weight, weight});
+      PTYCHO_UNROLL
+      for (int m = p * lanes; m < (p + 1) * lanes; ++m)
+        cell.image[q][m] = weight > T(0) ? cell.image[q][m] / weight : T(0);
+    }
+    return range;
+  }
+
+  template <int rows, int count>
+  PTYCHO_HD static void fill(T (&values)[rows][count], T value) {
+    PTYCHO_UNROLL
+    for (int q = 0; q < rows; ++q) PTYCHO_UNROLL
+    for (int i = 0; i < count; ++i) values[q][i] = value;
+  }
+};
+
+// image = 0 where its weight is at most eps times the largest of its canvas. Only tiles whose ranges say that there is
+// such a weight are looked at. `blocks` of them share a canvas.
+template <typename T>
+struct Darken {
+  static constexpr int kThreads = 256;
+  struct Shared {
+    T most[kThreads];
+  };
+
+  const WeightRange<T>* ranges;
+  TileGrid grid;
+  T eps;
+  int64_t blocks;
+  ImageStack<T> image;
+  ImageStack<const T> weight_sum;
+
+  template <typename Block>
+  PTYCHO_HD void operator()(Block& block) const {
+    const int64_t tiles = grid.tiles_down() * grid.tiles_across();
+    T* const most = block.shared().most;
+    for (int64_t b = block.index(); b < grid.groups * blocks; b = next_block(block, b)) {
+      const int64_t first = b / blocks * tiles;
+      block.each([&](int thread) {
+        T largest(0);
+        for (int64_t t = thread; t < tiles; t += kThreads)
+          largest = ranges[first + t].most > largest ? ranges[first + t].most : largest;
+        most[thread] = largest;
+      });
+      reduce<kThreads>(block, most, [](T a, T c) { return c > a ? c : a; });
+      const T threshold = eps * most[0];
+      block.each([&](int thread) {
+        for (int64_t t = b % blocks; t < tiles; t += blocks)
+          if (ranges[first + t].least <= threshold) darken(first + t, threshold, thread);
+      });
+    }
+  }
+
+  PTYCHO_HD void darken(int64_t tile, T threshold, int thread) const {
+    const Span rows = grid.rows_of(tile), cols = grid.cols_of(tile);
+    const int64_t group = grid.group_of(tile);
+    for (int64_t i = thread; i < grid.tile_rows * grid.tile_cols; i += kThreads) {
+      const int64_t r = rows.begin + i / grid.tile_cols, c = cols.begin + i % grid.tile_cols;
+      if (r >= rows.end || c >= cols.end || weight_sum[group].row(r)[c] > threshold) continue;
+      for (int64_t lane = 0; lane < image.lanes; ++lane) image[group].row(r)[c * image.lanes + lane] = T(0);
+    }
+  }
+};
+
+}  // namespace ptycho

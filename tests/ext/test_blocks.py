@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The CUDA operators without a GPU: their sources, with every block run on the CPU (tests/native), against the CPU's.
+
+What is run is all but CUDA itself: launchers, grids, the plan and its sort, which cell of which tile a thread owns,
+which 16 bytes it reads, edges and tails. Results must be those of the CPU operators bit for bit; only the derivative by
+positions sums in another order.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from op_cases import CANVAS, DTYPES, PATCH, POSITIONS, data, raw_inputs, weights
+from torch import Tensor
+
+import ptycho_ext as px
+
+ROOT = Path(__file__).parents[2]
+WIDE = (torch.float64, torch.complex128)
+CPU = torch.ops.ptycho
+
+
+@pytest.fixture(scope="module")
+def blocks() -> Any:
+    sanitize = os.environ.get("PTYCHO_SANITIZE", "")
+    build = ROOT / "build" / ("blocks-sanitized" if sanitize else "blocks")
+    configure = ["cmake", "-S", ROOT / "tests" / "native", "-B", build, f"-DPython_EXECUTABLE={sys.executable}"]
+    environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    for command in ([*configure, f"-DPTYCHO_SANITIZE={sanitize}"], ["cmake", "--build", build]):
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        except FileNotFoundError:
+            pytest.skip("cmake is not installed")
+        assert done.returncode == 0, done.stdout + done.stderr
+    torch.ops.load_library(str(build / "libptycho_blocks.so"))
+    return torch.ops.ptycho_blocks
+
+
+def same(got: Any, want: Any) -> None:
+    pairs = zip(got, want, strict=True) if isinstance(want, tuple) else [(got, want)]
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def same_slopes(blocks: Any, grads: Tensor, canvas: Tensor, positions: Tensor, order: Tensor | None = None) -> None:
+    """To rounding, of sums whose terms are at most |grads| times the canvas's largest value and may cancel."""
+    got = blocks.extract_patches_grad_positions(grads, canvas, positions, order)
+    want = CPU.extract_patches_grad_positions(grads, canvas, positions)
+    terms = float(grads.abs().sum((-2, -1)).max() * canvas.abs().max())
+    assert float((got - want).abs().max()) <= terms * (1e-15 if grads.dtype in WIDE else 3e-7)
+
+
+def test_both_sets_of_operators_have_the_same_schemas(blocks: Any) -> None:
+    registered = [str(s) for s in torch._C._jit_get_all_schemas() if s.name.startswith("ptycho_blocks::")]
+    library = [str(s) for s in torch._C._jit_get_all_schemas() if s.name.startswith("ptycho::")]
+    assert sorted(s.replace("ptycho_blocks::", "ptycho::") for s in registered) == sorted(library) != []
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("op", list(raw_inputs(torch.float32)))
+def test_every_operator_gives_the_bits_of_the_cpu(blocks: Any, op: str, dtype: torch.dtype) -> None:
+    args = raw_inputs(dtype)[op]
+    if op == "extract_patches_grad_positions":
+        same_slopes(blocks, *args)
+    else:
+        same(getattr(blocks, op)(*args), getattr(CPU, op)(*args))
+
+
+POINT = st.one_of(st.floats(-90, 90), st.integers(-160, 160).map(lambda v: v / 2), st.sampled_from([-1e300, 1e300]))
+
+
+@given(
+    sizes=st.tuples(*[st.integers(1, 70), st.integers(0, 90)] * 2),
+    groups=st.integers(1, 2),
+    points=st.lists(st.tuples(POINT, POINT), min_size=1, max_size=4),
+    offset=st.integers(0, 3),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_any_geometry(
+    blocks: Any,
+    sizes: tuple[int, int, int, int],
+    groups: int,
+    points: list[tuple[float, float]],
+    offset: int,
+    dtype: torch.dtype,
+) -> None:
+    """Sizes of one and of many cells, every border, and data that begin anywhere between two 16-byte boundaries."""
+    patch = sizes[::2]
+    size = (patch[0] + sizes[1], patch[1] + sizes[3])
+    positions = torch.tensor(points, dtype=torch.float64).expand(groups, -1, -1).contiguous()
+    positions = positions + torch.arange(groups).view(-1, 1, 1) * 0.3
+    canvas, patches = shifted((groups, *size), dtype, offset), shifted((groups, len(points), *patch), dtype, offset)
+    weight = weights(patch, dtype)
+    each = weights(tuple(patches.shape), dtype)
+    each[..., 0] = 0
+    for op, args in {
+        "extract_patches": (canvas, positions, list(patch)),
+        "extract_patches_adjoint": (patches, positions, list(size)),
+        "reassemble_patches": (patches, positions, weight, list(size), 0.3),
+        "reassemble_patches_adjoint": (canvas, positions, each),
+        "overlap_project": (patches, positions, each, list(size), 0.1),
+        "translate_images": (canvas, positions[:, 0], "bilinear"),
+        "translate_images_adjoint": (canvas, positions[:, 0], "nearest"),
+    }.items():
+        same(getattr(blocks, op)(*args), getattr(CPU, op)(*args))
+    for mode in ("bilinear", "nearest"):
+        same(
+            blocks.translate_images(canvas, positions[:, 0], mode), CPU.translate_images(canvas, positions[:, 0], mode)
+        )
+    same_slopes(blocks, patches, canvas, positions)
+
+
+def shifted(shape: tuple[int, ...], dtype: torch.dtype, offset: int) -> Tensor:
+    """Contiguous data that begin `offset` elements behind a boundary and end with the memory."""
+    whole = data((offset + torch.Size(shape).numel(),), dtype)
+    return whole[offset:].view(shape)
+
+
+def scan(count: int, size: tuple[int, int], groups: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(count)
+    return torch.rand(groups, count, 2, dtype=torch.float64, generator=generator) * torch.tensor(size) - 9
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [30, 600])
+def test_plans_given_and_made_on_the_spot(blocks: Any, count: int, dtype: torch.dtype) -> None:
+    size, patch = (97, 130), (11, 18)
+    positions = scan(count, size)
+    patches, canvas = data((2, count, *patch), dtype), data((2, *size), dtype, 3)
+    weight = weights(patch, dtype)
+    order, start, listed = blocks.plan_tiles(positions, list(patch), list(size))
+    assert order.sort().values.tolist() == list(range(2 * count))
+    for plan in ((), (start, listed)):
+        same(
+            blocks.extract_patches_adjoint(patches, positions, list(size), *plan),
+            CPU.extract_patches_adjoint(patches, positions, list(size)),
+        )
+        same(
+            blocks.reassemble_patches(patches, positions, weight, list(size), 0.4, *plan),
+            CPU.reassemble_patches(patches, positions, weight, list(size), 0.4),
+        )
+    same(
+        blocks.extract_patches(canvas, positions, list(patch), order),
+        CPU.extract_patches(canvas, positions, list(patch)),
+    )
+    same_slopes(blocks, patches, canvas, positions, order)
+
+
+def test_plan_lists_every_patch_in_every_tile_that_it_touches(blocks: Any) -> None:
+    size, patch, count = (100, 161), (40, 33), 50
+    positions = scan(count, (160, 220))
+    _, start, listed = blocks.plan_tiles(positions, list(patch), list(size))
+    across, down = -(-size[1] // 32), -(-size[0] // 32)
+    assert len(start) == 2 * down * across + 1 and start[0] == 0 and len(listed) >= start[-1]
+    floors = positions.floor().view(-1, 2).long()
+    for tile in range(2 * down * across):
+        group, y, x = tile // (down * across), tile // across % down * 32, tile % across * 32
+        bottom, right = min(y + 32, size[0]), min(x + 32, size[1])
+        wanted = [
+            k
+            for k in range(group * count, (group + 1) * count)
+            if y - patch[0] - 1 < floors[k, 0] < bottom and x - patch[1] - 1 < floors[k, 1] < right
+        ]
+        assert listed[start[tile] : start[tile + 1]].tolist() == wanted
+
+
+def test_large_patches_are_shared_out_among_blocks(blocks: Any) -> None:
+    canvas, grads = data((300, 260), torch.float32), data((2, 280, 250), torch.float32, 1)
+    positions = torch.tensor([[0.25, 3.5], [11.75, -2.25]], dtype=torch.float64)
+    same(
+        blocks.extract_patches(canvas, positions, [280, 250]),
+        CPU.extract_patches(canvas, positions, [280, 250]),
+    )
+    same_slopes(blocks, grads, canvas, positions)
+
+
+@pytest.mark.parametrize("count", [5, 600])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_position_that_is_not_finite_makes_nan(blocks: Any, value: float, count: int) -> None:
+    """A kernel cannot raise: what depends on the position is NaN, other patches and canvases are as ever."""
+    size, patch = (60, 70), (6, 9)
+    positions = scan(count, size)
+    broken = positions.clone()
+    broken[1, 2, 0] = value
+    canvas, patches, weight = (
+        data((2, *size), torch.complex64),
+        data((2, count, *patch), torch.complex64),
+        torch.ones(patch),
+    )
+    got, want = blocks.extract_patches(canvas, broken, patch), blocks.extract_patches(canvas, positions, patch)
+    assert got[1, 2].isnan().all()
+    got[1, 2] = want[1, 2]
+    same(got, want)
+    slope = blocks.extract_patches_grad_positions(patches, canvas, broken)
+    assert slope[1, 2].isnan().all() and slope.isnan().sum() == 2
+    for mode in ("bilinear", "nearest"):
+        moved = blocks.translate_images(patches.view(-1, *patch), broken.view(-1, 2), mode)
+        assert moved[count + 2].isnan().all() and moved.isnan().sum() == patch[0] * patch[1]
+    image, total = blocks.reassemble_patches(patches, broken, weight, size, 0.1)
+    assert image[1].isnan().all() and total[1].isnan().all()
+    assert torch.equal(image[0], CPU.reassemble_patches(patches, positions, weight, size, 0.1)[0][0])
+    assert blocks.extract_patches_adjoint(patches, broken, size)[1].isnan().all()
+    inside = blocks.overlap_project(patches, broken, weight, size, 0.1)[1, (positions[1] > 0).all(-1)]
+    assert inside.numel() and inside.isnan().all()
+
+
+@pytest.mark.parametrize("change", ["moved", "out of range", "twice", "start out of range", "start backwards"])
+def test_no_list_is_trusted(blocks: Any, change: str) -> None:
+    """A plan of other positions, or no plan at all, makes NaN and never a wrong sum, nor a read outside a tensor."""
+    size, patch = (97, 130), (11, 18)
+    positions = scan(40, size)
+    patches = data((2, 40, *patch), torch.float32)
+    order, start, listed = blocks.plan_tiles(positions, patch, size)
+    at = positions
+    if change == "moved":
+        at = positions.clone()
+        at[0, 7] += torch.tensor([32.0, 0.0])
+    elif change == "out of range":
+        listed[3], order[3] = 1 << 40, -1
+    elif change == "twice":
+        listed[3] = listed[2]
+    elif change == "start out of range":
+        start[2], start[3] = -5, 1 << 40
+    else:
+        start[2], start[3] = start[3].clone(), start[2].clone()
+    canvas = blocks.extract_patches_adjoint(patches, at, size, start, listed)
+    assert canvas[0].isnan().any()
+    wrong = ~canvas.isnan() & (canvas != CPU.extract_patches_adjoint(patches, at, size))
+    assert not wrong.any()
+    blocks.extract_patches(canvas, at, patch, order)
+
+
+def test_refuses_what_the_host_can_see(blocks: Any) -> None:
+    canvas, patches = data((2, *CANVAS), torch.float32), data((2, 5, *PATCH), torch.float32)
+    _, start, listed = blocks.plan_tiles(POSITIONS, PATCH, CANVAS)
+    for lists in ((start, None), (start[1:], listed), (start.double(), listed), (start[None], listed)):
+        with pytest.raises(RuntimeError, match=r"^extract_patches_adjoint: plan must be made for these positions"):
+            blocks.extract_patches_adjoint(patches, POSITIONS, CANVAS, *lists)
+    with pytest.raises(RuntimeError, match=r"^extract_patches: canvas must be float32"):
+        blocks.extract_patches(canvas.half(), POSITIONS, PATCH)
+    with pytest.raises(RuntimeError, match=r"^extract_patches: plan must be made for these positions"):
+        blocks.extract_patches(canvas, POSITIONS, PATCH, start)
+
+
+@pytest.mark.parametrize("groups", [0, 2])
+def test_nothing_to_do(blocks: Any, groups: int) -> None:
+    none, positions = torch.zeros(groups, 0, 2, 3), torch.zeros(groups, 0, 2, dtype=torch.float64)
+    assert blocks.extract_patches(torch.zeros(groups, 4, 6), positions, (2, 3)).shape == (groups, 0, 2, 3)
+    for plan in ((), blocks.plan_tiles(positions, (2, 3), (4, 6))[1:]):
+        canvas = blocks.extract_patches_adjoint(none, positions, (4, 6), *plan)
+        assert canvas.shape == (groups, 4, 6) and not canvas.any()
+        image, total = blocks.reassemble_patches(none, positions, torch.ones(2, 3), (4, 6), 0.1, *plan)
+        assert not image.any() and not total.any()
+    assert blocks.translate_images(torch.zeros(groups, 0, 3), positions.new_zeros(groups, 2), "bilinear").numel() == 0
+
+
+def test_outputs_are_written_where_they_are_told(blocks: Any) -> None:
+    canvas, patches = data((2, *CANVAS), torch.complex64), data((2, 5, *PATCH), torch.complex64)
+    weight, size = weights(PATCH, torch.complex64), list(CANVAS)
+    out, image, total = torch.full_like(patches, 7), torch.full_like(canvas, 7), torch.full(canvas.shape, 7.0)
+    blocks.extract_patches_out(canvas, POSITIONS, None, out)
+    same(out, px.extract_patches(canvas, POSITIONS, PATCH))
+    blocks.extract_patches_adjoint_out(patches, POSITIONS, None, None, image)
+    same(image, px.extract_patches_adjoint(patches, POSITIONS, CANVAS))
+    blocks.reassemble_patches_out(patches, POSITIONS, weight, 0.2, None, None, image, total)
+    same((image, total), px.reassemble_patches(patches, POSITIONS, CANVAS, weight, eps=0.2))
+    blocks.overlap_project_out(patches, POSITIONS, weight, size, 0.2, out)
+    same(out, px.overlap_project(patches, POSITIONS, CANVAS, weight, eps=0.2))
+    blocks.translate_images_out(canvas, POSITIONS[:, 0], "nearest", image)
+    same(image, px.translate_images(canvas, POSITIONS[:, 0], "nearest"))

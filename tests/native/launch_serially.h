@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The stand-in for CUDA in cuda/launch.h: block programs are run on the CPU, block after block and phase after phase.
+// Blocks, and in every other phase threads, are run from the last to the first, and shared memory begins as garbage, so
+// that a program that depends on an order, or lacks a barrier between a write and a read, gives other results. Grids
+// are kept small, so that blocks walk on as they do in a grid that is full.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "ptycho/block.h"
+#include "torch_compat.h"
+
+namespace ptycho::cuda {
+
+inline constexpr int64_t kBlocksAtMost = 7;
+
+struct Queue {
+  explicit Queue(const Tensor&) {}
+};
+
+template <typename Program>
+class Block {
+ public:
+  Block(int64_t index, int64_t count) : index_(index), count_(count), memory_(new std::byte[sizeof(Shared)]) {
+    std::memset(memory_.get(), 0xa5, sizeof(Shared));
+  }
+  int64_t index() const { return index_; }
+  int64_t count() const { return count_; }
+  auto& shared() { return *reinterpret_cast<typename Program::Shared*>(memory_.get()); }
+  template <typename State>
+  std::vector<State> registers() {
+    return std::vector<State>(Program::kThreads);
+  }
+  template <typename Phase>
+  void each(const Phase& phase) {
+    for (int i = 0; i < Program::kThreads; ++i) phase(forwards_ ? i : Program::kThreads - 1 - i);
+    forwards_ = !forwards_;
+  }
+  template <typename State, typename Phase>
+  void each(std::vector<State>& states, const Phase& phase) {
+    each([&](int thread) { phase(thread, states[thread]); });
+  }
+  template <typename Phase>
+  void end(const Phase& phase) {
+    each(phase);
+  }
+
+ private:
+  using Shared = typename Program::Shared;
+  int64_t index_;
+  int64_t count_;
+  bool forwards_ = true;
+  std::unique_ptr<std::byte[]> memory_;
+};
+
+template <typename Program>
+void launch(const Queue&, const Program& program, int64_t blocks) {
+  const int64_t grid = std::min(blocks, kBlocksAtMost);
+  for (int64_t i = grid - 1; i >= 0; --i) {
+    Block<Program> block(i, grid);
+    program(block);
+  }
+}
+
+template <typename Key>
+void sort_by_key(const Queue&, const Tensor&, const Key* keys, Key* sorted_keys, const int64_t* values,
+                 int64_t* sorted_values, int64_t count, int bits) {
+  const Key mask = bits >= static_cast<int>(8 * sizeof(Key)) ? ~Key(0) : (Key(1) << bits) - 1;
+  std::vector<int64_t> places(count);
+  std::iota(places.begin(), places.end(), int64_t{0});
+  std::stable_sort(places.begin(), places.end(),
+                   [&](int64_t a, int64_t b) { return (keys[a] & mask) < (keys[b] & mask); });
+  for (int64_t i = 0; i < count; ++i) {
+    sorted_keys[i] = keys[places[i]];
+    sorted_values[i] = values[places[i]];
+  }
+}
+
+}  // namespace ptycho::cuda
