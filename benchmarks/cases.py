@@ -49,6 +49,18 @@ CASES = {
     )
 }
 
+GPU_CASES = {
+    case.name: case
+    for case in (
+        Case("5000x64-1000", 5000, 64, 1000),
+        Case("5000x128-2048", 5000, 128, 2048),
+        Case("100000x64-8192", 100_000, 64, 8192),
+        Case("100000x128-16384", 100_000, 128, 16384),
+        Case("groups-2048x4x64", 4, 64, 78, groups=2048, ops=("overlap",)),
+        Case("translate-100000x64", 100_000, 64, 64, ops=("translate",)),
+    )
+}
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -94,14 +106,15 @@ class Problem:
         return passes * (stack + self.canvas.nbytes)
 
 
-def make_problem(case: Case, dtype: torch.dtype, seed: int = 1) -> Problem:
-    """The tensors of a case, normally distributed data."""
+def make_problem(case: Case, dtype: torch.dtype, seed: int = 1, device: str = "cpu") -> Problem:
+    """The tensors of a case, normally distributed data. Positions are the same on every device."""
     generator = torch.Generator().manual_seed(seed)
+    there = torch.Generator(device).manual_seed(seed) if device != "cpu" else generator
     lead = (case.groups,) if case.groups > 1 else ()
     canvas_shape = (*lead, case.canvas, case.canvas)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, dtype=dtype, generator=generator)
+        return torch.randn(shape, dtype=dtype, generator=there, device=device)
 
     radius = torch.arange(case.patch, dtype=torch.float64) - (case.patch - 1) / 2
     profile = torch.exp(-((2.5 * radius / case.patch) ** 2)).to(torch.float32)
@@ -109,11 +122,11 @@ def make_problem(case: Case, dtype: torch.dtype, seed: int = 1) -> Problem:
     return Problem(
         case=case,
         canvas=normal(*canvas_shape),
-        positions=raster(case, generator),
+        positions=raster(case, generator).to(device),
         patches=normal(*lead, case.count, case.patch, case.patch),
-        weights=torch.outer(profile, profile),
+        weights=torch.outer(profile, profile).to(device),
         grad_canvas=normal(*canvas_shape),
-        shifts=MAX_SHIFT * (2 * uniform - 1),
+        shifts=(MAX_SHIFT * (2 * uniform - 1)).to(device),
     )
 
 

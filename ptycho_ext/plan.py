@@ -2,7 +2,8 @@
 """ScanPlan: what the operators work out about a scan's positions, worked out once and used at every call.
 
 It holds plain int64 tensors, so it passes through torch.compile and export like any other input. Results are bitwise
-the same with and without one. The operators check it against the positions they are called with.
+the same with and without one. The operators check it against the positions they are called with; on CUDA, where they do
+not wait for the device, a canvas summed with the plan of other positions is NaN instead of an error.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ class ScanPlan:
     Attributes:
         order: (patches,) the order in which extraction visits the patches: neighbours on the canvas in succession.
         tile_start: (tiles + 1,) where each tile's list begins in tile_patches.
-        tile_patches: (visits,) the patches of every tile, ascending.
+        tile_patches: (visits,) the patches of every tile, ascending; on CUDA with room for more behind the last.
 
     Raises:
         RuntimeError: a type, shape or size does not fit, the canvas is smaller than a patch, or a position is not
-            finite. An operator raises it too, when
-            it is given a plan that was made for other positions or sizes.
+            finite (on CUDA this is the one look at the device that is waited for). An operator raises it too, when it
+            is given a plan that was made for other positions, sizes or devices.
 
     Example:
         >>> from ptycho_ext import extract_patches
@@ -57,6 +58,9 @@ class ScanPlan:
         # Detached: a plan holds integers only, and must not keep a graph alive.
         positions = as_float64(self.positions).detach()
         patch_size, canvas_size = as_pair(self.patch_size), as_pair(self.canvas_size)
+        if positions.is_cuda and not torch.compiler.is_compiling() and not torch.cuda.is_current_stream_capturing():
+            bad = positions[~positions.isfinite()]
+            Check("plan_tiles").require(bad.numel() == 0, "positions", "be finite", float(bad[0]) if len(bad) else "")
         order, tile_start, tile_patches = torch.ops.ptycho.plan_tiles(positions, patch_size, canvas_size)
         values = {
             "positions": positions,

@@ -100,3 +100,26 @@ def test_a_part_of_a_problem_is_its_first_items(run: ModuleType) -> None:
 def test_an_operator_that_no_case_has_is_said(run: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["--case", "translate-2048x64", "--op", "extract", "--threads", "1"]) == 2
     assert "No case" in capsys.readouterr().out
+
+
+def test_the_gpu_script_measures_and_writes_tables(run: ModuleType, tmp_path: Path) -> None:
+    """On the CPU, where its shares mean nothing, but everything is called, checked and written."""
+    script = [
+        sys.executable,
+        FOLDER / "gpu.py",
+        "--repeats",
+        "2",
+        "--case",
+        "tiny",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path,
+    ]
+    subprocess.run(script, capture_output=True, text=True, check=True)
+    rows = [line.split(",") for line in (tmp_path / "cpu.csv").read_text().splitlines()]
+    columns = dict(zip(rows[0], zip(*rows[1:], strict=True), strict=True))
+    assert set(columns["op"]) == {"extract", "adjoint", "reassemble", "grad_positions"} and len(rows) == 1 + 2 * 4
+    assert all(float(error) < 1e-5 for error in columns["error"])
+    assert all(float(share) > 0 for share in columns["share_of_copy"])
+    assert (tmp_path / "cpu.md").read_text().count("| tiny |") == 8

@@ -39,8 +39,8 @@ void extract_into(const Queue& queue, const char* op, const Tensor& canvas, cons
 
 Tensor extract_patches(const Tensor& canvas, const Tensor& positions, const Sizes& patch_size,
                        const std::optional<Tensor>& order) {
-  const Queue queue(canvas);
   check_extract_patches_inputs(canvas, positions, patch_size);
+  const Queue queue(canvas);
   Tensor patches = torch::stable::new_empty(canvas, join(leading(positions, 1), {patch_size[0], patch_size[1]}));
   extract_into(queue, "extract_patches", canvas, positions, order, std::nullopt, patches);
   return patches;
@@ -48,17 +48,17 @@ Tensor extract_patches(const Tensor& canvas, const Tensor& positions, const Size
 
 void extract_patches_out(const Tensor& canvas, const Tensor& positions, const std::optional<Tensor>& order,
                          Tensor out) {
-  const Queue queue(canvas);
   const Sizes patch_size = trailing(out);
   check_extract_patches_inputs(canvas, positions, patch_size);
   check_out("extract_patches", "out", out, canvas, join(leading(positions, 1), {patch_size[0], patch_size[1]}));
+  const Queue queue(canvas);
   extract_into(queue, "extract_patches", canvas, positions, order, std::nullopt, out);
 }
 
 Tensor reassemble_patches_adjoint(const Tensor& image, const Tensor& positions, const Tensor& weights,
                                   const std::optional<Tensor>& order) {
-  const Queue queue(image);
   check_reassemble_patches_adjoint_inputs(image, positions, weights);
+  const Queue queue(image);
   const Sizes patch_size = trailing(weights);
   Tensor patches = torch::stable::new_empty(image, join(leading(positions, 1), {patch_size[0], patch_size[1]}));
   const Tensor weight = torch::stable::contiguous(weights);
@@ -84,8 +84,8 @@ void adjoint_into(const Queue& queue, const Tensor& patches, const Tensor& posit
 
 Tensor extract_patches_adjoint(const Tensor& patches, const Tensor& positions, const Sizes& canvas_size,
                                const std::optional<Tensor>& tile_start, const std::optional<Tensor>& tile_patches) {
-  const Queue queue(patches);
   check_extract_patches_adjoint_inputs(patches, positions, canvas_size);
+  const Queue queue(patches);
   Tensor canvas = torch::stable::new_empty(patches, join(leading(patches, 3), {canvas_size[0], canvas_size[1]}));
   adjoint_into(queue, patches, positions, tile_start, tile_patches, canvas);
   return canvas;
@@ -94,18 +94,18 @@ Tensor extract_patches_adjoint(const Tensor& patches, const Tensor& positions, c
 void extract_patches_adjoint_out(const Tensor& patches, const Tensor& positions,
                                  const std::optional<Tensor>& tile_start, const std::optional<Tensor>& tile_patches,
                                  Tensor out) {
-  const Queue queue(patches);
   const Sizes canvas_size = trailing(out);
   check_extract_patches_adjoint_inputs(patches, positions, canvas_size);
   check_out("extract_patches_adjoint", "out", out, patches,
             join(leading(patches, 3), {canvas_size[0], canvas_size[1]}));
+  const Queue queue(patches);
   adjoint_into(queue, patches, positions, tile_start, tile_patches, out);
 }
 
 Tensor extract_patches_grad_positions(const Tensor& grad_patches, const Tensor& canvas, const Tensor& positions,
                                       const std::optional<Tensor>& order) {
-  const Queue queue(canvas);
   check_extract_patches_grad_positions_inputs(grad_patches, canvas, positions);
+  const Queue queue(canvas);
   const Tensor grads = torch::stable::contiguous(grad_patches);
   const Tensor source = torch::stable::contiguous(canvas);
   const Tensor at = torch::stable::contiguous(positions);

@@ -73,8 +73,8 @@ Tensor make_order(const Queue& queue, const Scan& scan, const Sizes& canvas_size
 
 std::tuple<Tensor, Tensor, Tensor> plan_tiles(const Tensor& positions, const Sizes& patch_size,
                                               const Sizes& canvas_size) {
-  const Queue queue(positions);
   check_plan_tiles_inputs(positions, patch_size, canvas_size);
+  const Queue queue(positions);
   const Tensor at = torch::stable::contiguous(positions);
   const Scan scan = scan_of(at, patch_size[0], patch_size[1]);
   Lists lists = make_lists(queue, square_tiles(scan.groups, canvas_size[0], canvas_size[1]), scan, at);

@@ -53,8 +53,8 @@ std::tuple<Tensor, Tensor> reassemble_patches(const Tensor& patches, const Tenso
                                               const Sizes& canvas_size, std::optional<double> eps,
                                               const std::optional<Tensor>& tile_start,
                                               const std::optional<Tensor>& tile_patches) {
-  const Queue queue(patches);
   check_reassemble_patches_inputs(patches, positions, weights, canvas_size);
+  const Queue queue(patches);
   const Sizes sizes = join(leading(patches, 3), {canvas_size[0], canvas_size[1]});
   Tensor image = torch::stable::new_empty(patches, sizes);
   Tensor weight_sum = torch::stable::new_empty(weights, sizes);
@@ -66,9 +66,9 @@ std::tuple<Tensor, Tensor> reassemble_patches(const Tensor& patches, const Tenso
 void reassemble_patches_out(const Tensor& patches, const Tensor& positions, const Tensor& weights,
                             std::optional<double> eps, const std::optional<Tensor>& tile_start,
                             const std::optional<Tensor>& tile_patches, Tensor image, Tensor weight_sum) {
-  const Queue queue(patches);
   const Sizes canvas_size = trailing(image);
   check_reassemble_patches_inputs(patches, positions, weights, canvas_size);
+  const Queue queue(patches);
   const Sizes sizes = join(leading(patches, 3), {canvas_size[0], canvas_size[1]});
   check_out("reassemble_patches", "out[0]", image, patches, sizes);
   check_out("reassemble_patches", "out[1]", weight_sum, weights, sizes);
@@ -96,8 +96,8 @@ void project_into(const Queue& queue, const Tensor& patches, const Tensor& posit
 
 Tensor overlap_project(const Tensor& patches, const Tensor& positions, const Tensor& weights, const Sizes& canvas_size,
                        double eps) {
-  const Queue queue(patches);
   check_overlap_project_inputs(patches, positions, weights, canvas_size);
+  const Queue queue(patches);
   Tensor projected = torch::stable::new_empty(patches, sizes_of(patches));
   project_into(queue, patches, positions, weights, canvas_size, eps, projected);
   return projected;
@@ -105,9 +105,9 @@ Tensor overlap_project(const Tensor& patches, const Tensor& positions, const Ten
 
 void overlap_project_out(const Tensor& patches, const Tensor& positions, const Tensor& weights,
                          const Sizes& canvas_size, double eps, Tensor out) {
-  const Queue queue(patches);
   check_overlap_project_inputs(patches, positions, weights, canvas_size);
   check_out("overlap_project", "out", out, patches, sizes_of(patches));
+  const Queue queue(patches);
   project_into(queue, patches, positions, weights, canvas_size, eps, out);
 }
 

@@ -48,8 +48,8 @@ void translate_into(const Queue& queue, const Tensor& images, const Tensor& shif
 }
 
 Tensor translated(const char* op, const Tensor& images, const Tensor& shifts, const std::string& mode, bool adjoint) {
-  const Queue queue(images);
   check_translate_images_inputs(op, images, shifts, mode);
+  const Queue queue(images);
   Tensor result = torch::stable::new_empty(images, sizes_of(images));
   translate_into(queue, images, shifts, mode, adjoint, result);
   return result;
@@ -60,10 +60,10 @@ Tensor translate_images(const Tensor& images, const Tensor& shifts, StringHandle
 }
 
 void translate_images_out(const Tensor& images, const Tensor& shifts, StringHandle mode_handle, Tensor out) {
-  const Queue queue(images);
   const std::string mode = take_string(mode_handle);
   check_translate_images_inputs("translate_images", images, shifts, mode);
   check_out("translate_images", "out", out, images, sizes_of(images));
+  const Queue queue(images);
   translate_into(queue, images, shifts, mode, false, out);
 }
 

@@ -31,6 +31,7 @@ def plan_tensors(
     """The plan's tensors, if it was made for as many positions and for these sizes."""
     if plan is None:
         return NO_PLAN
+    Check(op).device("plan", plan.order, positions)
     made_for = (tuple(plan.positions.shape), tuple(plan.patch_size), tuple(plan.canvas_size))  # type: ignore[arg-type]
     called_with = (tuple(positions.shape), tuple(patch_size), tuple(canvas_size))
     names = ("positions of shape", "patches of", "a canvas of")

@@ -39,18 +39,25 @@ POSITIONS = torch.tensor(
 )
 
 
+def here(tensor: Tensor) -> Tensor:
+    """On the device of the test at hand (see conftest.py)."""
+    return tensor.to(torch.get_default_device())
+
+
 def data(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
-    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return here(torch.randn(shape, dtype=dtype, generator=generator, device="cpu"))
 
 
 def weights(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 5) -> Tensor:
     """Positive weights of the data type's real type."""
-    return 0.1 + torch.rand(shape, dtype=REAL.get(dtype, dtype), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return here(0.1 + torch.rand(shape, dtype=REAL.get(dtype, dtype), generator=generator, device="cpu"))
 
 
 def assert_close(got: Tensor, want: Any, dtype: torch.dtype) -> None:
     want = np.asarray(want)
-    got_array = got.detach().numpy()
+    got_array = got.detach().cpu().numpy()
     assert got_array.shape == want.shape
     scale = max(1.0, float(np.abs(want).max(initial=0.0)))
     assert float(np.abs(got_array - want).max(initial=0.0)) <= TOLERANCE[dtype] * scale
@@ -90,10 +97,12 @@ class Case:
         return self.function(x, coordinates, *self._arguments(x), **options)
 
     def reference(self, x: Tensor, coordinates: Tensor) -> Any:
-        return _first(self.oracle(x.detach().resolve_conj().resolve_neg(), coordinates.detach(), *self._arguments(x)))
+        plain = x.detach().resolve_conj().resolve_neg()
+        arguments = on_cpu((plain, coordinates.detach(), *self._arguments(x)))
+        return _first(self.oracle(*arguments))
 
     def coordinates(self, positions: Tensor = POSITIONS) -> Tensor:
-        return positions[..., 0, :] if self.per_group else positions
+        return here(positions[..., 0, :] if self.per_group else positions)
 
     def data(self, dtype: torch.dtype, groups: int = 2) -> Tensor:
         return data((groups, *self.shape), dtype)
@@ -133,6 +142,10 @@ CASES: dict[str, Case] = {
 }
 
 
+def on_cpu(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(a.cpu() if isinstance(a, Tensor) else a for a in arguments)
+
+
 def raw(op: str) -> Any:
     return getattr(torch.ops.ptycho, op).default
 
@@ -141,13 +154,14 @@ def raw_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
     """Arguments of every raw operator, in the order of its schema."""
     canvas, patches = data((2, *CANVAS), dtype), data((2, 5, *PATCH), dtype, 1)
     shifts = torch.tensor([[1.25, -2.5], [-0.75, 3.0]], dtype=torch.float64)
+    at = here(POSITIONS)
     return {
-        "extract_patches": (canvas, POSITIONS, list(PATCH)),
-        "extract_patches_adjoint": (patches, POSITIONS, list(CANVAS)),
+        "extract_patches": (canvas, at, list(PATCH)),
+        "extract_patches_adjoint": (patches, at, list(CANVAS)),
         "extract_patches_grad_positions": (patches, canvas, POSITIONS),
         "translate_images": (canvas, shifts, "bilinear"),
         "translate_images_adjoint": (canvas, shifts, "nearest"),
-        "reassemble_patches": (patches, POSITIONS, weights(PATCH, dtype), list(CANVAS)),
-        "reassemble_patches_adjoint": (canvas, POSITIONS, weights(PATCH, dtype)),
-        "overlap_project": (patches, POSITIONS, weights(PATCH, dtype), list(CANVAS), 1e-6),
+        "reassemble_patches": (patches, at, weights(PATCH, dtype), list(CANVAS)),
+        "reassemble_patches_adjoint": (canvas, at, weights(PATCH, dtype)),
+        "overlap_project": (patches, at, weights(PATCH, dtype), list(CANVAS), 1e-6),
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What every operator promises, as one table: functions x data types.
+"""What every operator promises, as one table: functions x data types x devices.
 
 Agreement with the reference, opcheck, gradients of first and second order, the dot test, strides and lazy views, empty
 inputs, coordinates far away, bitwise equality. What is refused is in test_sentences.py, what torch may do with an
@@ -13,13 +13,29 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from op_cases import CANVAS, CASES, DTYPES, PATCH, POSITIONS, Case, assert_close, data, raw, raw_inputs, weights
+from op_cases import (
+    CANVAS,
+    CASES,
+    DTYPES,
+    PATCH,
+    POSITIONS,
+    Case,
+    assert_close,
+    data,
+    here,
+    on_cpu,
+    raw,
+    raw_inputs,
+    weights,
+)
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
 import ptycho_ext as px
 from ptycho_ext import reference
+
+pytestmark = pytest.mark.usefixtures("device")
 
 OPS = list(raw_inputs(torch.float32))
 
@@ -90,7 +106,8 @@ def test_gradients_of_the_coordinates(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("shape", [PATCH, (5, *PATCH)])
 def test_gradients_of_the_weights(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     patches, weight = data((5, *PATCH), dtype).requires_grad_(), weights(shape, dtype).requires_grad_()
-    positions = SMOOTH.clone().requires_grad_()
+    at = here(SMOOTH)
+    positions = at.clone().requires_grad_()
     for normalize in (True, False):
         assert gradcheck(
             lambda x, w, p: px.reassemble_patches(x, p, CANVAS, w, normalize),  # noqa: B023
@@ -98,12 +115,12 @@ def test_gradients_of_the_weights(shape: tuple[int, ...], dtype: torch.dtype) ->
             fast_mode=True,
         )
         assert gradgradcheck(
-            lambda x, w: px.reassemble_patches(x, SMOOTH, CANVAS, w, normalize),  # noqa: B023
+            lambda x, w: px.reassemble_patches(x, at, CANVAS, w, normalize),  # noqa: B023
             (patches, weight),
             fast_mode=True,
         )
     assert gradcheck(lambda x, w, p: px.overlap_project(x, p, CANVAS, w), (patches, weight, positions), fast_mode=True)
-    assert gradgradcheck(lambda x, w: px.overlap_project(x, SMOOTH, CANVAS, w), (patches, weight), fast_mode=True)
+    assert gradgradcheck(lambda x, w: px.overlap_project(x, at, CANVAS, w), (patches, weight), fast_mode=True)
 
 
 def lazily(x: Tensor) -> list[Tensor]:
@@ -182,8 +199,8 @@ def test_coordinates_far_away(name: str, far: float) -> None:
 
 @pytest.mark.parametrize("op", OPS)
 def test_bitwise_the_same_over_threads_and_runs(op: str) -> None:
-    generator = torch.Generator().manual_seed(2)
-    positions = torch.rand(3, 60, 2, dtype=torch.float64, generator=generator) * 150 - 8
+    generator = torch.Generator("cpu").manual_seed(2)
+    positions = here(torch.rand(3, 60, 2, dtype=torch.float64, generator=generator, device="cpu") * 150 - 8)
     canvas, patches = data((3, 150, 161), torch.complex64), data((3, 60, 24, 21), torch.complex64, 1)
     args = {
         "extract_patches": (canvas, positions, [24, 21]),
@@ -225,9 +242,9 @@ def test_any_geometry_matches_the_reference(
     # A relative threshold of 0.1% keeps quotients of two nearly vanishing weights out of the comparison.
     eps = (1e-3,) if case.weights and case.options[1:] != (False,) else ()
     args = (case.coordinates(positions), size, *weight[case.weights], *case.options[1:], *eps)
-    got, want = case.function(x, *args), case.oracle(x, *args)
+    got, want = case.function(x, *args), case.oracle(*on_cpu((x, *args)))
     for one, other in zip(*[r if isinstance(r, tuple) else (r,) for r in (got, want)], strict=True):
-        error = np.abs(one.numpy() - other).max(initial=0)
+        error = np.abs(one.cpu().numpy() - other).max(initial=0)
         precision = 1e-12 if dtype in (torch.float64, torch.complex128) else 2e-5
         assert error <= precision * max(1.0, np.abs(other).max(initial=0))
 
@@ -236,9 +253,9 @@ def test_any_geometry_matches_the_reference(
 def test_derivative_by_positions_matches_the_reference(dtype: torch.dtype) -> None:
     patches, canvas, positions = raw_inputs(dtype)["extract_patches_grad_positions"]
     slope = raw("extract_patches_grad_positions")(patches, canvas, positions)
-    want = reference.extract_patches_grad_positions(patches, canvas, positions)
+    want = reference.extract_patches_grad_positions(*on_cpu((patches, canvas, positions)))
     assert slope.dtype == torch.float64
-    assert np.abs(slope.numpy() - want).max() < (1e-12 if dtype in (torch.float64, torch.complex128) else 1e-4)
+    assert np.abs(slope.cpu().numpy() - want).max() < (1e-12 if dtype in (torch.float64, torch.complex128) else 1e-4)
 
 
 def test_a_row_of_the_table_is_a_function_and_its_oracle() -> None:
@@ -247,4 +264,4 @@ def test_a_row_of_the_table_is_a_function_and_its_oracle() -> None:
     wrong = Case(case.function, lambda x, p, s: 1.001 * reference.extract_patches(x, p, s), case.shape, case.options)
     x = wrong.data(torch.float32)
     with pytest.raises(AssertionError):
-        assert_close(wrong.run(x, POSITIONS), wrong.reference(x, POSITIONS), torch.float32)
+        assert_close(wrong.run(x, here(POSITIONS)), wrong.reference(x, POSITIONS), torch.float32)

@@ -1,0 +1,59 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+# Everything that needs a GPU, on a bare machine without a network: builds the operators for the GPU that is there, out
+# of the tree; runs the contracts and the parity tests on it; has compute-sanitizer watch one short run of every kernel;
+# and times the operators beside a copy. Needs python3 with torch (CUDA build), numpy, pytest, hypothesis, pybind11,
+# scikit-build-core, ninja and cmake, and nvcc. Under 8 minutes; each step has a limit, and a step that fails does not
+# keep the next ones from running.
+#
+#   benchmarks/gpu_check.sh [FOLDER]     logs and tables, default: gpu-check
+#
+# PYTHON chooses the interpreter, TORCH_CUDA_ARCH_LIST the architectures (default: that of the first GPU).
+set -u
+root=$(cd "$(dirname "$0")/.." && pwd)
+out=${1:-gpu-check}
+mkdir -p "$out" && out=$(cd "$out" && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+python=${PYTHON:-python3}
+failed=
+
+step() {  # step NAME SECONDS COMMAND...: a log of its own, its end on the screen, its time, and whether it passed
+  name=$1 limit=$2
+  shift 2
+  begin=$(date +%s)
+  if timeout "$limit" "$@" > "$out/$name.log" 2>&1; then state=passed; else state="FAILED ($?)"; failed="$failed $name"; fi
+  tail -n "${lines:-5}" "$out/$name.log"
+  echo "== $name: $state, $(($(date +%s) - begin)) s"
+}
+
+TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$("$python" -c \
+  'import torch; print("%d.%d" % torch.cuda.get_device_capability())')} || exit 2
+export TORCH_CUDA_ARCH_LIST
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2> /dev/null
+"$python" -c 'import torch; print("torch", torch.__version__, "CUDA", torch.version.cuda)'
+
+step build 180 "$python" -m pip install --quiet --no-index --no-build-isolation --no-deps --target "$work/site" \
+  -C build-dir="$work/build" -C cmake.define.PTYCHO_CUDA=ON "$root"
+cat "$work"/build/CMakeFiles/ptycho_ops_cuda.dir/csrc/cuda/*.ptxas > "$out/ptxas.log" 2> /dev/null
+
+# Outside the source tree, whose packages have no libraries in them.
+cp -r "$root/tests" "$root/benchmarks" "$work"
+cd "$work/tests" || exit 2
+export PYTHONPATH="$work/site"
+export PYTHONDONTWRITEBYTECODE=1
+step import 60 "$python" -c 'import ptycho_ext, torch; assert ptycho_ext.build_info()["cuda"]; print(ptycho_ext.build_info())'
+step tests 170 "$python" -m pytest -q -p no:cacheprovider -m gpu ext/test_cuda.py ext/test_contracts.py
+for tool in memcheck racecheck initcheck synccheck; do
+  # Without torch's own reuse of memory, so that every tensor has bounds to be watched.
+  step "$tool" 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+    --kernel-regex kns=ptycho --target-processes application-only \
+    "$python" -m pytest -q -p no:cacheprovider -m gpu ext/test_cuda.py -k a_short_run
+done
+lines=60 step benchmark 200 "$python" "$work/benchmarks/gpu.py" --out "$out"
+cat "$out"/*.md 2> /dev/null
+if [ -n "$failed" ]; then
+  echo "failed:$failed"
+  exit 1
+fi
+echo "everything passed"
