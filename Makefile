@@ -8,13 +8,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -type f)
 MINUTES ?= 3
 
-.PHONY: help demo test lint bench sanitize wheel clean
+.PHONY: help demo test lint bench gpu-check sanitize wheel clean
 
 help:
 	@echo "make demo   install, build, simulate a scan, train, reconstruct, evaluate ($(MINUTES) minutes of training)"
 	@echo "make test   install, build, run the whole test suite"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  time the operators beside plain torch and a copy; writes benchmarks/results"
+	@echo "make gpu-check  on a machine with a GPU: build, test, compute-sanitizer, benchmark (benchmarks/gpu_check.sh)"
 	@echo "make sanitize  the operators' tests against a build with address and undefined-behaviour sanitizers (GCC)"
 	@echo "make wheel  build a wheel into dist/"
 	@echo "make clean  remove .venv, build and demo"
@@ -49,6 +50,9 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py
 
+gpu-check:
+	PYTHON=$(PYTHON) benchmarks/gpu_check.sh
+
 # A virtual environment of its own that borrows the packages of .venv but not its import hook, which would put the
 # editable install in front. The sanitizer has to be loaded before Python; compiling and exporting cannot run under it.
 SANITIZE := build/sanitize
@@ -58,9 +62,9 @@ sanitize: $(VENV)/.dependencies
 	$(BIN)/python -c '$(SITE)' > $$($(SANITIZE)/venv/bin/python -c '$(SITE)')/borrowed.pth
 	$(PIP) install --quiet --no-build-isolation --no-deps --upgrade --target $(SANITIZE)/site \
 	  -C build-dir=$(SANITIZE)/cmake -C cmake.build-type=RelWithDebInfo \
-	  -C cmake.define.PTYCHO_SANITIZE=address,undefined .
+	  -C cmake.define.PTYCHO_SANITIZE=address,undefined -C cmake.define.PTYCHO_CUDA=OFF .
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-	  OMP_NUM_THREADS=2 PYTHONPATH=$(SANITIZE)/site $(SANITIZE)/venv/bin/python $(BIN)/pytest tests/ext \
+	  PTYCHO_SANITIZE=address,undefined OMP_NUM_THREADS=2 PYTHONPATH=$(SANITIZE)/site $(SANITIZE)/venv/bin/python $(BIN)/pytest tests/ext \
 	  -p no:cacheprovider --capture=sys -k "not compile and not export"
 
 wheel: $(VENV)/.dependencies
