@@ -21,6 +21,14 @@ if(PTYCHO_CUDA)
     return()
   endif()
   enable_language(CUDA)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.0)  # the first with C++20
+    if(NOT PTYCHO_CUDA STREQUAL "AUTO")
+      message(FATAL_ERROR "PTYCHO_CUDA=ON needs CUDA 12.0 or newer, got ${CMAKE_CUDA_COMPILER_VERSION}: "
+        "put its nvcc on the PATH (or name it in CUDACXX), or build with PTYCHO_CUDA=OFF")
+    endif()
+    message(STATUS "CUDA ${CMAKE_CUDA_COMPILER_VERSION} is too old: operators for the CPU only")
+    return()
+  endif()
   set(PTYCHO_CUDA_VERSION "${CMAKE_CUDA_COMPILER_VERSION}")
 
   if(NOT TORCH_CUDA_ARCH_LIST)

@@ -11,9 +11,9 @@ from pathlib import Path
 command = sys.argv[1:]
 done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
 lines = done.stdout.splitlines()
-report = [line for line in lines if line.startswith(("ptxas info", "    ")) and "warning" not in line]
+report = [line for line in lines if line.startswith("ptxas info") or "bytes stack frame" in line]
 for line in lines:
-    if line not in report:
+    if done.returncode != 0 or line not in report:
         print(line)
 if "-o" in command and done.returncode == 0:
     Path(command[command.index("-o") + 1] + ".ptxas").write_text("\n".join(report) + "\n")

@@ -15,8 +15,8 @@ template <typename T, int lanes, bool weighted>
 void launch_extract(const Queue& queue, const ImageStack<const T>& canvases, const Scan& scan, const int64_t* order,
                     const ImageStack<const T>& weights, const ImageStack<T>& out) {
   using Program = Extract<T, lanes, weighted>;
-  const CellGrid grid(scan.count(), out.rows, out.cols * lanes, kNumbers<T>, Program::kThreads);
-  launch(queue, Program{canvases, scan, 1.0, order, weights, out, grid}, grid.blocks());
+  const Program program{canvases, scan, 1.0, order, weights, out, StripGrid(scan.count(), out.rows, out.cols)};
+  launch(queue, program, program.blocks());
 }
 
 void extract_into(const Queue& queue, const char* op, const Tensor& canvas, const Tensor& positions,
@@ -115,13 +115,13 @@ Tensor extract_patches_grad_positions(const Tensor& grad_patches, const Tensor& 
   with_data_type(canvas, [&](auto zero, auto lanes) {
     using T = decltype(zero);
     using Program = SlopeOfPatches<T, lanes.value>;
-    const CellGrid grid(scan.count(), scan.h, scan.w * lanes.value, kNumbers<T>, 1);
-    const int64_t parts = grid.parts;
+    const StripGrid grid(scan.count(), scan.h, scan.w);
+    const uint32_t parts = Program::parts_of(grid);
     const Tensor sums = parts > 1 ? torch::stable::new_empty(at, Sizes{scan.count(), parts, 2}) : result;
     auto* const partial = static_cast<SlopeSum*>(sums.mutable_data_ptr());
     const Program program{
-        image_stack<const T>(grads), image_stack<const T>(source), scan, visits.data(), partial, grid};
-    launch(queue, program, grid.blocks());
+        image_stack<const T>(grads), image_stack<const T>(source), scan, visits.data(), partial, grid, parts};
+    launch(queue, program, program.blocks());
     if (parts > 1)
       launch(queue, SumParts{partial, parts, scan.count(), static_cast<SlopeSum*>(result.mutable_data_ptr())},
              (scan.count() + SumParts::kThreads - 1) / SumParts::kThreads);

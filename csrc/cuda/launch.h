@@ -18,7 +18,9 @@
 namespace ptycho::cuda {
 
 inline void require_success(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // forgotten, lest it be taken for the next launch's
+  throw std::runtime_error(std::string(what) + " " + cudaGetErrorString(error));
 }
 
 // The device of a tensor, current while this lives, and the stream that is current on it.
@@ -75,12 +77,18 @@ __global__ void __launch_bounds__(Program::kThreads, 1) run(const __grid_constan
 // A block for each of `blocks`, or as many as a grid holds; the programs walk on in steps of the grid.
 template <typename Program>
 void launch(const Queue& queue, const Program& program, int64_t blocks) {
+  static_assert(std::is_trivially_copyable_v<Program>);
   if (blocks == 0) return;
   const auto grid = static_cast<unsigned>(std::min<int64_t>(blocks, 0x7fffffff));
   // clang-format off
   run<<<grid, Program::kThreads, 0, queue.stream>>>(program);
   // clang-format on
   require_success(cudaGetLastError(), "ptycho_ext: a CUDA kernel must launch, got");
+}
+
+inline void zero(const Queue& queue, void* memory, size_t bytes) {
+  if (bytes == 0) return;
+  require_success(cudaMemsetAsync(memory, 0, bytes, queue.stream), "ptycho_ext: memory must be set to zero, got");
 }
 
 // Stable sort by the lowest `bits` of the keys. model: a tensor of the device.

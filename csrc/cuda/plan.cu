@@ -39,16 +39,27 @@ struct Lists {
   Tensor patches;
 };
 
-Lists make_lists(const Queue& queue, const TileGrid& grid, const Scan& scan, const Tensor& positions) {
-  const int64_t down = touched_at_most(scan.h, grid.tile_rows, grid.tiles_down());
-  const int64_t across = touched_at_most(scan.w, grid.tile_cols, grid.tiles_across());
-  const int64_t length = scan.count() * down * across;
+// Tiles that a patch can touch at most, down and across.
+struct Places {
+  int64_t down;
+  int64_t across;
+
+  Places(const TileGrid& grid, const Scan& scan)
+      : down(touched_at_most(scan.h, grid.tile_rows, grid.tiles_down())),
+        across(touched_at_most(scan.w, grid.tile_cols, grid.tiles_across())) {}
+};
+
+// refused: see EmitVisits
+Lists make_lists(const Queue& queue, const TileGrid& grid, const Scan& scan, const Tensor& positions,
+                 int32_t* refused) {
+  const Places places(grid, scan);
+  const int64_t length = scan.count() * places.down * places.across;
   const Tensor keys = new_indices(positions, length, ScalarType::Int), values = new_indices(positions, length);
   const Tensor sorted_keys = new_indices(positions, length, ScalarType::Int);
   Lists lists{new_indices(positions, grid.tiles() + 1), new_indices(positions, length)};
   auto* const unsorted = static_cast<uint32_t*>(keys.mutable_data_ptr());
   auto* const sorted = static_cast<uint32_t*>(sorted_keys.mutable_data_ptr());
-  const EmitVisits emit{scan, grid, down, across, unsorted, values.mutable_data_ptr<int64_t>()};
+  const EmitVisits emit{scan, grid, places.down, places.across, unsorted, values.mutable_data_ptr<int64_t>(), refused};
   launch(queue, emit, blocks_for(length, EmitVisits::kThreads));
   if (length > 0)
     sort_by_key(queue, positions, unsorted, sorted, values.const_data_ptr<int64_t>(),
@@ -77,7 +88,7 @@ std::tuple<Tensor, Tensor, Tensor> plan_tiles(const Tensor& positions, const Siz
   const Queue queue(positions);
   const Tensor at = torch::stable::contiguous(positions);
   const Scan scan = scan_of(at, patch_size[0], patch_size[1]);
-  Lists lists = make_lists(queue, square_tiles(scan.groups, canvas_size[0], canvas_size[1]), scan, at);
+  Lists lists = make_lists(queue, square_tiles(scan.groups, canvas_size[0], canvas_size[1]), scan, at, nullptr);
   return {make_order(queue, scan, canvas_size, at), lists.start, lists.patches};
 }
 
@@ -86,26 +97,26 @@ std::tuple<Tensor, Tensor, Tensor> plan_tiles(const Tensor& positions, const Siz
 Tiles::Tiles(const Queue& queue, const char* op, const TileGrid& grid, const Scan& scan, const Tensor& positions,
              const std::optional<Tensor>& tile_start, const std::optional<Tensor>& tile_patches)
     : grid(grid),
-      lists{nullptr, nullptr, 0, nullptr, 0},
+      lists{nullptr, nullptr, 0, nullptr},
       start_(indices(op, positions, tile_start)),
       patches_(indices(op, positions, tile_patches)) {
   require(start_.has_value() == patches_.has_value(), op);
-  if (start_) {
-    require(start_->numel() == grid.tiles() + 1, op);
-  } else if (scan.per_group <= kFewPatches) {
-    return;
-  } else {
-    Lists made = make_lists(queue, grid, scan, positions);
+  require(!start_ || start_->numel() == grid.tiles() + 1, op);
+  if (!start_ && scan.per_group <= kFewPatches) return;
+  refused_ = new_indices(positions, scan.groups, ScalarType::Int);
+  auto* const refused = refused_->mutable_data_ptr<int32_t>();
+  zero(queue, refused, scan.groups * sizeof(int32_t));
+  const bool given = start_.has_value();
+  if (!given) {
+    Lists made = make_lists(queue, grid, scan, positions, refused);
     start_ = made.start;
     patches_ = made.patches;
   }
-  const int64_t blocks = CheckVisits::blocks_of(scan.per_group);
-  refused_ = new_indices(positions, scan.groups * blocks, ScalarType::Int);
-  lists = {start_->const_data_ptr<int64_t>(), patches_->const_data_ptr<int64_t>(), patches_->numel(),
-           refused_->const_data_ptr<int32_t>(), blocks};
-  const CheckVisits check{
-      scan, grid, lists.start, lists.patches, lists.length, blocks, refused_->mutable_data_ptr<int32_t>()};
-  launch(queue, check, scan.groups * blocks);
+  lists = {start_->const_data_ptr<int64_t>(), patches_->const_data_ptr<int64_t>(), patches_->numel(), refused};
+  if (!given) return;
+  const Places places(grid, scan);
+  const CheckVisits check{scan, grid, places.down, places.across, lists.start, lists.patches, lists.length, refused};
+  launch(queue, check, blocks_for(scan.count() * places.down * places.across, CheckVisits::kThreads));
 }
 
 Order::Order(const char* op, const Scan& scan, const Tensor& positions, const std::optional<Tensor>& order)

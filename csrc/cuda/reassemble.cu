@@ -11,7 +11,7 @@ namespace ptycho::cuda {
 namespace {
 
 // Blocks that share the second launch: enough to fill a GPU, few enough for each to look at the ranges of all tiles.
-constexpr int64_t kDarkenBlocks = 512;
+constexpr int64_t kDarkenBlocks = 132;
 
 template <typename T, int lanes>
 void launch_reassemble(const Queue& queue, const Tensor& patches, const Tensor& weights, const Scan& scan,
@@ -88,9 +88,14 @@ void project_into(const Queue& queue, const Tensor& patches, const Tensor& posit
   with_data_type(patches, [&](auto zero, auto lanes) {
     using T = decltype(zero);
     using Program = Extract<T, lanes.value, false>;
-    const CellGrid grid(scan.count(), scan.h, scan.w * lanes.value, kNumbers<T>, Program::kThreads);
-    launch(queue, Program{image_stack<const T>(image), scan, 1.0, nullptr, {}, image_stack<T>(projected), grid},
-           grid.blocks());
+    const Program program{image_stack<const T>(image),
+                          scan,
+                          1.0,
+                          nullptr,
+                          {},
+                          image_stack<T>(projected),
+                          StripGrid(scan.count(), scan.h, scan.w)};
+    launch(queue, program, program.blocks());
   });
 }
 

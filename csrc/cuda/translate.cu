@@ -14,9 +14,9 @@ template <typename T, int lanes>
 void launch_bilinear(const Queue& queue, const ImageStack<const T>& images, const double* shifts, double sign,
                      const ImageStack<T>& out) {
   using Program = Extract<T, lanes, false>;
-  const CellGrid grid(out.count, out.rows, out.cols * lanes, kNumbers<T>, Program::kThreads);
   const Scan scan{shifts, out.count, 1, out.rows, out.cols};
-  launch(queue, Program{images, scan, sign, nullptr, {}, out, grid}, grid.blocks());
+  const Program program{images, scan, sign, nullptr, {}, out, StripGrid(out.count, out.rows, out.cols)};
+  launch(queue, program, program.blocks());
 }
 
 template <typename T, int lanes, bool adjoint>

@@ -59,11 +59,16 @@ class Block {
 
 template <typename Program>
 void launch(const Queue&, const Program& program, int64_t blocks) {
+  static_assert(std::is_trivially_copyable_v<Program>);
   const int64_t grid = std::min(blocks, kBlocksAtMost);
   for (int64_t i = grid - 1; i >= 0; --i) {
     Block<Program> block(i, grid);
     program(block);
   }
+}
+
+inline void zero(const Queue&, void* memory, size_t bytes) {
+  std::memset(memory, 0, bytes);
 }
 
 template <typename Key>

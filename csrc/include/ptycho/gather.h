@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What one GPU thread interpolates: a cell of `rows` output rows by 16 bytes of a row. A source line is read as the two
-// aligned groups of 16 bytes that hold its taps, all lines before the first is used, so that many reads are in flight;
-// numbers outside the source are replaced by zeros afterwards, so that cells at an edge take the same path. Each number
-// is made by the operations of cpu/kernels.cpp in their order, hence the results are those of the CPU, bit for bit.
+// What one GPU thread interpolates: a column of pixels. Threads next to each other have columns next to each other, so
+// rows are read and written whole, and which lines lie in the source is the same for all of them; the sub-pixel
+// position has no alignment that 16-byte reads could use without moving every number into its place first. Lines are
+// read a few ahead of their use. Each number is made by the operations of cpu/kernels.cpp in their order, hence the
+// results are those of the CPU, bit for bit.
 #pragma once
-
-#include <cstring>
 
 #include "ptycho/views.h"
 
@@ -17,157 +16,133 @@
 
 namespace ptycho {
 
-// Numbers in 16 bytes.
-template <typename T>
-inline constexpr int kNumbers = 16 / static_cast<int>(sizeof(T));
-
-// values[0] ... from a 16-byte boundary, in one access; through the cache for data that no kernel writes meanwhile.
-template <typename T>
-PTYCHO_HD inline void load_group(const T* from, T* values) {
+// A pixel in one access, of data that no thread writes meanwhile.
+template <typename T, int lanes>
+PTYCHO_HD inline void load_pixel(const T* from, T (&pixel)[lanes]) {
 #ifdef __CUDA_ARCH__
-  if constexpr (sizeof(T) == 4) {
-    const float4 group = __ldg(reinterpret_cast<const float4*>(from));
-    values[0] = group.x, values[1] = group.y, values[2] = group.z, values[3] = group.w;
+  if constexpr (lanes == 1) {
+    pixel[0] = __ldg(from);
+  } else if constexpr (sizeof(T) == 4) {
+    const float2 both = __ldg(reinterpret_cast<const float2*>(from));
+    pixel[0] = both.x, pixel[1] = both.y;
   } else {
-    const double2 group = __ldg(reinterpret_cast<const double2*>(from));
-    values[0] = group.x, values[1] = group.y;
+    const double2 both = __ldg(reinterpret_cast<const double2*>(from));
+    pixel[0] = both.x, pixel[1] = both.y;
   }
 #else
-  std::memcpy(values, from, 16);
+  for (int lane = 0; lane < lanes; ++lane) pixel[lane] = from[lane];
 #endif
 }
 
-// To a 16-byte boundary, in one access; marked as not to be read soon.
-template <typename T>
-PTYCHO_HD inline void store_group(T* to, const T* values) {
+// A pixel in one access, marked as not to be read soon.
+template <typename T, int lanes>
+PTYCHO_HD inline void store_pixel(T* to, const T (&pixel)[lanes]) {
 #ifdef __CUDA_ARCH__
-  if constexpr (sizeof(T) == 4) {
-    __stcs(reinterpret_cast<float4*>(to), make_float4(values[0], values[1], values[2], values[3]));
+  if constexpr (lanes == 1) {
+    __stcs(to, pixel[0]);
+  } else if constexpr (sizeof(T) == 4) {
+    __stcs(reinterpret_cast<float2*>(to), make_float2(pixel[0], pixel[1]));
   } else {
-    __stcs(reinterpret_cast<double2*>(to), make_double2(values[0], values[1]));
+    __stcs(reinterpret_cast<double2*>(to), make_double2(pixel[0], pixel[1]));
   }
 #else
-  std::memcpy(to, values, 16);
+  for (int lane = 0; lane < lanes; ++lane) to[lane] = pixel[lane];
 #endif
 }
 
-// Numbers by which an address lies past a 16-byte boundary.
-template <typename T>
-PTYCHO_HD inline int past_group(const T* address) {
-  return static_cast<int>(reinterpret_cast<uintptr_t>(address) / sizeof(T) % kNumbers<T>);
-}
+// The two taps of a column on the lines [row, row + lines) of a source that is zero outside.
+template <typename T, int lanes>
+class ColumnReader {
+ public:
+  // x: pixel of the left tap; stride: numbers of a line
+  PTYCHO_HD ColumnReader(const Image<const T>& source, int64_t row, int64_t x, int lines)
+      : data_(source.data),
+        offset_((row * source.cols + x) * lanes),
+        stride_(source.cols * lanes),
+        begin_(static_cast<int>(clamp(-row, 0, lines))),
+        end_(static_cast<int>(clamp(source.rows - row, 0, lines))),
+        has_left_(x >= 0 && x < source.cols),
+        has_right_(x >= -1 && x < source.cols - 1) {}
 
-// A source that is zero outside, and the memory around it that may be read: that of the stack it belongs to.
-template <typename T>
-struct Source {
-  Image<const T> image;
-  const T* begin;
-  const T* end;
+  // Line number q, to be asked for one after the other.
+  PTYCHO_HD void next(int q, T (&left)[lanes], T (&right)[lanes]) {
+    const bool inside = q >= begin_ && q < end_;
+    PTYCHO_UNROLL
+    for (int lane = 0; lane < lanes; ++lane) left[lane] = right[lane] = T(0);
+    if (inside && has_left_) load_pixel(data_ + offset_, left);
+    if (inside && has_right_) load_pixel(data_ + offset_ + lanes, right);
+    offset_ += stride_;
+  }
 
-  PTYCHO_HD Source(const ImageStack<const T>& stack, int64_t k)
-      : image(stack[k]), begin(stack.data), end(stack.data + stack.count * stack.rows * stack.cols * stack.lanes) {}
+ private:
+  const T* data_;
+  int64_t offset_;  // of the left tap, which may lie outside
+  int64_t stride_;
+  int begin_;  // of the lines that lie in the source
+  int end_;
+  bool has_left_;
+  bool has_right_;
 };
 
-// Numbers of the lines [row, row + lines) from pixel x on.
-template <typename T, int lanes, int lines, int count>
-PTYCHO_HD inline void read_lines(const Source<T>& source, int64_t row, int64_t x, T (&values)[lines][count]) {
-  constexpr int n = kNumbers<T>;
-  static_assert(count <= n + lanes);
-  const Image<const T>& image = source.image;
-  const int64_t first = clamp(row, 0, image.rows - 1);
-  const int64_t last = clamp(row + lines - 1, 0, image.rows - 1);
-  const T* const top = image.row(first) + x * lanes;
-  const T* const bottom = image.row(last) + x * lanes;
-  bool in_groups = count > n / 2;
-  if (reinterpret_cast<uintptr_t>(top) % (lanes * sizeof(T)) != 0) in_groups = false;
-  if (top - past_group(top) < source.begin || bottom - past_group(bottom) + 2 * n > source.end) in_groups = false;
-  if (in_groups) {
-    T groups[lines][2 * n];
-    int past[lines];
-    PTYCHO_UNROLL
-    for (int q = 0; q < lines; ++q) {
-      const T* const line = image.row(clamp(row + q, 0, image.rows - 1)) + x * lanes;
-      past[q] = past_group(line);
-      load_group(line - past[q], groups[q]);
-      load_group(line - past[q] + n, groups[q] + n);
-    }
-    PTYCHO_UNROLL
-    for (int q = 0; q < lines; ++q) {
-      PTYCHO_UNROLL
-      for (int step = lanes; step < n; step *= 2)  // moved to the front by one, two, ... numbers
-        if (past[q] & step) {
-          PTYCHO_UNROLL
-          for (int i = 0; i + step < 2 * n; ++i) groups[q][i] = groups[q][i + step];
-        }
-      PTYCHO_UNROLL
-      for (int i = 0; i < count; ++i) {
-        const bool inside = image.has_row(row + q) && x + i / lanes >= 0 && x + i / lanes < image.cols;
-        values[q][i] = inside ? groups[q][i] : T(0);
-      }
-    }
-  } else {
-    PTYCHO_UNROLL
-    for (int q = 0; q < lines; ++q) {
-      const T* const line = image.row(clamp(row + q, 0, image.rows - 1)) + x * lanes;
-      PTYCHO_UNROLL
-      for (int i = 0; i < count; ++i) {
-        const bool inside = image.has_row(row + q) && x + i / lanes >= 0 && x + i / lanes < image.cols;
-        values[q][i] = inside ? line[i] : T(0);
-      }
-    }
-  }
-}
+inline constexpr int kLinesAhead = 4;  // read together
 
-// The cell of outputs whose first number belongs to row r and pixel c: out[i][j] = source at (y + r + i, x + c + j).
-template <typename T, int lanes, int rows>
-PTYCHO_HD inline void gather(const Source<T>& source, const Taps<T>& y, const Taps<T>& x, int64_t r, int64_t c,
-                             T (&out)[rows][kNumbers<T>]) {
-  constexpr int n = kNumbers<T>;
-  T lines[rows + 1][n + lanes];
-  read_lines<T, lanes>(source, y.first + r, x.first + c, lines);
-  T above[n];
+// Calls use(q, left, right) for the lines q = 0 ... rows that the rows of a column are made of.
+template <typename T, int lanes, int rows, typename Use>
+PTYCHO_HD inline void for_each_line(const Image<const T>& source, int64_t row, int64_t x, const Use& use) {
+  ColumnReader<T, lanes> reader(source, row, x, rows + 1);
   PTYCHO_UNROLL
-  for (int q = 0; q <= rows; ++q) {
+  for (int first = 0; first <= rows; first += kLinesAhead) {
+    T left[kLinesAhead][lanes], right[kLinesAhead][lanes];
     PTYCHO_UNROLL
-    for (int i = 0; i < n; ++i) {
-      const T next = x.w0 * lines[q][i] + x.w1 * lines[q][i + lanes];
-      if (q > 0) out[q - 1][i] = y.w0 * above[i] + y.w1 * next;
-      above[i] = next;
-    }
+    for (int u = 0; u < kLinesAhead; ++u)
+      if (first + u <= rows) reader.next(first + u, left[u], right[u]);
+    PTYCHO_UNROLL
+    for (int u = 0; u < kLinesAhead; ++u)
+      if (first + u <= rows) use(first + u, left[u], right[u]);
   }
 }
 
-// Adds the cells of source * weights and of the weights. The weights: (source's rows, cols), one to a pixel.
+// Calls use(q, pixel) for the rows r + q, q < rows, of output column c: the source at (y + r + q, x + c), interpolated.
+template <typename T, int lanes, int rows, typename Use>
+PTYCHO_HD inline void gather(const Image<const T>& source, const Taps<T>& y, const Taps<T>& x, int64_t r, int64_t c,
+                             const Use& use) {
+  T above[lanes];
+  for_each_line<T, lanes, rows>(source, y.first + r, x.first + c, [&](int q, auto& left, auto& right) {
+    T pixel[lanes];
+    PTYCHO_UNROLL
+    for (int lane = 0; lane < lanes; ++lane) {
+      const T next = x.w0 * left[lane] + x.w1 * right[lane];
+      pixel[lane] = q > 0 ? y.w0 * above[lane] + y.w1 * next : T(0);
+      above[lane] = next;
+    }
+    if (q > 0) use(q - 1, pixel);
+  });
+}
+
+// Adds to the column what it receives of source * weights and of the weights. The weights: as the source, one to a
+// pixel.
 template <typename T, int lanes, int rows>
-PTYCHO_HD inline void add_weighted(const Source<T>& source, const Source<T>& weights, const Taps<T>& y,
-                                   const Taps<T>& x, int64_t r, int64_t c, T (&sums)[rows][kNumbers<T>],
-                                   T (&weight_sums)[rows][kNumbers<T> / lanes]) {
-  constexpr int n = kNumbers<T>;
-  constexpr int pixels = n / lanes;
-  T lines[rows + 1][n + lanes];
-  T weight_lines[rows + 1][pixels + 1];
-  read_lines<T, lanes>(source, y.first + r, x.first + c, lines);
-  read_lines<T, 1>(weights, y.first + r, x.first + c, weight_lines);
-  T above[n], above_weights[pixels];
-  PTYCHO_UNROLL
-  for (int q = 0; q <= rows; ++q) {
+PTYCHO_HD inline void add_weighted(const Image<const T>& source, const Image<const T>& weights, const Taps<T>& y,
+                                   const Taps<T>& x, int64_t r, int64_t c, T (&sums)[rows][lanes],
+                                   T (&weight_sums)[rows]) {
+  ColumnReader<T, 1> weight_reader(weights, y.first + r, x.first + c, rows + 1);
+  T above[lanes], above_weights(0);
+  for_each_line<T, lanes, rows>(source, y.first + r, x.first + c, [&](int q, auto& left, auto& right) {
+    T left_weight[1], right_weight[1];
+    weight_reader.next(q, left_weight, right_weight);
+    const T by_left = x.w0 * left_weight[0], by_right = x.w1 * right_weight[0];
+    if (q > 0) weight_sums[q - 1] += y.w0 * above_weights + y.w1 * (by_left + by_right);
+    above_weights = by_left + by_right;
     PTYCHO_UNROLL
-    for (int p = 0; p < pixels; ++p) {
-      const T left = x.w0 * weight_lines[q][p], right = x.w1 * weight_lines[q][p + 1];
-      if (q > 0) weight_sums[q - 1][p] += y.w0 * above_weights[p] + y.w1 * (left + right);
-      above_weights[p] = left + right;
-      PTYCHO_UNROLL
-      for (int lane = 0; lane < lanes; ++lane) {
-        const int i = p * lanes + lane;
-        const T next = lines[q][i] * left + lines[q][i + lanes] * right;
-        if (q > 0) sums[q - 1][i] += y.w0 * above[i] + y.w1 * next;
-        above[i] = next;
-      }
+    for (int lane = 0; lane < lanes; ++lane) {
+      const T next = left[lane] * by_left + right[lane] * by_right;
+      if (q > 0) sums[q - 1][lane] += y.w0 * above[lane] + y.w1 * next;
+      above[lane] = next;
     }
-  }
+  });
 }
 
-// Sums over a cell of <grads, d out / d y> and <grads, d out / d x>.
+// Sums over a column of <grads, d out / d y> and <grads, d out / d x>.
 template <typename T>
 struct Slope {
   T y;
@@ -175,68 +150,33 @@ struct Slope {
 };
 
 template <typename T, int lanes, int rows>
-PTYCHO_HD inline Slope<T> slope(const Source<T>& source, const Taps<T>& y, const Taps<T>& x, int64_t r, int64_t c,
-                                const T (&grads)[rows][kNumbers<T>]) {
-  constexpr int n = kNumbers<T>;
-  T lines[rows + 1][n + lanes];
-  read_lines<T, lanes>(source, y.first + r, x.first + c, lines);
+PTYCHO_HD inline Slope<T> slope(const Image<const T>& source, const Taps<T>& y, const Taps<T>& x, int64_t r, int64_t c,
+                                const Image<const T>& grads) {
   Slope<T> sum{T(0), T(0)};
-  PTYCHO_UNROLL
-  for (int q = 0; q < rows; ++q) {
+  T above[lanes], above_step[lanes];
+  for_each_line<T, lanes, rows>(source, y.first + r, x.first + c, [&](int q, auto& left, auto& right) {
+    T grad[lanes] = {};
+    if (q > 0 && r + q - 1 < grads.rows && c < grads.cols) load_pixel(grads.row(r + q - 1) + c * lanes, grad);
     PTYCHO_UNROLL
-    for (int i = 0; i < n; ++i) {
-      const T top = x.w0 * lines[q][i] + x.w1 * lines[q][i + lanes];
-      const T bottom = x.w0 * lines[q + 1][i] + x.w1 * lines[q + 1][i + lanes];
-      const T top_step = lines[q][i + lanes] - lines[q][i];
-      const T bottom_step = lines[q + 1][i + lanes] - lines[q + 1][i];
-      sum.y += grads[q][i] * (bottom - top);
-      sum.x += grads[q][i] * (y.w0 * top_step + y.w1 * bottom_step);
+    for (int lane = 0; lane < lanes; ++lane) {
+      const T next = x.w0 * left[lane] + x.w1 * right[lane];
+      const T step = right[lane] - left[lane];
+      if (q > 0) {
+        sum.y += grad[lane] * (next - above[lane]);
+        sum.x += grad[lane] * (y.w0 * above_step[lane] + y.w1 * step);
+      }
+      above[lane] = next;
+      above_step[lane] = step;
     }
-  }
+  });
   return sum;
 }
 
-// Whether a cell has a tap in the source.
-template <typename T, int lanes, int rows>
-PTYCHO_HD inline bool cell_sees(const Image<const T>& image, const Taps<T>& y, const Taps<T>& x, int64_t r, int64_t c) {
-  constexpr int pixels = kNumbers<T> / lanes;
-  return y.first + r >= -rows && y.first + r < image.rows && x.first + c >= -pixels && x.first + c < image.cols;
-}
-
-// Rows of an output cell as far as they lie in the image; c: its first pixel.
-template <typename T, int rows, int count>
-PTYCHO_HD inline void store_cell(const Image<T>& image, int64_t r, int64_t c, const T (&values)[rows][count]) {
-  const int64_t width = image.cols * image.lanes;
-  const int64_t m = c * image.lanes;
-  PTYCHO_UNROLL
-  for (int q = 0; q < rows; ++q) {
-    if (r + q >= image.rows) continue;
-    T* const to = image.row(r + q) + m;
-    if (count == kNumbers<T> && m + count <= width && past_group(to) == 0) {
-      store_group(to, values[q]);
-    } else {
-      PTYCHO_UNROLL
-      for (int i = 0; i < count; ++i)
-        if (m + i < width) to[i] = values[q][i];
-    }
-  }
-}
-
-// Its transpose: zeros where there is no pixel.
-template <typename T, int rows, int count>
-PTYCHO_HD inline void load_cell(const Image<const T>& image, int64_t r, int64_t c, T (&values)[rows][count]) {
-  const int64_t width = image.cols * image.lanes;
-  const int64_t m = c * image.lanes;
-  PTYCHO_UNROLL
-  for (int q = 0; q < rows; ++q) {
-    const T* const from = image.row(r + q) + m;
-    if (count == kNumbers<T> && r + q < image.rows && m + count <= width && past_group(from) == 0) {
-      load_group(from, values[q]);
-    } else {
-      PTYCHO_UNROLL
-      for (int i = 0; i < count; ++i) values[q][i] = r + q < image.rows && m + i < width ? from[i] : T(0);
-    }
-  }
+// Whether a column has a tap in the source.
+template <typename T, int rows>
+PTYCHO_HD inline bool column_sees(const Image<const T>& source, const Taps<T>& y, const Taps<T>& x, int64_t r,
+                                  int64_t c) {
+  return y.first + r >= -rows && y.first + r < source.rows && x.first + c >= -1 && x.first + c < source.cols;
 }
 
 }  // namespace ptycho

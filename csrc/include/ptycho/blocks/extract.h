@@ -9,42 +9,28 @@
 
 namespace ptycho {
 
-// The cells of a patch, shared out among blocks: a large patch is done by several, a block does several small ones.
-struct CellGrid {
-  static constexpr int kRows = 4;            // of a cell
-  static constexpr int kCellsAtMost = 1024;  // of a patch for one block
+// The strips of a patch, each the work of 32 threads: 32 columns by kRows rows.
+struct StripGrid {
+  static constexpr int kCols = 32;
+  static constexpr int kRows = 16;
 
   int64_t patches;
-  uint32_t cells;    // of a patch
-  uint32_t across;   // of a row of cells
-  uint32_t parts;    // blocks to a patch
-  uint32_t at_once;  // patches to a block
+  uint32_t strips;  // of a patch
+  uint32_t across;  // of a row of strips
 
-  // width: numbers of a patch's row; n: numbers in 16 bytes; threads: of a block that may do several patches, else 1
-  CellGrid(int64_t patches, int64_t rows, int64_t width, int n, int threads)
-      : patches(patches), across(static_cast<uint32_t>((width + n - 1) / n)) {
-    cells = static_cast<uint32_t>((rows + kRows - 1) / kRows) * across;
-    parts = (cells + kCellsAtMost - 1) / kCellsAtMost;
-    at_once = cells < static_cast<uint32_t>(threads) ? threads / cells : 1;
+  StripGrid(int64_t patches, int64_t rows, int64_t cols)
+      : patches(patches), across(static_cast<uint32_t>((cols + kCols - 1) / kCols)) {
+    strips = static_cast<uint32_t>((rows + kRows - 1) / kRows) * across;
   }
-  PTYCHO_HD int64_t blocks() const { return parts > 1 ? patches * parts : (patches + at_once - 1) / at_once; }
-
-  // Calls work(patch, row of cells, column of cells) for the cells of a thread of a block.
-  template <typename Work>
-  PTYCHO_HD void for_each_cell(int64_t block, int thread, int threads, const Work& work) const {
-    if (parts > 1) {
-      const uint32_t begin = static_cast<uint32_t>(block % parts) * kCellsAtMost;
-      const uint32_t end = begin + kCellsAtMost < cells ? begin + kCellsAtMost : cells;
-      for (uint32_t cell = begin + thread; cell < end; cell += threads)
-        work(block / parts, cell / across, cell % across);
-    } else {
-      for (uint32_t cell = thread; cell < cells * at_once; cell += threads) {
-        const int64_t patch = block * at_once + cell / cells;
-        if (patch < patches) work(patch, cell % cells / across, cell % cells % across);
-      }
-    }
-  }
+  PTYCHO_HD int64_t count() const { return patches * strips; }
+  PTYCHO_HD int64_t row(uint32_t strip) const { return int64_t{strip / across} * kRows; }
+  PTYCHO_HD int64_t col(uint32_t strip, int thread) const { return int64_t{strip % across} * kCols + thread % kCols; }
 };
+
+// a / b, in 32 bits where that is enough: a division of 64 bits costs as much as a dozen pixels.
+PTYCHO_HD inline int64_t quotient(int64_t a, uint32_t b) {
+  return a >> 32 == 0 ? int64_t{static_cast<uint32_t>(a) / b} : a / b;
+}
 
 // The patch to visit, or -1 where the order names none.
 PTYCHO_HD inline int64_t visited(const int64_t* order, int64_t i, int64_t count) {
@@ -57,6 +43,7 @@ PTYCHO_HD inline int64_t visited(const int64_t* order, int64_t i, int64_t count)
 template <typename T, int lanes, bool weighted>
 struct Extract {
   static constexpr int kThreads = 256;
+  static constexpr int kStrips = kThreads / StripGrid::kCols;  // of a block
   using Shared = Nothing;
 
   ImageStack<const T> canvases;
@@ -65,42 +52,53 @@ struct Extract {
   const int64_t* order;         // a permutation, or null
   ImageStack<const T> weights;  // one to a pixel; one image, or as many as patches
   ImageStack<T> out;
-  CellGrid grid;
+  StripGrid grid;
+
+  PTYCHO_HD int64_t blocks() const { return (grid.count() + kStrips - 1) / kStrips; }
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
     block.end([&](int thread) {
-      for (int64_t b = block.index(); b < grid.blocks(); b = next_block(block, b))
-        grid.for_each_cell(b, thread, kThreads, [&](int64_t visit, int64_t down, int64_t across) {
-          const int64_t k = visited(order, visit, scan.count());
-          if (k >= 0) write_cell(k, down * CellGrid::kRows, across * (kNumbers<T> / lanes));
-        });
+      for (int64_t b = block.index(); b < blocks(); b = next_block(block, b)) {
+        const int64_t i = b * kStrips + thread / StripGrid::kCols;
+        if (i >= grid.count()) return;
+        const int64_t visit = quotient(i, grid.strips);
+        const int64_t k = visited(order, visit, scan.count());
+        const auto strip = static_cast<uint32_t>(i - visit * grid.strips);
+        if (k >= 0 && grid.col(strip, thread) < out.cols) write_column(k, grid.row(strip), grid.col(strip, thread));
+      }
     });
   }
 
-  PTYCHO_HD void write_cell(int64_t k, int64_t r, int64_t c) const {
-    constexpr int rows = CellGrid::kRows;
-    constexpr int n = kNumbers<T>;
+  PTYCHO_HD void write_column(int64_t k, int64_t r, int64_t c) const {
+    constexpr int rows = StripGrid::kRows;
     const double at_y = sign * scan.positions[2 * k], at_x = sign * scan.positions[2 * k + 1];
     const Taps<T> y = gather_taps<T>(at_y), x = gather_taps<T>(at_x);
-    const Source<T> source(canvases, k / scan.per_group);
-    T cell[rows][n] = {};
-    if (!is_finite(at_y) || !is_finite(at_x)) {
+    const Image<const T> source = canvases[canvas_of(k)];
+    const int count = static_cast<int>(clamp(out.rows - r, 0, rows));
+    const int64_t stride = out.cols * lanes;
+    T* const to = out[k].row(r) + c * lanes;
+    const T* const weight = weighted ? weights[weights.count == 1 ? 0 : k].row(r) + c : nullptr;
+    const auto write = [&](int q, T(&pixel)[lanes]) {
+      if (q >= count) return;
       PTYCHO_UNROLL
-      for (int q = 0; q < rows; ++q) PTYCHO_UNROLL
-      for (int i = 0; i < n; ++i) cell[q][i] = static_cast<T>(at_y - at_y + (at_x - at_x));
-    } else if (cell_sees<T, lanes, rows>(source.image, y, x, r, c)) {
-      gather<T, lanes>(source, y, x, r, c, cell);
+      for (int lane = 0; lane < lanes; ++lane)
+        if constexpr (weighted) pixel[lane] = pixel[lane] * weight[q * out.cols];
+      store_pixel(to + q * stride, pixel);
+    };
+    if (is_finite(at_y) && is_finite(at_x) && column_sees<T, rows>(source, y, x, r, c)) {
+      gather<T, lanes, rows>(source, y, x, r, c, write);
+      return;
     }
-    if constexpr (weighted) {
-      T weight[rows][n / lanes];
-      load_cell(weights[weights.count == 1 ? 0 : k], r, c, weight);
-      PTYCHO_UNROLL
-      for (int q = 0; q < rows; ++q) PTYCHO_UNROLL
-      for (int i = 0; i < n; ++i) cell[q][i] = cell[q][i] * weight[q][i / lanes];
+    const auto value = static_cast<T>(is_finite(at_y) && is_finite(at_x) ? 0.0 : at_y - at_y + (at_x - at_x));
+    for (int q = 0; q < count; ++q) {
+      T pixel[lanes];
+      for (int lane = 0; lane < lanes; ++lane) pixel[lane] = value;
+      write(q, pixel);
     }
-    store_cell(out[k], r, c, cell);
   }
+
+  PTYCHO_HD int64_t canvas_of(int64_t k) const { return scan.groups == 1 ? 0 : k / scan.per_group; }
 };
 
 struct SlopeSum {
@@ -109,10 +107,12 @@ struct SlopeSum {
 };
 
 // sums[k * parts + part] = the sums over a part of patch k of <grads, d window / d position>; NaN where the position is
-// not finite. A cell is summed in T, everything else in double, in an order that the patch's size determines.
+// not finite. A column of a strip is summed in T, everything else in double, in an order that the patch's size
+// determines.
 template <typename T, int lanes>
 struct SlopeOfPatches {
   static constexpr int kThreads = 128;
+  static constexpr int kStripsAtMost = 64;  // of a part
   struct Shared {
     SlopeSum sums[kThreads];
   };
@@ -122,41 +122,51 @@ struct SlopeOfPatches {
   Scan scan;
   const int64_t* order;
   SlopeSum* sums;
-  CellGrid grid;  // no block does several patches
+  StripGrid grid;
+  uint32_t parts;  // of a patch
+
+  static uint32_t parts_of(const StripGrid& grid) {  // one for an empty patch
+    const uint32_t parts = (grid.strips + kStripsAtMost - 1) / kStripsAtMost;
+    return parts > 0 ? parts : 1;
+  }
+  PTYCHO_HD int64_t blocks() const { return grid.patches * parts; }
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
     SlopeSum* const slots = block.shared().sums;
-    for (int64_t b = block.index(); b < grid.blocks(); b = next_block(block, b)) {
-      const int64_t k = visited(order, b / grid.parts, scan.count());
+    for (int64_t b = block.index(); b < blocks(); b = next_block(block, b)) {
+      const int64_t visit = quotient(b, parts);
+      const auto part = static_cast<uint32_t>(b - visit * parts);
+      const int64_t k = visited(order, visit, scan.count());
       if (k < 0) continue;
-      block.each([&](int thread) {
-        SlopeSum sum{0.0, 0.0};
-        grid.for_each_cell(b, thread, kThreads, [&](int64_t, int64_t down, int64_t across) {
-          const Slope<T> cell = cell_slope(k, down * CellGrid::kRows, across * (kNumbers<T> / lanes));
-          sum.y += static_cast<double>(cell.y);
-          sum.x += static_cast<double>(cell.x);
-        });
-        const double at_y = scan.positions[2 * k], at_x = scan.positions[2 * k + 1];
-        const double undefined = at_y - at_y + (at_x - at_x);  // 0, or NaN
-        slots[thread] = {sum.y + undefined, sum.x + undefined};
-      });
+      block.each([&](int thread) { slots[thread] = sum_of(k, part, thread); });
       reduce<kThreads>(block, slots,
                        [](const SlopeSum& a, const SlopeSum& c) { return SlopeSum{a.y + c.y, a.x + c.x}; });
       block.each([&](int thread) {
-        if (thread == 0) sums[k * grid.parts + b % grid.parts] = slots[0];
+        if (thread == 0) sums[k * parts + part] = slots[0];
       });
     }
   }
 
-  PTYCHO_HD Slope<T> cell_slope(int64_t k, int64_t r, int64_t c) const {
-    constexpr int rows = CellGrid::kRows;
-    const Taps<T> y = gather_taps<T>(scan.positions[2 * k]), x = gather_taps<T>(scan.positions[2 * k + 1]);
-    const Source<T> source(canvases, k / scan.per_group);
-    if (!cell_sees<T, lanes, rows>(source.image, y, x, r, c)) return {T(0), T(0)};
-    T cell[rows][kNumbers<T>];
-    load_cell(grads[k], r, c, cell);
-    return slope<T, lanes>(source, y, x, r, c, cell);
+  PTYCHO_HD SlopeSum sum_of(int64_t k, uint32_t part, int thread) const {
+    constexpr int rows = StripGrid::kRows;
+    const double at_y = scan.positions[2 * k], at_x = scan.positions[2 * k + 1];
+    const Taps<T> y = gather_taps<T>(at_y), x = gather_taps<T>(at_x);
+    const double undefined = at_y - at_y + (at_x - at_x);  // 0, or NaN
+    SlopeSum sum{undefined, undefined};
+    if (!is_finite(at_y) || !is_finite(at_x)) return sum;
+    const Image<const T> source = canvases[scan.groups == 1 ? 0 : k / scan.per_group];
+    const Image<const T> grad = grads[k];
+    const uint32_t first = part * kStripsAtMost;
+    const uint32_t last = first + kStripsAtMost < grid.strips ? first + kStripsAtMost : grid.strips;
+    for (uint32_t strip = first + thread / StripGrid::kCols; strip < last; strip += kThreads / StripGrid::kCols) {
+      const int64_t r = grid.row(strip), c = grid.col(strip, thread);
+      if (c >= grad.cols || !column_sees<T, rows>(source, y, x, r, c)) continue;
+      const Slope<T> column = slope<T, lanes, rows>(source, y, x, r, c, grad);
+      sum.y += static_cast<double>(column.y);
+      sum.x += static_cast<double>(column.x);
+    }
+    return sum;
   }
 };
 

@@ -20,7 +20,16 @@ PTYCHO_HD inline bool has_place(const Scan& scan, int64_t k) {
   return is_finite(scan.positions[2 * k]) && is_finite(scan.positions[2 * k + 1]);
 }
 
-// keys[k * places + i] = the i-th tile that patch k touches, or the number of tiles; values: k.
+// The tile at a place of patch k, of which there are `across` to a row of tiles; the number of tiles for none.
+PTYCHO_HD inline int64_t tile_at(const Scan& scan, const TileGrid& grid, int64_t k, int64_t place, int64_t across) {
+  const TouchedTiles touched = touched_tiles(grid, scan, k);
+  const int64_t row = touched.down.begin + place / across, col = touched.across.begin + place % across;
+  if (row >= touched.down.end || col >= touched.across.end) return grid.tiles();
+  return (k / scan.per_group * grid.tiles_down() + row) * grid.tiles_across() + col;
+}
+
+// keys[k * places + i] = the i-th tile that patch k touches, or the number of tiles; values: k. refused[group] = 1
+// where a position is not finite, if refused is not null.
 struct EmitVisits {
   static constexpr int kThreads = 256;
   using Shared = Nothing;
@@ -31,6 +40,7 @@ struct EmitVisits {
   int64_t across;
   uint32_t* keys;
   int64_t* values;
+  int32_t* refused;
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
@@ -39,16 +49,11 @@ struct EmitVisits {
       for (int64_t i = block.index() * kThreads + thread; i < scan.count() * places; i += block.count() * kThreads) {
         const int64_t k = i / places;
         values[i] = k;
-        keys[i] = static_cast<uint32_t>(has_place(scan, k) ? tile_at(k, i % places) : grid.tiles());
+        const bool known = has_place(scan, k);
+        keys[i] = static_cast<uint32_t>(known ? tile_at(scan, grid, k, i % places, across) : grid.tiles());
+        if (!known && refused) refused[k / scan.per_group] = 1;
       }
     });
-  }
-
-  PTYCHO_HD int64_t tile_at(int64_t k, int64_t place) const {
-    const TouchedTiles touched = touched_tiles(grid, scan, k);
-    const int64_t row = touched.down.begin + place / across, col = touched.across.begin + place % across;
-    if (row >= touched.down.end || col >= touched.across.end) return grid.tiles();
-    return (k / scan.per_group * grid.tiles_down() + row) * grid.tiles_across() + col;
   }
 };
 
@@ -81,49 +86,35 @@ struct FindStarts {
   }
 };
 
-// refused[group * blocks + b] = whether a patch of that share of the group lacks in a tile that it touches, or has a
-// position that is not finite. With the tiles' own look at their lists no wrong plan passes.
+// refused[group] = 1 where a patch of the group lacks in a tile that it touches, or has a position that is not finite.
+// With the tiles' own look at their lists no wrong plan passes. A thread looks for one patch in one tile.
 struct CheckVisits {
-  static constexpr int kThreads = 1024;
-  struct Shared {
-    int refused;
-  };
+  static constexpr int kThreads = 256;
+  using Shared = Nothing;
 
   Scan scan;
   TileGrid grid;
+  int64_t down;  // places of a patch
+  int64_t across;
   const int64_t* start;
   const int64_t* patches;
   int64_t length;
-  int64_t blocks;  // to a group
   int32_t* refused;
-
-  static int64_t blocks_of(int64_t per_group) { return (per_group + kThreads - 1) / kThreads; }
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
-    int& any = block.shared().refused;
-    for (int64_t b = block.index(); b < scan.groups * blocks; b = next_block(block, b)) {
-      block.each([&](int thread) {
-        if (thread == 0) any = 0;
-      });
-      block.each([&](int thread) {
-        const int64_t member = b % blocks * kThreads + thread;
-        if (member < scan.per_group && !passes(b / blocks * scan.per_group + member)) any = 1;
-      });
-      block.each([&](int thread) {
-        if (thread == 0) refused[b] = any;
-      });
-    }
-  }
-
-  PTYCHO_HD bool passes(int64_t k) const {
-    if (!has_place(scan, k)) return false;
-    const TouchedTiles touched = touched_tiles(grid, scan, k);
-    const int64_t first_row = k / scan.per_group * grid.tiles_down();
-    for (int64_t i = touched.down.begin; i < touched.down.end; ++i)
-      for (int64_t j = touched.across.begin; j < touched.across.end; ++j)
-        if (!lists((first_row + i) * grid.tiles_across() + j, k)) return false;
-    return true;
+    const int64_t places = down * across;
+    block.end([&](int thread) {
+      for (int64_t i = block.index() * kThreads + thread; i < scan.count() * places; i += block.count() * kThreads) {
+        const int64_t k = i / places;
+        bool passes = has_place(scan, k);
+        if (passes) {
+          const int64_t tile = tile_at(scan, grid, k, i % places, across);
+          passes = tile == grid.tiles() || lists(tile, k);
+        }
+        if (!passes) refused[k / scan.per_group] = 1;
+      }
+    });
   }
 
   PTYCHO_HD bool lists(int64_t tile, int64_t k) const {

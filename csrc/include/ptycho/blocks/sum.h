@@ -28,14 +28,13 @@ struct TileLists {
   const int64_t* start;    // null: every patch of the group is looked at
   const int64_t* patches;  // tile t has patches[start[t]] ... patches[start[t + 1] - 1]
   int64_t length;          // of patches
-  const int32_t* refused;  // per group `verdicts` numbers, not 0 where a list or a position is wrong
-  int64_t verdicts;
+  const int32_t* refused;  // per group, not 0 where a list or a position is wrong
 };
 
 // Per tile, of the weights that its pixels received.
 template <typename T>
 struct WeightRange {
-  T least;  // positive one; infinity for none
+  T least;  // positive one; infinity for none; -1 where the tile's list was refused
   T most;   // zero for none
 };
 
@@ -47,15 +46,13 @@ PTYCHO_HD inline WeightRange<T> wider(const WeightRange<T>& a, const WeightRange
 // Sums patches, or patches times weights and the weights; divides the one by the other for the mean.
 template <typename T, int lanes, bool weighted>
 struct SumTiles {
-  static constexpr int kRows = 4;  // of a cell
-  static constexpr int kPixels = kNumbers<T> / lanes;
-  static constexpr int kAcross = kTilePixels / kPixels;
-  static constexpr int kThreads = kAcross * (kTilePixels / kRows);
+  static constexpr int kRows = 8;  // of a thread's column
+  static constexpr int kThreads = kTilePixels * (kTilePixels / kRows);
   static constexpr int kBatch = 64;  // patches prepared together
 
-  struct Cell {
-    T image[kRows][kNumbers<T>];
-    T weight[weighted ? kRows : 1][weighted ? kPixels : 1];
+  struct Column {
+    T image[kRows][lanes];
+    T weight[weighted ? kRows : 1];
   };
   struct Shared {
     int64_t patch[kBatch];  // -1: not of this tile
@@ -76,30 +73,25 @@ struct SumTiles {
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
-    auto cells = block.template registers<Cell>();
+    auto columns = block.template registers<Column>();
     for (int64_t tile = block.index(); tile < grid.tiles(); tile = next_block(block, tile)) {
       Shared& shared = block.shared();
       const int64_t group = grid.group_of(tile);
-      block.each(cells, [&](int thread, Cell& cell) {
-        cell = Cell{};
-        if (thread == 0) shared.refused = 0;
+      block.each(columns, [&](int thread, Column& column) {
+        column = Column{};
+        if (thread == 0) shared.refused = lists.refused && lists.refused[group];
       });
-      if (lists.refused)
-        block.each([&](int thread) {
-          for (int64_t v = thread; v < lists.verdicts; v += kThreads)
-            if (lists.refused[group * lists.verdicts + v]) shared.refused = 1;
-        });
       const Span visits = visits_of(tile, group);
       for (int64_t first = visits.begin; first < visits.end; first += kBatch) {
         const int batch = static_cast<int>(clamp(visits.end - first, 0, kBatch));
         block.each([&](int thread) {
           for (int i = thread; i < batch; i += kThreads) prepare(shared, i, first + i, visits.begin, tile, group);
         });
-        block.each(cells, [&](int thread, Cell& cell) {
-          for (int i = 0; i < batch; ++i) add(shared, i, thread, cell);
+        block.each(columns, [&](int thread, Column& column) {
+          for (int i = 0; i < batch; ++i) add(shared, i, thread, column);
         });
       }
-      finish(block, cells, shared, tile, group);
+      finish(block, columns, shared, tile, group);
     }
   }
 
@@ -130,45 +122,44 @@ struct SumTiles {
     }
   }
 
-  PTYCHO_HD void add(const Shared& shared, int i, int thread, Cell& cell) const {
+  PTYCHO_HD void add(const Shared& shared, int i, int thread, Column& column) const {
     const int64_t k = shared.patch[i];
     if (k < 0) return;
-    const int r = thread / kAcross * kRows, c = thread % kAcross * kPixels;
+    const int r = thread / kTilePixels * kRows, c = thread % kTilePixels;
     const Taps<T> y = shared.y[i], x = shared.x[i];
-    const Source<T> patch(patches, k);
-    if (!cell_sees<T, lanes, kRows>(patch.image, y, x, r, c)) return;
+    const Image<const T> patch = patches[k];
+    if (!column_sees<T, kRows>(patch, y, x, r, c)) return;
     if constexpr (weighted) {
-      const Source<T> weight(weights, weights.count == 1 ? 0 : k);
-      add_weighted<T, lanes>(patch, weight, y, x, r, c, cell.image, cell.weight);
+      add_weighted<T, lanes, kRows>(patch, weights[weights.count == 1 ? 0 : k], y, x, r, c, column.image,
+                                    column.weight);
     } else {
-      T values[kRows][kNumbers<T>];
-      gather<T, lanes>(patch, y, x, r, c, values);
-      PTYCHO_UNROLL
-      for (int q = 0; q < kRows; ++q) PTYCHO_UNROLL
-      for (int m = 0; m < kNumbers<T>; ++m) cell.image[q][m] += values[q][m];
+      gather<T, lanes, kRows>(patch, y, x, r, c, [&](int q, const T(&pixel)[lanes]) {
+        PTYCHO_UNROLL
+        for (int lane = 0; lane < lanes; ++lane) column.image[q][lane] += pixel[lane];
+      });
     }
   }
 
-  // Writes the tile; its ranges too, for the mean.
-  template <typename Block, typename Cells>
-  PTYCHO_HD void finish(Block& block, Cells& cells, Shared& shared, int64_t tile, int64_t group) const {
+  // Writes the tile; its range too, for the mean.
+  template <typename Block, typename Columns>
+  PTYCHO_HD void finish(Block& block, Columns& columns, Shared& shared, int64_t tile, int64_t group) const {
     const Span rows = grid.rows_of(tile), cols = grid.cols_of(tile);
-    block.each(cells, [&](int thread, Cell& cell) {
-      const int64_t r = rows.begin + thread / kAcross * kRows, c = cols.begin + thread % kAcross * kPixels;
+    block.each(columns, [&](int thread, Column& column) {
+      const int64_t r = rows.begin + thread / kTilePixels * kRows, c = cols.begin + thread % kTilePixels;
+      const int count = c < cols.end ? static_cast<int>(clamp(rows.end - r, 0, kRows)) : 0;
       WeightRange<T> range{kInfinity<T>, T(0)};
       if constexpr (weighted) {
-        if (ranges) range = divide(cell, rows.end - r, cols.end - c);
+        if (ranges) range = divide(column, count);
       }
-      if (shared.refused) {
-        range = {kInfinity<T>, T(0)};
-        fill(cell.image, kInfinity<T> - kInfinity<T>);
-        fill(cell.weight, kInfinity<T> - kInfinity<T>);
+      if (shared.refused) range = {T(-1), T(0)};
+      PTYCHO_UNROLL
+      for (int q = 0; q < kRows; ++q) {
+        if (q >= count) continue;
+        if (shared.refused) spoil(column, q);
+        store_pixel(image[group].row(r + q) + c * lanes, column.image[q]);
+        if constexpr (weighted) weight_sum[group].row(r + q)[c] = column.weight[q];
       }
-      store_cell(image[group], r, c, cell.image);
-      if constexpr (weighted) {
-        store_cell(weight_sum[group], r, c, cell.weight);
-        shared.ranges[thread] = range;
-      }
+      if constexpr (weighted) shared.ranges[thread] = range;
     });
     if constexpr (weighted) {
       if (!ranges) return;
@@ -180,36 +171,33 @@ struct SumTiles {
     }
   }
 
-  // image /= weight where the weight is positive, and zero elsewhere; the range is that of the pixels on the canvas.
-  PTYCHO_HD static WeightRange<T> divide(Cell& cell, int64_t rows_inside, int64_t cols_inside) {
+  PTYCHO_HD static void spoil(Column& column, int q) {
+    for (int lane = 0; lane < lanes; ++lane) column.image[q][lane] = kInfinity<T> - kInfinity<T>;
+    if constexpr (weighted) column.weight[q] = kInfinity<T> - kInfinity<T>;
+  }
+
+  // image /= weight where the weight is positive, and zero elsewhere; the range is that of the rows on the canvas.
+  PTYCHO_HD static WeightRange<T> divide(Column& column, int count) {
     WeightRange<T> range{kInfinity<T>, T(0)};
     PTYCHO_UNROLL
-    for (int q = 0; q < kRows; ++q) PTYCHO_UNROLL
-    for (int p = 0; p < kPixels; ++p) {
-      const T weight = cell.weight[q][p];
-      if (weight > T(0) && q < rows_inside && p < cols_inside) range = wider(range, WeightRange<T>{weight, weight});
+    for (int q = 0; q < kRows; ++q) {
+      const T weight = column.weight[q];
+      if (weight > T(0) && q < count) range = wider(range, WeightRange<T>{weight, weight});
       PTYCHO_UNROLL
-      for (int m = p * lanes; m < (p + 1) * lanes; ++m)
-        cell.image[q][m] = weight > T(0) ? cell.image[q][m] / weight : T(0);
+      for (int lane = 0; lane < lanes; ++lane)
+        column.image[q][lane] = weight > T(0) ? column.image[q][lane] / weight : T(0);
     }
     return range;
   }
-
-  template <int rows, int count>
-  PTYCHO_HD static void fill(T (&values)[rows][count], T value) {
-    PTYCHO_UNROLL
-    for (int q = 0; q < rows; ++q) PTYCHO_UNROLL
-    for (int i = 0; i < count; ++i) values[q][i] = value;
-  }
 };
 
-// image = 0 where its weight is at most eps times the largest of its canvas. Only tiles whose ranges say that there is
-// such a weight are looked at. `blocks` of them share a canvas.
+// image = 0 where its weight is at most eps times the largest of its canvas, and NaN all over a canvas of which a tile
+// was refused: the largest weight is not known. Only tiles whose ranges say so are looked at. `blocks` share a canvas.
 template <typename T>
 struct Darken {
   static constexpr int kThreads = 256;
   struct Shared {
-    T most[kThreads];
+    WeightRange<T> ranges[kThreads];
   };
 
   const WeightRange<T>* ranges;
@@ -222,31 +210,32 @@ struct Darken {
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
     const int64_t tiles = grid.tiles_down() * grid.tiles_across();
-    T* const most = block.shared().most;
+    WeightRange<T>* const slots = block.shared().ranges;
     for (int64_t b = block.index(); b < grid.groups * blocks; b = next_block(block, b)) {
       const int64_t first = b / blocks * tiles;
       block.each([&](int thread) {
-        T largest(0);
-        for (int64_t t = thread; t < tiles; t += kThreads)
-          largest = ranges[first + t].most > largest ? ranges[first + t].most : largest;
-        most[thread] = largest;
+        WeightRange<T> range{kInfinity<T>, T(0)};
+        for (int64_t t = thread; t < tiles; t += kThreads) range = wider(range, ranges[first + t]);
+        slots[thread] = range;
       });
-      reduce<kThreads>(block, most, [](T a, T c) { return c > a ? c : a; });
-      const T threshold = eps * most[0];
+      reduce<kThreads>(block, slots, [](const WeightRange<T>& a, const WeightRange<T>& c) { return wider(a, c); });
+      const bool refused = slots[0].least < T(0);
+      const T threshold = refused ? kInfinity<T> : eps * slots[0].most;
+      const T value = refused ? kInfinity<T> - kInfinity<T> : T(0);
       block.each([&](int thread) {
         for (int64_t t = b % blocks; t < tiles; t += blocks)
-          if (ranges[first + t].least <= threshold) darken(first + t, threshold, thread);
+          if (refused || ranges[first + t].least <= threshold) darken(first + t, threshold, value, thread);
       });
     }
   }
 
-  PTYCHO_HD void darken(int64_t tile, T threshold, int thread) const {
+  PTYCHO_HD void darken(int64_t tile, T threshold, T value, int thread) const {
     const Span rows = grid.rows_of(tile), cols = grid.cols_of(tile);
     const int64_t group = grid.group_of(tile);
     for (int64_t i = thread; i < grid.tile_rows * grid.tile_cols; i += kThreads) {
       const int64_t r = rows.begin + i / grid.tile_cols, c = cols.begin + i % grid.tile_cols;
       if (r >= rows.end || c >= cols.end || weight_sum[group].row(r)[c] > threshold) continue;
-      for (int64_t lane = 0; lane < image.lanes; ++lane) image[group].row(r)[c * image.lanes + lane] = T(0);
+      for (int64_t lane = 0; lane < image.lanes; ++lane) image[group].row(r)[c * image.lanes + lane] = value;
     }
   }
 };
