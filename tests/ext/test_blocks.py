@@ -236,6 +236,10 @@ def test_no_list_is_trusted(blocks: Any, change: str) -> None:
     assert canvas[0].isnan().any()
     wrong = ~canvas.isnan() & (canvas != CPU.extract_patches_adjoint(patches, at, size))
     assert not wrong.any()
+    # The mean's threshold depends on every tile of the canvas.
+    image, _ = blocks.reassemble_patches(patches, at, torch.ones(patch), size, 0.9, start, listed)
+    assert image[0].isnan().all()
+    assert not (~image.isnan() & (image != CPU.reassemble_patches(patches, at, torch.ones(patch), size, 0.9)[0])).any()
     blocks.extract_patches(canvas, at, patch, order)
 
 
@@ -260,6 +264,10 @@ def test_nothing_to_do(blocks: Any, groups: int) -> None:
         assert canvas.shape == (groups, 4, 6) and not canvas.any()
         image, total = blocks.reassemble_patches(none, positions, torch.ones(2, 3), (4, 6), 0.1, *plan)
         assert not image.any() and not total.any()
+    flat, at = torch.zeros(groups, 2, 0, 3), torch.zeros(groups, 2, 2, dtype=torch.float64)
+    assert not blocks.extract_patches_grad_positions(flat, torch.zeros(groups, 4, 6), at).any()
+    assert blocks.overlap_project(flat, at, torch.zeros(0, 3), (4, 6), 0.1).shape == flat.shape
+    assert not blocks.extract_patches_adjoint(flat, at, (4, 6)).any()
     assert blocks.translate_images(torch.zeros(groups, 0, 3), positions.new_zeros(groups, 2), "bilinear").numel() == 0
 
 

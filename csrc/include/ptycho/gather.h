@@ -10,8 +10,10 @@
 
 #ifdef __CUDA_ARCH__
 #define PTYCHO_UNROLL _Pragma("unroll")
+#define PTYCHO_NO_UNROLL _Pragma("unroll 1")
 #else
 #define PTYCHO_UNROLL
+#define PTYCHO_NO_UNROLL
 #endif
 
 namespace ptycho {
@@ -50,46 +52,74 @@ PTYCHO_HD inline void store_pixel(T* to, const T (&pixel)[lanes]) {
 #endif
 }
 
-// The two taps of a column on the lines [row, row + lines) of a source that is zero outside.
+// Bits q = 0 ... lines - 1, set where row + q lies in [0, rows).
+PTYCHO_HD inline uint32_t lines_inside(int64_t row, int64_t rows, int lines) {
+  const auto begin = static_cast<int>(clamp(-row, 0, lines));
+  const auto end = static_cast<int>(clamp(rows - row, 0, lines));
+  return end > begin ? ((1u << end) - 1u) & ~((1u << begin) - 1u) : 0u;
+}
+
+// The four weights of a sub-pixel position.
+template <typename T>
+struct Blend {
+  T y0;
+  T y1;
+  T x0;
+  T x1;
+};
+
+template <typename T>
+PTYCHO_HD inline Blend<T> blend_of(const Taps<T>& y, const Taps<T>& x) {
+  return {y.w0, y.w1, x.w0, x.w1};
+}
+
+// The two taps of a column on successive lines of a source that is zero outside.
 template <typename T, int lanes>
 class ColumnReader {
  public:
-  // x: pixel of the left tap; stride: numbers of a line
+  static constexpr int64_t kPixel = lanes * sizeof(T);
+
+  // at: address of the left tap on line 0; step: bytes from line to line; left, right: bit q is set where the tap of
+  // line q lies in the source
+  PTYCHO_HD ColumnReader(uintptr_t at, int64_t step, uint32_t left, uint32_t right)
+      : at_(at), step_(step), left_(left), right_(right) {}
+
+  // The lines [row, row + lines), fewer than 32, and pixel x of the left tap.
   PTYCHO_HD ColumnReader(const Image<const T>& source, int64_t row, int64_t x, int lines)
-      : data_(source.data),
-        offset_((row * source.cols + x) * lanes),
-        stride_(source.cols * lanes),
-        begin_(static_cast<int>(clamp(-row, 0, lines))),
-        end_(static_cast<int>(clamp(source.rows - row, 0, lines))),
-        has_left_(x >= 0 && x < source.cols),
-        has_right_(x >= -1 && x < source.cols - 1) {}
+      : at_(address(source, row, x)),
+        step_(source.cols * kPixel),
+        left_(x >= 0 && x < source.cols ? lines_inside(row, source.rows, lines) : 0u),
+        right_(x >= -1 && x < source.cols - 1 ? lines_inside(row, source.rows, lines) : 0u) {}
+
+  // Of a pixel that may lie outside: a number, not a pointer.
+  PTYCHO_HD static uintptr_t address(const Image<const T>& source, int64_t row, int64_t x) {
+    return reinterpret_cast<uintptr_t>(source.data) + static_cast<uintptr_t>((row * source.cols + x) * kPixel);
+  }
+
+  PTYCHO_HD bool sees() const { return (left_ | right_) != 0; }
 
   // Line number q, to be asked for one after the other.
   PTYCHO_HD void next(int q, T (&left)[lanes], T (&right)[lanes]) {
-    const bool inside = q >= begin_ && q < end_;
     PTYCHO_UNROLL
     for (int lane = 0; lane < lanes; ++lane) left[lane] = right[lane] = T(0);
-    if (inside && has_left_) load_pixel(data_ + offset_, left);
-    if (inside && has_right_) load_pixel(data_ + offset_ + lanes, right);
-    offset_ += stride_;
+    if (left_ & (1u << q)) load_pixel(reinterpret_cast<const T*>(at_), left);
+    if (right_ & (1u << q)) load_pixel(reinterpret_cast<const T*>(at_ + kPixel), right);
+    at_ += step_;
   }
 
  private:
-  const T* data_;
-  int64_t offset_;  // of the left tap, which may lie outside
-  int64_t stride_;
-  int begin_;  // of the lines that lie in the source
-  int end_;
-  bool has_left_;
-  bool has_right_;
+  uintptr_t at_;
+  int64_t step_;
+  uint32_t left_;
+  uint32_t right_;
 };
 
 inline constexpr int kLinesAhead = 4;  // read together
 
 // Calls use(q, left, right) for the lines q = 0 ... rows that the rows of a column are made of.
 template <typename T, int lanes, int rows, typename Use>
-PTYCHO_HD inline void for_each_line(const Image<const T>& source, int64_t row, int64_t x, const Use& use) {
-  ColumnReader<T, lanes> reader(source, row, x, rows + 1);
+PTYCHO_HD inline void for_each_line(ColumnReader<T, lanes> reader, const Use& use) {
+  static_assert(rows < 31);
   PTYCHO_UNROLL
   for (int first = 0; first <= rows; first += kLinesAhead) {
     T left[kLinesAhead][lanes], right[kLinesAhead][lanes];
@@ -102,41 +132,37 @@ PTYCHO_HD inline void for_each_line(const Image<const T>& source, int64_t row, i
   }
 }
 
-// Calls use(q, pixel) for the rows r + q, q < rows, of output column c: the source at (y + r + q, x + c), interpolated.
+// Calls use(q, pixel) for the rows q of a column, interpolated from its lines q and q + 1.
 template <typename T, int lanes, int rows, typename Use>
-PTYCHO_HD inline void gather(const Image<const T>& source, const Taps<T>& y, const Taps<T>& x, int64_t r, int64_t c,
-                             const Use& use) {
+PTYCHO_HD inline void gather(const ColumnReader<T, lanes>& source, const Blend<T>& by, const Use& use) {
   T above[lanes];
-  for_each_line<T, lanes, rows>(source, y.first + r, x.first + c, [&](int q, auto& left, auto& right) {
+  for_each_line<T, lanes, rows>(source, [&](int q, auto& left, auto& right) {
     T pixel[lanes];
     PTYCHO_UNROLL
     for (int lane = 0; lane < lanes; ++lane) {
-      const T next = x.w0 * left[lane] + x.w1 * right[lane];
-      pixel[lane] = q > 0 ? y.w0 * above[lane] + y.w1 * next : T(0);
+      const T next = by.x0 * left[lane] + by.x1 * right[lane];
+      pixel[lane] = q > 0 ? by.y0 * above[lane] + by.y1 * next : T(0);
       above[lane] = next;
     }
     if (q > 0) use(q - 1, pixel);
   });
 }
 
-// Adds to the column what it receives of source * weights and of the weights. The weights: as the source, one to a
-// pixel.
+// Adds to a column what it receives of source * weights and of the weights, which are read one to a pixel.
 template <typename T, int lanes, int rows>
-PTYCHO_HD inline void add_weighted(const Image<const T>& source, const Image<const T>& weights, const Taps<T>& y,
-                                   const Taps<T>& x, int64_t r, int64_t c, T (&sums)[rows][lanes],
-                                   T (&weight_sums)[rows]) {
-  ColumnReader<T, 1> weight_reader(weights, y.first + r, x.first + c, rows + 1);
+PTYCHO_HD inline void add_weighted(const ColumnReader<T, lanes>& source, ColumnReader<T, 1> weights, const Blend<T>& by,
+                                   T (&sums)[rows][lanes], T (&weight_sums)[rows]) {
   T above[lanes], above_weights(0);
-  for_each_line<T, lanes, rows>(source, y.first + r, x.first + c, [&](int q, auto& left, auto& right) {
+  for_each_line<T, lanes, rows>(source, [&](int q, auto& left, auto& right) {
     T left_weight[1], right_weight[1];
-    weight_reader.next(q, left_weight, right_weight);
-    const T by_left = x.w0 * left_weight[0], by_right = x.w1 * right_weight[0];
-    if (q > 0) weight_sums[q - 1] += y.w0 * above_weights + y.w1 * (by_left + by_right);
+    weights.next(q, left_weight, right_weight);
+    const T by_left = by.x0 * left_weight[0], by_right = by.x1 * right_weight[0];
+    if (q > 0) weight_sums[q - 1] += by.y0 * above_weights + by.y1 * (by_left + by_right);
     above_weights = by_left + by_right;
     PTYCHO_UNROLL
     for (int lane = 0; lane < lanes; ++lane) {
       const T next = left[lane] * by_left + right[lane] * by_right;
-      if (q > 0) sums[q - 1][lane] += y.w0 * above[lane] + y.w1 * next;
+      if (q > 0) sums[q - 1][lane] += by.y0 * above[lane] + by.y1 * next;
       above[lane] = next;
     }
   });
@@ -149,34 +175,28 @@ struct Slope {
   T x;
 };
 
+// grads: the column above whose line q + 1 stands what row q is multiplied by
 template <typename T, int lanes, int rows>
-PTYCHO_HD inline Slope<T> slope(const Image<const T>& source, const Taps<T>& y, const Taps<T>& x, int64_t r, int64_t c,
-                                const Image<const T>& grads) {
+PTYCHO_HD inline Slope<T> slope(const ColumnReader<T, lanes>& source, ColumnReader<T, lanes> grads,
+                                const Blend<T>& by) {
   Slope<T> sum{T(0), T(0)};
   T above[lanes], above_step[lanes];
-  for_each_line<T, lanes, rows>(source, y.first + r, x.first + c, [&](int q, auto& left, auto& right) {
-    T grad[lanes] = {};
-    if (q > 0 && r + q - 1 < grads.rows && c < grads.cols) load_pixel(grads.row(r + q - 1) + c * lanes, grad);
+  for_each_line<T, lanes, rows>(source, [&](int q, auto& left, auto& right) {
+    T grad[lanes], unused[lanes];
+    grads.next(q, grad, unused);
     PTYCHO_UNROLL
     for (int lane = 0; lane < lanes; ++lane) {
-      const T next = x.w0 * left[lane] + x.w1 * right[lane];
+      const T next = by.x0 * left[lane] + by.x1 * right[lane];
       const T step = right[lane] - left[lane];
       if (q > 0) {
         sum.y += grad[lane] * (next - above[lane]);
-        sum.x += grad[lane] * (y.w0 * above_step[lane] + y.w1 * step);
+        sum.x += grad[lane] * (by.y0 * above_step[lane] + by.y1 * step);
       }
       above[lane] = next;
       above_step[lane] = step;
     }
   });
   return sum;
-}
-
-// Whether a column has a tap in the source.
-template <typename T, int rows>
-PTYCHO_HD inline bool column_sees(const Image<const T>& source, const Taps<T>& y, const Taps<T>& x, int64_t r,
-                                  int64_t c) {
-  return y.first + r >= -rows && y.first + r < source.rows && x.first + c >= -1 && x.first + c < source.cols;
 }
 
 }  // namespace ptycho

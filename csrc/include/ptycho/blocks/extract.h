@@ -74,24 +74,29 @@ struct Extract {
     constexpr int rows = StripGrid::kRows;
     const double at_y = sign * scan.positions[2 * k], at_x = sign * scan.positions[2 * k + 1];
     const Taps<T> y = gather_taps<T>(at_y), x = gather_taps<T>(at_x);
-    const Image<const T> source = canvases[canvas_of(k)];
-    const int count = static_cast<int>(clamp(out.rows - r, 0, rows));
+    const ColumnReader<T, lanes> source(canvases[canvas_of(k)], y.first + r, x.first + c, rows + 1);
+    const uint32_t inside = lines_inside(r, out.rows, rows);
     const int64_t stride = out.cols * lanes;
-    T* const to = out[k].row(r) + c * lanes;
-    const T* const weight = weighted ? weights[weights.count == 1 ? 0 : k].row(r) + c : nullptr;
-    const auto write = [&](int q, T(&pixel)[lanes]) {
-      if (q >= count) return;
-      PTYCHO_UNROLL
-      for (int lane = 0; lane < lanes; ++lane)
-        if constexpr (weighted) pixel[lane] = pixel[lane] * weight[q * out.cols];
-      store_pixel(to + q * stride, pixel);
+    T* to = out[k].row(r) + c * lanes;
+    const T* weight = weighted ? weights[weights.count == 1 ? 0 : k].row(r) + c : nullptr;
+    const auto write = [&](int q, T(&pixel)[lanes]) {  // called for one row after the other
+      if (inside & (1u << q)) {
+        PTYCHO_UNROLL
+        for (int lane = 0; lane < lanes; ++lane)
+          if constexpr (weighted) pixel[lane] = pixel[lane] * *weight;
+        store_pixel(to, pixel);
+      }
+      to += stride;
+      if constexpr (weighted) weight += out.cols;
     };
-    if (is_finite(at_y) && is_finite(at_x) && column_sees<T, rows>(source, y, x, r, c)) {
-      gather<T, lanes, rows>(source, y, x, r, c, write);
+    const bool finite = is_finite(at_y) && is_finite(at_x);
+    if (finite && source.sees()) {
+      gather<T, lanes, rows>(source, blend_of(y, x), write);
       return;
     }
-    const auto value = static_cast<T>(is_finite(at_y) && is_finite(at_x) ? 0.0 : at_y - at_y + (at_x - at_x));
-    for (int q = 0; q < count; ++q) {
+    const T value = finite ? T(0) : static_cast<T>(at_y - at_y + (at_x - at_x));
+    PTYCHO_NO_UNROLL
+    for (int q = 0; q < rows; ++q) {
       T pixel[lanes];
       for (int lane = 0; lane < lanes; ++lane) pixel[lane] = value;
       write(q, pixel);
@@ -161,8 +166,10 @@ struct SlopeOfPatches {
     const uint32_t last = first + kStripsAtMost < grid.strips ? first + kStripsAtMost : grid.strips;
     for (uint32_t strip = first + thread / StripGrid::kCols; strip < last; strip += kThreads / StripGrid::kCols) {
       const int64_t r = grid.row(strip), c = grid.col(strip, thread);
-      if (c >= grad.cols || !column_sees<T, rows>(source, y, x, r, c)) continue;
-      const Slope<T> column = slope<T, lanes, rows>(source, y, x, r, c, grad);
+      const ColumnReader<T, lanes> taps(source, y.first + r, x.first + c, rows + 1);
+      if (c >= grad.cols || !taps.sees()) continue;
+      const ColumnReader<T, lanes> factors(grad, r - 1, c, rows + 1);
+      const Slope<T> column = slope<T, lanes, rows>(taps, factors, blend_of(y, x));
       sum.y += static_cast<double>(column.y);
       sum.x += static_cast<double>(column.x);
     }

@@ -55,9 +55,13 @@ struct SumTiles {
     T weight[weighted ? kRows : 1];
   };
   struct Shared {
-    int64_t patch[kBatch];  // -1: not of this tile
-    Taps<T> y[kBatch];      // for the tile's first row and column
-    Taps<T> x[kBatch];
+    // Of every patch, for the tile's first row and column: which lines it has (none: not of this tile), the pixel and
+    // the address of the left tap on line 0, that of its weight, and the taps' weights.
+    uint64_t lines[kBatch];
+    uintptr_t at[kBatch];
+    uintptr_t weight_at[weighted ? kBatch : 1];
+    int32_t x[kBatch];
+    Blend<T> blend[kBatch];
     int refused;
     WeightRange<T> ranges[weighted ? kThreads : 1];
   };
@@ -88,6 +92,7 @@ struct SumTiles {
           for (int i = thread; i < batch; i += kThreads) prepare(shared, i, first + i, visits.begin, tile, group);
         });
         block.each(columns, [&](int thread, Column& column) {
+          PTYCHO_NO_UNROLL
           for (int i = 0; i < batch; ++i) add(shared, i, thread, column);
         });
       }
@@ -103,39 +108,44 @@ struct SumTiles {
   // Visit number i of the batch; `at`: its place in the lists, which begin at `begin`.
   PTYCHO_HD void prepare(Shared& shared, int i, int64_t at, int64_t begin, int64_t tile, int64_t group) const {
     const int64_t k = lists.start ? lists.patches[at] : at;
-    shared.patch[i] = -1;
+    shared.lines[i] = 0;
     const bool known = k >= group * scan.per_group && k < (group + 1) * scan.per_group;
     const bool ascending = !lists.start || at == begin || lists.patches[at - 1] < k;
     if (!known || !ascending || !is_finite(scan.positions[2 * k]) || !is_finite(scan.positions[2 * k + 1])) {
       shared.refused = 1;
       return;
     }
-    Taps<T> y = splat_taps<T>(scan.positions[2 * k]), x = splat_taps<T>(scan.positions[2 * k + 1]);
-    y.first += grid.rows_of(tile).begin;
-    x.first += grid.cols_of(tile).begin;
-    if (y.first >= -kTilePixels && y.first < scan.h && x.first >= -kTilePixels && x.first < scan.w) {
-      shared.patch[i] = k;
-      shared.y[i] = y;
-      shared.x[i] = x;
-    } else if (lists.start) {
-      shared.refused = 1;
+    const Taps<T> y = splat_taps<T>(scan.positions[2 * k]), x = splat_taps<T>(scan.positions[2 * k + 1]);
+    const int64_t row = y.first + grid.rows_of(tile).begin, col = x.first + grid.cols_of(tile).begin;
+    if (row < -kTilePixels || row >= scan.h || col < -kTilePixels || col >= scan.w) {
+      if (lists.start) shared.refused = 1;
+      return;
     }
+    const int64_t begin_line = clamp(-row, 0, kTilePixels + 1), end_line = clamp(scan.h - row, 0, kTilePixels + 1);
+    shared.lines[i] = (uint64_t{1} << end_line) - (uint64_t{1} << begin_line);
+    shared.at[i] = ColumnReader<T, lanes>::address(patches[k], row, col);
+    if constexpr (weighted)
+      shared.weight_at[i] = ColumnReader<T, 1>::address(weights[weights.count == 1 ? 0 : k], row, col);
+    shared.x[i] = static_cast<int32_t>(clamp(col, -kTilePixels, scan.w));
+    shared.blend[i] = blend_of(y, x);
   }
 
   PTYCHO_HD void add(const Shared& shared, int i, int thread, Column& column) const {
-    const int64_t k = shared.patch[i];
-    if (k < 0) return;
     const int r = thread / kTilePixels * kRows, c = thread % kTilePixels;
-    const Taps<T> y = shared.y[i], x = shared.x[i];
-    const Image<const T> patch = patches[k];
-    if (!column_sees<T, kRows>(patch, y, x, r, c)) return;
+    const int64_t pixel = r * scan.w + c;
+    const auto lines = static_cast<uint32_t>(shared.lines[i] >> r) & ((2u << kRows) - 1u);
+    const int64_t x = shared.x[i] + c;
+    const uint32_t left = x >= 0 && x < scan.w ? lines : 0u, right = x >= -1 && x < scan.w - 1 ? lines : 0u;
+    if ((left | right) == 0) return;
+    const ColumnReader<T, lanes> patch(shared.at[i] + pixel * lanes * sizeof(T), scan.w * lanes * sizeof(T), left,
+                                       right);
     if constexpr (weighted) {
-      add_weighted<T, lanes, kRows>(patch, weights[weights.count == 1 ? 0 : k], y, x, r, c, column.image,
-                                    column.weight);
+      const ColumnReader<T, 1> weight(shared.weight_at[i] + pixel * sizeof(T), scan.w * sizeof(T), left, right);
+      add_weighted<T, lanes, kRows>(patch, weight, shared.blend[i], column.image, column.weight);
     } else {
-      gather<T, lanes, kRows>(patch, y, x, r, c, [&](int q, const T(&pixel)[lanes]) {
+      gather<T, lanes, kRows>(patch, shared.blend[i], [&](int q, const T(&values)[lanes]) {
         PTYCHO_UNROLL
-        for (int lane = 0; lane < lanes; ++lane) column.image[q][lane] += pixel[lane];
+        for (int lane = 0; lane < lanes; ++lane) column.image[q][lane] += values[lane];
       });
     }
   }
@@ -215,6 +225,7 @@ struct Darken {
       const int64_t first = b / blocks * tiles;
       block.each([&](int thread) {
         WeightRange<T> range{kInfinity<T>, T(0)};
+        PTYCHO_NO_UNROLL
         for (int64_t t = thread; t < tiles; t += kThreads) range = wider(range, ranges[first + t]);
         slots[thread] = range;
       });
