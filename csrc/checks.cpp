@@ -76,8 +76,12 @@ struct Check {
     require(sizes_of(tensor) == wanted, argument, "have shape " + text(wanted), text(sizes_of(tensor)));
   }
   void device(const char* argument, const Tensor& tensor, const Tensor& data) const {
-    require(text(tensor) == text(data) && tensor.get_device_index() == data.get_device_index(), argument,
-            "be on device " + text(data), text(tensor));
+    const bool kind = text(tensor) == text(data);
+    const auto name = [&](const Tensor& t) {
+      return kind ? text(t) + ":" + std::to_string(t.get_device_index()) : text(t);
+    };
+    require(kind && tensor.get_device_index() == data.get_device_index(), argument, "be on device " + name(data),
+            name(tensor));
   }
   void size(const char* argument, const Sizes& sizes) const {
     require(sizes.size() == 2 && sizes[0] > 0 && sizes[1] > 0, argument, "be two positive integers", text(sizes));

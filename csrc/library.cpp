@@ -3,6 +3,7 @@
 // the end of their own files. All but the _out forms are functional (fresh outputs, inputs untouched); they take any
 // leading dimensions: canvas (..., H, W), positions (..., n, 2), patches (..., n, h, w), images (..., H, W), shifts
 // (..., 2). order, tile_start and tile_patches are the plan that plan_tiles makes; without it operators make their own.
+// What the CPU refuses after a look at the data makes NaN on CUDA, and an order that is no permutation is not noticed.
 #include "torch_compat.h"
 
 STABLE_TORCH_LIBRARY(PTYCHO_LIBRARY, m) {

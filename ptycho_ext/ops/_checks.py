@@ -58,7 +58,8 @@ class Check:
         self.require(got == tuple(wanted), argument, f"have shape {tuple(wanted)}", got)
 
     def device(self, argument: str, tensor: Tensor, data: Tensor) -> None:
-        self.require(tensor.device == data.device, argument, f"be on device {data.device.type}", tensor.device.type)
+        names = [str(t.device) if tensor.device.type == data.device.type else t.device.type for t in (data, tensor)]
+        self.require(tensor.device == data.device, argument, f"be on device {names[0]}", names[1])
 
     def size(self, argument: str, sizes: Sequence[int]) -> None:
         ok = len(sizes) == 2 and sizes[0] > 0 and sizes[1] > 0

@@ -15,7 +15,6 @@ from importlib import metadata
 import torch
 
 import ptycho_ext
-from ptychopinn.devices import gpu_usable
 
 _PACKAGES = (
     "torch",
@@ -83,7 +82,13 @@ def _cuda() -> tuple[list[tuple[str, str]], list[str]]:
         problems = ["torch sees no GPU although a driver is present: check nvidia-smi and the driver's version"]
         return [("cuda", f"torch built for CUDA {built}, no usable GPU")], problems if driver else []
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    problems = [] if gpu_usable() else ["the operators were built without CUDA and run on the CPU: rebuild with nvcc"]
+    of_operators = str(ptycho_ext.build_info()["cuda"])
+    problems = [] if of_operators else ["the operators were built without CUDA and run on the CPU: rebuild with nvcc"]
+    if of_operators and of_operators.split(".")[0] != built.split(".")[0]:
+        problems.append(
+            f"the operators were built with CUDA {of_operators} and torch with {built}, so the driver may be too old "
+            "for one of them: rebuild with the nvcc of torch's CUDA"
+        )
     return [("cuda", f"torch built for CUDA {built}: {', '.join(names)}")], problems
 
 
