@@ -43,7 +43,7 @@ cd "$work/tests" || exit 2
 export PYTHONPATH="$work/site"
 export PYTHONDONTWRITEBYTECODE=1
 step import 20 "$python" -c 'import ptycho_ext, torch; assert ptycho_ext.build_info()["cuda"]; print(ptycho_ext.build_info())'
-step tests 130 "$python" -m pytest -q -p no:cacheprovider -m gpu ext/test_cuda.py ext/test_contracts.py
+step tests 130 "$python" -m pytest -q -p no:cacheprovider -m gpu ext/test_cuda.py ext/test_contracts.py ptychopinn/test_gpu.py
 for tool in memcheck racecheck initcheck; do
   # Without torch's own reuse of memory, so that every tensor has bounds to be watched.
   step "$tool" 40 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Training and reconstruction on a GPU, against the same on the CPU where that is meaningful."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("lightning")
+pytest.importorskip("jsonargparse")
+
+import ptychopinn as pp
+
+pytestmark = pytest.mark.gpu
+
+
+def test_train_on_the_gpu_and_reconstruct_on_both(tmp_path: Path) -> None:
+    scan = pp.simulate("dead_leaves", patterns=64, seed=1)
+    settings = {
+        "model": {"options": {"steps": 3, "width": 8, "state": 2}},
+        "training": {"epochs": 3, "batch_size": 4, "learning_rate": 5e-3},
+        "execution": {"accelerator": "gpu", "devices": 1, "progress": False},
+    }
+    run = pp.train(scan, tmp_path / "run", pp.Config.from_dict(settings))
+    on_gpu = pp.reconstruct(run.model, scan, run.config, "cuda")
+    on_cpu = pp.reconstruct(run.model, scan, run.config, "cpu")
+    assert on_gpu.object.shape == on_cpu.object.shape and np.ptp(np.abs(on_gpu.object)) > 0.1
+    assert np.linalg.norm(on_gpu.object - on_cpu.object) < 0.01 * np.linalg.norm(on_cpu.object)
+    assert pp.evaluate(on_gpu, scan)["amplitude"]["pearson"] > 0.4
