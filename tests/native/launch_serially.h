@@ -68,7 +68,7 @@ void launch(const Queue&, const Program& program, int64_t blocks) {
 }
 
 inline void zero(const Queue&, void* memory, size_t bytes) {
-  std::memset(memory, 0, bytes);
+  if (bytes > 0) std::memset(memory, 0, bytes);
 }
 
 template <typename Key>

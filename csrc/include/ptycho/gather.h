@@ -93,7 +93,8 @@ class ColumnReader {
 
   // Of a pixel that may lie outside: a number, not a pointer.
   PTYCHO_HD static uintptr_t address(const Image<const T>& source, int64_t row, int64_t x) {
-    return reinterpret_cast<uintptr_t>(source.data) + static_cast<uintptr_t>((row * source.cols + x) * kPixel);
+    return reinterpret_cast<uintptr_t>(source.data) +
+           (static_cast<uintptr_t>(row) * static_cast<uintptr_t>(source.cols) + static_cast<uintptr_t>(x)) * kPixel;
   }
 
   PTYCHO_HD bool sees() const { return (left_ | right_) != 0; }

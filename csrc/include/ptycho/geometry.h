@@ -29,8 +29,9 @@ PTYCHO_HD inline bool is_finite(double x) {
   return x - x == 0.0;
 }
 
-PTYCHO_HD inline int64_t to_index(double whole) {  // whole: finite and without fraction
-  return static_cast<int64_t>(whole < -kFarAway ? -kFarAway : (whole > kFarAway ? kFarAway : whole));
+// whole: without fraction; what is not a number counts as far away, too.
+PTYCHO_HD inline int64_t to_index(double whole) {
+  return static_cast<int64_t>(!(whole >= -kFarAway) ? -kFarAway : (whole > kFarAway ? kFarAway : whole));
 }
 
 // Linear interpolation of a source at position + i.
