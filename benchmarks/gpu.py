@@ -29,6 +29,7 @@ Call = Callable[[], Any]
 
 COLUMNS = ("case", "op", "dtype", "sets", "ours_us", "copy_us", "share_of_copy", "plan_us", "index_add_us", "error")
 CACHES = 4  # times that the input sets exceed the second-level cache
+ERROR = 1e-3  # relative, above which a result is wrong
 INDEXED = 1 << 27  # taps up to which index_add_ takes part
 OPS = ("extract", "adjoint", "reassemble", "grad_positions")
 
@@ -215,12 +216,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("There is no CUDA device here.")
         return 2
-    device, rows = Device(options.device), []
+    device, rows, whole = Device(options.device), [], True
     for name in options.case or GPU_CASES:
         for dtype in DTYPES:
             try:
                 rows += measure(device, CASES[name] if name == "tiny" else GPU_CASES[name], dtype, options.repeats)
             except torch.cuda.OutOfMemoryError as error:
+                whole = False
                 print(f"{name} {dtype}: {str(error).splitlines()[0]}", flush=True)
             if device.kind == "cuda":
                 torch.cuda.empty_cache()
@@ -232,7 +234,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             writer = csv.DictWriter(sheet, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    return 0
+    right = all(row["error"] < ERROR for row in rows)  # not a number is not right
+    if not (whole and right):
+        print("Some results are wrong, or some cases did not fit.")
+    return 0 if whole and right else 1
 
 
 if __name__ == "__main__":

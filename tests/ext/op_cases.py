@@ -158,7 +158,7 @@ def raw_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
     return {
         "extract_patches": (canvas, at, list(PATCH)),
         "extract_patches_adjoint": (patches, at, list(CANVAS)),
-        "extract_patches_grad_positions": (patches, canvas, POSITIONS),
+        "extract_patches_grad_positions": (patches, canvas, at),
         "translate_images": (canvas, shifts, "bilinear"),
         "translate_images_adjoint": (canvas, shifts, "nearest"),
         "reassemble_patches": (patches, at, weights(PATCH, dtype), list(CANVAS)),
