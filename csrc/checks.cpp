@@ -208,6 +208,20 @@ void check_overlap_project_inputs(const Tensor& patches, const Tensor& positions
   check_merge_inputs(Check{"overlap_project"}, patches, positions, weights, canvas_size);
 }
 
+void check_plan(bool ok, const char* op) {
+  if (!ok)
+    throw std::runtime_error(std::string(op) +
+                             ": plan must be made for these positions and sizes, got another's (make a new ScanPlan)");
+}
+
+std::optional<Tensor> plan_list(const char* op, const Tensor& positions, const std::optional<Tensor>& list) {
+  if (!list) return std::nullopt;
+  check_plan(list->scalar_type() == ScalarType::Long && list->dim() == 1 && text(*list) == text(positions) &&
+                 list->get_device_index() == positions.get_device_index(),
+             op);
+  return torch::stable::contiguous(*list);
+}
+
 void check_finite(const char* op, const char* argument, const Tensor& coordinates) {
   const double* values = coordinates.const_data_ptr<double>();
   for (int64_t i = 0, count = coordinates.numel(); i < count; ++i) {

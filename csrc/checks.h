@@ -3,6 +3,7 @@
 // of ptycho_ext/ops/_checks.py, word for word: "<op>: <argument> must <rule>, got <value>".
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "torch_compat.h"
@@ -38,6 +39,12 @@ void check_reassemble_patches_adjoint_inputs(const Tensor& image, const Tensor& 
 // as reassemble_patches
 void check_overlap_project_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
                                   const Sizes& canvas_size);
+
+// What makes a plan another's.
+void check_plan(bool ok, const char* op);
+
+// A list of a plan, contiguous: int64, on the positions' device.
+std::optional<Tensor> plan_list(const char* op, const Tensor& positions, const std::optional<Tensor>& list);
 
 // The one rule that has to read the data. coordinates: contiguous, on the CPU.
 void check_finite(const char* op, const char* argument, const Tensor& coordinates);

@@ -2,8 +2,8 @@
 // extract_patches on the CPU, its adjoint and its derivative with respect to the positions; and the adjoint of
 // reassembly, which is an extraction times the weights. Extractions and derivative are parallel over blocks of patch
 // rows, visited in the order of the plan; the adjoint over canvas tiles (see tiles.h). Each output has one writer.
-#include "checks.h"
 #include "cpu/tiles.h"
+#include "entries.h"
 
 namespace ptycho::cpu {
 namespace {
@@ -104,55 +104,32 @@ Tensor in_lanes(const Tensor& weights, int64_t lanes) {
   return wide;
 }
 
-void extract_into(const char* op, const Tensor& canvas, const Tensor& positions, const std::optional<Tensor>& order,
-                  const std::optional<Tensor>& weights, Tensor& patches) {
+void extract_into(const Host&, const char* op, const Tensor& canvas, const Tensor& positions,
+                  const std::optional<Tensor>& order, const std::optional<Tensor>& weights, Tensor& patches) {
   const Tensor source = torch::stable::contiguous(canvas);
   const Tensor at = torch::stable::contiguous(positions);
   check_finite(op, "positions", at);
   const Scan scan = scan_of(at, patches.size(patches.dim() - 2), patches.size(patches.dim() - 1));
-  const Order visits(op, scan, canvas.numel() * canvas.element_size(), order);
+  const Order visits(op, scan, at, canvas.numel() * canvas.element_size(), order);
+  const std::optional<Tensor> wide = weights ? std::optional(in_lanes(*weights, lanes_of(canvas))) : std::nullopt;
   with_real_type(canvas, [&](auto zero) {
     using T = decltype(zero);
     std::optional<ImageStack<const T>> by;
-    if (weights) by = image_stack<const T>(*weights);
+    if (wide) by = image_stack<const T>(*wide);
     extract_kernel<T>(image_stack<const T>(source), scan, visits, by ? &*by : nullptr, image_stack<T>(patches),
                       exceeds_cache(patches));
   });
 }
 
-Tensor extract_patches(const Tensor& canvas, const Tensor& positions, const Sizes& patch_size,
-                       const std::optional<Tensor>& order) {
-  check_extract_patches_inputs(canvas, positions, patch_size);
-  Tensor patches = new_output(canvas, join(leading(positions, 1), {patch_size[0], patch_size[1]}));
-  extract_into("extract_patches", canvas, positions, order, std::nullopt, patches);
-  return patches;
-}
-
-void extract_patches_out(const Tensor& canvas, const Tensor& positions, const std::optional<Tensor>& order,
-                         Tensor out) {
-  const Sizes patch_size = trailing(out);
-  check_extract_patches_inputs(canvas, positions, patch_size);
-  check_out("extract_patches", "out", out, canvas, join(leading(positions, 1), {patch_size[0], patch_size[1]}));
-  extract_into("extract_patches", canvas, positions, order, std::nullopt, out);
-}
-
-Tensor reassemble_patches_adjoint(const Tensor& image, const Tensor& positions, const Tensor& weights,
-                                  const std::optional<Tensor>& order) {
-  check_reassemble_patches_adjoint_inputs(image, positions, weights);
-  const Sizes patch_size = trailing(weights);
-  Tensor patches = new_output(image, join(leading(positions, 1), {patch_size[0], patch_size[1]}));
-  extract_into("reassemble_patches_adjoint", image, positions, order, in_lanes(weights, lanes_of(image)), patches);
-  return patches;
-}
-
-void adjoint_into(const char* op, const Tensor& patches, const Tensor& positions,
-                  const std::optional<Tensor>& tile_start, const std::optional<Tensor>& tile_patches, Tensor& canvas) {
+void adjoint_into(const Host&, const Tensor& patches, const Tensor& positions, const std::optional<Tensor>& tile_start,
+                  const std::optional<Tensor>& tile_patches, Tensor& canvas) {
   const Tensor source = torch::stable::contiguous(patches);
   const Tensor at = torch::stable::contiguous(positions);
+  const char* const op = "extract_patches_adjoint";
   check_finite(op, "positions", at);
   const Scan scan = scan_of(at, patches.size(patches.dim() - 2), patches.size(patches.dim() - 1));
   const TileGrid grid = tile_grid(scan.groups, canvas.size(canvas.dim() - 2), canvas.size(canvas.dim() - 1));
-  const Tiles tiles(op, grid, scan, tile_start, tile_patches);
+  const Tiles tiles(op, grid, scan, at, tile_start, tile_patches);
   const bool past_caches = exceeds_cache(canvas);
   with_real_type(patches, [&](auto zero) {
     using T = decltype(zero);
@@ -170,50 +147,35 @@ void adjoint_into(const char* op, const Tensor& patches, const Tensor& positions
   });
 }
 
-Tensor extract_patches_adjoint(const Tensor& patches, const Tensor& positions, const Sizes& canvas_size,
-                               const std::optional<Tensor>& tile_start, const std::optional<Tensor>& tile_patches) {
-  check_extract_patches_adjoint_inputs(patches, positions, canvas_size);
-  Tensor canvas = new_output(patches, join(leading(patches, 3), {canvas_size[0], canvas_size[1]}));
-  adjoint_into("extract_patches_adjoint", patches, positions, tile_start, tile_patches, canvas);
-  return canvas;
-}
-
-void extract_patches_adjoint_out(const Tensor& patches, const Tensor& positions,
-                                 const std::optional<Tensor>& tile_start, const std::optional<Tensor>& tile_patches,
-                                 Tensor out) {
-  const Sizes canvas_size = trailing(out);
-  check_extract_patches_adjoint_inputs(patches, positions, canvas_size);
-  check_out("extract_patches_adjoint", "out", out, patches,
-            join(leading(patches, 3), {canvas_size[0], canvas_size[1]}));
-  adjoint_into("extract_patches_adjoint", patches, positions, tile_start, tile_patches, out);
-}
-
-Tensor extract_patches_grad_positions(const Tensor& grad_patches, const Tensor& canvas, const Tensor& positions,
-                                      const std::optional<Tensor>& order) {
-  check_extract_patches_grad_positions_inputs(grad_patches, canvas, positions);
+void grad_positions_into(const Host&, const Tensor& grad_patches, const Tensor& canvas, const Tensor& positions,
+                         const std::optional<Tensor>& order, Tensor& result) {
   const Tensor grads = torch::stable::contiguous(grad_patches);
   const Tensor source = torch::stable::contiguous(canvas);
   const Tensor at = torch::stable::contiguous(positions);
-  check_finite("extract_patches_grad_positions", "positions", at);
+  const char* const op = "extract_patches_grad_positions";
+  check_finite(op, "positions", at);
   const Scan scan = scan_of(at, grads.size(grads.dim() - 2), grads.size(grads.dim() - 1));
-  const Order visits("extract_patches_grad_positions", scan, canvas.numel() * canvas.element_size(), order);
-  Tensor result = torch::stable::new_empty(positions, sizes_of(positions));
+  const Order visits(op, scan, at, canvas.numel() * canvas.element_size(), order);
   with_real_type(canvas, [&](auto zero) {
     using T = decltype(zero);
     grad_positions_kernel<T>(image_stack<const T>(grads), image_stack<const T>(source), scan, visits,
                              result.mutable_data_ptr<double>());
   });
-  return result;
 }
 
 }  // namespace
 }  // namespace ptycho::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) {
-  m.impl("extract_patches", TORCH_BOX(&ptycho::cpu::extract_patches));
-  m.impl("extract_patches_out", TORCH_BOX(&ptycho::cpu::extract_patches_out));
-  m.impl("reassemble_patches_adjoint", TORCH_BOX(&ptycho::cpu::reassemble_patches_adjoint));
-  m.impl("extract_patches_adjoint", TORCH_BOX(&ptycho::cpu::extract_patches_adjoint));
-  m.impl("extract_patches_adjoint_out", TORCH_BOX(&ptycho::cpu::extract_patches_adjoint_out));
-  m.impl("extract_patches_grad_positions", TORCH_BOX(&ptycho::cpu::extract_patches_grad_positions));
+  namespace entries = ptycho::entries;
+  namespace backend = ptycho::cpu;
+  using backend::Host;
+  m.impl("extract_patches", TORCH_BOX((&entries::extract_patches<Host, backend::extract_into>)));
+  m.impl("extract_patches_out", TORCH_BOX((&entries::extract_patches_out<Host, backend::extract_into>)));
+  m.impl("reassemble_patches_adjoint", TORCH_BOX((&entries::reassemble_patches_adjoint<Host, backend::extract_into>)));
+  m.impl("extract_patches_adjoint", TORCH_BOX((&entries::extract_patches_adjoint<Host, backend::adjoint_into>)));
+  m.impl("extract_patches_adjoint_out",
+         TORCH_BOX((&entries::extract_patches_adjoint_out<Host, backend::adjoint_into>)));
+  m.impl("extract_patches_grad_positions",
+         TORCH_BOX((&entries::extract_patches_grad_positions<Host, backend::grad_positions_into>)));
 }

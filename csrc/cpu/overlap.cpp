@@ -4,8 +4,8 @@
 // patches touch, so nothing of the size of all canvases exists. Pixels are summed in index order: bitwise repeatable.
 #include <cmath>
 
-#include "checks.h"
 #include "cpu/tiles.h"
+#include "entries.h"
 
 namespace ptycho::cpu {
 namespace {
@@ -69,8 +69,8 @@ void overlap_kernel(const ImageStack<const T>& patches, const ImageStack<const T
   });
 }
 
-void project_into(const Tensor& patches, const Tensor& positions, const Tensor& weights, const Sizes& canvas_size,
-                  double eps, Tensor& projected) {
+void project_into(const Host&, const Tensor& patches, const Tensor& positions, const Tensor& weights,
+                  const Sizes& canvas_size, double eps, Tensor& projected) {
   const Tensor source = torch::stable::contiguous(patches);
   const Tensor weight = torch::stable::contiguous(weights);
   const Tensor at = torch::stable::contiguous(positions);
@@ -83,25 +83,13 @@ void project_into(const Tensor& patches, const Tensor& positions, const Tensor& 
   });
 }
 
-Tensor overlap_project(const Tensor& patches, const Tensor& positions, const Tensor& weights, const Sizes& canvas_size,
-                       double eps) {
-  check_overlap_project_inputs(patches, positions, weights, canvas_size);
-  Tensor projected = new_output(patches, sizes_of(patches));
-  project_into(patches, positions, weights, canvas_size, eps, projected);
-  return projected;
-}
-
-void overlap_project_out(const Tensor& patches, const Tensor& positions, const Tensor& weights,
-                         const Sizes& canvas_size, double eps, Tensor out) {
-  check_overlap_project_inputs(patches, positions, weights, canvas_size);
-  check_out("overlap_project", "out", out, patches, sizes_of(patches));
-  project_into(patches, positions, weights, canvas_size, eps, out);
-}
-
 }  // namespace
 }  // namespace ptycho::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) {
-  m.impl("overlap_project", TORCH_BOX(&ptycho::cpu::overlap_project));
-  m.impl("overlap_project_out", TORCH_BOX(&ptycho::cpu::overlap_project_out));
+  namespace entries = ptycho::entries;
+  namespace backend = ptycho::cpu;
+  using backend::Host;
+  m.impl("overlap_project", TORCH_BOX((&entries::overlap_project<Host, backend::project_into>)));
+  m.impl("overlap_project_out", TORCH_BOX((&entries::overlap_project_out<Host, backend::project_into>)));
 }

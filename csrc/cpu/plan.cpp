@@ -3,7 +3,6 @@
 #include "cpu/plan.h"
 
 #include <cstring>
-#include <stdexcept>
 
 #include "checks.h"
 
@@ -11,18 +10,6 @@ namespace ptycho::cpu {
 namespace {
 
 constexpr int64_t kCacheBytes = int64_t{1} << 20;
-
-void require(bool ok, const char* op) {
-  if (!ok)
-    throw std::runtime_error(std::string(op) +
-                             ": plan must be made for these positions and sizes, got another's (make a new ScanPlan)");
-}
-
-std::optional<Tensor> indices(const char* op, const std::optional<Tensor>& tensor) {
-  if (!tensor) return std::nullopt;
-  require(tensor->scalar_type() == ScalarType::Long && tensor->dim() == 1 && tensor->is_cpu(), op);
-  return torch::stable::contiguous(*tensor);
-}
 
 Tensor to_tensor(const Tensor& model, const std::vector<int64_t>& values) {
   Tensor tensor = torch::stable::new_empty(model, Sizes{static_cast<int64_t>(values.size())}, ScalarType::Long);
@@ -42,14 +29,16 @@ std::tuple<Tensor, Tensor, Tensor> plan_tiles(const Tensor& positions, const Siz
 
 }  // namespace
 
-Tiles::Tiles(const char* op, const TileGrid& grid, const Scan& scan, const std::optional<Tensor>& tile_start,
-             const std::optional<Tensor>& tile_patches)
-    : grid(grid), given_start_(indices(op, tile_start)), given_patches_(indices(op, tile_patches)) {
-  require(given_start_.has_value() == given_patches_.has_value(), op);
+Tiles::Tiles(const char* op, const TileGrid& grid, const Scan& scan, const Tensor& positions,
+             const std::optional<Tensor>& tile_start, const std::optional<Tensor>& tile_patches)
+    : grid(grid),
+      given_start_(plan_list(op, positions, tile_start)),
+      given_patches_(plan_list(op, positions, tile_patches)) {
+  check_plan(given_start_.has_value() == given_patches_.has_value(), op);
   if (given_start_) {
     start = given_start_->const_data_ptr<int64_t>();
     patches = given_patches_->const_data_ptr<int64_t>();
-    require(is_plan_of(grid, scan, start, given_start_->numel(), patches, given_patches_->numel()), op);
+    check_plan(is_plan_of(grid, scan, start, given_start_->numel(), patches, given_patches_->numel()), op);
   } else {
     own_ = ptycho::plan_tiles(grid, scan);
     start = own_.start.data();
@@ -57,11 +46,12 @@ Tiles::Tiles(const char* op, const TileGrid& grid, const Scan& scan, const std::
   }
 }
 
-Order::Order(const char* op, const Scan& scan, int64_t canvas_bytes, const std::optional<Tensor>& order)
-    : order_(nullptr), given_(indices(op, order)) {
+Order::Order(const char* op, const Scan& scan, const Tensor& positions, int64_t canvas_bytes,
+             const std::optional<Tensor>& order)
+    : order_(nullptr), given_(plan_list(op, positions, order)) {
   if (given_) {
     order_ = given_->const_data_ptr<int64_t>();
-    require(given_->numel() == scan.count() && is_permutation(order_, scan.count()), op);
+    check_plan(given_->numel() == scan.count() && is_permutation(order_, scan.count()), op);
   } else if (canvas_bytes > kCacheBytes) {
     own_ = visiting_order(scan);
     order_ = own_.data();

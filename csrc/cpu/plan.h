@@ -24,8 +24,9 @@ inline TileGrid tile_grid(int64_t groups, int64_t rows, int64_t cols) {
 // Which patches touch which tile; points into the given tensors or into its own vectors.
 class Tiles {
  public:
-  Tiles(const char* op, const TileGrid& grid, const Scan& scan, const std::optional<Tensor>& tile_start,
-        const std::optional<Tensor>& tile_patches);
+  // positions: those of the scan
+  Tiles(const char* op, const TileGrid& grid, const Scan& scan, const Tensor& positions,
+        const std::optional<Tensor>& tile_start, const std::optional<Tensor>& tile_patches);
   Tiles(const Tiles&) = delete;
   const TileGrid grid;
   const int64_t* start;
@@ -40,7 +41,8 @@ class Tiles {
 // In which order patches are visited; without a plan it is worked out where the canvas (in bytes) exceeds a cache.
 class Order {
  public:
-  Order(const char* op, const Scan& scan, int64_t canvas_bytes, const std::optional<Tensor>& order);
+  Order(const char* op, const Scan& scan, const Tensor& positions, int64_t canvas_bytes,
+        const std::optional<Tensor>& order);
   Order(const Order&) = delete;
   int64_t operator[](int64_t i) const { return order_ ? order_[i] : i; }
 

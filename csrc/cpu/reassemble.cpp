@@ -4,8 +4,8 @@
 // numerator and denominator see the very same weights. The mean is taken while a tile is in the
 // cache; the threshold, which depends on the largest weight of all tiles, is applied afterwards, and only to the tiles
 // that hold a positive weight below it.
-#include "checks.h"
 #include "cpu/tiles.h"
+#include "entries.h"
 
 namespace ptycho::cpu {
 namespace {
@@ -53,16 +53,16 @@ void reassemble_kernel(const ImageStack<const T>& patches, const ImageStack<cons
   });
 }
 
-void reassemble_into(const Tensor& patches, const Tensor& positions, const Tensor& weights, std::optional<double> eps,
-                     const std::optional<Tensor>& tile_start, const std::optional<Tensor>& tile_patches, Tensor& image,
-                     Tensor& weight_sum) {
+void reassemble_into(const Host&, const Tensor& patches, const Tensor& positions, const Tensor& weights,
+                     std::optional<double> eps, const std::optional<Tensor>& tile_start,
+                     const std::optional<Tensor>& tile_patches, Tensor& image, Tensor& weight_sum) {
   const Tensor source = torch::stable::contiguous(patches);
   const Tensor weight = torch::stable::contiguous(weights);
   const Tensor at = torch::stable::contiguous(positions);
   check_finite("reassemble_patches", "positions", at);
   const Scan scan = scan_of(at, patches.size(patches.dim() - 2), patches.size(patches.dim() - 1));
   const Sizes canvas_size = trailing(image);
-  const Tiles tiles("reassemble_patches", tile_grid(scan.groups, canvas_size[0], canvas_size[1]), scan, tile_start,
+  const Tiles tiles("reassemble_patches", tile_grid(scan.groups, canvas_size[0], canvas_size[1]), scan, at, tile_start,
                     tile_patches);
   with_real_type(patches, [&](auto zero) {
     using T = decltype(zero);
@@ -71,33 +71,13 @@ void reassemble_into(const Tensor& patches, const Tensor& positions, const Tenso
   });
 }
 
-std::tuple<Tensor, Tensor> reassemble_patches(const Tensor& patches, const Tensor& positions, const Tensor& weights,
-                                              const Sizes& canvas_size, std::optional<double> eps,
-                                              const std::optional<Tensor>& tile_start,
-                                              const std::optional<Tensor>& tile_patches) {
-  check_reassemble_patches_inputs(patches, positions, weights, canvas_size);
-  const Sizes sizes = join(leading(patches, 3), {canvas_size[0], canvas_size[1]});
-  Tensor image = new_output(patches, sizes);
-  Tensor weight_sum = new_output(weights, sizes);
-  reassemble_into(patches, positions, weights, eps, tile_start, tile_patches, image, weight_sum);
-  return {image, weight_sum};
-}
-
-void reassemble_patches_out(const Tensor& patches, const Tensor& positions, const Tensor& weights,
-                            std::optional<double> eps, const std::optional<Tensor>& tile_start,
-                            const std::optional<Tensor>& tile_patches, Tensor image, Tensor weight_sum) {
-  const Sizes canvas_size = trailing(image);
-  check_reassemble_patches_inputs(patches, positions, weights, canvas_size);
-  const Sizes sizes = join(leading(patches, 3), {canvas_size[0], canvas_size[1]});
-  check_out("reassemble_patches", "out[0]", image, patches, sizes);
-  check_out("reassemble_patches", "out[1]", weight_sum, weights, sizes);
-  reassemble_into(patches, positions, weights, eps, tile_start, tile_patches, image, weight_sum);
-}
-
 }  // namespace
 }  // namespace ptycho::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) {
-  m.impl("reassemble_patches", TORCH_BOX(&ptycho::cpu::reassemble_patches));
-  m.impl("reassemble_patches_out", TORCH_BOX(&ptycho::cpu::reassemble_patches_out));
+  namespace entries = ptycho::entries;
+  namespace backend = ptycho::cpu;
+  using backend::Host;
+  m.impl("reassemble_patches", TORCH_BOX((&entries::reassemble_patches<Host, backend::reassemble_into>)));
+  m.impl("reassemble_patches_out", TORCH_BOX((&entries::reassemble_patches_out<Host, backend::reassemble_into>)));
 }

@@ -2,10 +2,9 @@
 // translate_images on the CPU and its adjoint, parallel over blocks of output rows. Bilinear: the window of the image
 // at -shift, and its transpose is the translation by the opposite shift, the hat function being even. Nearest:
 // separable index maps; the map is not decreasing, so the transpose gathers a contiguous run of rows per output row.
-#include <cmath>
-
-#include "checks.h"
 #include "cpu/tiles.h"
+#include "entries.h"
+#include "ptycho/nearest.h"
 
 namespace ptycho::cpu {
 namespace {
@@ -43,7 +42,7 @@ void bilinear_kernel(const ImageStack<const T>& images, const double* shifts, do
 // Source index of every output index along one axis, -1 for none.
 std::vector<int64_t> nearest_map(double shift, int64_t n) {
   std::vector<int64_t> map(n);
-  for (int64_t i = 0; i < n; ++i) map[i] = nearest_sample(static_cast<double>(i) - shift, n);
+  for (int64_t i = 0; i < n; ++i) map[i] = NearestMap{shift, n}(i);
   return map;
 }
 
@@ -56,7 +55,7 @@ void nearest_kernel(const ImageStack<const T>& images, const double* shifts, con
       const int64_t k = r / out.rows;
       const int64_t i = r % out.rows;
       if (r == begin || i == 0) columns = nearest_map(shifts[2 * k + 1], out.cols);
-      const int64_t from = nearest_sample(static_cast<double>(i) - shifts[2 * k], images.rows);
+      const int64_t from = NearestMap{shifts[2 * k], images.rows}(i);
       T* target = out[k].row(i);
       for (int64_t j = 0; j < out.cols; ++j)
         for (int64_t lane = 0; lane < lanes; ++lane)
@@ -77,11 +76,10 @@ void nearest_adjoint_kernel(const ImageStack<const T>& grads, const double* shif
       if (r == begin || i == 0) columns = nearest_map(shifts[2 * k + 1], out.cols);
       T* target = out[k].row(i);
       std::fill(target, target + out.cols * lanes, T(0));
-      // Output row q reads source row rint(q - shift), so only q within one of i + shift can read row i.
-      const int64_t centre = to_index(std::floor(static_cast<double>(i) + shifts[2 * k]));
-      const Span near = clip({centre - 1, centre + 3}, 0, grads.rows);
+      const NearestMap down{shifts[2 * k], out.rows};
+      const Span near = down.near(i);
       for (int64_t q = near.begin; q < near.end; ++q) {
-        if (nearest_sample(static_cast<double>(q) - shifts[2 * k], out.rows) != i) continue;
+        if (down(q) != i) continue;
         const T* source = grads[k].row(q);
         for (int64_t j = 0; j < grads.cols; ++j)
           for (int64_t lane = 0; lane < lanes && columns[j] >= 0; ++lane)
@@ -91,8 +89,8 @@ void nearest_adjoint_kernel(const ImageStack<const T>& grads, const double* shif
   });
 }
 
-void translate_into(const char* op, const Tensor& images, const Tensor& shifts, const std::string& mode, bool adjoint,
-                    Tensor& result) {
+void translate_into(const Host&, const char* op, const Tensor& images, const Tensor& shifts, const std::string& mode,
+                    bool adjoint, Tensor& result) {
   const Tensor source = torch::stable::contiguous(images);
   const Tensor by = torch::stable::contiguous(shifts);
   check_finite(op, "shifts", by);
@@ -111,33 +109,14 @@ void translate_into(const char* op, const Tensor& images, const Tensor& shifts, 
   });
 }
 
-Tensor translated(const char* op, const Tensor& images, const Tensor& shifts, const std::string& mode, bool adjoint) {
-  check_translate_images_inputs(op, images, shifts, mode);
-  Tensor result = new_output(images, sizes_of(images));
-  translate_into(op, images, shifts, mode, adjoint, result);
-  return result;
-}
-
-Tensor translate_images(const Tensor& images, const Tensor& shifts, StringHandle mode) {
-  return translated("translate_images", images, shifts, take_string(mode), false);
-}
-
-void translate_images_out(const Tensor& images, const Tensor& shifts, StringHandle mode_handle, Tensor out) {
-  const std::string mode = take_string(mode_handle);
-  check_translate_images_inputs("translate_images", images, shifts, mode);
-  check_out("translate_images", "out", out, images, sizes_of(images));
-  translate_into("translate_images", images, shifts, mode, false, out);
-}
-
-Tensor translate_images_adjoint(const Tensor& images, const Tensor& shifts, StringHandle mode) {
-  return translated("translate_images_adjoint", images, shifts, take_string(mode), true);
-}
-
 }  // namespace
 }  // namespace ptycho::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) {
-  m.impl("translate_images", TORCH_BOX(&ptycho::cpu::translate_images));
-  m.impl("translate_images_out", TORCH_BOX(&ptycho::cpu::translate_images_out));
-  m.impl("translate_images_adjoint", TORCH_BOX(&ptycho::cpu::translate_images_adjoint));
+  namespace entries = ptycho::entries;
+  namespace backend = ptycho::cpu;
+  using backend::Host;
+  m.impl("translate_images", TORCH_BOX((&entries::translate_images<Host, backend::translate_into>)));
+  m.impl("translate_images_out", TORCH_BOX((&entries::translate_images_out<Host, backend::translate_into>)));
+  m.impl("translate_images_adjoint", TORCH_BOX((&entries::translate_images_adjoint<Host, backend::translate_into>)));
 }

@@ -29,6 +29,7 @@ class Queue {
   explicit Queue(const Tensor& tensor)
       : guard_(tensor.get_device_index()), stream(current_stream(tensor.get_device_index())) {}
   Queue(const Queue&) = delete;
+  Tensor output(const Tensor& model, const Sizes& sizes) const { return torch::stable::new_empty(model, sizes); }
 
  private:
   DeviceGuard guard_;

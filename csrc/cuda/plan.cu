@@ -3,7 +3,6 @@
 // positions, which the host does not see: tile_patches has room for as many as there can be, and tile_start's last
 // entry says how many there are.
 #include <bit>
-#include <stdexcept>
 
 #include "checks.h"
 #include "cuda/plan.h"
@@ -12,26 +11,8 @@
 namespace ptycho::cuda {
 namespace {
 
-void require(bool ok, const char* op) {
-  if (!ok)
-    throw std::runtime_error(std::string(op) +
-                             ": plan must be made for these positions and sizes, got another's (make a new ScanPlan)");
-}
-
-std::optional<Tensor> indices(const char* op, const Tensor& positions, const std::optional<Tensor>& tensor) {
-  if (!tensor) return std::nullopt;
-  require(tensor->scalar_type() == ScalarType::Long && tensor->dim() == 1 && tensor->is_cpu() == positions.is_cpu() &&
-              tensor->get_device_index() == positions.get_device_index(),
-          op);
-  return torch::stable::contiguous(*tensor);
-}
-
 Tensor new_indices(const Tensor& model, int64_t count, ScalarType type = ScalarType::Long) {
   return torch::stable::new_empty(model, Sizes{count}, type);
-}
-
-int64_t blocks_for(int64_t items, int64_t threads) {
-  return (items + threads - 1) / threads;
 }
 
 struct Lists {
@@ -60,12 +41,12 @@ Lists make_lists(const Queue& queue, const TileGrid& grid, const Scan& scan, con
   auto* const unsorted = static_cast<uint32_t*>(keys.mutable_data_ptr());
   auto* const sorted = static_cast<uint32_t*>(sorted_keys.mutable_data_ptr());
   const EmitVisits emit{scan, grid, places.down, places.across, unsorted, values.mutable_data_ptr<int64_t>(), refused};
-  launch(queue, emit, blocks_for(length, EmitVisits::kThreads));
+  launch(queue, emit, blocks_for<EmitVisits>(length));
   if (length > 0)
     sort_by_key(queue, positions, unsorted, sorted, values.const_data_ptr<int64_t>(),
                 lists.patches.mutable_data_ptr<int64_t>(), length, std::bit_width(static_cast<uint64_t>(grid.tiles())));
   const FindStarts find{sorted, length, grid.tiles(), lists.start.mutable_data_ptr<int64_t>()};
-  launch(queue, find, blocks_for(grid.tiles() + 1, FindStarts::kThreads));
+  launch(queue, find, blocks_for<FindStarts>(grid.tiles() + 1));
   return lists;
 }
 
@@ -74,7 +55,7 @@ Tensor make_order(const Queue& queue, const Scan& scan, const Sizes& canvas_size
   const Tensor values = new_indices(positions, scan.count()), order = new_indices(positions, scan.count());
   auto* const unsorted = static_cast<uint64_t*>(keys.mutable_data_ptr());
   const VisitingKeys program(scan, canvas_size[0], canvas_size[1], unsorted, values.mutable_data_ptr<int64_t>());
-  launch(queue, program, blocks_for(scan.count(), VisitingKeys::kThreads));
+  launch(queue, program, blocks_for<VisitingKeys>(scan.count()));
   if (scan.count() > 0)
     sort_by_key(queue, positions, unsorted, static_cast<uint64_t*>(sorted_keys.mutable_data_ptr()),
                 values.const_data_ptr<int64_t>(), order.mutable_data_ptr<int64_t>(), scan.count(),
@@ -98,10 +79,10 @@ Tiles::Tiles(const Queue& queue, const char* op, const TileGrid& grid, const Sca
              const std::optional<Tensor>& tile_start, const std::optional<Tensor>& tile_patches)
     : grid(grid),
       lists{nullptr, nullptr, 0, nullptr},
-      start_(indices(op, positions, tile_start)),
-      patches_(indices(op, positions, tile_patches)) {
-  require(start_.has_value() == patches_.has_value(), op);
-  require(!start_ || start_->numel() == grid.tiles() + 1, op);
+      start_(plan_list(op, positions, tile_start)),
+      patches_(plan_list(op, positions, tile_patches)) {
+  check_plan(start_.has_value() == patches_.has_value(), op);
+  check_plan(!start_ || start_->numel() == grid.tiles() + 1, op);
   if (!start_ && scan.per_group <= kFewPatches) return;
   refused_ = new_indices(positions, scan.groups, ScalarType::Int);
   auto* const refused = refused_->mutable_data_ptr<int32_t>();
@@ -116,12 +97,12 @@ Tiles::Tiles(const Queue& queue, const char* op, const TileGrid& grid, const Sca
   if (!given) return;
   const Places places(grid, scan);
   const CheckVisits check{scan, grid, places.down, places.across, lists.start, lists.patches, lists.length, refused};
-  launch(queue, check, blocks_for(scan.count() * places.down * places.across, CheckVisits::kThreads));
+  launch(queue, check, blocks_for<CheckVisits>(scan.count() * places.down * places.across));
 }
 
 Order::Order(const char* op, const Scan& scan, const Tensor& positions, const std::optional<Tensor>& order)
-    : order_(indices(op, positions, order)) {
-  require(!order_ || order_->numel() == scan.count(), op);
+    : order_(plan_list(op, positions, order)) {
+  check_plan(!order_ || order_->numel() == scan.count(), op);
 }
 
 }  // namespace ptycho::cuda

@@ -2,10 +2,10 @@
 // reassemble_patches on CUDA, and overlap_project, which is a reassembly and an extraction from it. One launch sums
 // patches times weights and the weights, and takes the mean while they are in registers; a second one, which reads next
 // to nothing, applies the threshold to the tiles that have a weight below it.
-#include "checks.h"
+#include "cuda/extract.h"
 #include "cuda/plan.h"
 #include "cuda/types.h"
-#include "ptycho/blocks/extract.h"
+#include "entries.h"
 
 namespace ptycho::cuda {
 namespace {
@@ -34,9 +34,9 @@ void launch_reassemble(const Queue& queue, const Tensor& patches, const Tensor& 
   launch(queue, darken, grid.groups * blocks);
 }
 
-void reassemble_into(const Queue& queue, const char* op, const Tensor& patches, const Tensor& positions,
-                     const Tensor& weights, std::optional<double> eps, const std::optional<Tensor>& tile_start,
-                     const std::optional<Tensor>& tile_patches, Tensor& image, Tensor& weight_sum) {
+void merge_into(const Queue& queue, const char* op, const Tensor& patches, const Tensor& positions,
+                const Tensor& weights, std::optional<double> eps, const std::optional<Tensor>& tile_start,
+                const std::optional<Tensor>& tile_patches, Tensor& image, Tensor& weight_sum) {
   const Tensor source = torch::stable::contiguous(patches);
   const Tensor weight = torch::stable::contiguous(weights);
   const Tensor at = torch::stable::contiguous(positions);
@@ -49,79 +49,33 @@ void reassemble_into(const Queue& queue, const char* op, const Tensor& patches, 
   });
 }
 
-std::tuple<Tensor, Tensor> reassemble_patches(const Tensor& patches, const Tensor& positions, const Tensor& weights,
-                                              const Sizes& canvas_size, std::optional<double> eps,
-                                              const std::optional<Tensor>& tile_start,
-                                              const std::optional<Tensor>& tile_patches) {
-  check_reassemble_patches_inputs(patches, positions, weights, canvas_size);
-  const Queue queue(patches);
-  const Sizes sizes = join(leading(patches, 3), {canvas_size[0], canvas_size[1]});
-  Tensor image = torch::stable::new_empty(patches, sizes);
-  Tensor weight_sum = torch::stable::new_empty(weights, sizes);
-  reassemble_into(queue, "reassemble_patches", patches, positions, weights, eps, tile_start, tile_patches, image,
-                  weight_sum);
-  return {image, weight_sum};
-}
-
-void reassemble_patches_out(const Tensor& patches, const Tensor& positions, const Tensor& weights,
-                            std::optional<double> eps, const std::optional<Tensor>& tile_start,
-                            const std::optional<Tensor>& tile_patches, Tensor image, Tensor weight_sum) {
-  const Sizes canvas_size = trailing(image);
-  check_reassemble_patches_inputs(patches, positions, weights, canvas_size);
-  const Queue queue(patches);
-  const Sizes sizes = join(leading(patches, 3), {canvas_size[0], canvas_size[1]});
-  check_out("reassemble_patches", "out[0]", image, patches, sizes);
-  check_out("reassemble_patches", "out[1]", weight_sum, weights, sizes);
-  reassemble_into(queue, "reassemble_patches", patches, positions, weights, eps, tile_start, tile_patches, image,
-                  weight_sum);
+void reassemble_into(const Queue& queue, const Tensor& patches, const Tensor& positions, const Tensor& weights,
+                     std::optional<double> eps, const std::optional<Tensor>& tile_start,
+                     const std::optional<Tensor>& tile_patches, Tensor& image, Tensor& weight_sum) {
+  merge_into(queue, "reassemble_patches", patches, positions, weights, eps, tile_start, tile_patches, image,
+             weight_sum);
 }
 
 void project_into(const Queue& queue, const Tensor& patches, const Tensor& positions, const Tensor& weights,
                   const Sizes& canvas_size, double eps, Tensor& projected) {
-  const Sizes sizes = join(leading(patches, 3), {canvas_size[0], canvas_size[1]});
-  Tensor image = torch::stable::new_empty(patches, sizes);
-  Tensor weight_sum = torch::stable::new_empty(weights, sizes);
-  reassemble_into(queue, "overlap_project", patches, positions, weights, eps, std::nullopt, std::nullopt, image,
-                  weight_sum);
+  const Sizes sizes = entries::canvases_of(patches, canvas_size);
+  Tensor image = queue.output(patches, sizes);
+  Tensor weight_sum = queue.output(weights, sizes);
+  merge_into(queue, "overlap_project", patches, positions, weights, eps, std::nullopt, std::nullopt, image, weight_sum);
   const Tensor at = torch::stable::contiguous(positions);
   const Scan scan = scan_of(at, patches.size(patches.dim() - 2), patches.size(patches.dim() - 1));
-  with_data_type(patches, [&](auto zero, auto lanes) {
-    using T = decltype(zero);
-    using Program = Extract<T, lanes.value, false>;
-    const Program program{image_stack<const T>(image),
-                          scan,
-                          1.0,
-                          nullptr,
-                          {},
-                          image_stack<T>(projected),
-                          StripGrid(scan.count(), scan.h, scan.w)};
-    launch(queue, program, program.blocks());
-  });
-}
-
-Tensor overlap_project(const Tensor& patches, const Tensor& positions, const Tensor& weights, const Sizes& canvas_size,
-                       double eps) {
-  check_overlap_project_inputs(patches, positions, weights, canvas_size);
-  const Queue queue(patches);
-  Tensor projected = torch::stable::new_empty(patches, sizes_of(patches));
-  project_into(queue, patches, positions, weights, canvas_size, eps, projected);
-  return projected;
-}
-
-void overlap_project_out(const Tensor& patches, const Tensor& positions, const Tensor& weights,
-                         const Sizes& canvas_size, double eps, Tensor out) {
-  check_overlap_project_inputs(patches, positions, weights, canvas_size);
-  check_out("overlap_project", "out", out, patches, sizes_of(patches));
-  const Queue queue(patches);
-  project_into(queue, patches, positions, weights, canvas_size, eps, out);
+  extract_windows(queue, image, scan, 1.0, nullptr, std::nullopt, projected);
 }
 
 }  // namespace
 }  // namespace ptycho::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(PTYCHO_LIBRARY, PTYCHO_DEVICE, m) {
-  m.impl("reassemble_patches", TORCH_BOX(&ptycho::cuda::reassemble_patches));
-  m.impl("reassemble_patches_out", TORCH_BOX(&ptycho::cuda::reassemble_patches_out));
-  m.impl("overlap_project", TORCH_BOX(&ptycho::cuda::overlap_project));
-  m.impl("overlap_project_out", TORCH_BOX(&ptycho::cuda::overlap_project_out));
+  namespace entries = ptycho::entries;
+  namespace backend = ptycho::cuda;
+  using backend::Queue;
+  m.impl("reassemble_patches", TORCH_BOX((&entries::reassemble_patches<Queue, backend::reassemble_into>)));
+  m.impl("reassemble_patches_out", TORCH_BOX((&entries::reassemble_patches_out<Queue, backend::reassemble_into>)));
+  m.impl("overlap_project", TORCH_BOX((&entries::overlap_project<Queue, backend::project_into>)));
+  m.impl("overlap_project_out", TORCH_BOX((&entries::overlap_project_out<Queue, backend::project_into>)));
 }

@@ -20,6 +20,7 @@ inline constexpr int64_t kBlocksAtMost = 7;
 
 struct Queue {
   explicit Queue(const Tensor&) {}
+  Tensor output(const Tensor& model, const Sizes& sizes) const { return torch::stable::new_empty(model, sizes); }
 };
 
 template <typename Program>

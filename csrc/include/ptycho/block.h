@@ -25,6 +25,22 @@ PTYCHO_HD inline int64_t next_block(const Block& block, int64_t i) {  // a grid 
   return i + block.count();
 }
 
+// Calls work(i) for i = 0 ... count - 1, one to a thread: the whole of a program whose items know nothing of each
+// other.
+template <typename Program, typename Block, typename Work>
+PTYCHO_HD inline void for_each_item(Block& block, int64_t count, const Work& work) {
+  constexpr int threads = Program::kThreads;
+  block.end([&](int thread) {
+    for (int64_t i = block.index() * threads + thread; i < count; i += block.count() * threads) work(i);
+  });
+}
+
+// How many blocks that takes.
+template <typename Program>
+int64_t blocks_for(int64_t count) {
+  return (count + Program::kThreads - 1) / Program::kThreads;
+}
+
 // Combines slots[0 ... threads) pairwise into slots[0], in an order that depends on the number of threads alone.
 template <int threads, typename Block, typename Slot, typename Combine>
 PTYCHO_HD inline void reduce(Block& block, Slot* slots, const Combine& combine) {

@@ -189,15 +189,13 @@ struct SumParts {
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
-    block.end([&](int thread) {
-      for (int64_t k = block.index() * kThreads + thread; k < patches; k += block.count() * kThreads) {
-        SlopeSum sum = sums[k * parts];
-        for (int64_t part = 1; part < parts; ++part) {
-          sum.y += sums[k * parts + part].y;
-          sum.x += sums[k * parts + part].x;
-        }
-        result[k] = sum;
+    for_each_item<SumParts>(block, patches, [&](int64_t k) {
+      SlopeSum sum = sums[k * parts];
+      for (int64_t part = 1; part < parts; ++part) {
+        sum.y += sums[k * parts + part].y;
+        sum.x += sums[k * parts + part].x;
       }
+      result[k] = sum;
     });
   }
 };

@@ -1,25 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Block programs of the nearest-sample translation and its transpose, one thread to an output pixel. Both axes have an
-// index map that does not decrease, so an input pixel is read by a run of at most a few outputs on either axis and the
-// transpose is a gather as well.
+// Block programs of the nearest-sample translation and its transpose, one thread to an output pixel. An input pixel is
+// read by a run of at most a few outputs on either axis, so the transpose is a gather as well.
 #pragma once
 
 #include "ptycho/block.h"
-#include "ptycho/views.h"
+#include "ptycho/nearest.h"
 
 namespace ptycho {
-
-// Outputs along one axis that may read sample i, and the test whether one does.
-struct NearestReaders {
-  double shift;
-  int64_t n;
-
-  PTYCHO_HD Span near(int64_t i) const {  // output q reads rint(q - shift), so q is within one of i + shift
-    const int64_t centre = to_index(std::floor(static_cast<double>(i) + shift));
-    return clip({centre - 1, centre + 3}, 0, n);
-  }
-  PTYCHO_HD int64_t read_by(int64_t q) const { return nearest_sample(static_cast<double>(q) - shift, n); }
-};
 
 template <typename T, int lanes, bool adjoint>
 struct Nearest {
@@ -34,17 +21,15 @@ struct Nearest {
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
-    block.end([&](int thread) {
-      for (int64_t i = block.index() * kThreads + thread; i < pixels(); i += block.count() * kThreads) {
-        const int64_t k = i / (out.rows * out.cols), r = i / out.cols % out.rows, c = i % out.cols;
-        write(NearestReaders{shifts[2 * k], out.rows}, NearestReaders{shifts[2 * k + 1], out.cols}, images[k],
-              out[k].row(r) + c * lanes, r, c);
-      }
+    for_each_item<Nearest>(block, pixels(), [&](int64_t i) {
+      const int64_t k = i / (out.rows * out.cols), r = i / out.cols % out.rows, c = i % out.cols;
+      write(NearestMap{shifts[2 * k], out.rows}, NearestMap{shifts[2 * k + 1], out.cols}, images[k],
+            out[k].row(r) + c * lanes, r, c);
     });
   }
 
-  PTYCHO_HD static void write(const NearestReaders& down, const NearestReaders& across, const Image<const T>& image,
-                              T* to, int64_t r, int64_t c) {
+  PTYCHO_HD static void write(const NearestMap& down, const NearestMap& across, const Image<const T>& image, T* to,
+                              int64_t r, int64_t c) {
     T value[lanes] = {};
     if (!is_finite(down.shift) || !is_finite(across.shift)) {
       for (int lane = 0; lane < lanes; ++lane)
@@ -52,13 +37,13 @@ struct Nearest {
     } else if constexpr (adjoint) {
       const Span rows = down.near(r), cols = across.near(c);
       for (int64_t q = rows.begin; q < rows.end; ++q) {
-        if (down.read_by(q) != r) continue;
+        if (down(q) != r) continue;
         for (int64_t p = cols.begin; p < cols.end; ++p)
           for (int lane = 0; lane < lanes; ++lane)
-            if (across.read_by(p) == c) value[lane] += image.row(q)[p * lanes + lane];
+            if (across(p) == c) value[lane] += image.row(q)[p * lanes + lane];
       }
     } else {
-      const int64_t q = down.read_by(r), p = across.read_by(c);
+      const int64_t q = down(r), p = across(c);
       for (int lane = 0; lane < lanes; ++lane)
         if (q >= 0 && p >= 0) value[lane] = image.row(q)[p * lanes + lane];
     }

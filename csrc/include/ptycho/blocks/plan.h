@@ -15,6 +15,20 @@ PTYCHO_HD inline int64_t touched_at_most(int64_t samples, int64_t tile, int64_t 
   return most < tiles ? most : tiles;
 }
 
+// The first place of an ascending part whose value is not below the given one.
+template <typename Value>
+PTYCHO_HD inline int64_t lower_bound(const Value* values, Span part, Value value) {
+  while (part.begin < part.end) {
+    const int64_t middle = part.begin + (part.end - part.begin) / 2;
+    if (values[middle] < value) {
+      part.begin = middle + 1;
+    } else {
+      part.end = middle;
+    }
+  }
+  return part.begin;
+}
+
 // Whether a patch's position can be used; others touch no tile.
 PTYCHO_HD inline bool has_place(const Scan& scan, int64_t k) {
   return is_finite(scan.positions[2 * k]) && is_finite(scan.positions[2 * k + 1]);
@@ -45,14 +59,12 @@ struct EmitVisits {
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
     const int64_t places = down * across;
-    block.end([&](int thread) {
-      for (int64_t i = block.index() * kThreads + thread; i < scan.count() * places; i += block.count() * kThreads) {
-        const int64_t k = i / places;
-        values[i] = k;
-        const bool known = has_place(scan, k);
-        keys[i] = static_cast<uint32_t>(known ? tile_at(scan, grid, k, i % places, across) : grid.tiles());
-        if (!known && refused) refused[k / scan.per_group] = 1;
-      }
+    for_each_item<EmitVisits>(block, scan.count() * places, [&](int64_t i) {
+      const int64_t k = i / places;
+      values[i] = k;
+      const bool known = has_place(scan, k);
+      keys[i] = static_cast<uint32_t>(known ? tile_at(scan, grid, k, i % places, across) : grid.tiles());
+      if (!known && refused) refused[k / scan.per_group] = 1;
     });
   }
 };
@@ -69,20 +81,8 @@ struct FindStarts {
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
-    block.end([&](int thread) {
-      for (int64_t t = block.index() * kThreads + thread; t <= tiles; t += block.count() * kThreads) {
-        int64_t low = 0, high = length;
-        while (low < high) {
-          const int64_t middle = (low + high) / 2;
-          if (keys[middle] < static_cast<uint32_t>(t)) {
-            low = middle + 1;
-          } else {
-            high = middle;
-          }
-        }
-        start[t] = low;
-      }
-    });
+    for_each_item<FindStarts>(block, tiles + 1,
+                              [&](int64_t t) { start[t] = lower_bound(keys, {0, length}, static_cast<uint32_t>(t)); });
   }
 };
 
@@ -104,31 +104,21 @@ struct CheckVisits {
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
     const int64_t places = down * across;
-    block.end([&](int thread) {
-      for (int64_t i = block.index() * kThreads + thread; i < scan.count() * places; i += block.count() * kThreads) {
-        const int64_t k = i / places;
-        bool passes = has_place(scan, k);
-        if (passes) {
-          const int64_t tile = tile_at(scan, grid, k, i % places, across);
-          passes = tile == grid.tiles() || lists(tile, k);
-        }
-        if (!passes) refused[k / scan.per_group] = 1;
+    for_each_item<CheckVisits>(block, scan.count() * places, [&](int64_t i) {
+      const int64_t k = i / places;
+      bool passes = has_place(scan, k);
+      if (passes) {
+        const int64_t tile = tile_at(scan, grid, k, i % places, across);
+        passes = tile == grid.tiles() || lists(tile, k);
       }
+      if (!passes) refused[k / scan.per_group] = 1;
     });
   }
 
   PTYCHO_HD bool lists(int64_t tile, int64_t k) const {
-    Span part = clip({start[tile], start[tile + 1]}, 0, length);
-    while (part.begin < part.end) {
-      const int64_t middle = (part.begin + part.end) / 2;
-      if (patches[middle] == k) return true;
-      if (patches[middle] < k) {
-        part.begin = middle + 1;
-      } else {
-        part.end = middle;
-      }
-    }
-    return false;
+    const Span part = clip({start[tile], start[tile + 1]}, 0, length);
+    const int64_t place = lower_bound(patches, part, k);
+    return place < part.end && patches[place] == k;
   }
 };
 
@@ -151,16 +141,14 @@ struct VisitingKeys {
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
-    block.end([&](int thread) {
-      for (int64_t k = block.index() * kThreads + thread; k < scan.count(); k += block.count() * kThreads) {
-        int64_t band = 0, col = 0;
-        if (has_place(scan, k)) {
-          band = clamp(to_index(std::floor(scan.positions[2 * k] / kBand)) + 1, 0, bands - 1);
-          col = clamp(to_index(std::floor(scan.positions[2 * k + 1])) + 1, 0, cols - 1);
-        }
-        keys[k] = static_cast<uint64_t>((k / scan.per_group * bands + band) * cols + col);
-        values[k] = k;
+    for_each_item<VisitingKeys>(block, scan.count(), [&](int64_t k) {
+      int64_t band = 0, col = 0;
+      if (has_place(scan, k)) {
+        band = clamp(to_index(std::floor(scan.positions[2 * k] / kBand)) + 1, 0, bands - 1);
+        col = clamp(to_index(std::floor(scan.positions[2 * k + 1])) + 1, 0, cols - 1);
       }
+      keys[k] = static_cast<uint64_t>((k / scan.per_group * bands + band) * cols + col);
+      values[k] = k;
     });
   }
 };
