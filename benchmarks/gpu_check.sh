@@ -27,8 +27,8 @@ step() {  # step NAME SECONDS COMMAND...: a log of its own, its end on the scree
   echo "== $name: $state, $(($(date +%s) - begin)) s"
 }
 
-TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$("$python" -c \
-  'import torch; print("%d.%d" % torch.cuda.get_device_capability())')} || exit 2
+capability=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') || exit 2
+TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$capability}
 export TORCH_CUDA_ARCH_LIST
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2> /dev/null
 "$python" -c 'import torch; print("torch", torch.__version__, "CUDA", torch.version.cuda)'

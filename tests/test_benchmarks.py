@@ -123,3 +123,17 @@ def test_the_gpu_script_measures_and_writes_tables(run: ModuleType, tmp_path: Pa
     assert all(float(error) < 1e-5 for error in columns["error"])
     assert all(float(share) > 0 for share in columns["share_of_copy"])
     assert (tmp_path / "cpu.md").read_text().count("| tiny |") == 8
+
+
+@pytest.mark.parametrize("op", ["extract", "adjoint", "reassemble", "grad_positions"])
+def test_the_gpu_script_notices_a_wrong_result(op: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        import gpu
+        from cases import CASES, make_problem
+    problem = make_problem(CASES["tiny"], torch.complex64)
+    patches, canvas = torch.empty_like(problem.patches), torch.empty_like(problem.canvas)
+    got = gpu.ours(op, problem, None, patches, canvas)().clone()
+    assert gpu.check(op, problem, None, got, patches) < gpu.ERROR
+    assert gpu.check(op, problem, None, got.roll(1, -1), patches) > 10 * gpu.ERROR
+    assert not gpu.check(op, problem, None, got * torch.nan, patches) < gpu.ERROR

@@ -93,6 +93,12 @@ def test_no_list_is_trusted(change: str) -> None:
         torch.ops.ptycho.extract_patches_adjoint(stack, POSITIONS, CANVAS, start, patches)
 
 
+def test_refuses_another_device() -> None:
+    plan = px.ScanPlan(POSITIONS, PATCH, CANVAS)
+    with pytest.raises(RuntimeError, match=r"^extract_patches: plan must be on device meta, got cpu$"):
+        px.extract_patches(data((2, *CANVAS), torch.float32).to("meta"), POSITIONS.to("meta"), PATCH, plan=plan)
+
+
 def test_needs_finite_positions_and_sizes() -> None:
     with pytest.raises(RuntimeError, match=r"^plan_tiles: positions must be finite, got nan$"):
         px.ScanPlan(torch.full((3, 2), torch.nan), 4, 9)
