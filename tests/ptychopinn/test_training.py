@@ -305,12 +305,20 @@ def test_an_interrupted_training_is_saved(scan: Scan, tmp_path: Path, monkeypatc
     assert (model.state_dict()["generator.step_size"] != 1).all()
 
 
-def test_a_second_interrupt_ends_at_once(scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_second_interrupt_ends_at_once(
+    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handler: Any
+) -> None:
+    """In the background of a script, too, where Ctrl-C is ignored when the program starts."""
     _interrupt_in_step(monkeypatch, step=5, times=2)
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        train(scan, tmp_path, tiny(training={"epochs": 1000}))
-    assert not (tmp_path / BUNDLE_NAME).exists() and signal.getsignal(signal.SIGINT) is handler
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(scan, tmp_path, tiny(training={"epochs": 1000}))
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not (tmp_path / BUNDLE_NAME).exists()
 
 
 def test_an_interrupt_before_the_first_step_saves_nothing(

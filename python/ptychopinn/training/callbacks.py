@@ -110,11 +110,13 @@ def stop_on_interrupt(trainer: L.Trainer) -> Iterator[threading.Event]:
     """
     asked = threading.Event()
     previous = signal.getsignal(signal.SIGINT)
+    # A script that starts programs in the background has them ignore Ctrl-C; a second signal must end them all the same.
+    again = previous if callable(previous) else signal.default_int_handler
 
     def stop(*_: Any) -> None:
         asked.set()
         trainer.should_stop = True
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGINT, again)
         _log.warning("interrupted: this step is finished and the model saved; interrupt again to stop at once")
 
     main_thread = threading.current_thread() is threading.main_thread()
