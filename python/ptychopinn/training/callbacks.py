@@ -110,7 +110,7 @@ def stop_on_interrupt(trainer: L.Trainer) -> Iterator[threading.Event]:
     """
     asked = threading.Event()
     previous = signal.getsignal(signal.SIGINT)
-    # A script that starts programs in the background has them ignore Ctrl-C; a second signal must end them all the same.
+    # In the background of a script Ctrl-C is ignored from the start; a second signal must end the training still.
     again = previous if callable(previous) else signal.default_int_handler
 
     def stop(*_: Any) -> None:
