@@ -49,7 +49,7 @@ void for_each_block(const ImageStack<const T>& canvases, const Scan& scan, const
         const int64_t rows = std::min(kBlockRows, scan.h - first);
         const double* position = scan.positions + 2 * k;
         const int64_t next = order[std::min(i + 1, end - 1) / blocks] * blocks + std::min(i + 1, end - 1) % blocks;
-        work(gather_window(canvases[k / scan.per_group], position, first, rows, scan.w), k * blocks + block, next,
+        work(gather_window(canvases[scan.group_of(k)], position, first, rows, scan.w), k * blocks + block, next,
              scratch.data());
       }
       kernels<T>().fence();

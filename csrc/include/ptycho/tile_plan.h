@@ -45,6 +45,7 @@ struct Scan {
   int64_t w;
 
   PTYCHO_HD int64_t count() const { return groups * per_group; }
+  PTYCHO_HD int64_t group_of(int64_t k) const { return groups == 1 ? 0 : k / per_group; }
 };
 
 // Tile t holds patches[start[t]] ... patches[start[t + 1] - 1], ascending.
@@ -74,7 +75,7 @@ PTYCHO_HD inline TouchedTiles touched_tiles(const TileGrid& grid, const Scan& sc
 template <typename Visit>
 void for_each_touched_tile(const TileGrid& grid, const Scan& scan, int64_t patch, const Visit& visit) {
   const TouchedTiles touched = touched_tiles(grid, scan, patch);
-  const int64_t first_row = patch / scan.per_group * grid.tiles_down();
+  const int64_t first_row = scan.group_of(patch) * grid.tiles_down();
   for (int64_t i = touched.down.begin; i < touched.down.end; ++i)
     for (int64_t j = touched.across.begin; j < touched.across.end; ++j)
       visit((first_row + i) * grid.tiles_across() + j);

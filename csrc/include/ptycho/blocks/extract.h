@@ -74,7 +74,7 @@ struct Extract {
     constexpr int rows = StripGrid::kRows;
     const double at_y = sign * scan.positions[2 * k], at_x = sign * scan.positions[2 * k + 1];
     const Taps<T> y = gather_taps<T>(at_y), x = gather_taps<T>(at_x);
-    const ColumnReader<T, lanes> source(canvases[canvas_of(k)], y.first + r, x.first + c, rows + 1);
+    const ColumnReader<T, lanes> source(canvases[scan.group_of(k)], y.first + r, x.first + c, rows + 1);
     const uint32_t inside = lines_inside(r, out.rows, rows);
     const int64_t stride = out.cols * lanes;
     T* to = out[k].row(r) + c * lanes;
@@ -102,8 +102,6 @@ struct Extract {
       write(q, pixel);
     }
   }
-
-  PTYCHO_HD int64_t canvas_of(int64_t k) const { return scan.groups == 1 ? 0 : k / scan.per_group; }
 };
 
 struct SlopeSum {
@@ -160,7 +158,7 @@ struct SlopeOfPatches {
     const double undefined = at_y - at_y + (at_x - at_x);  // 0, or NaN
     SlopeSum sum{undefined, undefined};
     if (!is_finite(at_y) || !is_finite(at_x)) return sum;
-    const Image<const T> source = canvases[scan.groups == 1 ? 0 : k / scan.per_group];
+    const Image<const T> source = canvases[scan.group_of(k)];
     const Image<const T> grad = grads[k];
     const uint32_t first = part * kStripsAtMost;
     const uint32_t last = first + kStripsAtMost < grid.strips ? first + kStripsAtMost : grid.strips;

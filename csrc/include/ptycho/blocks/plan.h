@@ -39,7 +39,7 @@ PTYCHO_HD inline int64_t tile_at(const Scan& scan, const TileGrid& grid, int64_t
   const TouchedTiles touched = touched_tiles(grid, scan, k);
   const int64_t row = touched.down.begin + place / across, col = touched.across.begin + place % across;
   if (row >= touched.down.end || col >= touched.across.end) return grid.tiles();
-  return (k / scan.per_group * grid.tiles_down() + row) * grid.tiles_across() + col;
+  return (scan.group_of(k) * grid.tiles_down() + row) * grid.tiles_across() + col;
 }
 
 // keys[k * places + i] = the i-th tile that patch k touches, or the number of tiles; values: k. refused[group] = 1
@@ -64,7 +64,7 @@ struct EmitVisits {
       values[i] = k;
       const bool known = has_place(scan, k);
       keys[i] = static_cast<uint32_t>(known ? tile_at(scan, grid, k, i % places, across) : grid.tiles());
-      if (!known && refused) refused[k / scan.per_group] = 1;
+      if (!known && refused) refused[scan.group_of(k)] = 1;
     });
   }
 };
@@ -111,7 +111,7 @@ struct CheckVisits {
         const int64_t tile = tile_at(scan, grid, k, i % places, across);
         passes = tile == grid.tiles() || lists(tile, k);
       }
-      if (!passes) refused[k / scan.per_group] = 1;
+      if (!passes) refused[scan.group_of(k)] = 1;
     });
   }
 
@@ -147,7 +147,7 @@ struct VisitingKeys {
         band = clamp(to_index(std::floor(scan.positions[2 * k] / kBand)) + 1, 0, bands - 1);
         col = clamp(to_index(std::floor(scan.positions[2 * k + 1])) + 1, 0, cols - 1);
       }
-      keys[k] = static_cast<uint64_t>((k / scan.per_group * bands + band) * cols + col);
+      keys[k] = static_cast<uint64_t>((scan.group_of(k) * bands + band) * cols + col);
       values[k] = k;
     });
   }
