@@ -123,34 +123,57 @@ def _simulate(options: Namespace) -> int:
 
 
 def _describe_train(parser: ArgumentParser) -> None:
-    parser.add_argument("scan_file", metavar="SCAN.npz", help="the scan")
+    parser.add_argument("scan_files", metavar="SCAN.npz", nargs="+", help="the scan, or several with one probe")
     parser.add_argument("--out", required=True, help="folder for the model, checkpoints, logs and pictures")
     parser.add_argument("--config", action="config", help="YAML file of the options below, such as a run's config.yaml")
     parser.add_argument("--epochs", type=int | None, default=None, help="short for --training.epochs")
     parser.add_argument("--minutes", type=float | None, default=None, help="short for --training.minutes")
     parser.add_argument("--seed", type=int | None, default=None, help="short for --training.seed")
     parser.add_argument("--measurement", default="auto", choices=["auto", "amplitude", "counts"], help=_MEASUREMENT)
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="RUN",
+        default=None,
+        type=str | None,
+        help="fine-tune: start with the network of this run (or bundle) and its data and model options",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last whole epoch of the run in --out, with its options"
+    )
     _add_overwrite(parser)
     _add_sections(parser, *_SECTIONS)
 
 
 def _train(options: Namespace) -> int:
-    """Train a network on the diffraction patterns of a scan; no truth is used."""
+    """Train a network on the diffraction patterns of a scan; no truth is used, unless asked for.
+
+    Options that are not given are the defaults; with --resume those of the run, and with --from the data and model
+    options are those of the run that is started from.
+    """
     from ptychopinn.data.scan import Scan
-    from ptychopinn.inference.bundle import BUNDLE_NAME
-    from ptychopinn.training.workflow import train
+    from ptychopinn.inference.bundle import BUNDLE_NAME, load_bundle
+    from ptychopinn.training.workflow import read_config, train
 
     _quieten_lightning()
     settings = _settings(options, *_SECTIONS)
+    start, earlier = (None, {}) if options.start is None else load_bundle(options.start)
+    if start is not None:
+        earlier = {name: earlier.to_dict()[name] for name in ("data", "model")}
+    if options.resume:
+        earlier = read_config(Path(options.out)).to_dict()
+    given = options.given.as_dict()
+    for name, values in earlier.items():
+        settings[name] = {**values, **given.get(name, {})}
     for name in ("epochs", "minutes", "seed"):
         if options[name] is not None:
             settings["training"][name] = options[name]
     config = Config.from_dict(settings)
-    _new_file(Path(options.out) / BUNDLE_NAME, options.overwrite)
-    scan = Scan.load(options.scan_file, measurement=options.measurement)
-    run = train(scan, options.out, config, overwrite=options.overwrite)
+    _new_file(Path(options.out) / BUNDLE_NAME, options.overwrite or options.resume)
+    scans = [Scan.load(path, measurement=options.measurement) for path in options.scan_files]
+    run = train(scans, options.out, config, overwrite=options.overwrite, start=start, resume=options.resume)
     losses = ", ".join(f"{name} {value:.4g}" for name, value in run.losses.items())
-    print(f"{run.folder}: trained on {scan.n} patterns, {losses}")
+    print(f"{run.folder}: trained on {sum(scan.n for scan in scans)} patterns, {losses}")
     if run.interrupted:
         print(f"ptychopinn train: interrupted; {run.folder} holds what was learned until then", file=sys.stderr)
         return 130
@@ -169,6 +192,9 @@ def _describe_reconstruct(parser: ArgumentParser) -> None:
     parser.add_argument("scan_file", metavar="SCAN.npz", help="the scan to reconstruct")
     parser.add_argument("--out", required=True, help="file to write, .h5 or .npz; pictures go to a folder of its name")
     parser.add_argument("--measurement", default="auto", choices=["auto", "amplitude", "counts"], help=_MEASUREMENT)
+    parser.add_argument(
+        "--ensemble", nargs="+", default=[], metavar="RUN", help="average with the models of these runs"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
     _add_overwrite(parser)
     _add_sections(parser, "inference")
@@ -193,8 +219,9 @@ def _reconstruct(options: Namespace) -> int:
     device = resolve_device(options.device)
     model, config = load_bundle(options.run)
     inference = dataclasses.replace(config.inference, **options.given.as_dict().get("inference", {}))
+    models = [model, *(load_bundle(run)[0] for run in options.ensemble)]
     scan = Scan.load(options.scan_file, measurement=options.measurement)
-    result = reconstruct(model, scan, dataclasses.replace(config, inference=inference), device)
+    result = reconstruct(models, scan, dataclasses.replace(config, inference=inference), device)
     result.save(out)
     height, width = result.object.shape
     print(f"{out}: object {height} x {width} px, origin {result.origin} (y, x) in the scan's coordinates")

@@ -14,6 +14,8 @@ from typing import Any
 
 from ptychopinn.errors import InputError
 
+SCHEDULES = ("cosine", "exponential", "plateau", "constant")
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -25,7 +27,7 @@ class DataConfig:
         validation_fraction: share of the scan whose groups are kept out of training to measure the loss on.
     """
 
-    group_size: int = 9
+    group_size: int = 16
     pool: int | None = None
     validation_fraction: float = 0.05
 
@@ -43,16 +45,18 @@ class ModelConfig:
     """The network and what of the physics is learned with it.
 
     Args:
-        generator: name in the registry, "unrolled" or "unet".
+        generator: name in the registry: "unrolled", "unet" or "cnn" (the predecessor's).
         options: the generator's own arguments, for example ``{"steps": 6}``.
-        learn_probe: refine the probe during training.
+        learn_probe: refine the probe, all its modes, during training.
         learn_scale: refine the global intensity scale during training.
+        learn_positions: refine the scan positions during training.
     """
 
     generator: str = "unrolled"
     options: dict[str, Any] = field(default_factory=dict)
     learn_probe: bool = True
     learn_scale: bool = False
+    learn_positions: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,38 +66,58 @@ class TrainingConfig:
     Args:
         epochs: passes that show every pattern about once (at least 8 batches each).
         minutes: stop after so many minutes at the latest, the learning rate annealed by then; none: no limit.
-        batch_size: groups in a batch.
+        batch_size: groups in a batch; none: as many as show 16 patterns.
+        accumulate: batches whose gradients make one step.
         learning_rate: peak learning rate of the network.
-        probe_learning_rate: learning rate of the probe and the intensity scale, where they are learned.
-        warmup: fraction of the training in which the learning rate rises.
+        probe_step: step of the probe and the intensity scale where they are learned, 1 being a full Newton-like step.
+        position_step: learning rate of the positions where they are learned, pixels.
+        schedule: of all rates after the warm-up: "cosine" (to zero), "exponential" (to 1 %), "plateau" (halved when the
+            loss does not fall) or "constant".
+        patience: epochs without a lower loss that make a plateau.
+        warmup: fraction of the training in which the rates rise.
         loss: "poisson" (likelihood) or "amplitude".
-        gradient_clip: largest gradient norm.
+        total_variation: weight of the object's total variation, in nats per detector pixel.
+        supervised: train on the scan's truth instead of its patterns.
+        gradient_clip: largest gradient norm of the network.
+        average: decay of an exponential moving average of the weights that is saved in their place; none: no average.
         seed: of initialisation, grouping and shuffling.
     """
 
     epochs: int = 40
     minutes: float | None = None
-    batch_size: int = 8
+    batch_size: int | None = None
+    accumulate: int = 1
     learning_rate: float = 2e-3
-    probe_learning_rate: float = 2e-3
+    probe_step: float = 0.1
+    position_step: float = 0.02
+    schedule: str = "cosine"
+    patience: int = 5
     warmup: float = 0.02
     loss: str = "poisson"
+    total_variation: float = 0.0
+    supervised: bool = False
     gradient_clip: float = 0.1
+    average: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "training.epochs", "be at least 1", self.epochs)
         _require(self.minutes is None or self.minutes > 0, "training.minutes", "be positive", self.minutes)
-        _require(self.batch_size >= 1, "training.batch_size", "be at least 1", self.batch_size)
-        _require(0 < self.learning_rate < math.inf, "training.learning_rate", "be positive", self.learning_rate)
-        _require(
-            0 < self.probe_learning_rate < math.inf,
-            "training.probe_learning_rate",
-            "be positive",
-            self.probe_learning_rate,
-        )
+        size = self.batch_size
+        _require(size is None or size >= 1, "training.batch_size", "be at least 1", size)
+        for name in ("learning_rate", "probe_step", "position_step"):
+            rate = getattr(self, name)
+            _require(0 < rate < math.inf, f"training.{name}", "be positive", rate)
+        for name in ("accumulate", "patience"):
+            number = getattr(self, name)
+            _require(number >= 1, f"training.{name}", "be at least 1", number)
+        _require(self.schedule in SCHEDULES, "training.schedule", f"be one of {', '.join(SCHEDULES)}", self.schedule)
         _require(0 <= self.warmup < 1, "training.warmup", "be in [0, 1)", self.warmup)
         _require(self.loss in ("poisson", "amplitude"), "training.loss", "be poisson or amplitude", self.loss)
+        variation = self.total_variation
+        _require(0 <= variation < math.inf, "training.total_variation", "be at least 0", variation)
+        decay = self.average
+        _require(decay is None or 0 < decay < 1, "training.average", "be between 0 and 1", decay)
         _require(self.gradient_clip > 0, "training.gradient_clip", "be positive", self.gradient_clip)
         _require(0 <= self.seed < 2**32, "training.seed", "be in [0, 2^32)", self.seed)
 
@@ -108,13 +132,20 @@ class InferenceConfig:
         coverage: take so few groups that every pattern leads one or appears this often; none: every pattern leads one.
         synchronise: remove the free phase of every group before averaging (see docs/maths.md).
         probe: "scan" uses the scan's probe, "model" the model's (in the scan's power), "auto" the model's if learned.
+        positions: "auto" uses the refined positions of the scan that they were learned on, "scan" never.
+        augment: predict in so many of the 8 orientations of the scan (1, 2, 4 or 8) and average.
+        uncertainty: add a map of the standard deviation: over "overlaps" (all predictions of a pixel), over the
+            "ensemble" (models and orientations), or "none".
     """
 
     batch_size: int = 16
     group_size: int | None = None
-    coverage: int | None = None
+    coverage: int | None = 2
     synchronise: bool = True
     probe: str = "auto"
+    positions: str = "auto"
+    augment: int = 1
+    uncertainty: str = "none"
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "inference.batch_size", "be at least 1", self.batch_size)
@@ -122,16 +153,21 @@ class InferenceConfig:
         _require(size is None or size >= 1, "inference.group_size", "be at least 1", size)
         _require(self.coverage is None or self.coverage >= 1, "inference.coverage", "be at least 1", self.coverage)
         _require(self.probe in ("auto", "scan", "model"), "inference.probe", "be auto, scan or model", self.probe)
+        _require(self.positions in ("auto", "scan"), "inference.positions", "be auto or scan", self.positions)
+        _require(self.augment in (1, 2, 4, 8), "inference.augment", "be 1, 2, 4 or 8", self.augment)
+        known = ("none", "overlaps", "ensemble")
+        _require(self.uncertainty in known, "inference.uncertainty", f"be {', '.join(known)}", self.uncertainty)
 
 
 @dataclass(frozen=True)
 class ExecutionConfig:
-    """Where and how it runs; changes speed, not results.
+    """Where and how it runs; changes speed, and results by rounding only.
 
     Args:
         accelerator: "cpu", "gpu", or "auto": a GPU if torch and the operators can use one.
         devices: how many, or "auto".
         deterministic: use deterministic algorithms only; the same seed then gives the same result, bit for bit.
+        precision: of the network: "32", or "bf16" or "16" where the device is faster in it; the physics stays at 32.
         threads: CPU threads; none: torch's default.
         workers: processes that prepare batches; 0: in the main process.
         progress: show a progress bar on a terminal, a line per epoch elsewhere.
@@ -140,12 +176,14 @@ class ExecutionConfig:
     accelerator: str = "auto"
     devices: int | str = "auto"
     deterministic: bool = False
+    precision: str = "32"
     threads: int | None = None
     workers: int = 0
     progress: bool = True
 
     def __post_init__(self) -> None:
         _require(self.threads is None or self.threads >= 1, "execution.threads", "be at least 1", self.threads)
+        _require(self.precision in ("32", "bf16", "16"), "execution.precision", "be 32, bf16 or 16", self.precision)
         _require(self.workers >= 0, "execution.workers", "be at least 0", self.workers)
 
 
@@ -156,7 +194,7 @@ class Config:
     Example:
         >>> config = Config.from_dict({"training": {"epochs": 10}})
         >>> config.training.epochs, config.data.group_size
-        (10, 9)
+        (10, 16)
         >>> Config.from_dict(config.to_dict()) == config
         True
     """

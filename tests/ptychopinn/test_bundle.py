@@ -148,8 +148,8 @@ def test_another_thing_in_place_of_a_member(
         ({"format": 2}, "expected format 1 or older, found 2: update ptychopinn"),
         ({"format": "1"}, "expected the manifest of a ptychopinn bundle, found another one"),
         ({"backend": "tensorflow"}, "expected the manifest of a ptychopinn bundle, found another one"),
-        ({"patch_size": None}, "expected a positive integer under 'patch_size', found None"),
-        ({"modes": -1}, "expected a positive integer under 'modes', found -1"),
+        ({"patch_size": None}, "expected an integer from 1 under 'patch_size', found None"),
+        ({"modes": -1}, "expected an integer from 1 under 'modes', found -1"),
     ],
 )
 def test_another_manifest(intact: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -170,7 +170,7 @@ def test_weights_of_another_scan(intact: Path, tmp_path: Path, changes: dict[str
     [
         ({"generator": "unet"}, "weights.safetensors", "Missing key"),
         ({"options": {"width": 16}}, "weights.safetensors", "size mismatch for generator"),
-        ({"generator": "mystery"}, "config.json", "model.generator: must be one of unet, unrolled, got 'mystery'"),
+        ({"generator": "mystery"}, "config.json", "model.generator: must be one of cnn, unet, unrolled, got 'mystery'"),
         ({"options": {"width": "x"}}, "config.json", "model.options: 'unrolled' cannot be built"),
         ({"colour": 1}, "config.json", "model has no 'colour'"),
     ],
@@ -223,6 +223,6 @@ def test_other_members_are_never_unpacked(intact: Path, tmp_path: Path, monkeypa
 
 
 def test_a_member_that_claims_too_much(intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ptychopinn.inference.bundle._LARGEST", 1000)
-    with pytest.raises(InputError, match=r"weights\.safetensors: expected at most 1000 bytes, found \d+"):
+    monkeypatch.setattr("ptychopinn.inference.bundle._LARGEST", 1500)
+    with pytest.raises(InputError, match=r"weights\.safetensors: expected at most 1500 bytes, found \d+"):
         load_bundle(intact)

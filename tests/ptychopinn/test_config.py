@@ -23,7 +23,17 @@ REFUSED = [
     ("training", {"batch_size": 0}, "training.batch_size must be at least 1, got 0"),
     ("training", {"learning_rate": 0.0}, "training.learning_rate must be positive, got 0.0"),
     ("training", {"learning_rate": float("nan")}, "training.learning_rate must be positive, got nan"),
-    ("training", {"probe_learning_rate": -1.0}, "training.probe_learning_rate must be positive, got -1.0"),
+    ("training", {"probe_step": -1.0}, "training.probe_step must be positive, got -1.0"),
+    ("training", {"position_step": 0.0}, "training.position_step must be positive, got 0.0"),
+    ("training", {"accumulate": 0}, "training.accumulate must be at least 1, got 0"),
+    ("training", {"patience": 0}, "training.patience must be at least 1, got 0"),
+    (
+        "training",
+        {"schedule": "linear"},
+        "schedule must be one of cosine, exponential, plateau, constant, got 'linear'",
+    ),
+    ("training", {"total_variation": -0.1}, "training.total_variation must be at least 0, got -0.1"),
+    ("training", {"average": 1.0}, "training.average must be between 0 and 1, got 1.0"),
     ("training", {"warmup": 1.0}, r"training.warmup must be in \[0, 1\), got 1.0"),
     ("training", {"warmup": -0.5}, r"training.warmup must be in \[0, 1\), got -0.5"),
     ("training", {"loss": "mse"}, "training.loss must be poisson or amplitude, got 'mse'"),
@@ -34,6 +44,10 @@ REFUSED = [
     ("inference", {"group_size": 0}, "inference.group_size must be at least 1, got 0"),
     ("inference", {"coverage": 0}, "inference.coverage must be at least 1, got 0"),
     ("inference", {"probe": "mine"}, "inference.probe must be auto, scan or model, got 'mine'"),
+    ("inference", {"positions": "mine"}, "inference.positions must be auto or scan, got 'mine'"),
+    ("inference", {"augment": 3}, "inference.augment must be 1, 2, 4 or 8, got 3"),
+    ("inference", {"uncertainty": "some"}, "inference.uncertainty must be none, overlaps, ensemble, got 'some'"),
+    ("execution", {"precision": "64"}, "execution.precision must be 32, bf16 or 16, got '64'"),
     ("execution", {"threads": 0}, "execution.threads must be at least 1, got 0"),
     ("execution", {"workers": -1}, "execution.workers must be at least 0, got -1"),
 ]
@@ -41,18 +55,37 @@ REFUSED = [
 #: At the edge of each rule, on the right side of it.
 ACCEPTED = {
     "data": {"group_size": 1, "pool": 0, "validation_fraction": 0.0},
-    "model": {"generator": "unet", "options": {"width": 8}, "learn_probe": False, "learn_scale": True},
+    "model": {
+        "generator": "unet",
+        "options": {"width": 8},
+        "learn_probe": False,
+        "learn_scale": True,
+        "learn_positions": True,
+    },
     "training": {
         "epochs": 1,
         "minutes": 0.1,
         "batch_size": 1,
         "warmup": 0.0,
         "loss": "amplitude",
+        "schedule": "plateau",
+        "patience": 1,
+        "accumulate": 1,
+        "average": 0.5,
+        "total_variation": 0.0,
+        "supervised": True,
         "gradient_clip": 1e-9,
         "seed": 2**32 - 1,
     },
-    "inference": {"batch_size": 1, "group_size": 1, "synchronise": False, "probe": "model"},
-    "execution": {"accelerator": "cpu", "devices": 2, "threads": 1, "workers": 0, "progress": False},
+    "inference": {
+        "batch_size": 1,
+        "group_size": 1,
+        "synchronise": False,
+        "probe": "model",
+        "augment": 8,
+        "uncertainty": "ensemble",
+    },
+    "execution": {"accelerator": "cpu", "devices": 2, "threads": 1, "workers": 0, "progress": False, "precision": "16"},
 }
 
 
@@ -78,7 +111,10 @@ def test_every_number_of_the_configuration_has_a_rule_that_is_tested() -> None:
     [
         ({"trainer": {}}, "configuration has no 'trainer'; known are data, execution, inference, model, training"),
         ({"data": {"groupsize": 4}}, "data has no 'groupsize'; known are group_size, pool, validation_fraction"),
-        ({"training": {"lr": 1, "epoch": 2}}, "training has no 'epoch', 'lr'; known are batch_size, epochs"),
+        (
+            {"training": {"lr": 1, "epoch": 2}},
+            "training has no 'epoch', 'lr'; known are accumulate, average, batch_size, epochs",
+        ),
         ({"training": None}, "training must be a mapping of names to values, got None"),
         ([], "configuration must be a mapping"),
         ({"training": {"learning_rate": "1e-3"}}, "training: a value has the wrong type: .*str"),

@@ -45,8 +45,9 @@ def ptychopinn(folder: Path, command: str) -> str:
 def test_from_a_scan_to_its_figures(tmp_path: Path) -> None:
     ptychopinn(tmp_path, "simulate scan.npz --object dead_leaves --patterns 64 --seed 1")
     network = '--model.options={"steps":3,"width":8,"state":2}'
-    training = "--epochs 3 --training.batch_size 4 --training.learning_rate 5e-3 --execution.accelerator cpu"
-    ptychopinn(tmp_path, f"train scan.npz --out run {network} {training} --execution.progress false")
+    training = "--epochs 3 --data.group_size 9 --training.batch_size 4 --training.learning_rate 5e-3"
+    execution = "--execution.accelerator cpu --execution.progress false"
+    ptychopinn(tmp_path, f"train scan.npz --out run {network} {training} {execution}")
     ptychopinn(tmp_path, "reconstruct run scan.npz --out recon.h5 --device cpu")
     printed = ptychopinn(tmp_path, "evaluate recon.h5 scan.npz --out metrics.json")
 

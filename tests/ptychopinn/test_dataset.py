@@ -124,13 +124,14 @@ def test_bad_pixels_hold_what_the_probe_alone_would_give() -> None:
 
 
 def module(scan: Scan, epoch: int = 0, **sections: dict[str, Any]) -> ScanDataModule:
-    data = ScanDataModule(scan, Config.from_dict(sections), canvas_multiple=4)
+    data = ScanDataModule([scan], Config.from_dict(sections), canvas_multiple=4)
     data.trainer = SimpleNamespace(current_epoch=epoch)  # type: ignore[assignment]
     return data
 
 
 def groups_of(loader: Any) -> np.ndarray:
-    return np.asarray(loader.dataset.groups)
+    (part,), order = loader.dataset.parts, loader.dataset.order
+    return np.asarray(part.groups)[order]
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.05, 0.5, 0.99])
@@ -176,7 +177,7 @@ def test_draws_depend_on_seed_and_epoch_alone() -> None:
 
 @pytest.mark.parametrize(("pool", "differ"), [(None, False), (3, False), (8, True)])
 def test_members_are_drawn_anew_only_from_a_larger_pool(pool: int | None, differ: bool) -> None:
-    data = module(make_scan(40), data={"group_size": 4, "pool": pool})
+    data = module(make_scan(40), data={"group_size": 4, "pool": pool}, training={"batch_size": 4})
     members = []
     for epoch in range(2):
         data.trainer.current_epoch = epoch
@@ -197,5 +198,5 @@ def test_epoch_shows_every_pattern_about_once_in_rectangular_batches() -> None:
 
 
 def test_a_group_that_the_scan_cannot_fill_is_an_input_error() -> None:
-    with pytest.raises(InputError, match="needs a scan of at least 9 patterns, got 4"):
+    with pytest.raises(InputError, match=r"needs a scan of at least 16 patterns, got 4; lower data\.group_size"):
         module(make_scan(4)).train_dataloader()

@@ -163,6 +163,40 @@ def test_true_object_is_the_minimum(scan: Scan, loss: Loss, size: float) -> None
     assert loss(predicted(scan, truth, positions, 1 + size), counts, None).item() > best.item() + 0.1 * size**2
 
 
+@LOSS_CASES
+@pytest.mark.parametrize("what", ["probe", "scale", "positions"])
+def test_true_illumination_and_positions_are_the_minimum(scan: Scan, loss: Loss, what: str) -> None:
+    """At non-integer positions of a smooth object the interpolation is the model: it makes the patterns, too."""
+    truth = torch.from_numpy(scan.truth).to(torch.complex128)
+    positions = torch.from_numpy(scan.positions) + 0.3
+    true_probe = torch.from_numpy(scan.probe).to(torch.complex128)
+    illumination = Illumination(true_probe, learn_probe=True, learn_scale=True).double()
+    illumination.set_probe(true_probe)
+    patches = extract_patches(truth, positions, scan.patch_size)
+    counts = illumination(patches).detach()
+
+    def value(size: float) -> tuple[float, float]:
+        trial = Illumination(true_probe, learn_probe=True, learn_scale=True).double()
+        trial.set_probe(true_probe)
+        places = positions.clone()
+        with torch.no_grad():
+            if what == "probe":
+                trial.lanes += size * torch.view_as_real(noise(*true_probe.shape, dtype=torch.complex128)) / 64
+            elif what == "scale":
+                trial.log_scale += size
+            else:
+                places += size * torch.randn(places.shape, generator=torch.Generator().manual_seed(1))
+        places.requires_grad_()
+        error = loss(trial(extract_patches(truth, places, scan.patch_size)), counts, None)
+        error.backward()
+        learned = {"probe": trial.lanes, "scale": trial.log_scale, "positions": places}[what]
+        return error.item(), learned.grad.norm().item()
+
+    (least, flat), (more, steep) = value(0.0), value(0.1)
+    assert illumination.log_scale.item() == 0 and least < 1e-12 < more
+    assert flat < 1e-6 * steep
+
+
 # Losses. Both take intensities in counts.
 
 

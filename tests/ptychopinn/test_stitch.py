@@ -59,7 +59,7 @@ def test_object_comes_back_in_its_place(shape: tuple[int, int], synchronise: boo
     truth, positions = known_object(), grid(*shape)
     assert (len(positions) > 32) == (shape == (8, 9))
     patches = extract_patches(truth, positions, SIZE)
-    image, weights, geometry = stitch(patches, positions, probe_weight(), synchronise=synchronise)
+    image, weights, geometry, _ = stitch(patches, positions, probe_weight(), synchronise=synchronise)
     assert image.dtype == torch.complex64 and image.shape == weights.shape == geometry.shape
     (top, left), (height, width) = geometry.origin, geometry.shape
     window = truth[top : top + height, left : left + width]
@@ -82,10 +82,10 @@ def test_free_phases_are_removed(shape: tuple[int, int]) -> None:
     positions, weight = grid(*shape), probe_weight()
     patches = extract_patches(known_object(), positions, SIZE)
     turned = patches * random_phases(len(positions))[:, None, None]
-    plain, _, _ = stitch(patches, positions, weight)
-    image, _, _ = stitch(turned, positions, weight)
+    plain, _, _, _ = stitch(patches, positions, weight)
+    image, _, _, _ = stitch(turned, positions, weight)
     torch.testing.assert_close(image * global_phase(image, plain), plain, atol=2e-3, rtol=0)
-    blurred, _, _ = stitch(turned, positions, weight, synchronise=False)
+    blurred, _, _, _ = stitch(turned, positions, weight, synchronise=False)
     assert correlation(blurred, plain) < 0.8
     factors = synchronise_phases(turned, positions, weight)
     torch.testing.assert_close(factors.abs(), torch.ones(len(positions)))
@@ -141,8 +141,8 @@ def test_islands_are_synchronised_each_by_itself(rows: int) -> None:
     positions, weight = torch.cat([here, there]), probe_weight()
     patches = extract_patches(known_object(90, 200), positions, SIZE)
     turned = patches * random_phases(len(positions))[:, None, None]
-    image, weights, geometry = stitch(turned, positions, weight)
-    plain, _, _ = stitch(patches, positions, weight, synchronise=False)
+    image, weights, geometry, _ = stitch(turned, positions, weight)
+    plain, _, _, _ = stitch(patches, positions, weight, synchronise=False)
     middle = int(there[:, 1].min()) - geometry.origin[1]
     for part in (np.s_[:, :middle], np.s_[:, middle:]):
         phase = global_phase(image[part], plain[part])
@@ -161,7 +161,9 @@ def test_mean_phase_is_left_as_it_was() -> None:
 @pytest.mark.parametrize("synchronise", [True, False])
 def test_one_patch_is_returned_as_it_is(synchronise: bool) -> None:
     patch = torch.randn(1, 8, 10, dtype=torch.complex64)
-    image, weights, geometry = stitch(patch, torch.tensor([[-3, 40]]), torch.rand(8, 10) + 0.1, synchronise=synchronise)
+    image, weights, geometry, _ = stitch(
+        patch, torch.tensor([[-3, 40]]), torch.rand(8, 10) + 0.1, synchronise=synchronise
+    )
     torch.testing.assert_close(image, patch[0])
     assert geometry.origin == (-3, 40) and geometry.shape == (8, 10) and weights.shape == (8, 10)
 
@@ -171,7 +173,7 @@ def test_patches_that_do_not_meet_keep_their_phases() -> None:
     positions = torch.tensor([[0, 0], [0, 8], [30, -5]])  # two touch and share no pixel
     factors = synchronise_phases(patches, positions, torch.ones(8, 8))
     assert torch.equal(factors, torch.ones(3, dtype=torch.complex64))
-    image, weights, geometry = stitch(patches, positions, torch.ones(8, 8))
+    image, weights, geometry, _ = stitch(patches, positions, torch.ones(8, 8))
     assert geometry.origin == (0, -5) and geometry.shape == (38, 21)
     for patch, (y, x) in zip(patches, [(0, 5), (0, 13), (30, 0)], strict=True):
         torch.testing.assert_close(image[y : y + 8, x : x + 8], patch)
@@ -183,7 +185,7 @@ def test_constant_stays_constant_and_the_unseen_is_zero(synchronise: bool) -> No
     positions = grid(5, 7)
     weight = probe_weight() * (torch.arange(SIZE) > 3)  # no light in the first columns
     patches = torch.full((len(positions), SIZE, SIZE), 0.6 - 0.8j, dtype=torch.complex64)
-    image, weights, _ = stitch(patches, positions, weight, synchronise=synchronise)
+    image, weights, _, _ = stitch(patches, positions, weight, synchronise=synchronise)
     lit = weights > 1e-5 * weights.max()
     torch.testing.assert_close(image[lit], torch.full_like(image[lit], 0.6 - 0.8j), atol=1e-5, rtol=0)
     assert (weights == 0).any() and (image[weights == 0] == 0).all()
@@ -195,13 +197,13 @@ def test_canvases_on_the_integer_grid_come_back_exactly() -> None:
     origins = torch.tensor([[0, 0], [7, 12], [22, 31], [3, 40], [28, 9]])
     canvases = torch.stack([truth[y : y + 32, x : x + 40] for y, x in origins.tolist()])
     weights = torch.rand(5, 32, 40, generator=torch.Generator().manual_seed(0)) + 0.01
-    image, total, geometry = stitch(canvases, origins + 100, weights)
+    image, total, geometry, _ = stitch(canvases, origins + 100, weights)
     assert geometry.origin == (100, 100) and geometry.shape == (60, 80)
     seen = total > 0
     torch.testing.assert_close(image[seen], truth[seen], atol=1e-6, rtol=1e-6)
     assert total.sum().item() == pytest.approx(weights.sum().item(), rel=1e-5)
     turned = canvases * random_phases(5)[:, None, None]
-    image, _, _ = stitch(turned, origins + 100, weights)
+    image, _, _, _ = stitch(turned, origins + 100, weights)
     phase = global_phase(image[seen], truth[seen])
     torch.testing.assert_close((image * phase)[seen], truth[seen], atol=1e-5, rtol=0)
 

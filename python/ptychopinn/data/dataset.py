@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ptycho_ext import extract_patches
 from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
 
 
 class GroupBatch(NamedTuple):
@@ -28,12 +30,16 @@ class GroupBatch(NamedTuple):
         positions: float64, (B, C, 2), (y, x) on the group's canvas.
         origins: int64, (B, 2), scan coordinate of each canvas's [0, 0].
         canvas_size: (H, W).
+        members: int64, (B, C), which patterns these are, counted over all scans.
+        truth: complex64, (B, H, W), true canvases where they were asked for, zero outside the known object.
     """
 
     counts: Tensor
     positions: Tensor
     origins: Tensor
     canvas_size: tuple[int, int]
+    members: Tensor
+    truth: Tensor | None = None
 
 
 class GroupDataset(Dataset[int]):
@@ -43,14 +49,33 @@ class GroupDataset(Dataset[int]):
         scan: the scan.
         groups: int64, (G, C), pattern indices.
         canvas_multiple: canvas sides are rounded up to a multiple of this.
+        margin: pixels around the patches of a group on its canvas, for positions that move.
+        with_truth: cut the true canvases out of the scan's truth, too.
+        first: number of the scan's first pattern among those of several scans.
+
+    Raises:
+        InputError: the truth is asked for and the scan has none.
     """
 
-    def __init__(self, scan: Scan, groups: NDArray[np.int64], canvas_multiple: int = 1) -> None:
+    def __init__(
+        self,
+        scan: Scan,
+        groups: NDArray[np.int64],
+        canvas_multiple: int = 1,
+        *,
+        margin: int = 0,
+        with_truth: bool = False,
+        first: int = 0,
+    ) -> None:
+        if with_truth and scan.truth is None:
+            raise InputError(f"{scan.name}: supervised training needs a truth (key 'objectGuess'), and it has none")
         self.scan = scan
         self.groups = groups
+        self.with_truth = with_truth
+        self.first = first
         positions = scan.positions[groups]
-        self.origins = np.floor(positions.min(1)).astype(np.int64)
-        extent = np.ceil((positions - self.origins[:, None]).max((0, 1))).astype(int) + scan.patch_size
+        self.origins = np.floor(positions.min(1)).astype(np.int64) - margin
+        extent = np.ceil((positions - self.origins[:, None]).max((0, 1))).astype(int) + scan.patch_size + margin
         height, width = (int(-(-side // canvas_multiple) * canvas_multiple) for side in extent)
         self.canvas_size = (height, width)
         self._good = good_pixels(scan)
@@ -82,6 +107,57 @@ class GroupDataset(Dataset[int]):
             torch.from_numpy(positions),
             torch.from_numpy(self.origins[chosen]),
             self.canvas_size,
+            torch.from_numpy(members + self.first),
+            self._true_canvases(self.origins[chosen]) if self.with_truth else None,
+        )
+
+    def _true_canvases(self, origins: NDArray[np.int64]) -> Tensor:
+        assert self.scan.truth is not None
+        truth = torch.from_numpy(self.scan.truth).expand(len(origins), -1, -1).contiguous()
+        return extract_patches(truth, torch.from_numpy(origins[:, None].astype(np.float64)), self.canvas_size)[:, 0]
+
+
+class JoinedGroups(Dataset[int]):
+    """The groups of several data sets as one, on canvases of the largest's size.
+
+    Args:
+        parts: data sets with groups of one size and patterns of one size.
+        order: of all their groups, counted through the parts; none: one part after the other.
+    """
+
+    def __init__(self, parts: Sequence[GroupDataset], order: NDArray[np.integer] | None = None) -> None:
+        self.parts = parts
+        self.order = np.arange(sum(len(part) for part in parts)) if order is None else order
+        self.ends = np.cumsum([len(part) for part in parts])
+        height, width = np.max([part.canvas_size for part in parts], axis=0)
+        for part in parts:
+            part.canvas_size = (int(height), int(width))
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return index
+
+    def collate(self, indices: Sequence[int]) -> GroupBatch:
+        """Gather the groups ``indices`` into one batch, those of one part beside each other."""
+        chosen = self.order[np.asarray(indices)]
+        owner = np.searchsorted(self.ends, chosen, side="right")
+        batches = [
+            part.collate((chosen[owner == k] - (self.ends[k] - len(part))).tolist())
+            for k, part in enumerate(self.parts)
+            if (owner == k).any()
+        ]
+        if len(batches) == 1:
+            return batches[0]
+        first = batches[0]
+        return GroupBatch(
+            *(torch.cat(values) for values in zip(*(batch[:3] for batch in batches), strict=True)),
+            canvas_size=first.canvas_size,
+            members=torch.cat([batch.members for batch in batches]),
+            truth=None if first.truth is None else torch.cat([b.truth for b in batches if b.truth is not None]),
         )
 
 

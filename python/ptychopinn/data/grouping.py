@@ -53,7 +53,9 @@ def group_nearest(
             f"group_nearest: size and groups_per_pattern must be 1 or more, got {size}, {groups_per_pattern}"
         )
     if n < size:
-        raise InputError(f"group_nearest: a group of {size} needs a scan of at least {size} patterns, got {n}")
+        raise InputError(
+            f"group_nearest: a group of {size} needs a scan of at least {size} patterns, got {n}; lower data.group_size"
+        )
     if not size - 1 <= pool <= n - 1:
         raise InputError(
             f"group_nearest: pool must be from size - 1 = {size - 1} to n - 1 = {n - 1} other patterns, got {pool}"

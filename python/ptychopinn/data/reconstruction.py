@@ -24,7 +24,7 @@ from ptychopinn.data.atomic import atomic_path
 from ptychopinn.errors import InputError
 
 SCHEMA_VERSION = 1
-_ARRAYS = ("object", "weights", "probe")
+_ARRAYS = ("object", "weights", "probe", "uncertainty", "positions")
 _SETTINGS = ("schema_version", "origin", "pixel_size")
 _REQUIRED = ("schema_version", "object", "weights", "origin")
 _HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -39,6 +39,8 @@ class Reconstruction:
         weights: (H, W) float32 >= 0, summed illumination weight; 0 marks a pixel that was never illuminated.
         origin: (y, x) scan coordinate of ``object[0, 0]``, in pixels.
         probe: (M, N, N) complex64 incoherent modes, in sqrt(counts), or None.
+        uncertainty: (H, W) float32 >= 0, standard deviation of the object, or None.
+        positions: (n, 2) float64 (y, x) scan positions that were used, in pixels, or None.
         pixel_size: metres per pixel, or None.
         metadata: anything that JSON can hold.
 
@@ -55,6 +57,8 @@ class Reconstruction:
     weights: np.ndarray
     origin: tuple[float, float]
     probe: np.ndarray | None = None
+    uncertainty: np.ndarray | None = None
+    positions: np.ndarray | None = None
     pixel_size: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -68,6 +72,15 @@ class Reconstruction:
         probe = None if self.probe is None else _array("probe", self.probe, 3, np.complex64)
         if probe is not None and probe.shape[1] != probe.shape[2]:
             raise InputError(f"probe must be (modes, N, N), got shape {probe.shape}")
+        uncertainty = None if self.uncertainty is None else _array("uncertainty", self.uncertainty, 2, np.float32)
+        if uncertainty is not None and (uncertainty.shape != image.shape or uncertainty.min() < 0):
+            raise InputError(
+                f"uncertainty must be >= 0 and have the shape of object, {image.shape}, got {uncertainty.shape} with a "
+                f"minimum of {uncertainty.min():g}"
+            )
+        positions = None if self.positions is None else _array("positions", self.positions, 2, np.float64)
+        if positions is not None and positions.shape[1] != 2:
+            raise InputError(f"positions must be (n, 2), got shape {positions.shape}")
         origin = np.asarray(self.origin)
         if origin.shape != (2,) or origin.dtype.kind not in "iuf" or not np.isfinite(origin).all():
             raise InputError(f"origin must be two finite numbers (y, x), got {self.origin!r}")
@@ -80,6 +93,8 @@ class Reconstruction:
             "weights": weights,
             "origin": (float(origin[0]), float(origin[1])),
             "probe": probe,
+            "uncertainty": uncertainty,
+            "positions": positions,
             "pixel_size": pixel_size,
         }
         for name, value in checked.items():
@@ -140,6 +155,8 @@ class Reconstruction:
             /object      (H, W) complex64, gzip
             /weights     (H, W) float32, gzip
             /probe       (M, N, N) complex64, gzip [optional]
+            /uncertainty (H, W) float32, gzip [optional]
+            /positions   (n, 2) float64, gzip [optional]
             /metadata    JSON text (scalar string)
 
         NPZ (``.npz``, compressed): the same names as arrays, the settings 0-d or (2,), ``metadata`` a 0-d string.
@@ -275,6 +292,8 @@ def _from_entries(path: Path, entries: Mapping[str, Any]) -> Reconstruction:
             weights=entries["weights"],
             origin=entries["origin"],
             probe=entries.get("probe"),
+            uncertainty=entries.get("uncertainty"),
+            positions=entries.get("positions"),
             pixel_size=pixel_size,
             metadata=metadata,
         )

@@ -29,8 +29,8 @@ FORMAT = 1
 _LARGEST = 4 << 30
 
 
-def build_model(config: Config, patch_size: int, modes: int) -> PtychoModel:
-    """An untrained model as the configuration describes it.
+def build_model(config: Config, patch_size: int, modes: int, patterns: int = 0) -> PtychoModel:
+    """An untrained model as the configuration describes it; ``patterns`` counts if positions are learned.
 
     Raises:
         InputError: the generator does not exist, or cannot be built with these options for this patch size.
@@ -43,6 +43,8 @@ def build_model(config: Config, patch_size: int, modes: int) -> PtychoModel:
             modes,
             learn_probe=config.model.learn_probe,
             learn_scale=config.model.learn_scale,
+            group_size=config.data.group_size,
+            patterns=patterns if config.model.learn_positions else 0,
         )
     except InputError:
         raise
@@ -67,6 +69,7 @@ def save_bundle(model: PtychoModel, config: Config, path: str | Path, info: dict
         "models": ["ptychopinn"],
         "patch_size": model.patch_size,
         "modes": model.modes,
+        "patterns": model.patterns,
         "info": info or {},
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -105,12 +108,13 @@ def load_bundle(path: str | Path) -> tuple[PtychoModel, Config]:
         _fail(path, "manifest.json", "the manifest of a ptychopinn bundle", "another one")
     if manifest["format"] > FORMAT:
         _fail(path, "manifest.json", f"format {FORMAT} or older", f"{manifest['format']}: update ptychopinn")
-    for key in ("patch_size", "modes"):
-        if not isinstance(manifest.get(key), int) or manifest[key] < 1:
-            _fail(path, "manifest.json", f"a positive integer under {key!r}", repr(manifest.get(key)))
+    manifest.setdefault("patterns", 0)
+    for key, smallest in (("patch_size", 1), ("modes", 1), ("patterns", 0)):
+        if not isinstance(manifest.get(key), int) or manifest[key] < smallest:
+            _fail(path, "manifest.json", f"an integer from {smallest} under {key!r}", repr(manifest.get(key)))
     try:
         resolved = Config.from_dict(config)
-        model = build_model(resolved, manifest["patch_size"], manifest["modes"])
+        model = build_model(resolved, manifest["patch_size"], manifest["modes"], manifest["patterns"])
     except InputError as error:
         raise InputError(f"{path}: config.json: {error}") from None
     try:

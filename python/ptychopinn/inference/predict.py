@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,8 @@ from ptychopinn.data.grouping import covering_groups, group_nearest
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
-from ptychopinn.inference.stitch import stitch
+from ptychopinn.inference.orientations import ORIENTATIONS, turn_back, turn_group
+from ptychopinn.inference.stitch import Stitched, stitch
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.overlap import illumination_weight
 from ptychopinn.physics.propagation import squared_modulus
@@ -46,7 +48,11 @@ class Prediction:
 
 
 def predict(
-    model: PtychoModel, scan: Scan, config: Config | None = None, device: str | torch.device = "cpu"
+    model: PtychoModel,
+    scan: Scan,
+    config: Config | None = None,
+    device: str | torch.device = "cpu",
+    orientation: int = 0,
 ) -> Prediction:
     """Predict group canvases that together show every pattern of a scan.
 
@@ -55,17 +61,22 @@ def predict(
         scan: the scan; its patterns must have the model's size.
         config: sections ``data`` and ``inference`` are used.
         device: where to compute; results come back to the CPU.
+        orientation: in which to show the scan to the network, 0 to 7; the canvases come back in that of the scan.
 
     Raises:
-        InputError: the scan's patterns have another size than the model's.
+        InputError: the scan's patterns have another size than the model's, or groups another one than it is built for.
     """
     config = config or Config()
+    scan = choose_positions(model, scan, config.inference.positions)
     if scan.patch_size != model.patch_size:
         raise InputError(
             f"{scan.name}: patterns must be {model.patch_size} x {model.patch_size} pixels as in the model's training, "
             f"got {scan.patch_size} x {scan.patch_size}"
         )
-    groups = group_nearest(scan.positions, config.inference.group_size or config.data.group_size)
+    size, built_for = config.inference.group_size or config.data.group_size, model.generator.group_size
+    if built_for not in (None, size):
+        raise InputError(f"inference.group_size: this model is built for groups of {built_for} patterns, got {size}")
+    groups = group_nearest(scan.positions, size)
     if config.inference.coverage is not None:
         groups = groups[covering_groups(groups, config.inference.coverage)]
     dataset = GroupDataset(scan, groups, model.generator.canvas_multiple)
@@ -77,7 +88,8 @@ def predict(
         weight = illumination_weight(probe)
         for batch in loader:
             positions = batch.positions.to(device)
-            canvases.append(model(batch.counts.to(device), positions, batch.canvas_size, probe).cpu())
+            turned = turn_group(batch.counts.to(device), positions, batch.canvas_size, probe, orientation)
+            canvases.append(turn_back(model(*turned), orientation).cpu())
             fallen = weight.expand(batch.counts.shape).contiguous()
             weights.append(extract_patches_adjoint(fallen, positions, batch.canvas_size).cpu())
             origins.append(batch.origins)
@@ -85,41 +97,95 @@ def predict(
 
 
 def reconstruct(
-    model: PtychoModel, scan: Scan, config: Config | None = None, device: str | torch.device = "cpu"
+    model: PtychoModel | Sequence[PtychoModel],
+    scan: Scan,
+    config: Config | None = None,
+    device: str | torch.device = "cpu",
 ) -> Reconstruction:
-    """Reconstruct the object of a scan with a trained model.
+    """Reconstruct the object of a scan with a trained model, or with several, whose results are averaged.
 
     Arguments and errors as for :func:`predict`.
 
     Returns:
-        The stitched object with its weights, its place in the scan's coordinates and the probe that was used.
+        The stitched object with its weights, its place in the scan's coordinates, the probe and the positions that were
+        used (of the first model), and the uncertainty if ``inference.uncertainty`` asks for one.
     """
     config = config or Config()
-    start = time.perf_counter()
-    prediction = predict(model, scan, config, device)
-    predicted = time.perf_counter()
-    image, weights, geometry = stitch(
-        prediction.canvases,
-        prediction.origins,
-        prediction.weights,
-        synchronise=config.inference.synchronise,
-    )
-    stitched = time.perf_counter()
-    seconds = {"predict": predicted - start, "stitch": stitched - predicted}
+    models = [model] if isinstance(model, PtychoModel) else list(model)
+    views = [(member, turn) for member in models for turn in ORIENTATIONS[config.inference.augment]]
+    if config.inference.uncertainty == "ensemble" and len(views) < 2:
+        raise InputError("inference.uncertainty: an ensemble takes several models, or inference.augment above 1")
+    predicting = stitching = 0.0
+    images = []
+    for member, orientation in views:
+        start = time.perf_counter()
+        prediction = predict(member, scan, config, device, orientation)
+        predicted = time.perf_counter()
+        images.append(
+            stitch(
+                prediction.canvases,
+                prediction.origins,
+                prediction.weights,
+                synchronise=config.inference.synchronise,
+            )
+        )
+        predicting += predicted - start
+        stitching += time.perf_counter() - predicted
+    image, weights, uncertainty = combine(images, config.inference.uncertainty)
     _log.info(
         "%d patterns: predicted in %.1f s, stitched in %.1f s (%.0f patterns/s)",
-        scan.n, *seconds.values(), scan.n / (stitched - start),
+        scan.n, predicting, stitching, scan.n / (predicting + stitching),
     )  # fmt: skip
     with torch.no_grad():
-        probe = choose_probe(model, scan, config.inference.probe).cpu().numpy()
+        probe = choose_probe(models[0], scan, config.inference.probe).cpu().numpy()
+    origin = images[0].geometry.origin
     return Reconstruction(
         object=image.numpy(),
         weights=weights.numpy(),
-        origin=(float(geometry.origin[0]), float(geometry.origin[1])),
+        origin=(float(origin[0]), float(origin[1])),
         probe=probe,
+        uncertainty=None if uncertainty is None else uncertainty.numpy(),
+        positions=choose_positions(models[0], scan, config.inference.positions).positions,
         pixel_size=scan.pixel_size,
-        metadata={"scan": scan.name, "patterns": scan.n, "seconds": seconds, "config": config.to_dict()},
+        metadata={
+            "scan": scan.name,
+            "patterns": scan.n,
+            "seconds": {"predict": predicting, "stitch": stitching},
+            "config": config.to_dict(),
+        },
     )
+
+
+def combine(images: Sequence[Stitched], uncertainty: str = "none") -> tuple[Tensor, Tensor, Tensor | None]:
+    """Average images of one scan, each of which has a free phase; see ``inference.uncertainty``.
+
+    Returns:
+        image (H, W) complex, weights (H, W), and standard deviation (H, W) or None. The variance is that of the complex
+        value: the sum of those of its real and imaginary part.
+    """
+    first, count = images[0], len(images)
+    total = torch.stack([image.weights for image in images]).sum(0)
+    scale = total.clamp_min(torch.finfo(total.dtype).tiny)
+    mean, square, between = torch.zeros_like(first.image), torch.zeros_like(total), torch.zeros_like(total)
+    for image in images:
+        product = (image.weights * image.image.conj() * first.image).sum()
+        phase = product / product.abs() if count > 1 and product.abs() > 0 else 1.0
+        mean += image.weights / scale * phase * image.image
+        square += image.weights / scale * image.square
+        between += image.weights / scale * squared_modulus(image.image)
+    if uncertainty == "none":
+        return mean, total / count, None
+    variance = square if uncertainty == "overlaps" else between
+    variance = (variance - squared_modulus(mean)).clamp_min(0)
+    if uncertainty == "ensemble":
+        variance = variance * (count / (count - 1))
+    return mean, total / count, torch.sqrt(variance)
+
+
+def choose_positions(model: PtychoModel, scan: Scan, rule: str) -> Scan:
+    """The scan with the positions to reconstruct with, by ``inference.positions``."""
+    learned = model.positions
+    return scan if rule == "scan" or learned is None or not learned.belongs_to(scan) else learned.applied_to(scan)
 
 
 def choose_probe(model: PtychoModel, scan: Scan, rule: str) -> Tensor:

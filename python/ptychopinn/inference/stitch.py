@@ -9,6 +9,8 @@ synchronisation; A. Singer, Appl. Comput. Harmon. Anal. 30 (2011) 20).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,11 +21,27 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from ptycho_ext import CanvasGeometry, reassemble_patches
+from ptychopinn.physics.propagation import squared_modulus
 
 
-def stitch(
-    patches: Tensor, positions: Tensor, weights: Tensor, *, synchronise: bool = True
-) -> tuple[Tensor, Tensor, CanvasGeometry]:
+class Stitched(NamedTuple):
+    """Patches merged on one canvas.
+
+    Attributes:
+        image: complex, (H, W), zero where there is no weight.
+        weights: real, (H, W), summed.
+        geometry: of the canvas.
+        square: real, (H, W), mean square modulus of the patches that cover a pixel; less that of the image it is their
+            variance.
+    """
+
+    image: Tensor
+    weights: Tensor
+    geometry: CanvasGeometry
+    square: Tensor
+
+
+def stitch(patches: Tensor, positions: Tensor, weights: Tensor, *, synchronise: bool = True) -> Stitched:
     """Average overlapping patches onto the smallest canvas that holds them all.
 
     Args:
@@ -31,17 +49,16 @@ def stitch(
         positions: float64 or integer, (n, 2), (y, x) scan coordinates of each patch's first sample.
         weights: real, (h, w) or (n, h, w), >= 0, usually the probe's intensity.
         synchronise: remove the free phase of every patch first.
-
-    Returns:
-        image (H, W) complex, zero where there is no weight; summed weights (H, W); geometry of the canvas.
     """
     positions = positions.to(torch.float64)
     if synchronise:
         phases = synchronise_phases(patches, positions, weights)
         patches = patches * phases[:, None, None]
     geometry = CanvasGeometry.from_positions(positions, (patches.shape[-2], patches.shape[-1]))
-    image, weight_sum = reassemble_patches(patches, geometry.to_canvas(positions), geometry.shape, weights=weights)
-    return image, weight_sum, geometry
+    places = geometry.to_canvas(positions)
+    image, weight_sum = reassemble_patches(patches, places, geometry.shape, weights=weights)
+    square, _ = reassemble_patches(squared_modulus(patches), places, geometry.shape, weights=weights)
+    return Stitched(image, weight_sum, geometry, square)
 
 
 def synchronise_phases(

@@ -39,7 +39,8 @@ _DPI = 150
 def plot_reconstruction(
     reconstruction: Reconstruction, folder: str | Path, *, aligned: Aligned | None = None
 ) -> list[Path]:
-    """Draw ``amplitude.png`` and ``phase.png``, and with a known truth ``comparison.png`` and ``frc.png``.
+    """Draw ``amplitude.png`` and ``phase.png``, with a known truth ``comparison.png`` and ``frc.png``, and the
+    ``uncertainty.png`` of a reconstruction that has one.
 
     The phase is centred on its median over the covered pixels, and a ramp of more than half a turn across the canvas
     is removed first (neither can be observed; the title says so). It is drawn with a cyclic colour map where it still
@@ -60,10 +61,14 @@ def plot_reconstruction(
     phase, note = _centred_phase(reconstruction.object, seen)
     limits, colours = _phase_style(phase[seen])
     written = []
-    for name, image, label, span, colour_map, title in (
+    images = [
         ("amplitude", amplitude, "amplitude", _percentiles(amplitude[seen]), _AMPLITUDE_MAP, ""),
         ("phase", phase, "phase (rad)", limits, colours, note),
-    ):
+    ]
+    spread = reconstruction.uncertainty
+    if spread is not None:
+        images.append(("uncertainty", spread, "standard deviation", _percentiles(spread[seen]), _COUNTS_MAP, ""))
+    for name, image, label, span, colour_map, title in images:
         figure, (axes,) = _image_figure(reconstruction.shape, 1)
         _draw_image(
             axes,

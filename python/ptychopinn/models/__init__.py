@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Generators: plain ``nn.Module`` networks from patterns to object canvases, and their registry. No Lightning."""
 
+from ptychopinn.models.cnn import CNNGenerator
 from ptychopinn.models.pinn import PtychoModel
 from ptychopinn.models.registry import GENERATORS, Generator, build_generator, register_generator
 from ptychopinn.models.unet import UNetGenerator
@@ -8,6 +9,7 @@ from ptychopinn.models.unrolled import UnrolledGenerator
 
 __all__ = [
     "GENERATORS",
+    "CNNGenerator",
     "Generator",
     "PtychoModel",
     "UNetGenerator",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ptycho_ext import extract_patches
 from ptychopinn.models.registry import build_generator
 from ptychopinn.physics.illumination import Illumination
+from ptychopinn.physics.positions import PositionOffsets
 
 
 class PtychoModel(nn.Module):
@@ -28,6 +29,8 @@ class PtychoModel(nn.Module):
         modes: probe modes M.
         learn_probe: refine the probe during training.
         learn_scale: refine the global intensity scale during training.
+        group_size: patterns C of a group, for generators that are built for one number of them.
+        patterns: number of scan positions that are refined during training; 0: none.
 
     The probe is all ones until ``illumination.set_probe``, or until a state dict is loaded.
     """
@@ -41,11 +44,14 @@ class PtychoModel(nn.Module):
         *,
         learn_probe: bool = False,
         learn_scale: bool = False,
+        group_size: int = 1,
+        patterns: int = 0,
     ) -> None:
         super().__init__()
-        self.generator = build_generator(generator, patch_size, options)
+        self.generator = build_generator(generator, patch_size, options, group_size)
         probe = torch.ones(modes, patch_size, patch_size, dtype=torch.complex64)
         self.illumination = Illumination(probe, learn_probe=learn_probe, learn_scale=learn_scale)
+        self.positions = PositionOffsets(patterns) if patterns else None
         self.register_buffer("good", torch.ones(patch_size, patch_size, dtype=torch.bool))
 
     @property
@@ -58,6 +64,11 @@ class PtychoModel(nn.Module):
         """Probe modes M."""
         return self.illumination.lanes.shape[0]
 
+    @property
+    def patterns(self) -> int:
+        """Scan positions that are refined; 0 if none."""
+        return 0 if self.positions is None else len(self.positions.free)
+
     def forward(
         self, counts: Tensor, positions: Tensor, canvas_size: tuple[int, int], probe: Tensor | None = None
     ) -> Tensor:
@@ -67,6 +78,10 @@ class PtychoModel(nn.Module):
             probe: complex (M, N, N), to use instead of the model's own.
         """
         return self.generator(counts, positions, canvas_size, self.illumination.probe if probe is None else probe)
+
+    def refine(self, positions: Tensor, members: Tensor) -> Tensor:
+        """Positions (B, C, 2) of patterns ``members`` (B, C) with the learned offsets, if there are any."""
+        return positions if self.positions is None else self.positions(positions, members)
 
     def predict_counts(self, canvases: Tensor, positions: Tensor) -> Tensor:
         """Predicted patterns (B, C, N, N), in counts and FFT order, of canvases (B, H, W) at positions (B, C, 2)."""

@@ -3,8 +3,9 @@
 
 A generator turns a group of C patterns into one object canvas on which the group's patches overlap. To add one:
 subclass :class:`Generator`, decorate it with ``@register_generator("name")`` and import its module; ``--model.generator
-name`` and ``--model.options`` then reach it. Shapes in one glossary: B groups, C patterns of a group, N detector side,
-M probe modes, (H, W) canvas of a group.
+name`` and ``--model.options`` then reach it, the keyword arguments of its constructor being the options. Of these,
+``patch_size`` and ``group_size`` are not options: a constructor that names them is given N and C. Shapes in one
+glossary: B groups, C patterns of a group, N detector side, M probe modes, (H, W) canvas of a group.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from ptychopinn.errors import InputError
 class Generator(nn.Module, ABC):
     """Patterns of B groups in, one complex object canvas per group out.
 
-    Every generator accepts any number of patterns in a group and any N divisible by :attr:`size_multiple`; canvas sides
-    are multiples of :attr:`canvas_multiple`.
+    Every generator accepts any N divisible by :attr:`size_multiple`; canvas sides are multiples of
+    :attr:`canvas_multiple`. A generator for groups of one size only says so in :attr:`group_size`; others take any.
     """
 
     size_multiple: int = 16
     canvas_multiple: int = 1
+    group_size: int | None = None
 
     @abstractmethod
     def forward(self, counts: Tensor, positions: Tensor, canvas_size: tuple[int, int], probe: Tensor) -> Tensor:
@@ -60,8 +62,10 @@ def register_generator(name: str) -> Callable[[G], G]:
     return enter
 
 
-def build_generator(name: str, patch_size: int, options: Mapping[str, Any] | None = None) -> Generator:
-    """Build the generator ``name`` for patterns of ``patch_size`` pixels.
+def build_generator(
+    name: str, patch_size: int, options: Mapping[str, Any] | None = None, group_size: int = 1
+) -> Generator:
+    """Build the generator ``name`` for patterns of ``patch_size`` pixels, in groups of ``group_size``.
 
     Raises:
         InputError: unknown name, unknown option, or a patch size that the generator does not take.
@@ -69,7 +73,9 @@ def build_generator(name: str, patch_size: int, options: Mapping[str, Any] | Non
     if name not in GENERATORS:
         raise InputError(f"model.generator: must be one of {', '.join(sorted(GENERATORS))}, got {name!r}")
     generator = GENERATORS[name]
-    known = [key for key in inspect.signature(generator).parameters]
+    given = {"patch_size": patch_size, "group_size": group_size}
+    arguments = inspect.signature(generator).parameters
+    known = [key for key in arguments if key not in given]
     unknown = sorted(set(options or {}) - set(known))
     if unknown:
         raise InputError(f"model.options: {name!r} takes {', '.join(known)}, got {', '.join(unknown)}")
@@ -78,4 +84,4 @@ def build_generator(name: str, patch_size: int, options: Mapping[str, Any] | Non
         raise InputError(
             f"model.generator: {name!r} takes patterns of 32 to 256 pixels in multiples of {multiple}, got {patch_size}"
         )
-    return generator(**(options or {}))
+    return generator(**{key: value for key, value in given.items() if key in arguments}, **(options or {}))

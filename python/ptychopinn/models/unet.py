@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ptychopinn.models.registry import Generator, register_generator
 from ptychopinn.physics.overlap import illumination_weight, merge_patches
-from ptychopinn.physics.start import start_patches
+from ptychopinn.physics.start import start_patches, transmission_level
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
@@ -49,8 +49,7 @@ class UNetGenerator(Generator):
     def forward(self, counts: Tensor, positions: Tensor, canvas_size: tuple[int, int], probe: Tensor) -> Tensor:
         groups, members = counts.shape[:2]
         weight = illumination_weight(probe)
-        # At least one photon, or a group of empty patterns would divide zero by zero.
-        level = torch.sqrt(counts.sum((-2, -1)).mean(1).clamp_min(1.0) / weight.sum())[:, None, None, None]
+        level = transmission_level(counts, weight)[:, None]
         start = start_patches(counts, probe) / level
         spectrum = torch.fft.fftshift(torch.log1p(counts), dim=(-2, -1))
         features = torch.stack(
@@ -62,8 +61,8 @@ class UNetGenerator(Generator):
             ],
             2,
         ).flatten(0, 1)
-        correction = self._network(features).unflatten(0, (groups, members))
-        patches = level * (start + torch.complex(correction[:, :, 0], correction[:, :, 1]))
+        correction = self._network(features).to(counts.dtype).unflatten(0, (groups, members))
+        patches = level * (start + torch.complex(*correction.unbind(2)))
         canvas, _ = merge_patches(patches, positions, canvas_size, weight)
         return canvas
 

@@ -20,8 +20,8 @@ from ptychopinn.errors import InputError
 from ptychopinn.models.registry import Generator, register_generator
 from ptychopinn.physics.likelihood import BACKGROUND
 from ptychopinn.physics.overlap import illumination_weight
-from ptychopinn.physics.propagation import exit_waves, far_field, mode_intensity, near_field
-from ptychopinn.physics.start import start_waves
+from ptychopinn.physics.propagation import exit_waves, far_field, mode_intensity, near_field, sum_modes
+from ptychopinn.physics.start import start_waves, transmission_level
 
 #: Real channels that the network sees: canvas (2), data-consistency direction (2), illumination (1).
 _INPUTS = 5
@@ -62,6 +62,7 @@ class UnrolledGenerator(Generator):
 
     Args:
         steps: unrolled steps, >= 1.
+        every: the network follows every so many steps, the last one always.
         width: feature channels of the network.
         state: channels of its recurrent state.
         regularisation: weight, relative to the brightest pixel, below which illumination is not divided out.
@@ -77,11 +78,15 @@ class UnrolledGenerator(Generator):
 
     canvas_multiple = 4
 
-    def __init__(self, steps: int = 6, width: int = 16, state: int = 8, regularisation: float = 0.05) -> None:
+    def __init__(
+        self, steps: int = 6, every: int = 1, width: int = 16, state: int = 8, regularisation: float = 0.05
+    ) -> None:
         super().__init__()
-        if steps < 1:
-            raise InputError(f"model.options: steps must be at least 1, got {steps}")
+        for name, number in (("steps", steps), ("every", every)):
+            if number < 1:
+                raise InputError(f"model.options: {name} must be at least 1, got {number}")
         self.steps = steps
+        self.every = every
         self.state = state
         self.regularisation = regularisation
         self.network = CorrectionNetwork(width, state)
@@ -100,9 +105,7 @@ class UnrolledGenerator(Generator):
         relative = (illumination / peak).unsqueeze(1)
 
         waves, mode = start_waves(counts, probe)
-        # Mean transmission of the group: fills what no light reached, and makes the network's channels of order one.
-        # At least one photon, or a group of empty patterns would divide zero by zero.
-        level = torch.sqrt(counts.sum((-2, -1)).mean(1).clamp_min(1.0) / weight.sum())[:, None, None]
+        level = transmission_level(counts, weight)  # fills what no light reached, and scales the network's channels
         canvas = extract_patches_adjoint(mode.conj() * waves, positions, canvas_size)
         canvas = (canvas + level * floor) / (illumination + floor)
 
@@ -114,16 +117,18 @@ class UnrolledGenerator(Generator):
             direction = extract_patches_adjoint(direction, positions, canvas_size) / (illumination + floor)
             velocity = direction if velocity is None else self.momentum[step - 1] * velocity + direction
             canvas = canvas + self.step_size[step] * velocity
+            if (self.steps - 1 - step) % self.every:
+                continue
             features = torch.cat([_lanes(canvas / level), _lanes(direction / level), relative], 1)
             correction, state = self.network(features, state)
-            canvas = canvas + self.gain * level * torch.complex(correction[:, 0], correction[:, 1])
+            canvas = canvas + self.gain * level * torch.complex(*correction.to(counts.dtype).unbind(1))
         return canvas
 
 
 def _consistency_direction(fields: Tensor, amplitude: Tensor, probe: Tensor) -> Tensor:
     """Correction of each exit wave towards the measured amplitude, times conj(P): (..., M, N, N) to (..., N, N)."""
-    ratio = amplitude / torch.sqrt(mode_intensity(fields) + BACKGROUND) - 1
-    return (near_field(fields * ratio.unsqueeze(-3)) * probe.conj()).sum(-3)
+    ratio = amplitude * torch.rsqrt(mode_intensity(fields) + BACKGROUND) - 1
+    return sum_modes(near_field(fields * ratio.unsqueeze(-3)) * probe.conj())
 
 
 def _lanes(canvas: Tensor) -> Tensor:

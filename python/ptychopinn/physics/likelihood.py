@@ -60,3 +60,6 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
     "poisson": poisson_loss,
     "amplitude": amplitude_loss,
 }
+
+#: Largest second derivative by a real lane of a probe of power 1, per photon; see Illumination.
+CURVATURES = {"poisson": 4.0, "amplitude": 2.0}

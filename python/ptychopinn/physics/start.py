@@ -42,3 +42,14 @@ def start_patches(counts: Tensor, probe: Tensor, regularisation: float = 0.05) -
     waves, mode = start_waves(counts, probe)
     power = squared_modulus(mode)
     return waves * mode.conj() / (power + regularisation * power.max())
+
+
+def transmission_level(counts: Tensor, weight: Tensor) -> Tensor:
+    """Mean transmission of every group, the scale of its object: counts (B, C, N, N), probe intensity (N, N).
+
+    At least one photon is assumed, or a group of empty patterns would divide zero by zero.
+
+    Returns:
+        real, (B, 1, 1).
+    """
+    return torch.sqrt(counts.sum((-2, -1)).mean(1).clamp_min(1.0) / weight.sum())[:, None, None]

@@ -15,37 +15,46 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
 
+from ptychopinn.config import TrainingConfig
 from ptychopinn.errors import InputError
 
 _log = logging.getLogger(__name__)
 
 
-class WarmupCosine(L.Callback):
-    """Linear rise, then a cosine to zero; stops the training when the time is over.
+class Schedule(L.Callback):
+    """Learning rates: a linear rise, then as ``training.schedule`` says; stops the training when the time is over.
+
+    All groups of parameters follow one factor. It and the time spent are part of a checkpoint.
 
     Args:
-        warmup: share of the training spent rising.
-        minutes: time limit, or none.
+        config: of the training.
     """
 
-    def __init__(self, warmup: float, minutes: float | None = None) -> None:
-        self.warmup = warmup
-        self.seconds = math.inf if minutes is None else 60 * minutes
+    def __init__(self, config: TrainingConfig) -> None:
+        self.kind = config.schedule
+        self.warmup = config.warmup
+        self.patience = config.patience
+        self.seconds = math.inf if config.minutes is None else 60 * config.minutes
         self._started = 0.0
+        self._spent_before = 0.0
         self._peaks: list[float] = []
+        self._best, self._waited, self._reduced = math.inf, 0, 1.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started = time.monotonic()
-        self._peaks = [group["lr"] for group in trainer.optimizers[0].param_groups]
+        if not self._peaks:
+            self._peaks = [group["lr"] for group in trainer.optimizers[0].param_groups]
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        spent = (time.monotonic() - self._started) / self.seconds
+        spent = self._spent() / self.seconds
         # One decision for all processes, or some would wait for the others forever.
         spent = float(trainer.strategy.broadcast(spent)) if self.seconds < math.inf else 0.0
         progress = max(trainer.global_step / max(1, trainer.estimated_stepping_batches), spent)
@@ -55,10 +64,59 @@ class WarmupCosine(L.Callback):
         if progress >= 1:
             trainer.should_stop = True
 
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.kind == "plateau":
+            self.judge(float(trainer.callback_metrics["train_loss"]))
+
     def factor(self, progress: float) -> float:
         """Learning rate relative to its peak at ``progress`` in [0, 1]."""
         rise = min(1.0, (progress + 1e-3) / (self.warmup + 1e-3))
-        return rise * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        progress = min(progress, 1.0)
+        if self.kind == "cosine":
+            return rise * 0.5 * (1 + math.cos(math.pi * progress))
+        if self.kind == "exponential":
+            return rise * 0.01**progress
+        return rise * self._reduced
+
+    def judge(self, loss: float) -> None:
+        """Halve the rates when ``loss`` has not been the lowest for longer than the patience."""
+        self._waited = 0 if loss < self._best else self._waited + 1
+        self._best = min(loss, self._best)
+        if self._waited > self.patience:
+            self._reduced, self._waited = 0.5 * self._reduced, 0
+
+    def _spent(self) -> float:
+        return self._spent_before + time.monotonic() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "spent": self._spent(),
+            "peaks": self._peaks,
+            "best": self._best,
+            "waited": self._waited,
+            "reduced": self._reduced,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._spent_before, self._peaks = state_dict["spent"], state_dict["peaks"]
+        self._best, self._waited, self._reduced = (state_dict[name] for name in ("best", "waited", "reduced"))
+
+
+class LastEpoch(ModelCheckpoint):
+    """Keeps ``last.ckpt``, the state after the last whole epoch, from which a training can be resumed exactly.
+
+    An epoch that Ctrl-C or the time limit cuts short is not kept: it would be neither finished nor repeated.
+
+    Args:
+        folder: of the checkpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 class StopOnNonFinite(L.Callback):

@@ -14,32 +14,57 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from ptycho_ext import extract_patches_adjoint
 from ptychopinn.config import Config
 from ptychopinn.data.dataset import GroupBatch
 from ptychopinn.inference.bundle import build_model
-from ptychopinn.physics.likelihood import LOSSES
+from ptychopinn.physics.likelihood import CURVATURES, LOSSES
+from ptychopinn.physics.overlap import illumination_weight
+from ptychopinn.physics.priors import supervised_loss, total_variation
+from ptychopinn.training.optimiser import Together
+
+#: Largest gradient norm of a probe of power 1: at high dose some batches have zeros of the far field on many pixels,
+#: where the gradient through the unrolled steps has no bound.
+_STEEPEST_PROBE = 0.25
 
 
 class PtychoModule(L.LightningModule):
-    """Trains a model on diffraction patterns alone.
+    """Trains a model on diffraction patterns alone, or, if so configured, on the truth of simulated ones.
 
     Args:
         config: the resolved configuration, as :meth:`Config.to_dict` gives it.
         patch_size: detector side N in pixels.
         modes: probe modes M.
+        patterns: patterns n of all scans together, whose positions may be learned.
     """
 
-    def __init__(self, config: Mapping[str, Any], patch_size: int, modes: int = 1) -> None:
+    def __init__(self, config: Mapping[str, Any], patch_size: int, modes: int = 1, patterns: int = 0) -> None:
         super().__init__()
-        self.save_hyperparameters({"config": dict(config), "patch_size": patch_size, "modes": modes}, logger=False)
+        arguments = {"config": dict(config), "patch_size": patch_size, "modes": modes, "patterns": patterns}
+        self.save_hyperparameters(arguments, logger=False)
         self.config = Config.from_dict(config)
-        self.model = build_model(self.config, patch_size, modes)
-        self.loss = LOSSES[self.config.training.loss]
+        self.model = build_model(self.config, patch_size, modes, patterns)
 
     def _loss(self, batch: GroupBatch) -> Tensor:
-        canvases = self.model(batch.counts, batch.positions, batch.canvas_size)
-        predicted = self.model.predict_counts(canvases, batch.positions)
-        return self.loss(predicted, batch.counts, self.model.good)
+        training = self.config.training
+        positions = self.model.refine(batch.positions, batch.members)
+        canvases = self.model(batch.counts, positions, batch.canvas_size)
+        if batch.truth is not None:
+            return supervised_loss(canvases, batch.truth, self._illumination(batch))
+        predicted = self.model.predict_counts(canvases, positions)
+        loss = LOSSES[training.loss](predicted, batch.counts, self.model.good)
+        if training.total_variation:
+            # Nats per pixel against nats per photon: with the dose the data outweigh the prior, as they should.
+            pixels_per_photon = batch.counts.numel() / batch.counts.sum().clamp_min(1.0)
+            variation = total_variation(canvases, self._illumination(batch))
+            loss = loss + training.total_variation * pixels_per_photon * variation
+        return loss
+
+    def _illumination(self, batch: GroupBatch) -> Tensor:
+        weight = illumination_weight(self.model.illumination.probe.detach())
+        return extract_patches_adjoint(
+            weight.expand(batch.counts.shape).contiguous(), batch.positions, batch.canvas_size
+        )
 
     def training_step(self, batch: GroupBatch, batch_index: int) -> Tensor:
         loss = self._loss(batch)
@@ -58,10 +83,23 @@ class PtychoModule(L.LightningModule):
         self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=len(batch.counts), sync_dist=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        training = self.config.training
-        network = [p for p in self.model.generator.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [{"params": network, "lr": training.learning_rate}]
-        physics = [p for p in self.model.illumination.parameters() if p.requires_grad]
+        training, model = self.config.training, self.model
+        newton = training.probe_step / CURVATURES[training.loss]
+        parts: list[torch.optim.Optimizer] = [torch.optim.Adam(model.generator.parameters(), training.learning_rate)]
+        physics = [p for p in model.illumination.parameters() if p.requires_grad]
         if physics:
-            groups.append({"params": physics, "lr": training.probe_learning_rate})
-        return torch.optim.Adam(groups)
+            parts.append(torch.optim.SGD(physics, newton, momentum=0.9))
+        if model.positions is not None:
+            parts.append(torch.optim.Adam(model.positions.parameters(), training.position_step))
+        return Together(parts)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Each by itself: the probe's gradient is the larger by far, and that of positions has other units."""
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.generator.parameters(), gradient_clip_val)
+        torch.nn.utils.clip_grad_norm_(self.model.illumination.parameters(), _STEEPEST_PROBE)

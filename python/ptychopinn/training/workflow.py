@@ -7,17 +7,22 @@ before the scan and the configuration are known to fit each other.
 
 from __future__ import annotations
 
+import csv
 import logging
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Literal
 
 import lightning as L
+import numpy as np
 import torch
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -29,9 +34,11 @@ from ptychopinn.data.scan import Scan
 from ptychopinn.devices import resolve_accelerator
 from ptychopinn.errors import InputError
 from ptychopinn.inference.bundle import BUNDLE_NAME, save_bundle
+from ptychopinn.inference.predict import choose_probe
 from ptychopinn.metrics.plots import plot_scan_overview, plot_training
 from ptychopinn.models import PtychoModel
-from ptychopinn.training.callbacks import EpochLog, StopOnNonFinite, WarmupCosine, stop_on_interrupt
+from ptychopinn.physics.positions import REACH
+from ptychopinn.training.callbacks import EpochLog, LastEpoch, Schedule, StopOnNonFinite, stop_on_interrupt
 from ptychopinn.training.module import PtychoModule
 
 _log = logging.getLogger(__name__)
@@ -45,6 +52,13 @@ _EXPECTED_WARNINGS = (
     "Total length of `list` across ranks is zero",
     ".*LeafSpec.* is deprecated",
 )
+
+
+_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "32": "32-true",
+    "bf16": "bf16-mixed",
+    "16": "16-mixed",
+}
 
 
 @dataclass(frozen=True)
@@ -66,56 +80,76 @@ class TrainedRun:
     interrupted: bool = False
 
 
-def train(scan: Scan, out: str | Path, config: Config | None = None, *, overwrite: bool = False) -> TrainedRun:
-    """Train a model on a scan and write it to a folder.
+def train(
+    scan: Scan | Sequence[Scan],
+    out: str | Path,
+    config: Config | None = None,
+    *,
+    overwrite: bool = False,
+    start: PtychoModel | None = None,
+    resume: bool = False,
+) -> TrainedRun:
+    """Train a model on one or several scans and write it to a folder.
 
     Args:
-        scan: the scan; its truth, if it has one, is not looked at.
+        scan: the scan, or several that share one probe up to its scale; their truths are looked at only if
+            ``training.supervised``.
         out: the run's folder.
         config: the configuration; defaults otherwise.
         overwrite: replace the model of an earlier run in that folder.
+        start: a trained model whose network to begin with. The probe is the scan's, unless ``inference.probe`` is
+            "model".
+        resume: go on from the last whole epoch of the run in that folder. On the CPU, with
+            ``execution.deterministic``, the result is bit for bit that of a run that was never stopped.
 
     Raises:
-        InputError: the folder holds a model already, the configuration does not fit the scan or the machine, or the
-            loss diverged.
+        InputError: the folder holds a model already (or, to resume, no checkpoint), the configuration does not fit the
+            scan, the machine, the model to begin with or the checkpoint, or the loss diverged.
         KeyboardInterrupt: Ctrl-C before the first step, or twice; later, one Ctrl-C ends the training and saves it.
     """
     config, out = config or Config(), Path(out)
-    if (out / BUNDLE_NAME).exists() and not overwrite:
+    scans = [scan] if isinstance(scan, Scan) else list(scan)
+    last = out / "checkpoints" / "last.ckpt"
+    if resume and not last.exists():
+        raise InputError(f"{out}: expected a run to resume, with checkpoints/last.ckpt, found none")
+    if (out / BUNDLE_NAME).exists() and not (overwrite or resume):
         raise InputError(
-            f"{out}: expected a folder without a trained model, found {BUNDLE_NAME}; name another, or --overwrite"
+            f"{out}: expected a folder without a trained model, found {BUNDLE_NAME}; name another, --overwrite or "
+            "--resume"
         )
     if config.execution.threads is not None:
         torch.set_num_threads(config.execution.threads)
     L.seed_everything(config.training.seed, workers=True, verbose=False)
 
-    module = PtychoModule(config.to_dict(), scan.patch_size, scan.modes)
-    module.model.illumination.set_probe(torch.from_numpy(scan.probe))
-    good = good_pixels(scan)
-    if good is not None:
-        module.model.good.copy_(good)
-    data = ScanDataModule(scan, config, module.model.generator.canvas_multiple)
+    data = ScanDataModule(scans, config, margin=REACH if config.model.learn_positions else 0)
+    module = _module(scans, config, start)
+    data.canvas_multiple = module.model.generator.canvas_multiple
+    finished = _check_resumable(last, module) if resume else -1
     data.train_dataloader()  # a group that does not fit the scan is found here, before anything is written
 
     monitor = "val_loss" if len(data.validation_leaders) else "train_loss"
-    best = ModelCheckpoint(out / "checkpoints", "best", monitor=monitor, save_last=True, enable_version_counter=False)
-    trainer = _trainer(config, out, best)
+    best = ModelCheckpoint(out / "checkpoints", "best", monitor=monitor, enable_version_counter=False)
+    earlier = _logged(out / "metrics.csv", finished) if resume else []
+    logger = CSVLogger(out, name="", version="")
+    trainer = _trainer(config, out, [best, LastEpoch(out / "checkpoints")], logger)
 
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: expected a folder that can be made, found: {error.strerror}") from error
     _write_config(config, out / "config.yaml")
-    plot_scan_overview(scan, out / "scan.png")
-    start = time.perf_counter()
+    plot_scan_overview(scans[0], out / "scan.png")
+    began = time.perf_counter()
     with warnings.catch_warnings():
         for expected in _EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=expected)
+        for step, row in earlier:
+            logger.log_metrics(row, step)
         with stop_on_interrupt(trainer) as interrupted:
-            trainer.fit(module, data)
+            trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
     if trainer.global_step == 0:  # interrupted before anything was learned
         raise KeyboardInterrupt
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - began
 
     losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.endswith("_loss")}
     if best.best_model_path:
@@ -123,16 +157,66 @@ def train(scan: Scan, out: str | Path, config: Config | None = None, *, overwrit
         module.load_state_dict(state)
     model = module.model.cpu().eval()
     if trainer.is_global_zero:
-        info = {"scan": scan.name, "epochs": trainer.current_epoch, "seconds": seconds, **losses}
+        names = ", ".join(scan.name for scan in scans)
+        info = {"scan": names, "epochs": trainer.current_epoch, "seconds": seconds, **losses}
         save_bundle(model, config, out / BUNDLE_NAME, info)
         plot_training(out / "metrics.csv", out / "training.png")
     _log.info("trained %d epochs in %.0f s", trainer.current_epoch, seconds)
     return TrainedRun(model, config, out, losses, interrupted.is_set())
 
 
-def _trainer(config: Config, out: Path, checkpoints: ModelCheckpoint) -> L.Trainer:
+def _module(scans: Sequence[Scan], config: Config, start: PtychoModel | None) -> PtychoModule:
+    """What is trained, with everything that the scans and the earlier model say."""
+    scan = scans[0]
+    module = PtychoModule(config.to_dict(), scan.patch_size, scan.modes, sum(scan.n for scan in scans))
+    model = module.model
+    probe = torch.from_numpy(scan.probe)
+    if start is not None:
+        try:
+            model.generator.load_state_dict(start.generator.state_dict())
+        except RuntimeError as error:
+            raise InputError(
+                f"the model to begin with has another network than model.generator {config.model.generator!r} with "
+                f"these model.options: {str(error).splitlines()[-1].strip()}"
+            ) from None
+        if config.inference.probe == "model":
+            if start.illumination.probe.shape != probe.shape:
+                raise InputError(
+                    f"{scan.name}: expected a probe of shape {tuple(start.illumination.probe.shape)} as in the model "
+                    f"to begin with, found {tuple(probe.shape)}"
+                )
+            probe = choose_probe(start, scan, "model").detach()
+    model.illumination.set_probe(probe)
+    good = good_pixels(scan)
+    if good is not None:
+        model.good.copy_(good)
+    if model.positions is not None:
+        model.positions.reported.copy_(torch.from_numpy(np.concatenate([scan.positions for scan in scans])))
+    return module
+
+
+def _check_resumable(path: Path, module: PtychoModule) -> int:
+    """The last epoch of a checkpoint. Rates, losses and epochs may change on the way; what is learned may not."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        earlier, epoch = checkpoint["hyper_parameters"], int(checkpoint["epoch"])
+    except (RuntimeError, KeyError, EOFError, UnpicklingError) as error:
+        raise InputError(
+            f"{path}: expected a checkpoint of ptychopinn, found another or damaged file: {error}"
+        ) from None
+    was, now = dict(earlier), dict(module.hparams)
+    was["model"], now["model"] = Config.from_dict(was.pop("config")).model, module.config.model
+    for key in ("model", "patch_size", "modes", "patterns"):
+        if was[key] != now.get(key):
+            raise InputError(f"{path}: expected a checkpoint with {key} {now.get(key)!r}, found {was[key]!r}")
+    return epoch
+
+
+def _trainer(config: Config, out: Path, checkpoints: Sequence[ModelCheckpoint], logger: CSVLogger) -> L.Trainer:
     execution, training = config.execution, config.training
-    callbacks: list[L.Callback] = [checkpoints, WarmupCosine(training.warmup, training.minutes), StopOnNonFinite()]
+    callbacks: list[L.Callback] = [*checkpoints, Schedule(training), StopOnNonFinite()]
+    if training.average is not None:
+        callbacks.append(EMAWeightAveraging(decay=training.average, use_buffers=False))
     bar = execution.progress and sys.stdout.isatty()
     if execution.progress:
         callbacks.append(TQDMProgressBar(leave=False) if bar else EpochLog())
@@ -141,10 +225,12 @@ def _trainer(config: Config, out: Path, checkpoints: ModelCheckpoint) -> L.Train
             default_root_dir=out,
             accelerator=resolve_accelerator(execution.accelerator),
             devices=execution.devices,
+            precision=_PRECISIONS[execution.precision],
             max_epochs=training.epochs,
+            accumulate_grad_batches=training.accumulate,
             gradient_clip_val=training.gradient_clip,
             deterministic=execution.deterministic,
-            logger=CSVLogger(out, name="", version=""),
+            logger=logger,
             callbacks=callbacks,
             enable_progress_bar=bar,
             enable_model_summary=False,
@@ -156,6 +242,37 @@ def _trainer(config: Config, out: Path, checkpoints: ModelCheckpoint) -> L.Train
         reason = " ".join(str(error).split())
         chosen = f"accelerator {execution.accelerator!r} with devices {execution.devices!r}"
         raise InputError(f"execution: {chosen} cannot be used: {reason}") from error
+
+
+def _logged(path: Path, last_epoch: int) -> list[tuple[int, dict[str, float]]]:
+    """Steps and figures of an earlier metrics.csv, for the logger empties the file when it opens it."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= last_epoch]
+    return [
+        (int(row["step"]), {"epoch": int(row["epoch"])} | {k: float(v) for k, v in row.items() if v and "_" in k})
+        for row in rows
+    ]
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration that a run wrote beside itself.
+
+    Raises:
+        InputError: there is none, or it is not one.
+    """
+    path = folder / "config.yaml"
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{folder}: expected the folder of a run, with config.yaml, found none") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected YAML text: {' '.join(str(error).split())}") from None
+    try:
+        return Config.from_dict(values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _write_config(config: Config, path: Path) -> None:

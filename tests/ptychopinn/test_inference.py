@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Orientations, ensembles and uncertainty: options of inference that must not move, turn or flatter the result."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ptycho_ext import CanvasGeometry, extract_patches
+from ptychopinn.config import Config
+from ptychopinn.data.dataset import GroupDataset
+from ptychopinn.data.grouping import group_nearest
+from ptychopinn.data.reconstruction import Reconstruction
+from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
+from ptychopinn.inference.orientations import ORIENTATIONS, turn_back, turn_group
+from ptychopinn.inference.predict import combine, predict, reconstruct
+from ptychopinn.inference.stitch import Stitched, stitch
+from ptychopinn.metrics.plots import plot_reconstruction
+from ptychopinn.models import PtychoModel
+from ptychopinn.physics.propagation import diffract
+from ptychopinn.physics.simulate import simulate
+
+SMALL = {"steps": 2, "width": 8, "state": 2}
+
+
+@pytest.fixture(scope="module")
+def scan() -> Scan:
+    return simulate("dead_leaves", patterns=24, size=32, step=(6, 5), photons=1e5, seed=1)
+
+
+def model_of(scan: Scan, seed: int | None = None) -> PtychoModel:
+    """Untrained, which is the physics alone; a seed gives its network weights."""
+    torch.manual_seed(seed or 0)
+    model = PtychoModel("unrolled", SMALL, scan.patch_size)
+    model.illumination.set_probe(torch.from_numpy(scan.probe))
+    if seed is not None:
+        torch.nn.init.normal_(model.generator.network.leave.weight, std=0.1)
+    return model
+
+
+def config(**inference: object) -> Config:
+    return Config.from_dict({"data": {"group_size": 4}, "inference": {"coverage": None, **inference}})
+
+
+# Orientations.
+
+
+@pytest.mark.parametrize("orientation", range(8))
+def test_a_turned_group_is_the_same_experiment(scan: Scan, orientation: int) -> None:
+    """Predicted patterns of the turned object at the turned positions are the turned patterns."""
+    dataset = GroupDataset(scan, group_nearest(scan.positions, 4))
+    batch = dataset.collate([0, 7, 13])
+    probe = torch.from_numpy(scan.probe)
+    canvases = torch.randn(3, *batch.canvas_size, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
+    counts = diffract(extract_patches(canvases, batch.positions, 32), probe)
+    turned, positions, size, turned_probe = turn_group(counts, batch.positions, batch.canvas_size, probe, orientation)
+    turned_canvases = canvases.transpose(-1, -2) if orientation & 4 else canvases
+    axes = [axis for axis, bit in ((-2, 2), (-1, 1)) if orientation & bit]
+    turned_canvases = torch.flip(turned_canvases, axes).contiguous()
+    assert turned_canvases.shape[1:] == size
+    again = diffract(extract_patches(turned_canvases, positions, 32), turned_probe)
+    torch.testing.assert_close(again, turned, rtol=1e-3, atol=1e-3 * counts.max().item())
+    assert torch.equal(turn_back(turned_canvases, orientation), canvases)
+
+
+def test_orientations_are_distinct_and_begin_with_that_of_the_scan() -> None:
+    for count, orientations in ORIENTATIONS.items():
+        assert len(set(orientations)) == count and orientations[0] == 0 and set(orientations) <= set(range(8))
+
+
+@pytest.mark.parametrize("orientation", range(1, 8))
+def test_the_physics_has_no_preferred_direction_and_a_network_has(scan: Scan, orientation: int) -> None:
+    for seed, alike in ((None, True), (3, False)):
+        model = model_of(scan, seed)
+        straight, turned = (predict(model, scan, config(), orientation=k) for k in (0, orientation))
+        assert torch.equal(straight.origins, turned.origins) and torch.equal(straight.weights, turned.weights)
+        light = straight.weights > 0.1 * straight.weights.max()
+        difference = (straight.canvases - turned.canvases)[light].abs().max() / straight.canvases[light].abs().max()
+        assert bool(difference < 1e-3) is alike
+
+
+def test_augmentation_averages_the_orientations(scan: Scan) -> None:
+    physics = [reconstruct(model_of(scan), scan, config(augment=count)).object for count in (1, 8)]
+    np.testing.assert_allclose(*physics, atol=1e-3 * np.abs(physics[0]).max())
+    model = model_of(scan, 3)
+    one, two = (reconstruct(model, scan, config(augment=count)).object for count in (1, 2))
+    assert np.abs(one - two).max() > 1e-3 * np.abs(one).max()
+
+
+# Ensembles and uncertainty.
+
+
+def image_of(values: torch.Tensor, square: torch.Tensor | None = None) -> Stitched:
+    weights = torch.ones(values.shape)
+    square = values.abs() ** 2 if square is None else square
+    geometry = CanvasGeometry.from_positions(torch.zeros(1, 2, dtype=torch.float64), (values.shape[0], values.shape[1]))
+    return Stitched(values, weights, geometry, square)
+
+
+def test_combination_is_blind_to_the_phase_of_each_image() -> None:
+    values = torch.randn(6, 7, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    turned = [image_of(values * np.exp(1j * angle)) for angle in (0.0, 1.0, -2.0)]
+    mean, weights, spread = combine(turned, "ensemble")
+    torch.testing.assert_close(mean, values)
+    assert torch.equal(weights, torch.ones(6, 7)) and spread is not None and spread.max() < 1e-3
+
+
+def test_uncertainties_are_standard_deviations() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.full((40, 50), 2 + 0j, dtype=torch.complex64)
+    noisy = [truth + 0.1 * torch.randn(40, 50, dtype=torch.complex64, generator=generator) for _ in range(12)]
+    _, _, spread = combine([image_of(values) for values in noisy], "ensemble")
+    assert spread is not None and spread.square().mean().sqrt().item() == pytest.approx(0.1, rel=0.05)
+    _, _, spread = combine([image_of(truth, truth.abs() ** 2 + 0.04)], "overlaps")
+    assert spread is not None
+    torch.testing.assert_close(spread, torch.full((40, 50), 0.2), rtol=1e-4, atol=0)
+
+
+def test_patches_that_agree_leave_no_uncertainty_and_noise_leaves_its_size(scan: Scan) -> None:
+    assert scan.truth is not None
+    positions = torch.from_numpy(np.round(scan.positions))
+    patches = extract_patches(torch.from_numpy(scan.truth), positions, 32)
+    light = torch.ones(32, 32)
+    _, weights, spread = combine([stitch(patches, positions, light)], "overlaps")
+    assert spread is not None and spread[weights > 0].max() < 2e-3
+    noise = 0.05 * torch.randn(patches.shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    _, weights, spread = combine([stitch(patches + noise, positions, light)], "overlaps")
+    many = weights >= 12
+    assert spread is not None and spread[many].square().mean().sqrt().item() == pytest.approx(0.05, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["overlaps", "ensemble"])
+def test_a_map_is_in_the_output_in_its_file_and_drawn(scan: Scan, tmp_path: Path, kind: str) -> None:
+    models = [model_of(scan, seed) for seed in (3, 4)]
+    result = reconstruct(models, scan, config(uncertainty=kind))
+    assert result.uncertainty is not None and result.uncertainty.shape == result.shape
+    assert result.uncertainty[result.covered()].min() > 0
+    for name in ("r.h5", "r.npz"):
+        again = Reconstruction.load(result.save(tmp_path / name))
+        assert np.array_equal(again.uncertainty, result.uncertainty)
+        assert np.array_equal(again.positions, scan.positions)
+    assert tmp_path / "uncertainty.png" in plot_reconstruction(result, tmp_path)
+    assert reconstruct(models, scan, config()).uncertainty is None
+
+
+def test_an_ensemble_of_one_is_refused(scan: Scan) -> None:
+    with pytest.raises(InputError, match=r"an ensemble takes several models, or inference\.augment above 1"):
+        reconstruct(model_of(scan), scan, config(uncertainty="ensemble"))
+    assert reconstruct(model_of(scan, 3), scan, config(uncertainty="ensemble", augment=2)).uncertainty is not None
+
+
+def test_a_model_for_groups_of_one_size_says_so(scan: Scan) -> None:
+    model = PtychoModel("cnn", {"width": 1}, 32, group_size=4)
+    assert predict(model, scan, config()).canvases.shape[0] == 24
+    with pytest.raises(InputError, match=r"inference\.group_size: this model is built for groups of 4 patterns, got 2"):
+        predict(model, scan, config(group_size=2))
+
+
+def test_wrong_maps_and_positions_are_refused(scan: Scan) -> None:
+    result = reconstruct(model_of(scan), scan, config())
+    for name, value, message in (
+        ("uncertainty", -np.ones(result.shape, np.float32), "uncertainty must be >= 0"),
+        ("uncertainty", np.ones((3, 4), np.float32), "uncertainty must be >= 0 and have the shape of object"),
+        ("positions", np.ones((4, 3)), r"positions must be \(n, 2\), got shape \(4, 3\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            dataclasses.replace(result, **{name: value})
