@@ -37,6 +37,7 @@ from ptychopinn.metrics.align import Aligned
 from ptychopinn.metrics.evaluate import align_to_scan, evaluate
 from ptychopinn.metrics.scores import matched_phases
 from ptychopinn.models import PtychoModel
+from ptychopinn.physics.objects import photos
 from ptychopinn.physics.probes import defocused
 from ptychopinn.physics.simulate import simulate
 from ptychopinn.training.workflow import TrainedRun, train
@@ -104,7 +105,7 @@ class Bench:
 def lines_table(bench: Bench) -> Iterator[tuple[Row, Picture]]:
     """(a) The synthetic-lines table: two objects to train on, two others to test; one loss, one budget for all rows."""
     patterns = 6889 if bench.full else 1024
-    minutes = bench.minutes(5, 20)
+    minutes = bench.minutes(3, 20)
     for seed, probe, size in itertools.product(bench.seeds, ("defocused", "disk"), (4, 1)):
         scans = [lines_scan(probe, 10 * seed + index, patterns) for index in range(4)]
         for generator in ("unrolled", "cnn"):
@@ -116,11 +117,20 @@ def lines_table(bench: Bench) -> Iterator[tuple[Row, Picture]]:
                 yield bench.score(run, scans[index], label, **facts, minutes=minutes)
 
 
+def budget_curve(bench: Bench) -> Iterator[tuple[Row, Picture]]:
+    """(a) against the budget, where it falls short: one pattern at a time under the curved probe."""
+    for seed, minutes in itertools.product(bench.seeds, (0.1, 0.5, 2.0, 8.0)):
+        scans = [lines_scan("defocused", 10 * seed + index) for index in range(3)]
+        sections = {"data": {"group_size": 1}, "model": {"learn_probe": False}}
+        run = bench.train(scans[:2], bench.scale * minutes, seed, sections=sections)
+        yield bench.score(run, scans[2], f"{minutes:g} minutes", seed=seed, minutes=bench.scale * minutes)
+
+
 def dose_curve(bench: Bench) -> Iterator[tuple[Row, Picture]]:
     """(b) Photons per pattern from 1e3 to 1e9, both losses, nothing set by hand."""
     for seed, photons, loss in itertools.product(bench.seeds, 10.0 ** np.arange(3, 10), ("poisson", "amplitude")):
         scan = default_scan(PICTURES[seed % 3], photons=float(photons), seed=20260101 + seed, true_probe=True)
-        minutes = bench.minutes(1.5, 10)
+        minutes = bench.minutes(1, 10)
         run = bench.train(scan, minutes, seed, sections={"training": {"loss": loss}})
         yield bench.score(run, scan, f"{photons:.0e}, {loss}", photons=photons, loss=loss, seed=seed, minutes=minutes)
 
@@ -130,7 +140,7 @@ def data_efficiency(bench: Bench) -> Iterator[tuple[Row, Picture]]:
     for seed, side in itertools.product(bench.seeds, (16, 23, 32, 45)):
         scan = default_scan(PICTURES[seed % 3], side=side, seed=20260101 + seed, true_probe=True)
         other = default_scan(OTHER_PICTURES[seed % 3], side=24, seed=20260201 + seed, true_probe=True)
-        minutes = bench.minutes(2, 10)
+        minutes = bench.minutes(1.5, 10)
         run = bench.train(scan, minutes, seed)
         for target, name in ((scan, "same sample"), (other, "other sample")):
             facts = {"patterns": scan.n, "tested_on": name, "seed": seed, "minutes": minutes}
@@ -142,7 +152,7 @@ def half_and_half(bench: Bench) -> Iterator[tuple[Row, Picture]]:
     for seed in bench.seeds:
         whole = default_scan(PICTURES[seed % 3], seed=20260101 + seed, true_probe=True)
         left, right = halves(whole)
-        minutes = bench.minutes(4, 20)
+        minutes = bench.minutes(3, 20)
         run = bench.train(left, minutes, seed)
         both = bench.train(whole, minutes, seed)
         for trained, model, target in (
@@ -162,9 +172,9 @@ def new_sample(bench: Bench) -> Iterator[tuple[Row, Picture]]:
         first = default_scan(PICTURES[seed % 3], seed=20260101 + seed, true_probe=True)
         probe = defocused(64, diameter=0.42)
         other = simulate(
-            functools.partial(OBJECT, pictures=OTHER_PICTURES[seed % 3]), probe, patterns=1089, seed=20260201 + seed
+            functools.partial(_pictures, names=OTHER_PICTURES[seed % 3]), probe, patterns=1089, seed=20260201 + seed
         )
-        minutes, tuning = bench.minutes(4, 20), bench.minutes(1, 3)
+        minutes, tuning = bench.minutes(3, 20), bench.minutes(1, 3)
         run = bench.train(first, minutes, seed)
         tuned = bench.train(other, tuning, seed, start=run.model)
         alone = bench.train(other, minutes, seed)
@@ -182,10 +192,8 @@ def new_sample(bench: Bench) -> Iterator[tuple[Row, Picture]]:
             yield bench.score(model, target, name, what=name, seed=seed, minutes=spent)
 
 
-def OBJECT(shape: tuple[int, int], rng: np.random.Generator, pictures: tuple[str, str]) -> Any:
-    from ptychopinn.physics.objects import photos
-
-    return photos(shape, rng, *pictures)
+def _pictures(shape: tuple[int, int], rng: np.random.Generator, names: tuple[str, str]) -> Any:
+    return photos(shape, rng, *names)
 
 
 def wrong_probe(bench: Bench) -> Iterator[tuple[Row, Picture]]:
@@ -193,7 +201,7 @@ def wrong_probe(bench: Bench) -> Iterator[tuple[Row, Picture]]:
     for seed in bench.seeds:
         scan = default_scan(PICTURES[seed % 3], seed=20260101 + seed)
         true = default_scan(PICTURES[seed % 3], seed=20260101 + seed, true_probe=True)
-        minutes = bench.minutes(10, 10)
+        minutes = bench.minutes(6, 10)
         for name, learn, target in (("refined", True, scan), ("kept", False, scan), ("true", False, true)):
             if name != "refined" and seed != bench.seeds[0]:
                 continue
@@ -208,9 +216,9 @@ def large_patterns(bench: Bench) -> Iterator[tuple[Row, Picture]]:
     """(g) N = 128."""
     for seed in bench.seeds:
         scan = simulate(
-            functools.partial(OBJECT, pictures=PICTURES[seed % 3]), "defocused", patterns=400, size=128, seed=seed
+            functools.partial(_pictures, names=PICTURES[seed % 3]), "defocused", patterns=400, size=128, seed=seed
         )
-        minutes = bench.minutes(5, 30)
+        minutes = bench.minutes(4, 30)
         run = bench.train(scan, minutes, seed)
         yield bench.score(run, scan, "N = 128", N=128, patterns=scan.n, seed=seed, minutes=minutes)
 
@@ -277,6 +285,7 @@ def _stepper(scan: Scan, generator: str, size: int) -> tuple[_Call, _Call]:
 
 CASES: dict[str, Callable[[Bench], Iterator[tuple[Row, Picture | None]]]] = {
     "lines": lines_table,
+    "budget": budget_curve,
     "dose": dose_curve,
     "data": data_efficiency,
     "halves": half_and_half,

@@ -169,7 +169,7 @@ def test_weights_of_another_scan(intact: Path, tmp_path: Path, changes: dict[str
     ("settings", "member", "message"),
     [
         ({"generator": "unet"}, "weights.safetensors", "Missing key"),
-        ({"options": {"width": 16}}, "weights.safetensors", "size mismatch for generator"),
+        ({"options": {"steps": 2, "width": 16}}, "weights.safetensors", "size mismatch for generator"),
         ({"generator": "mystery"}, "config.json", "model.generator: must be one of cnn, unet, unrolled, got 'mystery'"),
         ({"options": {"width": "x"}}, "config.json", "model.options: 'unrolled' cannot be built"),
         ({"colour": 1}, "config.json", "model has no 'colour'"),

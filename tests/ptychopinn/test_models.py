@@ -32,7 +32,7 @@ from ptychopinn.physics.simulate import simulate
 
 #: Small versions of every generator: the name, and options that make it fast.
 SMALL: dict[str, dict[str, Any]] = {
-    "unrolled": {"steps": 2, "width": 8, "state": 2},
+    "unrolled": {"steps": 2, "every": 1, "width": 8, "state": 2},
     "unet": {"width": 4},
     "cnn": {"width": 1, "object_big": False},
 }
@@ -126,10 +126,6 @@ def test_gradient_reaches_and_moves_every_parameter(name: str, scan: Scan) -> No
     optimiser.step()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), key
-        if (name, key) == ("unet", "illumination.log_scale"):
-            # Its object scales inversely to the probe, so that the predicted counts do not depend on the scale.
-            assert parameter.grad.abs() < 1e-6
-            continue
         assert parameter.grad.abs().max() > 0 and not torch.equal(parameter, before[key]), key
 
 
@@ -141,7 +137,7 @@ def test_training_lowers_the_loss_without_labels(name: str, scan: Scan) -> None:
     batch = batch_of(scan, 4)
     optimiser = torch.optim.Adam(model.generator.parameters(), lr=3e-3)
     losses = []
-    for _ in range(15):
+    for _ in range(25):
         optimiser.zero_grad()
         canvas = model(batch.counts, batch.positions, batch.canvas_size)
         loss = poisson_loss(model.predict_counts(canvas, batch.positions), batch.counts)

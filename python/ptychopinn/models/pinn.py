@@ -77,7 +77,7 @@ class PtychoModel(nn.Module):
         Args:
             probe: complex (M, N, N), to use instead of the model's own.
         """
-        return self.generator(counts, positions, canvas_size, self.illumination.probe if probe is None else probe)
+        return self.generator(counts, positions, canvas_size, self.illumination.unscaled if probe is None else probe)
 
     def refine(self, positions: Tensor, members: Tensor) -> Tensor:
         """Positions (B, C, 2) of patterns ``members`` (B, C) with the learned offsets, if there are any."""

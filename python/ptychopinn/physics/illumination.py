@@ -46,9 +46,17 @@ class Illumination(nn.Module):
         self.log_scale.zero_()
 
     @property
+    def unscaled(self) -> Tensor:
+        """Probe modes without the intensity scale, complex (M, N, N): what a generator is given.
+
+        Were it given the scaled ones, it would answer with an object as much weaker, and the scale had no effect.
+        """
+        return torch.view_as_complex(self.lanes) * self.unit
+
+    @property
     def probe(self) -> Tensor:
         """Probe modes with the intensity scale applied, complex (M, N, N), in sqrt(counts)."""
-        return torch.view_as_complex(self.lanes) * (self.unit * torch.exp(0.5 * self.log_scale))
+        return self.unscaled * torch.exp(0.5 * self.log_scale)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Predicted counts (..., N, N), FFT order, of object patches (..., N, N)."""
