@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -20,54 +21,65 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def quality() -> ModuleType:
-    """benchmarks/quality.py, imported as it finds its neighbours when it is run as a script."""
+def modules() -> Iterator[tuple[ModuleType, ModuleType]]:
+    """benchmarks/quality.py and scans.py, imported as they find each other when run as a script."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         import quality
+        import scans
 
-    return quality
+        yield quality, scans
 
 
-def small(quality: ModuleType, **options: float) -> Scan:
-    scan: Scan = quality.default_scan(side=9, true_probe=True, **options)
+@pytest.fixture
+def quality(modules: tuple[ModuleType, ModuleType]) -> ModuleType:
+    return modules[0]
+
+
+@pytest.fixture
+def scans(modules: tuple[ModuleType, ModuleType]) -> ModuleType:
+    return modules[1]
+
+
+def small(scans: ModuleType) -> Scan:
+    scan: Scan = scans.default_scan(side=9, true_probe=True)
     return scan
 
 
-def test_the_default_scan_is_the_one_that_others_were_measured_on(quality: ModuleType) -> None:
+def test_the_default_scan_is_the_one_that_others_were_measured_on(scans: ModuleType) -> None:
     """Figures of the simulator behind the table of iterative codes, made there with the same seed."""
-    scan = quality.default_scan()
+    scan = scans.default_scan()
     assert scan.counts.shape == (1089, 64, 64) and scan.truth is not None and scan.truth.shape == (400, 400)
     assert float(scan.counts.sum((1, 2)).mean()) == pytest.approx(672729.75, rel=1e-3)
     np.testing.assert_allclose(scan.positions[[0, -1]], [[13.3292, 12.516825], [321.852212, 321.823955]], atol=1e-5)
 
 
-def test_its_true_probe_explains_its_counts_and_its_guess_does_not(quality: ModuleType) -> None:
+def test_its_true_probe_explains_its_counts_and_its_guess_does_not(scans: ModuleType) -> None:
     chi2 = []
     for true_probe in (True, False):
-        scan = quality.default_scan(side=9, true_probe=true_probe)
+        scan = scans.default_scan(side=9, true_probe=true_probe)
         expected = predict_counts(scan)
         chi2.append(float(((scan.counts - expected) ** 2).sum() / expected.sum()))
     assert chi2[0] == pytest.approx(1, abs=0.02) and chi2[1] > 10
 
 
-def test_position_errors_are_of_the_size_asked_for(quality: ModuleType) -> None:
-    true, wrong = (quality.default_scan(side=20, position_error=error) for error in (0.0, 3.0))
+def test_position_errors_are_of_the_size_asked_for(scans: ModuleType) -> None:
+    true, wrong = (scans.default_scan(side=20, position_error=error) for error in (0.0, 3.0))
     assert np.array_equal(true.counts, wrong.counts)
     assert (wrong.positions - true.positions).std(0) == pytest.approx([3, 3], rel=0.15)
 
 
-def test_halves_share_no_pattern(quality: ModuleType) -> None:
-    scan = small(quality)
-    left, right = quality.halves(scan)
+def test_halves_share_no_pattern(scans: ModuleType) -> None:
+    scan = small(scans)
+    left, right = scans.halves(scan)
     assert left.n + right.n == scan.n and left.positions[:, 1].max() < right.positions[:, 1].min()
 
 
 def test_a_case_leaves_its_table_its_picture_and_its_settings(
-    quality: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quality: ModuleType, scans: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scan = dataclasses.replace(small(quality), name="tiny")
-    monkeypatch.setattr(quality, "default_scan", lambda *_, **__: scan)
+    scan = dataclasses.replace(small(scans), name="tiny")
+    monkeypatch.setattr(sys.modules["quality_cases"], "default_scan", lambda *_, **__: scan)
     arguments = ["quality.py", "probe", "--threads", "1", "--scale", "0.003", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", arguments)
     assert quality.main() == 0

@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The cases of the quality benchmark: which scan, which training, which rows. quality.py runs and writes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scans import OTHER_PICTURES, PICTURES, default_scan, halves, lines_scan
+
+from ptychopinn.config import Config
+from ptychopinn.data.dataset import GroupDataset
+from ptychopinn.data.grouping import group_nearest
+from ptychopinn.data.scan import Scan
+from ptychopinn.devices import resolve_device
+from ptychopinn.inference.predict import choose_positions, reconstruct
+from ptychopinn.metrics.align import Aligned
+from ptychopinn.metrics.evaluate import align_to_scan, evaluate
+from ptychopinn.models import PtychoModel
+from ptychopinn.physics.objects import photos
+from ptychopinn.physics.probes import defocused
+from ptychopinn.physics.simulate import simulate
+from ptychopinn.training.module import PtychoModule
+from ptychopinn.training.workflow import TrainedRun, train
+
+Row = dict[str, Any]
+Picture = tuple[str, Aligned]
+
+
+@dataclasses.dataclass
+class Bench:
+    """One run of the benchmark: its size, and what all cases do alike."""
+
+    full: bool
+    seeds: tuple[int, ...]
+    threads: int
+    scale: float
+
+    def minutes(self, small: float, full: float) -> float:
+        return self.scale * (full if self.full else small)
+
+    def train(
+        self,
+        scan: Scan | list[Scan],
+        minutes: float,
+        seed: int,
+        start: PtychoModel | None = None,
+        sections: dict[str, dict[str, Any]] | None = None,
+    ) -> TrainedRun:
+        """Train for a time, with the defaults but for ``sections``."""
+        values: dict[str, dict[str, Any]] = {
+            "training": {"minutes": minutes, "epochs": 100_000, "seed": seed},
+            "execution": {"threads": self.threads, "progress": False},
+        }
+        for name, section in (sections or {}).items():
+            values.setdefault(name, {}).update(section)
+        with tempfile.TemporaryDirectory() as folder:
+            return train(scan, Path(folder) / "run", Config.from_dict(values), start=start)
+
+    def score(self, run: TrainedRun, scan: Scan, label: str, **facts: Any) -> tuple[Row, Picture]:
+        """Reconstruct, align, measure."""
+        start = time.perf_counter()
+        result = reconstruct(run.model, scan, run.config, resolve_device("auto"))
+        seconds = time.perf_counter() - start
+        aligned = align_to_scan(result, scan)
+        metrics = evaluate(result, scan, aligned=aligned)
+        amplitude, phase = metrics["amplitude"], metrics["phase"]
+        row = {
+            **facts,
+            "amplitude_ssim": amplitude["ssim"],
+            "amplitude_pearson": amplitude["pearson"],
+            "phase_pearson": phase["pearson"],
+            "phase_rmse_high_pass": phase["rmse_high_pass"],
+            "mean_frc": metrics["frc"]["mean"],
+            "frc50_nyquist": metrics["frc"]["crossing_0.5"],
+            "patterns_per_s": scan.n / seconds,
+            "train_loss": run.losses["train_loss"],
+        }
+        said = ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items())
+        print(f"  {label}: {said}", flush=True)
+        return row, (label, aligned)
+
+
+def lines_table(bench: Bench) -> Iterator[tuple[Row, Picture]]:
+    """(a) The synthetic-lines table: two objects to train on, two others to test; one loss, one budget for all rows."""
+    patterns = 6889 if bench.full else 1024
+    minutes = bench.minutes(3, 20)
+    for seed, probe, size in itertools.product(bench.seeds, ("defocused", "disk"), (4, 1)):
+        scans = [lines_scan(probe, 10 * seed + index, patterns) for index in range(4)]
+        for generator in ("unrolled", "cnn"):
+            sections = {"data": {"group_size": size}, "model": {"generator": generator, "learn_probe": False}}
+            run = bench.train(scans[:2], minutes, seed, sections=sections)
+            for index in (2, 3):
+                facts = {"generator": generator, "probe": probe, "C": size, "seed": seed, "object": index - 1}
+                label = f"{generator}, {probe}, C = {size}"
+                yield bench.score(run, scans[index], label, **facts, minutes=minutes)
+
+
+def budget_curve(bench: Bench) -> Iterator[tuple[Row, Picture]]:
+    """(a) against the budget, where it falls short: one pattern at a time under the curved probe."""
+    for seed, minutes in itertools.product(bench.seeds, (0.1, 0.5, 2.0, 8.0)):
+        scans = [lines_scan("defocused", 10 * seed + index) for index in range(3)]
+        sections = {"data": {"group_size": 1}, "model": {"learn_probe": False}}
+        run = bench.train(scans[:2], bench.scale * minutes, seed, sections=sections)
+        yield bench.score(run, scans[2], f"{minutes:g} minutes", seed=seed, minutes=bench.scale * minutes)
+
+
+def dose_curve(bench: Bench) -> Iterator[tuple[Row, Picture]]:
+    """(b) Photons per pattern from 1e3 to 1e9, both losses, nothing set by hand."""
+    for seed, photons, loss in itertools.product(bench.seeds, 10.0 ** np.arange(3, 10), ("poisson", "amplitude")):
+        scan = default_scan(PICTURES[seed % 3], photons=float(photons), seed=20260101 + seed, true_probe=True)
+        minutes = bench.minutes(1, 10)
+        run = bench.train(scan, minutes, seed, sections={"training": {"loss": loss}})
+        yield bench.score(run, scan, f"{photons:.0e}, {loss}", photons=photons, loss=loss, seed=seed, minutes=minutes)
+
+
+def data_efficiency(bench: Bench) -> Iterator[tuple[Row, Picture]]:
+    """(c) Trained on 256 to 2048 patterns of one sample, tested on another sample."""
+    for seed, side in itertools.product(bench.seeds, (16, 23, 32, 45)):
+        scan = default_scan(PICTURES[seed % 3], side=side, seed=20260101 + seed, true_probe=True)
+        other = default_scan(OTHER_PICTURES[seed % 3], side=24, seed=20260201 + seed, true_probe=True)
+        minutes = bench.minutes(1.5, 10)
+        run = bench.train(scan, minutes, seed)
+        for target, name in ((scan, "same sample"), (other, "other sample")):
+            facts = {"patterns": scan.n, "tested_on": name, "seed": seed, "minutes": minutes}
+            yield bench.score(run, target, f"{scan.n} patterns, {name}", **facts)
+
+
+def half_and_half(bench: Bench) -> Iterator[tuple[Row, Picture]]:
+    """(d) Trained on the left half of a scan, tested on the right one."""
+    for seed in bench.seeds:
+        whole = default_scan(PICTURES[seed % 3], seed=20260101 + seed, true_probe=True)
+        left, right = halves(whole)
+        minutes = bench.minutes(3, 20)
+        run = bench.train(left, minutes, seed)
+        both = bench.train(whole, minutes, seed)
+        for trained, model, target in (
+            ("left", run, left),
+            ("left", run, right),
+            ("all", both, left),
+            ("all", both, right),
+        ):
+            side = target.name.rsplit("-", 1)[1]
+            facts = {"trained_on": trained, "tested_on": side, "seed": seed, "minutes": minutes}
+            yield bench.score(model, target, f"trained {trained}, tested {side}", **facts)
+
+
+def new_sample(bench: Bench) -> Iterator[tuple[Row, Picture]]:
+    """(e) Another sample under another probe: as trained before, after a short fine-tuning, and trained on itself."""
+    for seed in bench.seeds:
+        first = default_scan(PICTURES[seed % 3], seed=20260101 + seed, true_probe=True)
+        probe = defocused(64, diameter=0.42)
+        other = simulate(
+            functools.partial(_pictures, names=OTHER_PICTURES[seed % 3]), probe, patterns=1089, seed=20260201 + seed
+        )
+        minutes, tuning = bench.minutes(3, 20), bench.minutes(1, 3)
+        run = bench.train(first, minutes, seed)
+        tuned = bench.train(other, tuning, seed, start=run.model)
+        alone = bench.train(other, minutes, seed)
+        # The scan's own probe: that of the training would be wrong here.
+        scans_probe = _inferring(run, probe="scan")
+        for name, model, target, spent in (
+            ("first sample, as trained", run, first, minutes),
+            ("new sample, no retraining", scans_probe, other, 0.0),
+            ("new sample, fine-tuned", tuned, other, tuning),
+            ("new sample, trained on itself", alone, other, minutes),
+        ):
+            yield bench.score(model, target, name, what=name, seed=seed, minutes=spent)
+
+
+def _pictures(shape: tuple[int, int], rng: np.random.Generator, names: tuple[str, str]) -> Any:
+    return photos(shape, rng, *names)
+
+
+def wrong_probe(bench: Bench) -> Iterator[tuple[Row, Picture]]:
+    """(f) The default scan of the field's comparison, with its wrong guess of the probe, refined."""
+    for seed in bench.seeds:
+        scan = default_scan(PICTURES[seed % 3], seed=20260101 + seed)
+        true = default_scan(PICTURES[seed % 3], seed=20260101 + seed, true_probe=True)
+        minutes = bench.minutes(6, 10)
+        for name, learn, target in (("refined", True, scan), ("kept", False, scan), ("true", False, true)):
+            if name != "refined" and seed != bench.seeds[0]:
+                continue
+            run = bench.train(
+                target, minutes if learn else minutes / 2, seed, sections={"model": {"learn_probe": learn}}
+            )
+            facts = {"probe": name, "seed": seed, "minutes": minutes if learn else minutes / 2}
+            yield bench.score(run, scan if learn else target, f"probe {name}", **facts)
+
+
+def large_patterns(bench: Bench) -> Iterator[tuple[Row, Picture]]:
+    """(g) N = 128."""
+    for seed in bench.seeds:
+        scan = simulate(
+            functools.partial(_pictures, names=PICTURES[seed % 3]), "defocused", patterns=400, size=128, seed=seed
+        )
+        minutes = bench.minutes(4, 30)
+        run = bench.train(scan, minutes, seed)
+        yield bench.score(run, scan, "N = 128", N=128, patterns=scan.n, seed=seed, minutes=minutes)
+
+
+def options_compared(bench: Bench) -> Iterator[tuple[Row, Picture]]:
+    """What single options are worth on the default scan with its true probe: one change to the defaults in each row."""
+    minutes = bench.minutes(1.5, 10)
+    trainings: dict[str, dict[str, dict[str, Any]]] = {
+        "default": {},
+        "learn_probe off": {"model": {"learn_probe": False}},
+        "average 0.99": {"training": {"average": 0.99}},
+        "schedule exponential": {"training": {"schedule": "exponential"}},
+        "schedule plateau": {"training": {"schedule": "plateau"}},
+        "supervised": {"training": {"supervised": True}, "model": {"learn_probe": False}},
+        "batch_size 4": {"training": {"batch_size": 4}},
+        "group_size 4": {"data": {"group_size": 4}},
+        "group_size 9": {"data": {"group_size": 9}},
+        "group_size 25": {"data": {"group_size": 25}},
+        "steps 8": {"model": {"options": {"steps": 8}}},
+        "unet": {"model": {"generator": "unet"}},
+    }
+    inferences: dict[str, dict[str, Any]] = {
+        "coverage none": {"coverage": None},
+        "coverage 1": {"coverage": 1},
+        "augment 8": {"augment": 8},
+        "synchronise off": {"synchronise": False},
+        "one group of all": {"group_size": 1089, "coverage": 1},
+    }
+    for seed in bench.seeds:
+        scan = default_scan(PICTURES[seed % 3], seed=20260101 + seed, true_probe=True)
+        for name, sections in trainings.items():
+            run = bench.train(scan, minutes, seed, sections=sections)
+            yield bench.score(run, scan, name, option=name, seed=seed, minutes=minutes)
+            for other, fields in inferences.items() if name == "default" else ():
+                yield bench.score(_inferring(run, **fields), scan, other, option=other, seed=seed, minutes=minutes)
+
+
+def low_dose_priors(bench: Bench) -> Iterator[tuple[Row, Picture]]:
+    """Total variation where photons are few."""
+    minutes = bench.minutes(1, 10)
+    for seed, photons, weight in itertools.product(bench.seeds, (1e3, 1e4), (0.0, 0.3, 1.0, 3.0)):
+        scan = default_scan(PICTURES[seed % 3], photons=photons, seed=20260101 + seed, true_probe=True)
+        run = bench.train(scan, minutes, seed, sections={"training": {"total_variation": weight}})
+        facts = {"photons": photons, "total_variation": weight, "seed": seed, "minutes": minutes}
+        yield bench.score(run, scan, f"{photons:.0e}, TV {weight:g}", **facts)
+
+
+def wrong_positions(bench: Bench) -> Iterator[tuple[Row, Picture]]:
+    """Positions reported with errors, kept and learned."""
+    for seed, error in itertools.product(bench.seeds, (0.0, 1.0, 3.0)):
+        scan = default_scan(PICTURES[seed % 3], seed=20260101 + seed, position_error=error, true_probe=True)
+        true = default_scan(PICTURES[seed % 3], seed=20260101 + seed, true_probe=True).positions
+        for learn in (False, True):
+            minutes = bench.minutes(2, 10)
+            run = bench.train(scan, minutes, seed, sections={"model": {"learn_positions": learn}})
+            used = choose_positions(run.model, scan, "auto").positions
+            left = used - true - (used - true).mean(0)
+            facts = {"error_px": error, "learned": learn, "left_px_rms": float(np.sqrt((left**2).sum(1).mean()))}
+            label = f"{error:g} px, {'learned' if learn else 'kept'}"
+            yield bench.score(run, scan, label, **facts, seed=seed, minutes=minutes)
+
+
+def _inferring(run: TrainedRun, **fields: Any) -> TrainedRun:
+    """A run whose model is applied with other options."""
+    inference = dataclasses.replace(run.config.inference, **fields)
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, inference=inference))
+
+
+def throughput(bench: Bench) -> Iterator[tuple[Row, None]]:
+    """Patterns through the network per second, in training and inference, beside the predecessor's CNN, in turns."""
+    scan = default_scan(true_probe=True)
+    for size in (1, 4, 9, 25):
+        times: dict[tuple[str, str], list[float]] = {}
+        made = {name: _stepper(scan, name, size) for name in ("unrolled", "cnn")}
+        for _ in range(5):
+            for name, (step, infer) in made.items():
+                for what, call in (("training", step), ("inference", infer)):
+                    start = time.perf_counter()
+                    shown = call()
+                    times.setdefault((name, what), []).append((time.perf_counter() - start) / shown)
+        speed = {key: 1 / float(np.median(values)) for key, values in times.items()}
+        row: Row = {"C": size, "threads": bench.threads}
+        for what in ("training", "inference"):
+            row[f"{what}_unrolled"], row[f"{what}_cnn"] = speed["unrolled", what], speed["cnn", what]
+            row[f"{what}_ratio"] = speed["unrolled", what] / speed["cnn", what]
+        row["parameters_unrolled"], row["parameters_cnn"] = (made[name][0].parameters for name in ("unrolled", "cnn"))
+        print("  " + ", ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
+        yield row, None
+
+
+@dataclasses.dataclass
+class _Call:
+    function: Callable[[], int]
+    parameters: int
+
+    def __call__(self) -> int:
+        return self.function()
+
+
+def _stepper(scan: Scan, generator: str, size: int) -> tuple[_Call, _Call]:
+    """One training step, and one batch of inference, on batches of 16 groups: patterns that went through."""
+    torch.manual_seed(0)
+    config = Config.from_dict({"data": {"group_size": size}, "model": {"generator": generator, "learn_probe": False}})
+    module = PtychoModule(config.to_dict(), scan.patch_size)
+    module.model.illumination.set_probe(torch.from_numpy(scan.probe))
+    groups = group_nearest(scan.positions, size)[::17][:16]
+    batch = GroupDataset(scan, groups, module.model.generator.canvas_multiple).collate(range(len(groups)))
+    optimiser = module.configure_optimizers()
+
+    def step() -> int:
+        optimiser.zero_grad()
+        module._loss(batch).backward()
+        optimiser.step()
+        return groups.size
+
+    def infer() -> int:
+        with torch.inference_mode():
+            module.model(batch.counts, batch.positions, batch.canvas_size)
+        return groups.size
+
+    count = sum(p.numel() for p in module.model.generator.parameters())
+    return _Call(step, count), _Call(infer, count)
+
+
+CASES: dict[str, Callable[[Bench], Iterator[tuple[Row, Picture | None]]]] = {
+    "lines": lines_table,
+    "budget": budget_curve,
+    "dose": dose_curve,
+    "data": data_efficiency,
+    "halves": half_and_half,
+    "sample": new_sample,
+    "probe": wrong_probe,
+    "large": large_patterns,
+    "options": options_compared,
+    "priors": low_dose_priors,
+    "positions": wrong_positions,
+    "throughput": throughput,
+}
