@@ -85,7 +85,7 @@ def test_a_case_leaves_its_table_its_picture_and_its_settings(
     assert quality.main() == 0
     with (tmp_path / "probe.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["probe"] for row in rows] == ["refined", "kept", "true"]
+    assert [row["probe"] for row in rows] == ["refined", "kept", "true", "refined", "true"]
     assert all(0 <= float(row["mean_frc"]) <= 1 for row in rows)
     assert (tmp_path / "probe.png").stat().st_size > 10_000
     settings = json.loads((tmp_path / "probe.json").read_text())

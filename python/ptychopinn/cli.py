@@ -156,6 +156,8 @@ def _train(options: Namespace) -> int:
     from ptychopinn.training.workflow import read_config, train
 
     _quieten_lightning()
+    if options.resume and (options.start is not None or options.overwrite):
+        raise InputError("--resume goes on with the run in --out: leave --from and --overwrite away")
     settings = _settings(options, *_SECTIONS)
     start, earlier = (None, {}) if options.start is None else load_bundle(options.start)
     if start is not None:
@@ -165,6 +167,8 @@ def _train(options: Namespace) -> int:
     given = options.given.as_dict()
     for name, values in earlier.items():
         settings[name] = {**values, **given.get(name, {})}
+        if "options" in values:
+            settings[name]["options"] = {**values["options"], **given.get(name, {}).get("options", {})}
     for name in ("epochs", "minutes", "seed"):
         if options[name] is not None:
             settings["training"][name] = options[name]

@@ -65,7 +65,7 @@ class TrainingConfig:
 
     Args:
         epochs: passes that show every pattern about once (at least 8 batches each).
-        minutes: stop after so many minutes at the latest, the learning rate annealed by then; none: no limit.
+        minutes: stop after so many minutes at the latest, a falling schedule at its end by then; none: no limit.
         batch_size: groups in a batch; none: as many as show 16 patterns.
         accumulate: batches whose gradients make one step.
         learning_rate: peak learning rate of the network.
@@ -73,11 +73,11 @@ class TrainingConfig:
         position_step: learning rate of the positions where they are learned, pixels.
         schedule: of all rates after the warm-up: "cosine" (to zero), "exponential" (to 1 %), "plateau" (halved when the
             loss does not fall) or "constant".
-        patience: epochs without a lower loss that make a plateau.
+        patience: epochs without a lower loss that are waited through before a plateau is one.
         warmup: fraction of the training in which the rates rise.
         loss: "poisson" (likelihood) or "amplitude".
         total_variation: weight of the object's total variation, in nats per detector pixel.
-        supervised: train on the scan's truth instead of its patterns.
+        supervised: train on the scan's truth instead of its patterns; the network alone, not the physics.
         gradient_clip: largest gradient norm of the network.
         average: decay of an exponential moving average of the weights that is saved in their place; none: no average.
         seed: of initialisation, grouping and shuffling.

@@ -13,7 +13,7 @@ import torch
 from ptycho_ext import extract_patches, extract_patches_adjoint
 from ptychopinn.config import Config
 from ptychopinn.data.datamodule import ScanDataModule
-from ptychopinn.data.dataset import GroupDataset
+from ptychopinn.data.dataset import GroupDataset, JoinedGroups
 from ptychopinn.data.grouping import group_nearest
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
@@ -200,3 +200,25 @@ def test_epoch_shows_every_pattern_about_once_in_rectangular_batches() -> None:
 def test_a_group_that_the_scan_cannot_fill_is_an_input_error() -> None:
     with pytest.raises(InputError, match=r"needs a scan of at least 16 patterns, got 4; lower data\.group_size"):
         module(make_scan(4)).train_dataloader()
+
+
+def test_joined_groups_are_those_of_their_parts_in_the_order_asked_for() -> None:
+    scans = [make_scan(9), make_scan(12)]
+    parts = [
+        GroupDataset(s, group_nearest(s.positions, 3), 4, first=first) for s, first in zip(scans, (0, 9), strict=True)
+    ]
+    alone = [part.collate(range(len(part))) for part in parts]
+    order = np.random.default_rng(0).permutation(21)
+    joined = JoinedGroups(parts, order)
+    assert len(joined) == 21 and list(joined) == list(range(21))
+    batch = joined.collate(range(21))
+    assert sorted(batch.members[:, 0].tolist()) == list(range(21))
+    for row, members in enumerate(batch.members):
+        which = int(members[0] >= 9)
+        index = int(members[0]) - 9 * which
+        assert torch.equal(batch.counts[row], alone[which].counts[index])
+        assert torch.equal(batch.positions[row], alone[which].positions[index])
+        assert torch.equal(batch.origins[row], alone[which].origins[index])
+    assert joined.collate([0]).members[0, 0] == order[0]
+    with pytest.raises(IndexError):
+        joined[21]

@@ -154,6 +154,27 @@ def test_an_ensemble_of_one_is_refused(scan: Scan) -> None:
     assert reconstruct(model_of(scan, 3), scan, config(uncertainty="ensemble", augment=2)).uncertainty is not None
 
 
+def test_members_of_an_ensemble_may_differ_in_network_and_probe(scan: Scan) -> None:
+    unrolled, unet = model_of(scan), PtychoModel("unet", {"width": 4}, 32, learn_probe=True)
+    shifted = np.roll(scan.probe, (1, 1), axis=(1, 2))
+    unet.illumination.set_probe(torch.from_numpy(shifted))
+    both = reconstruct([unrolled, unet], scan, config(uncertainty="ensemble"))
+    alone = reconstruct(unrolled, scan, config())
+    assert both.shape <= alone.shape and both.origin == alone.origin
+    np.testing.assert_allclose(both.probe, scan.probe)
+    seen = both.covered()
+    difference = np.abs(both.object - alone.object[: both.shape[0], : both.shape[1]])[seen]
+    assert difference.max() < 0.5 * np.abs(both.object[seen]).max()  # an object shifted by a pixel would differ by more
+
+
+def test_all_members_are_checked_before_any_is_asked(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptychopinn.inference.predict.predict", lambda *_: pytest.fail("predicted"))
+    with pytest.raises(InputError, match="patterns must be 48 x 48 pixels as in the model's training, got 32 x 32"):
+        reconstruct([model_of(scan), PtychoModel("unrolled", SMALL, 48)], scan, config())
+    with pytest.raises(InputError, match=r"inference\.group_size: .* has 24 patterns, fewer than a group of 40"):
+        reconstruct(model_of(scan), scan, config(group_size=40))
+
+
 def test_a_model_for_groups_of_one_size_says_so(scan: Scan) -> None:
     model = PtychoModel("cnn", {"width": 1}, 32, group_size=4)
     assert predict(model, scan, config()).canvases.shape[0] == 24

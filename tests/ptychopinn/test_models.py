@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ptycho_ext import extract_patches
 from ptychopinn.data.dataset import GroupBatch, GroupDataset
@@ -127,6 +129,54 @@ def test_gradient_reaches_and_moves_every_parameter(name: str, scan: Scan) -> No
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), key
         assert parameter.grad.abs().max() > 0 and not torch.equal(parameter, before[key]), key
+
+
+@EACH
+@pytest.mark.parametrize("modes", [1, 2])
+def test_gradients_are_derivatives(name: str, modes: int, scan: Scan) -> None:
+    """Of the whole loss along a random direction of all parameters, in float64, against a central difference."""
+    model = PtychoModel(name, SMALL.get(name), 32, modes, learn_probe=True, learn_scale=True)
+    model.generator = small(name)
+    model.illumination.set_probe(torch.from_numpy(defocused(32, modes)) * 300)
+    # Smooth activations: a difference across a kink is no derivative.
+    replaced = {nn.ReLU: nn.SiLU, nn.MaxPool2d: nn.AvgPool2d}
+    for module in list(model.modules()):
+        for key, child in module.named_children():
+            if type(child) in replaced:
+                setattr(module, key, replaced[type(child)](2) if isinstance(child, nn.MaxPool2d) else nn.SiLU())
+    model = model.double()
+    batch = batch_of(scan, 4)
+    counts = batch.counts.double()
+    parameters = [p for n, p in model.named_parameters() if n != "illumination.lanes"]  # whose start phase is detached
+    torch.manual_seed(1)
+    directions = [torch.randn_like(p) * p.abs().mean().clamp_min(1e-3) for p in parameters]
+
+    def loss() -> Tensor:
+        predicted = model.predict_counts(model(counts, batch.positions, batch.canvas_size), batch.positions)
+        return poisson_loss(predicted, counts)
+
+    @torch.no_grad()
+    def loss_beside(step: float) -> float:
+        for parameter, direction in zip(parameters, directions, strict=True):
+            parameter += step * direction
+        value = loss().item()
+        for parameter, direction in zip(parameters, directions, strict=True):
+            parameter -= step * direction
+        return value
+
+    with relu_as_silu():
+        gradients = torch.autograd.grad(loss(), parameters)
+        slope = sum(float((g * d).sum()) for g, d in zip(gradients, directions, strict=True))
+        difference = (loss_beside(1e-5) - loss_beside(-1e-5)) / 2e-5
+    assert difference == pytest.approx(slope, rel=1e-3)
+
+
+@contextmanager
+def relu_as_silu() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "relu", F.silu)
+        patch.setattr(F, "max_pool2d", F.avg_pool2d)
+        yield
 
 
 @EACH
@@ -273,7 +323,7 @@ def test_sizes_that_do_not_fit_are_refused(name: str, size: int) -> None:
         (lambda: build_generator("unet", 64, {"steps": 3}), "model.options: 'unet' takes width, got steps"),
         (
             lambda: build_generator("unrolled", 64, {"depth": 3, "step": 4, "width": 8}),
-            "model.options: 'unrolled' takes steps, every, width, state, regularisation, got depth, step",
+            "model.options: 'unrolled' takes steps, every, width, state, regularisation, phase, got depth, step",
         ),
         (lambda: build_generator("unrolled", 64, {"steps": 0}), "model.options: steps must be at least 1, got 0"),
     ],

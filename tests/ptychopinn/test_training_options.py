@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from ptycho_ext import extract_patches
+from ptychopinn.cli import main
 from ptychopinn.config import Config
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
@@ -70,7 +71,11 @@ def rows(run: TrainedRun) -> list[dict[str, str]]:
 EVERYTHING: dict[str, dict[str, Any]] = {
     "data": {"pool": 6},
     "model": {"learn_positions": True, "learn_scale": True},
-    "training": {"epochs": 4, "average": 0.9, "accumulate": 2, "total_variation": 0.01, "schedule": "plateau"},
+    "training": {
+        **{"average": 0.9, "accumulate": 2, "total_variation": 0.01},
+        # A rate so high that the loss rises: the plateaus that were seen, and the best epoch, must be remembered.
+        **{"schedule": "plateau", "patience": 1, "learning_rate": 0.05},
+    },
     "execution": {"deterministic": True},
 }
 
@@ -82,7 +87,7 @@ EVERYTHING: dict[str, dict[str, Any]] = {
 def test_a_resumed_run_ends_where_it_would_have_ended(
     scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any], stop: str
 ) -> None:
-    config = tiny(**{**sections, "training": {**sections.get("training", {}), "epochs": 4}})
+    config = tiny(**{**sections, "training": {**sections.get("training", {}), "epochs": 5}})
     whole = train(scan, tmp_path / "whole", config)
     step = PtychoModule.training_step
     steps = 0
@@ -90,7 +95,7 @@ def test_a_resumed_run_ends_where_it_would_have_ended(
     def training_step(self: PtychoModule, batch: Any, batch_index: int) -> torch.Tensor:
         nonlocal steps
         steps += 1
-        if self.current_epoch == 2 and batch_index == 1:
+        if self.current_epoch == 3 and batch_index == 1:
             if stop == "crash":
                 raise OSError("the power went out")
             signal.raise_signal(signal.SIGINT)
@@ -109,13 +114,84 @@ def test_a_resumed_run_ends_where_it_would_have_ended(
     assert same(whole, resumed) and whole.losses == resumed.losses
     assert not resumed.interrupted and done > 2
     assert [row["train_loss"] for row in rows(resumed) if row["train_loss"]][-1] == rows(whole)[-1]["train_loss"]
-    assert len({row["epoch"] for row in rows(resumed)}) == 4
+    assert len({row["epoch"] for row in rows(resumed)}) == 5
 
 
 def test_a_finished_run_goes_on_with_more_epochs(scan: Scan, tmp_path: Path) -> None:
     train(scan, tmp_path, tiny())
     run = train(scan, tmp_path, tiny(training={"epochs": 3}), resume=True)
     assert len({row["epoch"] for row in rows(run)}) == 3 and read_config(tmp_path).training.epochs == 3
+
+
+def test_rates_of_a_resumed_run_are_those_of_its_configuration(scan: Scan, tmp_path: Path) -> None:
+    train(scan, tmp_path, tiny(execution={"deterministic": True}))
+    still = {"learning_rate": 1e-30, "probe_step": 1e-30, "epochs": 4}
+    before = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    train(scan, tmp_path, tiny(training=still, execution={"deterministic": True}), resume=True)
+    after = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    # Momentum of the probe, from the steps before, dies away; the network does not move.
+    for name in before:
+        if name.startswith("model.generator"):
+            assert torch.equal(before[name], after[name]), name
+
+
+def test_an_epoch_cut_short_is_used_but_not_taken_for_the_best_when_resumed(
+    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its validation loss is made the lowest of all; the run that is resumed must do the epoch again all the same."""
+    config = tiny(training={"epochs": 4}, execution={"deterministic": True})
+    whole = train(scan, tmp_path / "whole", config)
+    step, validate = PtychoModule.training_step, PtychoModule.validation_step
+
+    def training_step(self: PtychoModule, batch: Any, batch_index: int) -> torch.Tensor:
+        if self.current_epoch == 2 and batch_index == 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_index)
+
+    def validation_step(self: PtychoModule, batch: Any, batch_index: int) -> None:
+        if self.current_epoch == 2:
+            self.log("val_loss", torch.tensor(-1.0), prog_bar=True, batch_size=len(batch.counts), sync_dist=True)
+        else:
+            validate(self, batch, batch_index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PtychoModule, "training_step", training_step)
+        patch.setattr(PtychoModule, "validation_step", validation_step)
+        stopped = train(scan, tmp_path / "stopped", config)
+    cut = torch.load(tmp_path / "stopped" / "checkpoints" / "cut.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, cut[f"model.{name}"]) for name, value in stopped.model.state_dict().items())
+    assert same(whole, train(scan, tmp_path / "stopped", config, resume=True))
+    assert not (tmp_path / "stopped" / "checkpoints" / "cut.ckpt").exists()
+
+
+def test_a_run_that_is_overwritten_leaves_nothing_to_resume(
+    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(scan, tmp_path, tiny())
+    step = PtychoModule.training_step
+
+    def training_step(self: PtychoModule, batch: Any, batch_index: int) -> torch.Tensor:
+        if self.current_epoch == 0 and batch_index == 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_index)
+
+    monkeypatch.setattr(PtychoModule, "training_step", training_step)
+    assert train(scan, tmp_path, tiny(training={"seed": 2}), overwrite=True).interrupted
+    with pytest.raises(InputError, match="written after the first whole epoch"):
+        train(scan, tmp_path, tiny(training={"seed": 2}), resume=True)
+
+
+def test_a_folder_that_was_moved_is_resumed(scan: Scan, tmp_path: Path) -> None:
+    first = train(scan, tmp_path / "here", tiny())
+    (tmp_path / "here").rename(tmp_path / "there")
+    again = train(scan, tmp_path / "there", tiny(), resume=True)
+    assert same(first, again) and again.losses == pytest.approx(first.losses)
+
+
+def test_time_that_is_over_before_the_first_step_is_said(scan: Scan, tmp_path: Path) -> None:
+    config = tiny(training={"minutes": 1e-9, "accumulate": 50})
+    with pytest.raises(InputError, match=r"no step was made; allow more training\.minutes"):
+        train(scan, tmp_path, config)
 
 
 def test_what_cannot_be_resumed_is_said(scan: Scan, tmp_path: Path) -> None:
@@ -205,10 +281,28 @@ def test_positions_move_and_are_used_for_their_own_scan_only(scan: Scan, tmp_pat
     refined = choose_positions(model, scan, "auto")
     np.testing.assert_allclose(refined.positions, scan.positions + offsets.numpy())
     assert choose_positions(model, scan, "scan") is scan
-    other = scan.subset(range(12))
+    part = choose_positions(model, scan.subset(range(3, 12)), "auto")
+    np.testing.assert_allclose(part.positions, refined.positions[3:12])
+    other = simulate("lines", patterns=16, size=32, photons=1e5, seed=3)  # the same raster over another sample
+    assert np.array_equal(other.positions - scan.positions, other.positions * 0)
     assert choose_positions(model, other, "auto") is other
     np.testing.assert_array_equal(reconstruct(run.model, scan, config).positions, refined.positions)
     assert train(scan, tmp_path / "fixed", tiny()).model.positions is None
+
+
+def test_positions_of_several_scans_go_to_each_its_own(scan: Scan, tmp_path: Path) -> None:
+    other = simulate("lines", patterns=20, size=32, photons=2e5, seed=4)
+    run = train([scan, other], tmp_path, tiny(model={"learn_positions": True}))
+    learned = run.model.positions
+    assert learned is not None and learned.place_of(scan) == slice(0, 16) and learned.place_of(other) == slice(16, 36)
+    assert (learned.offsets.detach().abs().amax(1) > 0).all()
+    np.testing.assert_allclose(
+        choose_positions(run.model, other, "auto").positions, other.positions + learned.offsets[16:].detach().numpy()
+    )
+    other.save(tmp_path / "other.npz")  # positions are centres in the file: they come back up to rounding
+    assert learned.place_of(Scan.load(tmp_path / "other.npz")) == slice(16, 36)
+    same_raster = dataclasses.replace(other, counts=other.counts[::-1].copy())
+    assert learned.place_of(same_raster) is None
 
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
@@ -235,7 +329,8 @@ def test_offsets_stay_within_the_canvas() -> None:
     learned = PositionOffsets(3)
     with torch.no_grad():
         learned.free[0] = 100
-    assert learned.offsets.abs().max() <= REACH
+    span = learned.offsets.detach().amax(0) - learned.offsets.detach().amin(0)
+    assert span.max() <= REACH and learned.offsets.mean(0).abs().max() < 1e-6
 
 
 # Priors and labels.
@@ -278,6 +373,22 @@ def test_supervised_loss_is_blind_to_a_phase_only() -> None:
     assert supervised_loss(truth.conj().resolve_conj(), truth, light) > 0.5
 
 
+def untrained_probe(config: Config, scan: Scan) -> torch.Tensor:
+    model = PtychoModule(config.to_dict(), scan.patch_size).model
+    model.illumination.set_probe(torch.from_numpy(scan.probe))
+    return model.illumination.unscaled.detach()
+
+
+def test_supervised_scans_of_different_doses_have_one_answer(scan: Scan, tmp_path: Path) -> None:
+    """Four times the dose is twice the probe; the model has one, so the second scan's object is twice its truth."""
+    louder = dataclasses.replace(scan, counts=(4 * scan.counts.astype(np.uint32)), probe=2 * scan.probe)
+    config = tiny(training={"supervised": True, "epochs": 1, "learning_rate": 1e-30})
+    losses = [
+        train(scans, tmp_path / str(k), config).losses["train_loss"] for k, scans in enumerate((scan, [scan, louder]))
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.2)
+
+
 @pytest.mark.parametrize("generator", ["unrolled", "unet", "cnn"])
 def test_supervised_training_comes_closer_to_the_truth(scan: Scan, tmp_path: Path, generator: str) -> None:
     options = {"unrolled": {"steps": 2, "width": 8, "state": 2}, "unet": {"width": 4}, "cnn": {"width": 1}}[generator]
@@ -288,6 +399,7 @@ def test_supervised_training_comes_closer_to_the_truth(scan: Scan, tmp_path: Pat
     run = train(scan, tmp_path, config)
     losses = [float(row["train_loss"]) for row in rows(run) if row["train_loss"]]
     assert losses[-1] < 0.9 * losses[0]
+    assert torch.equal(run.model.illumination.unscaled.detach(), untrained_probe(config, scan))  # the network alone
     with pytest.raises(InputError, match="supervised training needs a truth"):
         train(dataclasses.replace(scan, truth=None), tmp_path / "none", config)
 
@@ -331,3 +443,30 @@ def test_probe_steps_do_not_depend_on_the_dose(tmp_path: Path) -> None:
         probe = run.model.illumination.probe.detach().numpy()
         changes.append(np.linalg.norm(probe - guess) / np.linalg.norm(guess))
     assert min(changes) > 0.01 and max(changes) < 4 * min(changes)
+
+
+# On the command line.
+
+
+def test_the_command_line_resumes_fine_tunes_and_averages(
+    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scan.save("scan.npz")
+    quiet = ["--execution.accelerator", "cpu", "--execution.progress", "false"]
+    network = ["--data.group_size", "4", "--model.options", '{"steps": 2, "width": 8, "every": 1}']
+    assert main(["train", "scan.npz", "--out", "run", "--epochs", "1", *network, *quiet]) == 0
+    assert main(["train", "scan.npz", "--out", "run", "--resume", "--epochs", "2"]) == 0
+    config = read_config(Path("run"))
+    assert config.training.epochs == 2 and config.data.group_size == 4 and config.model.options["width"] == 8
+    more = ["--from", "run", "--epochs", "1", "--model.options", '{"steps": 2, "regularisation": 0.1}', *quiet]
+    assert main(["train", "scan.npz", "scan.npz", "--out", "tuned", *more]) == 0
+    options = {"steps": 2, "width": 8, "every": 1, "regularisation": 0.1}
+    assert load_bundle("tuned")[1].model.options == options and load_bundle("tuned")[1].data.group_size == 4
+    uncertain = ["--ensemble", "tuned", "--inference.uncertainty", "ensemble", "--device", "cpu"]
+    assert main(["reconstruct", "run", "scan.npz", "--out", "r.h5", *uncertain]) == 0
+    assert Path("r/uncertainty.png").exists()
+    capsys.readouterr()
+    for wrong in (["--from", "run"], ["--overwrite"]):
+        assert main(["train", "scan.npz", "--out", "run", "--resume", *wrong]) == 2
+        assert "leave --from and --overwrite away" in capsys.readouterr().err

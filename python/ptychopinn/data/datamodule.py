@@ -70,13 +70,15 @@ class ScanDataModule(L.LightningDataModule):
             chosen = np.flatnonzero((leaders >= first) & (leaders < first + scan.n))
             if not len(chosen):
                 continue
+            # Objects are relative to the one probe of the model, which is the first scan's.
+            scale = float(np.linalg.norm(scan.probe) / np.linalg.norm(self.scans[0].probe))
             parts.append(
                 GroupDataset(
                     scan,
                     groups[leaders[chosen] - first],
                     self.canvas_multiple,
                     margin=self.margin,
-                    with_truth=self.config.training.supervised,
+                    truth_scale=scale if self.config.training.supervised else None,
                     first=int(first),
                 )
             )

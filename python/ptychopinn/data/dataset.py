@@ -50,7 +50,7 @@ class GroupDataset(Dataset[int]):
         groups: int64, (G, C), pattern indices.
         canvas_multiple: canvas sides are rounded up to a multiple of this.
         margin: pixels around the patches of a group on its canvas, for positions that move.
-        with_truth: cut the true canvases out of the scan's truth, too.
+        truth_scale: cut the true canvases out of the scan's truth, too, times this; none: do not.
         first: number of the scan's first pattern among those of several scans.
 
     Raises:
@@ -64,14 +64,14 @@ class GroupDataset(Dataset[int]):
         canvas_multiple: int = 1,
         *,
         margin: int = 0,
-        with_truth: bool = False,
+        truth_scale: float | None = None,
         first: int = 0,
     ) -> None:
-        if with_truth and scan.truth is None:
+        if truth_scale is not None and scan.truth is None:
             raise InputError(f"{scan.name}: supervised training needs a truth (key 'objectGuess'), and it has none")
         self.scan = scan
         self.groups = groups
-        self.with_truth = with_truth
+        self.truth_scale = truth_scale
         self.first = first
         positions = scan.positions[groups]
         self.origins = np.floor(positions.min(1)).astype(np.int64) - margin
@@ -108,7 +108,7 @@ class GroupDataset(Dataset[int]):
             torch.from_numpy(self.origins[chosen]),
             self.canvas_size,
             torch.from_numpy(members + self.first),
-            self._true_canvases(self.origins[chosen]) if self.with_truth else None,
+            None if self.truth_scale is None else self.truth_scale * self._true_canvases(self.origins[chosen]),
         )
 
     def _true_canvases(self, origins: NDArray[np.int64]) -> Tensor:

@@ -32,6 +32,8 @@ _LARGEST = 4 << 30
 def build_model(config: Config, patch_size: int, modes: int, patterns: int = 0) -> PtychoModel:
     """An untrained model as the configuration describes it; ``patterns`` counts if positions are learned.
 
+    In a supervised training only the network learns: the patterns, which the physics explains, are not looked at.
+
     Raises:
         InputError: the generator does not exist, or cannot be built with these options for this patch size.
     """
@@ -41,10 +43,10 @@ def build_model(config: Config, patch_size: int, modes: int, patterns: int = 0) 
             config.model.options,
             patch_size,
             modes,
-            learn_probe=config.model.learn_probe,
-            learn_scale=config.model.learn_scale,
+            learn_probe=config.model.learn_probe and not config.training.supervised,
+            learn_scale=config.model.learn_scale and not config.training.supervised,
             group_size=config.data.group_size,
-            patterns=patterns if config.model.learn_positions else 0,
+            patterns=patterns if config.model.learn_positions and not config.training.supervised else 0,
         )
     except InputError:
         raise

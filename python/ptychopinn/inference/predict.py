@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -53,6 +54,7 @@ def predict(
     config: Config | None = None,
     device: str | torch.device = "cpu",
     orientation: int = 0,
+    probe: Tensor | None = None,
 ) -> Prediction:
     """Predict group canvases that together show every pattern of a scan.
 
@@ -62,20 +64,15 @@ def predict(
         config: sections ``data`` and ``inference`` are used.
         device: where to compute; results come back to the CPU.
         orientation: in which to show the scan to the network, 0 to 7; the canvases come back in that of the scan.
+        probe: complex, (M, N, N), to use instead of what ``inference.probe`` says.
 
     Raises:
-        InputError: the scan's patterns have another size than the model's, or groups another one than it is built for.
+        InputError: the scan's patterns have another size than the model's, or groups another one than it is built for
+            or than the scan has patterns.
     """
     config = config or Config()
     scan = choose_positions(model, scan, config.inference.positions)
-    if scan.patch_size != model.patch_size:
-        raise InputError(
-            f"{scan.name}: patterns must be {model.patch_size} x {model.patch_size} pixels as in the model's training, "
-            f"got {scan.patch_size} x {scan.patch_size}"
-        )
-    size, built_for = config.inference.group_size or config.data.group_size, model.generator.group_size
-    if built_for not in (None, size):
-        raise InputError(f"inference.group_size: this model is built for groups of {built_for} patterns, got {size}")
+    size = _check_fit(model, scan, config)
     groups = group_nearest(scan.positions, size)
     if config.inference.coverage is not None:
         groups = groups[covering_groups(groups, config.inference.coverage)]
@@ -84,7 +81,7 @@ def predict(
     model = model.to(device).eval()
     canvases, weights, origins = [], [], []
     with torch.inference_mode():
-        probe = choose_probe(model, scan, config.inference.probe)
+        probe = (choose_probe(model, scan, config.inference.probe) if probe is None else probe).to(device)
         weight = illumination_weight(probe)
         for batch in loader:
             positions = batch.positions.to(device)
@@ -112,14 +109,20 @@ def reconstruct(
     """
     config = config or Config()
     models = [model] if isinstance(model, PtychoModel) else list(model)
+    for member in models:
+        _check_fit(member, scan, config)
     views = [(member, turn) for member in models for turn in ORIENTATIONS[config.inference.augment]]
     if config.inference.uncertainty == "ensemble" and len(views) < 2:
         raise InputError("inference.uncertainty: an ensemble takes several models, or inference.augment above 1")
+    # One probe and one set of positions for all members: each has its own shift and ramp, and so would their objects.
+    refined = choose_positions(models[0], scan, config.inference.positions)
+    with torch.no_grad():
+        probe = choose_probe(models[0], scan, config.inference.probe).cpu()
     predicting = stitching = 0.0
     images = []
     for member, orientation in views:
         start = time.perf_counter()
-        prediction = predict(member, scan, config, device, orientation)
+        prediction = predict(member, refined, config, device, orientation, probe)
         predicted = time.perf_counter()
         images.append(
             stitch(
@@ -136,16 +139,14 @@ def reconstruct(
         "%d patterns: predicted in %.1f s, stitched in %.1f s (%.0f patterns/s)",
         scan.n, predicting, stitching, scan.n / (predicting + stitching),
     )  # fmt: skip
-    with torch.no_grad():
-        probe = choose_probe(models[0], scan, config.inference.probe).cpu().numpy()
     origin = images[0].geometry.origin
     return Reconstruction(
         object=image.numpy(),
         weights=weights.numpy(),
         origin=(float(origin[0]), float(origin[1])),
-        probe=probe,
+        probe=probe.numpy(),
         uncertainty=None if uncertainty is None else uncertainty.numpy(),
-        positions=choose_positions(models[0], scan, config.inference.positions).positions,
+        positions=refined.positions,
         pixel_size=scan.pixel_size,
         metadata={
             "scan": scan.name,
@@ -159,10 +160,17 @@ def reconstruct(
 def combine(images: Sequence[Stitched], uncertainty: str = "none") -> tuple[Tensor, Tensor, Tensor | None]:
     """Average images of one scan, each of which has a free phase; see ``inference.uncertainty``.
 
+    Their canvases begin at the same place; where some are larger (for generators that want multiples), the common part
+    is kept, in which all patches lie.
+
     Returns:
         image (H, W) complex, weights (H, W), and standard deviation (H, W) or None. The variance is that of the complex
         value: the sum of those of its real and imaginary part.
     """
+    height, width = (min(image.image.shape[axis] for image in images) for axis in (0, 1))
+    assert len({tuple(image.geometry.origin) for image in images}) == 1
+    part = np.s_[:height, :width]
+    images = [Stitched(i.image[part], i.weights[part], i.geometry, i.square[part]) for i in images]
     first, count = images[0], len(images)
     total = torch.stack([image.weights for image in images]).sum(0)
     scale = total.clamp_min(torch.finfo(total.dtype).tiny)
@@ -184,8 +192,26 @@ def combine(images: Sequence[Stitched], uncertainty: str = "none") -> tuple[Tens
 
 def choose_positions(model: PtychoModel, scan: Scan, rule: str) -> Scan:
     """The scan with the positions to reconstruct with, by ``inference.positions``."""
-    learned = model.positions
-    return scan if rule == "scan" or learned is None or not learned.belongs_to(scan) else learned.applied_to(scan)
+    refined = None if rule == "scan" or model.positions is None else model.positions.applied_to(scan)
+    if refined is None:
+        return scan
+    _log.info("%s: with the positions that were refined in its training", scan.name)
+    return refined
+
+
+def _check_fit(model: PtychoModel, scan: Scan, config: Config) -> int:
+    """The size of the groups; InputError if the model cannot take them, or the patterns."""
+    if scan.patch_size != model.patch_size:
+        raise InputError(
+            f"{scan.name}: patterns must be {model.patch_size} x {model.patch_size} pixels as in the model's training, "
+            f"got {scan.patch_size} x {scan.patch_size}"
+        )
+    size, built_for = config.inference.group_size or config.data.group_size, model.generator.group_size
+    if built_for not in (None, size):
+        raise InputError(f"inference.group_size: this model is built for groups of {built_for} patterns, got {size}")
+    if scan.n < size:
+        raise InputError(f"inference.group_size: {scan.name} has {scan.n} patterns, fewer than a group of {size}")
+    return size
 
 
 def choose_probe(model: PtychoModel, scan: Scan, rule: str) -> Tensor:

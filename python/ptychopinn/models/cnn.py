@@ -65,7 +65,9 @@ class CNNGenerator(Generator):
             for head in (self.amplitude, self.phase)
         )
         level = transmission_level(counts, weight)[:, None]
-        canvas, _ = merge_patches(torch.polar(level * modulus, angle), positions, canvas_size, weight)
+        # Not torch.polar, whose derivative is wrong where the modulus is negative, as SiLU's may be.
+        patches = level * torch.complex(modulus * torch.cos(angle), modulus * torch.sin(angle))
+        canvas, _ = merge_patches(patches, positions, canvas_size, weight)
         return canvas
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The default generator: a few unrolled steps, each a data-consistency gradient followed by a small network.
+"""The default generator: a few unrolled steps of data consistency, after every second of them a small network.
 
 Every step predicts the patterns of a group from its canvas, replaces their amplitudes by the measured ones, propagates
 back and merges the corrections on the canvas (the step of ePIE and its relatives, for all patterns of the group at
-once), then lets a small U-shaped network with shared weights correct the canvas. The overlap constraint is built in:
+once); then a small U-shaped network with shared weights corrects the canvas. The overlap constraint is built in:
 there is one canvas, and patches are only ever cut out of it. The network works on the canvas rather than on patches, so
 its cost per pattern falls with the size of the group. An untrained generator is exactly the physics: the network's last
 layer starts at zero.
@@ -20,8 +20,11 @@ from ptychopinn.errors import InputError
 from ptychopinn.models.registry import Generator, register_generator
 from ptychopinn.physics.likelihood import BACKGROUND
 from ptychopinn.physics.overlap import illumination_weight
-from ptychopinn.physics.propagation import exit_waves, far_field, mode_intensity, near_field, sum_modes
+from ptychopinn.physics.propagation import exit_waves, far_field, mode_intensity, near_field, squared_modulus, sum_modes
 from ptychopinn.physics.start import start_waves, transmission_level
+
+#: Modulus, relative to the mean transmission, below which a canvas has no phase to speak of.
+_FAINT = 1e-3
 
 #: Real channels that the network sees: canvas (2), data-consistency direction (2), illumination (1).
 _INPUTS = 5
@@ -100,20 +103,31 @@ class UnrolledGenerator(Generator):
         width: feature channels of the network.
         state: channels of its recurrent state.
         regularisation: weight, relative to the brightest pixel, below which illumination is not divided out.
+        phase: 0 to 1, how much of the first steps goes to the object's phase rather than its amplitude. At 1 both are
+            alike. At 0 the steps begin without a phase, which they learn as far as the patterns ask for it: for samples
+            that mostly absorb. It is decisive for groups of one pattern, which tells little of whether fine detail is
+            in the amplitude or in the phase.
 
     Equation of a step (D the direction, u the network's correction, all on the canvas)::
 
         D = sum_k A_k^*( sum_m conj(P_m) F^*[ (sqrt(n_k) / sqrt(I_k) - 1) F(P_m A_k O) ] ) / (sum_k A_k^*(|P|^2) + eps)
-        V <- momentum V + D;    O <- O + step V + gain u(O, D, illumination, state)
+        V <- momentum V + D;    O <- O + step . V + gain u(O, D, illumination, state)
 
     with ``A_k`` the extraction of patch k and ``A_k^*`` its adjoint. D is the gradient of the amplitude loss (with its
-    background in both roots), divided by the illumination.
+    background in both roots), divided by the illumination; ``step . V`` has a learned factor for the component of V
+    along O, which changes the modulus, and one for that across it, which changes the phase.
     """
 
     canvas_multiple = 4
 
     def __init__(
-        self, steps: int = 6, every: int = 2, width: int = 16, state: int = 8, regularisation: float = 0.05
+        self,
+        steps: int = 6,
+        every: int = 2,
+        width: int = 16,
+        state: int = 8,
+        regularisation: float = 0.05,
+        phase: float = 1.0,
     ) -> None:
         super().__init__()
         for name, number in (("steps", steps), ("every", every)):
@@ -124,8 +138,12 @@ class UnrolledGenerator(Generator):
         self.state = state if steps > every else 0  # a network that comes once has nothing to remember
         self.regularisation = regularisation
         self.network = CorrectionNetwork(width, self.state)
-        self.step_size = nn.Parameter(torch.ones(steps))
-        self.momentum = nn.Parameter(torch.full((steps - 1,), 0.5))
+        if not 0 <= phase <= 1:
+            raise InputError(f"model.options: phase must be between 0 and 1, got {phase}")
+        # Together 2: what one of them leaves of a misfit is the other's.
+        self.step_size = nn.Parameter(torch.tensor([[2 - phase, phase]]).repeat(steps, 1))
+        self.start_phase = nn.Parameter(torch.tensor(float(phase)))
+        self.momentum = nn.ParameterList(nn.Parameter(torch.tensor(0.5)) for _ in range(steps - 1))
         self.gain = nn.Parameter(torch.tensor(0.3))
 
     def forward(self, counts: Tensor, positions: Tensor, canvas_size: tuple[int, int], probe: Tensor) -> Tensor:
@@ -146,6 +164,7 @@ class UnrolledGenerator(Generator):
         conjugate = probe.conj().resolve_conj()
         canvas = extract_patches_adjoint(mode.conj() * waves, positions, canvas_size)
         canvas = (canvas + level * floor) * per_light
+        canvas = torch.complex(canvas.real, self.start_phase * canvas.imag)
 
         state = canvas.real.new_zeros(groups, height // 2, width // 2, self.state)
         velocity = None
@@ -154,13 +173,20 @@ class UnrolledGenerator(Generator):
             direction = _consistency_direction(fields, amplitude, conjugate)
             direction = extract_patches_adjoint(direction, positions, canvas_size) * per_light
             velocity = direction if velocity is None else self.momentum[step - 1] * velocity + direction
-            canvas = canvas + self.step_size[step] * velocity
+            canvas = canvas + _split_step(self.step_size[step], velocity, canvas, level)
             left = self.steps - 1 - step
             if left % self.every == 0:
                 canvases = [canvas * per_level, direction * per_level]
                 correction, state = self.network(canvases, relative, state, last=left == 0)
                 canvas = canvas + self.gain * level * correction
         return canvas
+
+
+def _split_step(factors: Tensor, velocity: Tensor, canvas: Tensor, level: Tensor) -> Tensor:
+    """The velocity with its components along and across the canvas's values times one factor each."""
+    unit = canvas * torch.rsqrt(squared_modulus(canvas) + (_FAINT * level) ** 2)
+    relative = velocity * unit.conj()
+    return unit * torch.complex(factors[0] * relative.real, factors[1] * relative.imag)
 
 
 def _consistency_direction(fields: Tensor, amplitude: Tensor, conjugate: Tensor) -> Tensor:

@@ -13,10 +13,11 @@ _SMALL = 1e-3
 
 
 def total_variation(canvases: Tensor, illumination: Tensor) -> Tensor:
-    """Isotropic total variation of complex canvases where there is light, relative to their mean modulus there.
+    """Isotropic total variation of complex canvases where there is light, relative to their modulus there.
 
-    ``sum_r w(r) sqrt(|O(y+1, x) - O|^2 + |O(y, x+1) - O|^2 + s^2) / (sum_r w(r) |O(r)|)``, less its value at a constant
-    object, with the illumination w and s a thousandth of that modulus. Dimensionless; zero for a constant object.
+    ``sum_r w(r) sqrt(|O(y+1, x) - O|^2 + |O(y, x+1) - O|^2 + s^2) / (m sum_r w(r))``, less its value at a constant
+    object, with the illumination w, m the root of the mean square of |O| under it, and s = m / 1000. Dimensionless;
+    zero for a constant object.
 
     Args:
         canvases: complex, (B, H, W).

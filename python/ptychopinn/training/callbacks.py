@@ -30,7 +30,8 @@ _log = logging.getLogger(__name__)
 class Schedule(L.Callback):
     """Learning rates: a linear rise, then as ``training.schedule`` says; stops the training when the time is over.
 
-    All groups of parameters follow one factor. It and the time spent are part of a checkpoint.
+    All groups of parameters follow one factor. The time spent and the plateaus are part of a checkpoint; the rates are
+    not, so that a resumed training follows its own configuration.
 
     Args:
         config: of the training.
@@ -46,10 +47,12 @@ class Schedule(L.Callback):
         self._peaks: list[float] = []
         self._best, self._waited, self._reduced = math.inf, 0, 1.0
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Before a checkpoint restores the optimiser, and with it rates of an earlier moment.
+        self._peaks = [group["lr"] for group in trainer.optimizers[0].param_groups]
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started = time.monotonic()
-        if not self._peaks:
-            self._peaks = [group["lr"] for group in trainer.optimizers[0].param_groups]
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -91,21 +94,18 @@ class Schedule(L.Callback):
     def state_dict(self) -> dict[str, Any]:
         return {
             "spent": self._spent(),
-            "peaks": self._peaks,
             "best": self._best,
             "waited": self._waited,
             "reduced": self._reduced,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._spent_before, self._peaks = state_dict["spent"], state_dict["peaks"]
+        self._spent_before = state_dict["spent"]
         self._best, self._waited, self._reduced = (state_dict[name] for name in ("best", "waited", "reduced"))
 
 
 class LastEpoch(ModelCheckpoint):
     """Keeps ``last.ckpt``, the state after the last whole epoch, from which a training can be resumed exactly.
-
-    An epoch that Ctrl-C or the time limit cuts short is not kept: it would be neither finished nor repeated.
 
     Args:
         folder: of the checkpoint.
@@ -115,8 +115,46 @@ class LastEpoch(ModelCheckpoint):
         super().__init__(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if _whole_epoch(trainer):
             super().on_train_epoch_end(trainer, pl_module)
+
+
+class BestEpoch(ModelCheckpoint):
+    """Keeps ``best.ckpt``, the whole epoch of the lowest loss, and beside it an epoch that was cut short.
+
+    Ctrl-C or the time limit may end an epoch early, after which a resumed training does it again: it must not find a
+    best epoch that it has not had.
+
+    Args:
+        folder: of the checkpoints.
+        monitor: the loss.
+    """
+
+    def __init__(self, folder: Path, monitor: str) -> None:
+        super().__init__(folder, "best", monitor=monitor, enable_version_counter=False)
+        self.folder = folder
+        self._cut = math.inf
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if _whole_epoch(trainer):
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if _whole_epoch(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
+        else:
+            self._cut = float(trainer.callback_metrics.get(str(self.monitor), math.inf))
+            trainer.save_checkpoint(self.folder / "cut.ckpt", weights_only=True)
+
+    def chosen(self) -> Path | None:
+        """The file of the lowest loss in this folder."""
+        best = math.inf if self.best_model_score is None else float(self.best_model_score)
+        path = self.folder / ("cut.ckpt" if self._cut <= best else "best.ckpt")
+        return path if path.exists() else None
+
+
+def _whole_epoch(trainer: L.Trainer) -> bool:
+    return bool(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
 
 
 class StopOnNonFinite(L.Callback):

@@ -50,21 +50,19 @@ class PtychoModule(L.LightningModule):
         positions = self.model.refine(batch.positions, batch.members)
         canvases = self.model(batch.counts, positions, batch.canvas_size)
         if batch.truth is not None:
-            return supervised_loss(canvases, batch.truth, self._illumination(batch))
+            return supervised_loss(canvases, batch.truth, self._illumination(batch, positions))
         predicted = self.model.predict_counts(canvases, positions)
         loss = LOSSES[training.loss](predicted, batch.counts, self.model.good)
         if training.total_variation:
             # Nats per pixel against nats per photon: with the dose the data outweigh the prior, as they should.
             pixels_per_photon = batch.counts.numel() / batch.counts.sum().clamp_min(1.0)
-            variation = total_variation(canvases, self._illumination(batch))
+            variation = total_variation(canvases, self._illumination(batch, positions))
             loss = loss + training.total_variation * pixels_per_photon * variation
         return loss
 
-    def _illumination(self, batch: GroupBatch) -> Tensor:
-        weight = illumination_weight(self.model.illumination.probe.detach())
-        return extract_patches_adjoint(
-            weight.expand(batch.counts.shape).contiguous(), batch.positions, batch.canvas_size
-        )
+    def _illumination(self, batch: GroupBatch, positions: Tensor) -> Tensor:
+        weight = illumination_weight(self.model.illumination.probe.detach()).expand(batch.counts.shape).contiguous()
+        return extract_patches_adjoint(weight, positions.detach(), batch.canvas_size)
 
     def training_step(self, batch: GroupBatch, batch_index: int) -> Tensor:
         loss = self._loss(batch)

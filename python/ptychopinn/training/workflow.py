@@ -19,7 +19,6 @@ from pickle import UnpicklingError
 from typing import Literal
 
 import lightning as L
-import numpy as np
 import torch
 import yaml
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
@@ -38,7 +37,7 @@ from ptychopinn.inference.predict import choose_probe
 from ptychopinn.metrics.plots import plot_scan_overview, plot_training
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.positions import REACH
-from ptychopinn.training.callbacks import EpochLog, LastEpoch, Schedule, StopOnNonFinite, stop_on_interrupt
+from ptychopinn.training.callbacks import BestEpoch, EpochLog, LastEpoch, Schedule, StopOnNonFinite, stop_on_interrupt
 from ptychopinn.training.module import PtychoModule
 
 _log = logging.getLogger(__name__)
@@ -111,7 +110,10 @@ def train(
     scans = [scan] if isinstance(scan, Scan) else list(scan)
     last = out / "checkpoints" / "last.ckpt"
     if resume and not last.exists():
-        raise InputError(f"{out}: expected a run to resume, with checkpoints/last.ckpt, found none")
+        raise InputError(
+            f"{out}: expected a run to resume, with checkpoints/last.ckpt, found none: it is written after the first "
+            "whole epoch; a model that was saved before can be begun with by --from"
+        )
     if (out / BUNDLE_NAME).exists() and not (overwrite or resume):
         raise InputError(
             f"{out}: expected a folder without a trained model, found {BUNDLE_NAME}; name another, --overwrite or "
@@ -128,7 +130,7 @@ def train(
     data.train_dataloader()  # a group that does not fit the scan is found here, before anything is written
 
     monitor = "val_loss" if len(data.validation_leaders) else "train_loss"
-    best = ModelCheckpoint(out / "checkpoints", "best", monitor=monitor, enable_version_counter=False)
+    best = BestEpoch(out / "checkpoints", monitor)
     earlier = _logged(out / "metrics.csv", finished) if resume else []
     logger = CSVLogger(out, name="", version="")
     trainer = _trainer(config, out, [best, LastEpoch(out / "checkpoints")], logger)
@@ -137,6 +139,8 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: expected a folder that can be made, found: {error.strerror}") from error
+    for name in ("best", "last", "cut") if not resume else ("cut",):
+        (out / "checkpoints" / f"{name}.ckpt").unlink(missing_ok=True)  # of an earlier run, or begun again
     _write_config(config, out / "config.yaml")
     plot_scan_overview(scans[0], out / "scan.png")
     began = time.perf_counter()
@@ -147,14 +151,17 @@ def train(
             logger.log_metrics(row, step)
         with stop_on_interrupt(trainer) as interrupted:
             trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
-    if trainer.global_step == 0:  # interrupted before anything was learned
-        raise KeyboardInterrupt
+    if trainer.global_step == 0:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        raise InputError("training: no step was made; allow more training.minutes or a smaller training.accumulate")
     seconds = time.perf_counter() - began
 
-    losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.endswith("_loss")}
-    if best.best_model_path:
-        state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-        module.load_state_dict(state)
+    figures = trainer.callback_metrics or dict(pair for _, row in earlier for pair in row.items())
+    losses = {name: float(value) for name, value in figures.items() if name.endswith("_loss")}
+    chosen = best.chosen()
+    if chosen is not None:
+        module.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
     model = module.model.cpu().eval()
     if trainer.is_global_zero:
         names = ", ".join(scan.name for scan in scans)
@@ -177,7 +184,7 @@ def _module(scans: Sequence[Scan], config: Config, start: PtychoModel | None) ->
         except RuntimeError as error:
             raise InputError(
                 f"the model to begin with has another network than model.generator {config.model.generator!r} with "
-                f"these model.options: {str(error).splitlines()[-1].strip()}"
+                f"these model.options and data.group_size: {str(error).splitlines()[-1].strip()}"
             ) from None
         if config.inference.probe == "model":
             if start.illumination.probe.shape != probe.shape:
@@ -191,7 +198,7 @@ def _module(scans: Sequence[Scan], config: Config, start: PtychoModel | None) ->
     if good is not None:
         model.good.copy_(good)
     if model.positions is not None:
-        model.positions.reported.copy_(torch.from_numpy(np.concatenate([scan.positions for scan in scans])))
+        model.positions.set_scans(scans)
     return module
 
 
@@ -204,26 +211,30 @@ def _check_resumable(path: Path, module: PtychoModule) -> int:
         raise InputError(
             f"{path}: expected a checkpoint of ptychopinn, found another or damaged file: {error}"
         ) from None
+    before = Config.from_dict(earlier.get("config", {}))
     was, now = dict(earlier), dict(module.hparams)
-    was["model"], now["model"] = Config.from_dict(was.pop("config")).model, module.config.model
-    for key in ("model", "patch_size", "modes", "patterns"):
-        if was[key] != now.get(key):
-            raise InputError(f"{path}: expected a checkpoint with {key} {now.get(key)!r}, found {was[key]!r}")
+    was["model"], now["model"] = before.model, module.config.model
+    was["data.group_size"], now["data.group_size"] = before.data.group_size, module.config.data.group_size
+    for key in ("model", "patch_size", "modes", "patterns", "data.group_size"):
+        if was.get(key) != now.get(key):
+            raise InputError(f"{path}: expected a checkpoint with {key} {now.get(key)!r}, found {was.get(key)!r}")
     return epoch
 
 
 def _trainer(config: Config, out: Path, checkpoints: Sequence[ModelCheckpoint], logger: CSVLogger) -> L.Trainer:
     execution, training = config.execution, config.training
     callbacks: list[L.Callback] = [*checkpoints, Schedule(training), StopOnNonFinite()]
-    if training.average is not None:
-        callbacks.append(EMAWeightAveraging(decay=training.average, use_buffers=False))
     bar = execution.progress and sys.stdout.isatty()
     if execution.progress:
         callbacks.append(TQDMProgressBar(leave=False) if bar else EpochLog())
     try:
+        accelerator = resolve_accelerator(execution.accelerator)
+        if training.average is not None:
+            device = None if accelerator == "cpu" else "cuda"
+            callbacks.append(EMAWeightAveraging(device=device, decay=training.average, use_buffers=False))
         return L.Trainer(
             default_root_dir=out,
-            accelerator=resolve_accelerator(execution.accelerator),
+            accelerator=accelerator,
             devices=execution.devices,
             precision=_PRECISIONS[execution.precision],
             max_epochs=training.epochs,
