@@ -304,6 +304,19 @@ def test_true_canvas_is_a_fixed_point_of_the_physics(monkeypatch: pytest.MonkeyP
     assert relative(first[lit], truth[lit]) < 1e-2 and relative(last[lit], truth[lit]) < 1e-2
 
 
+def test_without_a_phase_the_physics_stays_without_and_can_learn_one(scan: Scan) -> None:
+    generator = build_generator("unrolled", 32, {**SMALL["unrolled"], "phase": 0.0})
+    probe = torch.from_numpy(scan.probe)
+    canvas = run(generator, batch_of(scan, 4), probe)
+    assert (canvas.imag.abs() < 1e-6 * canvas.abs().max()).all() and (canvas.real > 0).float().mean() > 0.9
+    model = PtychoModel("unrolled", {**SMALL["unrolled"], "phase": 0.0}, 32)
+    model.illumination.set_probe(probe)
+    batch = batch_of(scan, 4)
+    predicted = model.predict_counts(model(batch.counts, batch.positions, batch.canvas_size), batch.positions)
+    poisson_loss(predicted, batch.counts).backward()
+    assert (model.generator.step_size.grad != 0).all() and model.generator.start_phase.grad != 0
+
+
 # The registry.
 
 
@@ -326,6 +339,9 @@ def test_sizes_that_do_not_fit_are_refused(name: str, size: int) -> None:
             "model.options: 'unrolled' takes steps, every, width, state, regularisation, phase, got depth, step",
         ),
         (lambda: build_generator("unrolled", 64, {"steps": 0}), "model.options: steps must be at least 1, got 0"),
+        (lambda: build_generator("unrolled", 64, {"every": 0}), "model.options: every must be at least 1, got 0"),
+        (lambda: build_generator("unrolled", 64, {"phase": 2}), "model.options: phase must be between 0 and 1, got 2"),
+        (lambda: build_generator("cnn", 64, {"width": 0}), "model.options: width must be at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(build: Callable[[], Any], message: str) -> None:
