@@ -51,7 +51,7 @@ def draw(pictures: list[Picture], path: Path) -> None:
             axes.set_yticks([])
             axes.set_xlabel(name, fontsize="small")
         row[0].set_ylabel(label, fontsize="small")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
 
 
 def write(case: str, rows: list[Row], folder: Path) -> None:

@@ -433,8 +433,8 @@ def test_half_precision_of_the_network_changes_little(scan: Scan, tmp_path: Path
     assert half.losses["train_loss"] == pytest.approx(full.losses["train_loss"], rel=0.05)
 
 
-def test_probe_steps_do_not_depend_on_the_dose(tmp_path: Path) -> None:
-    """About the same relative change of the probe at any dose, from the same relative error."""
+def test_probe_steps_depend_on_the_dose_only_where_photons_are_few(tmp_path: Path) -> None:
+    """About the same relative change of the probe from the same relative error, unless noise would be most of it."""
     changes = []
     for photons in (1e3, 1e5, 1e7, 1e9):
         scan = simulate("dead_leaves", patterns=16, size=32, photons=photons, seed=3, noise=False)
@@ -442,7 +442,8 @@ def test_probe_steps_do_not_depend_on_the_dose(tmp_path: Path) -> None:
         run = train(dataclasses.replace(scan, probe=guess), tmp_path / str(photons), tiny())
         probe = run.model.illumination.probe.detach().numpy()
         changes.append(np.linalg.norm(probe - guess) / np.linalg.norm(guess))
-    assert min(changes) > 0.01 and max(changes) < 4 * min(changes)
+    few, *enough = changes
+    assert min(enough) > 0.01 and max(enough) < 4 * min(enough) and 1e-4 < few < 0.3 * min(enough)
 
 
 # On the command line.

@@ -58,7 +58,7 @@ class ScanDataModule(L.LightningDataModule):
         self.validation_leaders = np.sort(leaders[:held_out])
         self.training_leaders = np.sort(leaders[held_out:])
         # Small scans would otherwise have epochs of a step or two.
-        self.batch_size = config.training.batch_size or math.ceil(_PATTERNS_IN_BATCH / size)
+        self.batch_size = batch_groups(config)
         wanted = max(math.ceil(patterns / size), _FEWEST_BATCHES * self.batch_size)
         self.groups_per_epoch = min(wanted, len(self.training_leaders))
 
@@ -100,6 +100,11 @@ class ScanDataModule(L.LightningDataModule):
         if not len(self.validation_leaders):
             return []
         return self._loader(self.validation_leaders, 0)
+
+
+def batch_groups(config: Config) -> int:
+    """Groups in a batch: ``training.batch_size``, or as many as show 16 patterns."""
+    return config.training.batch_size or math.ceil(_PATTERNS_IN_BATCH / config.data.group_size)
 
 
 def _check_alike(scans: Sequence[Scan]) -> None:

@@ -16,12 +16,16 @@ from torch import Tensor
 
 from ptycho_ext import extract_patches_adjoint
 from ptychopinn.config import Config
+from ptychopinn.data.datamodule import batch_groups
 from ptychopinn.data.dataset import GroupBatch
 from ptychopinn.inference.bundle import build_model
 from ptychopinn.physics.likelihood import CURVATURES, LOSSES
 from ptychopinn.physics.overlap import illumination_weight
 from ptychopinn.physics.priors import supervised_loss, total_variation
 from ptychopinn.training.optimiser import Together
+
+#: Power of the noise that a full step may add to a probe of power 1.
+_NOISE = 3e-4
 
 #: Largest gradient norm of a probe of power 1: at high dose some batches have zeros of the far field on many pixels,
 #: where the gradient through the unrolled steps has no bound.
@@ -82,7 +86,7 @@ class PtychoModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         training, model = self.config.training, self.model
-        newton = training.probe_step / CURVATURES[training.loss]
+        newton = training.probe_step * self._trust() / CURVATURES[training.loss]
         parts: list[torch.optim.Optimizer] = [torch.optim.Adam(model.generator.parameters(), training.learning_rate)]
         physics = [p for p in model.illumination.parameters() if p.requires_grad]
         if physics:
@@ -90,6 +94,16 @@ class PtychoModule(L.LightningModule):
         if model.positions is not None:
             parts.append(torch.optim.Adam(model.positions.parameters(), training.position_step))
         return Together(parts)
+
+    def _trust(self) -> float:
+        """Share of the probe's step that the photons of one step can bear.
+
+        A detector pixel's amplitude has a variance of 1/4, whatever its counts, so a full step from K patterns of n
+        photons moves a probe of power 1 by a noise of power ``N^2 / (4 n K)``.
+        """
+        patterns = self.config.data.group_size * batch_groups(self.config) * self.config.training.accumulate
+        photons = patterns * float(self.model.illumination.unit) ** 2
+        return min(1.0, _NOISE * 4 * photons / self.model.patch_size**2)
 
     def configure_gradient_clipping(
         self,
