@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tiny_runs import same, tiny, tiny_scan
 
 from ptychopinn.config import Config, TrainingConfig
 from ptychopinn.data.scan import Scan
@@ -33,22 +34,9 @@ from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.workflow import TrainedRun, train
 
 
-def tiny(**sections: dict[str, Any]) -> Config:
-    """The smallest useful configuration, with some fields of some sections set."""
-    values: dict[str, dict[str, Any]] = {
-        "data": {"group_size": 4},
-        "model": {"options": {"steps": 2, "width": 8, "state": 2}},
-        "training": {"epochs": 2, "batch_size": 4},
-        "execution": {"accelerator": "cpu", "threads": 1, "progress": False},
-    }
-    for name, section in sections.items():
-        values.setdefault(name, {}).update(section)
-    return Config.from_dict(values)
-
-
 @pytest.fixture(scope="module")
 def scan() -> Scan:
-    return simulate("dead_leaves", patterns=16, size=32, photons=1e5, seed=3)
+    return tiny_scan()
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +52,6 @@ def deterministic() -> Iterator[None]:
 
 def state(run: TrainedRun) -> dict[str, torch.Tensor]:
     return run.model.state_dict()
-
-
-def same(a: TrainedRun, b: TrainedRun) -> bool:
-    return all(torch.equal(state(a)[name], state(b)[name]) for name in state(a))
 
 
 def history(run: TrainedRun, column: str) -> list[float]:

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Options of a training: resuming, beginning with another model, several scans, positions, priors, labels, precision.
+"""Options of a training: beginning with another model, several scans, positions, priors, labels, precision.
 
-Every option that is trained must move, and what is stopped and resumed must end where it would have ended.
+Every option that is trained must move.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny_runs import rows, same, tiny, tiny_scan
 
 from ptycho_ext import extract_patches
 from ptychopinn.cli import main
@@ -30,187 +28,18 @@ from ptychopinn.physics.priors import supervised_loss, total_variation
 from ptychopinn.physics.propagation import diffract
 from ptychopinn.physics.simulate import simulate
 from ptychopinn.training.module import PtychoModule
-from ptychopinn.training.workflow import TrainedRun, read_config, train
-
-
-def tiny(**sections: dict[str, Any]) -> Config:
-    values: dict[str, dict[str, Any]] = {
-        "data": {"group_size": 4},
-        "model": {"options": {"steps": 2, "width": 8, "state": 2}},
-        "training": {"epochs": 2, "batch_size": 4},
-        "execution": {"accelerator": "cpu", "threads": 1, "progress": False},
-    }
-    for name, section in sections.items():
-        values.setdefault(name, {}).update(section)
-    return Config.from_dict(values)
+from ptychopinn.training.workflow import read_config, train
 
 
 @pytest.fixture(scope="module")
 def scan() -> Scan:
-    return simulate("dead_leaves", patterns=16, size=32, photons=1e5, seed=3)
+    return tiny_scan()
 
 
 @pytest.fixture(autouse=True)
 def deterministic() -> Iterator[None]:
     yield
     torch.use_deterministic_algorithms(False)
-
-
-def same(a: TrainedRun, b: TrainedRun) -> bool:
-    first, second = a.model.state_dict(), b.model.state_dict()
-    return all(torch.equal(first[name], second[name]) for name in first)
-
-
-def rows(run: TrainedRun) -> list[dict[str, str]]:
-    with (run.folder / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-# Resuming.
-
-EVERYTHING: dict[str, dict[str, Any]] = {
-    "data": {"pool": 6},
-    "model": {"learn_positions": True, "learn_scale": True},
-    "training": {
-        **{"average": 0.9, "accumulate": 2, "total_variation": 0.01},
-        # A rate so high that the loss rises: the plateaus that were seen, and the best epoch, must be remembered.
-        **{"schedule": "plateau", "patience": 1, "learning_rate": 0.05},
-    },
-    "execution": {"deterministic": True},
-}
-
-
-@pytest.mark.parametrize(
-    "sections", [{"execution": {"deterministic": True}}, EVERYTHING], ids=["default", "everything"]
-)
-@pytest.mark.parametrize("stop", ["interrupt", "crash"])
-def test_a_resumed_run_ends_where_it_would_have_ended(
-    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any], stop: str
-) -> None:
-    config = tiny(**{**sections, "training": {**sections.get("training", {}), "epochs": 5}})
-    whole = train(scan, tmp_path / "whole", config)
-    step = PtychoModule.training_step
-    steps = 0
-
-    def training_step(self: PtychoModule, batch: Any, batch_index: int) -> torch.Tensor:
-        nonlocal steps
-        steps += 1
-        if self.current_epoch == 3 and batch_index == 1:
-            if stop == "crash":
-                raise OSError("the power went out")
-            signal.raise_signal(signal.SIGINT)
-        return step(self, batch, batch_index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PtychoModule, "training_step", training_step)
-        if stop == "crash":
-            with pytest.raises(OSError, match="power"):
-                train(scan, tmp_path / "stopped", config)
-        else:
-            assert train(scan, tmp_path / "stopped", config).interrupted
-        done = steps
-        patch.setattr(PtychoModule, "training_step", step)
-        resumed = train(scan, tmp_path / "stopped", config, resume=True)
-    assert same(whole, resumed) and whole.losses == resumed.losses
-    assert not resumed.interrupted and done > 2
-    assert [row["train_loss"] for row in rows(resumed) if row["train_loss"]][-1] == rows(whole)[-1]["train_loss"]
-    assert len({row["epoch"] for row in rows(resumed)}) == 5
-
-
-def test_a_finished_run_goes_on_with_more_epochs(scan: Scan, tmp_path: Path) -> None:
-    train(scan, tmp_path, tiny())
-    run = train(scan, tmp_path, tiny(training={"epochs": 3}), resume=True)
-    assert len({row["epoch"] for row in rows(run)}) == 3 and read_config(tmp_path).training.epochs == 3
-
-
-def test_rates_of_a_resumed_run_are_those_of_its_configuration(scan: Scan, tmp_path: Path) -> None:
-    train(scan, tmp_path, tiny(execution={"deterministic": True}))
-    still = {"learning_rate": 1e-30, "probe_step": 1e-30, "epochs": 4}
-    before = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    train(scan, tmp_path, tiny(training=still, execution={"deterministic": True}), resume=True)
-    after = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    # Momentum of the probe, from the steps before, dies away; the network does not move.
-    for name in before:
-        if name.startswith("model.generator"):
-            assert torch.equal(before[name], after[name]), name
-
-
-def test_an_epoch_cut_short_is_used_but_not_taken_for_the_best_when_resumed(
-    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its validation loss is made the lowest of all; the run that is resumed must do the epoch again all the same."""
-    config = tiny(training={"epochs": 4}, execution={"deterministic": True})
-    whole = train(scan, tmp_path / "whole", config)
-    step, validate = PtychoModule.training_step, PtychoModule.validation_step
-
-    def training_step(self: PtychoModule, batch: Any, batch_index: int) -> torch.Tensor:
-        if self.current_epoch == 2 and batch_index == 1:
-            signal.raise_signal(signal.SIGINT)
-        return step(self, batch, batch_index)
-
-    def validation_step(self: PtychoModule, batch: Any, batch_index: int) -> None:
-        if self.current_epoch == 2:
-            self.log("val_loss", torch.tensor(-1.0), prog_bar=True, batch_size=len(batch.counts), sync_dist=True)
-        else:
-            validate(self, batch, batch_index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PtychoModule, "training_step", training_step)
-        patch.setattr(PtychoModule, "validation_step", validation_step)
-        stopped = train(scan, tmp_path / "stopped", config)
-    cut = torch.load(tmp_path / "stopped" / "checkpoints" / "cut.ckpt", weights_only=True)["state_dict"]
-    assert all(torch.equal(value, cut[f"model.{name}"]) for name, value in stopped.model.state_dict().items())
-    assert same(whole, train(scan, tmp_path / "stopped", config, resume=True))
-    assert not (tmp_path / "stopped" / "checkpoints" / "cut.ckpt").exists()
-
-
-def test_a_run_that_is_overwritten_leaves_nothing_to_resume(
-    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train(scan, tmp_path, tiny())
-    step = PtychoModule.training_step
-
-    def training_step(self: PtychoModule, batch: Any, batch_index: int) -> torch.Tensor:
-        if self.current_epoch == 0 and batch_index == 1:
-            signal.raise_signal(signal.SIGINT)
-        return step(self, batch, batch_index)
-
-    monkeypatch.setattr(PtychoModule, "training_step", training_step)
-    assert train(scan, tmp_path, tiny(training={"seed": 2}), overwrite=True).interrupted
-    with pytest.raises(InputError, match="written after the first whole epoch"):
-        train(scan, tmp_path, tiny(training={"seed": 2}), resume=True)
-
-
-def test_a_folder_that_was_moved_is_resumed(scan: Scan, tmp_path: Path) -> None:
-    first = train(scan, tmp_path / "here", tiny())
-    (tmp_path / "here").rename(tmp_path / "there")
-    again = train(scan, tmp_path / "there", tiny(), resume=True)
-    assert same(first, again) and again.losses == pytest.approx(first.losses)
-
-
-def test_time_that_is_over_before_the_first_step_is_said(scan: Scan, tmp_path: Path) -> None:
-    config = tiny(training={"minutes": 1e-9, "accumulate": 50})
-    with pytest.raises(InputError, match=r"no step was made; allow more training\.minutes"):
-        train(scan, tmp_path, config)
-
-
-def test_what_cannot_be_resumed_is_said(scan: Scan, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected a run to resume, with checkpoints/last\.ckpt, found none"):
-        train(scan, tmp_path / "none", tiny(), resume=True)
-    with pytest.raises(InputError, match=r"expected the folder of a run, with config\.yaml, found none"):
-        read_config(tmp_path / "none")
-    train(scan, tmp_path / "run", tiny())
-    for section, message in (
-        ({"options": {"steps": 3, "width": 8, "state": 2}}, "expected a checkpoint with model .*steps': 3"),
-        ({"learn_scale": True}, "expected a checkpoint with model .*learn_scale=True"),
-    ):
-        with pytest.raises(InputError, match=message):
-            train(scan, tmp_path / "run", tiny(model=section), resume=True)
-    with pytest.raises(InputError, match="expected a checkpoint with patterns 9, found 16"):
-        train(scan.subset(range(9)), tmp_path / "run", tiny(), resume=True)
-    (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"not a checkpoint")
-    with pytest.raises(InputError, match="expected a checkpoint of ptychopinn, found another or damaged file"):
-        train(scan, tmp_path / "run", tiny(), resume=True)
 
 
 # Beginning with another model.

@@ -35,18 +35,14 @@ class ScanDataModule(L.LightningDataModule):
     """Batches of groups of one or several scans.
 
     Args:
-        scans: the scans.
+        scans: the scans, alike in what :func:`check_alike` looks at.
         config: sections ``data``, ``model``, ``training`` and ``execution`` are used.
         canvas_multiple: of the generator.
         margin: pixels around the patches on a group's canvas, for positions that move.
-
-    Raises:
-        InputError: the scans differ in what one model can have only one of.
     """
 
     def __init__(self, scans: Sequence[Scan], config: Config, canvas_multiple: int = 1, margin: int = 0) -> None:
         super().__init__()
-        _check_alike(scans)
         self.scans = scans
         self.config = config
         self.canvas_multiple = canvas_multiple
@@ -107,7 +103,12 @@ def batch_groups(config: Config) -> int:
     return config.training.batch_size or math.ceil(_PATTERNS_IN_BATCH / config.data.group_size)
 
 
-def _check_alike(scans: Sequence[Scan]) -> None:
+def check_alike(scans: Sequence[Scan]) -> None:
+    """Whether the scans can be trained on together.
+
+    Raises:
+        InputError: there is none, or they differ in what one model can have only one of: probe and bad pixels.
+    """
     if not scans:
         raise InputError("training needs at least one scan, got none")
     first = scans[0]

@@ -27,7 +27,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ptychopinn.config import Config
 from ptychopinn.data.atomic import atomic_path
-from ptychopinn.data.datamodule import ScanDataModule
+from ptychopinn.data.datamodule import ScanDataModule, check_alike
 from ptychopinn.data.dataset import good_pixels
 from ptychopinn.data.scan import Scan
 from ptychopinn.devices import resolve_accelerator
@@ -123,9 +123,10 @@ def train(
         torch.set_num_threads(config.execution.threads)
     L.seed_everything(config.training.seed, workers=True, verbose=False)
 
-    data = ScanDataModule(scans, config, margin=REACH if config.model.learn_positions else 0)
+    check_alike(scans)
     module = _module(scans, config, start)
-    data.canvas_multiple = module.model.generator.canvas_multiple
+    margin = REACH if module.model.positions is not None else 0
+    data = ScanDataModule(scans, config, module.model.generator.canvas_multiple, margin)
     finished = _check_resumable(last, module) if resume else -1
     data.train_dataloader()  # a group that does not fit the scan is found here, before anything is written
 

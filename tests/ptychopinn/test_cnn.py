@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The predecessor's network: its parameters to the last, its rim, its group size. The contract is test_models.py's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ptychopinn.data.dataset import GroupBatch, GroupDataset
+from ptychopinn.data.grouping import group_nearest
+from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
+from ptychopinn.models import Generator, build_generator
+from ptychopinn.physics.simulate import simulate
+
+
+@pytest.fixture(scope="module")
+def scan() -> Scan:
+    return simulate("dead_leaves", patterns=16, size=32, step=(5, 4), photons=1e5, seed=1)
+
+
+def batch_of(scan: Scan, size: int, groups: int = 2, multiple: int = 4) -> GroupBatch:
+    return GroupDataset(scan, group_nearest(scan.positions, size), multiple).collate([5, 10, 3][:groups])
+
+
+def run(generator: Generator, batch: GroupBatch, probe: Tensor) -> Tensor:
+    return generator(batch.counts, batch.positions, batch.canvas_size, probe)
+
+
+@pytest.mark.parametrize(
+    ("size", "members", "parameters"), [(64, 1, 2_339_895), (64, 4, 2_351_733)], ids=["C = 1", "C = 4"]
+)
+def test_cnn_has_the_predecessors_parameters(size: int, members: int, parameters: int) -> None:
+    """Counted on the original; one more there is its intensity scale, which is the illumination's here."""
+    generator = build_generator("cnn", size, {}, members)
+    assert sum(p.numel() for p in generator.parameters()) == parameters
+
+
+def test_cnn_rim_is_coarse_and_only_there_for_large_probes() -> None:
+    torch.manual_seed(0)
+    with_rim, without = (build_generator("cnn", 64, {"width": 1, "probe_big": big}) for big in (True, False))
+    features = with_rim.encoder(torch.rand(2, 1, 64, 64))
+    centre = np.s_[..., 16:48, 16:48]
+    for decoder in (without.amplitude, without.phase):
+        image = decoder(features)
+        assert image.shape == (2, 1, 64, 64) and (image[centre] != 0).any()
+        rim = image.clone()
+        rim[centre] = 0
+        assert (rim == 0).all()
+    for decoder in (with_rim.amplitude, with_rim.phase):
+        image = decoder(features)
+        assert (image[..., :16, :] != 0).all() and (image[..., 48:, :] != 0).all() and (image[..., :16] != 0).all()
+
+
+def test_cnn_with_all_patterns_as_channels_takes_one_size_of_group(scan: Scan) -> None:
+    generator = build_generator("cnn", 32, {"width": 1}, 4)
+    assert generator.group_size == 4 and build_generator("cnn", 32, {"object_big": False}).group_size is None
+    canvas = run(generator, batch_of(scan, 4), torch.from_numpy(scan.probe))
+    assert torch.isfinite(canvas.abs()).all()
+    with pytest.raises(InputError, match="width must be above 2 for groups of 64, got 2"):
+        build_generator("cnn", 32, {"width": 2}, 64)
