@@ -24,7 +24,7 @@ _DATA = _BASE | {"config", "data"}
 _PHYSICS = _DATA | {"physics"}
 _MODELS = _PHYSICS | {"models"}
 _INFERENCE = _MODELS | {"metrics", "inference", "devices"}
-_TRAINING = _INFERENCE | {"training"}
+_TRAINING = _INFERENCE | {"training", "refinement"}
 ALLOWED: dict[str, set[str]] = {
     "ptycho_ext": set(),
     "errors": set(),
@@ -35,7 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": _BASE | {"data"},
     "models": _MODELS,
     "inference": _INFERENCE,
-    "training": _TRAINING,
+    "training": _INFERENCE | {"training"},
+    "refinement": _INFERENCE | {"refinement"},
     "doctor": _TRAINING,
     "cli": _TRAINING | {"doctor"},
     "__main__": {"cli"},
@@ -52,6 +53,7 @@ FORBIDDEN_OUTSIDE: dict[str, set[str]] = {
     "models": {"lightning", "pytorch_lightning", "matplotlib", "h5py"},
     "inference": {"lightning", "pytorch_lightning"},
     "metrics": {"lightning", "pytorch_lightning"},
+    "refinement": {"lightning", "pytorch_lightning", "matplotlib"},
 }
 
 _MODULE_NAME = re.compile(r"(ptychopinn|ptycho_ext)(\.[A-Za-z_]\w*)+")

@@ -20,6 +20,7 @@ _WHERE = {
     "load_bundle": "ptychopinn.inference.bundle",
     "plot_reconstruction": "ptychopinn.metrics.plots",
     "reconstruct": "ptychopinn.inference.predict",
+    "refine": "ptychopinn.refinement.workflow",
     "save_bundle": "ptychopinn.inference.bundle",
     "simulate": "ptychopinn.physics.simulate",
     "train": "ptychopinn.training.workflow",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from ptychopinn.errors import InputError
 
@@ -160,6 +160,88 @@ class InferenceConfig:
 
 
 @dataclass(frozen=True)
+class RefineConfig:
+    """How a reconstruction is refined against the counts; see docs/refinement.md.
+
+    Args:
+        engine: "lbfgs" (quasi-Newton on all patterns) or "pie" (a step after every batch).
+        iterations: passes over the scan at most; it ends by itself when the likelihood does not improve any more.
+        minutes: stop after so many minutes at the latest; none: no limit.
+        tolerance: relative improvement over ten passes below which it ends.
+        warmup: passes of "pie" before "lbfgs" when it starts from scratch.
+        loss: "poisson" (likelihood) or "amplitude".
+        interpolation: between pixels: "fourier" (shifts the probe, exact) or "bilinear" (of the object, faster).
+        modes: incoherent probe modes; none: as many as the start has.
+        learn_probe: refine the probe.
+        learn_positions: refine the scan positions.
+        learn_intensities: refine the intensity of every pattern.
+        find_defocus: seek the probe's defocus, with the aperture of the mean pattern, before anything else; "auto": if
+            positions are refined and the probe is the scan's.
+        affine: what becomes of a common shift, scale, rotation and shear of the positions: "remove" or "keep".
+        search: pixels around which badly fitting patterns are sought, where positions are refined; 0: not at all.
+        centre_probe: keep the probe's centre of mass where the start had it.
+        keep_power: keep the probe's power as the start had it; what is missing goes to the object.
+        total_variation: weight of the object's total variation, in nats per detector pixel.
+        smoothness: weight of the object's mean square gradient, in nats per detector pixel.
+        batch_size: patterns of a batch.
+        history: steps that "lbfgs" remembers.
+        object_step: step of the object in "pie", 1 being a full one.
+        probe_step: step of the probe in "pie".
+        momentum: of the object in "pie".
+        split_half: estimate the resolution from two independent halves of the scan; takes as long again.
+        seed: of the batches and the halves.
+    """
+
+    engine: str = "lbfgs"
+    iterations: int = 200
+    minutes: float | None = None
+    tolerance: float = 2e-3
+    warmup: int = 5
+    loss: str = "poisson"
+    interpolation: str = "fourier"
+    modes: int | None = None
+    learn_probe: bool = True
+    learn_positions: bool = False
+    learn_intensities: bool = False
+    find_defocus: bool | Literal["auto"] = "auto"
+    affine: str = "remove"
+    search: int = 8
+    centre_probe: bool = True
+    keep_power: bool = True
+    total_variation: float = 0.0
+    smoothness: float = 0.0
+    batch_size: int = 48
+    history: int = 20
+    object_step: float = 1.0
+    probe_step: float = 0.3
+    momentum: float = 0.5
+    split_half: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("engine", ("lbfgs", "pie")),
+            ("loss", ("poisson", "amplitude")),
+            ("interpolation", ("fourier", "bilinear")),
+            ("affine", ("remove", "keep")),
+        ):
+            value = getattr(self, name)
+            _require(value in known, f"refine.{name}", f"be {' or '.join(known)}", value)
+        for name in ("iterations", "batch_size", "history"):
+            _require(getattr(self, name) >= 1, f"refine.{name}", "be at least 1", getattr(self, name))
+        _require(self.minutes is None or self.minutes > 0, "refine.minutes", "be positive", self.minutes)
+        _require(self.modes is None or self.modes >= 1, "refine.modes", "be at least 1", self.modes)
+        for name in ("tolerance", "warmup", "search", "total_variation", "smoothness"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"refine.{name}", "be at least 0", value)
+        for name in ("object_step", "probe_step"):
+            value = getattr(self, name)
+            _require(0 < value <= 2, f"refine.{name}", "be above 0 and at most 2", value)
+        _require(0 <= self.momentum < 1, "refine.momentum", "be in [0, 1)", self.momentum)
+        _require(0 <= self.seed < 2**32, "refine.seed", "be in [0, 2^32)", self.seed)
+
+
+@dataclass(frozen=True)
 class ExecutionConfig:
     """Where and how it runs; changes speed, and results by rounding only.
 
@@ -203,6 +285,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
 
     def to_dict(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ptychopinn.data.atomic import atomic_path
 from ptychopinn.errors import InputError
 
 SCHEMA_VERSION = 1
-_ARRAYS = ("object", "weights", "probe", "uncertainty", "positions")
+_ARRAYS = ("object", "weights", "probe", "uncertainty", "positions", "residuals", "error_map", "intensities")
 _SETTINGS = ("schema_version", "origin", "pixel_size")
 _REQUIRED = ("schema_version", "object", "weights", "origin")
 _HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -41,6 +41,9 @@ class Reconstruction:
         probe: (M, N, N) complex64 incoherent modes, in sqrt(counts), or None.
         uncertainty: (H, W) float32 >= 0, standard deviation of the object, or None.
         positions: (n, 2) float64 (y, x) scan positions that were used, in pixels, or None.
+        residuals: (n,) float32 >= 0, how badly each pattern is explained: deviance per detector pixel, or None.
+        error_map: (H, W) float32 >= 0, the residuals where their light fell, or None.
+        intensities: (n,) float32 >= 0, each pattern's light in units of the probe's, or None.
         pixel_size: metres per pixel, or None.
         metadata: anything that JSON can hold.
 
@@ -59,6 +62,9 @@ class Reconstruction:
     probe: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
     positions: np.ndarray | None = None
+    residuals: np.ndarray | None = None
+    error_map: np.ndarray | None = None
+    intensities: np.ndarray | None = None
     pixel_size: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -72,15 +78,12 @@ class Reconstruction:
         probe = None if self.probe is None else _array("probe", self.probe, 3, np.complex64)
         if probe is not None and probe.shape[1] != probe.shape[2]:
             raise InputError(f"probe must be (modes, N, N), got shape {probe.shape}")
-        uncertainty = None if self.uncertainty is None else _array("uncertainty", self.uncertainty, 2, np.float32)
-        if uncertainty is not None and (uncertainty.shape != image.shape or uncertainty.min() < 0):
-            raise InputError(
-                f"uncertainty must be >= 0 and have the shape of object, {image.shape}, got {uncertainty.shape} with a "
-                f"minimum of {uncertainty.min():g}"
-            )
+        maps = {name: self._not_negative(name, image.shape) for name in ("uncertainty", "error_map")}
         positions = None if self.positions is None else _array("positions", self.positions, 2, np.float64)
         if positions is not None and positions.shape[1] != 2:
             raise InputError(f"positions must be (n, 2), got shape {positions.shape}")
+        count = None if positions is None else (len(positions),)
+        lists = {name: self._not_negative(name, count) for name in ("residuals", "intensities")}
         origin = np.asarray(self.origin)
         if origin.shape != (2,) or origin.dtype.kind not in "iuf" or not np.isfinite(origin).all():
             raise InputError(f"origin must be two finite numbers (y, x), got {self.origin!r}")
@@ -93,12 +96,23 @@ class Reconstruction:
             "weights": weights,
             "origin": (float(origin[0]), float(origin[1])),
             "probe": probe,
-            "uncertainty": uncertainty,
             "positions": positions,
+            **maps,
+            **lists,
             "pixel_size": pixel_size,
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+    def _not_negative(self, name: str, shape: tuple[int, ...] | None) -> np.ndarray | None:
+        """The real array of a field, of this shape (none: one-dimensional) and >= 0; None if there is none."""
+        if getattr(self, name) is None:
+            return None
+        array = _array(name, getattr(self, name), 1 if shape is None else len(shape), np.float32)
+        if (shape is not None and array.shape != shape) or array.min() < 0:
+            wanted = "one-dimensional" if shape is None else f"of shape {shape}"
+            raise InputError(f"{name} must be >= 0 and {wanted}, got {array.shape} with a minimum of {array.min():g}")
+        return array
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -157,6 +171,9 @@ class Reconstruction:
             /probe       (M, N, N) complex64, gzip [optional]
             /uncertainty (H, W) float32, gzip [optional]
             /positions   (n, 2) float64, gzip [optional]
+            /residuals   (n,) float32, gzip [optional]
+            /error_map   (H, W) float32, gzip [optional]
+            /intensities (n,) float32, gzip [optional]
             /metadata    JSON text (scalar string)
 
         NPZ (``.npz``, compressed): the same names as arrays, the settings 0-d or (2,), ``metadata`` a 0-d string.
@@ -294,6 +311,9 @@ def _from_entries(path: Path, entries: Mapping[str, Any]) -> Reconstruction:
             probe=entries.get("probe"),
             uncertainty=entries.get("uncertainty"),
             positions=entries.get("positions"),
+            residuals=entries.get("residuals"),
+            error_map=entries.get("error_map"),
+            intensities=entries.get("intensities"),
             pixel_size=pixel_size,
             metadata=metadata,
         )

@@ -36,6 +36,21 @@ def total_variation(canvases: Tensor, illumination: Tensor) -> Tensor:
     return (weight[:, :-1, :-1] * steps).sum((-2, -1)).mean()
 
 
+def roughness(canvases: Tensor, illumination: Tensor) -> Tensor:
+    """Mean square step between neighbouring pixels where there is light, relative to the mean square modulus there.
+
+    ``sum_r w(r) (|O(y+1, x) - O|^2 + |O(y, x+1) - O|^2) / sum_r w(r) |O|^2``; arguments as of :func:`total_variation`.
+
+    Returns:
+        scalar, dimensionless; zero for a constant object.
+    """
+    weight = illumination / illumination.sum((-2, -1), keepdim=True).clamp_min(torch.finfo(illumination.dtype).tiny)
+    level = (weight * squared_modulus(canvases)).sum((-2, -1)).clamp_min(1e-24)
+    down = squared_modulus(canvases[:, 1:, :-1] - canvases[:, :-1, :-1])
+    right = squared_modulus(canvases[:, :-1, 1:] - canvases[:, :-1, :-1])
+    return ((weight[:, :-1, :-1] * (down + right)).sum((-2, -1)) / level).mean()
+
+
 def supervised_loss(canvases: Tensor, truth: Tensor, illumination: Tensor) -> Tensor:
     """Squared distance of canvases from the true object, up to a phase factor for each, in units of the truth's square.
 

@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""From a scan and a start to a finished reconstruction: what ``ptychopinn refine`` and :func:`ptychopinn.refine` do."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptycho_ext import CanvasGeometry, extract_patches_adjoint, translate_images
+from ptychopinn.config import RefineConfig
+from ptychopinn.data.atomic import atomic_path
+from ptychopinn.data.dataset import good_pixels
+from ptychopinn.data.reconstruction import Reconstruction
+from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
+from ptychopinn.physics.priors import roughness, total_variation
+from ptychopinn.physics.propagation import squared_modulus
+from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, Penalty, PieEngine
+from ptychopinn.refinement.gauge import drift_of, fit_affine, mode_powers, orthogonalise_modes, with_modes, without_affine
+from ptychopinn.refinement.misfit import Misfit
+from ptychopinn.refinement.seek import find_defocus, seek_patterns
+from ptychopinn.refinement.state import State
+
+_log = logging.getLogger(__name__)
+
+#: Pixels around the scan that positions may move into.
+_MARGIN = 8
+#: Passes over which the improvement is judged.
+_WINDOW = 10
+#: Passes after which positions are anchored anew, outliers sought and the engine begun again, if positions are refined.
+_ROUND = 30
+#: Passes between two lines of the log, pictures and checkpoints.
+_REPORT = 10
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a refinement is.
+
+    Attributes:
+        passes: over the scan so far.
+        seconds: since the start, those before a resumed run included.
+        deviance: per detector pixel; about 1 where all pixels are bright and the model is complete, less where dark
+            pixels dominate.
+        save: writes what can be resumed to a file.
+        result: makes a reconstruction of the present state.
+    """
+
+    passes: int
+    seconds: float
+    deviance: float
+    save: Callable[[Path], None]
+    result: Callable[[], Reconstruction]
+
+
+def refine(
+    scan: Scan,
+    start: Reconstruction | None = None,
+    config: RefineConfig | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    resume: str | Path | None = None,
+) -> Reconstruction:
+    """Refine object, probe, positions and intensities of a scan against its counts.
+
+    Args:
+        scan: the scan; its truth is not looked at.
+        start: what to begin with: its object where light fell, its probe and its positions, if it has them; none: an
+            even object and the scan's probe.
+        config: the configuration; defaults otherwise.
+        device: where to compute.
+        progress: called after every tenth pass.
+        resume: a file that :attr:`Progress.save` wrote. On the CPU, the result is bit for bit that of a run that was
+            never stopped.
+
+    Returns:
+        The reconstruction, with the probe's modes, the positions, the deviance per pixel of every pattern
+        (``residuals``) and its map (``error_map``).
+
+    Raises:
+        InputError: the start does not fit the scan, or the file to resume another scan or configuration.
+    """
+    run = _Run(scan, start, config or RefineConfig(), torch.device(device), progress)
+    if resume is not None:
+        run.load(Path(resume))
+    try:
+        run.go()
+    except KeyboardInterrupt:
+        if run.passes == 0:
+            raise
+        _log.warning("interrupted after %d passes: this is what was reached", run.passes)
+        run.interrupted = True
+    return run.result()
+
+
+class _Run:
+    def __init__(
+        self,
+        scan: Scan,
+        start: Reconstruction | None,
+        config: RefineConfig,
+        device: torch.device,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.scan, self.config, self.device, self.progress = scan, config, device, progress
+        self.began, self.earlier = time.perf_counter(), 0.0
+        self.scratch = start is None
+        reported = scan.positions
+        if start is not None and start.positions is not None and len(start.positions) == scan.n:
+            reported = start.positions
+        self.geometry = CanvasGeometry.from_positions(reported, scan.patch_size, _MARGIN)
+        counts = torch.from_numpy(np.fft.ifftshift(scan.counts, axes=(-2, -1))).to(device)
+        good = good_pixels(scan)
+        self.misfit = Misfit(
+            counts, None if good is None else good.to(device), self.geometry.shape, config.loss, config.interpolation
+        )
+        self.reported = self.geometry.to_canvas(scan.positions).to(device)
+        self.state = self._start(start, self.geometry.to_canvas(reported).to(device))
+        self.start_probe = self.state.probe.clone()
+        self.engine: PieEngine | LbfgsEngine | None = None
+        self.passes, self.values = 0, list[float]()
+        self.interrupted = self.prepared = False
+
+    # --- where it begins ---
+
+    def _start(self, start: Reconstruction | None, positions: Tensor) -> State:
+        scan, device = self.scan, self.device
+        probe = torch.from_numpy(scan.probe)
+        if start is not None and start.probe is not None:
+            if start.probe.shape[-1] != scan.patch_size:
+                raise InputError(
+                    f"{scan.name}: expected a start whose probe is {scan.patch_size} pixels wide like the patterns, "
+                    f"found {start.probe.shape[-1]}"
+                )
+            probe = torch.from_numpy(start.probe)
+        modes = self.config.modes or len(probe)
+        probe = with_modes(probe, modes).to(device)
+        level = torch.sqrt(
+            torch.tensor(float(scan.counts.sum(dtype=np.float64)) / scan.n) / squared_modulus(probe).sum().cpu()
+        )
+        image = torch.full(self.geometry.shape, float(level), dtype=torch.complex64)
+        if start is not None:
+            self._place(start, image)
+        return State(
+            image.to(device), probe, positions.clone(), torch.zeros(scan.n, dtype=torch.float64, device=device)
+        )
+
+    def _place(self, start: Reconstruction, image: Tensor) -> None:
+        """Write the start's object over the even one, where its light is not too weak."""
+        lit = start.covered(0.02)
+        source = torch.from_numpy(np.where(lit, start.object, 0))
+        first = np.array(start.origin) - self.geometry.origin
+        whole = np.floor(first + 0.5).astype(int)
+        rest = first - whole
+        if np.abs(rest).max() > 1e-6:
+            source = translate_images(source[None], torch.from_numpy(rest)[None])[0]
+        low, high = np.maximum(whole, 0), np.minimum(whole + source.shape, image.shape)
+        if (high <= low).any():
+            raise InputError(
+                f"{self.scan.name}: expected a start that lies on the scan, found its object at {start.origin} (y, x) "
+                f"with shape {start.shape}"
+            )
+        target = image[low[0] : high[0], low[1] : high[1]]
+        part = np.s_[low[0] - whole[0] : high[0] - whole[0], low[1] - whole[1] : high[1] - whole[1]]
+        target.copy_(torch.where(torch.from_numpy(lit[part]), source[part], target))
+
+    # --- what it does ---
+
+    def go(self) -> None:
+        config = self.config
+        if not self.prepared and self._seeks_defocus():
+            self.state.probe = find_defocus(self.misfit, self.state, config)
+            self.start_probe = self.state.probe.clone()
+        self.prepared = True
+        while self.passes < config.iterations and not self._over():
+            engine = self._engine()
+            self.values.append(engine.advance())
+            self.state = engine.state
+            self.passes += 1
+            if self.passes % _REPORT == 0:
+                self._report()
+            if config.learn_positions and self.passes % _ROUND == 0 and self.passes < config.iterations:
+                self._next_round(engine)
+
+    def _seeks_defocus(self) -> bool:
+        wish = self.config.find_defocus
+        return (self.scratch and self.config.learn_positions and self.config.learn_probe) if wish == "auto" else wish
+
+    def _engine(self) -> PieEngine | LbfgsEngine:
+        """The engine of this pass: "pie" while it warms up, then the one that is asked for."""
+        warm = self.scratch and self.passes < self.config.warmup
+        kind = ENGINES["pie" if warm else self.config.engine]
+        if not isinstance(self.engine, kind):
+            self.engine = kind(self.misfit, self.state, self.config, self._penalty(), self._project())
+        return self.engine
+
+    def _next_round(self, engine: PieEngine | LbfgsEngine) -> None:
+        state, config = engine.state, self.config
+        if config.search:
+            state.positions = seek_patterns(self.misfit, state, engine.residuals, config.search)
+        state.positions = self.reported + self._project()(state.positions - self.reported)
+        if isinstance(engine, LbfgsEngine):
+            engine.start_again()
+
+    def _over(self) -> bool:
+        if self.config.minutes is not None and self._seconds() > 60 * self.config.minutes:
+            return True
+        if isinstance(self.engine, LbfgsEngine) and self.engine.stuck:
+            return True
+        warm = self.config.warmup if self.scratch else 0
+        values = self.values[warm:]
+        # With positions, what a round has found must have had its time.
+        wait = 2 * _ROUND if self.config.learn_positions else _WINDOW
+        if len(values) <= wait:
+            return False
+        return values[-_WINDOW - 1] - values[-1] < self.config.tolerance * values[-1]
+
+    def _penalty(self) -> Penalty:
+        weights = (self.config.total_variation, self.config.smoothness)
+        # J is half the negative logarithm of the likelihood, in nats; the weights are nats per detector pixel.
+        scale = 0.5 * self.misfit.pixels
+
+        def penalty(image: Tensor, light: Tensor, gradient: Tensor) -> float:
+            if not any(weights):
+                return 0.0
+            with torch.enable_grad():
+                free = image.detach().requires_grad_()
+                value = image.new_zeros((), dtype=torch.float32)
+                for weight, prior in zip(weights, (total_variation, roughness), strict=True):
+                    if weight:
+                        value = value + scale * weight * prior(free[None], light[None])
+                (slope,) = torch.autograd.grad(value, free)
+            gradient += slope / 2
+            return float(value)
+
+        return penalty
+
+    def _project(self) -> Callable[[Tensor], Tensor]:
+        reported = self.reported
+        if self.config.affine == "remove":
+            return lambda moves: without_affine(reported, moves)
+        return lambda moves: moves - moves.mean(0)
+
+    # --- what it tells ---
+
+    def _seconds(self) -> float:
+        return self.earlier + time.perf_counter() - self.began
+
+    def _deviance(self) -> float:
+        return 4 * self.values[-1] / self.misfit.pixels
+
+    def _report(self) -> None:
+        _log.info("pass %4d: deviance %.4f per pixel, %.1f s", self.passes, self._deviance(), self._seconds())
+        if self.progress is not None:
+            self.progress(Progress(self.passes, self._seconds(), self._deviance(), self.save, self.result))
+
+    def save(self, path: Path) -> None:
+        """Write what :func:`refine` can resume."""
+        saved = {
+            "scan": self._fingerprint(),
+            "config": dataclasses.asdict(self.config),
+            "passes": self.passes,
+            "seconds": self._seconds(),
+            "values": self.values,
+            "start_probe": self.start_probe,
+            "reported": self.reported,
+            "scratch": self.scratch,
+            "engine": type(self.engine).__name__,
+            "engine_state": None if self.engine is None else self.engine.state_dict(),
+        }
+        with atomic_path(path) as temporary:
+            torch.save(saved, temporary)
+
+    def load(self, path: Path) -> None:
+        try:
+            saved: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+            same = saved["scan"] == self._fingerprint()
+        except (OSError, RuntimeError, KeyError, EOFError, TypeError) as error:
+            raise InputError(f"{path}: expected a refinement to resume, found none: {error}") from None
+        if not same:
+            raise InputError(f"{path}: expected a refinement of {self.scan.name}, found one of another scan or start")
+        free = {"iterations", "minutes", "tolerance", "split_half"}
+        for name, value in dataclasses.asdict(self.config).items():
+            if name not in free and saved["config"][name] != value:
+                raise InputError(
+                    f"{path}: expected a refinement with refine.{name} {value!r}, found {saved['config'][name]!r}"
+                )
+        self.passes, self.values, self.earlier = saved["passes"], saved["values"], saved["seconds"]
+        self.start_probe, self.scratch, self.prepared = saved["start_probe"], saved["scratch"], True
+        kind = next(kind for kind in ENGINES.values() if kind.__name__ == saved["engine"])
+        self.state = State(**saved["engine_state"]["state"])
+        self.engine = kind(self.misfit, self.state, self.config, self._penalty(), self._project())
+        self.engine.load_state_dict(saved["engine_state"])
+        self.state = self.engine.state
+
+    def _fingerprint(self) -> dict[str, Any]:
+        return {
+            "patterns": self.scan.n,
+            "counts": float(self.scan.counts.sum(dtype=np.float64)),
+            "origin": list(self.geometry.origin),
+            "shape": list(self.geometry.shape),
+        }
+
+    # --- what it leaves ---
+
+    def result(self) -> Reconstruction:
+        """The present state as a reconstruction, in the frame and with the conventions of the start."""
+        state, config = self.state, self.config
+        probe = orthogonalise_modes(state.probe)
+        image = state.object
+        if config.keep_power:
+            factor = torch.sqrt(squared_modulus(self.start_probe).sum() / squared_modulus(probe).sum())
+            probe, image = probe * factor, image / factor
+        drift = drift_of(probe, self.start_probe) if config.centre_probe else (0, 0)
+        probe = probe.roll((-drift[0], -drift[1]), (1, 2))
+        places = state.positions + state.positions.new_tensor(drift)
+        origin = tuple(float(v - d) for v, d in zip(self.geometry.origin, drift, strict=True))
+        weight = squared_modulus(probe).sum(0)
+        residuals = torch.zeros_like(state.intensities) if self.engine is None else self.engine.residuals
+        light, error = (
+            _spread(weight, places, part, self.geometry.shape) for part in (torch.ones_like(residuals), residuals)
+        )
+        positions = self.geometry.to_scan(state.positions.cpu()).numpy()
+        matrix, shift = fit_affine(self.scan.positions, positions)
+        return Reconstruction(
+            object=image.cpu().numpy(),
+            weights=light.cpu().numpy(),
+            origin=(origin[0], origin[1]),
+            probe=probe.cpu().numpy(),
+            positions=positions,
+            residuals=residuals.cpu().numpy(),
+            error_map=(error / light.clamp_min(1e-6 * float(light.max()))).cpu().numpy(),
+            intensities=torch.exp(state.intensities).cpu().numpy() if config.learn_intensities else None,
+            pixel_size=self.scan.pixel_size,
+            metadata={
+                "scan": self.scan.name,
+                "patterns": self.scan.n,
+                "refinement": {
+                    "passes": self.passes,
+                    "seconds": self._seconds(),
+                    "deviance": [4 * value / self.misfit.pixels for value in self.values],
+                    "interrupted": self.interrupted,
+                    "mode_powers": mode_powers(probe).tolist(),
+                    "positions_affine": {"matrix": matrix.tolist(), "shift": shift.tolist()},
+                    "config": dataclasses.asdict(config),
+                },
+            },
+        )
+
+
+def _spread(weight: Tensor, places: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The sum of weight (N, N) times one value for each place, on the canvas."""
+    total = torch.zeros(shape, device=weight.device)
+    for part, value in zip(places.split(256), values.float().split(256), strict=True):
+        total += extract_patches_adjoint(value[:, None, None] * weight, part, shape)
+    return total
