@@ -177,12 +177,11 @@ class LbfgsEngine:
             self.pairs.clear()
             direction = self.gradient.copy().scale_(-1.0)
             slope = 2 * self.gradient.dot(direction)
-        step = 1.0
-        if self.config.learn_positions:
-            farthest = float((direction.positions * self.scale.positions).norm(dim=1).max())
-            step = min(1.0, LARGEST_MOVE / max(farthest, 1e-12))
+        move = direction.map(torch.mul, self.scale)
+        # Before and after the scaling, or the slope would not be that of the step.
+        move.positions = self.project(move.positions)
+        step = min(1.0, LARGEST_MOVE / max(float(move.positions.norm(dim=1).max()), 1e-12))
         while True:
-            move = direction.map(torch.mul, self.scale)
             trial = self.state.plus(step, move)
             value, gradient = self._evaluate(trial)
             if np.isfinite(value) and gradient.finite() and value <= self.value + _SUFFICIENT * step * slope:

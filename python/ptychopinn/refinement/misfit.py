@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_ext import extract_patches, extract_patches_adjoint
+from ptychopinn.config import RefineConfig
 from ptychopinn.physics.likelihood import BACKGROUND
-from ptychopinn.physics.propagation import far_field, mode_intensity, near_field, squared_modulus
+from ptychopinn.physics.propagation import far_field, mode_intensity, near_field, squared_modulus, sum_modes
 from ptychopinn.refinement.shifts import Place, make_shift
 from ptychopinn.refinement.state import State
 
@@ -51,22 +52,22 @@ class Misfit:
         counts: (n, N, N) in FFT order, any real type, on the device to compute on.
         good: bool, (N, N) in FFT order, or None.
         canvas_size: (H, W).
-        loss: "poisson" or "amplitude".
-        interpolation: "fourier" or "bilinear".
+        config: loss, interpolation, and what is refined.
 
     With torch.distributed initialised, every process takes its share of each batch, and sums are reduced.
     """
 
     def __init__(
-        self, counts: Tensor, good: Tensor | None, canvas_size: tuple[int, int], loss: str, interpolation: str
+        self, counts: Tensor, good: Tensor | None, canvas_size: tuple[int, int], config: RefineConfig
     ) -> None:
         self.counts = counts
         self.good = None if good is None else good.to(torch.float32)
         self.canvas_size = canvas_size
-        self.loss = loss
+        self.loss = config.loss
+        self.learn_positions, self.learn_intensities = config.learn_positions, config.learn_intensities
         self.size = counts.shape[-1]
         self.device = counts.device
-        self.shift = make_shift(interpolation, self.size, counts.device)
+        self.shift = make_shift(config.interpolation, self.size, counts.device)
         self.pixels = len(counts) * (self.size**2 if good is None else int(good.sum()))
         self.batches: list[Tensor] = []
         self.members: list[Tensor] = []  # of every batch, what this process works on
@@ -101,15 +102,21 @@ class Misfit:
         lit, kept = self.shift.lit(representation, rest)
         factors = torch.exp(state.intensities[members]).float()[:, None, None]
         fields, intensity, terms, step = self._compare(patches, lit, factors, members)
-        by_intensity = (step * intensity).sum((1, 2), dtype=torch.float64) / 2
-        waves = near_field(fields.mul_(step.mul_(factors).unsqueeze(1)))
-        to_object = (waves * lit.conj()).sum(1) if lit.shape[-3] > 1 else (waves * lit.conj()).squeeze(1)
-        window = extract_patches_adjoint(to_object, place.positions, place.shape, plan=place.plan)
-        to_probe, to_positions = self.shift.back(waves, patches, kept, place)
-        per_pattern = terms.sum((1, 2), dtype=torch.float64)
-        pixels = self.pixels / len(self.counts)
+        by_intensity = None
+        if self.learn_intensities:
+            by_intensity = (step * intensity).sum((1, 2)).double() / 2
+        waves = near_field(fields.mul_(step.mul_(factors).unsqueeze(1))).conj_physical_()
+        to_object = sum_modes(waves * lit)
+        window = extract_patches_adjoint(to_object, place.positions, place.shape, plan=place.plan).conj_physical_()
+        to_probe, to_positions = self.shift.back(waves, patches, kept, place, self.learn_positions)
+        per_pattern = terms.sum((1, 2)).double()
         return Downhill(
-            per_pattern.sum(), window, to_probe, to_positions, by_intensity, 4 * per_pattern / pixels
+            value=per_pattern.sum(),
+            object=window,
+            probe=to_probe,
+            positions=torch.zeros_like(rest) if to_positions is None else to_positions,
+            intensities=torch.zeros_like(per_pattern) if by_intensity is None else by_intensity,
+            residuals=per_pattern * (4 * len(self.counts) / self.pixels),
         )
 
     def _compare(
@@ -132,7 +139,7 @@ class Misfit:
         lit, _ = self.shift.lit(self.shift.represent(state.probe), positions - anchors)
         factors = torch.exp(state.intensities[members]).float()[:, None, None]
         _, _, terms, _ = self._compare(patches, lit, factors, members)
-        return terms.sum((1, 2), dtype=torch.float64)
+        return terms.sum((1, 2)).double()
 
     def _terms(self, intensity: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
         """J of every detector pixel, and ``-dJ / d conj(F)`` of its far field F, relative to F."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.propagation import far_field, near_field
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
+from ptychopinn.refinement.gauge import without_affine
 from ptychopinn.refinement.misfit import Misfit
 from ptychopinn.refinement.state import State
 
@@ -21,13 +23,13 @@ _log = logging.getLogger(__name__)
 #: Defocus is tried at these phases, rad, at the aperture's root mean square radius.
 _DEFOCUS = np.linspace(-2.5, 2.5, 9)
 _TRIAL_PATTERNS = 200
-_TRIAL_PASSES = (5, 10)  # of "pie" and of "lbfgs"
+_TRIAL_WARMUP = 5  # passes of "pie"
+_TRIAL_PASSES = (10, 30, 30)  # of "lbfgs", on ever finer grids
 
 #: Patterns are sought whose deviance is so many standard deviations (robustly) above the median.
-_OUTLIER = 4.0
-_SOUGHT_SHARE = 0.2
+_OUTLIER = 2.0
 _STRIDE = 2  # pixels between the places tried; the gradient finds the rest
-_BETTER = 0.9
+_BETTER = 0.97
 _AT_ONCE = 256
 
 
@@ -82,61 +84,86 @@ def find_defocus(misfit: Misfit, state: State, config: RefineConfig) -> Tensor:
     )
     good = None if misfit.good is None else misfit.good > 0
     probe = with_aperture(state.probe, misfit.counts, good)
-    found: list[float] = []
-    for phase in _DEFOCUS:
+    places = state.positions[near] - low
+
+    def project(moves: Tensor) -> Tensor:
+        # A scale of the positions would make up for a wrong defocus.
+        return without_affine(places, moves)
+
+    part = Misfit(counts, good, (size[0], size[1]), trial_config)
+
+    def misfit_at(phase: float, passes: int) -> float:
         trial = State(
             torch.full(size, state.object.abs().mean().item(), dtype=state.object.dtype, device=misfit.device),
-            defocused_by(probe, float(phase)),
-            state.positions[near] - low,
+            defocused_by(probe, phase),
+            places.clone(),
             state.intensities[near],
         )
-        part = Misfit(counts, good, (size[0], size[1]), config.loss, config.interpolation)
-        engine: PieEngine | LbfgsEngine = PieEngine(part, trial, trial_config, _no_penalty, _keep)
-        for _ in range(_TRIAL_PASSES[0]):
+        warm = PieEngine(part, trial, trial_config, _no_penalty, project)
+        for _ in range(_TRIAL_WARMUP):
+            warm.advance()
+        engine = LbfgsEngine(part, warm.state, trial_config, _no_penalty, project)
+        for _ in range(passes):
             engine.advance()
-        engine = LbfgsEngine(part, engine.state, trial_config, _no_penalty, _keep)
-        for _ in range(_TRIAL_PASSES[1]):
-            engine.advance()
-        found.append(engine.value)
-    best = int(np.argmin(found))
-    phase = float(_DEFOCUS[best])
-    if 0 < best < len(found) - 1:  # the lowest point of the parabola through it and its neighbours
-        left, middle, right = found[best - 1 : best + 2]
-        phase += float(0.5 * (left - right) / (left - 2 * middle + right) * (_DEFOCUS[1] - _DEFOCUS[0]))
-    _log.info("defocus: %.2f rad at the aperture's rms radius from the probe that was given", phase)
-    return defocused_by(probe, phase)
+        return engine.value
+
+    phases = _DEFOCUS
+    for passes in _TRIAL_PASSES:
+        found = [misfit_at(float(phase), passes) for phase in phases]
+        _log.debug("J at %s rad: %s", phases.round(2), np.round(found))
+        best, step = lowest_valley(phases, found), phases[1] - phases[0]
+        phases = best + step * np.array([-0.5, 0.0, 0.5])
+    _log.info("defocus: %.2f rad at the aperture's rms radius from the probe that was given", best)
+    return defocused_by(probe, best)
 
 
-def seek_patterns(misfit: Misfit, state: State, residuals: Tensor, radius: int) -> Tensor:
-    """Positions (n, 2) in which patterns that fit badly stand where they fit best, within ``radius`` pixels.
+def lowest_valley(places: np.ndarray, values: Sequence[float]) -> float:
+    """Where the lowest of the minima between the ends lies, by a parabola; the lower end, if there is none.
+
+    A probe near its focus hardly overlaps with itself, so that everything fits: the ends can be low for no good reason.
+
+    Example:
+        >>> lowest_valley(np.array([-1.0, 0.0, 1.0, 2.0]), [0.0, 3.0, 1.0, 3.0])
+        1.0
+    """
+    inner = [i for i in range(1, len(values) - 1) if values[i - 1] > values[i] <= values[i + 1]]
+    if not inner:
+        return float(places[int(np.argmin(values))])
+    best = min(inner, key=values.__getitem__)
+    left, middle, right = values[best - 1 : best + 2]
+    return float(places[best] + 0.5 * (left - right) / (left - 2 * middle + right) * (places[1] - places[0]))
+
+
+def seek_patterns(misfit: Misfit, state: State, sought: Tensor, centres: Tensor, radius: int) -> Tensor:
+    """Positions (n, 2) in which the patterns sought stand where they fit best, if that is not where they are.
 
     Args:
         misfit: of the scan.
         state: the object and probe to fit to.
-        residuals: (n,), deviance of every pattern per pixel.
+        sought: (k,) indices of patterns.
+        centres: (n, 2), canvas coordinates to seek around.
         radius: of the search, pixels.
     """
-    middle = residuals.median()
-    spread = 1.4826 * (residuals - middle).abs().median()
-    order = residuals.argsort(descending=True)[: int(_SOUGHT_SHARE * len(residuals))]
-    sought = order[residuals[order] > middle + _OUTLIER * spread]
+    positions = state.positions.clone()
     axis = torch.arange(-radius, radius + 1, _STRIDE, dtype=torch.float64, device=misfit.device)
     offsets = torch.cartesian_prod(axis, axis)
-    offsets = torch.cat([torch.zeros_like(offsets[:1]), offsets])
-    positions = state.positions.clone()
-    for members in sought.split(max(1, _AT_ONCE // len(offsets))):
-        places = (state.positions[members, None] + offsets).reshape(-1, 2)
-        repeated = members.repeat_interleave(len(offsets))
-        values = misfit.values(state, repeated, places).view(len(members), -1)
+    for members in sought.split(max(1, _AT_ONCE // len(offsets))) if len(sought) else ():
+        places = torch.cat([state.positions[members, None], centres[members, None] + offsets], 1)
+        repeated = members.repeat_interleave(places.shape[1])
+        values = misfit.values(state, repeated, places.reshape(-1, 2)).view(len(members), -1)
         best, where = values.min(1)
-        moved = best < _BETTER * values[:, 0]
-        positions[members[moved]] += offsets[where[moved]]
+        better = torch.where(best < _BETTER * values[:, 0], where, 0)
+        positions[members] = places[torch.arange(len(members), device=places.device), better]
     return positions
+
+
+def badly_fitting(residuals: Tensor) -> Tensor:
+    """Indices of the patterns whose deviance is well above the others', (k,)."""
+    middle = residuals.median()
+    spread = 1.4826 * (residuals - middle).abs().median()
+    return (residuals > middle + _OUTLIER * spread).nonzero().flatten()
 
 
 def _no_penalty(object: Tensor, light: Tensor, gradient: Tensor) -> float:
     return 0.0
 
-
-def _keep(moves: Tensor) -> Tensor:
-    return moves

@@ -19,13 +19,15 @@ from torch import Tensor
 
 from ptycho_ext import ScanPlan
 from ptycho_ext.ops.extract import grad_positions
+from ptychopinn.physics.propagation import sum_modes
 
 
 class Shift(Protocol):
     """How positions enter the exit waves ``psi = P_k o_k``.
 
     ``lit`` gives the probes of a batch, ``(b, M, N, N)`` or ``(M, N, N)``, and what ``back`` needs to turn corrections
-    of the waves into those of the probe's representation and of the positions.
+    of the waves into those of the probe's representation and of the positions. Both hand on complex conjugates where
+    that saves torch a copy of the whole batch.
     """
 
     #: Pixels beyond its last sample that a patch reads.
@@ -35,7 +37,9 @@ class Shift(Protocol):
     def probe_of(self, representation: Tensor) -> Tensor: ...
     def anchors(self, positions: Tensor) -> Tensor: ...
     def lit(self, representation: Tensor, rest: Tensor) -> tuple[Tensor, Any]: ...
-    def back(self, waves: Tensor, patches: Tensor, kept: Any, place: Place) -> tuple[Tensor, Tensor]: ...
+    def back(
+        self, conjugate_waves: Tensor, patches: Tensor, kept: Any, place: Place, by_position: bool
+    ) -> tuple[Tensor, Tensor | None]: ...
 
 
 class Place:
@@ -94,13 +98,18 @@ class FourierShift:
         moved = representation * ramp
         return torch.fft.ifft2(moved), (ramp, moved)
 
-    def back(self, waves: Tensor, patches: Tensor, kept: Any, place: Place) -> tuple[Tensor, Tensor]:
+    def back(
+        self, conjugate_waves: Tensor, patches: Tensor, kept: Any, place: Place, by_position: bool
+    ) -> tuple[Tensor, Tensor | None]:
         ramp, moved = kept
-        spectra = torch.fft.fft2(waves * patches.conj().unsqueeze(-3))
-        # Re sum conj(G) d(P_hat ramp): the derivative brings down -i k.
-        overlap = (spectra.conj() * moved).imag.sum(1) / moved[0, 0].numel()
-        by_position = torch.stack([overlap.sum(2) @ self.slopes, overlap.sum(1) @ self.slopes], 1)
-        return (spectra.mul_(ramp.conj())).sum(0), by_position.double()
+        # The conjugate of the Fourier transform of waves conj(patches).
+        spectra = torch.fft.ifft2(conjugate_waves * patches.unsqueeze(-3), norm="forward")
+        slope = None
+        if by_position:
+            # Re sum conj(G) d(P_hat ramp): the derivative brings down -i k.
+            overlap = (spectra * moved).imag.sum(1) / moved[0, 0].numel()
+            slope = torch.stack([overlap.sum(2) @ self.slopes, overlap.sum(1) @ self.slopes], 1).double()
+        return spectra.mul_(ramp).sum(0).conj_physical_(), slope
 
 
 class BilinearShift:
@@ -118,14 +127,18 @@ class BilinearShift:
         return positions
 
     def lit(self, representation: Tensor, rest: Tensor) -> tuple[Tensor, Any]:
-        return representation, representation.conj()
+        return representation, representation
 
-    def back(self, waves: Tensor, patches: Tensor, kept: Any, place: Place) -> tuple[Tensor, Tensor]:
-        assert place.canvas is not None
-        assert place.plan is not None
-        corrections = (waves * kept).sum(1)
-        by_position = grad_positions(corrections, place.canvas, place.positions, place.plan.order)
-        return (waves * patches.conj().unsqueeze(-3)).sum(0), by_position.double()
+    def back(
+        self, conjugate_waves: Tensor, patches: Tensor, kept: Any, place: Place, by_position: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        slope = None
+        if by_position:
+            assert place.canvas is not None
+            assert place.plan is not None
+            corrections = sum_modes(conjugate_waves * kept).conj_physical_()
+            slope = grad_positions(corrections, place.canvas, place.positions, place.plan.order).double()
+        return (conjugate_waves * patches.unsqueeze(-3)).sum(0).conj_physical_(), slope
 
 
 def make_shift(name: str, size: int, device: torch.device) -> Shift:

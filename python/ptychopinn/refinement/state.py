@@ -38,8 +38,8 @@ class State:
         return State(*(function(*parts) for parts in zip(self, *others, strict=True)))
 
     def dot(self, other: State) -> float:
-        """Real inner product over all parts, summed in float64."""
-        return sum(float(_real(a).double().dot(_real(b).double())) for a, b in zip(self, other, strict=True))
+        """Real inner product over all parts."""
+        return sum(float(_real(a).dot(_real(b))) for a, b in zip(self, other, strict=True))
 
     def copy(self) -> State:
         return self.map(torch.clone)

@@ -27,7 +27,7 @@ from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, Penalty, PieEngine
 from ptychopinn.refinement.gauge import drift_of, fit_affine, mode_powers, orthogonalise_modes, with_modes, without_affine
 from ptychopinn.refinement.misfit import Misfit
-from ptychopinn.refinement.seek import find_defocus, seek_patterns
+from ptychopinn.refinement.seek import badly_fitting, find_defocus, seek_patterns
 from ptychopinn.refinement.state import State
 
 _log = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ _MARGIN = 8
 _WINDOW = 10
 #: Passes after which positions are anchored anew, outliers sought and the engine begun again, if positions are refined.
 _ROUND = 30
+#: Rounds after which all patterns are sought, not only those that fit badly.
+_SEARCH_ALL = 3
 #: Passes between two lines of the log, pictures and checkpoints.
 _REPORT = 10
 
@@ -94,7 +96,8 @@ def refine(
     if resume is not None:
         run.load(Path(resume))
     try:
-        run.go()
+        with torch.no_grad():
+            run.go()
     except KeyboardInterrupt:
         if run.passes == 0:
             raise
@@ -122,7 +125,7 @@ class _Run:
         counts = torch.from_numpy(np.fft.ifftshift(scan.counts, axes=(-2, -1))).to(device)
         good = good_pixels(scan)
         self.misfit = Misfit(
-            counts, None if good is None else good.to(device), self.geometry.shape, config.loss, config.interpolation
+            counts, None if good is None else good.to(device), self.geometry.shape, config
         )
         self.reported = self.geometry.to_canvas(scan.positions).to(device)
         self.state = self._start(start, self.geometry.to_canvas(reported).to(device))
@@ -207,7 +210,11 @@ class _Run:
     def _next_round(self, engine: PieEngine | LbfgsEngine) -> None:
         state, config = engine.state, self.config
         if config.search:
-            state.positions = seek_patterns(self.misfit, state, engine.residuals, config.search)
+            moves = state.positions - self.reported
+            common = moves - without_affine(self.reported, moves)
+            whole = self.passes // _ROUND % _SEARCH_ALL == 0
+            sought = torch.arange(self.scan.n, device=self.device) if whole else badly_fitting(engine.residuals)
+            state.positions = seek_patterns(self.misfit, state, sought, self.reported + common, config.search)
         state.positions = self.reported + self._project()(state.positions - self.reported)
         if isinstance(engine, LbfgsEngine):
             engine.start_again()
@@ -219,11 +226,11 @@ class _Run:
             return True
         warm = self.config.warmup if self.scratch else 0
         values = self.values[warm:]
-        # With positions, what a round has found must have had its time.
-        wait = 2 * _ROUND if self.config.learn_positions else _WINDOW
+        # With positions, a round is judged as a whole: each begins slowly.
+        window, wait = (_ROUND, 2 * _ROUND) if self.config.learn_positions else (_WINDOW, _WINDOW)
         if len(values) <= wait:
             return False
-        return values[-_WINDOW - 1] - values[-1] < self.config.tolerance * values[-1]
+        return values[-window - 1] - values[-1] < self.config.tolerance * window / _WINDOW * values[-1]
 
     def _penalty(self) -> Penalty:
         weights = (self.config.total_variation, self.config.smoothness)
