@@ -34,8 +34,8 @@ _LARGEST_BATCH_MOVE = 0.5
 _SUFFICIENT = 1e-4
 _SMALLEST_STEP = 1e-4
 
-#: Adds the regularisers of an object to its half gradient, with the illumination; returns their value.
-Penalty = Callable[[Tensor, Tensor, Tensor], float]
+#: Adds the half gradient of all regularisers, at a state under an illumination, to a gradient; returns their value.
+Penalty = Callable[[State, Tensor, State], float]
 #: Takes out of a step of the positions what is not to be refined.
 Projection = Callable[[Tensor], Tensor]
 
@@ -128,9 +128,9 @@ class PieEngine:
             length = moves.norm(dim=1, keepdim=True)
             moves *= 0.5 * (_LARGEST_BATCH_MOVE / length.clamp_min(1e-12)).clamp_max(1.0)
             state.positions += self.project(moves)
-        gradient = torch.zeros_like(state.object)
-        total = float(value) + self.penalty(state.object, light, gradient)
-        state.object -= gradient * per_light.object
+        gradient = state.map(torch.zeros_like)
+        total = float(value) + self.penalty(state, light, gradient)
+        state.object -= gradient.object * per_light.object
         return total
 
     def state_dict(self) -> dict[str, Any]:
@@ -222,7 +222,7 @@ class LbfgsEngine:
         """J with its regularisers, and half its gradient by the scaled variables."""
         self.evaluations += 1
         value, gradient, self.residuals = self.misfit.gradient(state)
-        value += self.penalty(state.object, self.light, gradient.object)
+        value += self.penalty(state, self.light, gradient)
         gradient.positions = self.project(gradient.positions)
         return value, gradient.map(torch.mul, self.scale)
 

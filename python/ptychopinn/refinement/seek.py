@@ -164,6 +164,6 @@ def badly_fitting(residuals: Tensor) -> Tensor:
     return (residuals > middle + _OUTLIER * spread).nonzero().flatten()
 
 
-def _no_penalty(object: Tensor, light: Tensor, gradient: Tensor) -> float:
+def _no_penalty(state: State, light: Tensor, gradient: State) -> float:
     return 0.0
 

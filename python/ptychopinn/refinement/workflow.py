@@ -38,8 +38,8 @@ _MARGIN = 8
 _WINDOW = 10
 #: Passes after which positions are anchored anew, outliers sought and the engine begun again, if positions are refined.
 _ROUND = 30
-#: Rounds after which all patterns are sought, not only those that fit badly.
-_SEARCH_ALL = 3
+#: Least standard deviation, pixels, that positions are believed to have.
+_LEAST_SPREAD = 0.02
 #: Passes between two lines of the log, pictures and checkpoints.
 _REPORT = 10
 
@@ -132,6 +132,7 @@ class _Run:
         self.start_probe = self.state.probe.clone()
         self.engine: PieEngine | LbfgsEngine | None = None
         self.passes, self.values = 0, list[float]()
+        self.spread = 1.0  # standard deviation of the reported positions along an axis, pixels
         self.interrupted = self.prepared = False
 
     # --- where it begins ---
@@ -212,10 +213,11 @@ class _Run:
         if config.search:
             moves = state.positions - self.reported
             common = moves - without_affine(self.reported, moves)
-            whole = self.passes // _ROUND % _SEARCH_ALL == 0
-            sought = torch.arange(self.scan.n, device=self.device) if whole else badly_fitting(engine.residuals)
+            sought = badly_fitting(engine.residuals)
             state.positions = seek_patterns(self.misfit, state, sought, self.reported + common, config.search)
-        state.positions = self.reported + self._project()(state.positions - self.reported)
+        moves = self._project()(state.positions - self.reported)
+        state.positions = self.reported + moves
+        self.spread = _spread_of(without_affine(self.reported, moves))
         if isinstance(engine, LbfgsEngine):
             engine.start_again()
 
@@ -237,18 +239,24 @@ class _Run:
         # J is half the negative logarithm of the likelihood, in nats; the weights are nats per detector pixel.
         scale = 0.5 * self.misfit.pixels
 
-        def penalty(image: Tensor, light: Tensor, gradient: Tensor) -> float:
-            if not any(weights):
-                return 0.0
-            with torch.enable_grad():
-                free = image.detach().requires_grad_()
-                value = image.new_zeros((), dtype=torch.float32)
-                for weight, prior in zip(weights, (total_variation, roughness), strict=True):
-                    if weight:
-                        value = value + scale * weight * prior(free[None], light[None])
-                (slope,) = torch.autograd.grad(value, free)
-            gradient += slope / 2
-            return float(value)
+        def penalty(state: State, light: Tensor, gradient: State) -> float:
+            total = 0.0
+            if any(weights):
+                with torch.enable_grad():
+                    free = state.object.detach().requires_grad_()
+                    value = free.real.new_zeros(())
+                    for weight, prior in zip(weights, (total_variation, roughness), strict=True):
+                        if weight:
+                            value = value + scale * weight * prior(free[None], light[None])
+                    (slope,) = torch.autograd.grad(value, free)
+                gradient.object += slope / 2
+                total = float(value)
+            if self.config.learn_positions:
+                # Normal errors, as wide as they are found to be: what the patterns do not tell stays as reported.
+                moves = without_affine(self.reported, state.positions - self.reported)
+                total += float(moves.square().sum()) / (4 * self.spread**2)
+                gradient.positions += moves / (4 * self.spread**2)
+            return total
 
         return penalty
 
@@ -282,6 +290,7 @@ class _Run:
             "start_probe": self.start_probe,
             "reported": self.reported,
             "scratch": self.scratch,
+            "spread": self.spread,
             "engine": type(self.engine).__name__,
             "engine_state": None if self.engine is None else self.engine.state_dict(),
         }
@@ -304,6 +313,7 @@ class _Run:
                 )
         self.passes, self.values, self.earlier = saved["passes"], saved["values"], saved["seconds"]
         self.start_probe, self.scratch, self.prepared = saved["start_probe"], saved["scratch"], True
+        self.spread = saved["spread"]
         kind = next(kind for kind in ENGINES.values() if kind.__name__ == saved["engine"])
         self.state = State(**saved["engine_state"]["state"])
         self.engine = kind(self.misfit, self.state, self.config, self._penalty(), self._project())
@@ -335,7 +345,7 @@ class _Run:
         weight = squared_modulus(probe).sum(0)
         residuals = torch.zeros_like(state.intensities) if self.engine is None else self.engine.residuals
         light, error = (
-            _spread(weight, places, part, self.geometry.shape) for part in (torch.ones_like(residuals), residuals)
+            _laid_out(weight, places, part, self.geometry.shape) for part in (torch.ones_like(residuals), residuals)
         )
         positions = self.geometry.to_scan(state.positions.cpu()).numpy()
         matrix, shift = fit_affine(self.scan.positions, positions)
@@ -365,7 +375,12 @@ class _Run:
         )
 
 
-def _spread(weight: Tensor, places: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+def _spread_of(moves: Tensor) -> float:
+    """Standard deviation along an axis of moves (n, 2), by the median of their lengths, which few outliers change."""
+    return max(_LEAST_SPREAD, float(torch.sqrt(moves.square().sum(1).median() / (2 * np.log(2)))))
+
+
+def _laid_out(weight: Tensor, places: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
     """The sum of weight (N, N) times one value for each place, on the canvas."""
     total = torch.zeros(shape, device=weight.device)
     for part, value in zip(places.split(256), values.float().split(256), strict=True):
