@@ -17,7 +17,15 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ptychopinn.config import Config, DataConfig, ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptychopinn.config import (
+    Config,
+    DataConfig,
+    ExecutionConfig,
+    InferenceConfig,
+    ModelConfig,
+    RefineConfig,
+    TrainingConfig,
+)
 from ptychopinn.errors import InputError
 
 _SECTIONS = {
@@ -27,6 +35,7 @@ _SECTIONS = {
     "inference": InferenceConfig,
     "execution": ExecutionConfig,
 }
+_DEVICE = "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one"
 _MEASUREMENT = "what the patterns in the file are: amplitude, counts, or auto (decided from the file, and said)"
 
 
@@ -199,7 +208,10 @@ def _describe_reconstruct(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--ensemble", nargs="+", default=[], metavar="RUN", help="average with the models of these runs"
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
+    parser.add_argument(
+        "--refine", type=int, default=0, metavar="N", help="then refine it against the counts in N passes over the scan"
+    )
+    parser.add_argument("--device", default="auto", help=_DEVICE)
     _add_overwrite(parser)
     _add_sections(parser, "inference")
 
@@ -217,6 +229,7 @@ def _reconstruct(options: Namespace) -> int:
     from ptychopinn.inference.bundle import load_bundle
     from ptychopinn.inference.predict import reconstruct
     from ptychopinn.metrics.plots import plot_reconstruction
+    from ptychopinn.refinement.workflow import refine
 
     out = _new_file(options.out, options.overwrite)
     reconstruction_suffix(out)
@@ -226,11 +239,86 @@ def _reconstruct(options: Namespace) -> int:
     models = [model, *(load_bundle(run)[0] for run in options.ensemble)]
     scan = Scan.load(options.scan_file, measurement=options.measurement)
     result = reconstruct(models, scan, dataclasses.replace(config, inference=inference), device)
+    if options.refine:
+        result = refine(scan, result, RefineConfig(iterations=options.refine, split_half=False), device)
     result.save(out)
     height, width = result.object.shape
     print(f"{out}: object {height} x {width} px, origin {result.origin} (y, x) in the scan's coordinates")
     _say_written(plot_reconstruction(result, out.with_suffix("")))
     return 0
+
+
+def _describe_refine(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "files", metavar="[START] SCAN.npz", nargs="+", help="what to begin with, a run or a reconstruction; the scan"
+    )
+    parser.add_argument("--from-scratch", action="store_true", help="begin with an even object and the scan's probe")
+    parser.add_argument(
+        "--out", required=True, help="file to write, .h5 or .npz; the rest goes to a folder of its name"
+    )
+    parser.add_argument("--config", action="config", help="YAML file of the options below")
+    parser.add_argument("--iterations", type=int | None, default=None, help="short for --refine.iterations")
+    parser.add_argument("--minutes", type=float | None, default=None, help="short for --refine.minutes")
+    parser.add_argument("--measurement", default="auto", choices=["auto", "amplitude", "counts"], help=_MEASUREMENT)
+    parser.add_argument("--resume", action="store_true", help="go on with the refinement that writes to --out")
+    parser.add_argument("--device", default="auto", help=_DEVICE)
+    _add_overwrite(parser)
+    parser.add_class_arguments(RefineConfig, "refine")
+
+
+def _refine(options: Namespace) -> int:
+    """Refine a reconstruction against the counts: object, probe modes, and if asked for positions and intensities.
+
+    It begins with what a network makes of the scan, with a reconstruction, or from scratch.
+    """
+    from ptychopinn.data.reconstruction import reconstruction_suffix
+    from ptychopinn.data.scan import Scan
+    from ptychopinn.devices import resolve_device
+    from ptychopinn.refinement.files import processes, refine_to_files
+
+    out = _new_file(options.out, options.overwrite or options.resume)
+    reconstruction_suffix(out)
+    if len(options.files) != 2 - options.from_scratch:
+        raise InputError(
+            "expected what to begin with (a run or a reconstruction) and the scan, or --from-scratch and the scan, "
+            f"found {' '.join(options.files)}{' with --from-scratch' if options.from_scratch else ''}"
+        )
+    settings = options.refine.as_dict()
+    for name in ("iterations", "minutes"):
+        if options[name] is not None:
+            settings[name] = options[name]
+    config = RefineConfig(**settings)
+    with processes(resolve_device(options.device)) as device:
+        scan = Scan.load(options.files[-1], measurement=options.measurement)
+        start = None if options.from_scratch else _start_of(Path(options.files[0]), scan, device)
+        result, written = refine_to_files(scan, start, out, config, device, resume=options.resume)
+    if not written:  # another process speaks for all
+        return 0
+    found = result.metadata["refinement"]
+    print(
+        f"{out}: {found['passes']} passes over {scan.n} patterns in {found['seconds']:.0f} s, deviance "
+        f"{found['deviance'][-1]:.4g} per detector pixel"
+    )
+    halves = found.get("split_half")
+    if halves:
+        print(f"split halves: FRC 0.5 at {halves['crossing_0.5']:.2f} of Nyquist, mean {halves['mean']:.3f}")
+    _say_written(written[1:])
+    if found["interrupted"]:
+        print(f"ptychopinn refine: interrupted; {out} holds what was reached, --resume goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _start_of(path: Path, scan: Any, device: Any) -> Any:
+    """The reconstruction to refine: a file's, or what a trained network makes of the scan."""
+    from ptychopinn.data.reconstruction import Reconstruction, is_reconstruction
+    from ptychopinn.inference.bundle import load_bundle
+    from ptychopinn.inference.predict import reconstruct
+
+    if path.is_file() and is_reconstruction(path):
+        return Reconstruction.load(path)
+    model, config = load_bundle(path)
+    return reconstruct(model, scan, config, device)
 
 
 def _describe_evaluate(parser: ArgumentParser) -> None:
@@ -315,6 +403,7 @@ _COMMANDS = {
     "simulate": (_describe_simulate, _simulate),
     "train": (_describe_train, _train),
     "reconstruct": (_describe_reconstruct, _reconstruct),
+    "refine": (_describe_refine, _refine),
     "evaluate": (_describe_evaluate, _evaluate),
     "plot": (_describe_plot, _plot),
     "doctor": (_describe_doctor, _doctor),

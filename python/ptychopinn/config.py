@@ -178,7 +178,8 @@ class RefineConfig:
         find_defocus: seek the probe's defocus, with the aperture of the mean pattern, before anything else; "auto": if
             positions are refined and the probe is the scan's.
         affine: what becomes of a common shift, scale, rotation and shear of the positions: "remove" or "keep".
-        search: pixels around their reported positions within which badly fitting patterns are sought, where positions are refined; 0: not at all.
+        search: pixels about their reported positions in which badly fitting patterns are sought, where positions are
+            refined; 0: not at all.
         centre_probe: keep the probe's centre of mass where the start had it.
         keep_power: keep the probe's power as the start had it; what is missing goes to the object.
         total_variation: weight of the object's total variation, in nats per detector pixel.

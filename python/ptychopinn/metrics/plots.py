@@ -16,31 +16,28 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from mpl_toolkits.axes_grid1 import make_axes_locatable
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
-from ptychopinn.data.atomic import atomic_path
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 from ptychopinn.metrics import scores
 from ptychopinn.metrics.align import Aligned, fit_ramp, phasor
+from ptychopinn.metrics.style import colour_bar, new_figure, save_figure
 
 _AMPLITUDE_MAP, _PHASE_MAP, _CYCLIC_MAP, _COUNTS_MAP = "magma", "viridis", "twilight", "inferno"
 _UNSEEN = "0.8"  # grey of pixels without data
 _IMAGE_SIDE = 5.0  # inches of an image's longer side
-_DPI = 150
 
 
 def plot_reconstruction(
     reconstruction: Reconstruction, folder: str | Path, *, aligned: Aligned | None = None
 ) -> list[Path]:
     """Draw ``amplitude.png`` and ``phase.png``, with a known truth ``comparison.png`` and ``frc.png``, and the
-    ``uncertainty.png`` of a reconstruction that has one.
+    ``uncertainty.png`` and ``error_map.png`` of a reconstruction that has them.
 
     The phase is centred on its median over the covered pixels, and a ramp of more than half a turn across the canvas
     is removed first (neither can be observed; the title says so). It is drawn with a cyclic colour map where it still
@@ -68,6 +65,9 @@ def plot_reconstruction(
     spread = reconstruction.uncertainty
     if spread is not None:
         images.append(("uncertainty", spread, "standard deviation", _percentiles(spread[seen]), _COUNTS_MAP, ""))
+    error = reconstruction.error_map
+    if error is not None:
+        images.append(("error_map", error, "deviance per detector pixel", _percentiles(error[seen]), _COUNTS_MAP, ""))
     for name, image, label, span, colour_map, title in images:
         figure, (axes,) = _image_figure(reconstruction.shape, 1)
         _draw_image(
@@ -80,7 +80,7 @@ def plot_reconstruction(
             pixel_size=reconstruction.pixel_size,
         )
         axes.set_title(title, fontsize="medium")
-        written.append(_save(figure, folder / f"{name}.png"))
+        written.append(save_figure(figure, folder / f"{name}.png"))
     if aligned is not None:
         written += plot_comparison(aligned, folder, pixel_size=reconstruction.pixel_size)
     return written
@@ -130,7 +130,13 @@ def plot_comparison(aligned: Aligned, folder: str | Path, *, pixel_size: float |
             )
             axes.set_title(title if row == 0 else "")
             axes.label_outer()
-    return [_save(figure, folder / "comparison.png"), _plot_frc(aligned, folder / "frc.png", pixel_size)]
+    levelled = aligned.levelled()
+    frequency, correlation = scores.frc(*levelled)
+    label = f"mean {scores.mean_frc(*levelled):.3f}"
+    return [
+        save_figure(figure, folder / "comparison.png"),
+        plot_frc(frequency, correlation, folder / "frc.png", label, pixel_size),
+    ]
 
 
 def plot_scan_overview(scan: Scan, path: str | Path) -> list[Path]:
@@ -143,14 +149,14 @@ def plot_scan_overview(scan: Scan, path: str | Path) -> list[Path]:
     Returns:
         The path written, in a list.
     """
-    figure = _figure(9.5, 8.0)
+    figure = new_figure(9.5, 8.0)
     (positions, amplitude), (phase, pattern) = figure.subplots(2, 2)
     centres = scan.positions + scan.patch_size // 2
     dots = positions.scatter(centres[:, 1], centres[:, 0], c=np.arange(scan.n), s=_dot_area(scan.n), cmap=_PHASE_MAP)
     positions.set(aspect="equal", xlabel="x (px)", ylabel="y (px)", title=f"{scan.n} scan positions (patch centres)")
     positions.set_anchor("C")
     positions.invert_yaxis()
-    _colour_bar(dots, positions, "pattern number")
+    colour_bar(dots, positions, "pattern number")
 
     mode = scan.probe[0]
     share = _power(mode) / _power(scan.probe)
@@ -174,10 +180,10 @@ def plot_scan_overview(scan: Scan, path: str | Path) -> list[Path]:
     floor = float(min(np.percentile(positive, 1), ceiling / 10)) if positive.size else 0.1
     shown = pattern.imshow(mean, norm=LogNorm(floor, ceiling, clip=True), cmap=_COUNTS_MAP, interpolation="nearest")
     pattern.set(facecolor=_UNSEEN, xlabel="column (px)", ylabel="row (px)", title="mean diffraction pattern")
-    _colour_bar(shown, pattern, "counts per pattern")
+    colour_bar(shown, pattern, "counts per pattern")
     figure.suptitle(scan.name)
     figure.tight_layout()
-    return [_save(figure, Path(path))]
+    return [save_figure(figure, Path(path))]
 
 
 def plot_training(history: str | Path | Mapping[str, Sequence[float]], path: str | Path) -> list[Path]:
@@ -201,7 +207,7 @@ def plot_training(history: str | Path | Mapping[str, Sequence[float]], path: str
     if not losses:
         raise InputError(f"{source}: no column with 'loss' in its name holds a number, found columns {sorted(table)}")
     unit = _abscissa(table, losses)
-    figure = _figure(6.4, 4.0)
+    figure = new_figure(6.4, 4.0)
     axes = figure.subplots()
     for name, values in losses.items():
         x = table[unit] if unit in table else np.arange(len(values))
@@ -214,15 +220,20 @@ def plot_training(history: str | Path | Mapping[str, Sequence[float]], path: str
     axes.set(xlabel=unit, ylabel="loss")
     axes.grid(alpha=0.3, which="both", linewidth=0.5)
     axes.legend(frameon=False)
-    return [_save(figure, Path(path))]
+    return [save_figure(figure, Path(path))]
 
 
-def _plot_frc(aligned: Aligned, path: Path, pixel_size: float | None) -> Path:
-    image, truth = aligned.levelled()
-    frequency, correlation = scores.frc(image, truth)
-    figure = _figure(6.4, 4.0)
+def plot_frc(frequency: np.ndarray, correlation: np.ndarray, path: Path, label: str, pixel_size: float | None) -> Path:
+    """Draw a Fourier ring correlation with where it falls below 0.5 and 1/7.
+
+    Args:
+        frequency, correlation: as from :func:`scores.frc`; the first ring is not drawn.
+        path: the file.
+        label: of the curve.
+        pixel_size: metres per pixel, for half periods.
+    """
+    figure = new_figure(6.4, 4.0)
     axes = figure.subplots()
-    label = f"mean {scores.mean_frc(image, truth):.3f}"
     axes.plot(frequency[1:], correlation[1:], color="C0", linewidth=1.6, label=label)
     for level, name, colour in ((0.5, "0.5", "C1"), (1 / 7, "1/7", "C3")):
         at = scores.crossing(frequency, correlation, level)
@@ -235,7 +246,7 @@ def _plot_frc(aligned: Aligned, path: Path, pixel_size: float | None) -> Path:
     axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="spatial frequency / Nyquist", ylabel="Fourier ring correlation")
     axes.grid(alpha=0.3, linewidth=0.5)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize="small")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw_image(
@@ -256,7 +267,7 @@ def _draw_image(
     extent = (x - 0.5, x + width - 0.5, y + height - 0.5, y - 0.5)
     shown = axes.imshow(image, extent=extent, vmin=limits[0], vmax=limits[1], cmap=colour_map, interpolation="nearest")
     axes.set(facecolor=_UNSEEN, xlabel=f"x ({coordinates})", ylabel=f"y ({coordinates})")
-    _colour_bar(shown, axes, label)
+    colour_bar(shown, axes, label)
     if scale_bar:
         length, text = _scale_bar(width, pixel_size)
         bar = AnchoredSizeBar(
@@ -275,18 +286,13 @@ def _scale_bar(width: int, pixel_size: float | None) -> tuple[float, str]:
     return length / unit, f"{length:g} {'px' if pixel_size is None else 'µm'}"
 
 
-def _colour_bar(shown: Any, axes: Axes, label: str) -> None:
-    place = make_axes_locatable(axes).append_axes("right", size=0.14, pad=0.08)
-    axes.figure.colorbar(shown, cax=place, label=label)
-
-
 def _image_figure(shape: tuple[int, ...], columns: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure whose panels have the image's aspect, with room for labels and colour bars."""
     height, width = shape
     side = _IMAGE_SIDE if columns == 1 else 0.64 * _IMAGE_SIDE
     scale = side / max(height, width)
     panel_height, panel_width = max(height * scale, 0.3 * side), max(width * scale, 0.3 * side)
-    figure = _figure(columns * (panel_width + 1.1), rows * (panel_height + 0.3) + 0.4)
+    figure = new_figure(columns * (panel_width + 1.1), rows * (panel_height + 0.3) + 0.4)
     grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.3, "hspace": 0.08})
     return figure, list(grid.ravel())
 
@@ -341,15 +347,3 @@ def _abscissa(table: Mapping[str, np.ndarray], losses: Mapping[str, np.ndarray])
         if "step" not in table or all(len(np.unique(epochs)) == len(epochs) for epochs in logged):
             return "epoch"
     return "step"
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=_DPI, bbox_inches="tight")
-    return path

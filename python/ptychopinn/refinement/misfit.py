@@ -57,9 +57,7 @@ class Misfit:
     With torch.distributed initialised, every process takes its share of each batch, and sums are reduced.
     """
 
-    def __init__(
-        self, counts: Tensor, good: Tensor | None, canvas_size: tuple[int, int], config: RefineConfig
-    ) -> None:
+    def __init__(self, counts: Tensor, good: Tensor | None, canvas_size: tuple[int, int], config: RefineConfig) -> None:
         self.counts = counts
         self.good = None if good is None else good.to(torch.float32)
         self.canvas_size = canvas_size
@@ -179,9 +177,7 @@ class Misfit:
         for members, place in zip(self.members, self.places, strict=True):
             if len(members):
                 fallen = weight.expand(len(members), *weight.shape).contiguous()
-                light[place.window] += extract_patches_adjoint(
-                    fallen, place.positions, place.shape, plan=place.plan
-                )
+                light[place.window] += extract_patches_adjoint(fallen, place.positions, place.shape, plan=place.plan)
         reduce_sums(light)
         return light
 
@@ -216,6 +212,15 @@ def reduce_sums(*tensors: Tensor) -> None:
     if distributed():
         for tensor in tensors:
             dist.all_reduce(torch.view_as_real(tensor) if tensor.is_complex() else tensor)
+
+
+def agree(over: bool) -> bool:
+    """Whether any process says so: clocks differ, but all must end at the same pass."""
+    if not distributed():
+        return over
+    said = torch.tensor(float(over), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(said)
+    return bool(said > 0)
 
 
 def compact_batches(positions: NDArray[np.float64], size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:

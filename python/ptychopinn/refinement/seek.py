@@ -166,4 +166,3 @@ def badly_fitting(residuals: Tensor) -> Tensor:
 
 def _no_penalty(state: State, light: Tensor, gradient: State) -> float:
     return 0.0
-

@@ -22,11 +22,19 @@ from ptychopinn.data.dataset import good_pixels
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
+from ptychopinn.metrics.halves import compare_halves
 from ptychopinn.physics.priors import roughness, total_variation
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, Penalty, PieEngine
-from ptychopinn.refinement.gauge import drift_of, fit_affine, mode_powers, orthogonalise_modes, with_modes, without_affine
-from ptychopinn.refinement.misfit import Misfit
+from ptychopinn.refinement.gauge import (
+    drift_of,
+    fit_affine,
+    mode_powers,
+    orthogonalise_modes,
+    with_modes,
+    without_affine,
+)
+from ptychopinn.refinement.misfit import Misfit, agree, distributed
 from ptychopinn.refinement.seek import badly_fitting, find_defocus, seek_patterns
 from ptychopinn.refinement.state import State
 
@@ -99,11 +107,42 @@ def refine(
         with torch.no_grad():
             run.go()
     except KeyboardInterrupt:
-        if run.passes == 0:
+        if run.passes == 0 or distributed():
             raise
         _log.warning("interrupted after %d passes: this is what was reached", run.passes)
         run.interrupted = True
-    return run.result()
+    result = run.result()
+    if run.config.split_half and not run.interrupted:
+        result.metadata["refinement"]["split_half"] = split_half(scan, result, run.config, device)
+    return result
+
+
+def split_half(
+    scan: Scan, result: Reconstruction, config: RefineConfig, device: str | torch.device = "cpu"
+) -> dict[str, Any] | None:
+    """Refine two random halves of a scan apart from each other, and compare them.
+
+    Both begin with an even object, and with the probe and the positions that were refined on all patterns, which are
+    determined far better than any pixel of the object; the positions stay.
+
+    Returns:
+        See :func:`ptychopinn.metrics.halves.compare_halves`; None where a half is too small to tell.
+    """
+    order = np.random.default_rng([config.seed, 1]).permutation(scan.n)
+    half_config = dataclasses.replace(
+        config, split_half=False, learn_positions=False, find_defocus=False, modes=None, minutes=None,
+        iterations=max(1, result.metadata["refinement"]["passes"]),
+    )  # fmt: skip
+    assert result.positions is not None
+    known = dataclasses.replace(scan, probe=result.probe, positions=result.positions)
+    try:
+        halves = [refine(known.subset(np.sort(part)), None, half_config, device) for part in np.array_split(order, 2)]
+        found = compare_halves(*halves)
+    except InputError as error:
+        _log.warning("no resolution from split halves: %s", error)
+        return None
+    _log.info("split halves agree to %.2f of Nyquist (FRC 0.5), mean %.3f", found["crossing_0.5"], found["mean"])
+    return found
 
 
 class _Run:
@@ -124,9 +163,7 @@ class _Run:
         self.geometry = CanvasGeometry.from_positions(reported, scan.patch_size, _MARGIN)
         counts = torch.from_numpy(np.fft.ifftshift(scan.counts, axes=(-2, -1))).to(device)
         good = good_pixels(scan)
-        self.misfit = Misfit(
-            counts, None if good is None else good.to(device), self.geometry.shape, config
-        )
+        self.misfit = Misfit(counts, None if good is None else good.to(device), self.geometry.shape, config)
         self.reported = self.geometry.to_canvas(scan.positions).to(device)
         self.state = self._start(start, self.geometry.to_canvas(reported).to(device))
         self.start_probe = self.state.probe.clone()
@@ -186,7 +223,7 @@ class _Run:
             self.state.probe = find_defocus(self.misfit, self.state, config)
             self.start_probe = self.state.probe.clone()
         self.prepared = True
-        while self.passes < config.iterations and not self._over():
+        while self.passes < config.iterations and not agree(self._over()):
             engine = self._engine()
             self.values.append(engine.advance())
             self.state = engine.state
@@ -332,7 +369,7 @@ class _Run:
 
     def result(self) -> Reconstruction:
         """The present state as a reconstruction, in the frame and with the conventions of the start."""
-        state, config = self.state, self.config
+        state, config = self.state if self.engine is None else self.engine.state, self.config
         probe = orthogonalise_modes(state.probe)
         image = state.object
         if config.keep_power:
@@ -365,7 +402,7 @@ class _Run:
                 "refinement": {
                     "passes": self.passes,
                     "seconds": self._seconds(),
-                    "deviance": [4 * value / self.misfit.pixels for value in self.values],
+                    "deviance": [4 * value / self.misfit.pixels for value in self.values if np.isfinite(value)],
                     "interrupted": self.interrupted,
                     "mode_powers": mode_powers(probe).tolist(),
                     "positions_affine": {"matrix": matrix.tolist(), "shift": shift.tolist()},

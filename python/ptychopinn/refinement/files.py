@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A refinement with its files: the result, pictures that show it improve, and what it takes to go on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from ptychopinn.config import RefineConfig
+from ptychopinn.data.reconstruction import Reconstruction
+from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
+from ptychopinn.metrics.plots import plot_reconstruction
+from ptychopinn.metrics.refinement_plots import plot_refinement
+from ptychopinn.refinement.workflow import Progress, refine
+
+#: Name of the file in the folder of the pictures that a refinement can be resumed from.
+CHECKPOINT = "refinement.ckpt"
+_PICTURE_SECONDS = 20
+
+
+def refine_to_files(
+    scan: Scan,
+    start: Reconstruction | None,
+    out: Path,
+    config: RefineConfig,
+    device: torch.device,
+    *,
+    resume: bool = False,
+) -> tuple[Reconstruction, list[Path]]:
+    """Refine, and write the reconstruction to ``out`` and everything else to a folder of its name.
+
+    While it runs, amplitude.png and phase.png in that folder show the present state, and refinement.ckpt is what
+    ``resume`` goes on from. Of several processes, the first writes.
+
+    Returns:
+        The reconstruction, and the files written.
+
+    Raises:
+        InputError: see :func:`ptychopinn.refine`; or there is nothing to resume.
+    """
+    folder = out.with_suffix("")
+    checkpoint = folder / CHECKPOINT
+    if resume and not checkpoint.is_file():
+        raise InputError(f"{out}: expected a refinement to resume, with {checkpoint}, found none")
+    writes = not dist.is_initialized() or dist.get_rank() == 0
+    drawn = time.perf_counter()
+
+    def show(progress: Progress) -> None:
+        nonlocal drawn
+        if not writes:
+            return
+        progress.save(checkpoint)
+        if time.perf_counter() - drawn > _PICTURE_SECONDS:
+            plot_reconstruction(progress.result(), folder)
+            drawn = time.perf_counter()
+
+    result = refine(scan, start, config, device, progress=show, resume=checkpoint if resume else None)
+    if not writes:
+        return result, []
+    written = [result.save(out)]
+    written += plot_reconstruction(result, folder)
+    written += plot_refinement(result, scan, folder)
+    return result, written
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[torch.device]:
+    """Join the processes that torchrun or SLURM has started, if any; yields the device of this one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
