@@ -13,30 +13,23 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ptychopinn.config import (
-    Config,
-    DataConfig,
-    ExecutionConfig,
-    InferenceConfig,
-    ModelConfig,
-    RefineConfig,
-    TrainingConfig,
+from ptychopinn.cli_options import (
+    DEVICE,
+    MEASUREMENT,
+    SECTIONS,
+    Parser,
+    add_overwrite,
+    add_sections,
+    new_file,
+    say_written,
+    settings_of,
 )
+from ptychopinn.config import Config, RefineConfig
 from ptychopinn.errors import InputError
-
-_SECTIONS = {
-    "data": DataConfig,
-    "model": ModelConfig,
-    "training": TrainingConfig,
-    "inference": InferenceConfig,
-    "execution": ExecutionConfig,
-}
-_DEVICE = "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one"
-_MEASUREMENT = "what the patterns in the file are: amplitude, counts, or auto (decided from the file, and said)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,18 +65,8 @@ def _complain(subcommand: str, sentence: str) -> int:
     return 2
 
 
-class _Parser(ArgumentParser):
-    """Answers a wrong option with one line rather than a page of usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:
-            super().error(message, ex)
-        name = (getattr(ex, "subcommand_parser", None) or self).prog.replace(" [options]", "")
-        self.exit(2, f"{name}: {' '.join(message.split())}; see {name} --help\n")
-
-
 def _parser() -> tuple[ArgumentParser, dict[str, Any]]:
-    parser = _Parser(
+    parser = Parser(
         prog="ptychopinn",
         description="Physics-informed ptychographic reconstruction.",
         allow_abbrev=False,
@@ -93,7 +76,7 @@ def _parser() -> tuple[ArgumentParser, dict[str, Any]]:
     commands = {}
     for name, (describe, run) in _COMMANDS.items():
         text = run.__doc__ or ""
-        sub = _Parser(description=text, allow_abbrev=False)
+        sub = Parser(description=text, allow_abbrev=False)
         describe(sub)
         subcommands.add_subcommand(name, sub, help=text.splitlines()[0])
         commands[name] = run
@@ -114,14 +97,14 @@ def _describe_simulate(parser: ArgumentParser) -> None:
     parser.add_argument("--step", type=float | None, default=None, help="pixels between positions; default 0.15 N")
     parser.add_argument("--photons", type=float, default=1e6, help="mean counts of a pattern behind an empty sample")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
-    _add_overwrite(parser)
+    add_overwrite(parser)
 
 
 def _simulate(options: Namespace) -> int:
     """Simulate a scan with known truth and write it as NPZ."""
     from ptychopinn.physics.simulate import simulate
 
-    path = _new_file(options.scan_file, options.overwrite)
+    path = new_file(options.scan_file, options.overwrite)
     names = ("object", "probe", "modes", "scan", "patterns", "size", "step", "photons", "seed")
     scan = simulate(**{name: options[name] for name in names})
     scan.save(path)
@@ -138,7 +121,7 @@ def _describe_train(parser: ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int | None, default=None, help="short for --training.epochs")
     parser.add_argument("--minutes", type=float | None, default=None, help="short for --training.minutes")
     parser.add_argument("--seed", type=int | None, default=None, help="short for --training.seed")
-    parser.add_argument("--measurement", default="auto", choices=["auto", "amplitude", "counts"], help=_MEASUREMENT)
+    parser.add_argument("--measurement", default="auto", choices=["auto", "amplitude", "counts"], help=MEASUREMENT)
     parser.add_argument(
         "--from",
         dest="start",
@@ -150,8 +133,8 @@ def _describe_train(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last whole epoch of the run in --out, with its options"
     )
-    _add_overwrite(parser)
-    _add_sections(parser, *_SECTIONS)
+    add_overwrite(parser)
+    add_sections(parser, *SECTIONS)
 
 
 def _train(options: Namespace) -> int:
@@ -167,7 +150,7 @@ def _train(options: Namespace) -> int:
     _quieten_lightning()
     if options.resume and (options.start is not None or options.overwrite):
         raise InputError("--resume goes on with the run in --out: leave --from and --overwrite away")
-    settings = _settings(options, *_SECTIONS)
+    settings = settings_of(options, *SECTIONS)
     start, earlier = (None, {}) if options.start is None else load_bundle(options.start)
     if start is not None:
         earlier = {name: earlier.to_dict()[name] for name in ("data", "model")}
@@ -182,7 +165,7 @@ def _train(options: Namespace) -> int:
         if options[name] is not None:
             settings["training"][name] = options[name]
     config = Config.from_dict(settings)
-    _new_file(Path(options.out) / BUNDLE_NAME, options.overwrite or options.resume)
+    new_file(Path(options.out) / BUNDLE_NAME, options.overwrite or options.resume)
     scans = [Scan.load(path, measurement=options.measurement) for path in options.scan_files]
     run = train(scans, options.out, config, overwrite=options.overwrite, start=start, resume=options.resume)
     losses = ", ".join(f"{name} {value:.4g}" for name, value in run.losses.items())
@@ -204,16 +187,16 @@ def _describe_reconstruct(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder of a training, or the bundle in it")
     parser.add_argument("scan_file", metavar="SCAN.npz", help="the scan to reconstruct")
     parser.add_argument("--out", required=True, help="file to write, .h5 or .npz; pictures go to a folder of its name")
-    parser.add_argument("--measurement", default="auto", choices=["auto", "amplitude", "counts"], help=_MEASUREMENT)
+    parser.add_argument("--measurement", default="auto", choices=["auto", "amplitude", "counts"], help=MEASUREMENT)
     parser.add_argument(
         "--ensemble", nargs="+", default=[], metavar="RUN", help="average with the models of these runs"
     )
     parser.add_argument(
         "--refine", type=int, default=0, metavar="N", help="then refine it against the counts in N passes over the scan"
     )
-    parser.add_argument("--device", default="auto", help=_DEVICE)
-    _add_overwrite(parser)
-    _add_sections(parser, "inference")
+    parser.add_argument("--device", default="auto", help=DEVICE)
+    add_overwrite(parser)
+    add_sections(parser, "inference")
 
 
 def _reconstruct(options: Namespace) -> int:
@@ -231,7 +214,7 @@ def _reconstruct(options: Namespace) -> int:
     from ptychopinn.metrics.plots import plot_reconstruction
     from ptychopinn.refinement.workflow import refine
 
-    out = _new_file(options.out, options.overwrite)
+    out = new_file(options.out, options.overwrite)
     reconstruction_suffix(out)
     device = resolve_device(options.device)
     model, config = load_bundle(options.run)
@@ -244,7 +227,7 @@ def _reconstruct(options: Namespace) -> int:
     result.save(out)
     height, width = result.object.shape
     print(f"{out}: object {height} x {width} px, origin {result.origin} (y, x) in the scan's coordinates")
-    _say_written(plot_reconstruction(result, out.with_suffix("")))
+    say_written(plot_reconstruction(result, out.with_suffix("")))
     return 0
 
 
@@ -259,10 +242,10 @@ def _describe_refine(parser: ArgumentParser) -> None:
     parser.add_argument("--config", action="config", help="YAML file of the options below")
     parser.add_argument("--iterations", type=int | None, default=None, help="short for --refine.iterations")
     parser.add_argument("--minutes", type=float | None, default=None, help="short for --refine.minutes")
-    parser.add_argument("--measurement", default="auto", choices=["auto", "amplitude", "counts"], help=_MEASUREMENT)
+    parser.add_argument("--measurement", default="auto", choices=["auto", "amplitude", "counts"], help=MEASUREMENT)
     parser.add_argument("--resume", action="store_true", help="go on with the refinement that writes to --out")
-    parser.add_argument("--device", default="auto", help=_DEVICE)
-    _add_overwrite(parser)
+    parser.add_argument("--device", default="auto", help=DEVICE)
+    add_overwrite(parser)
     parser.add_class_arguments(RefineConfig, "refine")
 
 
@@ -276,7 +259,7 @@ def _refine(options: Namespace) -> int:
     from ptychopinn.devices import resolve_device
     from ptychopinn.refinement.files import processes, refine_to_files
 
-    out = _new_file(options.out, options.overwrite or options.resume)
+    out = new_file(options.out, options.overwrite or options.resume)
     reconstruction_suffix(out)
     if len(options.files) != 2 - options.from_scratch:
         raise InputError(
@@ -302,7 +285,7 @@ def _refine(options: Namespace) -> int:
     halves = found.get("split_half")
     if halves:
         print(f"split halves: FRC 0.5 at {halves['crossing_0.5']:.2f} of Nyquist, mean {halves['mean']:.3f}")
-    _say_written(written[1:])
+    say_written(written[1:])
     if found["interrupted"]:
         print(f"ptychopinn refine: interrupted; {out} holds what was reached, --resume goes on", file=sys.stderr)
         return 130
@@ -325,7 +308,7 @@ def _describe_evaluate(parser: ArgumentParser) -> None:
     parser.add_argument("reconstruction", metavar="RECON.h5", help="the reconstruction")
     parser.add_argument("scan_file", metavar="SCAN.npz", help="its scan, with a truth")
     parser.add_argument("--out", default=None, type=str | None, help="JSON file for all figures")
-    _add_overwrite(parser)
+    add_overwrite(parser)
 
 
 def _evaluate(options: Namespace) -> int:
@@ -335,7 +318,7 @@ def _evaluate(options: Namespace) -> int:
     from ptychopinn.metrics.evaluate import align_to_scan, evaluate, write_metrics
     from ptychopinn.metrics.plots import plot_reconstruction
 
-    out = None if options.out is None else _new_file(options.out, options.overwrite)
+    out = None if options.out is None else new_file(options.out, options.overwrite)
     result, scan = Reconstruction.load(options.reconstruction), Scan.load(options.scan_file)
     aligned = align_to_scan(result, scan)
     metrics = evaluate(result, scan, aligned=aligned)
@@ -347,7 +330,7 @@ def _evaluate(options: Namespace) -> int:
         print(f"{label:22}{amplitude[key]:10.3f}{phase[key]:10.3f}")
     print(f"{'mean FRC':22}{frc['mean']:10.3f}")
     print(f"{'FRC 0.5 at Nyquist x':22}{frc['crossing_0.5']:10.3f}")
-    _say_written(written)
+    say_written(written)
     return 0
 
 
@@ -373,9 +356,9 @@ def _plot(options: Namespace) -> int:
 
     folder = Path(options.out or Path(options.file).with_suffix(""))
     if is_reconstruction(options.file):
-        _say_written(plot_reconstruction(Reconstruction.load(options.file), folder))
+        say_written(plot_reconstruction(Reconstruction.load(options.file), folder))
     else:
-        _say_written(plot_scan_overview(Scan.load(options.file), folder / "scan.png"))
+        say_written(plot_scan_overview(Scan.load(options.file), folder / "scan.png"))
     return 0
 
 
@@ -408,31 +391,6 @@ _COMMANDS = {
     "plot": (_describe_plot, _plot),
     "doctor": (_describe_doctor, _doctor),
 }
-
-
-def _add_sections(parser: ArgumentParser, *names: str) -> None:
-    for name in names:
-        parser.add_class_arguments(_SECTIONS[name], name)
-
-
-def _add_overwrite(parser: ArgumentParser) -> None:
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")
-
-
-def _settings(options: Namespace, *names: str) -> dict[str, dict[str, Any]]:
-    """The chosen configuration sections as plain dictionaries."""
-    return {name: options[name].as_dict() for name in names}
-
-
-def _new_file(path: str | Path, overwrite: bool) -> Path:
-    if Path(path).exists() and not overwrite:
-        raise InputError(f"{path}: expected a new file, found an earlier one; name another, or --overwrite")
-    return Path(path)
-
-
-def _say_written(paths: Sequence[Path]) -> None:
-    for path in paths:
-        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

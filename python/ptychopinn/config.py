@@ -209,7 +209,7 @@ class RefineConfig:
     search: int = 10
     centre_probe: bool = True
     keep_power: bool = True
-    total_variation: float = 0.0
+    total_variation: float = 0.3
     smoothness: float = 0.0
     batch_size: int = 48
     history: int = 20

@@ -58,8 +58,8 @@ def _plot_state(result: Reconstruction, scan: Scan, path: Path) -> Path:
     """Deviance over the passes, residuals over the scan, and how far positions moved."""
     assert result.positions is not None
     assert result.residuals is not None
-    figure = new_figure(13.0, 4.2)
-    course, residuals, moves = figure.subplots(1, 3)
+    figure = new_figure(15.0, 4.2)
+    course, residuals, moves = figure.subplots(1, 3, gridspec_kw={"wspace": 0.4})
     deviance = result.metadata["refinement"]["deviance"]
     course.semilogy(np.arange(1, len(deviance) + 1), deviance)
     course.set(xlabel="passes over the scan", ylabel="deviance per detector pixel")

@@ -15,6 +15,8 @@ from ptychopinn.physics.propagation import squared_modulus
 
 #: Power of the modes that are added to a probe, together, relative to that probe's.
 _ADDED_POWER = 0.05
+#: Least standard deviation, pixels, that positions are believed to have.
+_LEAST_SPREAD = 0.02
 
 
 def orthogonalise_modes(probe: Tensor) -> Tensor:
@@ -76,3 +78,8 @@ def without_affine(reported: Tensor, moves: Tensor) -> Tensor:
     centred = reported - reported.mean(0)
     terms = torch.cat([centred, torch.ones_like(centred[:, :1])], 1)
     return moves - terms @ (torch.linalg.pinv(terms) @ moves)
+
+
+def spread_of(moves: Tensor) -> float:
+    """Standard deviation along an axis of moves (n, 2), by the median of their lengths, which few outliers change."""
+    return max(_LEAST_SPREAD, float(torch.sqrt(moves.square().sum(1).median() / (2 * np.log(2)))))

@@ -250,3 +250,11 @@ def compact_batches(positions: NDArray[np.float64], size: int, rng: np.random.Ge
         cut = round(first / parts * len(order))
         stack += [order[:cut], order[cut:]]
     return found
+
+
+def laid_out(weight: Tensor, places: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The sum of weight (N, N) times one value (n,) for each place (n, 2), on a canvas (H, W)."""
+    total = torch.zeros(shape, device=weight.device)
+    for part, value in zip(places.split(256), values.float().split(256), strict=True):
+        total += extract_patches_adjoint(value[:, None, None] * weight, part, shape)
+    return total

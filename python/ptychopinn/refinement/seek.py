@@ -27,10 +27,10 @@ _TRIAL_WARMUP = 5  # passes of "pie"
 _TRIAL_PASSES = (10, 30, 30)  # of "lbfgs", on ever finer grids
 
 #: Patterns are sought whose deviance is so many standard deviations (robustly) above the median.
-_OUTLIER = 2.0
+_OUTLIER = 1.0
 _STRIDE = 2  # pixels between the places tried; the gradient finds the rest
 _BETTER = 0.97
-_AT_ONCE = 256
+_AT_ONCE = 64
 
 
 def with_aperture(probe: Tensor, counts: Tensor, good: Tensor | None) -> Tensor:
@@ -147,10 +147,11 @@ def seek_patterns(misfit: Misfit, state: State, sought: Tensor, centres: Tensor,
     positions = state.positions.clone()
     axis = torch.arange(-radius, radius + 1, _STRIDE, dtype=torch.float64, device=misfit.device)
     offsets = torch.cartesian_prod(axis, axis)
-    for members in sought.split(max(1, _AT_ONCE // len(offsets))) if len(sought) else ():
+    for members in sought.split(_AT_ONCE) if len(sought) else ():
         places = torch.cat([state.positions[members, None], centres[members, None] + offsets], 1)
         repeated = members.repeat_interleave(places.shape[1])
-        values = misfit.values(state, repeated, places.reshape(-1, 2)).view(len(members), -1)
+        parts = zip(repeated.split(_AT_ONCE), places.reshape(-1, 2).split(_AT_ONCE), strict=True)
+        values = torch.cat([misfit.values(state, *part) for part in parts]).view(len(members), -1)
         best, where = values.min(1)
         better = torch.where(best < _BETTER * values[:, 0], where, 0)
         positions[members] = places[torch.arange(len(members), device=places.device), better]

@@ -17,8 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ptycho_ext import ScanPlan
-from ptycho_ext.ops.extract import grad_positions
+from ptycho_ext import ScanPlan, extract_patches
 from ptychopinn.physics.propagation import sum_modes
 
 
@@ -135,9 +134,11 @@ class BilinearShift:
         slope = None
         if by_position:
             assert place.canvas is not None
-            assert place.plan is not None
             corrections = sum_modes(conjugate_waves * kept).conj_physical_()
-            slope = grad_positions(corrections, place.canvas, place.positions, place.plan.order).double()
+            with torch.enable_grad():
+                free = place.positions.detach().requires_grad_()
+                windows = extract_patches(place.canvas, free, corrections.shape[-1], plan=place.plan)
+                (slope,) = torch.autograd.grad(windows, free, corrections)
         return (conjugate_waves * patches.unsqueeze(-3)).sum(0).conj_physical_(), slope
 
 

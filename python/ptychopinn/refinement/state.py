@@ -41,6 +41,9 @@ class State:
         """Real inner product over all parts."""
         return sum(float(_real(a).dot(_real(b))) for a, b in zip(self, other, strict=True))
 
+    def to(self, device: torch.device) -> State:
+        return self.map(lambda part: part.to(device))
+
     def copy(self) -> State:
         return self.map(torch.clone)
 

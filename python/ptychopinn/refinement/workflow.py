@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ptycho_ext import CanvasGeometry, extract_patches_adjoint, translate_images
+from ptycho_ext import CanvasGeometry
 from ptychopinn.config import RefineConfig
 from ptychopinn.data.atomic import atomic_path
 from ptychopinn.data.dataset import good_pixels
@@ -31,11 +32,12 @@ from ptychopinn.refinement.gauge import (
     fit_affine,
     mode_powers,
     orthogonalise_modes,
-    with_modes,
+    spread_of,
     without_affine,
 )
-from ptychopinn.refinement.misfit import Misfit, agree, distributed
+from ptychopinn.refinement.misfit import Misfit, agree, distributed, laid_out
 from ptychopinn.refinement.seek import badly_fitting, find_defocus, seek_patterns
+from ptychopinn.refinement.start import start_state
 from ptychopinn.refinement.state import State
 
 _log = logging.getLogger(__name__)
@@ -46,9 +48,7 @@ _MARGIN = 8
 _WINDOW = 10
 #: Passes after which positions are anchored anew, outliers sought and the engine begun again, if positions are refined.
 _ROUND = 30
-#: Least standard deviation, pixels, that positions are believed to have.
-_LEAST_SPREAD = 0.02
-#: Passes between two lines of the log, pictures and checkpoints.
+#: Passes between two lines of the log.
 _REPORT = 10
 
 
@@ -79,6 +79,7 @@ def refine(
     device: str | torch.device = "cpu",
     *,
     progress: Callable[[Progress], None] | None = None,
+    every: int = 10,
     resume: str | Path | None = None,
 ) -> Reconstruction:
     """Refine object, probe, positions and intensities of a scan against its counts.
@@ -89,7 +90,8 @@ def refine(
             even object and the scan's probe.
         config: the configuration; defaults otherwise.
         device: where to compute.
-        progress: called after every tenth pass.
+        progress: called after every so many passes.
+        every: so many.
         resume: a file that :attr:`Progress.save` wrote. On the CPU, the result is bit for bit that of a run that was
             never stopped.
 
@@ -100,7 +102,7 @@ def refine(
     Raises:
         InputError: the start does not fit the scan, or the file to resume another scan or configuration.
     """
-    run = _Run(scan, start, config or RefineConfig(), torch.device(device), progress)
+    run = _Run(scan, start, config or RefineConfig(), torch.device(device), progress, every)
     if resume is not None:
         run.load(Path(resume))
     try:
@@ -153,8 +155,9 @@ class _Run:
         config: RefineConfig,
         device: torch.device,
         progress: Callable[[Progress], None] | None,
+        every: int,
     ) -> None:
-        self.scan, self.config, self.device, self.progress = scan, config, device, progress
+        self.scan, self.config, self.device, self.progress, self.every = scan, config, device, progress, every
         self.began, self.earlier = time.perf_counter(), 0.0
         self.scratch = start is None
         reported = scan.positions
@@ -165,55 +168,12 @@ class _Run:
         good = good_pixels(scan)
         self.misfit = Misfit(counts, None if good is None else good.to(device), self.geometry.shape, config)
         self.reported = self.geometry.to_canvas(scan.positions).to(device)
-        self.state = self._start(start, self.geometry.to_canvas(reported).to(device))
+        self.state = start_state(scan, start, self.geometry, reported, config.modes).to(device)
         self.start_probe = self.state.probe.clone()
         self.engine: PieEngine | LbfgsEngine | None = None
         self.passes, self.values = 0, list[float]()
         self.spread = 1.0  # standard deviation of the reported positions along an axis, pixels
         self.interrupted = self.prepared = False
-
-    # --- where it begins ---
-
-    def _start(self, start: Reconstruction | None, positions: Tensor) -> State:
-        scan, device = self.scan, self.device
-        probe = torch.from_numpy(scan.probe)
-        if start is not None and start.probe is not None:
-            if start.probe.shape[-1] != scan.patch_size:
-                raise InputError(
-                    f"{scan.name}: expected a start whose probe is {scan.patch_size} pixels wide like the patterns, "
-                    f"found {start.probe.shape[-1]}"
-                )
-            probe = torch.from_numpy(start.probe)
-        modes = self.config.modes or len(probe)
-        probe = with_modes(probe, modes).to(device)
-        level = torch.sqrt(
-            torch.tensor(float(scan.counts.sum(dtype=np.float64)) / scan.n) / squared_modulus(probe).sum().cpu()
-        )
-        image = torch.full(self.geometry.shape, float(level), dtype=torch.complex64)
-        if start is not None:
-            self._place(start, image)
-        return State(
-            image.to(device), probe, positions.clone(), torch.zeros(scan.n, dtype=torch.float64, device=device)
-        )
-
-    def _place(self, start: Reconstruction, image: Tensor) -> None:
-        """Write the start's object over the even one, where its light is not too weak."""
-        lit = start.covered(0.02)
-        source = torch.from_numpy(np.where(lit, start.object, 0))
-        first = np.array(start.origin) - self.geometry.origin
-        whole = np.floor(first + 0.5).astype(int)
-        rest = first - whole
-        if np.abs(rest).max() > 1e-6:
-            source = translate_images(source[None], torch.from_numpy(rest)[None])[0]
-        low, high = np.maximum(whole, 0), np.minimum(whole + source.shape, image.shape)
-        if (high <= low).any():
-            raise InputError(
-                f"{self.scan.name}: expected a start that lies on the scan, found its object at {start.origin} (y, x) "
-                f"with shape {start.shape}"
-            )
-        target = image[low[0] : high[0], low[1] : high[1]]
-        part = np.s_[low[0] - whole[0] : high[0] - whole[0], low[1] - whole[1] : high[1] - whole[1]]
-        target.copy_(torch.where(torch.from_numpy(lit[part]), source[part], target))
 
     # --- what it does ---
 
@@ -229,7 +189,9 @@ class _Run:
             self.state = engine.state
             self.passes += 1
             if self.passes % _REPORT == 0:
-                self._report()
+                _log.info("pass %4d: deviance %.4f per pixel, %.1f s", self.passes, self._deviance(), self._seconds())
+            if self.progress is not None and self.passes % self.every == 0:
+                self.progress(Progress(self.passes, self._seconds(), self._deviance(), self.save, self.result))
             if config.learn_positions and self.passes % _ROUND == 0 and self.passes < config.iterations:
                 self._next_round(engine)
 
@@ -254,7 +216,7 @@ class _Run:
             state.positions = seek_patterns(self.misfit, state, sought, self.reported + common, config.search)
         moves = self._project()(state.positions - self.reported)
         state.positions = self.reported + moves
-        self.spread = _spread_of(without_affine(self.reported, moves))
+        self.spread = spread_of(without_affine(self.reported, moves))
         if isinstance(engine, LbfgsEngine):
             engine.start_again()
 
@@ -287,7 +249,7 @@ class _Run:
                             value = value + scale * weight * prior(free[None], light[None])
                     (slope,) = torch.autograd.grad(value, free)
                 gradient.object += slope / 2
-                total = float(value)
+                total = float(value.detach())
             if self.config.learn_positions:
                 # Normal errors, as wide as they are found to be: what the patterns do not tell stays as reported.
                 moves = without_affine(self.reported, state.positions - self.reported)
@@ -311,11 +273,6 @@ class _Run:
     def _deviance(self) -> float:
         return 4 * self.values[-1] / self.misfit.pixels
 
-    def _report(self) -> None:
-        _log.info("pass %4d: deviance %.4f per pixel, %.1f s", self.passes, self._deviance(), self._seconds())
-        if self.progress is not None:
-            self.progress(Progress(self.passes, self._seconds(), self._deviance(), self.save, self.result))
-
     def save(self, path: Path) -> None:
         """Write what :func:`refine` can resume."""
         saved = {
@@ -338,8 +295,9 @@ class _Run:
         try:
             saved: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
             same = saved["scan"] == self._fingerprint()
-        except (OSError, RuntimeError, KeyError, EOFError, TypeError) as error:
-            raise InputError(f"{path}: expected a refinement to resume, found none: {error}") from None
+        except (OSError, RuntimeError, KeyError, EOFError, TypeError, UnpicklingError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"{path}: expected a refinement to resume, found none: {reason}") from None
         if not same:
             raise InputError(f"{path}: expected a refinement of {self.scan.name}, found one of another scan or start")
         free = {"iterations", "minutes", "tolerance", "split_half"}
@@ -382,7 +340,7 @@ class _Run:
         weight = squared_modulus(probe).sum(0)
         residuals = torch.zeros_like(state.intensities) if self.engine is None else self.engine.residuals
         light, error = (
-            _laid_out(weight, places, part, self.geometry.shape) for part in (torch.ones_like(residuals), residuals)
+            laid_out(weight, places, part, self.geometry.shape) for part in (torch.ones_like(residuals), residuals)
         )
         positions = self.geometry.to_scan(state.positions.cpu()).numpy()
         matrix, shift = fit_affine(self.scan.positions, positions)
@@ -410,16 +368,3 @@ class _Run:
                 },
             },
         )
-
-
-def _spread_of(moves: Tensor) -> float:
-    """Standard deviation along an axis of moves (n, 2), by the median of their lengths, which few outliers change."""
-    return max(_LEAST_SPREAD, float(torch.sqrt(moves.square().sum(1).median() / (2 * np.log(2)))))
-
-
-def _laid_out(weight: Tensor, places: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The sum of weight (N, N) times one value for each place, on the canvas."""
-    total = torch.zeros(shape, device=weight.device)
-    for part, value in zip(places.split(256), values.float().split(256), strict=True):
-        total += extract_patches_adjoint(value[:, None, None] * weight, part, shape)
-    return total

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Time to quality of refinement, against pty-chi's LSQML where it is installed (see benchmarks/refine_peer.py).
+
+    python benchmarks/refine.py race --seeds 0 1 2 --threads 1
+    python benchmarks/refine.py positions modes closed
+    python benchmarks/refine.py star --scan siemens.npz
+
+Costs are CPU-seconds of the process, without the evaluation; all engines of a case run one after the other in one
+process with the same threads. Both codes have their own sensible settings: ours are the defaults; LSQML has its
+defaults, and compact batches with momentum, which it recommends together and which are the faster of the two here. Rows
+go to benchmarks/results/refine/<case>.csv, curves and pictures beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import refine_peer
+import torch
+from scans import OTHER_PICTURES, PICTURES, default_scan
+
+from ptychopinn.config import Config, RefineConfig
+from ptychopinn.data.reconstruction import Reconstruction
+from ptychopinn.data.scan import Scan
+from ptychopinn.inference.bundle import load_bundle
+from ptychopinn.inference.predict import reconstruct
+from ptychopinn.metrics.evaluate import evaluate
+from ptychopinn.metrics.halves import compare_halves
+from ptychopinn.metrics.plots import plot_reconstruction
+from ptychopinn.metrics.style import new_figure, save_figure
+from ptychopinn.physics.probes import add_modes
+from ptychopinn.physics.simulate import simulate
+from ptychopinn.refinement.workflow import Progress, refine, split_half
+
+RESULTS = Path(__file__).parent / "results" / "refine"
+Row = dict[str, Any]
+#: (passes, CPU-seconds, state)
+Course = Iterator[tuple[int, float, Reconstruction]]
+
+
+def scan_of(seed: int, **options: Any) -> Scan:
+    return default_scan(PICTURES[seed], seed=20260101 + seed, **options)
+
+
+def ours(scan: Scan, start: Reconstruction | None, every: int = 2, before: float = 0.0, **options: Any) -> Course:
+    """Our states every so many passes, and the last; ``before``: CPU-seconds that the start took."""
+    states: list[tuple[int, float, Reconstruction]] = []
+    clock = {"spent": before, "since": time.process_time()}
+
+    def note(progress: Progress) -> None:
+        clock["spent"] += time.process_time() - clock["since"]
+        states.append((progress.passes, clock["spent"], progress.result()))
+        clock["since"] = time.process_time()
+
+    config = RefineConfig(**{"split_half": False, **options})
+    result = refine(scan, start, config, progress=note, every=every)
+    clock["spent"] += time.process_time() - clock["since"]
+    passes = result.metadata["refinement"]["passes"]
+    if not states or states[-1][0] != passes:
+        states.append((passes, clock["spent"], result))
+    return iter(states)
+
+
+def measured(course: Course, scan: Scan, **named: Any) -> Iterator[Row]:
+    for passes, seconds, state in course:
+        figures = evaluate(state, scan)
+        yield {
+            **named,
+            "passes": passes,
+            "cpu_seconds": round(seconds, 2),
+            "mean_frc": round(figures["frc"]["mean"], 4),
+            "phase_rmse": round(figures["phase"]["rmse"], 4),
+            "phase_rmse_high_pass": round(figures["phase"]["rmse_high_pass"], 4),
+            "amplitude_rmse": round(figures["amplitude"]["rmse"], 4),
+            "patterns_per_cpu_second": round(scan.n * passes / seconds),
+        }
+
+
+def trained_elsewhere(minutes: float) -> Path:
+    """A bundle trained on other objects in the same beam, from the wrong probe; trained once and kept."""
+    folder = RESULTS / "bundle"
+    if not (folder / "wts.h5.zip").exists():
+        from ptychopinn.training.workflow import train
+
+        scans = [default_scan(pair, seed=777 + index) for index, pair in enumerate(OTHER_PICTURES)]
+        train(scans, folder, Config.from_dict({"training": {"minutes": minutes}}), overwrite=True)
+    return folder
+
+
+def race(options: argparse.Namespace) -> list[Row]:
+    """From scratch with the wrong probe, and from a network's start; FRC and high-passed error against CPU-seconds."""
+    model, config = load_bundle(trained_elsewhere(options.minutes))
+    inference = dataclasses.replace(config.inference, probe="model", coverage=1)
+    config = dataclasses.replace(config, inference=inference)
+    rows: list[Row] = []
+    for seed in options.seeds:
+        scan = scan_of(seed)
+        named = {"seed": seed, "object": "/".join(PICTURES[seed])}
+        reconstruct(model, scan.subset(np.arange(64)), config)  # what is made once is not timed
+        began = time.process_time()
+        start = reconstruct(model, scan, config)
+        inferred = time.process_time() - began
+        courses: list[tuple[str, Course]] = [
+            ("scratch", ours(scan, None)),
+            ("network", ours(scan, start, every=1, before=inferred)),
+            ("scratch bilinear", ours(scan, None, interpolation="bilinear")),
+            ("scratch pie", ours(scan, None, engine="pie", iterations=60)),
+        ]
+        if refine_peer.installed():
+            for setting in refine_peer.SETTINGS:
+                courses.append((setting.name, refine_peer.lsqml(scan, setting, options.epochs)))
+        for name, course in courses:
+            made = list(measured(course, scan, **named, engine=name))
+            print(summary(made))
+            rows += made
+    _curves(rows, RESULTS / "race.png")
+    for line in verdicts(rows):
+        print(line)
+    return rows
+
+
+def summary(rows: list[Row]) -> str:
+    last = rows[-1]
+    return "  ".join(f"{key} {value}" for key, value in last.items())
+
+
+def time_to(rows: list[Row], level: float) -> float | None:
+    """CPU-seconds to the first state of at least this mean FRC."""
+    return next((row["cpu_seconds"] for row in rows if row["mean_frc"] >= level), None)
+
+
+def verdicts(rows: list[Row]) -> Iterator[str]:
+    """For each seed: times to the FRC that LSQML reaches (0.904, or its best if that is less), and what is reached."""
+    for seed in sorted({row["seed"] for row in rows}):
+        by = {
+            name: [row for row in rows if row["seed"] == seed and row["engine"] == name]
+            for name in dict.fromkeys(row["engine"] for row in rows)
+        }
+        for name in [name for name in by if name.startswith("lsqml")]:
+            level = min(0.904, max(row["mean_frc"] for row in by[name]))
+            theirs, mine = time_to(by[name], level), time_to(by["scratch"], level)
+            assert theirs is not None
+            within = max((r["mean_frc"] for r in by["scratch"] if r["cpu_seconds"] <= theirs), default=0.0)
+            rate = by["scratch"][-1]["patterns_per_cpu_second"] / by[name][-1]["patterns_per_cpu_second"]
+            yield (
+                f"seed {seed}: mean FRC {level:.3f}: {name} {theirs:.1f} s, ours {mine} s; ours reaches {within:.3f} "
+                f"in {theirs:.1f} s; patterns per CPU-second {rate:.1f} times theirs"
+            )
+        for share in (0.97, 0.99, 1.0):
+            level = share * by["scratch"][-1]["mean_frc"]
+            first, second = time_to(by["scratch"], level), time_to(by["network"], level)
+            yield f"seed {seed}: mean FRC {level:.3f}: from scratch {first} s, from the network {second} s"
+
+
+def positions(options: argparse.Namespace) -> list[Row]:
+    """Reported positions in error, refined with the probe; the error left after a common affine part."""
+    rows: list[Row] = []
+    for seed in options.seeds:
+        truth = scan_of(seed).positions
+        for error in (0.0, 1.0, 3.0):
+            scan = scan_of(seed, position_error=error)
+            for learn in (False, True):
+                *_, (passes, seconds, state) = ours(scan, None, 1000, learn_positions=learn, iterations=300)
+                assert state.positions is not None
+                left = _without_affine(truth, state.positions)
+                border = np.minimum(truth - truth.min(0), truth.max(0) - truth).min(1)
+                rows += measured(iter([(passes, seconds, state)]), scan, seed=seed, error=error, learned=learn)
+                rows[-1] |= {
+                    "position_rms": round(float(np.sqrt(np.square(left).mean())), 3),
+                    "position_rms_inside": round(float(np.sqrt(np.square(left[border >= 20]).mean())), 3),
+                    "position_median": round(float(np.median(left)), 3),
+                    "above_1px": int((left > 1).sum()),
+                }
+                print(summary(rows[-1:]))
+                plot_reconstruction(state, RESULTS / "pictures" / f"positions-{seed}-{error:g}-{learn}")
+    return rows
+
+
+def _without_affine(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Length of what is left of the error of positions (n, 2), after its affine part."""
+    terms = np.column_stack([truth, np.ones(len(truth))])
+    error = found - truth
+    return np.hypot(*(error - terms @ np.linalg.lstsq(terms, error, rcond=None)[0]).T)
+
+
+def modes(options: argparse.Namespace) -> list[Row]:
+    """Three incoherent modes, and one, of the same dose, from the single wrong guess."""
+    rows: list[Row] = []
+    known = default_scan(true_probe=True)
+    guess = default_scan().probe
+    assert known.truth is not None
+    for photons in (1e6, 1e7, 1e8):
+        for count in (1, 3):
+            probe = add_modes(known.probe[0], count, decay=0.2)
+            scan = simulate(known.truth, probe=probe, patterns=1089, step=9.6, photons=photons, seed=options.seeds[0])
+            powers = np.square(np.abs(scan.probe)).sum((1, 2))
+            begun = dataclasses.replace(scan, probe=(guess * np.sqrt(powers.sum()) / np.linalg.norm(guess)))
+            *_, (passes, seconds, state) = ours(begun, None, 1000, modes=count, iterations=300, tolerance=2e-4)
+            rows += measured(iter([(passes, seconds, state)]), scan, photons=photons, modes=count)
+            rows[-1]["powers"] = " ".join(f"{p:.3f}" for p in state.metadata["refinement"]["mode_powers"])
+            rows[-1]["true_powers"] = " ".join(f"{p:.3f}" for p in powers / powers.sum())
+            print(summary(rows[-1:]))
+    return rows
+
+
+def closed(options: argparse.Namespace) -> list[Row]:
+    """One pass from the truth at 1e9 photons: the relative change of the object where it is well lit."""
+    rows: list[Row] = []
+    scan = simulate("photos", patterns=225, photons=1e9, seed=1)
+    assert scan.truth is not None
+    start = Reconstruction(scan.truth, np.ones(scan.truth.shape, np.float32), (0.0, 0.0), scan.probe)
+    for engine in ("lbfgs", "pie"):
+        config = RefineConfig(engine=engine, iterations=1, split_half=False)
+        state = refine(scan, start, config)
+        first = -np.array(state.origin).astype(int)
+        part = tuple(slice(f, f + side) for f, side in zip(first, scan.truth.shape, strict=True))
+        lit = state.covered()[part]
+        change = np.linalg.norm((state.object[part] - scan.truth)[lit]) / np.linalg.norm(scan.truth[lit])
+        rows.append({"engine": engine, "relative_change": float(f"{change:.3g}")})
+        print(summary(rows[-1:]))
+    return rows
+
+
+def star(options: argparse.Namespace) -> list[Row]:
+    """A measured scan without a truth: agreement of split halves, with the probe that each code found on all."""
+    scan = Scan.load(options.scan)
+    halves = [np.sort(h) for h in np.array_split(np.random.default_rng(0).permutation(scan.n), 2)]
+    rows: list[Row] = []
+
+    def note(name: str, passes: int, seconds: float, state: Reconstruction, found: dict[str, Any] | None) -> None:
+        assert found is not None
+        rows.append(
+            {
+                "engine": name, "passes": passes, "cpu_seconds": round(seconds, 2),
+                "halves_mean_frc": round(found["mean"], 4), "halves_crossing_0.5": round(found["crossing_0.5"], 3),
+            }
+        )  # fmt: skip
+        print(summary(rows[-1:]))
+        plot_reconstruction(state, RESULTS / "pictures" / f"star-{name.replace(' ', '-')}-{passes}")
+
+    for limit in (20, 40, 200):
+        *_, (passes, seconds, state) = ours(scan, None, 1000, iterations=limit)
+        note("scratch", passes, seconds, state, split_half(scan, state, RefineConfig(iterations=limit)))
+    for setting in refine_peer.SETTINGS if refine_peer.installed() else ():
+        for epochs in (24, options.epochs):
+            *_, (passes, seconds, state) = refine_peer.lsqml(scan, setting, epochs)
+            known = dataclasses.replace(scan, probe=state.probe)
+            pair = [list(refine_peer.lsqml(known.subset(half), setting, epochs))[-1][2] for half in halves]
+            note(setting.name, passes, seconds, state, compare_halves(*pair))
+    return rows
+
+
+def _curves(rows: list[Row], path: Path) -> None:
+    seeds = sorted({row["seed"] for row in rows})
+    figure = new_figure(5.2 * len(seeds), 8.0)
+    grid = figure.subplots(2, len(seeds), squeeze=False)
+    for column, seed in enumerate(seeds):
+        mine = [row for row in rows if row["seed"] == seed]
+        for name in dict.fromkeys(row["engine"] for row in mine):
+            course = [row for row in mine if row["engine"] == name]
+            seconds = [row["cpu_seconds"] for row in course]
+            style = "--" if name.startswith("lsqml") else "-"
+            for axes, key in ((grid[0][column], "mean_frc"), (grid[1][column], "phase_rmse_high_pass")):
+                axes.plot(seconds, [row[key] for row in course], style, label=name, linewidth=1.6)
+        grid[0][column].set(title=f"seed {seed}: {mine[0]['object']}", ylabel="mean FRC", xscale="log")
+        grid[1][column].set(xlabel="CPU-seconds", ylabel="high-passed phase error (rad)", xscale="log", yscale="log")
+        for axes in (grid[0][column], grid[1][column]):
+            axes.grid(alpha=0.3, which="both", linewidth=0.5)
+    grid[0][0].legend(frameon=False, fontsize="small")
+    save_figure(figure, path)
+
+
+CASES: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+    "race": race, "positions": positions, "modes": modes, "closed": closed, "star": star,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="+", choices=list(CASES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=60, help="of LSQML")
+    parser.add_argument("--minutes", type=float, default=6.0, help="of training on the other objects")
+    parser.add_argument("--scan", type=Path, help="measured scan for the case star")
+    options = parser.parse_args()
+    if "star" in options.cases and options.scan is None:
+        parser.error("the case star needs a measured --scan")
+    torch.set_num_threads(options.threads)
+    for name in options.cases:
+        rows = CASES[name](options)
+        keys = list(dict.fromkeys(key for row in rows for key in row))
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        with (RESULTS / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, keys, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Refinement from end to end: starts, results, resuming, several processes, the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ptychopinn.cli import main
+from ptychopinn.config import RefineConfig
+from ptychopinn.data.reconstruction import Reconstruction
+from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
+from ptychopinn.metrics.evaluate import evaluate
+from ptychopinn.metrics.halves import compare_halves
+from ptychopinn.physics.simulate import simulate
+from ptychopinn.refinement.seek import defocused_by
+from ptychopinn.refinement.workflow import Progress, refine
+
+QUICK = RefineConfig(iterations=25, split_half=False, batch_size=16)
+
+
+def small_scan(**options: object) -> Scan:
+    return simulate(**{"object": "photos", "patterns": 196, "size": 32, "photons": 1e6, "seed": 3, **options})  # type: ignore[arg-type]
+
+
+def with_wrong_probe(scan: Scan, phase: float = -0.5) -> Scan:
+    probe = defocused_by(torch.from_numpy(scan.probe), phase).numpy()
+    return dataclasses.replace(scan, probe=probe)
+
+
+def true_start(scan: Scan) -> Reconstruction:
+    assert scan.truth is not None
+    return Reconstruction(scan.truth, np.ones(scan.truth.shape, np.float32), (0.0, 0.0), scan.probe)
+
+
+@pytest.mark.parametrize("engine", ["lbfgs", "pie"])
+def test_from_scratch_with_a_wrong_probe(engine: str) -> None:
+    scan = with_wrong_probe(small_scan())
+    config = dataclasses.replace(QUICK, engine=engine, iterations=40)
+    figures = evaluate(refine(scan, None, config), scan)
+    assert figures["frc"]["mean"] > 0.75
+    assert figures["phase"]["pearson_high_pass"] > 0.9
+
+
+@pytest.mark.parametrize("loss", ["poisson", "amplitude"])
+@pytest.mark.parametrize("engine", ["lbfgs", "pie"])
+def test_the_truth_stays_the_truth(engine: str, loss: str) -> None:
+    scan = small_scan(photons=1e9)
+    state = refine(scan, true_start(scan), dataclasses.replace(QUICK, engine=engine, loss=loss, iterations=1))
+    assert scan.truth is not None
+    first = -np.array(state.origin).astype(int)
+    part = tuple(slice(f, f + side) for f, side in zip(first, scan.truth.shape, strict=True))
+    lit = state.covered()[part]
+    change = (state.object[part] - scan.truth)[lit]
+    assert np.linalg.norm(change) < 1e-3 * np.linalg.norm(scan.truth[lit])
+
+
+def test_a_start_is_better_than_none() -> None:
+    scan = small_scan()
+    begun = refine(scan, true_start(scan), dataclasses.replace(QUICK, iterations=3))
+    scratch = refine(scan, None, dataclasses.replace(QUICK, iterations=8))
+    assert evaluate(begun, scan)["frc"]["mean"] > evaluate(scratch, scan)["frc"]["mean"] + 0.02
+
+
+def test_the_result_is_a_start_for_more_with_its_place_and_probe() -> None:
+    scan = with_wrong_probe(small_scan())
+    moved = dataclasses.replace(scan, probe=np.roll(scan.probe, (2, -1), (1, 2)))
+    once = refine(moved, None, dataclasses.replace(QUICK, iterations=40))
+    values: list[float] = []
+    refine(moved, once, dataclasses.replace(QUICK, iterations=3), every=1, progress=lambda p: values.append(p.deviance))
+    assert values[0] <= 1.01 * once.metadata["refinement"]["deviance"][-1]
+
+
+def test_a_fractional_origin_of_the_start_is_met() -> None:
+    scan = small_scan()
+    assert scan.truth is not None
+    smooth = Reconstruction(np.ones_like(scan.truth), np.ones(scan.truth.shape, np.float32), (0.25, -0.5))
+    assert refine(scan, smooth, dataclasses.replace(QUICK, iterations=2)).shape
+
+
+def test_positions_come_back_in_the_frame_of_the_scan() -> None:
+    scan = small_scan(patterns=144)
+    rng = np.random.default_rng(0)
+    shaken = dataclasses.replace(scan, positions=scan.positions + rng.normal(0, 0.7, scan.positions.shape))
+    config = dataclasses.replace(QUICK, learn_positions=True, find_defocus=False, iterations=90)
+    found = refine(shaken, None, config)
+    assert found.positions is not None
+
+    def error(positions: np.ndarray) -> float:
+        terms = np.column_stack([scan.positions, np.ones(scan.n)])
+        moves = positions - scan.positions
+        rest = moves - terms @ np.linalg.lstsq(terms, moves, rcond=None)[0]
+        return float(np.median(np.hypot(*rest.T)))
+
+    assert error(found.positions) < 0.35 * error(shaken.positions)
+    fitted = found.metadata["refinement"]["positions_affine"]
+    np.testing.assert_allclose(fitted["matrix"], np.eye(2), atol=1e-6)
+    without = refine(shaken, None, dataclasses.replace(QUICK, iterations=40))
+    assert evaluate(found, scan)["frc"]["mean"] > evaluate(without, scan)["frc"]["mean"] + 0.1
+
+
+def test_right_positions_stay() -> None:
+    scan = small_scan(patterns=144)
+    config = dataclasses.replace(QUICK, learn_positions=True, find_defocus=False, iterations=90)
+    found = refine(scan, None, config)
+    assert found.positions is not None
+    moves = np.hypot(*(found.positions - scan.positions).T)
+    assert np.median(moves) < 0.1
+
+
+def test_intensities_of_patterns() -> None:
+    scan = small_scan(noise=False, photons=1e5)
+    factors = np.random.default_rng(0).uniform(0.7, 1.3, scan.n).astype(np.float32)
+    factors /= factors.mean()
+    uneven = dataclasses.replace(scan, counts=scan.counts * factors[:, None, None])
+    config = dataclasses.replace(QUICK, learn_intensities=True, iterations=60)
+    found = refine(uneven, None, config)
+    assert found.intensities is not None
+    assert np.corrcoef(found.intensities, factors)[0, 1] > 0.95
+    assert refine(uneven, None, QUICK).intensities is None
+
+
+def test_modes_are_found_orthogonal_and_sorted() -> None:
+    scan = small_scan(modes=2, photons=1e7)
+    one = dataclasses.replace(scan, probe=scan.probe[:1] / np.float32(np.sqrt(0.7)))
+    found = refine(one, None, dataclasses.replace(QUICK, modes=2, iterations=80))
+    single = refine(one, None, dataclasses.replace(QUICK, iterations=80))
+    assert found.probe is not None
+    assert abs(np.vdot(found.probe[0], found.probe[1])) < 1e-3 * np.vdot(found.probe[0], found.probe[0]).real
+    powers = found.metadata["refinement"]["mode_powers"]
+    true = np.square(np.abs(scan.probe)).sum((1, 2))
+    np.testing.assert_allclose(powers, true / true.sum(), atol=0.08)
+    assert found.metadata["refinement"]["deviance"][-1] < 0.5 * single.metadata["refinement"]["deviance"][-1]
+
+
+def test_power_and_place_of_the_probe_are_kept() -> None:
+    scan = small_scan()
+    shifted = dataclasses.replace(scan, probe=np.roll(scan.probe, 3, 1) * np.float32(1.1))
+    found = refine(shifted, None, QUICK)
+    assert found.probe is not None
+    power = np.square(np.abs(found.probe)).sum()
+    assert power == pytest.approx(np.square(np.abs(shifted.probe)).sum(), rel=1e-4)
+    assert evaluate(found, scan)["frc"]["mean"] > 0.7
+
+
+def test_bad_pixels_are_left_out() -> None:
+    scan = small_scan()
+    bad = np.zeros((32, 32), bool)
+    bad[10:13, 20] = True
+    spoilt = np.where(bad, 60000, scan.counts.astype(np.int64)).astype(np.uint16)
+    found = refine(dataclasses.replace(scan, counts=spoilt, bad_pixels=bad), None, QUICK)
+    reference = refine(scan, None, QUICK)
+    assert evaluate(found, scan)["frc"]["mean"] > evaluate(reference, scan)["frc"]["mean"] - 0.03
+
+
+def test_total_variation_helps_where_photons_are_few() -> None:
+    scan = small_scan(photons=3e3)
+    plain, even = (
+        refine(scan, None, dataclasses.replace(QUICK, total_variation=weight, iterations=40)) for weight in (0.0, 0.3)
+    )
+    assert evaluate(even, scan)["frc"]["mean"] > evaluate(plain, scan)["frc"]["mean"] + 0.02
+
+
+def test_smoothness_smoothes() -> None:
+    scan = small_scan(photons=3e3)
+    steps = []
+    for weight in (0.0, 3.0):
+        config = dataclasses.replace(QUICK, total_variation=0.0, smoothness=weight)
+        image = refine(scan, None, config).object[24:-24, 24:-24]
+        steps.append(np.square(np.abs(np.diff(image))).mean() / np.square(np.abs(image)).mean())
+    assert steps[1] < 0.8 * steps[0]
+
+
+def test_it_ends_by_itself() -> None:
+    scan = small_scan()
+    found = refine(scan, None, RefineConfig(iterations=1000, split_half=False, tolerance=0.02))
+    assert found.metadata["refinement"]["passes"] < 100
+
+
+def test_empty_patterns_make_no_nan() -> None:
+    scan = small_scan()
+    counts = scan.counts.copy()
+    counts[::3] = 0
+    for engine in ("lbfgs", "pie"):
+        found = refine(dataclasses.replace(scan, counts=counts), None, dataclasses.replace(QUICK, engine=engine))
+        assert np.isfinite(found.object).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"engine": "pie"}, {"learn_positions": True, "find_defocus": False, "learn_intensities": True, "modes": 2}],
+    ids=["lbfgs", "pie", "everything"],
+)
+def test_a_resumed_refinement_is_the_same_bit_for_bit(options: dict[str, object], tmp_path: Path) -> None:
+    scan = small_scan(patterns=49)
+    config = dataclasses.replace(QUICK, iterations=38, **options)  # type: ignore[arg-type]
+
+    def save_at(passes: int):  # type: ignore[no-untyped-def]
+        def note(progress: Progress) -> None:
+            if progress.passes == passes:
+                progress.save(tmp_path / f"{passes}.ckpt")
+
+        return note
+
+    for passes in (3, 33):
+        whole = refine(scan, None, config, progress=save_at(passes), every=1)
+        resumed = refine(scan, None, config, resume=tmp_path / f"{passes}.ckpt")
+        assert np.array_equal(whole.object, resumed.object)
+        assert whole.probe is not None
+        assert np.array_equal(whole.probe, resumed.probe)
+        assert np.array_equal(whole.positions, resumed.positions)
+        assert whole.metadata["refinement"]["deviance"] == resumed.metadata["refinement"]["deviance"]
+
+
+def test_what_cannot_be_resumed_or_begun_with_is_refused(tmp_path: Path) -> None:
+    scan = small_scan(patterns=49)
+    path = tmp_path / "some.ckpt"
+    refine(scan, None, dataclasses.replace(QUICK, iterations=10), progress=lambda p: p.save(path))
+    with pytest.raises(InputError, match=r"refine\.loss 'amplitude', found 'poisson'"):
+        refine(scan, None, dataclasses.replace(QUICK, loss="amplitude"), resume=path)
+    with pytest.raises(InputError, match="another scan or start"):
+        refine(small_scan(patterns=36), None, QUICK, resume=path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="expected a refinement to resume"):
+        refine(scan, None, QUICK, resume=path)
+    far = Reconstruction(np.ones((8, 8), np.complex64), np.ones((8, 8), np.float32), (1000.0, 0.0))
+    with pytest.raises(InputError, match="expected a start that lies on the scan"):
+        refine(scan, far, QUICK)
+    other = dataclasses.replace(true_start(scan), probe=np.ones((1, 64, 64), np.complex64))
+    with pytest.raises(InputError, match="32 pixels wide like the patterns, found 64"):
+        refine(scan, other, QUICK)
+
+
+def test_the_same_seed_gives_the_same_result() -> None:
+    scan = small_scan(patterns=49)
+    one, two = (refine(scan, None, QUICK) for _ in range(2))
+    assert np.array_equal(one.object, two.object)
+
+
+def test_split_halves_tell_good_from_bad() -> None:
+    found = {}
+    for photons in (3e3, 1e7):
+        scan = small_scan(photons=photons, patterns=196)
+        result = refine(scan, None, dataclasses.replace(QUICK, split_half=True, iterations=30))
+        found[photons] = result.metadata["refinement"]["split_half"]
+    assert found[1e7]["mean"] > found[3e3]["mean"] + 0.2
+    assert found[1e7]["crossing_0.5"] > found[3e3]["crossing_0.5"]
+    noise = np.random.default_rng(0).normal(size=(2, 2, 80, 80))
+    halves = [Reconstruction(1 + n[0] + 1j * n[1], np.ones((80, 80)), (0.0, 0.0)) for n in noise]
+    assert compare_halves(*halves)["mean"] < 0.2
+
+
+_WORKER = """
+import sys, torch
+from pathlib import Path
+from ptychopinn.config import RefineConfig
+from ptychopinn.data.scan import Scan
+from ptychopinn.refinement.files import processes, refine_to_files
+torch.set_num_threads(1)
+with processes(torch.device("cpu")) as device:
+    config = RefineConfig(iterations=16, split_half=False, batch_size=16, learn_positions=True, find_defocus=False)
+    refine_to_files(Scan.load(sys.argv[1]), None, Path(sys.argv[2]), config, device)
+"""
+
+
+def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
+    small_scan(patterns=49).save(tmp_path / "scan.npz")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+
+    def start(out: str, rank: int, size: int) -> subprocess.Popen[str]:
+        more = {"WORLD_SIZE": str(size), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return subprocess.Popen(
+            [sys.executable, "-c", _WORKER, str(tmp_path / "scan.npz"), str(tmp_path / out)],
+            env={**os.environ, **more}, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    started = [start("two.h5", rank, 2) for rank in range(2)] + [start("one.h5", 0, 1)]
+    for process in started:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+    one, two = (Reconstruction.load(tmp_path / f"{name}.h5") for name in ("one", "two"))
+    # Sums in another order, then sixteen passes that amplify the rounding.
+    for first, second in zip(*(r.metadata["refinement"]["deviance"] for r in (one, two)), strict=True):
+        assert second == pytest.approx(first, rel=0.02)
+    lit = one.covered()
+    assert np.linalg.norm((one.object - two.object)[lit]) < 0.02 * np.linalg.norm(one.object[lit])
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scan, out = tmp_path / "scan.npz", tmp_path / "refined.h5"
+    small_scan(patterns=196).save(scan)
+    quick = ["--iterations", "12", "--device", "cpu"]
+    assert main(["refine", "--from-scratch", str(scan), "--out", str(out), *quick]) == 0
+    said = capsys.readouterr().out
+    assert "12 passes over 196 patterns" in said
+    assert "split halves: FRC 0.5 at" in said
+    pictures = {path.name for path in (tmp_path / "refined").iterdir()}
+    assert pictures == {
+        "amplitude.png", "phase.png", "error_map.png", "probe.png", "refinement.png", "split_half.png",
+        "refinement.ckpt",
+    }  # fmt: skip
+    assert main(["refine", "--from-scratch", str(scan), "--out", str(out), *quick]) == 2
+    assert "expected a new file" in capsys.readouterr().err
+    again = ["--iterations", "14", "--refine.split_half", "false", "--device", "cpu"]
+    assert main(["refine", "--from-scratch", str(scan), "--out", str(out), "--resume", *again]) == 0
+    assert "14 passes" in capsys.readouterr().out
+    more = tmp_path / "more.npz"
+    assert main(["refine", str(out), str(scan), "--out", str(more), *again]) == 0
+    first, second = (Reconstruction.load(path) for path in (out, more))
+    assert second.metadata["refinement"]["deviance"][-1] < first.metadata["refinement"]["deviance"][-1]
+    assert second.residuals is not None
+    assert second.residuals.shape == (196,)
+    json.dumps(second.metadata)
+    assert main(["refine", str(scan), "--out", str(tmp_path / "x.h5")]) == 2
+    assert "expected what to begin with" in capsys.readouterr().err
+    assert main(["refine", "--from-scratch", str(scan), "--out", str(tmp_path / "y.h5"), "--resume"]) == 2
+    assert "expected a refinement to resume" in capsys.readouterr().err
