@@ -14,6 +14,7 @@ from typing import Any
 _WHERE = {
     "Config": "ptychopinn.config",
     "InputError": "ptychopinn.errors",
+    "RefineConfig": "ptychopinn.config",
     "Reconstruction": "ptychopinn.data.reconstruction",
     "Scan": "ptychopinn.data.scan",
     "evaluate": "ptychopinn.metrics.evaluate",

@@ -25,6 +25,7 @@ from ptychopinn.cli_options import (
     add_overwrite,
     add_sections,
     new_file,
+    quieten_lightning,
     say_written,
     settings_of,
 )
@@ -147,7 +148,7 @@ def _train(options: Namespace) -> int:
     from ptychopinn.inference.bundle import BUNDLE_NAME, load_bundle
     from ptychopinn.training.workflow import read_config, train
 
-    _quieten_lightning()
+    quieten_lightning()
     if options.resume and (options.start is not None or options.overwrite):
         raise InputError("--resume goes on with the run in --out: leave --from and --overwrite away")
     settings = settings_of(options, *SECTIONS)
@@ -174,13 +175,6 @@ def _train(options: Namespace) -> int:
         print(f"ptychopinn train: interrupted; {run.folder} holds what was learned until then", file=sys.stderr)
         return 130
     return 0
-
-
-def _quieten_lightning() -> None:
-    """Its tips go and its warnings stay, once. Call it after its import, which sets levels and handlers itself."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("lightning").handlers.clear()
 
 
 def _describe_reconstruct(parser: ArgumentParser) -> None:
@@ -229,6 +223,9 @@ def _reconstruct(options: Namespace) -> int:
     print(f"{out}: object {height} x {width} px, origin {result.origin} (y, x) in the scan's coordinates")
     say_written(plot_reconstruction(result, out.with_suffix("")))
     return 0
+
+
+_INCOMPLETE = 1.5  # deviance per detector pixel; noise alone makes about 1
 
 
 def _describe_refine(parser: ArgumentParser) -> None:
@@ -282,6 +279,8 @@ def _refine(options: Namespace) -> int:
         f"{out}: {found['passes']} passes over {scan.n} patterns in {found['seconds']:.0f} s, deviance "
         f"{found['deviance'][-1]:.4g} per detector pixel"
     )
+    if found["deviance"][-1] > _INCOMPLETE:
+        print("the model does not explain the patterns yet: try --refine.modes 2, or --refine.learn_positions true")
     halves = found.get("split_half")
     if halves:
         print(f"split halves: FRC 0.5 at {halves['crossing_0.5']:.2f} of Nyquist, mean {halves['mean']:.3f}")

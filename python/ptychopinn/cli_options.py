@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -60,3 +61,10 @@ def say_written(paths: Sequence[Path]) -> None:
     """A line for each file."""
     for path in paths:
         print(f"wrote {path}")
+
+
+def quieten_lightning() -> None:
+    """Its tips go and its warnings stay, once. Call it after its import, which sets levels and handlers itself."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning").handlers.clear()

@@ -39,6 +39,7 @@ COMMANDS = {
         "--minutes",
     ),
     "reconstruct": ("RUN", "SCAN.npz", "--out", "--inference.synchronise", "--device", "those of the training"),
+    "refine": ("[START] SCAN.npz", "--from-scratch", "--resume", "--refine.learn_positions", "or from scratch"),
     "evaluate": ("RECON.h5", "SCAN.npz", "--out", "--overwrite"),
     "plot": ("FILE", "--out"),
     "doctor": ("SIMD level",),
@@ -299,7 +300,7 @@ def test_doctor_without_native_libraries(monkeypatch: pytest.MonkeyPatch, capsys
 def test_real_warnings_of_lightning_are_kept_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     import lightning  # noqa: F401
 
-    cli._quieten_lightning()
+    cli.quieten_lightning()
     logging.getLogger("lightning.pytorch").info("a tip")
     logging.getLogger("lightning.pytorch.utilities").info("a tip")
     assert not logging.getLogger("lightning").handlers

@@ -49,6 +49,9 @@ def test_from_a_scan_to_its_figures(tmp_path: Path) -> None:
     execution = "--execution.accelerator cpu --execution.progress false"
     ptychopinn(tmp_path, f"train scan.npz --out run {network} {training} {execution}")
     ptychopinn(tmp_path, "reconstruct run scan.npz --out recon.h5 --device cpu")
+    quick = "--device cpu --refine.split_half false --refine.batch_size 16"
+    ptychopinn(tmp_path, f"refine run scan.npz --out refined.h5 --iterations 10 {quick}")
+    ptychopinn(tmp_path, "reconstruct run scan.npz --out both.h5 --device cpu --refine 10")
     printed = ptychopinn(tmp_path, "evaluate recon.h5 scan.npz --out metrics.json")
 
     expected = ["run/scan.png", "run/training.png"]
@@ -62,6 +65,10 @@ def test_from_a_scan_to_its_figures(tmp_path: Path) -> None:
     assert f"{metrics['phase']['pearson']:.3f}" in printed
 
     scan, recon = Scan.load(tmp_path / "scan.npz"), Reconstruction.load(tmp_path / "recon.h5")
+    for name in ("refined", "both"):
+        better = evaluate(Reconstruction.load(tmp_path / f"{name}.h5"), scan)
+        for part in ("amplitude", "phase"):
+            assert better[part]["pearson_high_pass"] > metrics[part]["pearson_high_pass"] + 0.05, (name, part)
     constant = Reconstruction(np.ones_like(recon.object), recon.weights, recon.origin)
     control = evaluate(constant, scan)
     for (part, score), floor in FLOORS.items():
