@@ -272,7 +272,7 @@ def star(options: argparse.Namespace) -> list[Row]:
 def _curves(rows: list[Row], path: Path) -> None:
     seeds = sorted({row["seed"] for row in rows})
     figure = new_figure(5.2 * len(seeds), 8.0)
-    grid = figure.subplots(2, len(seeds), squeeze=False)
+    grid = figure.subplots(2, len(seeds), squeeze=False, gridspec_kw={"wspace": 0.3})
     for column, seed in enumerate(seeds):
         mine = [row for row in rows if row["seed"] == seed]
         for name in dict.fromkeys(row["engine"] for row in mine):
