@@ -231,6 +231,12 @@ class RefineConfig:
         for name in ("iterations", "batch_size", "history"):
             _require(getattr(self, name) >= 1, f"refine.{name}", "be at least 1", getattr(self, name))
         _require(self.minutes is None or self.minutes > 0, "refine.minutes", "be positive", self.minutes)
+        _require(
+            self.find_defocus in (True, False, "auto"),
+            "refine.find_defocus",
+            "be true, false or auto",
+            self.find_defocus,
+        )
         _require(self.modes is None or self.modes >= 1, "refine.modes", "be at least 1", self.modes)
         for name in ("tolerance", "warmup", "search", "total_variation", "smoothness"):
             value = getattr(self, name)

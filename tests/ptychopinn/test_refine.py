@@ -23,6 +23,7 @@ from ptychopinn.errors import InputError
 from ptychopinn.metrics.evaluate import evaluate
 from ptychopinn.metrics.halves import compare_halves
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.refinement import workflow
 from ptychopinn.refinement.seek import defocused_by
 from ptychopinn.refinement.workflow import Progress, refine
 
@@ -88,11 +89,14 @@ def test_a_fractional_origin_of_the_start_is_met() -> None:
     assert refine(scan, smooth, dataclasses.replace(QUICK, iterations=2)).shape
 
 
-def test_positions_come_back_in_the_frame_of_the_scan() -> None:
+@pytest.mark.parametrize("interpolation", ["fourier", "bilinear"])
+def test_positions_come_back_in_the_frame_of_the_scan(interpolation: str) -> None:
     scan = small_scan(patterns=144)
     rng = np.random.default_rng(0)
     shaken = dataclasses.replace(scan, positions=scan.positions + rng.normal(0, 0.7, scan.positions.shape))
-    config = dataclasses.replace(QUICK, learn_positions=True, find_defocus=False, iterations=90)
+    config = dataclasses.replace(
+        QUICK, learn_positions=True, find_defocus=False, iterations=90, interpolation=interpolation
+    )
     found = refine(shaken, None, config)
     assert found.positions is not None
 
@@ -107,6 +111,78 @@ def test_positions_come_back_in_the_frame_of_the_scan() -> None:
     np.testing.assert_allclose(fitted["matrix"], np.eye(2), atol=1e-6)
     without = refine(shaken, None, dataclasses.replace(QUICK, iterations=40))
     assert evaluate(found, scan)["frc"]["mean"] > evaluate(without, scan)["frc"]["mean"] + 0.1
+
+
+def test_a_common_shift_of_the_start_stays_with_its_object() -> None:
+    scan = small_scan(patterns=100)
+    start = dataclasses.replace(
+        true_start(scan), origin=(5.0, 5.0), positions=scan.positions + 5, weights=np.ones_like(scan.truth, np.float32)
+    )
+    config = dataclasses.replace(QUICK, learn_positions=True, iterations=34)
+    deviance = refine(scan, start, config).metadata["refinement"]["deviance"]
+    assert deviance[31] < 1.1 * deviance[29]
+
+
+def test_a_probe_of_any_power_is_kept_while_its_defocus_is_sought() -> None:
+    scan = small_scan(patterns=100)
+    config = dataclasses.replace(QUICK, learn_positions=True, iterations=35)
+    ends = []
+    for factor in (1, 10):
+        loud = dataclasses.replace(scan, probe=scan.probe * np.float32(factor))
+        found = refine(loud, None, config)
+        assert found.probe is not None
+        assert np.linalg.norm(found.probe) == pytest.approx(np.linalg.norm(loud.probe), rel=1e-3)
+        ends.append(found.metadata["refinement"]["deviance"][-1])
+    assert ends[1] == pytest.approx(ends[0], rel=0.05)
+
+
+def test_a_hot_pixel_that_nobody_marked_is_survived() -> None:
+    scan = small_scan(patterns=49)
+    counts = scan.counts.astype(np.uint32)
+    counts[7, 3, 4] = 2**32 - 1
+    for engine in ("lbfgs", "pie"):
+        found = refine(dataclasses.replace(scan, counts=counts), None, dataclasses.replace(QUICK, engine=engine))
+        assert np.isfinite(found.object).all()
+
+
+def test_the_deviance_is_of_the_likelihood_alone() -> None:
+    scan = small_scan(patterns=49)
+    found = refine(scan, None, dataclasses.replace(QUICK, total_variation=5.0))
+    assert found.residuals is not None
+    assert found.metadata["refinement"]["deviance"][-1] == pytest.approx(found.residuals.mean(), rel=1e-3)
+
+
+def test_an_interrupt_among_the_halves_keeps_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = small_scan(patterns=100)
+    made = workflow._Run.go
+    calls = []
+
+    def go(self: workflow._Run) -> None:
+        calls.append(self)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        made(self)
+
+    monkeypatch.setattr(workflow._Run, "go", go)
+    found = refine(scan, None, dataclasses.replace(QUICK, split_half=True))
+    assert found.metadata["refinement"]["passes"] == 25
+    assert "split_half" not in found.metadata["refinement"]
+
+
+def test_an_interrupt_ends_with_what_was_reached(tmp_path: Path) -> None:
+    scan = small_scan(patterns=49)
+    seen: list[int] = []
+
+    def stop(progress: Progress) -> None:
+        seen.append(progress.passes)
+        progress.save(tmp_path / "cut.ckpt")
+        if progress.passes == 6 and len(seen) == 3:
+            raise KeyboardInterrupt
+
+    found = refine(scan, None, QUICK, progress=stop, every=2)
+    assert found.metadata["refinement"]["interrupted"] and found.metadata["refinement"]["passes"] == 6
+    rest = refine(scan, None, QUICK, resume=tmp_path / "cut.ckpt")
+    assert np.array_equal(rest.object, refine(scan, None, QUICK).object)
 
 
 def test_right_positions_stay() -> None:
@@ -157,7 +233,7 @@ def test_bad_pixels_are_left_out() -> None:
     scan = small_scan()
     bad = np.zeros((32, 32), bool)
     bad[10:13, 20] = True
-    spoilt = np.where(bad, 60000, scan.counts.astype(np.int64)).astype(np.uint16)
+    spoilt = np.where(bad, 2**32 - 1, scan.counts.astype(np.int64)).astype(np.uint32)
     found = refine(dataclasses.replace(scan, counts=spoilt, bad_pixels=bad), None, QUICK)
     reference = refine(scan, None, QUICK)
     assert evaluate(found, scan)["frc"]["mean"] > evaluate(reference, scan)["frc"]["mean"] - 0.03
@@ -212,7 +288,7 @@ def test_a_resumed_refinement_is_the_same_bit_for_bit(options: dict[str, object]
 
         return note
 
-    for passes in (3, 33):
+    for passes in (3, 30, 33):
         whole = refine(scan, None, config, progress=save_at(passes), every=1)
         resumed = refine(scan, None, config, resume=tmp_path / f"{passes}.ckpt")
         assert np.array_equal(whole.object, resumed.object)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.refinement.misfit import Misfit, compact_batches, reduce_sums
+from ptychopinn.refinement.misfit import Misfit, compact_batches, first_says, reduce_sums
 from ptychopinn.refinement.state import State
 
 #: Relative to the brightest pixel: illumination below which the steps of object and probe are held back.
@@ -43,10 +43,12 @@ Projection = Callable[[Tensor], Tensor]
 class Engine(Protocol):
     """Improves a state pass by pass.
 
-    ``residuals``, (n,), is the deviance of every pattern per pixel at the last state they were worked out for.
+    ``explained`` is J of the state without regularisers, and ``residuals``, (n,), the deviance of every pattern per
+    pixel; of "pie" as they were found during its last pass.
     """
 
     state: State
+    explained: float
     residuals: Tensor
 
     def advance(self) -> float:
@@ -84,20 +86,26 @@ class PieEngine:
         self.residuals = torch.zeros_like(state.intensities)
         self.passes = 0
         self.damping = 1.0
-        self.last = float("inf")
+        self.last = self.explained = float("inf")
+        self.safe = state.copy()  # before the last pass that was kept
 
     def advance(self) -> float:
         before, velocity = self.state.copy(), self.velocity.clone()
-        value = self._pass()
+        try:
+            value, explained, residuals = self._pass()
+        except BaseException:  # an interrupt: half a pass was never judged
+            self.state, self.velocity = before, velocity
+            raise
         if not (np.isfinite(value) and self.state.finite()) or value > 2 * self.last:
-            # A step too far: back to where it began, and shorter ones from there.
-            self.state, self.velocity = before, velocity.zero_()
+            # A step too far, of this pass or at the end of the one before: back to before both, with shorter ones.
+            self.state, self.velocity = self.safe.copy(), velocity.zero_()
             self.damping *= 0.5
             return self.last
-        self.last = value
+        self.last, self.explained, self.residuals, self.safe = value, explained, residuals, before
         return value
 
-    def _pass(self) -> float:
+    def _pass(self) -> tuple[float, float, Tensor]:
+        """One pass over all batches; J as it was met on the way with and without regularisers, and the residuals."""
         misfit, state, config = self.misfit, self.state, self.config
         rng = np.random.default_rng([config.seed, self.passes])
         misfit.arrange(compact_batches(state.positions.cpu().numpy(), config.batch_size, rng), state.positions)
@@ -122,7 +130,6 @@ class PieEngine:
             brighter[members] = found.intensities * per_light.intensities[members]
             residuals[members] = found.residuals
         reduce_sums(value, moves, brighter, residuals)
-        self.residuals = residuals
         state.intensities += brighter
         if config.learn_positions:
             length = moves.norm(dim=1, keepdim=True)
@@ -131,18 +138,20 @@ class PieEngine:
         gradient = state.map(torch.zeros_like)
         total = float(value) + self.penalty(state, light, gradient)
         state.object -= gradient.object * per_light.object
-        return total
+        return total, float(value), residuals
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "state": self.state.to_dict(), "velocity": self.velocity, "residuals": self.residuals,
-            "passes": self.passes, "damping": self.damping, "last": self.last,
+            "passes": self.passes, "damping": self.damping, "last": self.last, "explained": self.explained,
+            "safe": self.safe.to_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         self.state = State(**saved["state"])
         self.velocity, self.residuals = saved["velocity"], saved["residuals"]
-        self.passes, self.damping, self.last = saved["passes"], saved["damping"], saved["last"]
+        self.passes, self.damping = saved["passes"], saved["damping"]
+        self.last, self.explained, self.safe = saved["last"], saved["explained"], State(**saved["safe"])
 
 
 class LbfgsEngine:
@@ -165,25 +174,25 @@ class LbfgsEngine:
         self.light = self.misfit.illumination(self.state.probe)
         self.scale = scales(self.misfit, self.state, self.config)
         self.pairs: list[tuple[State, State, float]] = []
-        self.value, self.gradient = self._evaluate(self.state)
+        self.value, self.explained, self.gradient, self.residuals = self._evaluate(self.state)
         self.stuck = not np.isfinite(self.value)
 
     def advance(self) -> float:
         if self.stuck:
             return self.value
         direction = self._direction()
-        slope = 2 * self.gradient.dot(direction)
+        slope = first_says(2 * self.gradient.dot(direction), self.misfit.device)
         if not slope < 0:  # rounding has spoiled the curvature
             self.pairs.clear()
             direction = self.gradient.copy().scale_(-1.0)
-            slope = 2 * self.gradient.dot(direction)
+            slope = first_says(2 * self.gradient.dot(direction), self.misfit.device)
         move = direction.map(torch.mul, self.scale)
         # Before and after the scaling, or the slope would not be that of the step.
         move.positions = self.project(move.positions)
         step = min(1.0, LARGEST_MOVE / max(float(move.positions.norm(dim=1).max()), 1e-12))
         while True:
             trial = self.state.plus(step, move)
-            value, gradient = self._evaluate(trial)
+            value, explained, gradient, residuals = self._evaluate(trial)
             if np.isfinite(value) and gradient.finite() and value <= self.value + _SUFFICIENT * step * slope:
                 break
             if step < _SMALLEST_STEP:
@@ -201,6 +210,7 @@ class LbfgsEngine:
             self.pairs.append((direction, change, 1 / curvature))
             del self.pairs[: -self.config.history]
         self.state, self.value, self.gradient = trial, value, gradient
+        self.explained, self.residuals = explained, residuals
         return value
 
     def _direction(self) -> State:
@@ -218,18 +228,21 @@ class LbfgsEngine:
             direction.add_(weight - inverse * change.dot(direction), step)
         return direction.scale_(-1.0)
 
-    def _evaluate(self, state: State) -> tuple[float, State]:
-        """J with its regularisers, and half its gradient by the scaled variables."""
+    def _evaluate(self, state: State) -> tuple[float, float, State, Tensor]:
+        """J with and without regularisers, half the gradient of the first by the scaled variables, the residuals."""
         self.evaluations += 1
-        value, gradient, self.residuals = self.misfit.gradient(state)
-        value += self.penalty(state, self.light, gradient)
+        if self.config.learn_positions and self.misfit.shift.taps:
+            self.misfit.anchor(state.positions)  # where positions enter by the windows alone
+        explained, gradient, residuals = self.misfit.gradient(state)
+        value = first_says(explained + self.penalty(state, self.light, gradient), self.misfit.device)
         gradient.positions = self.project(gradient.positions)
-        return value, gradient.map(torch.mul, self.scale)
+        return value, explained, gradient.map(torch.mul, self.scale), residuals
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "state": self.state.to_dict(),
             "value": self.value,
+            "explained": self.explained,
             "gradient": self.gradient.to_dict(),
             "scale": self.scale.to_dict(),
             "light": self.light,
@@ -243,7 +256,8 @@ class LbfgsEngine:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         self.state, self.gradient, self.scale = (State(**saved[name]) for name in ("state", "gradient", "scale"))
-        self.value, self.light, self.residuals = saved["value"], saved["light"], saved["residuals"]
+        self.value, self.explained = saved["value"], saved["explained"]
+        self.light, self.residuals = saved["light"], saved["residuals"]
         self.evaluations, self.stuck = saved["evaluations"], saved["stuck"]
         self.pairs = [(State(**step), State(**change), inverse) for step, change, inverse in saved["pairs"]]
         self.misfit.batches = saved["batches"]

@@ -49,6 +49,8 @@ def refine_to_files(
     checkpoint = folder / CHECKPOINT
     if resume and not checkpoint.is_file():
         raise InputError(f"{out}: expected a refinement to resume, with {checkpoint}, found none")
+    if not resume:
+        checkpoint.unlink(missing_ok=True)  # of an earlier refinement
     writes = not dist.is_initialized() or dist.get_rank() == 0
     drawn = time.perf_counter()
 
@@ -72,7 +74,7 @@ def refine_to_files(
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[torch.device]:
-    """Join the processes that torchrun or SLURM has started, if any; yields the device of this one."""
+    """Join the processes that torchrun has started, if any; yields the device of this one."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return

@@ -57,13 +57,17 @@ def drift_of(probe: Tensor, start: Tensor) -> tuple[int, int]:
 
 
 def with_modes(probe: Tensor, modes: int) -> Tensor:
-    """The probe with so many modes: the strongest of its own, or weak ones added that are orthogonal to the first."""
-    if modes <= len(probe):
-        return orthogonalise_modes(probe)[:modes]
+    """The probe with so many modes and the same power: its strongest, or weak ones added orthogonal to the first."""
+    if modes == len(probe):
+        return probe
+    power = squared_modulus(probe).sum()
+    if modes < len(probe):
+        kept = orthogonalise_modes(probe)[:modes]
+        return kept * torch.sqrt(power / squared_modulus(kept).sum())
     grown = torch.from_numpy(add_modes(probe[0].cpu().numpy(), modes, decay=0.5)).to(probe)
     added = grown[len(probe) :]
-    scale = _ADDED_POWER * squared_modulus(probe).sum() / squared_modulus(added).sum()
-    return torch.cat([probe, added * torch.sqrt(scale)])
+    scale = _ADDED_POWER * power / squared_modulus(added).sum()
+    return torch.cat([probe, added * torch.sqrt(scale)]) / (1 + _ADDED_POWER) ** 0.5
 
 
 def fit_affine(reported: np.ndarray, refined: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,8 @@ from ptychopinn.physics.propagation import far_field, mode_intensity, near_field
 from ptychopinn.refinement.shifts import Place, make_shift
 from ptychopinn.refinement.state import State
 
+_LEAST_EXCESS = -1 + 2.0**-24
+
 
 @dataclass
 class Downhill:
@@ -58,7 +60,10 @@ class Misfit:
     """
 
     def __init__(self, counts: Tensor, good: Tensor | None, canvas_size: tuple[int, int], config: RefineConfig) -> None:
-        self.counts = counts
+        # What a bad pixel holds can be anything, infinity included.
+        if good is not None or (counts.is_cuda and not counts.is_floating_point()):
+            counts = counts.to(torch.float32)  # CUDA knows little to do with unsigned integers
+        self.counts = counts if good is None else torch.where(good, counts, 0)
         self.good = None if good is None else good.to(torch.float32)
         self.canvas_size = canvas_size
         self.loss = config.loss
@@ -148,7 +153,8 @@ class Misfit:
             step = ratio - 1
             return step.square().mul_(predicted), step
         excess = predicted / measured - 1
-        terms = measured * (excess - torch.log1p(excess))
+        # Where a count is 1e8 times the prediction, excess is rounded to -1: the logarithm must stay finite.
+        terms = measured * (excess - torch.log1p(excess.clamp_min(_LEAST_EXCESS)))
         return terms.mul_(0.5), (measured / predicted).sub_(1).mul_(0.5)
 
     def gradient(self, state: State) -> tuple[float, State, Tensor]:
@@ -212,6 +218,20 @@ def reduce_sums(*tensors: Tensor) -> None:
     if distributed():
         for tensor in tensors:
             dist.all_reduce(torch.view_as_real(tensor) if tensor.is_complex() else tensor)
+
+
+def broadcast(*tensors: Tensor) -> None:
+    """Overwrite each tensor with the first process's, so that all go on from the same numbers."""
+    if distributed():
+        for tensor in tensors:
+            dist.broadcast(torch.view_as_real(tensor) if tensor.is_complex() else tensor, 0)
+
+
+def first_says(value: float, device: torch.device) -> float:
+    """The first process's number, where all must decide alike."""
+    said = torch.tensor(value, dtype=torch.float64, device=device)
+    broadcast(said)
+    return float(said)
 
 
 def agree(over: bool) -> bool:

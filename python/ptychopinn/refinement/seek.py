@@ -34,7 +34,7 @@ _AT_ONCE = 64
 
 
 def with_aperture(probe: Tensor, counts: Tensor, good: Tensor | None) -> Tensor:
-    """The probe with the root of the mean pattern as the modulus of its far field.
+    """The probe with the root of the mean pattern as the modulus of its far field, up to its power, which it keeps.
 
     The mean pattern is the aperture's image blurred by what the sample scatters, which is narrow. Modes keep their
     shares of every detector pixel.
@@ -54,7 +54,8 @@ def with_aperture(probe: Tensor, counts: Tensor, good: Tensor | None) -> Tensor:
     if good is not None:
         known &= good
     factor = torch.sqrt((mean / len(counts)).float() / power.clamp_min(1e-30))
-    return near_field(fields * torch.where(known, factor, 1.0))
+    shaped = fields * torch.where(known, factor, 0.0)
+    return near_field(shaped * torch.sqrt(power.sum() / shaped.abs().square().sum()))
 
 
 def defocused_by(probe: Tensor, phase: float) -> Tensor:

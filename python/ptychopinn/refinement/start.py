@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ptycho_ext import CanvasGeometry, translate_images
 from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
+from ptychopinn.data.scan import Scan, pattern_blocks
 from ptychopinn.errors import InputError
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.refinement.gauge import with_modes
@@ -50,7 +50,9 @@ def start_state(
             )
         probe = torch.from_numpy(start.probe)
     probe = with_modes(probe, modes or len(probe))
-    mean = float(scan.counts.sum(dtype=np.float64)) / scan.n
+    good = slice(None) if scan.bad_pixels is None else ~scan.bad_pixels
+    mean = sum(float(scan.counts[part][:, good].sum(dtype=np.float64)) for part in pattern_blocks(scan.counts.shape))
+    mean /= scan.n
     level = math.sqrt(mean / float(squared_modulus(probe).sum()))
     image = torch.full(geometry.shape, level, dtype=torch.complex64)
     if start is not None:

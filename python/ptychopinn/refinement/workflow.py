@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from ptychopinn.refinement.gauge import (
     spread_of,
     without_affine,
 )
-from ptychopinn.refinement.misfit import Misfit, agree, distributed, laid_out
+from ptychopinn.refinement.misfit import Misfit, agree, broadcast, distributed, laid_out
 from ptychopinn.refinement.seek import badly_fitting, find_defocus, seek_patterns
 from ptychopinn.refinement.start import start_state
 from ptychopinn.refinement.state import State
@@ -108,14 +109,21 @@ def refine(
     try:
         with torch.no_grad():
             run.go()
+            run.tell_last()
     except KeyboardInterrupt:
         if run.passes == 0 or distributed():
             raise
         _log.warning("interrupted after %d passes: this is what was reached", run.passes)
         run.interrupted = True
+        run.tell_last()
     result = run.result()
     if run.config.split_half and not run.interrupted:
-        result.metadata["refinement"]["split_half"] = split_half(scan, result, run.config, device)
+        try:
+            result.metadata["refinement"]["split_half"] = split_half(scan, result, run.config, device)
+        except KeyboardInterrupt:
+            if distributed():
+                raise
+            _log.warning("interrupted while the halves were refined: no resolution")
     return result
 
 
@@ -138,7 +146,12 @@ def split_half(
     assert result.positions is not None
     known = dataclasses.replace(scan, probe=result.probe, positions=result.positions)
     try:
-        halves = [refine(known.subset(np.sort(part)), None, half_config, device) for part in np.array_split(order, 2)]
+        halves = []
+        for part in np.array_split(order, 2):
+            run = _Run(known.subset(np.sort(part)), None, half_config, torch.device(device), None, 1)
+            with torch.no_grad():
+                run.go()
+            halves.append(run.result())
         found = compare_halves(*halves)
     except InputError as error:
         _log.warning("no resolution from split halves: %s", error)
@@ -169,31 +182,33 @@ class _Run:
         self.misfit = Misfit(counts, None if good is None else good.to(device), self.geometry.shape, config)
         self.reported = self.geometry.to_canvas(scan.positions).to(device)
         self.state = start_state(scan, start, self.geometry, reported, config.modes).to(device)
+        broadcast(*self.state)
+        self.begun = self.state.positions.clone()
         self.start_probe = self.state.probe.clone()
         self.engine: PieEngine | LbfgsEngine | None = None
-        self.passes, self.values = 0, list[float]()
+        self.passes, self.values, self.explained = 0, list[float](), list[float]()
         self.spread = 1.0  # standard deviation of the reported positions along an axis, pixels
         self.interrupted = self.prepared = False
-
-    # --- what it does ---
 
     def go(self) -> None:
         config = self.config
         if not self.prepared and self._seeks_defocus():
             self.state.probe = find_defocus(self.misfit, self.state, config)
+            broadcast(self.state.probe)
             self.start_probe = self.state.probe.clone()
         self.prepared = True
         while self.passes < config.iterations and not agree(self._over()):
             engine = self._engine()
+            if config.learn_positions and self.passes and self.passes % _ROUND == 0:
+                self._next_round(engine)
             self.values.append(engine.advance())
+            self.explained.append(engine.explained)
             self.state = engine.state
             self.passes += 1
             if self.passes % _REPORT == 0:
                 _log.info("pass %4d: deviance %.4f per pixel, %.1f s", self.passes, self._deviance(), self._seconds())
-            if self.progress is not None and self.passes % self.every == 0:
-                self.progress(Progress(self.passes, self._seconds(), self._deviance(), self.save, self.result))
-            if config.learn_positions and self.passes % _ROUND == 0 and self.passes < config.iterations:
-                self._next_round(engine)
+            if self.passes % self.every == 0:
+                self._tell()
 
     def _seeks_defocus(self) -> bool:
         wish = self.config.find_defocus
@@ -214,9 +229,10 @@ class _Run:
             common = moves - without_affine(self.reported, moves)
             sought = badly_fitting(engine.residuals)
             state.positions = seek_patterns(self.misfit, state, sought, self.reported + common, config.search)
-        moves = self._project()(state.positions - self.reported)
-        state.positions = self.reported + moves
-        self.spread = spread_of(without_affine(self.reported, moves))
+        # From where it began: a start may have a common motion of its own, which its object and probe belong to.
+        state.positions = self.begun + self._project()(state.positions - self.begun)
+        broadcast(state.positions)
+        self.spread = spread_of(without_affine(self.reported, state.positions - self.reported))
         if isinstance(engine, LbfgsEngine):
             engine.start_again()
 
@@ -265,13 +281,20 @@ class _Run:
             return lambda moves: without_affine(reported, moves)
         return lambda moves: moves - moves.mean(0)
 
-    # --- what it tells ---
+    def _tell(self) -> None:
+        if self.progress is not None:
+            self.progress(Progress(self.passes, self._seconds(), self._deviance(), self.save, self.result))
+
+    def tell_last(self) -> None:
+        """Report the last state, if that was not done."""
+        if self.passes % self.every:
+            self._tell()
 
     def _seconds(self) -> float:
         return self.earlier + time.perf_counter() - self.began
 
     def _deviance(self) -> float:
-        return 4 * self.values[-1] / self.misfit.pixels
+        return 4 * self.explained[-1] / self.misfit.pixels
 
     def save(self, path: Path) -> None:
         """Write what :func:`refine` can resume."""
@@ -281,6 +304,8 @@ class _Run:
             "passes": self.passes,
             "seconds": self._seconds(),
             "values": self.values,
+            "explained": self.explained,
+            "begun": self.begun,
             "start_probe": self.start_probe,
             "reported": self.reported,
             "scratch": self.scratch,
@@ -302,13 +327,13 @@ class _Run:
             raise InputError(f"{path}: expected a refinement of {self.scan.name}, found one of another scan or start")
         free = {"iterations", "minutes", "tolerance", "split_half"}
         for name, value in dataclasses.asdict(self.config).items():
-            if name not in free and saved["config"][name] != value:
+            if name not in free and saved["config"].get(name) != value:
                 raise InputError(
-                    f"{path}: expected a refinement with refine.{name} {value!r}, found {saved['config'][name]!r}"
+                    f"{path}: expected a refinement with refine.{name} {value!r}, found {saved['config'].get(name)!r}"
                 )
         self.passes, self.values, self.earlier = saved["passes"], saved["values"], saved["seconds"]
         self.start_probe, self.scratch, self.prepared = saved["start_probe"], saved["scratch"], True
-        self.spread = saved["spread"]
+        self.spread, self.begun, self.explained = saved["spread"], saved["begun"], saved["explained"]
         kind = next(kind for kind in ENGINES.values() if kind.__name__ == saved["engine"])
         self.state = State(**saved["engine_state"]["state"])
         self.engine = kind(self.misfit, self.state, self.config, self._penalty(), self._project())
@@ -319,11 +344,11 @@ class _Run:
         return {
             "patterns": self.scan.n,
             "counts": float(self.scan.counts.sum(dtype=np.float64)),
+            "positions": crc32(self.scan.positions.tobytes()),
+            "probe": crc32(self.scan.probe.tobytes()),
             "origin": list(self.geometry.origin),
             "shape": list(self.geometry.shape),
         }
-
-    # --- what it leaves ---
 
     def result(self) -> Reconstruction:
         """The present state as a reconstruction, in the frame and with the conventions of the start."""
@@ -360,7 +385,7 @@ class _Run:
                 "refinement": {
                     "passes": self.passes,
                     "seconds": self._seconds(),
-                    "deviance": [4 * value / self.misfit.pixels for value in self.values if np.isfinite(value)],
+                    "deviance": [4 * value / self.misfit.pixels for value in self.explained if np.isfinite(value)],
                     "interrupted": self.interrupted,
                     "mode_powers": mode_powers(probe).tolist(),
                     "positions_affine": {"matrix": matrix.tolist(), "shift": shift.tolist()},
