@@ -167,7 +167,7 @@ class RefineConfig:
         engine: "lbfgs" (quasi-Newton on all patterns) or "pie" (a step after every batch).
         iterations: passes over the scan at most; it ends by itself when the likelihood does not improve any more.
         minutes: stop after so many minutes at the latest; none: no limit.
-        tolerance: relative improvement over ten passes below which it ends.
+        tolerance: relative improvement over ten passes (over thirty where positions are refined) below which it ends.
         warmup: passes of "pie" before "lbfgs" when it starts from scratch.
         loss: "poisson" (likelihood) or "amplitude".
         interpolation: between pixels: "fourier" (shifts the probe, exact) or "bilinear" (of the object, faster).

@@ -187,6 +187,9 @@ def test_wrong_maps_and_positions_are_refused(scan: Scan) -> None:
     for name, value, message in (
         ("uncertainty", -np.ones(result.shape, np.float32), "uncertainty must be >= 0"),
         ("uncertainty", np.ones((3, 4), np.float32), "uncertainty must be >= 0 and have the shape of object"),
+        ("error_map", -np.ones(result.shape, np.float32), "error_map must be >= 0"),
+        ("residuals", np.ones(3, np.float32), "residuals must be >= 0 and hold one value for each position"),
+        ("intensities", -np.ones(scan.n, np.float32), "intensities must be >= 0"),
         ("positions", np.ones((4, 3)), r"positions must be \(n, 2\), got shape \(4, 3\)"),
     ):
         with pytest.raises(InputError, match=message):

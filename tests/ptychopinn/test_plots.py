@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
-from ptychopinn.metrics import align, plot_reconstruction, plot_scan_overview, plot_training, plots
+from ptychopinn.metrics import align, plot_reconstruction, plot_scan_overview, plot_training, plots, style
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -23,14 +23,14 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
     """Figures by file name, kept as they are saved."""
     figures: dict[str, Figure] = {}
-    save = plots._save
+    save = plots.save_figure
 
     def keep(figure: Figure, path: Path) -> Path:
         figures[path.name] = figure
         return save(figure, path)
 
-    monkeypatch.setattr(plots, "_save", keep)
-    monkeypatch.setattr(plots, "_DPI", 40)
+    monkeypatch.setattr(plots, "save_figure", keep)
+    monkeypatch.setattr(style, "_DPI", 40)
     return figures
 
 

@@ -110,8 +110,14 @@ class Reconstruction:
             return None
         array = _array(name, getattr(self, name), 1 if shape is None else len(shape), np.float32)
         if (shape is not None and array.shape != shape) or array.min() < 0:
-            wanted = "one-dimensional" if shape is None else f"of shape {shape}"
-            raise InputError(f"{name} must be >= 0 and {wanted}, got {array.shape} with a minimum of {array.min():g}")
+            where = (
+                "hold one value for each position"
+                if shape is None or len(shape) == 1
+                else f"have the shape of object, {shape}"
+            )
+            raise InputError(
+                f"{name} must be >= 0 and {where}, got shape {array.shape} with a minimum of {array.min():g}"
+            )
         return array
 
     @property

@@ -247,7 +247,7 @@ class _Run:
         window, wait = (_ROUND, 2 * _ROUND) if self.config.learn_positions else (_WINDOW, _WINDOW)
         if len(values) <= wait:
             return False
-        return values[-window - 1] - values[-1] < self.config.tolerance * window / _WINDOW * values[-1]
+        return values[-window - 1] - values[-1] < self.config.tolerance * values[-1]
 
     def _penalty(self) -> Penalty:
         weights = (self.config.total_variation, self.config.smoothness)
