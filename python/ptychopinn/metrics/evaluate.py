@@ -118,18 +118,7 @@ def evaluate(
     image, truth = aligned.image, aligned.truth
     diameter = scores.probe_diameter(scan.probe)
     sigma = diameter / 2
-    frequency, correlation = scores.frc(*aligned.levelled())
-    half = scores.crossing(frequency, correlation, 0.5)
-    frc: dict[str, Any] = {
-        "mean": scores.mean_frc(*aligned.levelled()),
-        "crossing_0.5": half,
-        "crossing_1_7": scores.crossing(frequency, correlation, 1 / 7),
-        "frequency": frequency.tolist(),
-        "correlation": correlation.tolist(),
-    }
-    pixel_size = reconstruction.pixel_size or scan.pixel_size
-    if pixel_size is not None:
-        frc["half_period_0.5_m"] = pixel_size / half
+    frc = scores.frc_figures(*aligned.levelled(), reconstruction.pixel_size or scan.pixel_size)
     metrics = {
         "scan": scan.name,
         "region": {

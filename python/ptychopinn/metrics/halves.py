@@ -26,8 +26,7 @@ def compare_halves(first: Reconstruction, second: Reconstruction, *, border: int
         border: pixels trimmed from each side of the compared rectangle.
 
     Returns:
-        A dictionary that JSON can hold: ``mean``, ``crossing_0.5`` and ``crossing_1_7`` (units of Nyquist),
-        ``frequency`` and ``correlation``, and ``half_period_0.5_m`` where the pixel size is known.
+        See :func:`ptychopinn.metrics.scores.frc_figures`.
 
     Raises:
         InputError: the two have too little in common.
@@ -40,15 +39,4 @@ def compare_halves(first: Reconstruction, second: Reconstruction, *, border: int
     parts = [tuple(slice(a, b) for a, b in zip(low - origin, high - origin, strict=True)) for origin in origins]
     mask = first.covered()[parts[0]] & second.covered()[parts[1]]
     aligned = align(first.object[parts[0]], second.object[parts[1]], mask=mask, border=border)
-    frequency, correlation = scores.frc(*aligned.levelled())
-    crossing = scores.crossing(frequency, correlation, 0.5)
-    found: dict[str, Any] = {
-        "mean": scores.mean_frc(*aligned.levelled()),
-        "crossing_0.5": crossing,
-        "crossing_1_7": scores.crossing(frequency, correlation, 1 / 7),
-        "frequency": frequency.tolist(),
-        "correlation": correlation.tolist(),
-    }
-    if first.pixel_size is not None:
-        found["half_period_0.5_m"] = first.pixel_size / crossing
-    return found
+    return scores.frc_figures(*aligned.levelled(), first.pixel_size)

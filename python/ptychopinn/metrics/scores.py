@@ -9,6 +9,7 @@ tests that need a single figure.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy import ndimage, signal
@@ -215,6 +216,31 @@ def mean_frc(image: np.ndarray, truth: np.ndarray) -> float:
     """
     side = min(truth.shape)
     return float(frc(image[:side, :side], truth[:side, :side])[1][1:].mean())
+
+
+def frc_figures(image: np.ndarray, truth: np.ndarray, pixel_size: float | None = None) -> dict[str, Any]:
+    """The Fourier ring correlation and what is read from it, as a dictionary that JSON can hold.
+
+    Args:
+        image, truth: (h, w), aligned and without the truth's ramp (see ``Aligned.levelled``).
+        pixel_size: metres per pixel, if known.
+
+    Returns:
+        ``mean``, ``crossing_0.5`` and ``crossing_1_7`` (units of Nyquist), ``frequency``, ``correlation``, and
+        ``half_period_0.5_m`` where the pixel size is known.
+    """
+    frequency, correlation = frc(image, truth)
+    half = crossing(frequency, correlation, 0.5)
+    figures: dict[str, Any] = {
+        "mean": mean_frc(image, truth),
+        "crossing_0.5": half,
+        "crossing_1_7": crossing(frequency, correlation, 1 / 7),
+        "frequency": frequency.tolist(),
+        "correlation": correlation.tolist(),
+    }
+    if pixel_size is not None:
+        figures["half_period_0.5_m"] = pixel_size / half
+    return figures
 
 
 def crossing(frequency: np.ndarray, correlation: np.ndarray, level: float) -> float:
