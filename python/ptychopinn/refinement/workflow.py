@@ -227,6 +227,8 @@ class _Run:
         if config.search:
             moves = state.positions - self.reported
             common = moves - without_affine(self.reported, moves)
+            lost = (moves - common).abs().amax(1, keepdim=True) > config.search  # it ran away: back to where it began
+            state.positions = torch.where(lost, self.reported + common, state.positions)
             sought = badly_fitting(engine.residuals)
             state.positions = seek_patterns(self.misfit, state, sought, self.reported + common, config.search)
         # From where it began: a start may have a common motion of its own, which its object and probe belong to.
