@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from ptycho_ext import translate_images
 from ptychopinn.cli import main
 from ptychopinn.config import RefineConfig
 from ptychopinn.data.reconstruction import Reconstruction
@@ -84,9 +85,14 @@ def test_the_result_is_a_start_for_more_with_its_place_and_probe() -> None:
 
 def test_a_fractional_origin_of_the_start_is_met() -> None:
     scan = small_scan()
-    assert scan.truth is not None
-    smooth = Reconstruction(np.ones_like(scan.truth), np.ones(scan.truth.shape, np.float32), (0.25, -0.5))
-    assert refine(scan, smooth, dataclasses.replace(QUICK, iterations=2)).shape
+    truth = torch.from_numpy(true_start(scan).object)
+    moved = translate_images(truth, torch.tensor([-0.4, 0.3]), mode="fourier").numpy()
+    deviance = []
+    for origin in ((0.4, -0.3), (0.0, 0.0)):
+        start = dataclasses.replace(true_start(scan), object=moved, origin=origin)
+        found = refine(scan, start, dataclasses.replace(QUICK, iterations=1))
+        deviance.append(found.metadata["refinement"]["deviance"][0])
+    assert deviance[0] < 0.8 * deviance[1]
 
 
 @pytest.mark.parametrize("interpolation", ["fourier", "bilinear"])

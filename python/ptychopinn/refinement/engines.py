@@ -58,9 +58,11 @@ class Engine(Protocol):
     def load_state_dict(self, saved: dict[str, Any]) -> None: ...
 
 
-def scales(misfit: Misfit, state: State, config: RefineConfig) -> State:
-    """The inverse root of the diagonal curvature of every refined part, zero for what stays as it is."""
-    light = misfit.illumination(state.probe)
+def scales(misfit: Misfit, state: State, config: RefineConfig, light: Tensor) -> State:
+    """The inverse root of the diagonal curvature of every refined part, zero for what stays as it is.
+
+    ``light`` is the illumination of the canvas, (H, W).
+    """
     transmitted, motion = misfit.curvatures(state)
     made = state.map(torch.zeros_like)
     made.object = torch.rsqrt(light + OBJECT_FLOOR * light.max()).to(state.object.dtype)
@@ -110,8 +112,8 @@ class PieEngine:
         rng = np.random.default_rng([config.seed, self.passes])
         misfit.arrange(compact_batches(state.positions.cpu().numpy(), config.batch_size, rng), state.positions)
         self.passes += 1
-        per_light = scales(misfit, state, config).map(lambda part: part * part)
         light = misfit.illumination(state.probe)
+        per_light = scales(misfit, state, config, light).map(lambda part: part * part)
         moves, brighter = torch.zeros_like(state.positions), torch.zeros_like(state.intensities)
         residuals = torch.zeros_like(state.intensities)
         value = torch.zeros((), dtype=torch.float64, device=misfit.device)
@@ -172,7 +174,7 @@ class LbfgsEngine:
         positions = self.state.positions
         self.misfit.arrange(compact_batches(positions.cpu().numpy(), self.config.batch_size, rng), positions)
         self.light = self.misfit.illumination(self.state.probe)
-        self.scale = scales(self.misfit, self.state, self.config)
+        self.scale = scales(self.misfit, self.state, self.config, self.light)
         self.pairs: list[tuple[State, State, float]] = []
         self.value, self.explained, self.gradient, self.residuals = self._evaluate(self.state)
         self.stuck = not np.isfinite(self.value)
@@ -231,8 +233,6 @@ class LbfgsEngine:
     def _evaluate(self, state: State) -> tuple[float, float, State, Tensor]:
         """J with and without regularisers, half the gradient of the first by the scaled variables, the residuals."""
         self.evaluations += 1
-        if self.config.learn_positions and self.misfit.shift.taps:
-            self.misfit.anchor(state.positions)  # where positions enter by the windows alone
         explained, gradient, residuals = self.misfit.gradient(state)
         value = first_says(explained + self.penalty(state, self.light, gradient), self.misfit.device)
         gradient.positions = self.project(gradient.positions)

@@ -34,9 +34,9 @@ class Downhill:
         value: J, half the negative logarithm of the likelihood above its minimum, in nats.
         object: complex, the correction's sum on the batch's window: minus half the gradient.
         probe: of the probe's representation (see :class:`Shift`).
-        positions: (b, 2).
-        intensities: (b,).
-        residuals: (b,), deviance of every pattern per pixel, if asked for.
+        positions: (b, 2), zero unless they are refined.
+        intensities: (b,), zero unless they are refined.
+        residuals: (b,), deviance of every pattern per pixel.
     """
 
     value: Tensor
@@ -84,13 +84,17 @@ class Misfit:
 
     def anchor(self, positions: Tensor) -> None:
         """Anchor the patches of all batches anew; they may lie anywhere on the canvas, but not beyond it."""
-        highest = positions.new_tensor([side - self.size - self.shift.taps for side in self.canvas_size])
-        self.anchors = torch.minimum(self.shift.anchors(positions).clamp_min(0), highest)
+        self.anchors = self._anchors_of(positions)
         share = slice(dist.get_rank(), None, dist.get_world_size()) if distributed() else slice(None)
         self.members = [batch[share] for batch in self.batches]
         self.places = [
             Place(self.anchors[batch], share, self.size, self.shift.taps, self.canvas_size) for batch in self.batches
         ]
+
+    def _anchors_of(self, positions: Tensor) -> Tensor:
+        """Where patches are cut for these positions, on the canvas."""
+        highest = positions.new_tensor([side - self.size - self.shift.taps for side in self.canvas_size])
+        return torch.minimum(self.shift.anchors(positions).clamp_min(0), highest)
 
     def downhill(self, index: int, state: State, representation: Tensor) -> Downhill:
         """This process's share of one batch at one state; zeros if it has none."""
@@ -136,8 +140,7 @@ class Misfit:
 
     def values(self, state: State, members: Tensor, positions: Tensor) -> Tensor:
         """J of single patterns ``members`` (k,) if they were at ``positions`` (k, 2): (k,)."""
-        highest = positions.new_tensor([side - self.size - self.shift.taps for side in self.canvas_size])
-        anchors = torch.minimum(self.shift.anchors(positions).clamp_min(0), highest)
+        anchors = self._anchors_of(positions)
         patches = extract_patches(state.object, anchors, self.size)
         lit, _ = self.shift.lit(self.shift.represent(state.probe), positions - anchors)
         factors = torch.exp(state.intensities[members]).float()[:, None, None]
@@ -159,6 +162,8 @@ class Misfit:
 
     def gradient(self, state: State) -> tuple[float, State, Tensor]:
         """J over all patterns, half its gradient, and the residuals (n,), deviance per pixel."""
+        if self.learn_positions and not self.shift.keeps_rest:
+            self.anchor(state.positions)
         gradient = state.map(torch.zeros_like)
         representation = self.shift.represent(state.probe)
         to_probe = torch.zeros_like(representation)

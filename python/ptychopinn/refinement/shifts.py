@@ -31,6 +31,8 @@ class Shift(Protocol):
 
     #: Pixels beyond its last sample that a patch reads.
     taps: int
+    #: Whether the probe takes up what a position is away from its anchor; else patches must be anchored where they are.
+    keeps_rest: bool
 
     def represent(self, probe: Tensor) -> Tensor: ...
     def probe_of(self, representation: Tensor) -> Tensor: ...
@@ -71,6 +73,7 @@ class FourierShift:
     """See the head of this file."""
 
     taps = 0
+    keeps_rest = True
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.frequencies = 2 * math.pi * torch.fft.fftfreq(size, dtype=torch.float64, device=device)
@@ -115,6 +118,7 @@ class BilinearShift:
     """See the head of this file."""
 
     taps = 1
+    keeps_rest = False
 
     def represent(self, probe: Tensor) -> Tensor:
         return probe

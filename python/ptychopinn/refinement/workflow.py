@@ -309,7 +309,6 @@ class _Run:
             "explained": self.explained,
             "begun": self.begun,
             "start_probe": self.start_probe,
-            "reported": self.reported,
             "scratch": self.scratch,
             "spread": self.spread,
             "engine": type(self.engine).__name__,
