@@ -14,11 +14,12 @@ hypothesis.settings.load_profile("ptychopinn")
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """A test that changes the number of threads finds and leaves one."""
+def global_settings() -> Iterator[None]:
+    """A test that changes torch's threads finds and leaves one; one that asks for determinism asks for itself alone."""
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

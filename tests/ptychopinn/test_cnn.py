@@ -6,27 +6,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from tiny_groups import batch_of, run, scan_of_groups
 
-from ptychopinn.data.dataset import GroupBatch, GroupDataset
-from ptychopinn.data.grouping import group_nearest
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
-from ptychopinn.models import Generator, build_generator
-from ptychopinn.physics.simulate import simulate
+from ptychopinn.models import build_generator
 
 
 @pytest.fixture(scope="module")
 def scan() -> Scan:
-    return simulate("dead_leaves", patterns=16, size=32, step=(5, 4), photons=1e5, seed=1)
-
-
-def batch_of(scan: Scan, size: int, groups: int = 2, multiple: int = 4) -> GroupBatch:
-    return GroupDataset(scan, group_nearest(scan.positions, size), multiple).collate([5, 10, 3][:groups])
-
-
-def run(generator: Generator, batch: GroupBatch, probe: Tensor) -> Tensor:
-    return generator(batch.counts, batch.positions, batch.canvas_size, probe)
+    return scan_of_groups()
 
 
 @pytest.mark.parametrize(

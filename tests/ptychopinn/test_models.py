@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_groups import batch_of, run, scan_of_groups
 from torch import Tensor, nn
 
 from ptycho_ext import extract_patches
-from ptychopinn.data.dataset import GroupBatch, GroupDataset
-from ptychopinn.data.grouping import group_nearest
+from ptychopinn.data.dataset import GroupBatch
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 from ptychopinn.models import GENERATORS, Generator, PtychoModel, UnrolledGenerator, build_generator, register_generator
@@ -54,15 +54,7 @@ def small(name: str, size: int = 32, *, trained: bool = True, seed: int = 0) -> 
 
 @pytest.fixture(scope="module")
 def scan() -> Scan:
-    return simulate("dead_leaves", patterns=16, size=32, step=(5, 4), photons=1e5, seed=1)
-
-
-def batch_of(scan: Scan, size: int, groups: int = 2, multiple: int = 4) -> GroupBatch:
-    return GroupDataset(scan, group_nearest(scan.positions, size), multiple).collate([5, 10, 3][:groups])
-
-
-def run(generator: Generator, batch: GroupBatch, probe: Tensor) -> Tensor:
-    return generator(batch.counts, batch.positions, batch.canvas_size, probe)
+    return scan_of_groups()
 
 
 def relative(a: Tensor, b: Tensor) -> float:

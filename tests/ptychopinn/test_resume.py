@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,6 @@ from ptychopinn.training.workflow import read_config, train
 @pytest.fixture(scope="module")
 def scan() -> Scan:
     return tiny_scan()
-
-
-@pytest.fixture(autouse=True)
-def deterministic() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 EVERYTHING: dict[str, dict[str, Any]] = {

@@ -7,7 +7,6 @@ Every option that is trained must move.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +33,6 @@ from ptychopinn.training.workflow import read_config, train
 @pytest.fixture(scope="module")
 def scan() -> Scan:
     return tiny_scan()
-
-
-@pytest.fixture(autouse=True)
-def deterministic() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 # Beginning with another model.

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A small scan and batches of its groups, for the tests of generators."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ptychopinn.data.dataset import GroupBatch, GroupDataset
+from ptychopinn.data.grouping import group_nearest
+from ptychopinn.data.scan import Scan
+from ptychopinn.models import Generator
+from ptychopinn.physics.simulate import simulate
+
+
+def scan_of_groups() -> Scan:
+    return simulate("dead_leaves", patterns=16, size=32, step=(5, 4), photons=1e5, seed=1)
+
+
+def batch_of(scan: Scan, size: int, groups: int = 2, multiple: int = 4) -> GroupBatch:
+    return GroupDataset(scan, group_nearest(scan.positions, size), multiple).collate([5, 10, 3][:groups])
+
+
+def run(generator: Generator, batch: GroupBatch, probe: Tensor) -> Tensor:
+    return generator(batch.counts, batch.positions, batch.canvas_size, probe)
