@@ -19,6 +19,7 @@ from ptychopinn.refinement.seek import (
     defocused_by,
     find_defocus,
     lowest_valley,
+    most_telling,
     seek_patterns,
     with_aperture,
 )
@@ -248,6 +249,19 @@ def test_aperture_and_defocus_of_a_wrong_guess_are_found() -> None:
 
     assert likeness(wrong) < 0.9
     assert likeness(found) > 0.97
+
+
+def test_the_defocus_is_sought_where_patterns_differ_most() -> None:
+    axis = torch.arange(12, dtype=torch.float64)
+    positions = torch.cartesian_prod(axis, axis)
+    counts = torch.full((144, 8, 8), 9.0)
+    featured = (positions - torch.tensor([8.0, 3.0])).norm(dim=1) < 2
+    counts[featured, 2:4] = torch.rand(int(featured.sum()), 2, 8) * 100
+    found = most_telling(counts, positions, 12)
+    assert len(found) == 12
+    assert set(featured.nonzero().flatten().tolist()) <= set(found.tolist())
+    assert found.tolist() == sorted(found.tolist())
+    assert len(most_telling(counts[:5], positions[:5], 12)) == 5
 
 
 def test_the_lowest_valley_is_between_its_neighbours() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
@@ -24,7 +25,10 @@ _log = logging.getLogger(__name__)
 _DEFOCUS = np.linspace(-2.5, 2.5, 9)
 _TRIAL_PATTERNS = 200
 _TRIAL_WARMUP = 5  # passes of "pie"
-_TRIAL_PASSES = (10, 30, 30)  # of "lbfgs", on ever finer grids
+#: Passes of "lbfgs" before and after badly fitting patterns are sought, for grids ever finer.
+_TRIAL_PASSES = ((20, 0), (30, 15), (30, 15))
+#: At most so many places are looked at for the part of the scan that is tried.
+_TRIAL_PLACES = 1000
 
 #: Patterns are sought whose deviance is so many standard deviations (robustly) above the median.
 _OUTLIER = 1.0
@@ -72,11 +76,11 @@ def defocused_by(probe: Tensor, phase: float) -> Tensor:
 def find_defocus(misfit: Misfit, state: State, config: RefineConfig) -> Tensor:
     """The probe, with the aperture of the mean pattern, at the defocus at which a part of the scan fits best.
 
-    Every trial refines the object and the positions of the same few patterns from scratch. With positions in error the
-    probe cannot be refined from a wrong defocus by its gradient: object and positions adapt to it first.
+    Every trial refines the object and the positions of the same few patterns from scratch, where patterns differ most
+    from each other. With positions in error the probe cannot be refined from a wrong defocus by its gradient: object
+    and positions adapt to it first. Patterns in wrong places hide the valley: finer trials seek them on the way.
     """
-    centre = state.positions.median(0).values
-    near = (state.positions - centre).norm(dim=1).argsort()[:_TRIAL_PATTERNS].sort().values
+    near = most_telling(misfit.counts, state.positions, _TRIAL_PATTERNS)
     counts = misfit.counts.index_select(0, near)
     low = state.positions[near].amin(0).floor() - 8
     size = [int(v) for v in (state.positions[near] - low).amax(0).ceil() + misfit.size + 9]
@@ -93,7 +97,7 @@ def find_defocus(misfit: Misfit, state: State, config: RefineConfig) -> Tensor:
 
     part = Misfit(counts, good, (size[0], size[1]), trial_config)
 
-    def misfit_at(phase: float, passes: int) -> float:
+    def misfit_at(phase: float, before: int, after: int) -> float:
         trial = State(
             torch.full(size, state.object.abs().mean().item(), dtype=state.object.dtype, device=misfit.device),
             defocused_by(probe, phase),
@@ -104,18 +108,44 @@ def find_defocus(misfit: Misfit, state: State, config: RefineConfig) -> Tensor:
         for _ in range(_TRIAL_WARMUP):
             warm.advance()
         engine = LbfgsEngine(part, warm.state, trial_config, _no_penalty, project)
-        for _ in range(passes):
+        for _ in range(before):
+            engine.advance()
+        if after:
+            sought = badly_fitting(engine.residuals)
+            engine.state.positions = seek_patterns(part, engine.state, sought, places, config.search)
+            engine.start_again()
+        for _ in range(after):
             engine.advance()
         return engine.value
 
     phases = _DEFOCUS
     for passes in _TRIAL_PASSES:
-        found = [misfit_at(float(phase), passes) for phase in phases]
+        found = [misfit_at(float(phase), *passes) for phase in phases]
         _log.debug("J at %s rad: %s", phases.round(2), np.round(found))
         best, step = lowest_valley(phases, found), phases[1] - phases[0]
         phases = best + step * np.array([-0.5, 0.0, 0.5])
     _log.info("defocus: %.2f rad at the aperture's rms radius from the probe that was given", best)
     return defocused_by(probe, best)
+
+
+def most_telling(counts: Tensor, positions: Tensor, number: int) -> Tensor:
+    """Indices of so many neighbours, ascending, from where patterns differ most from the mean pattern.
+
+    Args:
+        counts: (n, N, N).
+        positions: (n, 2).
+        number: all, if there are fewer.
+    """
+    mean = torch.stack([part.float().sqrt().sum(0) for part in counts.split(256)]).sum(0) / len(counts)
+    differences = [(part.float().sqrt() - mean).square().sum((1, 2)) for part in counts.split(256)]
+    difference = torch.cat(differences).cpu().numpy()
+    places = positions.cpu().numpy()
+    centres = np.linspace(0, len(places) - 1, min(len(places), _TRIAL_PLACES)).astype(int)
+    distances, members = KDTree(places).query(places[centres], k=min(number, len(places)))
+    distances, members = distances.reshape(len(centres), -1), members.reshape(len(centres), -1)
+    inside = distances[:, -1] <= np.median(distances[:, -1])  # at the border, neighbours are a strip
+    best = np.argmax(np.where(inside, difference[members].mean(1), -1.0))
+    return torch.from_numpy(np.sort(members[best])).to(counts.device)
 
 
 def lowest_valley(places: np.ndarray, values: Sequence[float]) -> float:

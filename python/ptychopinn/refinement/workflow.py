@@ -45,10 +45,12 @@ _log = logging.getLogger(__name__)
 
 #: Pixels around the scan that positions may move into.
 _MARGIN = 8
-#: Passes over which the improvement is judged.
+#: Passes over which the improvement is judged, without and with positions.
 _WINDOW = 10
-#: Passes after which positions are anchored anew, outliers sought and the engine begun again, if positions are refined.
 _ROUND = 30
+#: Passes after which, if positions are refined, outliers are sought. The engine begins again then, and forgets the
+#: curvature that it has learned: ever more rarely.
+_ROUNDS = tuple(_ROUND * 2**k for k in range(16))
 #: Passes between two lines of the log.
 _REPORT = 10
 
@@ -199,7 +201,7 @@ class _Run:
         self.prepared = True
         while self.passes < config.iterations and not agree(self._over()):
             engine = self._engine()
-            if config.learn_positions and self.passes and self.passes % _ROUND == 0:
+            if config.learn_positions and self.passes in _ROUNDS:
                 self._next_round(engine)
             self.values.append(engine.advance())
             self.explained.append(engine.explained)
@@ -226,11 +228,11 @@ class _Run:
         state, config = engine.state, self.config
         if config.search:
             moves = state.positions - self.reported
-            common = moves - without_affine(self.reported, moves)
-            lost = (moves - common).abs().amax(1, keepdim=True) > config.search  # it ran away: back to where it began
-            state.positions = torch.where(lost, self.reported + common, state.positions)
+            centres = self.reported + moves - without_affine(self.reported, moves)
+            lost = (state.positions - centres).abs().amax(1, keepdim=True) > config.search
+            state.positions = torch.where(lost, centres, state.positions)  # they ran away
             sought = badly_fitting(engine.residuals)
-            state.positions = seek_patterns(self.misfit, state, sought, self.reported + common, config.search)
+            state.positions = seek_patterns(self.misfit, state, sought, centres, config.search)
         # From where it began: a start may have a common motion of its own, which its object and probe belong to.
         state.positions = self.begun + self._project()(state.positions - self.begun)
         broadcast(state.positions)
@@ -245,11 +247,12 @@ class _Run:
             return True
         warm = self.config.warmup if self.scratch else 0
         values = self.values[warm:]
-        # With positions, a round is judged as a whole: each begins slowly.
+        # With positions, a round begins slowly.
         window, wait = (_ROUND, 2 * _ROUND) if self.config.learn_positions else (_WINDOW, _WINDOW)
         if len(values) <= wait:
             return False
-        return values[-window - 1] - values[-1] < self.config.tolerance * values[-1]
+        # A round's search can make the value rise for a while.
+        return min(values[:-window]) - min(values[-window:]) < self.config.tolerance * values[-1]
 
     def _penalty(self) -> Penalty:
         weights = (self.config.total_variation, self.config.smoothness)
