@@ -87,7 +87,7 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_command_is_in_the_help_and_tested_here(capsys: pytest.CaptureFixture[str]) -> None:
-    assert COMMANDS.keys() == cli._COMMANDS.keys()
+    assert tuple(COMMANDS) == cli._COMMANDS
     assert main([]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and all(f"    {command} " in printed.err for command in COMMANDS)
