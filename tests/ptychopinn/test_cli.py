@@ -22,7 +22,7 @@ import yaml
 
 from ptychopinn import cli, doctor
 from ptychopinn.cli import main
-from ptychopinn.commands import options
+from ptychopinn.commands.options import quieten_lightning
 from ptychopinn.config import Config
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.inference.bundle import load_bundle, save_bundle
@@ -301,7 +301,7 @@ def test_doctor_without_native_libraries(monkeypatch: pytest.MonkeyPatch, capsys
 def test_real_warnings_of_lightning_are_kept_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     import lightning  # noqa: F401
 
-    options.quieten_lightning()
+    quieten_lightning()
     logging.getLogger("lightning.pytorch").info("a tip")
     logging.getLogger("lightning.pytorch.utilities").info("a tip")
     assert not logging.getLogger("lightning").handlers
