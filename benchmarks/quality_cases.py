@@ -18,7 +18,7 @@ from scans import OTHER_PICTURES, PICTURES, default_scan, halves, lines_scan
 
 from ptychopinn.config import Config
 from ptychopinn.data.dataset import GroupDataset
-from ptychopinn.data.grouping import group_nearest
+from ptychopinn.data.grouping import group_patterns
 from ptychopinn.data.scan import Scan
 from ptychopinn.devices import resolve_device
 from ptychopinn.inference.predict import choose_positions, reconstruct
@@ -321,7 +321,7 @@ def _stepper(scan: Scan, generator: str, size: int) -> tuple[_Call, _Call]:
     config = Config.from_dict({"data": {"group_size": size}, "model": {"generator": generator, "learn_probe": False}})
     module = PtychoModule(config.to_dict(), scan.patch_size)
     module.model.illumination.set_probe(torch.from_numpy(scan.probe))
-    groups = group_nearest(scan.positions, size)[::17][:16]
+    groups = group_patterns(scan.positions, size)[::17][:16]
     batch = GroupDataset(scan, groups, module.model.generator.canvas_multiple).collate(range(len(groups)))
     optimiser = module.configure_optimizers()
 

@@ -19,24 +19,58 @@ SCHEDULES = ("cosine", "exponential", "plateau", "constant")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How a scan is read and grouped.
+    """How a scan is grouped, and what of it is kept out of training.
 
     Args:
         group_size: patterns C that are reconstructed together on one canvas.
-        pool: nearest neighbours from which a group's other members are drawn anew in every epoch; none: the nearest.
-        validation_fraction: share of the scan whose groups are kept out of training to measure the loss on.
+        neighbours: rule for a group's other members: "nearest", or "quadrants" (from each of the four around the first
+            in turn).
+        pool: nearest neighbours K from which they are drawn anew in every epoch; none: the nearest ones, always.
+        min_distance: pixels; nearer patterns are no neighbours.
+        max_distance: pixels; patterns further away are no neighbours; none: no limit.
+        oversampling: groups that every pattern may lead in an epoch, all different (at most K choose C - 1).
+        largest_canvas: pixels; a group that spreads further is an error; none: 8 times the patterns' size.
+        y_bounds: fractions of the scanned extent along y within which patterns lead groups in training.
+        x_bounds: the same along x.
+        validation_fraction: share of the patterns whose groups are kept out of training to measure the loss on.
+        validation: which those are: "scattered" over the scan (their groups share patterns with training), or a
+            "region" of their own, of which training sees nothing.
     """
 
     group_size: int = 16
+    neighbours: str = "nearest"
     pool: int | None = None
+    min_distance: float = 0.0
+    max_distance: float | None = None
+    oversampling: int = 1
+    largest_canvas: int | None = None
+    y_bounds: tuple[float, float] = (0.0, 1.0)
+    x_bounds: tuple[float, float] = (0.0, 1.0)
     validation_fraction: float = 0.05
+    validation: str = "scattered"
 
     def __post_init__(self) -> None:
         _require(self.group_size >= 1, "data.group_size", "be at least 1", self.group_size)
+        known = ("nearest", "quadrants")
+        _require(self.neighbours in known, "data.neighbours", f"be {' or '.join(known)}", self.neighbours)
         smallest = self.group_size - 1
         _require(self.pool is None or self.pool >= smallest, "data.pool", f"be at least {smallest}", self.pool)
+        low, high = self.min_distance, self.max_distance
+        _require(0 <= low < math.inf, "data.min_distance", "be at least 0", low)
+        _require(high is None or high > low, "data.max_distance", f"be above data.min_distance ({low})", high)
+        _require(self.oversampling >= 1, "data.oversampling", "be at least 1", self.oversampling)
+        side = self.largest_canvas
+        _require(side is None or side >= 1, "data.largest_canvas", "be at least 1", side)
+        for name in ("y_bounds", "x_bounds"):
+            bounds = tuple(getattr(self, name))  # a list, where it comes from a file
+            object.__setattr__(self, name, bounds)
+            fits = len(bounds) == 2 and 0 <= bounds[0] < bounds[1] <= 1
+            _require(fits, f"data.{name}", "be two fractions, 0 <= low < high <= 1", bounds)
         _require(
             0 <= self.validation_fraction < 1, "data.validation_fraction", "be in [0, 1)", self.validation_fraction
+        )
+        _require(
+            self.validation in ("scattered", "region"), "data.validation", "be scattered or region", self.validation
         )
 
 

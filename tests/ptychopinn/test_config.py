@@ -18,6 +18,18 @@ REFUSED = [
     ("data", {"group_size": 5, "pool": 3}, "data.pool must be at least 4, got 3"),
     ("data", {"validation_fraction": -0.1}, r"data.validation_fraction must be in \[0, 1\), got -0.1"),
     ("data", {"validation_fraction": 1.0}, r"data.validation_fraction must be in \[0, 1\), got 1.0"),
+    ("data", {"neighbours": "all"}, "data.neighbours must be nearest or quadrants, got 'all'"),
+    ("data", {"min_distance": -1.0}, "data.min_distance must be at least 0, got -1.0"),
+    (
+        "data",
+        {"min_distance": 3.0, "max_distance": 3.0},
+        r"data.max_distance must be above data.min_distance \(3.0\), got 3.0",
+    ),
+    ("data", {"oversampling": 0}, "data.oversampling must be at least 1, got 0"),
+    ("data", {"largest_canvas": 0}, "data.largest_canvas must be at least 1, got 0"),
+    ("data", {"y_bounds": [0.5, 0.5]}, "data.y_bounds must be two fractions, 0 <= low < high <= 1, got"),
+    ("data", {"x_bounds": [0.0, 0.5, 1.0]}, "data.x_bounds must be two fractions, 0 <= low < high <= 1, got"),
+    ("data", {"validation": "random"}, "data.validation must be scattered or region, got 'random'"),
     ("training", {"epochs": 0}, "training.epochs must be at least 1, got 0"),
     ("training", {"minutes": 0}, "training.minutes must be positive, got 0"),
     ("training", {"batch_size": 0}, "training.batch_size must be at least 1, got 0"),
@@ -54,7 +66,16 @@ REFUSED = [
 
 #: At the edge of each rule, on the right side of it.
 ACCEPTED = {
-    "data": {"group_size": 1, "pool": 0, "validation_fraction": 0.0},
+    "data": {
+        "group_size": 1,
+        "neighbours": "quadrants",
+        "pool": 0,
+        "max_distance": 0.5,
+        "largest_canvas": 1,
+        "y_bounds": (0.0, 0.1),
+        "validation_fraction": 0.0,
+        "validation": "region",
+    },
     "model": {
         "generator": "unet",
         "options": {"width": 8},
@@ -110,7 +131,10 @@ def test_every_number_of_the_configuration_has_a_rule_that_is_tested() -> None:
     ("values", "message"),
     [
         ({"trainer": {}}, "configuration has no 'trainer'; known are data, execution, inference, model, training"),
-        ({"data": {"groupsize": 4}}, "data has no 'groupsize'; known are group_size, pool, validation_fraction"),
+        (
+            {"data": {"groupsize": 4}},
+            "data has no 'groupsize'; known are group_size, largest_canvas, max_distance, min",
+        ),
         (
             {"training": {"lr": 1, "epoch": 2}},
             "training has no 'epoch', 'lr'; known are accumulate, average, batch_size, epochs",

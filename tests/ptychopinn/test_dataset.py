@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ from ptycho_ext import extract_patches, extract_patches_adjoint
 from ptychopinn.config import Config
 from ptychopinn.data.datamodule import ScanDataModule
 from ptychopinn.data.dataset import GroupDataset, JoinedGroups
-from ptychopinn.data.grouping import group_nearest
+from ptychopinn.data.grouping import group_patterns
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 
@@ -37,7 +38,7 @@ def make_scan(n: int = 12, size: int = 16, dtype: Any = np.uint16, **fields: Any
 
 def test_batch_holds_the_groups_patterns_with_the_dc_first() -> None:
     scan = make_scan()
-    groups = group_nearest(scan.positions, 4)
+    groups = group_patterns(scan.positions, 4)
     batch = GroupDataset(scan, groups).collate([5, 0, 11])
     assert batch.counts.dtype == torch.float32 and batch.counts.is_contiguous()
     assert batch.positions.dtype == torch.float64 and batch.origins.dtype == torch.int64
@@ -53,7 +54,7 @@ def test_batch_holds_the_groups_patterns_with_the_dc_first() -> None:
 @pytest.mark.parametrize("multiple", [1, 4, 16])
 def test_canvas_holds_every_sample_and_is_a_multiple(size: int, multiple: int) -> None:
     scan = make_scan()
-    dataset = GroupDataset(scan, group_nearest(scan.positions, size), multiple)
+    dataset = GroupDataset(scan, group_patterns(scan.positions, size), multiple)
     batch = dataset.collate(range(len(dataset)))
     assert all(side % multiple == 0 for side in batch.canvas_size)
     absolute = batch.positions + batch.origins[:, None]
@@ -75,7 +76,7 @@ def test_counts_near_the_end_of_their_type_do_not_wrap(dtype: Any) -> None:
     largest = 1e9 if dtype == np.float32 else min(np.iinfo(dtype).max, 2**40)
     scan = make_scan(dtype=dtype)
     scan.counts[:] = dtype(largest)
-    batch = GroupDataset(scan, group_nearest(scan.positions, 2)).collate([0])
+    batch = GroupDataset(scan, group_patterns(scan.positions, 2)).collate([0])
     assert scan.counts.dtype == dtype
     torch.testing.assert_close(batch.counts, torch.full_like(batch.counts, float(largest)))
     assert (batch.counts.square() > 0).all() and batch.counts.sqrt()[0, 0, 0, 0].item() == pytest.approx(
@@ -85,7 +86,7 @@ def test_counts_near_the_end_of_their_type_do_not_wrap(dtype: Any) -> None:
 
 def test_items_are_group_indices() -> None:
     scan = make_scan()
-    dataset = GroupDataset(scan, group_nearest(scan.positions, 2))
+    dataset = GroupDataset(scan, group_patterns(scan.positions, 2))
     assert len(dataset) == 12 and list(dataset) == list(range(12))
     for index in (-1, 12):
         with pytest.raises(IndexError):
@@ -97,7 +98,7 @@ def test_collate_does_not_write_into_the_scan() -> None:
     bad[8, 8] = True
     scan = make_scan(dtype=np.float32, bad_pixels=bad)
     before = scan.counts.copy(), scan.positions.copy()
-    batch = GroupDataset(scan, group_nearest(scan.positions, 1)).collate([0, 1])
+    batch = GroupDataset(scan, group_patterns(scan.positions, 1)).collate([0, 1])
     batch.counts.zero_()
     batch.positions.zero_()
     batch.origins.zero_()
@@ -113,7 +114,7 @@ def test_bad_pixels_hold_what_the_probe_alone_would_give() -> None:
     bad[7:9, 6:9] = bad[2, 3] = True
     counts[:, bad] = np.iinfo(np.uint32).max
     scan = make_scan(3, counts=counts, probe=probe, bad_pixels=bad)
-    batch = GroupDataset(scan, group_nearest(scan.positions, 1)).collate([0, 1, 2])
+    batch = GroupDataset(scan, group_patterns(scan.positions, 1)).collate([0, 1, 2])
     restored = np.fft.fftshift(batch.counts[:, 0].numpy(), axes=(-2, -1))
     for pattern, raw, transmission in zip(restored, counts, (1.0, 0.5, 0.25), strict=True):
         np.testing.assert_allclose(pattern[bad], transmission * expected[bad], rtol=1e-3, atol=1e-3)
@@ -151,6 +152,46 @@ def test_every_pattern_leads_in_training_or_in_validation(fraction: float, size:
         assert np.array_equal(groups_of(data.val_dataloader())[:, 0], data.validation_leaders)
     else:
         assert data.val_dataloader() == []
+
+
+def test_a_region_that_is_held_out_shares_no_pattern_with_training() -> None:
+    scan = make_scan(60)
+    data = module(scan, data={"group_size": 4, "validation": "region", "validation_fraction": 0.2, "pool": 5})
+    held = set(groups_of(data.val_dataloader()).ravel())
+    assert held == set(data.validation_leaders) and len(held) == 12
+    for epoch in range(3):
+        data.trainer.current_epoch = epoch
+        assert held.isdisjoint(groups_of(data.train_dataloader()).ravel())
+    with pytest.raises(InputError, match=r"data.validation 'region' keeps 57 of 60 patterns out, which leaves less"):
+        module(scan, data={"group_size": 4, "validation": "region", "validation_fraction": 0.94})
+
+
+def test_patterns_outside_the_bounds_lead_no_group_but_are_members() -> None:
+    scan = make_scan(60)
+    data = module(scan, data={"group_size": 4, "y_bounds": (0.3, 1.0), "validation_fraction": 0.1})
+    y = scan.positions[:, 0]
+    inside = set(np.flatnonzero(y >= y.min() + 0.3 * np.ptp(y)))
+    groups = groups_of(data.train_dataloader())
+    assert 0 < len(inside) < 60 and set(data.training_leaders) | set(data.validation_leaders) == inside
+    assert set(groups[:, 0]) <= inside and not set(groups.ravel()) <= inside
+
+
+def test_oversampling_shows_more_groups_that_are_all_different() -> None:
+    scan = make_scan(60)
+    options = {"group_size": 4, "pool": 6, "validation_fraction": 0.0}
+    once, thrice = (module(scan, data={**options, "oversampling": k}, training={"batch_size": 2}) for k in (1, 3))
+    assert thrice.groups_per_epoch == min(180, 3 * 60 // 4) and once.groups_per_epoch == 16
+    groups = groups_of(thrice.train_dataloader())
+    assert len({(row[0], *sorted(row[1:])) for row in groups}) == len(groups) == thrice.groups_per_epoch
+
+
+def test_a_group_that_does_not_fit_the_largest_canvas_is_an_error() -> None:
+    scan = make_scan(30)
+    far = dataclasses.replace(scan, positions=scan.positions + np.where(np.arange(30) < 3, 900.0, 0.0)[:, None])
+    with pytest.raises(InputError, match=r"3 groups do not fit a canvas of 128 px; that of pattern \d needs \d+ px"):
+        module(far, data={"group_size": 4, "validation_fraction": 0}).train_dataloader()
+    for data in ({"group_size": 4, "largest_canvas": 2000}, {"group_size": 3}):
+        assert len(module(far, data=data).train_dataloader()) > 0
 
 
 def test_a_scan_of_one_pattern_trains() -> None:
@@ -205,7 +246,7 @@ def test_a_group_that_the_scan_cannot_fill_is_an_input_error() -> None:
 def test_joined_groups_are_those_of_their_parts_in_the_order_asked_for() -> None:
     scans = [make_scan(9), make_scan(12)]
     parts = [
-        GroupDataset(s, group_nearest(s.positions, 3), 4, first=first) for s, first in zip(scans, (0, 9), strict=True)
+        GroupDataset(s, group_patterns(s.positions, 3), 4, first=first) for s, first in zip(scans, (0, 9), strict=True)
     ]
     alone = [part.collate(range(len(part))) for part in parts]
     order = np.random.default_rng(0).permutation(21)

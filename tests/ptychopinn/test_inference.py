@@ -13,7 +13,7 @@ import torch
 from ptycho_ext import CanvasGeometry, extract_patches
 from ptychopinn.config import Config
 from ptychopinn.data.dataset import GroupDataset
-from ptychopinn.data.grouping import group_nearest
+from ptychopinn.data.grouping import group_patterns
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
@@ -53,7 +53,7 @@ def config(**inference: object) -> Config:
 @pytest.mark.parametrize("orientation", range(8))
 def test_a_turned_group_is_the_same_experiment(scan: Scan, orientation: int) -> None:
     """Predicted patterns of the turned object at the turned positions are the turned patterns."""
-    dataset = GroupDataset(scan, group_nearest(scan.positions, 4))
+    dataset = GroupDataset(scan, group_patterns(scan.positions, 4))
     batch = dataset.collate([0, 7, 13])
     probe = torch.from_numpy(scan.probe)
     canvases = torch.randn(3, *batch.canvas_size, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))

@@ -17,7 +17,7 @@ from torch.distributions import Poisson
 
 from ptycho_ext import extract_patches
 from ptychopinn.data.dataset import GroupDataset, good_pixels
-from ptychopinn.data.grouping import group_nearest
+from ptychopinn.data.grouping import group_patterns
 from ptychopinn.data.scan import Scan
 from ptychopinn.physics.illumination import Illumination
 from ptychopinn.physics.likelihood import BACKGROUND, LOSSES, amplitude_loss, poisson_loss
@@ -115,7 +115,7 @@ def test_true_object_and_probe_predict_the_simulated_counts_at_scale_one(scan: S
 
 def test_group_batches_predict_the_same_counts(scan: Scan) -> None:
     """Through grouping, group canvases and the collate function: the whole chain of conventions."""
-    dataset = GroupDataset(scan, group_nearest(scan.positions, 4), canvas_multiple=4)
+    dataset = GroupDataset(scan, group_patterns(scan.positions, 4), canvas_multiple=4)
     batch = dataset.collate(range(len(dataset)))
     whole = torch.from_numpy(scan.truth).expand(len(dataset), -1, -1).contiguous()
     canvases = extract_patches(whole, batch.origins[:, None].double(), batch.canvas_size).squeeze(1)

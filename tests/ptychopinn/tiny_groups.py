@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ptychopinn.data.dataset import GroupBatch, GroupDataset
-from ptychopinn.data.grouping import group_nearest
+from ptychopinn.data.grouping import group_patterns
 from ptychopinn.data.scan import Scan
 from ptychopinn.models import Generator
 from ptychopinn.physics.simulate import simulate
@@ -17,7 +17,7 @@ def scan_of_groups() -> Scan:
 
 
 def batch_of(scan: Scan, size: int, groups: int = 2, multiple: int = 4) -> GroupBatch:
-    return GroupDataset(scan, group_nearest(scan.positions, size), multiple).collate([5, 10, 3][:groups])
+    return GroupDataset(scan, group_patterns(scan.positions, size), multiple).collate([5, 10, 3][:groups])
 
 
 def run(generator: Generator, batch: GroupBatch, probe: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The groups of one or several scans as Lightning's training and validation batches.
 
-Every pattern leads one group. A seeded share of the leaders is held out to measure the loss on; from the others each
-epoch draws as many groups as show every pattern about once, and their members anew where the pool is larger than the
-group. Everything drawn depends on the seed and the epoch alone.
+Every pattern leads one group, or several different ones. A seeded share of the leaders, scattered or a region of the
+sample, is held out to measure the loss on; from the others each epoch draws as many groups as show every pattern about
+once, and their members anew where the pool is larger than the group. All that is drawn depends on the seed and the
+epoch alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from ptychopinn.config import Config
 from ptychopinn.data.dataset import GroupDataset, JoinedGroups, good_pixels
-from ptychopinn.data.grouping import group_nearest
+from ptychopinn.data.grouping import compact_region, group_patterns, within_bounds
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 
@@ -48,38 +49,87 @@ class ScanDataModule(L.LightningDataModule):
         self.canvas_multiple = canvas_multiple
         self.margin = margin
         self.first = np.cumsum([0, *(scan.n for scan in scans)])
-        patterns, size, seed = int(self.first[-1]), config.data.group_size, config.training.seed
-        held_out = min(math.ceil(config.data.validation_fraction * patterns / size), patterns - 1)
-        leaders = np.random.default_rng(seed).permutation(patterns)
-        self.validation_leaders = np.sort(leaders[:held_out])
-        self.training_leaders = np.sort(leaders[held_out:])
+        patterns, size = int(self.first[-1]), config.data.group_size
+        self.held_out = self._held_out()
+        inside = np.concatenate(
+            [within_bounds(scan.positions, config.data.y_bounds, config.data.x_bounds) for scan in scans]
+        )
+        self.validation_leaders = np.flatnonzero(self.held_out & inside)
+        self.training_leaders = np.flatnonzero(~self.held_out & inside)
+        if not len(self.training_leaders):
+            raise InputError("data.y_bounds, data.x_bounds: no pattern is left to train on; widen them")
+        #: Groups are numbered: `oversampling` of them for every leader.
+        each = config.data.oversampling
+        self.training_groups = (self.training_leaders[:, np.newaxis] * each + np.arange(each)).ravel()
         # Small scans would otherwise have epochs of a step or two.
         self.batch_size = batch_groups(config)
-        wanted = max(math.ceil(patterns / size), _FEWEST_BATCHES * self.batch_size)
-        self.groups_per_epoch = min(wanted, len(self.training_leaders))
+        wanted = max(math.ceil(each * patterns / size), _FEWEST_BATCHES * self.batch_size)
+        self.groups_per_epoch = min(wanted, len(self.training_groups))
 
-    def _loader(self, leaders: NDArray[np.int64], draw: int) -> DataLoader[int]:
+    def _held_out(self) -> NDArray[np.bool_]:
+        """Which patterns lead the groups for validation, counted over all scans."""
         data, seed = self.config.data, self.config.training.seed
+        patterns = int(self.first[-1])
+        held = np.zeros(patterns, np.bool_)
+        if data.validation == "scattered":
+            count = min(math.ceil(data.validation_fraction * patterns / data.group_size), patterns - 1)
+            held[np.random.default_rng(seed).permutation(patterns)[:count]] = True
+        elif data.validation_fraction:
+            for index, (scan, first) in enumerate(zip(self.scans, self.first[:-1], strict=True)):
+                count = max(math.ceil(data.validation_fraction * scan.n), data.group_size)
+                if scan.n - count < data.group_size:
+                    raise InputError(
+                        f"{scan.name}: data.validation 'region' keeps {count} of {scan.n} patterns out, which leaves "
+                        f"less than a group of {data.group_size}; lower data.validation_fraction or data.group_size"
+                    )
+                held[first + compact_region(scan.positions, count, (seed, index))] = True
+        return held
+
+    def _groups(self, index: int, among: NDArray[np.intp], each: int, draw: int) -> NDArray[np.int64]:
+        """(each n, C): the groups that each pattern of a scan leads, of patterns `among` n of its patterns."""
+        data = self.config.data
+        found = group_patterns(
+            self.scans[index].positions[among],
+            data.group_size,
+            data.pool,
+            each,
+            seed=(self.config.training.seed, draw),
+            rule=data.neighbours,
+            min_distance=data.min_distance,
+            max_distance=data.max_distance,
+        )
+        groups = np.full((self.scans[index].n * each, data.group_size), -1, np.int64)
+        groups[(among[:, np.newaxis] * each + np.arange(each)).ravel()] = among[found]
+        return groups
+
+    def _loader(self, chosen: NDArray[np.intp], each: int, draw: int, validation: bool) -> DataLoader[int]:
+        """Batches of the groups `chosen`, of which every pattern leads `each`, counted over all scans."""
+        apart = self.config.data.validation == "region"
         parts, places = [], []
-        for scan, first in zip(self.scans, self.first[:-1], strict=True):
-            groups = group_nearest(scan.positions, data.group_size, data.pool, seed=(seed, draw))
-            chosen = np.flatnonzero((leaders >= first) & (leaders < first + scan.n))
-            if not len(chosen):
+        for index, scan in enumerate(self.scans):
+            first = int(self.first[index])
+            place = np.flatnonzero((chosen // each >= first) & (chosen // each < first + scan.n))
+            if not len(place):
                 continue
+            among = np.arange(scan.n)
+            if apart:
+                among = among[self.held_out[first : first + scan.n] == validation]
+            groups = self._groups(index, among, each, draw)
             # Objects are relative to the one probe of the model, which is the first scan's.
             scale = float(np.linalg.norm(scan.probe) / np.linalg.norm(self.scans[0].probe))
             parts.append(
                 GroupDataset(
                     scan,
-                    groups[leaders[chosen] - first],
+                    groups[chosen[place] - first * each],
                     self.canvas_multiple,
                     margin=self.margin,
                     truth_scale=scale if self.config.training.supervised else None,
-                    first=int(first),
+                    first=first,
+                    largest=self.config.data.largest_canvas,
                 )
             )
-            places.append(chosen)
-        dataset = JoinedGroups(parts, np.argsort(np.concatenate(places)))  # the leaders' own order, over all scans
+            places.append(place)
+        dataset = JoinedGroups(parts, np.argsort(np.concatenate(places)))  # the groups' own order, over all scans
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -90,12 +140,13 @@ class ScanDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[int]:
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         rng = np.random.default_rng((self.config.training.seed, epoch))
-        return self._loader(rng.choice(self.training_leaders, self.groups_per_epoch, replace=False), epoch)
+        chosen = rng.choice(self.training_groups, self.groups_per_epoch, replace=False)
+        return self._loader(chosen, self.config.data.oversampling, epoch, validation=False)
 
     def val_dataloader(self) -> DataLoader[int] | list[DataLoader[int]]:
         if not len(self.validation_leaders):
             return []
-        return self._loader(self.validation_leaders, 0)
+        return self._loader(self.validation_leaders, 1, 0, validation=True)
 
 
 def batch_groups(config: Config) -> int:

@@ -21,6 +21,9 @@ from ptycho_ext import extract_patches
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 
+#: Side of the largest canvas of a group, unless one is given, in sides of a pattern.
+_LARGEST_CANVAS = 8
+
 
 class GroupBatch(NamedTuple):
     """B groups of C patterns.
@@ -52,9 +55,10 @@ class GroupDataset(Dataset[int]):
         margin: pixels around the patches of a group on its canvas, for positions that move.
         truth_scale: cut the true canvases out of the scan's truth, too, times this; none: do not.
         first: number of the scan's first pattern among those of several scans.
+        largest: side of a canvas at most, pixels; none: 8 N.
 
     Raises:
-        InputError: the truth is asked for and the scan has none.
+        InputError: the truth is asked for and the scan has none, or a group does not fit the largest canvas.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class GroupDataset(Dataset[int]):
         margin: int = 0,
         truth_scale: float | None = None,
         first: int = 0,
+        largest: int | None = None,
     ) -> None:
         if truth_scale is not None and scan.truth is None:
             raise InputError(f"{scan.name}: supervised training needs a truth (key 'objectGuess'), and it has none")
@@ -76,6 +81,7 @@ class GroupDataset(Dataset[int]):
         positions = scan.positions[groups]
         self.origins = np.floor(positions.min(1)).astype(np.int64) - margin
         extent = np.ceil((positions - self.origins[:, None]).max((0, 1))).astype(int) + scan.patch_size + margin
+        _check_extent(scan, groups, positions, largest or _LARGEST_CANVAS * scan.patch_size)
         height, width = (int(-(-side // canvas_multiple) * canvas_multiple) for side in extent)
         self.canvas_size = (height, width)
         self._good = good_pixels(scan)
@@ -115,6 +121,18 @@ class GroupDataset(Dataset[int]):
         assert self.scan.truth is not None
         truth = torch.from_numpy(self.scan.truth).expand(len(origins), -1, -1).contiguous()
         return extract_patches(truth, torch.from_numpy(origins[:, None].astype(np.float64)), self.canvas_size)[:, 0]
+
+
+def _check_extent(scan: Scan, groups: NDArray[np.int64], positions: NDArray[np.float64], largest: int) -> None:
+    sides = np.ceil(np.ptp(positions, axis=1).max(1)).astype(int) + scan.patch_size
+    wide = sides > largest
+    if wide.any():
+        worst = int(np.argmax(sides))
+        raise InputError(
+            f"{scan.name}: {int(wide.sum())} groups do not fit a canvas of {largest} px; that of pattern "
+            f"{int(groups[worst, 0])} needs {int(sides[worst])} px: lower data.group_size, set data.max_distance, or "
+            "raise data.largest_canvas"
+        )
 
 
 class JoinedGroups(Dataset[int]):

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from ptycho_ext import extract_patches_adjoint
 from ptychopinn.config import Config
 from ptychopinn.data.dataset import GroupDataset
-from ptychopinn.data.grouping import covering_groups, group_nearest
+from ptychopinn.data.grouping import covering_groups, group_patterns
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
@@ -73,10 +73,17 @@ def predict(
     config = config or Config()
     scan = choose_positions(model, scan, config.inference.positions)
     size = _check_fit(model, scan, config)
-    groups = group_nearest(scan.positions, size)
+    rule = config.data
+    groups = group_patterns(
+        scan.positions,
+        size,
+        rule=rule.neighbours,
+        min_distance=rule.min_distance,
+        max_distance=rule.max_distance,
+    )
     if config.inference.coverage is not None:
         groups = groups[covering_groups(groups, config.inference.coverage)]
-    dataset = GroupDataset(scan, groups, model.generator.canvas_multiple)
+    dataset = GroupDataset(scan, groups, model.generator.canvas_multiple, largest=rule.largest_canvas)
     loader = DataLoader(dataset, batch_size=config.inference.batch_size, collate_fn=dataset.collate)
     model = model.to(device).eval()
     canvases, weights, origins = [], [], []
