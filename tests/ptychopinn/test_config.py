@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +63,9 @@ REFUSED = [
     ("inference", {"uncertainty": "some"}, "inference.uncertainty must be none, overlaps, ensemble, got 'some'"),
     ("execution", {"precision": "64"}, "execution.precision must be 32, bf16 or 16, got '64'"),
     ("execution", {"threads": 0}, "execution.threads must be at least 1, got 0"),
+    ("execution", {"logger": "wandb"}, "execution.logger must be one of csv, tensorboard, mlflow, none, got 'wandb'"),
+    ("execution", {"early_stopping": 0}, "execution.early_stopping must be at least 1, got 0"),
+    ("execution", {"picture_every": 0}, "execution.picture_every must be at least 1, got 0"),
     ("execution", {"workers": -1}, "execution.workers must be at least 0, got -1"),
 ]
 
@@ -141,7 +146,14 @@ def test_every_number_of_the_configuration_has_a_rule_that_is_tested() -> None:
         ),
         ({"training": None}, "training must be a mapping of names to values, got None"),
         ([], "configuration must be a mapping"),
-        ({"training": {"learning_rate": "1e-3"}}, "training: a value has the wrong type: .*str"),
+        ({"training": {"learning_rate": "1e-3"}}, "training.learning_rate must be a number, got '1e-3'"),
+        ({"training": {"epochs": 2.5}}, "training.epochs must be a whole number, got 2.5"),
+        ({"training": {"epochs": True}}, "training.epochs must be a whole number, got True"),
+        ({"training": {"minutes": "ten"}}, "training.minutes must be a number or none, got 'ten'"),
+        ({"model": {"learn_probe": 1}}, "model.learn_probe must be true or false, got 1"),
+        ({"model": {"options": None}}, "model.options must be a mapping, got None"),
+        ({"data": {"y_bounds": 0.5}}, "data.y_bounds must be a list, got 0.5"),
+        ({"execution": {"devices": 1.5}}, "execution.devices must be a whole number or text, got 1.5"),
     ],
 )
 def test_what_is_not_known_is_refused_with_what_is(values: Any, message: str) -> None:
@@ -174,3 +186,37 @@ def test_sections_are_frozen_and_share_nothing() -> None:
 def test_docstring_explains_every_field(section: type) -> None:
     for field in dataclasses.fields(section):
         assert f"        {field.name}: " in (section.__doc__ or ""), field.name
+
+
+def test_overrides_go_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("training: {epochs: 7, seed: 3}\ndata: {y_bounds: [0.1, 0.9]}\n")
+    config = Config.load(path, {"training.epochs": 5, "model": {"options": {"steps": 2}}})
+    assert (config.training.epochs, config.training.seed, config.training.batch_size) == (5, 3, None)
+    assert config.data.y_bounds == (0.1, 0.9) and config.model.options == {"steps": 2}
+    assert Config.load(path) == Config.from_dict(yaml.safe_load(path.read_text()))
+    assert Config.load() == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (None, {}, "no.yaml: expected a YAML file, found: No such file or directory"),
+        ("a: [", {}, "no.yaml: expected YAML text: "),
+        ("- 1", {}, "no.yaml: configuration must be a mapping"),
+        ("training: {epoch: 1}", {}, "no.yaml: training has no 'epoch'"),
+        ("training: {epochs: 0}", {}, "no.yaml: training.epochs must be at least 1"),
+        ("", {"training.epoch": 1}, "training has no 'epoch'"),
+        ("", {"trainer.epochs": 1}, "overrides has no 'trainer'"),
+        ("", {"training.epochs": 0}, "training.epochs must be at least 1"),
+        ("", {"training": 3}, "training must be a mapping of names to values, got 3"),
+    ],
+)
+def test_what_is_wrong_in_a_file_or_an_override_is_named(
+    tmp_path: Path, text: str | None, overrides: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "no.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=re.escape(message)):
+        Config.load(path, overrides)

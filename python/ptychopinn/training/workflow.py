@@ -21,8 +21,8 @@ from typing import Literal
 import lightning as L
 import torch
 import yaml
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ptychopinn.config import Config
@@ -38,7 +38,9 @@ from ptychopinn.metrics.plots import plot_scan_overview, plot_training
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.positions import REACH
 from ptychopinn.training.callbacks import BestEpoch, EpochLog, LastEpoch, Schedule, StopOnNonFinite, stop_on_interrupt
+from ptychopinn.training.loggers import make_loggers
 from ptychopinn.training.module import PtychoModule
+from ptychopinn.training.pictures import RunningPicture
 
 _log = logging.getLogger(__name__)
 
@@ -133,8 +135,10 @@ def train(
     monitor = "val_loss" if len(data.validation_leaders) else "train_loss"
     best = BestEpoch(out / "checkpoints", monitor)
     earlier = _logged(out / "metrics.csv", finished) if resume else []
-    logger = CSVLogger(out, name="", version="")
-    trainer = _trainer(config, out, [best, LastEpoch(out / "checkpoints")], logger)
+    loggers = make_loggers(config, out)
+    kept = [best, LastEpoch(out / "checkpoints")] if config.execution.checkpoints else []
+    callbacks: list[L.Callback] = [*kept, *_watchers(config, monitor, scans[0], out)]
+    trainer = _trainer(config, out, callbacks, loggers)
 
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -143,13 +147,15 @@ def train(
     for name in ("best", "last", "cut") if not resume else ("cut",):
         (out / "checkpoints" / f"{name}.ckpt").unlink(missing_ok=True)  # of an earlier run, or begun again
     _write_config(config, out / "config.yaml")
+    for logger in loggers[1:]:  # the first has config.yaml beside it
+        logger.log_hyperparams(config.to_dict())
     plot_scan_overview(scans[0], out / "scan.png")
     began = time.perf_counter()
     with warnings.catch_warnings():
         for expected in _EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=expected)
         for step, row in earlier:
-            logger.log_metrics(row, step)
+            loggers[0].log_metrics(row, step)
         with stop_on_interrupt(trainer) as interrupted:
             trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
     if trainer.global_step == 0:
@@ -160,7 +166,7 @@ def train(
 
     figures = trainer.callback_metrics or dict(pair for _, row in earlier for pair in row.items())
     losses = {name: float(value) for name, value in figures.items() if name.endswith("_loss")}
-    chosen = best.chosen()
+    chosen = best.chosen() if config.execution.checkpoints else None
     if chosen is not None:
         module.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
     model = module.model.cpu().eval()
@@ -168,7 +174,8 @@ def train(
         names = ", ".join(scan.name for scan in scans)
         info = {"scan": names, "epochs": trainer.current_epoch, "seconds": seconds, **losses}
         save_bundle(model, config, out / BUNDLE_NAME, info)
-        plot_training(out / "metrics.csv", out / "training.png")
+        if loggers:
+            plot_training(out / "metrics.csv", out / "training.png")
     _log.info("trained %d epochs in %.0f s", trainer.current_epoch, seconds)
     return TrainedRun(model, config, out, losses, interrupted.is_set())
 
@@ -222,9 +229,19 @@ def _check_resumable(path: Path, module: PtychoModule) -> int:
     return epoch
 
 
-def _trainer(config: Config, out: Path, checkpoints: Sequence[ModelCheckpoint], logger: CSVLogger) -> L.Trainer:
+def _watchers(config: Config, monitor: str, scan: Scan, out: Path) -> list[L.Callback]:
+    """What looks on: early stopping and pictures, if asked for."""
+    execution, watchers = config.execution, list[L.Callback]()
+    if execution.early_stopping is not None:
+        watchers.append(EarlyStopping(monitor, patience=execution.early_stopping, check_finite=False))
+    if execution.picture_every is not None:
+        watchers.append(RunningPicture(scan, config, out, execution.picture_every))
+    return watchers
+
+
+def _trainer(config: Config, out: Path, callbacks: list[L.Callback], loggers: Sequence[Logger]) -> L.Trainer:
     execution, training = config.execution, config.training
-    callbacks: list[L.Callback] = [*checkpoints, Schedule(training), StopOnNonFinite()]
+    callbacks = [*callbacks, Schedule(training), StopOnNonFinite()]
     bar = execution.progress and sys.stdout.isatty()
     if execution.progress:
         callbacks.append(TQDMProgressBar(leave=False) if bar else EpochLog())
@@ -242,7 +259,8 @@ def _trainer(config: Config, out: Path, checkpoints: Sequence[ModelCheckpoint], 
             accumulate_grad_batches=training.accumulate,
             gradient_clip_val=training.gradient_clip,
             deterministic=execution.deterministic,
-            logger=logger,
+            logger=list(loggers) or False,
+            enable_checkpointing=execution.checkpoints,
             callbacks=callbacks,
             enable_progress_bar=bar,
             enable_model_summary=False,
@@ -275,16 +293,9 @@ def read_config(folder: Path) -> Config:
         InputError: there is none, or it is not one.
     """
     path = folder / "config.yaml"
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder}: expected the folder of a run, with config.yaml, found none") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected YAML text: {' '.join(str(error).split())}") from None
-    try:
-        return Config.from_dict(values)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    if not path.exists():
+        raise InputError(f"{folder}: expected the folder of a run, with config.yaml, found none")
+    return Config.load(path)
 
 
 def _write_config(config: Config, path: Path) -> None:

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The configuration: typed sections, validated where they are made; the same names in Python, YAML and on the shell.
+
+Each section says what its fields mean and refuses what cannot work, naming the field as ``section.field``. The resolved
+configuration is written beside every run and into every bundle; nothing reads a setting from anywhere else.
+"""
+
+from ptychopinn.config.execution import ExecutionConfig
+from ptychopinn.config.inference import InferenceConfig, RefineConfig
+from ptychopinn.config.training import DataConfig, ModelConfig, TrainingConfig
+from ptychopinn.config.whole import Config
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "ExecutionConfig",
+    "InferenceConfig",
+    "ModelConfig",
+    "RefineConfig",
+    "TrainingConfig",
+]

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where and how a training runs: the section ``execution``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ptychopinn.config.checks import check_types, require
+
+LOGGERS = ("csv", "tensorboard", "mlflow", "none")
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """Where and how it runs; changes speed, and results by rounding only.
+
+    Args:
+        accelerator: "cpu", "gpu", or "auto": a GPU if torch and the operators can use one.
+        devices: how many, or "auto".
+        deterministic: use deterministic algorithms only; the same seed then gives the same result, bit for bit.
+        precision: of the network: "32", or "bf16" or "16" where the device is faster in it; the physics stays at 32.
+        threads: CPU threads; none: torch's default.
+        workers: processes that prepare batches; 0: in the main process.
+        progress: show a progress bar on a terminal, a line per epoch elsewhere.
+        logger: where losses go: "csv" (metrics.csv in the run's folder), "tensorboard" or "mlflow" (besides that), or
+            "none".
+        checkpoints: keep the best and the last epoch in the run's folder; without, the model is that of the last step,
+            and nothing can be resumed.
+        early_stopping: epochs without a lower loss (of what is held out, if anything is) after which it ends; none:
+            never. A falling schedule is not at its end then: "plateau" or "constant" go with it.
+        picture_every: epochs between pictures of the running reconstruction; none: no pictures.
+    """
+
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    deterministic: bool = False
+    precision: str = "32"
+    threads: int | None = None
+    workers: int = 0
+    progress: bool = True
+    logger: str = "csv"
+    checkpoints: bool = True
+    early_stopping: int | None = None
+    picture_every: int | None = 10
+
+    def __post_init__(self) -> None:
+        check_types(self, "execution")
+        require(self.threads is None or self.threads >= 1, "execution.threads", "be at least 1", self.threads)
+        require(self.precision in ("32", "bf16", "16"), "execution.precision", "be 32, bf16 or 16", self.precision)
+        require(self.workers >= 0, "execution.workers", "be at least 0", self.workers)
+        require(self.logger in LOGGERS, "execution.logger", f"be one of {', '.join(LOGGERS)}", self.logger)
+        for name in ("early_stopping", "picture_every"):
+            number = getattr(self, name)
+            require(number is None or number >= 1, f"execution.{name}", "be at least 1", number)

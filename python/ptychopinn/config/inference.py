@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How a trained model is applied, and how a result is refined: the sections ``inference`` and ``refine``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ptychopinn.config.checks import check_types, require
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How a trained model is applied to a scan.
+
+    Args:
+        batch_size: groups in a batch.
+        group_size: patterns of a group; none: as in training.
+        coverage: take so few groups that every pattern leads one or appears this often; none: every pattern leads one.
+        synchronise: remove the free phase of every group before averaging (see docs/maths.md).
+        probe: "scan" uses the scan's probe, "model" the model's (in the scan's power), "auto" the model's if learned.
+        positions: "auto" uses the refined positions of the scan that they were learned on, "scan" never.
+        augment: predict in so many of the 8 orientations of the scan (1, 2, 4 or 8) and average.
+        uncertainty: add a map of the standard deviation: over "overlaps" (all predictions of a pixel), over the
+            "ensemble" (models and orientations), or "none".
+    """
+
+    batch_size: int = 16
+    group_size: int | None = None
+    coverage: int | None = 2
+    synchronise: bool = True
+    probe: str = "auto"
+    positions: str = "auto"
+    augment: int = 1
+    uncertainty: str = "none"
+
+    def __post_init__(self) -> None:
+        check_types(self, "inference")
+        require(self.batch_size >= 1, "inference.batch_size", "be at least 1", self.batch_size)
+        size = self.group_size
+        require(size is None or size >= 1, "inference.group_size", "be at least 1", size)
+        require(self.coverage is None or self.coverage >= 1, "inference.coverage", "be at least 1", self.coverage)
+        require(self.probe in ("auto", "scan", "model"), "inference.probe", "be auto, scan or model", self.probe)
+        require(self.positions in ("auto", "scan"), "inference.positions", "be auto or scan", self.positions)
+        require(self.augment in (1, 2, 4, 8), "inference.augment", "be 1, 2, 4 or 8", self.augment)
+        known = ("none", "overlaps", "ensemble")
+        require(self.uncertainty in known, "inference.uncertainty", f"be {', '.join(known)}", self.uncertainty)
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """How a reconstruction is refined against the counts; see docs/refinement.md.
+
+    Args:
+        engine: "lbfgs" (quasi-Newton on all patterns) or "pie" (a step after every batch).
+        iterations: passes over the scan at most; it ends by itself when the likelihood does not improve any more.
+        minutes: stop after so many minutes at the latest; none: no limit.
+        tolerance: relative improvement over ten passes (over thirty where positions are refined) below which it ends.
+        warmup: passes of "pie" before "lbfgs" when it starts from scratch.
+        loss: "poisson" (likelihood) or "amplitude".
+        interpolation: between pixels: "fourier" (shifts the probe, exact) or "bilinear" (of the object, faster).
+        modes: incoherent probe modes; none: as many as the start has.
+        learn_probe: refine the probe.
+        learn_positions: refine the scan positions.
+        learn_intensities: refine the intensity of every pattern.
+        find_defocus: seek the probe's defocus, with the aperture of the mean pattern, before anything else; "auto": if
+            positions are refined and the probe is the scan's.
+        affine: what becomes of a common shift, scale, rotation and shear of the positions: "remove" or "keep".
+        search: pixels about their reported positions in which badly fitting patterns are sought, where positions are
+            refined; 0: not at all.
+        centre_probe: keep the probe's centre of mass where the start had it.
+        keep_power: keep the probe's power as the start had it; what is missing goes to the object.
+        total_variation: weight of the object's total variation, in nats per detector pixel.
+        smoothness: weight of the object's mean square gradient, in nats per detector pixel.
+        batch_size: patterns of a batch.
+        history: steps that "lbfgs" remembers.
+        object_step: step of the object in "pie", 1 being a full one.
+        probe_step: step of the probe in "pie".
+        momentum: of the object in "pie".
+        split_half: estimate the resolution from two independent halves of the scan; takes as long again.
+        seed: of the batches and the halves.
+    """
+
+    engine: str = "lbfgs"
+    iterations: int = 200
+    minutes: float | None = None
+    tolerance: float = 2e-3
+    warmup: int = 5
+    loss: str = "poisson"
+    interpolation: str = "fourier"
+    modes: int | None = None
+    learn_probe: bool = True
+    learn_positions: bool = False
+    learn_intensities: bool = False
+    find_defocus: bool | Literal["auto"] = "auto"
+    affine: str = "remove"
+    search: int = 10
+    centre_probe: bool = True
+    keep_power: bool = True
+    total_variation: float = 0.3
+    smoothness: float = 0.0
+    batch_size: int = 48
+    history: int = 20
+    object_step: float = 1.0
+    probe_step: float = 0.3
+    momentum: float = 0.5
+    split_half: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_types(self, "refine")
+        for name, known in (
+            ("engine", ("lbfgs", "pie")),
+            ("loss", ("poisson", "amplitude")),
+            ("interpolation", ("fourier", "bilinear")),
+            ("affine", ("remove", "keep")),
+        ):
+            value = getattr(self, name)
+            require(value in known, f"refine.{name}", f"be {' or '.join(known)}", value)
+        for name in ("iterations", "batch_size", "history"):
+            require(getattr(self, name) >= 1, f"refine.{name}", "be at least 1", getattr(self, name))
+        require(self.minutes is None or self.minutes > 0, "refine.minutes", "be positive", self.minutes)
+        require(
+            self.find_defocus in (True, False, "auto"),
+            "refine.find_defocus",
+            "be true, false or auto",
+            self.find_defocus,
+        )
+        require(self.modes is None or self.modes >= 1, "refine.modes", "be at least 1", self.modes)
+        for name in ("tolerance", "warmup", "search", "total_variation", "smoothness"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"refine.{name}", "be at least 0", value)
+        for name in ("object_step", "probe_step"):
+            value = getattr(self, name)
+            require(0 < value <= 2, f"refine.{name}", "be above 0 and at most 2", value)
+        require(0 <= self.momentum < 1, "refine.momentum", "be in [0, 1)", self.momentum)
+        require(0 <= self.seed < 2**32, "refine.seed", "be in [0, 2^32)", self.seed)

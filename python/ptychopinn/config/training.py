@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is trained, on what, and how: the sections ``data``, ``model`` and ``training``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from ptychopinn.config.checks import check_types, require
+
+SCHEDULES = ("cosine", "exponential", "plateau", "constant")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How a scan is grouped, and what of it is kept out of training.
+
+    Args:
+        group_size: patterns C that are reconstructed together on one canvas.
+        neighbours: rule for a group's other members: "nearest", or "quadrants" (from each of the four around the first
+            in turn).
+        pool: nearest neighbours K from which they are drawn anew in every epoch; none: the nearest ones, always.
+        min_distance: pixels; nearer patterns are no neighbours.
+        max_distance: pixels; patterns further away are no neighbours; none: no limit.
+        oversampling: groups that every pattern may lead in an epoch, all different (at most K choose C - 1).
+        largest_canvas: pixels; a group that spreads further is an error; none: 8 times the patterns' size.
+        y_bounds: fractions of the scanned extent along y within which patterns lead groups in training.
+        x_bounds: the same along x.
+        validation_fraction: share of the patterns whose groups are kept out of training to measure the loss on.
+        validation: which those are: "scattered" over the scan (their groups share patterns with training), or a
+            "region" of their own, of which training sees nothing.
+    """
+
+    group_size: int = 16
+    neighbours: str = "nearest"
+    pool: int | None = None
+    min_distance: float = 0.0
+    max_distance: float | None = None
+    oversampling: int = 1
+    largest_canvas: int | None = None
+    y_bounds: tuple[float, float] = (0.0, 1.0)
+    x_bounds: tuple[float, float] = (0.0, 1.0)
+    validation_fraction: float = 0.05
+    validation: str = "scattered"
+
+    def __post_init__(self) -> None:
+        check_types(self, "data")
+        require(self.group_size >= 1, "data.group_size", "be at least 1", self.group_size)
+        known = ("nearest", "quadrants")
+        require(self.neighbours in known, "data.neighbours", f"be {' or '.join(known)}", self.neighbours)
+        smallest = self.group_size - 1
+        require(self.pool is None or self.pool >= smallest, "data.pool", f"be at least {smallest}", self.pool)
+        low, high = self.min_distance, self.max_distance
+        require(0 <= low < math.inf, "data.min_distance", "be at least 0", low)
+        require(high is None or high > low, "data.max_distance", f"be above data.min_distance ({low})", high)
+        require(self.oversampling >= 1, "data.oversampling", "be at least 1", self.oversampling)
+        side = self.largest_canvas
+        require(side is None or side >= 1, "data.largest_canvas", "be at least 1", side)
+        for name in ("y_bounds", "x_bounds"):
+            bounds = tuple(getattr(self, name))  # a list, where it comes from a file
+            object.__setattr__(self, name, bounds)
+            fits = len(bounds) == 2 and 0 <= bounds[0] < bounds[1] <= 1
+            require(fits, f"data.{name}", "be two fractions, 0 <= low < high <= 1", bounds)
+        require(0 <= self.validation_fraction < 1, "data.validation_fraction", "be in [0, 1)", self.validation_fraction)
+        require(
+            self.validation in ("scattered", "region"), "data.validation", "be scattered or region", self.validation
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network and what of the physics is learned with it.
+
+    Args:
+        generator: name in the registry: "unrolled", "unet" or "cnn" (the predecessor's).
+        options: the generator's own arguments, for example ``{"steps": 6}``.
+        learn_probe: refine the probe, all its modes, during training.
+        learn_scale: refine the global intensity scale during training.
+        learn_positions: refine the scan positions during training.
+    """
+
+    generator: str = "unrolled"
+    options: dict[str, Any] = field(default_factory=dict)
+    learn_probe: bool = True
+    learn_scale: bool = False
+    learn_positions: bool = False
+
+    def __post_init__(self) -> None:
+        check_types(self, "model")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the network is trained.
+
+    Args:
+        epochs: passes that show every pattern about once (at least 8 batches each).
+        minutes: stop after so many minutes at the latest, a falling schedule at its end by then; none: no limit.
+        batch_size: groups in a batch; none: as many as show 16 patterns.
+        accumulate: batches whose gradients make one step.
+        learning_rate: peak learning rate of the network.
+        probe_step: step of the probe and the intensity scale where they are learned, 1 being a full Newton-like step.
+        position_step: learning rate of the positions where they are learned, pixels.
+        schedule: of all rates after the warm-up: "cosine" (to zero), "exponential" (to 1 %), "plateau" (halved when the
+            loss does not fall) or "constant".
+        patience: epochs without a lower loss that are waited through before a plateau is one.
+        warmup: fraction of the training in which the rates rise.
+        loss: "poisson" (likelihood) or "amplitude".
+        total_variation: weight of the object's total variation, in nats per detector pixel.
+        supervised: train on the scan's truth instead of its patterns; the network alone, not the physics.
+        gradient_clip: largest gradient norm of the network.
+        average: decay of an exponential moving average of the weights that is saved in their place; none: no average.
+        seed: of initialisation, grouping and shuffling.
+    """
+
+    epochs: int = 40
+    minutes: float | None = None
+    batch_size: int | None = None
+    accumulate: int = 1
+    learning_rate: float = 2e-3
+    probe_step: float = 0.1
+    position_step: float = 0.02
+    schedule: str = "cosine"
+    patience: int = 5
+    warmup: float = 0.02
+    loss: str = "poisson"
+    total_variation: float = 0.0
+    supervised: bool = False
+    gradient_clip: float = 0.1
+    average: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_types(self, "training")
+        require(self.epochs >= 1, "training.epochs", "be at least 1", self.epochs)
+        require(self.minutes is None or self.minutes > 0, "training.minutes", "be positive", self.minutes)
+        size = self.batch_size
+        require(size is None or size >= 1, "training.batch_size", "be at least 1", size)
+        for name in ("learning_rate", "probe_step", "position_step"):
+            rate = getattr(self, name)
+            require(0 < rate < math.inf, f"training.{name}", "be positive", rate)
+        for name in ("accumulate", "patience"):
+            number = getattr(self, name)
+            require(number >= 1, f"training.{name}", "be at least 1", number)
+        require(self.schedule in SCHEDULES, "training.schedule", f"be one of {', '.join(SCHEDULES)}", self.schedule)
+        require(0 <= self.warmup < 1, "training.warmup", "be in [0, 1)", self.warmup)
+        require(self.loss in ("poisson", "amplitude"), "training.loss", "be poisson or amplitude", self.loss)
+        variation = self.total_variation
+        require(0 <= variation < math.inf, "training.total_variation", "be at least 0", variation)
+        decay = self.average
+        require(decay is None or 0 < decay < 1, "training.average", "be between 0 and 1", decay)
+        require(self.gradient_clip > 0, "training.gradient_clip", "be positive", self.gradient_clip)
+        require(0 <= self.seed < 2**32, "training.seed", "be in [0, 2^32)", self.seed)

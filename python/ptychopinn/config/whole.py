@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""All sections together, from Python, a file or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ptychopinn.config.checks import known
+from ptychopinn.config.execution import ExecutionConfig
+from ptychopinn.config.inference import InferenceConfig
+from ptychopinn.config.training import DataConfig, ModelConfig, TrainingConfig
+from ptychopinn.errors import InputError
+
+
+@dataclass(frozen=True)
+class Config:
+    """All sections. ``Config()`` is the default configuration.
+
+    Example:
+        >>> config = Config.from_dict({"training": {"epochs": 10}})
+        >>> config.training.epochs, config.data.group_size
+        (10, 16)
+        >>> Config.from_dict(config.to_dict()) == config
+        True
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain types, as written to YAML and JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Config:
+        """The inverse of :meth:`to_dict`; sections and fields may be missing.
+
+        Raises:
+            InputError: an unknown section or field, or a value that a section refuses.
+        """
+        sections = {entry.name: entry.default_factory for entry in fields(cls)}
+        known("configuration", values, sections)
+        made = {}
+        for name, section in sections.items():
+            given = values.get(name, {})
+            known(name, given, {entry.name for entry in fields(section)})  # type: ignore[arg-type]
+            made[name] = section(**given)  # type: ignore[misc, operator]
+        return cls(**made)
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+        """The configuration of a YAML file with some values set otherwise: overrides > file > defaults.
+
+        Args:
+            path: the file, such as a run's config.yaml; none: the defaults.
+            overrides: nested as in :meth:`from_dict`, or by dotted names (``{"training.epochs": 3}``), or both.
+
+        Raises:
+            InputError: the file cannot be read or is not YAML, or as for :meth:`from_dict`; it names the file.
+
+        Example:
+            >>> config = Config.load(overrides={"training.epochs": 3, "data": {"group_size": 4}})
+            >>> config.training.epochs, config.data.group_size
+            (3, 4)
+        """
+        values: Any = {}
+        if path is not None:
+            try:
+                values = yaml.safe_load(Path(path).read_text()) or {}
+            except OSError as error:
+                raise InputError(f"{path}: expected a YAML file, found: {error.strerror}") from None
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise InputError(f"{path}: expected YAML text: {' '.join(str(error).split())}") from None
+        try:
+            stated = cls.from_dict(values)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        merged = stated.to_dict()
+        for name, value in (overrides or {}).items():
+            section, _, entry = name.partition(".")
+            given = {entry: value} if entry else value
+            known("overrides", {section: given}, merged)
+            known(section, given, merged[section])
+            merged[section].update(given)
+        return cls.from_dict(merged)

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Pictures of the reconstruction while a network is trained: the eye sees sooner than a loss what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+
+from ptychopinn.config import Config
+from ptychopinn.data.scan import Scan
+from ptychopinn.inference.predict import reconstruct
+from ptychopinn.metrics.plots import plot_reconstruction
+from ptychopinn.training.module import PtychoModule
+
+_log = logging.getLogger(__name__)
+
+#: Patterns in a picture at most, those in the middle of the scan: it must not cost more than it is worth.
+_PATTERNS = 2000
+
+
+class RunningPicture(L.Callback):
+    """Draws the scan's reconstruction after every so many epochs; the training does not notice.
+
+    Args:
+        scan: of the training.
+        config: of the training; the picture is made with as few groups as show every pattern.
+        folder: of the run; pictures go to ``running/epoch-0010/amplitude.png`` and ``phase.png``.
+        every: so many epochs.
+    """
+
+    def __init__(self, scan: Scan, config: Config, folder: Path, every: int) -> None:
+        inference = dataclasses.replace(config.inference, coverage=1, augment=1, uncertainty="none")
+        self.config = dataclasses.replace(config, inference=inference)
+        self.scan, self.folder, self.every = scan, folder, every
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch == 0 and trainer.is_global_zero:
+            for earlier in (self.folder / "running").glob("epoch-????"):
+                shutil.rmtree(earlier)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        if epoch % self.every or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, PtychoModule)
+        scan, model = self._middle(), pl_module.model
+        training = model.training
+        devices = [pl_module.device] if pl_module.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices), torch.no_grad():  # a loader draws a seed from torch's generator
+                result = reconstruct(model, scan, self.config, pl_module.device)
+        finally:
+            model.train(training)
+        plot_reconstruction(result, self.folder / "running" / f"epoch-{epoch:04d}")
+        _log.info("epoch %d: the reconstruction is drawn in %s", epoch, self.folder / "running")
+
+    def _middle(self) -> Scan:
+        if self.scan.n <= _PATTERNS:
+            return self.scan
+        distance = np.square(self.scan.positions - np.median(self.scan.positions, axis=0)).sum(1)
+        return self.scan.subset(np.sort(np.argsort(distance)[:_PATTERNS]))

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What looks on while a network is trained: loggers, running pictures, early stopping; no checkpoints if so asked."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_runs import rows, same, tiny, tiny_scan
+
+from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
+from ptychopinn.inference.bundle import BUNDLE_NAME, load_bundle
+from ptychopinn.training.workflow import train
+
+
+@pytest.fixture(scope="module")
+def scan() -> Scan:
+    return tiny_scan()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_pictures_are_drawn_and_change_nothing(scan: Scan, tmp_path: Path) -> None:
+    runs = [
+        train(
+            scan,
+            tmp_path / name,
+            tiny(training={"epochs": 4}, data={"pool": 6}, execution={"picture_every": every, "deterministic": True}),
+        )
+        for name, every in (("with", 2), ("without", None))
+    ]
+    assert same(*runs)
+    assert names(tmp_path / "with" / "running") == {"epoch-0002", "epoch-0004"}
+    assert {"amplitude.png", "phase.png"} <= names(tmp_path / "with" / "running" / "epoch-0004")
+    assert not (tmp_path / "without" / "running").exists()
+    again = tiny(training={"epochs": 1}, execution={"picture_every": 1})
+    train(scan, tmp_path / "with", again, overwrite=True)
+    assert names(tmp_path / "with" / "running") == {"epoch-0001"}  # those of the run that was replaced are gone
+
+
+def test_a_training_that_does_not_get_better_stops_early(scan: Scan, tmp_path: Path) -> None:
+    slow = {"epochs": 12, "learning_rate": 1e-12, "probe_step": 1e-12, "schedule": "constant"}
+    run = train(scan, tmp_path / "run", tiny(training=slow, execution={"early_stopping": 2}))
+    losses = [float(row["val_loss"]) for row in rows(run) if row["val_loss"]]
+    assert len(losses) < 12
+    whole = train(scan, tmp_path / "whole", tiny(training={**slow, "epochs": 5}))
+    assert len([row for row in rows(whole) if row["val_loss"]]) == 5
+
+
+def test_without_checkpoints_the_last_step_is_saved_and_nothing_can_be_resumed(scan: Scan, tmp_path: Path) -> None:
+    kept = train(scan, tmp_path / "kept", tiny(training={"epochs": 1}, execution={"deterministic": True}))
+    options = {"checkpoints": False, "deterministic": True}
+    run = train(scan, tmp_path / "run", tiny(training={"epochs": 1}, execution=options))
+    assert not (run.folder / "checkpoints").exists() and (run.folder / BUNDLE_NAME).exists()
+    assert same(run, kept)
+    with pytest.raises(InputError, match="expected a run to resume"):
+        train(scan, tmp_path / "run", tiny(), resume=True)
+
+
+def test_without_a_logger_there_is_no_table_and_no_curve(scan: Scan, tmp_path: Path) -> None:
+    run = train(scan, tmp_path / "run", tiny(execution={"logger": "none"}))
+    assert not names(run.folder) & {"metrics.csv", "training.png"}
+    assert run.losses["train_loss"] > 0 and load_bundle(run.folder)[1].execution.logger == "none"
+
+
+def test_tensorboard_is_written_besides_the_table(scan: Scan, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train(scan, tmp_path / "run", tiny(execution={"logger": "tensorboard"}))
+    events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    written = [event.value for event in events.Scalars("train_loss")]
+    assert written == pytest.approx([float(row["train_loss"]) for row in rows(run) if row["train_loss"]])
+
+
+def test_mlflow_is_written_besides_the_table(scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = train(scan, tmp_path / "run", tiny(execution={"logger": "mlflow"}))
+    client = mlflow.MlflowClient(f"sqlite:///{run.folder / 'mlflow.db'}")
+    (found,) = client.search_runs([client.get_experiment_by_name("ptychopinn").experiment_id])
+    assert found.info.run_name == "run" and found.data.params["training/epochs"] == "2"
+    written = [metric.value for metric in client.get_metric_history(found.info.run_id, "train_loss")]
+    assert written == pytest.approx([float(row["train_loss"]) for row in rows(run) if row["train_loss"]])
+
+
+@pytest.mark.parametrize(("logger", "name"), [("tensorboard", "TensorBoardLogger"), ("mlflow", "MLFlowLogger")])
+def test_a_logger_without_its_package_is_refused_before_anything_is_written(
+    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logger: str, name: str
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise ModuleNotFoundError(f"No module named {logger!r}")
+
+    monkeypatch.setattr(sys.modules["ptychopinn.training.loggers"], name, refuse)
+    with pytest.raises(InputError, match=r"execution.logger: '\w+' needs its package: pip install 'ptychopinn\[log"):
+        train(scan, tmp_path / "run", tiny(execution={"logger": logger}))
+    assert not (tmp_path / "run").exists()
