@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Write docs/configuration.md from the dataclasses: names, types, defaults and what they mean, from one source.
+
+python scripts/configuration_page.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ptychopinn import config
+
+PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
+SECTIONS: dict[str, Any] = {
+    "data": config.DataConfig,
+    "model": config.ModelConfig,
+    "training": config.TrainingConfig,
+    "inference": config.InferenceConfig,
+    "execution": config.ExecutionConfig,
+    "refine": config.RefineConfig,
+}
+_HEAD = """\
+# Configuration
+
+This page is made from the code by `python scripts/configuration_page.py`.
+
+Every setting has one name: in Python (`Config.from_dict({"training": {"epochs": 10}})`), in YAML
+(`training: {epochs: 10}`) and on the command line (`--training.epochs 10`). What is given goes over what a file says,
+and a file over the defaults:
+
+```
+ptychopinn train scan.npz --out run --config lab.yaml --training.epochs 10
+```
+```python
+config = Config.load("lab.yaml", overrides={"training.epochs": 10})
+```
+
+Every run keeps its resolved settings: in `config.yaml` in its folder, which `--config` and `Config.load` read again, in
+its checkpoints and in its bundle. A value of another type or out of range, or a name that does not exist, is an error
+that names the field. `refine` belongs to `ptychopinn refine` alone and is not part of a run's file.
+"""
+
+
+def page() -> str:
+    """The page's text."""
+    return _HEAD + "".join(_section(name, section) for name, section in SECTIONS.items())
+
+
+def _section(name: str, section: Any) -> str:
+    text = inspect.getdoc(section) or ""
+    meanings = _meanings(text)
+    lines = [f"\n## {name}\n{text.splitlines()[0]}\n", "| field | type | default | meaning |", "|---|---|---|---|"]
+    defaults = dataclasses.asdict(section())
+    for entry in dataclasses.fields(section):
+        kind = str(entry.type).replace("|", "or").replace("None", "none").replace("dict[str, Any]", "mapping")
+        default = yaml.safe_dump(defaults[entry.name], default_flow_style=True).removesuffix("...\n").strip()
+        lines.append(f"| `{name}.{entry.name}` | {kind} | `{default}` | {meanings[entry.name]} |")
+    return "\n".join(lines) + "\n"
+
+
+def _meanings(text: str) -> dict[str, str]:
+    """Field -> what its docstring says, from the section ``Args:``."""
+    arguments = text.split("Args:\n", 1)[1]
+    found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", arguments, re.MULTILINE)
+    return {name: " ".join(meaning.split()).replace("|", "or") for name, meaning in found}
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
