@@ -38,11 +38,12 @@ ALLOWED: dict[str, set[str]] = {
     "training": _INFERENCE | {"training"},
     "refinement": _INFERENCE | {"refinement"},
     "doctor": _TRAINING,
+    "pipeline": _TRAINING | {"pipeline"},
     "commands": _TRAINING | {"doctor", "commands"},
     "cli": {"errors", "commands"},
     "__main__": {"cli"},
-    "__init__": _TRAINING,
-    "compat": _TRAINING | {"doctor", "cli", "__init__"},
+    "__init__": _TRAINING | {"pipeline"},
+    "compat": _TRAINING | {"doctor", "cli", "pipeline", "__init__"},
 }
 
 #: Rooms -> packages from outside that they must not import.

@@ -22,6 +22,7 @@ _WHERE = {
     "plot_reconstruction": "ptychopinn.metrics.plots",
     "reconstruct": "ptychopinn.inference.predict",
     "refine": "ptychopinn.refinement.workflow",
+    "run": "ptychopinn.pipeline",
     "save_bundle": "ptychopinn.inference.bundle",
     "simulate": "ptychopinn.physics.simulate",
     "train": "ptychopinn.training.workflow",

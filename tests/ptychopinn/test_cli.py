@@ -43,6 +43,7 @@ COMMANDS = {
     "refine": ("[START] SCAN.npz", "--from-scratch", "--resume", "--refine.learn_positions", "or from scratch"),
     "evaluate": ("RECON.h5", "SCAN.npz", "--out", "--overwrite"),
     "plot": ("FILE", "--out"),
+    "unpack": ("ARCHIVE.zip", "--out", "--trust", "--overwrite"),
     "doctor": ("SIMD level",),
 }
 TINY = (

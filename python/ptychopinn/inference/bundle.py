@@ -21,6 +21,7 @@ from ptycho_ext import __version__
 from ptychopinn.config import Config
 from ptychopinn.data.atomic import atomic_path
 from ptychopinn.errors import InputError
+from ptychopinn.inference.predecessor import kind_of, refusal
 from ptychopinn.models import PtychoModel
 
 #: Default file name inside a run's folder.
@@ -89,7 +90,8 @@ def load_bundle(path: str | Path) -> tuple[PtychoModel, Config]:
         The model, on the CPU and in evaluation mode, and its configuration.
 
     Raises:
-        InputError: no such file, not a bundle, a missing or damaged member, or a newer format.
+        InputError: no such file, not a bundle (archives of PtychoPINN have the same name and are recognised), a missing
+            or damaged member, or a newer format.
     """
     path = Path(path)
     if path.is_dir():
@@ -103,6 +105,9 @@ def load_bundle(path: str | Path) -> tuple[PtychoModel, Config]:
             f"{path}: expected a ptychopinn bundle (a zip archive), found another or damaged file: {error}"
         ) from None
     with archive:
+        other = kind_of(archive.namelist())
+        if other is not None:
+            raise refusal(path, other)
         manifest = _read_json(archive, path, "manifest.json")
         config = _read_json(archive, path, "config.json")
         weights = _read(archive, path, "weights.safetensors")

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Turn an archive of PtychoPINN into plain files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ptychopinn.commands.options import add_overwrite, new_file, say_written
+
+
+def describe(parser: ArgumentParser) -> None:
+    parser.add_argument("archive", metavar="ARCHIVE.zip", help="what PtychoPINN's PyTorch backend wrote")
+    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--trust", action="store_true", help="the file is harmless: reading it runs what it says")
+    add_overwrite(parser)
+
+
+def run(options: Namespace) -> int:
+    """Write the weights and settings of a PtychoPINN archive as safetensors and JSON.
+
+    Its settings are pickled, and to read them is to run what the file says: only with --trust.
+    """
+    from ptychopinn.inference.predecessor import read_predecessor, write_plain
+
+    folder = Path(options.out)
+    new_file(folder / "weights.safetensors", options.overwrite)
+    say_written(write_plain(read_predecessor(options.archive, options.trust), folder))
+    return 0
