@@ -18,6 +18,9 @@ class InferenceConfig:
         batch_size: groups in a batch.
         group_size: patterns of a group; none: as in training.
         coverage: take so few groups that every pattern leads one or appears this often; none: every pattern leads one.
+        weighting: of the groups where they overlap: by the "probe" intensity that fell on a pixel, or by the number of
+            patches whose "centre" (half a side wide) or whole area ("uniform") covers it.
+        crop: write the rectangle around the well-illuminated pixels only, instead of every pixel that a patch touches.
         synchronise: remove the free phase of every group before averaging (see docs/maths.md).
         probe: "scan" uses the scan's probe, "model" the model's (in the scan's power), "auto" the model's if learned.
         positions: "auto" uses the refined positions of the scan that they were learned on, "scan" never.
@@ -29,6 +32,8 @@ class InferenceConfig:
     batch_size: int = 16
     group_size: int | None = None
     coverage: int | None = 2
+    weighting: str = "probe"
+    crop: bool = False
     synchronise: bool = True
     probe: str = "auto"
     positions: str = "auto"
@@ -41,6 +46,8 @@ class InferenceConfig:
         size = self.group_size
         require(size is None or size >= 1, "inference.group_size", "be at least 1", size)
         require(self.coverage is None or self.coverage >= 1, "inference.coverage", "be at least 1", self.coverage)
+        weightings = ("probe", "centre", "uniform")
+        require(self.weighting in weightings, "inference.weighting", f"be {', '.join(weightings)}", self.weighting)
         require(self.probe in ("auto", "scan", "model"), "inference.probe", "be auto, scan or model", self.probe)
         require(self.positions in ("auto", "scan"), "inference.positions", "be auto or scan", self.positions)
         require(self.augment in (1, 2, 4, 8), "inference.augment", "be 1, 2, 4 or 8", self.augment)

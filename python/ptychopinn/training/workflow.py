@@ -89,6 +89,7 @@ def train(
     overwrite: bool = False,
     start: PtychoModel | None = None,
     resume: bool = False,
+    callbacks: Sequence[L.Callback] = (),
 ) -> TrainedRun:
     """Train a model on one or several scans and write it to a folder.
 
@@ -102,6 +103,7 @@ def train(
             "model".
         resume: go on from the last whole epoch of the run in that folder. On the CPU, with
             ``execution.deterministic``, the result is bit for bit that of a run that was never stopped.
+        callbacks: Lightning's, which look on besides our own.
 
     Raises:
         InputError: the folder holds a model already (or, to resume, no checkpoint), the configuration does not fit the
@@ -137,8 +139,8 @@ def train(
     earlier = _logged(out / "metrics.csv", finished) if resume else []
     loggers = make_loggers(config, out)
     kept = [best, LastEpoch(out / "checkpoints")] if config.execution.checkpoints else []
-    callbacks: list[L.Callback] = [*kept, *_watchers(config, monitor, scans[0], out)]
-    trainer = _trainer(config, out, callbacks, loggers)
+    watchers = [*_watchers(config, monitor, scans[0], out), *callbacks]
+    trainer = _trainer(config, out, [*kept, *watchers], loggers)
 
     try:
         out.mkdir(parents=True, exist_ok=True)

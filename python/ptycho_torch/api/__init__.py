@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""See :mod:`ptycho_torch.api.base_api`."""

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Lightning's checkpoints of a training, read without Lightning and without running anything that is in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from ptychopinn.config import Config
+from ptychopinn.errors import InputError
+from ptychopinn.inference.bundle import build_model
+from ptychopinn.models import PtychoModel
+
+_PREFIX = "model."
+
+
+def load_checkpoint(path: str | Path) -> tuple[PtychoModel, Config, dict[str, Any]]:
+    """Read the model of a checkpoint, such as ``run/checkpoints/best.ckpt``.
+
+    Returns:
+        The model, on the CPU and in evaluation mode; its configuration; and everything that the checkpoint holds.
+
+    Raises:
+        InputError: no such file, not a checkpoint of ptychopinn, or a damaged one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: expected a checkpoint of ptychopinn, found no file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        facts, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+        config = Config.from_dict(facts["config"])
+        model = build_model(config, facts["patch_size"], facts["modes"], facts["patterns"])
+        model.load_state_dict(
+            {name.removeprefix(_PREFIX): value for name, value in weights.items() if name.startswith(_PREFIX)}
+        )
+    except (RuntimeError, KeyError, TypeError, AttributeError, EOFError, OSError, ValueError, UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path}: expected a checkpoint of ptychopinn, found another or damaged file: {reason}"
+        ) from None
+    return model.eval(), config, checkpoint
