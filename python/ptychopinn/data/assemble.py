@@ -141,6 +141,17 @@ def truth_of(source: Source, key: str, array: NDArray[Any]) -> NDArray[np.comple
     return None if constant else truth.astype(np.complex64)
 
 
+def origin_of(source: Source, group: str) -> NDArray[np.float64] | None:
+    """(2,) the world coordinate of the scan's pixel (0, 0) that our own writer left in `group`, if any."""
+    key = f"{group}/origin_m"
+    if not source.has(key):
+        return None
+    origin = source.numbers(key, "f").astype(np.float64)
+    if origin.shape != (2,):
+        source.fail(key, "two metres (y, x)", f"shape {origin.shape}")
+    return origin
+
+
 def said_units(words: str | None, key: str, source: Source) -> str | None:
     """The reason that a probe marked with these units is in sqrt(counts); None without a mark."""
     if words is None:

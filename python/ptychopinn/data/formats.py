@@ -99,6 +99,32 @@ def _is_training(content: Content) -> bool:
     return content.kind == "hdf5" and content.has("patterns", "probe_position_x_px", "probe_position_y_px")
 
 
+def _is_nexus(content: Content) -> bool:
+    """Groups have classes, an NXdetector among them; names of CXI beside are those of NXcxi_ptycho."""
+    return content.kind == "hdf5" and {"NXentry", "NXdetector"} <= set(content.classes.values())
+
+
+def _is_cxi(content: Content) -> bool:
+    named = content.has("cxi_version") or content.has("entry_1/instrument_1/detector_1/data")
+    return content.kind == "hdf5" and named and not _is_nexus(content)
+
+
+def _is_ptyd(content: Content) -> bool:
+    return content.kind == "hdf5" and content.has("chunks/0/data", "chunks/0/positions")
+
+
+def _is_arrays(content: Content) -> bool:
+    """The last resort: an array that has positions beside it and says nothing else."""
+    from ptychopinn.data.arrays import beside
+
+    if content.kind == "hdf5":
+        others = (_is_ptychodus, _is_training, _is_nexus, _is_cxi, _is_ptyd)
+        if len(content.cubes) != 1 or any(sniffer(content) for sniffer in others):
+            return False
+        return beside(content.path, "positions", ".csv") is not None
+    return content.kind == "npy" and content.path.suffix.lower() == ".npy"
+
+
 #: Name -> format, in the order in which people are told of them.
 FORMATS: dict[str, Format] = {
     format.name: format
@@ -139,6 +165,28 @@ FORMATS: dict[str, Format] = {
             "read_training",
             None,
             _is_training,
+        ),
+        Format("cxi", "CXI of cxidb.org", (".cxi",), "ptychopinn.data.cxi", "read_cxi", "write_cxi", _is_cxi),
+        Format(
+            "ptyd", "prepared data of ptypy", (".ptyd",), "ptychopinn.data.ptyd", "read_ptyd", "write_ptyd", _is_ptyd
+        ),
+        Format(
+            "nexus",
+            "NeXus (NXptycho, NXcxi_ptycho)",
+            (".nxs", ".nx"),
+            "ptychopinn.data.nexus",
+            "read_nexus",
+            "write_nexus",
+            _is_nexus,
+        ),
+        Format(
+            "arrays",
+            "patterns in .npy or .h5 with positions.csv",
+            (".npy",),
+            "ptychopinn.data.arrays",
+            "read_arrays",
+            None,
+            _is_arrays,
         ),
     )
 }

@@ -65,6 +65,15 @@ class Hdf5(Source):
             self.fail(keys[0], f"the key to be there{self._or(keys[1:])}", f"only {there}")
         return key
 
+    def is_text(self, key: str) -> bool:
+        """Whether what stands at a path is text."""
+        node = self.node(key)
+        return isinstance(node, h5py.Dataset) and h5py.check_string_dtype(node.dtype) is not None
+
+    def is_array(self, key: str) -> bool:
+        """Whether what stands at a path is a data set."""
+        return isinstance(self.node(key), h5py.Dataset)
+
     def members(self, key: str) -> list[str]:
         """The names in a group, none if there is no such group."""
         node = self.node(key)
@@ -301,5 +310,5 @@ def put_ours(group: h5py.Group, name: str, metadata: dict[str, Any], **arrays: N
     ours["metadata_json"] = json.dumps(metadata)
     for key, value in arrays.items():
         if value is not None:
-            ours.create_dataset(key, data=value, compression="gzip", compression_opts=1)
+            ours[key] = value
     return ours

@@ -28,6 +28,7 @@ from ptychopinn.data.geometry import (
 )
 from ptychopinn.data.given import Given
 from ptychopinn.data.hdf5 import OURS, Frames, Hdf5, put_counts, put_ours
+from ptychopinn.data.pairing import indexes_of, pair_by_index, scan_indexes
 from ptychopinn.data.probe import PROBE_UNITS, stacked
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
@@ -58,9 +59,13 @@ def read_ptychodus(path: Path, given: Given) -> Scan:
         size = frames.shape[-1]
         metadata = product.json(f"{OURS}/metadata_json")
         world = np.stack([_vector(product, f"probe_position_{axis}_m") for axis in "yx"], axis=1)
-        order, places = _pair(patterns, product, frames.total, len(world), metadata)
+        indexes = indexes_of(patterns, "indexes", frames.total)
+        theirs = indexes_of(product, "probe_position_indexes", len(world))
+        order, places = pair_by_index(patterns, indexes, theirs, frames.total, len(world), metadata)
         geometry, truth, origin_m = _object(product, metadata)
-        width, height = (patterns.attribute("patterns", f"detector_pixel_{side}_m") for side in ("width", "height"))
+        width, height = (
+            patterns.attribute("patterns", f"detector_pixel_{side}_m") or None for side in ("width", "height")
+        )
         geometry = Geometry(
             energy=product.attribute("/", "photon_energy_eV") or product.attribute("/", "probe_energy_eV") or None,
             distance=product.attribute("/", "detector_object_distance_m") or None,
@@ -224,14 +229,6 @@ def put_product(
     file["loss_epochs"], file["loss_values"] = np.zeros(0, np.int64), np.zeros(0)
 
 
-def scan_indexes(scan: Scan) -> NDArray[np.int64]:
-    """(n,) the indexes that the scan's file gave its patterns, or 0, 1, 2, ... ."""
-    kept = scan.metadata.get("scan_indexes")
-    if isinstance(kept, list) and len(kept) == scan.n and all(isinstance(value, int) for value in kept):
-        return np.asarray(kept, np.int64)
-    return np.arange(scan.n)
-
-
 def _pair_to_read(path: Path, given: Given) -> tuple[Path, Path]:
     """(diffraction, product) of whichever was named."""
     if path.is_dir():
@@ -262,53 +259,6 @@ def _partner_name(path: Path) -> Path | None:
 
 def _vector(file: Hdf5, key: str) -> NDArray[np.float64]:
     return file.numbers(key, "iuf", ndim=1).astype(np.float64)
-
-
-def _pair(
-    patterns: Hdf5, product: Hdf5, frames: int, positions: int, metadata: dict[str, Any]
-) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
-    """Rows of the patterns, in their order (None: all as they are), and the row of the position of each."""
-    ours = _indexes(patterns, "indexes", frames)
-    theirs = _indexes(product, "probe_position_indexes", positions)
-    if ours is None or theirs is None:
-        if frames != positions:
-            patterns.fail(
-                "patterns", f"{positions} patterns, one for each position, or indexes in both files", f"{frames}"
-            )
-        ours = theirs = np.arange(frames)
-    common, rows, places = np.intersect1d(ours, theirs, assume_unique=True, return_indices=True)
-    if not common.size:
-        patterns.fail(
-            "indexes",
-            f"scan indexes that positions have too, {theirs.min()} to {theirs.max()}",
-            f"none of them, {ours.min()} to {ours.max()}",
-        )
-    order = np.argsort(rows)
-    rows, places = rows[order], places[order]
-    if common.size < max(frames, positions):
-        alone = {"patterns": frames - int(common.size), "positions": positions - int(common.size)}
-        _log.warning(
-            "%s: %d patterns have no position and %d positions no pattern: left out",
-            *(patterns.path, alone["patterns"], alone["positions"]),
-        )
-        metadata["pairing"] = {"left_out": alone, "reason": "scan indexes without a partner"}
-    metadata.pop("scan_indexes", None)
-    if not np.array_equal(ours[rows], np.arange(len(rows))):
-        metadata["scan_indexes"] = [int(value) for value in ours[rows]]
-    return (None if len(rows) == frames else rows), places
-
-
-def _indexes(file: Hdf5, key: str, n: int) -> NDArray[np.int64] | None:
-    if not file.has(key):
-        return None
-    indexes = file.numbers(key, "iu", ndim=1).astype(np.int64)
-    if len(indexes) != n:
-        file.fail(key, f"{n} scan indexes", f"{len(indexes)}")
-    values, counts = np.unique(indexes, return_counts=True)
-    if len(values) < n:
-        twice = int(values[np.argmax(counts > 1)])
-        file.fail(key, "each scan index once", f"{int((counts > 1).sum())} that repeat, the first {twice}")
-    return indexes
 
 
 def _object(
