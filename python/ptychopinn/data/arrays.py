@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.data.assemble import Contents, assemble, bad_pixels_of
-from ptychopinn.data.content import content_of
+from ptychopinn.data.content import HDF5_SUFFIXES, content_of
 from ptychopinn.data.given import Given
 from ptychopinn.data.hdf5 import Frames, Hdf5
 from ptychopinn.data.probe import stacked
@@ -44,7 +44,7 @@ def read_arrays(path: Path, given: Given) -> Scan:
             "state positions= (--positions)"
         )
     world = read_positions(table)
-    if content_of(path).kind != "hdf5":
+    if content_of(path).kind != "hdf5" and path.suffix.lower() not in HDF5_SUFFIXES:
         source = _Arrays(path)
         patterns = source.check("patterns", source.array("patterns"), "iuf", ndim=3, finite=False)
         if patterns.shape[1] != patterns.shape[2] or not patterns.size:
@@ -104,6 +104,9 @@ class _Arrays(Source):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "an .npy file")
+        with path.open("rb") as file:
+            if file.read(6) != np.lib.format.MAGIC_PREFIX:  # NumPy takes any other file for a pickle and words it so
+                raise InputError(f"{path}: expected an .npy file, found no array")
         try:
             self._array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError, SyntaxError) as error:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
+if TYPE_CHECKING:
+    import h5py
 
 _DEEPEST = 5
 _MOST_NAMES = 4000
@@ -60,6 +62,8 @@ def content_of(path: str | Path) -> Content:
                 return Content(path, "npz", frozenset(name.removesuffix(".npy") for name in archive.namelist()))
         except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
             return Content(path, "other")
+    import h5py  # on use: the command line knows the formats and answers without it
+
     try:
         with h5py.File(path, "r") as file5:
             return _hdf5(path, file5)
@@ -69,6 +73,8 @@ def content_of(path: str | Path) -> Content:
 
 def _hdf5(path: Path, file: h5py.File) -> Content:
     """Names of groups and data sets, breadth first; links are named and not followed."""
+    import h5py
+
     names: set[str] = set()
     classes: dict[str, str] = {}
     cubes = []

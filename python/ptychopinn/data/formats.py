@@ -213,9 +213,9 @@ def format_to_read(path: str | Path, name: str = "auto") -> Format:
         return found[0]
     listed = ", ".join(FORMATS)
     if found:
-        both = " and ".join(format.name for format in found)
+        several = " and ".join(format.name for format in found)
         raise InputError(
-            f"{path}: expected a scan of one format, found what {both} both read; name one with format= (--format)"
+            f"{path}: expected a scan of one format, found what {several} read; name one with format= (--format)"
         )
     by_suffix = _with_suffix(path)
     if len(by_suffix) == 1:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import h5py
 import numpy as np
@@ -61,14 +61,13 @@ class Hdf5(Source):
         """The first of these paths that is there; InputError if none is."""
         key = self.first(*keys)
         if key is None:
-            there = ", ".join(sorted(self._file)[:12]) or "an empty file"
+            there = ", ".join(sorted(self.members("/"))[:12]) or "an empty file"
             self.fail(keys[0], f"the key to be there{self._or(keys[1:])}", f"only {there}")
         return key
 
     def is_text(self, key: str) -> bool:
         """Whether what stands at a path is text."""
-        node = self.node(key)
-        return isinstance(node, h5py.Dataset) and h5py.check_string_dtype(node.dtype) is not None
+        return self.is_array(key) and h5py.check_string_dtype(self.dataset(key).dtype) is not None
 
     def is_array(self, key: str) -> bool:
         """Whether what stands at a path is a data set."""
@@ -77,19 +76,25 @@ class Hdf5(Source):
     def members(self, key: str) -> list[str]:
         """The names in a group, none if there is no such group."""
         node = self.node(key)
-        return list(node) if isinstance(node, h5py.Group) else []
+        try:
+            return list(node) if isinstance(node, h5py.Group) else []
+        except _DAMAGED as error:
+            self.damaged(key, error)
 
     def dataset(self, key: str) -> h5py.Dataset:
         """The data set at a path, whose bytes are in this file."""
         node = self.node(self.need(key))
         if not isinstance(node, h5py.Dataset):
             self.fail(key, "an array", "a group")
-        if node.external:
-            self.fail(key, "data in this file", f"data in the other file {node.external[0][0]}")
-        if node.is_virtual:
-            for part in node.virtual_sources():
-                if part.file_name != ".":
-                    self.fail(key, "data in this file", f"data in the other file {part.file_name}")
+        try:
+            others = [name for name, *_ in node.external or ()]
+            if node.is_virtual:
+                others += [part.file_name for part in node.virtual_sources() if part.file_name != "."]
+            _ = (node.shape, node.dtype, node.chunks)  # nothing that h5py works out on use may fail later
+        except _DAMAGED as error:
+            self.damaged(key, error)
+        if others:
+            self.fail(key, "data in this file", f"data in the other file {others[0]}")
         return node
 
     def array(self, key: str) -> NDArray[Any]:
@@ -119,13 +124,13 @@ class Hdf5(Source):
         value = self._attribute(key, name)
         if value is None:
             if needed:
-                self.fail(f"{key}@{name}", "the attribute to be there", "none")
+                self.fail(_at(key, name), "the attribute to be there", "none")
             return None
         array = np.asarray(value)
         if array.size != 1 or array.dtype.kind not in "iuf":
-            self.fail(f"{key}@{name}", "one number", f"{array.dtype} of shape {array.shape}")
+            self.fail(_at(key, name), "one number", f"{array.dtype} of shape {array.shape}")
         if not np.isfinite(array).all():
-            self.fail(f"{key}@{name}", "a finite number", f"{array.item()}")
+            self.fail(_at(key, name), "a finite number", f"{array.item()}")
         return float(array.item())
 
     def words(self, key: str, name: str) -> str | None:
@@ -152,7 +157,7 @@ class Hdf5(Source):
             self.fail(key, "a JSON object", type(value).__name__)
         return value
 
-    def damaged(self, key: str, error: BaseException) -> None:
+    def damaged(self, key: str, error: BaseException) -> NoReturn:
         """The complaint about bytes that cannot be read."""
         reason = " ".join(str(error).split())
         self.fail(key, "an intact array", f"a damaged one ({reason}); copy or export the file again")
@@ -162,7 +167,7 @@ class Hdf5(Source):
         try:
             return None if node is None else node.attrs.get(name)
         except _DAMAGED as error:
-            self.damaged(f"{key}@{name}", error)
+            self.damaged(_at(key, name), error)
 
     def _follow(self, start: h5py.Group, path: str, key: str, depth: int) -> h5py.Group | h5py.Dataset | None:
         if depth > _MOST_LINKS:
@@ -192,6 +197,10 @@ class Hdf5(Source):
     @staticmethod
     def _or(keys: Sequence[str]) -> str:
         return f" (or {' or '.join(keys)})" if keys else ""
+
+
+def _at(key: str, name: str) -> str:
+    return name if key == "/" else f"{key}@{name}"
 
 
 class Frames:
@@ -271,13 +280,9 @@ def open_hdf5(path: Path, kind: str = "an HDF5 file") -> h5py.File:
             raise InputError(f"{path}: expected {kind}, found no HDF5 file")
         return h5py.File(path, "r")
     except OSError as error:
-        text = " ".join(str(error).split())
-        cut = (
-            "one that is truncated or still being written"
-            if "truncated" in text
-            else f"one that cannot be opened ({text})"
-        )
-        raise InputError(f"{path}: expected {kind}, found {cut}") from error
+        reason = " ".join(str(error).split())
+        found = f"one that is truncated, damaged or still being written ({reason})"
+        raise InputError(f"{path}: expected {kind}, found {found}") from error
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def read_ptychodus(path: Path, given: Given) -> Scan:
         frames = Frames(patterns, [patterns.need("patterns")])
         size = frames.shape[-1]
         metadata = product.json(f"{OURS}/metadata_json")
-        world = np.stack([_vector(product, f"probe_position_{axis}_m") for axis in "yx"], axis=1)
+        world = _columns(product, "probe_position_x_m", "probe_position_y_m")
         indexes = indexes_of(patterns, "indexes", frames.total)
         theirs = indexes_of(product, "probe_position_indexes", len(world))
         order, places = pair_by_index(patterns, indexes, theirs, frames.total, len(world), metadata)
@@ -98,9 +98,6 @@ def read_training(path: Path, given: Given) -> Scan:
     with Hdf5(path, "a training file of ptychodus") as file:
         frames = Frames(file, [file.need("patterns")])
         size = frames.shape[-1]
-        x, y = (_vector(file, name) for name in _TRAINING)
-        if len(x) != len(y):
-            file.fail(_TRAINING[1], f"{len(x)} values, as many as in {_TRAINING[0]}", f"{len(y)}")
         pixel_size = one_size(
             file, "object_pixel_width_m", *(file.scalar(f"object_pixel_{side}_m") for side in ("width", "height"))
         )
@@ -109,7 +106,7 @@ def read_training(path: Path, given: Given) -> Scan:
             source=file,
             key="patterns",
             patterns=frames,
-            pixels=np.stack([y, x], axis=1),
+            pixels=_columns(file, *_TRAINING),
             geometry=Geometry(
                 energy=file.scalar("photon_energy_eV"),
                 distance=file.scalar("detector_object_distance_m"),
@@ -257,8 +254,12 @@ def _partner_name(path: Path) -> Path | None:
     return None
 
 
-def _vector(file: Hdf5, key: str) -> NDArray[np.float64]:
-    return file.numbers(key, "iuf", ndim=1).astype(np.float64)
+def _columns(file: Hdf5, x_key: str, y_key: str) -> NDArray[np.float64]:
+    """(n, 2), (y, x), from two lists."""
+    x, y = (file.numbers(key, "iuf", ndim=1).astype(np.float64) for key in (x_key, y_key))
+    if len(x) != len(y):
+        file.fail(y_key, f"{len(x)} values, as many as in {x_key}", f"{len(y)}")
+    return np.stack([y, x], axis=1)
 
 
 def _object(

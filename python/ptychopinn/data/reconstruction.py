@@ -284,7 +284,7 @@ def is_reconstruction(path: str | Path) -> bool:
         return set(_REQUIRED) <= content.names
     if content.kind == "hdf5":
         return content.has("object", "weights")
-    return content.kind != "folder" and Path(path).suffix.lower() in _HDF5_SUFFIXES
+    return Path(path).suffix.lower() in _HDF5_SUFFIXES
 
 
 def _read_hdf5(path: Path) -> dict[str, Any]:
