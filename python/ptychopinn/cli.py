@@ -73,7 +73,7 @@ def _parser() -> tuple[ArgumentParser, dict[str, Any]]:
 
 
 #: In the order of a scientist's day; a module of :mod:`ptychopinn.commands` each.
-_COMMANDS = ("simulate", "train", "reconstruct", "refine", "evaluate", "plot", "unpack", "doctor")
+_COMMANDS = ("simulate", "convert", "train", "reconstruct", "refine", "evaluate", "plot", "unpack", "doctor")
 
 
 if __name__ == "__main__":

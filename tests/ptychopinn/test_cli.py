@@ -30,8 +30,9 @@ from ptychopinn.physics.simulate import simulate
 
 COMMANDS = {
     "simulate": ("SCAN.npz", "--object", "siemens", "--photons", "--step", "--overwrite"),
+    "convert": ("IN", "OUT", "--to", "--format", "--pixel-size", "ptychodus", "nexus", "kept exactly"),
     "train": (
-        "SCAN.npz",
+        "SCAN",
         "--out",
         "--config",
         "--training.epochs",
@@ -39,9 +40,9 @@ COMMANDS = {
         "--data.group_size",
         "--minutes",
     ),
-    "reconstruct": ("RUN", "SCAN.npz", "--out", "--inference.synchronise", "--device", "those of the training"),
-    "refine": ("[START] SCAN.npz", "--from-scratch", "--resume", "--refine.learn_positions", "or from scratch"),
-    "evaluate": ("RECON.h5", "SCAN.npz", "--out", "--overwrite"),
+    "reconstruct": ("RUN", "SCAN", "--out", "--inference.synchronise", "--device", "those of the training"),
+    "refine": ("[START] SCAN", "--from-scratch", "--resume", "--refine.learn_positions", "or from scratch"),
+    "evaluate": ("RECON.h5", "SCAN", "--out", "--overwrite"),
     "plot": ("FILE", "--out"),
     "unpack": ("ARCHIVE.zip", "--out", "--trust", "--overwrite"),
     "doctor": ("SIMD level",),

@@ -127,7 +127,7 @@ def test_amplitude_or_counts(
     reason: str,
     exact: np.ndarray | None,
 ) -> None:
-    with caplog.at_level(logging.INFO, logger="ptychopinn.data.npz"):
+    with caplog.at_level(logging.INFO, logger="ptychopinn.data.measurement"):
         scan = read_npz(put(tmp_path, diff3d=patterns, **extra))
     decision = scan.metadata["measurement"]
     assert decision["value"] == value and reason in decision["reason"]
@@ -250,7 +250,10 @@ BROKEN_KEYS: list[tuple[dict[str, Any], str]] = [
     ({"objectGuess": np.ones((2, 9, 9))}, r"'objectGuess': expected 2 axes, found shape \(2, 9, 9\)"),
     ({"objectGuess": np.full((9, 9), np.nan)}, r"'objectGuess': expected finite values, found 81"),
     ({"pixel_size": np.zeros(2)}, r"'pixel_size': expected one number, found shape \(2,\)"),
-    ({"pixel_size": -1.0}, r"scan.npz: Scan.pixel_size must be a positive finite number"),
+    (
+        {"pixel_size": -1.0},
+        r"'pixel_size': expected a positive number; state pixel_size= if the file is wrong, found -1",
+    ),
     ({"metadata_json": "{"}, r"'metadata_json': expected JSON text"),
     ({"metadata_json": "[]"}, r"'metadata_json': expected a JSON object, found list"),
     ({"diff3d": np.ones((11, 9, 9)), "probeGuess": np.ones((9, 9))}, r"scan.npz: Scan.counts must have .* even size"),

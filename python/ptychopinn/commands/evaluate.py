@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ptychopinn.commands.options import add_overwrite, new_file, say_written
+from ptychopinn.commands.options import add_overwrite, add_scan_options, load_scan, new_file, say_written
 
 _SCORES = {
     "pearson": "Pearson",
@@ -20,20 +20,20 @@ _SCORES = {
 
 def describe(parser: ArgumentParser) -> None:
     parser.add_argument("reconstruction", metavar="RECON.h5", help="the reconstruction")
-    parser.add_argument("scan_file", metavar="SCAN.npz", help="its scan, with a truth")
+    parser.add_argument("scan_file", metavar="SCAN", help="its scan, with a truth")
     parser.add_argument("--out", default=None, type=str | None, help="JSON file for all figures")
+    add_scan_options(parser)
     add_overwrite(parser)
 
 
 def run(options: Namespace) -> int:
     """Measure a reconstruction against the truth of its scan."""
     from ptychopinn.data.reconstruction import Reconstruction
-    from ptychopinn.data.scan import Scan
     from ptychopinn.metrics.evaluate import align_to_scan, evaluate, write_metrics
     from ptychopinn.metrics.plots import plot_reconstruction
 
     out = None if options.out is None else new_file(options.out, options.overwrite)
-    result, scan = Reconstruction.load(options.reconstruction), Scan.load(options.scan_file)
+    result, scan = Reconstruction.load(options.reconstruction), load_scan(options)
     aligned = align_to_scan(result, scan)
     metrics = evaluate(result, scan, aligned=aligned)
     written = [] if out is None else [write_metrics(metrics, out)]

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 from ptychopinn.config import DataConfig, ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptychopinn.data.formats import FORMATS
+from ptychopinn.data.given import MEASUREMENTS
 from ptychopinn.errors import InputError
 
 SECTIONS = {
@@ -21,7 +23,12 @@ SECTIONS = {
     "execution": ExecutionConfig,
 }
 DEVICE = "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one"
-MEASUREMENT = "what the patterns in the file are: amplitude, counts, or auto (decided from the file, and said)"
+_GEOMETRY = {
+    "pixel_size": "metres per object pixel",
+    "energy": "of the photons, in eV",
+    "distance": "metres from the sample to the detector",
+    "detector_pixel_size": "metres",
+}
 
 
 class Parser(ArgumentParser):
@@ -38,6 +45,42 @@ def add_sections(parser: ArgumentParser, *names: str) -> None:
     """Options of these sections, ``--section.field``."""
     for name in names:
         parser.add_class_arguments(SECTIONS[name], name)
+
+
+def add_scan_options(parser: ArgumentParser) -> None:
+    """What can be stated about a scan that is read; :func:`load_scan` reads it so."""
+    formats = f"of the scan: {', '.join(FORMATS)}, or auto (by what is in the file)"
+    parser.add_argument("--format", default="auto", choices=["auto", *FORMATS], help=formats)
+    parser.add_argument(
+        "--measurement",
+        default="auto",
+        choices=list(MEASUREMENTS),
+        help="what the patterns in the file are: amplitude, counts, or auto (decided from the file, and said)",
+    )
+    parser.add_argument("--probe", default=None, type=str | None, help=".npy file of the probe, in place of the file's")
+    for name, text in _GEOMETRY.items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, default=None, type=float | None, help=f"{text}; in place of the file's")
+    parser.add_argument("--positions", default=None, type=str | None, help="CSV file of positions, for plain arrays")
+    parser.add_argument("--partner", default=None, type=str | None, help="the other file of a ptychodus pair")
+
+
+def load_scan(options: Namespace, path: str | Path | None = None) -> Any:
+    """The scan that the options name, or the one at ``path``, read as :func:`add_scan_options` has it."""
+    from ptychopinn.data.scan import Scan
+
+    names = ("format", "measurement", "probe", *_GEOMETRY, "positions", "partner")
+    return Scan.load(options.scan_file if path is None else path, **{name: options[name] for name in names})
+
+
+def add_out_format(parser: ArgumentParser) -> None:
+    """The option to write a reconstruction for another program."""
+    parser.add_argument(
+        "--out-format",
+        default="auto",
+        choices=["auto", "ptychodus", "nexus"],
+        help="a product of ptychodus, NeXus for any viewer, or auto (this package's own, by the suffix of --out)",
+    )
 
 
 def add_overwrite(parser: ArgumentParser) -> None:

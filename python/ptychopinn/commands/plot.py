@@ -7,23 +7,23 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ptychopinn.commands.options import say_written
+from ptychopinn.commands.options import add_scan_options, load_scan, say_written
 
 
 def describe(parser: ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a reconstruction (.h5, .npz) or a scan (.npz)")
+    parser.add_argument("file", metavar="FILE", help="a reconstruction (.h5, .npz) or a scan of any format")
     parser.add_argument("--out", default=None, type=str | None, help="folder; default: the file's name without suffix")
+    add_scan_options(parser)
 
 
 def run(options: Namespace) -> int:
     """Draw a reconstruction, or the positions, probe and mean pattern of a scan, as PNG files."""
     from ptychopinn.data.reconstruction import Reconstruction, is_reconstruction
-    from ptychopinn.data.scan import Scan
     from ptychopinn.metrics.plots import plot_reconstruction, plot_scan_overview
 
     folder = Path(options.out or Path(options.file).with_suffix(""))
-    if is_reconstruction(options.file):
+    if options.format == "auto" and is_reconstruction(options.file):
         say_written(plot_reconstruction(Reconstruction.load(options.file), folder))
     else:
-        say_written(plot_scan_overview(Scan.load(options.file), folder / "scan.png"))
+        say_written(plot_scan_overview(load_scan(options, options.file), folder / "scan.png"))
     return 0

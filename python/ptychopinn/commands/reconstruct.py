@@ -5,15 +5,25 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ptychopinn.commands.options import DEVICE, MEASUREMENT, add_overwrite, add_sections, new_file, say_written
+from ptychopinn.commands.options import (
+    DEVICE,
+    add_out_format,
+    add_overwrite,
+    add_scan_options,
+    add_sections,
+    load_scan,
+    new_file,
+    say_written,
+)
 from ptychopinn.config import RefineConfig
 
 
 def describe(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder of a training, or the bundle in it")
-    parser.add_argument("scan_file", metavar="SCAN.npz", help="the scan to reconstruct")
+    parser.add_argument("scan_file", metavar="SCAN", help="the scan to reconstruct")
     parser.add_argument("--out", required=True, help="file to write, .h5 or .npz; pictures go to a folder of its name")
-    parser.add_argument("--measurement", default="auto", choices=["auto", "amplitude", "counts"], help=MEASUREMENT)
+    add_scan_options(parser)
+    add_out_format(parser)
     parser.add_argument(
         "--ensemble", nargs="+", default=[], metavar="RUN", help="average with the models of these runs"
     )
@@ -33,7 +43,6 @@ def run(options: Namespace) -> int:
     import dataclasses
 
     from ptychopinn.data.reconstruction import reconstruction_suffix
-    from ptychopinn.data.scan import Scan
     from ptychopinn.devices import resolve_device
     from ptychopinn.inference.bundle import load_bundle
     from ptychopinn.inference.predict import reconstruct
@@ -41,16 +50,17 @@ def run(options: Namespace) -> int:
     from ptychopinn.refinement.workflow import refine
 
     out = new_file(options.out, options.overwrite)
-    reconstruction_suffix(out)
+    reconstruction_suffix(out, options.out_format)
     device = resolve_device(options.device)
     model, config = load_bundle(options.run)
     inference = dataclasses.replace(config.inference, **options.given.as_dict().get("inference", {}))
     models = [model, *(load_bundle(run)[0] for run in options.ensemble)]
-    scan = Scan.load(options.scan_file, measurement=options.measurement)
+    scan = load_scan(options)
+    reconstruction_suffix(out, options.out_format, scan)
     result = reconstruct(models, scan, dataclasses.replace(config, inference=inference), device)
     if options.refine:
         result = refine(scan, result, RefineConfig(iterations=options.refine, split_half=False), device)
-    result.save(out)
+    result.save(out, options.out_format, scan)
     height, width = result.object.shape
     print(f"{out}: object {height} x {width} px, origin {result.origin} (y, x) in the scan's coordinates")
     say_written(plot_reconstruction(result, out.with_suffix("")))

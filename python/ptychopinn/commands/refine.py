@@ -9,7 +9,15 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ptychopinn.commands.options import DEVICE, MEASUREMENT, add_overwrite, new_file, say_written
+from ptychopinn.commands.options import (
+    DEVICE,
+    add_out_format,
+    add_overwrite,
+    add_scan_options,
+    load_scan,
+    new_file,
+    say_written,
+)
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
 
@@ -18,7 +26,7 @@ _INCOMPLETE = 1.5  # deviance per detector pixel; noise alone makes about 1
 
 def describe(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "files", metavar="[START] SCAN.npz", nargs="+", help="what to begin with, a run or a reconstruction; the scan"
+        "files", metavar="[START] SCAN", nargs="+", help="what to begin with, a run or a reconstruction; the scan"
     )
     parser.add_argument("--from-scratch", action="store_true", help="begin with an even object and the scan's probe")
     parser.add_argument(
@@ -27,7 +35,8 @@ def describe(parser: ArgumentParser) -> None:
     parser.add_argument("--config", action="config", help="YAML file of the options below")
     parser.add_argument("--iterations", type=int | None, default=None, help="short for --refine.iterations")
     parser.add_argument("--minutes", type=float | None, default=None, help="short for --refine.minutes")
-    parser.add_argument("--measurement", default="auto", choices=["auto", "amplitude", "counts"], help=MEASUREMENT)
+    add_scan_options(parser)
+    add_out_format(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the refinement that writes to --out")
     parser.add_argument("--device", default="auto", help=DEVICE)
     add_overwrite(parser)
@@ -40,12 +49,11 @@ def run(options: Namespace) -> int:
     It begins with what a network makes of the scan, with a reconstruction, or from scratch.
     """
     from ptychopinn.data.reconstruction import reconstruction_suffix
-    from ptychopinn.data.scan import Scan
     from ptychopinn.devices import resolve_device
     from ptychopinn.refinement.files import processes, refine_to_files
 
     out = new_file(options.out, options.overwrite or options.resume)
-    reconstruction_suffix(out)
+    reconstruction_suffix(out, options.out_format)
     if len(options.files) != 2 - options.from_scratch:
         raise InputError(
             "expected what to begin with (a run or a reconstruction) and the scan, or --from-scratch and the scan, "
@@ -57,9 +65,12 @@ def run(options: Namespace) -> int:
             settings[name] = options[name]
     config = RefineConfig(**settings)
     with processes(resolve_device(options.device)) as device:
-        scan = Scan.load(options.files[-1], measurement=options.measurement)
+        scan = load_scan(options, options.files[-1])
+        reconstruction_suffix(out, options.out_format, scan)
         start = None if options.from_scratch else _start_of(Path(options.files[0]), scan, device)
-        result, written = refine_to_files(scan, start, out, config, device, resume=options.resume)
+        result, written = refine_to_files(
+            scan, start, out, config, device, resume=options.resume, format=options.out_format
+        )
     if not written:  # another process speaks for all
         return 0
     found = result.metadata["refinement"]

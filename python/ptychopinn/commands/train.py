@@ -9,10 +9,11 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ptychopinn.commands.options import (
-    MEASUREMENT,
     SECTIONS,
     add_overwrite,
+    add_scan_options,
     add_sections,
+    load_scan,
     new_file,
     quieten_lightning,
     settings_of,
@@ -22,13 +23,13 @@ from ptychopinn.errors import InputError
 
 
 def describe(parser: ArgumentParser) -> None:
-    parser.add_argument("scan_files", metavar="SCAN.npz", nargs="+", help="the scan, or several with one probe")
+    parser.add_argument("scan_files", metavar="SCAN", nargs="+", help="the scan, or several with one probe")
     parser.add_argument("--out", required=True, help="folder for the model, checkpoints, logs and pictures")
     parser.add_argument("--config", action="config", help="YAML file of the options below, such as a run's config.yaml")
     parser.add_argument("--epochs", type=int | None, default=None, help="short for --training.epochs")
     parser.add_argument("--minutes", type=float | None, default=None, help="short for --training.minutes")
     parser.add_argument("--seed", type=int | None, default=None, help="short for --training.seed")
-    parser.add_argument("--measurement", default="auto", choices=["auto", "amplitude", "counts"], help=MEASUREMENT)
+    add_scan_options(parser)
     parser.add_argument(
         "--from",
         dest="start",
@@ -50,7 +51,6 @@ def run(options: Namespace) -> int:
     Options that are not given are the defaults; with --resume those of the run, and with --from the data and model
     options are those of the run that is started from.
     """
-    from ptychopinn.data.scan import Scan
     from ptychopinn.inference.bundle import BUNDLE_NAME, load_bundle
     from ptychopinn.training.workflow import read_config, train
 
@@ -73,7 +73,7 @@ def run(options: Namespace) -> int:
             settings["training"][name] = options[name]
     config = Config.from_dict(settings)
     new_file(Path(options.out) / BUNDLE_NAME, options.overwrite or options.resume)
-    scans = [Scan.load(path, measurement=options.measurement) for path in options.scan_files]
+    scans = [load_scan(options, path) for path in options.scan_files]
     run = train(scans, options.out, config, overwrite=options.overwrite, start=start, resume=options.resume)
     losses = ", ".join(f"{name} {value:.4g}" for name, value in run.losses.items())
     print(f"{run.folder}: trained on {sum(scan.n for scan in scans)} patterns, {losses}")

@@ -1,33 +1,34 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Read and write the PtychoPINN NPZ contract, the one file format every tool around this package understands.
+"""Read and write the PtychoPINN NPZ contract, and read the training NPZ of ptychodus, which looks like it.
 
 Keys: `diffraction` (wins) or `diff3d`, `xcoords`, `ycoords`, `probeGuess`, optionally `objectGuess`, `bad_pixels` and
 what our writer adds. The contract leaves open whether patterns are amplitudes or counts, which axis counts the patterns
-and how the probe is scaled; each is decided here once, by a rule that `Scan.metadata` records, or refused.
-No pickle is ever loaded. Files are checked block by block, so that the checks cost no second copy of the patterns.
+and how the probe is scaled; each is decided once, by a rule that `Scan.metadata` records, or refused.
+No pickle is ever loaded, and no array whose declared size its bytes do not bear out.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn.data.assemble import Contents, assemble, bad_pixels_of, said_units, truth_of
 from ptychopinn.data.atomic import atomic_path
-from ptychopinn.data.scan import Scan, pattern_blocks
+from ptychopinn.data.geometry import saved_geometry
+from ptychopinn.data.given import MEASUREMENTS, Given
+from ptychopinn.data.probe import PROBE_UNITS, stacked
+from ptychopinn.data.scan import Scan
+from ptychopinn.data.source import Source
 from ptychopinn.errors import InputError
 
-MEASUREMENTS = ("auto", "amplitude", "counts")
 AXES = ("nyx", "yxn")
-PROBE_UNITS = "sqrt_counts"
-
-_log = logging.getLogger(__name__)
 
 
 def read_npz(path: str | Path, measurement: str = "auto") -> Scan:
@@ -50,39 +51,61 @@ def read_npz(path: str | Path, measurement: str = "auto") -> Scan:
     Raises:
         InputError: one sentence with the file, the key, what was expected and what was found.
     """
-    path = Path(path)
-    if measurement not in MEASUREMENTS:
-        raise InputError(f"measurement must be one of {', '.join(MEASUREMENTS)}, got {measurement!r}")
+    return read_contract(Path(path), Given(measurement=measurement))
+
+
+def read_contract(path: Path, given: Given) -> Scan:
+    """Read a file of the contract, whose coordinates are those of patch sample N//2, under what the caller states."""
+    return _read(path, given, ptychodus=False)
+
+
+def read_ptychodus_npz(path: Path, given: Given) -> Scan:
+    """Read a training NPZ of ptychodus: counts, and coordinates of the middle of a patch, sample (N-1)/2.
+
+    ptychodus maps a world coordinate x to the object pixel `(x - cx)/dx + (W - 1)/2` and writes that; the patch's first
+    sample is then (N-1)/2 pixels before it, half a pixel from where the contract has it.
+    """
+    return _read(path, given, ptychodus=True)
+
+
+def _read(path: Path, given: Given, ptychodus: bool) -> Scan:
     with _Archive(path) as archive:
         key = "diffraction" if "diffraction" in archive.keys else "diff3d"
-        probe = _read_probe(archive)
-        size = probe.shape[-1]
+        probe = _read_probe(archive, given)
         x, y = (archive.numbers(name, "iuf", ndim=1).astype(np.float64) for name in ("xcoords", "ycoords"))
         if len(y) != len(x):
             archive.fail("ycoords", f"{len(x)} values, as many as in xcoords", f"{len(y)}")
-        patterns = _read_patterns(archive, key, size, len(x))
-        bad_pixels = _read_bad_pixels(archive, size)
+        patterns = _read_patterns(archive, key, None if probe is None else probe.shape[-1], len(x))
+        size = patterns.shape[-1]
         stated = archive.text("measurement")
         if stated is not None and stated not in MEASUREMENTS[1:]:
             archive.fail("measurement", "'amplitude' or 'counts'", repr(stated))
-        counts, decision = _read_counts(archive, key, patterns, bad_pixels, measurement, stated)
         metadata = _read_metadata(archive)
-        metadata["measurement"] = decision
-        probe = _scale_probe(archive, probe, counts, bad_pixels, metadata)
-        try:
-            return Scan(
-                counts=counts,
-                positions=np.stack([y, x], axis=1) - size // 2,
-                probe=probe,
-                truth=_read_truth(archive),
-                bad_pixels=bad_pixels,
-                pixel_size=archive.scalar("pixel_size"),
-                energy=archive.scalar("energy"),
-                name=archive.text("name") or path.stem,
-                metadata=metadata,
-            )
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+        geometry, origin_m = saved_geometry(metadata)
+        metadata["coordinates"] = {
+            "value": "sample (N-1)/2" if ptychodus else "sample N//2",
+            "reason": f"the format is {'ptychodus-npz' if ptychodus else 'npz'}",
+        }
+        pixels = np.stack([y, x], axis=1)
+        units = said_units(archive.text("probe_units"), "probe_units", archive)
+        truth = truth_of(archive, "objectGuess", archive.array("objectGuess")) if archive.has("objectGuess") else None
+        contents = Contents(
+            source=archive,
+            key=key,
+            patterns=patterns,
+            pixels=pixels if ptychodus else pixels - size // 2 + (size - 1) / 2,
+            geometry=replace(geometry, pixel_size=archive.scalar("pixel_size"), energy=archive.scalar("energy")),
+            probe=probe,
+            scale_known=units,
+            bad_pixels=bad_pixels_of(archive, "bad_pixels", size),
+            truth=truth,
+            origin_m=origin_m,
+            stated=stated,
+            default="counts" if ptychodus else "amplitude",
+            name=archive.text("name") or path.stem,
+            metadata=metadata,
+        )
+        return assemble(contents, given)
 
 
 def write_npz(scan: Scan, path: str | Path) -> None:
@@ -119,15 +142,11 @@ def write_npz(scan: Scan, path: str | Path) -> None:
         np.savez(file, **{key: value for key, value in arrays.items() if value is not None})
 
 
-class _Archive:
+class _Archive(Source):
     """An open NPZ file that reads one key at a time and words every complaint about it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        if not path.is_file():
-            raise InputError(f"{path}: expected an NPZ file, found {'a folder' if path.is_dir() else 'no file'}")
-        if path.stat().st_size == 0:
-            raise InputError(f"{path}: expected an NPZ file, found an empty file (0 bytes)")
+        super().__init__(path, "an NPZ file")
         try:
             zipfile.ZipFile(path).close()  # np.load takes any other file for a pickle and words its refusal so
             self._npz = np.load(path, allow_pickle=False)
@@ -144,14 +163,17 @@ class _Archive:
     def __exit__(self, *_: object) -> None:
         self._npz.close()
 
-    def fail(self, key: str, expected: str, found: str) -> NoReturn:
-        raise InputError(f"{self.path}: key '{key}': expected {expected}, found {found}")
+    def has(self, key: str) -> bool:
+        return key in self.keys
 
     def array(self, key: str) -> NDArray[Any]:
         if key not in self.keys:
             self.fail(key, "the key to be there", f"only {', '.join(sorted(self.keys)) or 'an empty archive'}")
         try:
+            self._check_declared(key)
             array = self._npz[key]
+        except InputError:
+            raise
         except (ValueError, SyntaxError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             if "allow_pickle" in str(error):
                 self.fail(key, "an array of numbers or text", "Python objects (pickle), which are never loaded")
@@ -160,55 +182,34 @@ class _Archive:
             self.fail(key, "an array in NumPy's format", "other bytes")
         return array
 
-    def numbers(self, key: str, kinds: str, ndim: int | None = None, finite: bool = True) -> NDArray[Any]:
-        """The array under `key` in native byte order, which must be of one of these NumPy kinds."""
-        array = self.array(key)
-        if array.dtype.kind not in kinds:
-            self.fail(key, "complex or real numbers" if "c" in kinds else "real numbers", f"{array.dtype}")
-        if ndim is not None and array.ndim != ndim:
-            self.fail(key, f"{ndim} axes", f"shape {array.shape}")
-        if finite and not (good := np.isfinite(array)).all():
-            self.fail_values(key, "finite values", "NaN or infinite", array, ~good)
-        return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-    def fail_values(
-        self, key: str, expected: str, fault: str, array: NDArray[Any], wrong: NDArray[np.bool_]
-    ) -> NoReturn:
-        first = tuple(int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))
-        self.fail(key, expected, f"{int(wrong.sum())} {fault} values, the first {array[first]} at index {first}")
-
-    def text(self, key: str) -> str | None:
-        if key not in self.keys:
-            return None
-        array = self.array(key)
-        if array.dtype.kind != "U" or array.size != 1:
-            self.fail(key, "one text", f"{array.dtype} of shape {array.shape}")
-        return str(array.item())
-
-    def scalar(self, key: str) -> float | None:
-        if key not in self.keys:
-            return None
-        array = self.numbers(key, "iuf")
-        if array.size != 1:
-            self.fail(key, "one number", f"shape {array.shape}")
-        return float(array.item())
+    def _check_declared(self, key: str) -> None:
+        """NumPy makes room for what a header declares before it reads a byte of it."""
+        name = f"{key}.npy" if f"{key}.npy" in self._npz.zip.namelist() else key
+        member = self._npz.zip.getinfo(name)
+        self.check_memory(key, (member.file_size,), np.dtype(np.uint8))
+        with self._npz.zip.open(name) as stream:
+            if stream.read(6) != np.lib.format.MAGIC_PREFIX:
+                return
+            version = tuple(stream.read(2))
+            if version not in _HEADERS:
+                return
+            shape, _, dtype = _HEADERS[version](stream)
+        self.check_memory(key, shape, dtype)
+        if not dtype.hasobject and int(np.prod(shape, dtype=object)) * dtype.itemsize > member.file_size:
+            self.fail(key, "an intact array", f"{member.file_size} bytes for a shape of {shape} of {dtype}")
 
 
-def _read_probe(archive: _Archive) -> NDArray[np.complex64]:
-    """The probe as (M, N, N), which sets N."""
-    probe = archive.numbers("probeGuess", "iufc")
-    if probe.ndim == 3 and probe.shape[2] == 1 and probe.shape[0] == probe.shape[1]:
-        probe = probe[:, :, 0]
-    if probe.ndim == 2:
-        probe = probe[np.newaxis]
-    if probe.ndim != 3 or probe.shape[1] != probe.shape[2]:
-        archive.fail("probeGuess", "shape (N, N), (N, N, 1) or (M, N, N)", f"{archive.array('probeGuess').shape}")
-    if not probe.any():
-        archive.fail("probeGuess", "a probe", "zeros only")
-    return probe.astype(np.complex64)
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def _read_patterns(archive: _Archive, key: str, size: int, n: int) -> NDArray[Any]:
+def _read_probe(archive: _Archive, given: Given) -> NDArray[np.complex64] | None:
+    """The probe as (M, N, N), which sets N; None where the caller gives one in place of a missing one."""
+    if given.probe is not None and not archive.has("probeGuess"):
+        return None
+    return stacked(archive, "probeGuess", archive.numbers("probeGuess", "iufc"), None)
+
+
+def _read_patterns(archive: _Archive, key: str, size: int | None, n: int) -> NDArray[Any]:
     """The patterns as (n, N, N), in the file's type; the positions and the probe must agree with the axis order."""
     patterns = archive.numbers(key, "iuf", ndim=3, finite=False)
     axes = archive.text("axes")
@@ -216,10 +217,10 @@ def _read_patterns(archive: _Archive, key: str, size: int, n: int) -> NDArray[An
         archive.fail("axes", "'nyx' for (n, N, N) or 'yxn' for (N, N, n)", repr(axes))
     first, second, third = patterns.shape
     if axes is None:
-        if patterns.shape == (n, n, n) and n == size:
+        if patterns.shape == (n, n, n) and size in (None, n):
             archive.fail(
                 key,
-                f"patterns (n, N, N) or (N, N, n) that {n} positions and a probe of {size} px tell apart",
+                f"patterns (n, N, N) or (N, N, n) that {n} positions and a probe of {n} px tell apart",
                 f"shape {patterns.shape}, which can be read both ways; add the key axes = 'nyx' or axes = 'yxn'",
             )
         axes = "yxn" if first == second != third else "nyx"
@@ -230,143 +231,11 @@ def _read_patterns(archive: _Archive, key: str, size: int, n: int) -> NDArray[An
         archive.fail(key, "square patterns, (n, N, N) or (N, N, n)", found)
     if patterns.shape[0] == 0:
         archive.fail(key, "at least one pattern", found)
-    if patterns.shape[1] != size:
+    if size is not None and patterns.shape[1] != size:
         archive.fail("probeGuess", f"a probe of the size of the patterns, {patterns.shape[1]} px", f"{size} px")
     if patterns.shape[0] != n:
         archive.fail(key, f"{n} patterns, one for each position in xcoords", f"{patterns.shape[0]} in {found}")
     return patterns
-
-
-def _read_bad_pixels(archive: _Archive, size: int) -> NDArray[np.bool_] | None:
-    if "bad_pixels" not in archive.keys:
-        return None
-    mask = archive.numbers("bad_pixels", "biu")
-    if mask.shape != (size, size):
-        archive.fail("bad_pixels", f"shape {size, size}", f"{mask.shape}")
-    return mask.astype(np.bool_) if mask.any() else None
-
-
-def _read_counts(
-    archive: _Archive,
-    key: str,
-    patterns: NDArray[Any],
-    bad: NDArray[np.bool_] | None,
-    requested: str,
-    stated: str | None,
-) -> tuple[NDArray[Any], dict[str, str]]:
-    """Photon counts from patterns of either kind, with the decision which kind they were and its reason."""
-    good = np.ones(patterns.shape[1:], np.bool_) if bad is None else ~bad
-    if patterns.dtype.kind != "u":
-        _refuse_invalid(archive, key, patterns, good)
-    whole = squares_whole = True
-    largest = 0.0
-    rounding = _relative_rounding(patterns)
-    for part in pattern_blocks(patterns.shape):
-        block = _valid_block(patterns[part], bad)
-        largest = max(largest, float(block.max()))
-        block = block[:, good]
-        whole = whole and bool(np.all(block == np.rint(block)))
-        squares = np.square(block)
-        squares_whole = squares_whole and bool(np.all(np.abs(squares - np.rint(squares)) <= rounding * squares))
-    if largest == 0:
-        archive.fail(key, "photons", "patterns that are all zero")
-
-    value, reason = _decide(patterns.dtype, whole and largest > 1, squares_whole, requested, stated)
-    guessed = reason == _DEFAULT_REASON
-    _log.log(logging.WARNING if guessed else logging.INFO, "%s: '%s' read as %s: %s", archive.path, key, value, reason)
-    decision = {"value": value, "reason": reason}
-    if value == "counts" and patterns.dtype.kind == "u":
-        return np.ascontiguousarray(patterns), decision
-    exact = squares_whole if value == "amplitude" else whole
-    power = 2 if value == "amplitude" else 1
-    exact = exact and largest**power < 2**53
-    counts = np.empty(patterns.shape, np.min_scalar_type(round(largest**power)) if exact else np.float32)
-    for part in pattern_blocks(patterns.shape):
-        block = _valid_block(patterns[part], bad) ** power  # float64: squares of uint16 or float32 lose nothing here
-        counts[part] = np.rint(block) if exact else block
-    return counts, decision
-
-
-_DEFAULT_REASON = (
-    "the contract's default, since neither the values nor their squares are whole numbers "
-    "(the option 'measurement' states it)"
-)
-
-
-def _decide(
-    dtype: np.dtype[Any], whole: bool, squares_whole: bool, requested: str, stated: str | None
-) -> tuple[str, str]:
-    if requested != "auto":
-        return requested, "as requested"
-    if stated is not None:
-        return stated, "the key 'measurement' says so"
-    if dtype.kind != "f":
-        return "counts", f"the type is {dtype}"
-    if whole:
-        return "counts", "all values are whole numbers"
-    if squares_whole:
-        return "amplitude", "all squares are whole numbers within rounding"
-    return "amplitude", _DEFAULT_REASON
-
-
-def _refuse_invalid(archive: _Archive, key: str, patterns: NDArray[Any], good: NDArray[np.bool_]) -> None:
-    for part in pattern_blocks(patterns.shape):
-        block = patterns[part]
-        if np.all(np.isfinite(block) & (block >= 0)):
-            continue
-        if (wrong := ~np.isfinite(patterns) & good).any():
-            archive.fail_values(key, "finite values", "NaN or infinite", patterns, wrong)
-        if (wrong := (patterns < 0) & good).any():
-            archive.fail_values(key, "values that are not negative", "negative", patterns, wrong)
-        return  # only bad pixels are invalid
-
-
-def _valid_block(block: NDArray[Any], bad: NDArray[np.bool_] | None) -> NDArray[np.float64]:
-    """Patterns in float64, zero where a bad pixel holds NaN, infinity or a negative marker."""
-    values = block.astype(np.float64)
-    if bad is not None:
-        values[~(np.isfinite(values) & (values >= 0))] = 0
-    return values
-
-
-def _relative_rounding(patterns: NDArray[Any]) -> float:
-    """How far a square may be from an integer, relative to it, when the amplitudes were rounded to the file's type."""
-    if patterns.dtype.kind != "f":
-        return 0.0
-    dtype = patterns.dtype.type
-    if dtype == np.float64 and np.array_equal(patterns[0], patterns[0].astype(np.float32), equal_nan=True):
-        dtype = np.float32  # float64 in the file, but rounded to float32 before
-    return 1.5 * float(np.finfo(dtype).eps)
-
-
-def _scale_probe(
-    archive: _Archive,
-    probe: NDArray[np.complex64],
-    counts: NDArray[Any],
-    bad: NDArray[np.bool_] | None,
-    metadata: dict[str, Any],
-) -> NDArray[np.complex64]:
-    """The probe in sqrt(counts): the only place where a probe from an NPZ file meets a scale factor."""
-    units = archive.text("probe_units")
-    if units is not None:
-        if units != PROBE_UNITS:
-            archive.fail("probe_units", f"'{PROBE_UNITS}' or no such key", repr(units))
-        metadata.setdefault("probe_scaling", {"factor": 1.0, "reason": "the key 'probe_units' says sqrt_counts"})
-        return probe
-    good = np.ones(counts.shape[1:], np.bool_) if bad is None else ~bad
-    total = sum(float(counts[part].sum(axis=0, dtype=np.float64)[good].sum()) for part in pattern_blocks(counts.shape))
-    power = float(np.square(np.abs(probe.astype(np.complex128))).sum())
-    factor = float(np.sqrt(total / counts.shape[0] / power))
-    metadata["probe_scaling"] = {"factor": factor, "reason": "sum |P|^2 over modes is the mean counts of a pattern"}
-    return (probe * factor).astype(np.complex64)
-
-
-def _read_truth(archive: _Archive) -> NDArray[np.complex64] | None:
-    if "objectGuess" not in archive.keys:
-        return None
-    truth = archive.numbers("objectGuess", "iufc", ndim=2)
-    constant = truth.size == 0 or np.abs(truth - truth.flat[0]).max() <= 1e-6 * np.abs(truth.flat[0])
-    return None if constant else truth.astype(np.complex64)
 
 
 def _read_metadata(archive: _Archive) -> dict[str, Any]:

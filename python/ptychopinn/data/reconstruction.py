@@ -13,15 +13,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile, ZipFile, is_zipfile
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile, is_zipfile
 from zlib import error as ZlibError
 
 import h5py
 import numpy as np
 
 from ptychopinn.data.atomic import atomic_path
+from ptychopinn.data.content import content_of
+from ptychopinn.data.products import EXPORTS, check_export
 from ptychopinn.errors import InputError
+
+if TYPE_CHECKING:
+    from ptychopinn.data.scan import Scan
 
 SCHEMA_VERSION = 1
 _ARRAYS = ("object", "weights", "probe", "uncertainty", "positions", "residuals", "error_map", "intensities")
@@ -166,8 +171,8 @@ class Reconstruction:
         typical = ordered[np.searchsorted(total, 0.5 * total[-1])]
         return self.weights > threshold * typical
 
-    def save(self, path: str | Path) -> Path:
-        """Write the reconstruction atomically; the suffix chooses the format.
+    def save(self, path: str | Path, format: str = "auto", scan: Scan | None = None) -> Path:
+        """Write the reconstruction atomically; the suffix chooses the format, unless one of another program is named.
 
         HDF5 (``.h5``, ``.hdf5``)::
 
@@ -186,15 +191,20 @@ class Reconstruction:
 
         Args:
             path: destination; missing folders are created.
+            format: "auto", or for other programs "ptychodus" (a product) or "nexus", which :meth:`load` does not read.
+            scan: what was reconstructed, for the other programs: its world coordinates, energy and distance.
 
         Returns:
             The path written.
 
         Raises:
-            InputError: the suffix is not one of the above.
+            InputError: the suffix is not one of the above, or something that the format needs is not known.
         """
         path = Path(path)
-        suffix = reconstruction_suffix(path)
+        suffix = reconstruction_suffix(path, format, scan)
+        if format != "auto":
+            EXPORTS[format](self, path, scan)
+            return path
         arrays = {name: value for name in _ARRAYS if (value := getattr(self, name)) is not None}
         settings: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "origin": np.asarray(self.origin)}
         if self.pixel_size is not None:
@@ -257,22 +267,24 @@ def _to_json(metadata: Any) -> str:
         raise InputError(f"metadata must hold only what JSON can: {error}") from error
 
 
-def reconstruction_suffix(path: str | Path) -> str:
-    """The suffix of a reconstruction file, lower case; InputError if it is none that can be written."""
+def reconstruction_suffix(path: str | Path, format: str = "auto", scan: Scan | None = None) -> str:
+    """The suffix of a reconstruction file, lower case; InputError if it is none that can be written in this format."""
     suffix = Path(path).suffix.lower()
-    if suffix not in (*_HDF5_SUFFIXES, ".npz"):
+    if format != "auto":
+        check_export(path, format, scan)
+    elif suffix not in (*_HDF5_SUFFIXES, ".npz"):
         raise InputError(f"{path}: a reconstruction file must end in .h5, .hdf5 or .npz, got {suffix or 'no suffix'!r}")
     return suffix
 
 
 def is_reconstruction(path: str | Path) -> bool:
-    """Whether a file looks like a reconstruction rather than a scan, by its suffix and, in an NPZ, its members."""
-    if Path(path).suffix.lower() in _HDF5_SUFFIXES:
-        return True
-    if not is_zipfile(path):
-        return False
-    with ZipFile(path) as archive:
-        return {f"{name}.npy" for name in _REQUIRED} <= set(archive.namelist())
+    """Whether a file looks like a reconstruction rather than a scan: by its members, or its suffix if it is damaged."""
+    content = content_of(path)
+    if content.kind == "npz":
+        return set(_REQUIRED) <= content.names
+    if content.kind == "hdf5":
+        return content.has("object", "weights")
+    return Path(path).suffix.lower() in _HDF5_SUFFIXES
 
 
 def _read_hdf5(path: Path) -> dict[str, Any]:

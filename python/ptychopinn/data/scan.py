@@ -7,7 +7,6 @@ of the package has to ask which convention a file followed. Validation happens o
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -18,13 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ptychopinn.data.formats import format_to_read, format_to_write
+from ptychopinn.data.given import Given
 from ptychopinn.errors import InputError
-
-# suffix -> (module, reader, writer); modules are imported on use, since they import this one. A format that cannot be
-# written has None for its writer.
-FORMATS: dict[str, tuple[str, str, str | None]] = {
-    ".npz": ("ptychopinn.data.npz", "read_npz", "write_npz"),
-}
 
 _BLOCK_ELEMENTS = 1 << 22
 
@@ -127,37 +122,56 @@ class Scan:
             raise InputError(f"Scan.subset: indices must fit a scan of {self.n} patterns: {error}") from error
 
     @classmethod
-    def load(cls, path: str | Path, measurement: str = "auto") -> Scan:
-        """Read a scan; the suffix chooses the format (see `FORMATS`).
+    def load(
+        cls,
+        path: str | Path,
+        format: str = "auto",
+        measurement: str = "auto",
+        *,
+        probe: NDArray[Any] | str | Path | None = None,
+        pixel_size: float | None = None,
+        energy: float | None = None,
+        distance: float | None = None,
+        detector_pixel_size: float | None = None,
+        positions: str | Path | None = None,
+        partner: str | Path | None = None,
+    ) -> Scan:
+        """Read a scan; what is in the file decides its format (see `ptychopinn.data.formats.FORMATS`).
+
+        What is stated here goes over what the file says.
 
         Args:
-            path: the file.
+            path: the file, or for some formats a folder.
+            format: the name of a format where the content does not decide, or decides wrongly.
             measurement: what the patterns in the file are, "amplitude" or "counts"; "auto" decides from the file and
                 records why in `metadata["measurement"]`.
+            probe: (N, N) or (M, N, N) complex, or an `.npy` file of it; a file without one gets a guess, and a warning.
+            pixel_size: metres per object pixel; else it follows from the next three, or from the file.
+            energy: photon energy in eV.
+            distance: metres from the sample to the detector.
+            detector_pixel_size: metres.
+            positions: CSV file of the positions (y, x) in metres, for plain arrays.
+            partner: the other file of a ptychodus pair, where it does not lie beside the first.
 
         Raises:
             InputError: the file cannot be used; one sentence says which key, what was expected and what was found.
         """
-        module, reader, _ = _format_of(path)
-        scan: Scan = getattr(importlib.import_module(module), reader)(path, measurement=measurement)
-        return scan
+        given = Given(measurement, probe, pixel_size, energy, distance, detector_pixel_size, positions, partner)
+        return format_to_read(path, format).read(path, given)
 
-    def save(self, path: str | Path, overwrite: bool = True) -> None:
-        """Write the scan, whole or not at all; the suffix chooses the format (see `FORMATS`).
+    def save(self, path: str | Path, format: str = "auto", overwrite: bool = True) -> None:
+        """Write the scan, whole or not at all; the suffix decides the format unless one is named.
 
         Args:
-            path: the file; missing parent folders are created.
+            path: the file; missing parent folders are created. For "ptychodus" a folder, or one name of the two files.
+            format: "npz", "ptychodus", "cxi", "ptyd" or "nexus"; all but the first need a pixel size.
             overwrite: False refuses to replace a file that exists.
 
         Raises:
-            InputError: the suffix is unknown or read-only, or the file exists and `overwrite` is False.
+            InputError: the suffix means no format, the scan lacks what the format needs, or a file exists and
+                `overwrite` is False.
         """
-        module, _, writer = _format_of(path)
-        if writer is None:
-            raise InputError(f"{path}: scans of this format can be read but not written")
-        if not overwrite and Path(path).exists():
-            raise InputError(f"{path}: the file exists and overwrite is False")
-        getattr(importlib.import_module(module), writer)(self, path)
+        format_to_write(path, format).write(self, path, overwrite)
 
 
 def compact_counts(counts: NDArray[Any]) -> NDArray[Any]:
@@ -174,13 +188,6 @@ def pattern_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
     """Slices along the first axis of an array of `shape`, each of at most a few million elements."""
     rows = max(1, _BLOCK_ELEMENTS // max(1, int(np.prod(shape[1:]))))
     return (slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows))
-
-
-def _format_of(path: str | Path) -> tuple[str, str, str | None]:
-    suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise InputError(f"{path}: expected a scan file ending in {' or '.join(FORMATS)}, found '{suffix}'")
-    return FORMATS[suffix]
 
 
 def _check_counts(counts: NDArray[Any]) -> None:

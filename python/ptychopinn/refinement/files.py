@@ -33,11 +33,12 @@ def refine_to_files(
     device: torch.device,
     *,
     resume: bool = False,
+    format: str = "auto",
 ) -> tuple[Reconstruction, list[Path]]:
     """Refine, and write the reconstruction to ``out`` and everything else to a folder of its name.
 
     While it runs, amplitude.png and phase.png in that folder show the present state, and refinement.ckpt is what
-    ``resume`` goes on from. Of several processes, the first writes.
+    ``resume`` goes on from. Of several processes, the first writes. ``format`` is that of :meth:`Reconstruction.save`.
 
     Returns:
         The reconstruction, and the files written.
@@ -66,7 +67,7 @@ def refine_to_files(
     result = refine(scan, start, config, device, progress=show, resume=checkpoint if resume else None)
     if not writes:
         return result, []
-    written = [result.save(out)]
+    written = [result.save(out, format, scan)]
     written += plot_reconstruction(result, folder)
     written += plot_refinement(result, scan, folder)
     return result, written

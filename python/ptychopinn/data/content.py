@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What kind of file a path is, by a shallow look inside: its container and the names in it, no arrays.
+
+Formats recognise their files by this alone, so that a file is opened once for all of them and nothing that it holds is
+trusted before a reader checks it.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import h5py
+
+_DEEPEST = 5
+_MOST_NAMES = 4000
+HDF5_SUFFIXES = (".h5", ".hdf5", ".he5", ".nx", ".nxs", ".cxi", ".ptyd")
+
+
+@dataclass(frozen=True)
+class Content:
+    """A path as the formats' sniffers see it.
+
+    Args:
+        path: the file or folder.
+        kind: "missing", "folder", "empty", "npz", "hdf5", "npy" or "other".
+        names: members of a zip without `.npy`, files of a folder, or paths in an HDF5 file ("entry_1/data_1").
+        classes: NeXus class of each HDF5 group that has one.
+        cubes: paths of HDF5 data sets of three axes.
+    """
+
+    path: Path
+    kind: str
+    names: frozenset[str] = frozenset()
+    classes: dict[str, str] = field(default_factory=dict)
+    cubes: tuple[str, ...] = ()
+
+    def has(self, *names: str) -> bool:
+        """Whether all of these names are there."""
+        return set(names) <= self.names
+
+
+def content_of(path: str | Path) -> Content:
+    """Look into a file or folder, shallowly; never raises for what it finds there."""
+    path = Path(path)
+    if path.is_dir():
+        return Content(path, "folder", frozenset(entry.name for entry in path.iterdir()))
+    if not path.is_file():
+        return Content(path, "missing")
+    if path.stat().st_size == 0:
+        return Content(path, "empty")
+    with path.open("rb") as file:
+        start = file.read(8)
+    if start[:6] == b"\x93NUMPY":
+        return Content(path, "npy")
+    if start[:4] == b"PK\x03\x04":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return Content(path, "npz", frozenset(name.removesuffix(".npy") for name in archive.namelist()))
+        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
+            return Content(path, "other")
+    import h5py  # on use: the command line knows the formats and answers without it
+
+    try:
+        with h5py.File(path, "r") as file5:
+            return _hdf5(path, file5)
+    except (OSError, RuntimeError, ValueError, KeyError):
+        return Content(path, "other")
+
+
+def _hdf5(path: Path, file: h5py.File) -> Content:
+    """Names of groups and data sets, breadth first; links are named and not followed."""
+    import h5py
+
+    names: set[str] = set()
+    classes: dict[str, str] = {}
+    cubes = []
+    level: list[tuple[str, h5py.Group]] = [("", file)]
+    for _ in range(_DEEPEST):
+        below: list[tuple[str, h5py.Group]] = []
+        for prefix, group in level:
+            for name in group:
+                if len(names) >= _MOST_NAMES:
+                    break
+                full = f"{prefix}{name}"
+                names.add(full)
+                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                    continue
+                member = group.get(name)
+                if isinstance(member, h5py.Dataset) and len(member.shape or ()) == 3:
+                    cubes.append(full)
+                elif isinstance(member, h5py.Group):
+                    kind = member.attrs.get("NX_class")
+                    if isinstance(kind, bytes | str):
+                        classes[full] = kind.decode("utf-8", "replace") if isinstance(kind, bytes) else kind
+                    below.append((f"{full}/", member))
+        level = below
+    return Content(path, "hdf5", frozenset(names), classes, tuple(cubes))

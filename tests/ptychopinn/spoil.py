@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How a good file of `scan_files` is spoiled, for the tables of bad files."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from scan_files import COUNTS, FILES, PATTERNS, WORLD, N
+
+from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
+
+Spoil = Callable[[Path], object]
+#: A good file, how it is spoiled, what the caller states, and what the sentence says.
+Row = tuple[str, Spoil, dict[str, Any], str]
+
+
+class Executed(Exception):
+    """Raised if a pickle in a file is ever loaded."""
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("from spoil import Executed; raise Executed",)
+
+
+def hdf5(change: Callable[[h5py.File], object], name: str | None = None) -> Spoil:
+    def spoil(path: Path) -> None:
+        with h5py.File(path if name is None else path.with_name(name), "a") as file:
+            change(file)
+
+    return spoil
+
+
+def put(key: str, value: Any, name: str | None = None) -> Spoil:
+    """Replace a data set, keeping its attributes; None removes it."""
+
+    def change(file: h5py.File) -> None:
+        attributes = dict(file[key].attrs) if key in file else {}
+        if key in file:
+            del file[key]
+        if value is not None:
+            file[key] = value
+            file[key].attrs.update(attributes)
+
+    return hdf5(change, name)
+
+
+def attribute(key: str, name: str, value: Any, file: str | None = None) -> Spoil:
+    return hdf5(lambda opened: opened[key].attrs.__setitem__(name, value), file)
+
+
+def in_product(key: str, value: Any) -> Spoil:
+    return put(key, value, "product.h5")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def text(path: Path) -> None:
+    path.write_text("y,x\n1,2\n")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+def corrupt(path: Path) -> None:
+    """Damage the bytes of the first compressed pattern, and no structure of the file."""
+    with h5py.File(path) as file:
+        place = file["patterns"].id.get_chunk_info(0)
+    data = bytearray(path.read_bytes())
+    data[place.byte_offset : place.byte_offset + 40] = bytes(40)
+    path.write_bytes(data)
+
+
+def external_link(key: str) -> Spoil:
+    def change(file: h5py.File) -> None:
+        del file[key]
+        file[key] = h5py.ExternalLink("/etc/secrets.h5", "/data")
+
+    return hdf5(change)
+
+
+def link_over(key: str) -> Spoil:
+    """A soft link to an external link: it leaves the file at the second step."""
+
+    def change(file: h5py.File) -> None:
+        del file[key]
+        file["elsewhere"] = h5py.ExternalLink("other.h5", "/data")
+        file[key] = h5py.SoftLink("/elsewhere")
+
+    return hdf5(change)
+
+
+def circle(file: h5py.File) -> None:
+    del file["patterns"]
+    file["patterns"] = h5py.SoftLink("/ring")
+    file["ring"] = h5py.SoftLink("/patterns")
+
+
+def virtual(file: h5py.File) -> None:
+    del file["patterns"]
+    layout = h5py.VirtualLayout((PATTERNS, N, N), np.uint16)
+    layout[:] = h5py.VirtualSource("other.h5", "data", (PATTERNS, N, N))
+    file.create_virtual_dataset("patterns", layout)
+
+
+def outside(file: h5py.File) -> None:
+    del file["patterns"]
+    file.create_dataset("patterns", (PATTERNS, N, N), np.uint16, external=[("/etc/passwd", 0, PATTERNS * N * N * 2)])
+
+
+def huge(key: str, name: str | None = None) -> Spoil:
+    """An array of 280 TB that takes no room in the file."""
+
+    def change(file: h5py.File) -> None:
+        del file[key]
+        file.create_dataset(key, (PATTERNS, 1 << 22, 1 << 22), np.uint8, chunks=(1, 64, 64))
+
+    return hdf5(change, name)
+
+
+def member(name: str, data: bytes) -> Spoil:
+    def spoil(path: Path) -> None:
+        with zipfile.ZipFile(path) as archive:
+            kept = {other: archive.read(other) for other in archive.namelist() if other != f"{name}.npy"}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for other, value in {**kept, f"{name}.npy": data}.items():
+                archive.writestr(other, value)
+
+    return spoil
+
+
+def npy(array: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=True)
+    return stream.getvalue()
+
+
+def bomb(shape: str) -> bytes:
+    """An NPY header that declares much and holds nothing."""
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+def beside(name: str, content: str | bytes | np.ndarray | None) -> Spoil:
+    """Replace a file beside the patterns; None removes it."""
+
+    def spoil(path: Path) -> None:
+        other = path.with_name(name)
+        if content is None:
+            other.unlink()
+        elif isinstance(content, str):
+            other.write_text(content)
+        elif isinstance(content, bytes):
+            other.write_bytes(content)
+        else:
+            np.save(other, content)
+
+    return spoil
+
+
+def array(value: Any) -> Spoil:
+    return lambda path: path.write_bytes(npy(value))
+
+
+def spoiled(value: float, dtype: Any = np.float64) -> np.ndarray:
+    changed = COUNTS.astype(dtype)
+    changed[4, 1, 2] = value
+    return changed
+
+
+def table(rows: int = PATTERNS, bad: str = "") -> str:
+    return "y,x\n" + "".join(f"{y!r},{x!r}\n" for y, x in WORLD[:rows].tolist()) + bad
+
+
+def put_in(file: h5py.File, key: str, value: np.ndarray) -> None:
+    del file[key]
+    file[key] = value
+
+
+def assert_one_sentence(folder: Path, row: Row) -> None:
+    """The file of a row is refused with its sentence, and nothing is left behind."""
+    kind, spoil, stated, sentence = row
+    path = FILES[kind][0](folder)
+    spoil(path)
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(InputError, match=sentence) as caught:
+        Scan.load(path, **stated)
+    assert "\n" not in str(caught.value)
+    assert sorted(folder.rglob("*")) == before

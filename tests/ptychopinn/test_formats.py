@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Every format of scans: recognised by content, read into the one convention, written and read back exactly."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from scan_files import (
+    BAD,
+    CORNERS,
+    COUNTS,
+    DETECTOR,
+    DISTANCE,
+    ENERGY,
+    FILES,
+    GEOMETRY,
+    INDEXES,
+    OBJECT,
+    PATTERNS,
+    PIXEL,
+    PROBE,
+    SHUFFLED,
+    WORLD,
+    N,
+    diffraction,
+    nexus,
+    pair,
+    product,
+    ptyd,
+)
+
+from ptychopinn.data.formats import FORMATS, format_to_read, format_to_write
+from ptychopinn.data.geometry import known_detector_pixel_size, known_distance, object_pixel_size, world_positions
+from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
+
+SAMPLES = Path(__file__).parents[1] / "data" / "ptychodus"
+WRITTEN = {"npz": "a.npz", "ptychodus": "folder", "cxi": "a.cxi", "ptyd": "a.ptyd", "nexus": "a.nxs"}
+
+
+def load(name: str, path: Path, **options: Any) -> Scan:
+    return Scan.load(path, **(GEOMETRY if FILES[name][1] == "arrays" else {}), **options)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_is_recognised_and_read_into_one_convention(tmp_path: Path, name: str) -> None:
+    make, format, has_probe, has_object, has_metres = FILES[name]
+    path = make(tmp_path)
+    assert format_to_read(path).name == format
+    scan = load(name, path)
+    np.testing.assert_array_equal(scan.counts, COUNTS)
+    assert scan.counts.dtype.kind == "u" and scan.metadata["measurement"]["value"] == "counts"
+    expected = CORNERS if has_object else CORNERS - CORNERS.min(axis=0)
+    np.testing.assert_allclose(scan.positions, expected, rtol=0, atol=1e-9)
+    if has_object:
+        np.testing.assert_array_equal(scan.truth, OBJECT)
+    if has_probe:
+        np.testing.assert_allclose(scan.probe / PROBE, scan.probe[0, 0, 0] / PROBE[0, 0, 0], rtol=1e-5)
+    else:
+        assert scan.metadata["probe"]["value"] == "guessed" and scan.modes == 1
+    if name != "contract_npz":
+        np.testing.assert_array_equal(scan.bad_pixels, BAD)
+        counted = COUNTS[:, ~BAD].sum() / PATTERNS
+        np.testing.assert_allclose(np.sum(np.abs(scan.probe) ** 2), counted, rtol=1e-5)
+    if has_metres:
+        np.testing.assert_allclose([scan.pixel_size, scan.energy], [PIXEL, ENERGY], rtol=1e-12)
+        if name != "training":  # whose world is the object's own
+            np.testing.assert_allclose(world_positions(scan), WORLD, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(known_distance(scan), DISTANCE)
+        np.testing.assert_allclose(known_detector_pixel_size(scan), DETECTOR)
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+@pytest.mark.parametrize("name", FILES)
+def test_round_trip_of_every_file_through_every_writer(tmp_path: Path, name: str, written: str) -> None:
+    options = {} if FILES[name][4] or FILES[name][1] == "arrays" else {"pixel_size": PIXEL, "energy": ENERGY}
+    scan = load(name, FILES[name][0](tmp_path), **options)
+    target = tmp_path / "out" / WRITTEN[written]
+    scan.save(target, format=written)
+    assert format_to_read(target).name == written
+    back = Scan.load(target)
+    np.testing.assert_array_equal(back.counts, scan.counts)
+    assert back.counts.dtype.kind == "u"
+    np.testing.assert_allclose(back.positions, scan.positions, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(world_positions(back), world_positions(scan), rtol=0, atol=1e-15)
+    np.testing.assert_array_equal(back.probe, scan.probe)
+    np.testing.assert_array_equal(back.truth, scan.truth) if scan.truth is not None else None
+    assert (scan.truth is None, scan.bad_pixels is None) == (back.truth is None, back.bad_pixels is None)
+    if scan.bad_pixels is not None:
+        np.testing.assert_array_equal(back.bad_pixels, scan.bad_pixels)
+    np.testing.assert_allclose([back.pixel_size, back.energy], [scan.pixel_size, scan.energy], rtol=1e-12)
+    assert back.name == scan.name and back.metadata["measurement"]["value"] in ("counts", "amplitude")
+    assert back.metadata.get("scan_indexes") == scan.metadata.get("scan_indexes")
+    assert back.metadata.get("probe") == scan.metadata.get("probe")  # a guess stays known as one
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+@pytest.mark.parametrize("counts", [np.uint8, np.uint32, np.uint64, np.float32])
+def test_round_trip_of_types_and_of_a_scan_without_a_world(tmp_path: Path, written: str, counts: type) -> None:
+    values = np.random.default_rng(2).uniform(0, 200, (5, N, N)).astype(counts)
+    positions = np.random.default_rng(3).uniform(-7, 30, (5, 2))
+    scan = Scan(values, positions, PROBE, pixel_size=1.3e-8, energy=6200.0, name="µ")
+    scan.save(tmp_path / WRITTEN[written], format=written)
+    back = Scan.load(tmp_path / WRITTEN[written])
+    if written == "npz" and counts is np.float32:  # amplitudes in the file
+        np.testing.assert_allclose(back.counts, values, rtol=3e-7)
+    else:
+        np.testing.assert_array_equal(back.counts, values)
+    np.testing.assert_allclose(back.positions, positions, rtol=0, atol=1e-9)
+    assert back.name == "µ"
+
+
+def test_every_writer_is_tested_here() -> None:
+    assert set(WRITTEN) == {name for name, format in FORMATS.items() if format.writer}
+    assert {format for _, format, *_ in FILES.values()} == set(FORMATS)
+
+
+def test_the_half_pixel_between_the_contract_and_ptychodus(tmp_path: Path) -> None:
+    """One file, read as either: coordinates of sample N//2 or of the middle, (N-1)/2."""
+    path = FILES["ptychodus_npz"][0](tmp_path)
+    ours, theirs = Scan.load(path, format="npz"), Scan.load(path)
+    np.testing.assert_allclose(theirs.positions - ours.positions, 0.5, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(theirs.positions, CORNERS, rtol=0, atol=1e-12)
+    assert theirs.metadata["coordinates"]["value"] == "sample (N-1)/2"
+
+
+@pytest.mark.parametrize("name", ["diffraction.h5", "product.h5", "training_data.h5", ""])
+def test_files_that_ptychodus_wrote(name: str) -> None:
+    scan = Scan.load(SAMPLES / name)
+    grid = np.stack(np.meshgrid(5 + 4.0 * np.arange(10), 4 + 4.0 * np.arange(10), indexing="ij"), axis=-1)
+    np.testing.assert_allclose(scan.positions, grid.reshape(-1, 2), rtol=0, atol=1e-9)
+    assert scan.pixel_size == pytest.approx(object_pixel_size(10e3, 1.0, 75e-6, 32), rel=1e-9)
+    assert scan.energy == 10e3 and scan.counts.dtype == np.uint16 and scan.modes == 1
+    assert scan.bad_pixels is not None and np.argwhere(scan.bad_pixels).tolist() == [[3, 3]]
+    assert (scan.truth is None) == (name != "training_data.h5")
+
+
+def test_a_truth_of_ptychodus_explains_its_patterns(tmp_path: Path) -> None:
+    """Orientation, half pixel and units at once: the pattern predicted at each position is the one measured there."""
+    shutil.copy(SAMPLES / "diffraction.h5", tmp_path)
+    shutil.copy(SAMPLES / "truth_product.h5", tmp_path / "product.h5")
+    scan = Scan.load(tmp_path)
+    assert scan.truth is not None and scan.bad_pixels is not None
+    corners = np.rint(scan.positions).astype(int)
+    patches = np.stack([scan.truth[y : y + 32, x : x + 32] for y, x in corners])
+    waves = np.fft.fftshift(np.fft.fft2(patches * scan.probe[0], norm="ortho"), axes=(-2, -1))
+    good = ~scan.bad_pixels
+    error = np.square(np.abs(waves[:, good]) ** 2 - scan.counts[:, good]).sum() / scan.counts[:, good].sum()
+    assert 0.8 < error < 1.2  # Poisson noise alone
+
+
+def test_pairs_by_scan_index_and_say_what_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = pair(tmp_path)
+    assert Scan.load(path).metadata["scan_indexes"] == INDEXES.tolist()
+    kept = SHUFFLED[2:]
+    with h5py.File(tmp_path / "product.h5", "a") as file:
+        for key, values in (("indexes", INDEXES[kept]), ("y_m", WORLD[kept, 0]), ("x_m", WORLD[kept, 1])):
+            del file[f"probe_position_{key}"]
+            file[f"probe_position_{key}"] = values
+    with caplog.at_level(logging.WARNING):
+        scan = Scan.load(path)
+    there = np.sort(kept)
+    np.testing.assert_array_equal(scan.counts, COUNTS[there])
+    np.testing.assert_allclose(scan.positions, CORNERS[there], rtol=0, atol=1e-9)
+    assert "2 patterns have no position and 0 positions no pattern: left out" in caplog.text
+    assert scan.metadata["pairing"]["left_out"] == {"patterns": 2, "positions": 0}
+    with h5py.File(tmp_path / "diffraction.h5", "a") as file:
+        del file["indexes"]
+    with pytest.raises(InputError, match="expected 11 patterns, one for each position, or indexes in both files"):
+        Scan.load(path, format="ptychodus")
+
+
+def test_partners_are_found_by_name_or_stated(tmp_path: Path) -> None:
+    diffraction(tmp_path).rename(tmp_path / "a_diffraction.h5")
+    product(tmp_path).rename(tmp_path / "a_product.h5")
+    for name in ("a_diffraction.h5", "a_product.h5"):
+        assert Scan.load(tmp_path / name).n == PATTERNS
+    (tmp_path / "a_product.h5").rename(tmp_path / "elsewhere.h5")
+    with pytest.raises(InputError, match=r"found no a_product.h5 or product.h5; state partner= \(--partner\)"):
+        Scan.load(tmp_path / "a_diffraction.h5")
+    assert Scan.load(tmp_path / "a_diffraction.h5", partner=tmp_path / "elsewhere.h5").n == PATTERNS
+
+
+def test_constant_object_and_several_layers_are_no_truth(tmp_path: Path) -> None:
+    path = pair(tmp_path)
+    for layers in (np.ones((1, 47, 39), np.complex64), np.stack([OBJECT, OBJECT])):
+        with h5py.File(tmp_path / "product.h5", "a") as file:
+            attributes = dict(file["object"].attrs)
+            del file["object"]
+            file["object"] = layers
+            file["object"].attrs.update(attributes)
+        scan = Scan.load(path)
+        assert scan.truth is None
+        np.testing.assert_allclose(scan.positions, CORNERS, rtol=0, atol=1e-9)
+
+
+def test_the_caller_goes_over_the_file(tmp_path: Path) -> None:
+    path = FILES["nexus"][0](tmp_path)
+    assert Scan.load(path, pixel_size=2e-8).pixel_size == 2e-8
+    twice = Scan.load(path, energy=2 * ENERGY)
+    assert twice.energy == 2 * ENERGY and twice.pixel_size == pytest.approx(PIXEL / 2)
+    probe = PROBE[0]
+    np.save(tmp_path / "probe.npy", probe)
+    for given in (probe, tmp_path / "probe.npy"):
+        scan = Scan.load(path, probe=given)
+        np.testing.assert_allclose(scan.probe[0] / probe, scan.probe[0, 0, 0] / probe[0, 0], rtol=1e-5)
+        assert scan.metadata["probe"] == {"value": "given", "reason": "as requested"}
+    amplitudes = Scan.load(path, measurement="amplitude")
+    np.testing.assert_array_equal(amplitudes.counts, COUNTS.astype(int) ** 2)
+
+
+def test_a_guessed_probe_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        scan = Scan.load(ptyd(tmp_path))
+    assert "no probe in the file: it is guessed from the mean pattern; state probe=" in caplog.text
+    aperture = np.abs(np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(scan.probe[0]), norm="ortho"))) ** 2
+    np.testing.assert_allclose(aperture[~BAD], COUNTS.mean(axis=0)[~BAD], rtol=1e-4)
+
+
+def test_a_raster_of_four_axes_and_a_wavelength(tmp_path: Path) -> None:
+    path = nexus(tmp_path)
+    with h5py.File(path, "a") as file:
+        raster = file["run/beamline/eiger/data"][:12].reshape(3, 4, N, N)
+        del file["run/beamline/eiger/data"], file["run/beamline/mono/energy"]
+        file["run/beamline/eiger/data"] = raster
+        file["run/beamline/mono/wavelength"] = 1.2398419843320026e4 / ENERGY
+        file["run/beamline/mono/wavelength"].attrs["units"] = "angstrom"
+        for axis in "xy":
+            key = f"run/stage/transformations/{axis}"
+            values, units = file[key][:12].reshape(3, 4), file[key].attrs["units"]
+            del file[key]
+            file[key] = values
+            file[key].attrs["units"] = units
+    scan = Scan.load(path)
+    np.testing.assert_array_equal(scan.counts, COUNTS[:12])
+    assert scan.energy == pytest.approx(ENERGY) and np.allclose(world_positions(scan), WORLD[:12], rtol=0, atol=1e-12)
+
+
+def test_the_suffix_decides_what_is_written_and_never_what_is_read(tmp_path: Path) -> None:
+    scan = Scan.load(pair(tmp_path))
+    scan.save(tmp_path / "a.cxi")
+    (tmp_path / "a.cxi").rename(tmp_path / "a.h5")
+    assert format_to_read(tmp_path / "a.h5").name == "cxi" and Scan.load(tmp_path / "a.h5").n == PATTERNS
+    with pytest.raises(InputError, match=r"b\.h5: expected a scan file ending in .*, found '\.h5'; or name a format"):
+        format_to_write(tmp_path / "b.h5")
+    scan.save(tmp_path / "b_product.h5", format="ptychodus")
+    with pytest.raises(InputError, match=r"b_product\.h5: the file exists and overwrite is False"):
+        (tmp_path / "b_diffraction.h5").unlink()
+        scan.save(tmp_path / "b_diffraction.h5", format="ptychodus", overwrite=False)
+
+
+def test_a_pair_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = Scan.load(pair(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr("ptychopinn.data.ptychodus.put_ours", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        scan.save(tmp_path, format="ptychodus")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("written", [name for name in WRITTEN if name != "npz"])
+def test_metres_cannot_be_written_without_a_pixel_size(tmp_path: Path, written: str) -> None:
+    scan = replace(Scan.load(pair(tmp_path)), pixel_size=None)
+    with pytest.raises(InputError, match=r"expected a pixel size to write positions in metres, found none; load the"):
+        scan.save(tmp_path / "out" / WRITTEN[written], format=written)
+    assert not (tmp_path / "out").exists()

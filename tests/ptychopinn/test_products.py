@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Reconstructions for other programs lie where the positions say, by the formulas of their formats and by ptychodus.
+
+Tests with "its_own" run the readers of ptychodus 1.7 itself and skip visibly without it: in an environment beside this
+one, `pip install --no-deps ptychodus==1.7.0` with pydantic is enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from scan_files import BAD, CENTRE, CORNERS, COUNTS, DETECTOR, ENERGY, INDEXES, OBJECT, PIXEL, SHAPE, WORLD, N, pair
+
+from ptychopinn.data.reconstruction import Reconstruction, is_reconstruction
+from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
+
+ORIGIN = (-3.0, 2.0)  # of the canvas, whose [0, 0] is another pixel than the object's
+CANVAS = np.pad(OBJECT, ((3, 5), (0, 0)), constant_values=1)[:, 2:]
+
+
+def result(**changes: Any) -> Reconstruction:
+    fields: dict[str, Any] = {"object": CANVAS, "weights": np.ones(CANVAS.shape, np.float32), "origin": ORIGIN}
+    return Reconstruction(**{**fields, "pixel_size": PIXEL, "metadata": {"model": "none"}, **changes})
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Scan:
+    folder = tmp_path / "measured"
+    folder.mkdir()
+    return Scan.load(pair(folder))
+
+
+def own(name: str) -> Any:
+    return pytest.importorskip(name, reason="ptychodus is not installed")
+
+
+def patch(image: np.ndarray, corner: np.ndarray) -> np.ndarray:
+    y, x = np.rint(corner).astype(int)
+    return image[y : y + N, x : x + N]
+
+
+def test_product_places_the_object_where_the_positions_say(tmp_path: Path, scan: Scan) -> None:
+    path = result().save(tmp_path / "p.h5", format="ptychodus", scan=scan)
+    with h5py.File(path) as file:
+        image, attributes = file["object"][0], file["object"].attrs
+        assert file["object"].shape == (1, *CANVAS.shape) and file["probe"].shape == (1, 2, N, N)
+        for axis, key, size in ((0, "y", image.shape[0]), (1, "x", image.shape[1])):
+            side = attributes["pixel_height_m" if key == "y" else "pixel_width_m"]
+            places = file[f"probe_position_{key}_m"][()]
+            np.testing.assert_allclose(places, WORLD[:, axis], rtol=0, atol=1e-12)
+            pixels = (places - attributes[f"center_{key}_m"]) / side + (size - 1) / 2 - (N - 1) / 2
+            np.testing.assert_allclose(pixels, CORNERS[:, axis] - ORIGIN[axis], rtol=0, atol=1e-9)
+        assert side == pytest.approx(PIXEL) and file.attrs["photon_energy_eV"] == ENERGY
+        assert file.attrs["name"] == "sample" and file["probe_position_indexes"][()].tolist() == INDEXES.tolist()
+        for corner in CORNERS:
+            np.testing.assert_array_equal(patch(image, np.rint(corner) - ORIGIN), patch(OBJECT, corner))
+    assert not is_reconstruction(path)  # it is a scan's other half
+
+
+def test_its_own_reader_finds_pixel_size_centre_and_orientation(tmp_path: Path, scan: Scan) -> None:
+    io = own("ptychodus.api.io")
+    product = io.load_product(result().save(tmp_path / "p.h5", format="ptychodus", scan=scan))
+    geometry = product.object_.get_geometry()
+    assert (geometry.height_px, geometry.width_px) == CANVAS.shape
+    np.testing.assert_allclose([geometry.pixel_width_m, geometry.pixel_height_m], PIXEL, rtol=1e-12)
+    corner = CENTRE - PIXEL * (np.array(SHAPE) - 1) / 2 + PIXEL * np.array(ORIGIN)
+    centre = corner + PIXEL * (np.array(CANVAS.shape) - 1) / 2
+    np.testing.assert_allclose([geometry.center_y_m, geometry.center_x_m], centre, rtol=0, atol=1e-15)
+    positions = product.probe_positions
+    pixels = np.column_stack(
+        [geometry.map_probe_positions_to_object_y_px(positions), geometry.map_probe_positions_to_object_x_px(positions)]
+    )
+    corners = pixels - (N - 1) / 2
+    np.testing.assert_allclose(corners, CORNERS - ORIGIN, rtol=0, atol=1e-9)
+    for found, original in zip(corners, CORNERS, strict=True):
+        np.testing.assert_array_equal(patch(product.object_.get_layer(0), found), patch(OBJECT, original))
+    assert product.metadata.photon_energy_eV == ENERGY and product.probes.get_array().shape == (1, 2, N, N)
+
+
+def test_its_own_readers_pair_the_scans_that_we_write(tmp_path: Path, scan: Scan) -> None:
+    io, reconstruct = own("ptychodus.api.io"), own("ptychodus.api.reconstruct")
+    scan.save(tmp_path / "out", format="ptychodus")
+    data, product = (
+        io.load_diffraction_data(tmp_path / "out/diffraction.h5"),
+        io.load_product(tmp_path / "out/product.h5"),
+    )
+    paired = reconstruct.prepare_reconstruct_input(data, product)
+    np.testing.assert_array_equal(paired.diffraction_patterns, COUNTS)
+    np.testing.assert_array_equal(paired.bad_pixels, BAD)
+    geometry = paired.product.object_.get_geometry()
+    x = geometry.map_probe_positions_to_object_x_px(paired.product.probe_positions) - (N - 1) / 2
+    np.testing.assert_allclose(x, CORNERS[:, 1], rtol=0, atol=1e-9)
+    assert data.get_pixel_geometry().width_m == pytest.approx(DETECTOR)
+
+
+def test_its_own_readers_open_the_cxi_that_we_write(tmp_path: Path, scan: Scan) -> None:
+    cxi = own("ptychodus.plugins.cxi_file")
+    scan.save(tmp_path / "a.cxi")
+    data, product = (
+        cxi.CXIDiffractionFileReader().read(tmp_path / "a.cxi"),
+        cxi.CXIProductFileIO().read(tmp_path / "a.cxi"),
+    )
+    assert data.get_metadata().photon_energy_eV == pytest.approx(ENERGY)
+    np.testing.assert_array_equal(np.concatenate([array.get_patterns() for array in data]), COUNTS)
+    geometry = product.object_.get_geometry()
+    y = geometry.map_probe_positions_to_object_y_px(product.probe_positions) - (N - 1) / 2
+    np.testing.assert_allclose(y, CORNERS[:, 0], rtol=0, atol=1e-9)
+
+
+def test_nexus_has_a_default_plot_in_metres(tmp_path: Path, scan: Scan) -> None:
+    path = result(uncertainty=np.ones(CANVAS.shape, np.float32)).save(tmp_path / "n.h5", format="nexus", scan=scan)
+    with h5py.File(path) as file:
+        entry = file[file.attrs["default"]]
+        shown = entry[entry.attrs["default"]]
+        assert (entry.attrs["NX_class"], shown.attrs["NX_class"]) == ("NXentry", "NXdata")
+        np.testing.assert_array_equal(shown[shown.attrs["signal"]], np.angle(CANVAS))
+        y, x = (shown[name.decode()] for name in shown.attrs["axes"])
+        assert y.attrs["units"] == x.attrs["units"] == "m" and (len(y), len(x)) == CANVAS.shape
+        np.testing.assert_allclose(np.diff(y), PIXEL)
+        # The middle of every patch, in the axes of the picture.
+        for axis, values in ((0, y[()]), (1, x[()])):
+            middle = values[0] + PIXEL * (CORNERS[:, axis] - ORIGIN[axis] + (N - 1) / 2)
+            np.testing.assert_allclose(middle, WORLD[:, axis], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(entry["sample/positions/x"], WORLD[:, 1], rtol=0, atol=1e-12)
+        assert {"amplitude", "object", "weights", "uncertainty", "probe", "process"} <= set(entry)
+
+
+def test_its_own_viewer_draws_the_nexus_file(tmp_path: Path, scan: Scan) -> None:
+    nxdata = pytest.importorskip("silx.io.nxdata", reason="silx is not installed")
+    path = result().save(tmp_path / "n.h5", format="nexus", scan=scan)
+    with h5py.File(path) as file:
+        shown = nxdata.get_default(file)
+        assert shown.is_valid and shown.signal_is_2d and shown.axes_dataset_names == ["y", "x"]
+        np.testing.assert_array_equal(shown.signal, np.angle(CANVAS))
+        assert all(nxdata.NXdata(file[f"entry/{name}"]).is_valid for name in ("object", "amplitude", "probe"))
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "changes", "sentence"),
+    [
+        ("a.h5", "tiff", {}, r"the format of a reconstruction must be auto, ptychodus or nexus, got 'tiff'"),
+        ("a.npz", "nexus", {}, r"a nexus reconstruction must end in \.h5, \.hdf5, \.nxs, \.nx, got '\.npz'"),
+        (
+            "a.h5",
+            "ptychodus",
+            {"pixel_size": None},
+            r"is in metres, and the scan has no pixel size; load it with pixel",
+        ),
+        (
+            "a.h5",
+            "nexus",
+            {"pixel_size": None},
+            r"is in metres, and the scan has no pixel size; load it with pixel_size",
+        ),
+        ("a.h5", "ptychodus", {}, r"a product of ptychodus must have probe, found none; save it with scan="),
+    ],
+)
+def test_what_cannot_be_written(tmp_path: Path, name: str, format: str, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        replace(result(), **changes).save(tmp_path / name, format=format)
+    assert list(tmp_path.iterdir()) == []
