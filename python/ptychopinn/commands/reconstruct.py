@@ -5,7 +5,15 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ptychopinn.commands.options import DEVICE, MEASUREMENT, add_overwrite, add_sections, new_file, say_written
+from ptychopinn.commands.options import (
+    DEVICE,
+    MEASUREMENT,
+    add_orientation,
+    add_overwrite,
+    add_sections,
+    new_file,
+    say_written,
+)
 from ptychopinn.config import RefineConfig
 
 
@@ -21,6 +29,7 @@ def describe(parser: ArgumentParser) -> None:
         "--refine", type=int, default=0, metavar="N", help="then refine it against the counts in N passes over the scan"
     )
     parser.add_argument("--device", default="auto", help=DEVICE)
+    add_orientation(parser)
     add_overwrite(parser)
     add_sections(parser, "inference")
 
@@ -37,6 +46,7 @@ def run(options: Namespace) -> int:
     from ptychopinn.devices import resolve_device
     from ptychopinn.inference.bundle import load_bundle
     from ptychopinn.inference.predict import reconstruct
+    from ptychopinn.inspection.orientation import oriented
     from ptychopinn.metrics.plots import plot_reconstruction
     from ptychopinn.refinement.workflow import refine
 
@@ -47,6 +57,7 @@ def run(options: Namespace) -> int:
     inference = dataclasses.replace(config.inference, **options.given.as_dict().get("inference", {}))
     models = [model, *(load_bundle(run)[0] for run in options.ensemble)]
     scan = Scan.load(options.scan_file, measurement=options.measurement)
+    scan = oriented(scan, options.orientation or "given")
     result = reconstruct(models, scan, dataclasses.replace(config, inference=inference), device)
     if options.refine:
         result = refine(scan, result, RefineConfig(iterations=options.refine, split_half=False), device)

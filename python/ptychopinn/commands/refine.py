@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ptychopinn.commands.options import DEVICE, MEASUREMENT, add_overwrite, new_file, say_written
+from ptychopinn.commands.options import DEVICE, MEASUREMENT, add_orientation, add_overwrite, new_file, say_written
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
 
@@ -30,6 +30,7 @@ def describe(parser: ArgumentParser) -> None:
     parser.add_argument("--measurement", default="auto", choices=["auto", "amplitude", "counts"], help=MEASUREMENT)
     parser.add_argument("--resume", action="store_true", help="go on with the refinement that writes to --out")
     parser.add_argument("--device", default="auto", help=DEVICE)
+    add_orientation(parser)
     add_overwrite(parser)
     parser.add_class_arguments(RefineConfig, "refine")
 
@@ -42,6 +43,7 @@ def run(options: Namespace) -> int:
     from ptychopinn.data.reconstruction import reconstruction_suffix
     from ptychopinn.data.scan import Scan
     from ptychopinn.devices import resolve_device
+    from ptychopinn.inspection.orientation import oriented
     from ptychopinn.refinement.files import processes, refine_to_files
 
     out = new_file(options.out, options.overwrite or options.resume)
@@ -58,6 +60,7 @@ def run(options: Namespace) -> int:
     config = RefineConfig(**settings)
     with processes(resolve_device(options.device)) as device:
         scan = Scan.load(options.files[-1], measurement=options.measurement)
+        scan = oriented(scan, options.orientation or "given")
         start = None if options.from_scratch else _start_of(Path(options.files[0]), scan, device)
         result, written = refine_to_files(scan, start, out, config, device, resume=options.resume)
     if not written:  # another process speaks for all
