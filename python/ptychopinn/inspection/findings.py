@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.inspection.measure import ENCIRCLED, Geometry, Patterns
-from ptychopinn.inspection.orientation import OrientationReport
+from ptychopinn.inspection.orientation import SURE, OrientationReport
 
 #: Worst first. A "problem" spoils a reconstruction, a "warning" costs quality or may be meant, a "note" is to be known.
 SEVERITIES = ("problem", "warning", "note")
@@ -77,11 +77,11 @@ class Inspection:
         return self.patterns.masked | self.patterns.suspects
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON types, images left out; what is not finite becomes None."""
+        """All of it as JSON types: faulty pixels as (row, column), no images, None for what is not finite."""
         values = asdict(self)
         for image in ("mean", "masked", "suspects", "totals"):
             del values["patterns"][image]
-        values["suspects"] = np.argwhere(self.patterns.suspects).tolist()
+        values["patterns"]["suspects"] = np.argwhere(self.patterns.suspects).tolist()
         plain: dict[str, Any] = _plain(values)
         return plain
 
@@ -115,8 +115,8 @@ class Inspection:
                     ("zero frequency", f"at pixel ({middle}) (y, x); expected ({size // 2}, {size // 2})"),
                     (
                         "pixels",
-                        f"{int(patterns.masked.sum())} masked; {patterns.dead} more look dead, {patterns.constant} stuck, "
-                        f"{patterns.hot} hot",
+                        f"{int(patterns.masked.sum())} masked; of the others {patterns.dead} look dead, "
+                        f"{patterns.constant} stuck, {patterns.hot} hot",
                     ),
                 ],
             ),
@@ -149,8 +149,16 @@ class Inspection:
                     ("object pixel", "not known" if pixel is None else f"{1e3 * pixel:.4g} nm"),
                 ],
             ),
-            ("orientation", [("positions", "not checked" if self.orientation is None else self.orientation.sentence)]),
+            ("orientation", self._orientation()),
         ]
+
+    def _orientation(self) -> list[tuple[str, str]]:
+        report = self.orientation
+        if report is None:
+            return [("fits best", "not checked")]
+        pair = "" if report.twin is None else f" or {report.twin}, which this probe cannot tell apart"
+        margin = f"{report.confidence:.1f} standard errors of {report.patterns} patterns; {SURE:g} and more are sure"
+        return [("fits best", report.best + pair), ("margin", margin)]
 
 
 def _verdict(found: Inspection) -> str:

@@ -90,7 +90,7 @@ class Geometry:
         extent: of the positions, (y, x) pixels.
         canvas: of all patches, (H, W) pixels.
         step: median distance to the nearest neighbour, pixels; 0 of a single pattern.
-        duplicates: pairs of patterns at the same place, the first of each.
+        duplicates: pairs of patterns at the same place, the first one there and another.
         modes: of the probe.
         diameter: of the circle about the probe's centre of mass with 90 % of its light, pixels.
         probe_offset: of the probe's centre of mass from sample (N//2, N//2), (y, x), on a periodic grid.

