@@ -133,11 +133,10 @@ def measure_patterns(scan: Scan) -> Patterns:
         low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
         whole = whole and (block.dtype.kind == "u" or bool(np.all(block[:, good] == np.rint(block[:, good]))))
     mean[masked] = 0
-    smooth = filled(mean, masked)
     expected = probe_far_field(scan.probe)
     constant = good & (low == high) & (high > 0) & (scan.n >= _STUCK_PATTERNS)
     dead = good & (high == 0) & _bright(filled(mean, masked | (high == 0)), expected, scan.n)
-    hot = _hot(scan, smooth, expected, good & ~constant)
+    hot = _hot(scan, mean, expected, masked | dead | constant)
     suspects = dead | constant | hot
     ceiling, saturated = _saturation(scan, tops, good & ~suspects, whole)
     middle = np.median(totals)
@@ -197,19 +196,24 @@ def _bright(mean: NDArray[np.float64], expected: NDArray[np.float64], number: in
 
 
 def _hot(
-    scan: Scan, mean: NDArray[np.float64], expected: NDArray[np.float64], good: NDArray[np.bool_]
+    scan: Scan, mean: NDArray[np.float64], expected: NDArray[np.float64], faulty: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
     """Pixels far above the median of their 5 x 5 neighbours, more than the probe explains, in all patterns."""
+    mean = filled(mean, faulty)
     around = ndimage.median_filter(mean, footprint=_AROUND)
     usual = ndimage.median_filter(expected, footprint=_AROUND)
     explained = np.maximum(1.0, expected / np.maximum(usual, 1e-12 * expected.max()))
     noise = 5 * np.sqrt(np.maximum(around, 1 / scan.n) / scan.n)
-    hot = good & (mean > _HOT * around * explained) & (mean - around > noise)
+    hot = ~faulty & (mean > _HOT * around * explained) & (mean - around > noise)
     rows, columns = np.mgrid[-2:3, -2:3][:, _AROUND]
     for y, x in np.argwhere(hot):
         near = np.clip(y + rows, 0, len(mean) - 1), np.clip(x + columns, 0, len(mean) - 1)
+        sound = tuple(axis[~faulty[near]] for axis in near)
+        if not len(sound[0]):
+            continue
         own = scan.counts[:, y, x].astype(np.float64)
-        hot[y, x] = np.mean(own > _HOT / 2 * np.median(scan.counts[:, near[0], near[1]], axis=1)) >= _HOT_ALWAYS
+        usual_now = np.median(scan.counts[:, sound[0], sound[1]], axis=1)
+        hot[y, x] = np.mean(own > _HOT / 2 * usual_now) >= _HOT_ALWAYS
     return hot
 
 
