@@ -37,9 +37,10 @@ ALLOWED: dict[str, set[str]] = {
     "inference": _INFERENCE,
     "training": _INFERENCE | {"training"},
     "refinement": _INFERENCE | {"refinement"},
+    "inspection": _TRAINING - {"training"} | {"inspection"},
     "doctor": _TRAINING,
     "pipeline": _TRAINING | {"pipeline"},
-    "commands": _TRAINING | {"doctor", "commands"},
+    "commands": _TRAINING | {"doctor", "inspection", "commands"},
     "cli": {"errors", "commands"},
     "__main__": {"cli"},
     "__init__": _TRAINING | {"pipeline"},
@@ -56,6 +57,7 @@ FORBIDDEN_OUTSIDE: dict[str, set[str]] = {
     "inference": {"lightning", "pytorch_lightning"},
     "metrics": {"lightning", "pytorch_lightning"},
     "refinement": {"lightning", "pytorch_lightning", "matplotlib"},
+    "inspection": {"lightning", "pytorch_lightning"},
 }
 
 _MODULE_NAME = re.compile(r"(ptychopinn|ptycho_ext)(\.[A-Za-z_]\w*)+")

@@ -2,8 +2,8 @@
 """The command line: a module of :mod:`ptychopinn.commands` for each subcommand.
 
 Options of the configuration have the same names as in Python and YAML (``--training.epochs``), read by jsonargparse
-with the precedence command line > ``--config`` file > default. Exit codes: 0 done, 1 a problem was found (doctor) or
-the program failed, 2 the user's input is not usable (one line says why), 130 interrupted.
+with the precedence command line > ``--config`` file > default. Exit codes: 0 done, 1 a problem was found (doctor,
+inspect) or the program failed, 2 the user's input is not usable (one line says why), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _parser() -> tuple[ArgumentParser, dict[str, Any]]:
 
 
 #: In the order of a scientist's day; a module of :mod:`ptychopinn.commands` each.
-_COMMANDS = ("simulate", "convert", "train", "reconstruct", "refine", "evaluate", "plot", "unpack", "doctor")
+_COMMANDS = ("simulate", "inspect", "convert", "train", "reconstruct", "refine", "evaluate", "plot", "unpack", "doctor")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from ptychopinn.physics.simulate import simulate
 
 COMMANDS = {
     "simulate": ("SCAN.npz", "--object", "siemens", "--photons", "--step", "--overwrite"),
+    "inspect": ("SCAN", "--json", "--picture", "--mask", "--no-orientation", "if there is a problem"),
     "convert": ("IN", "OUT", "--to", "--format", "--pixel-size", "ptychodus", "nexus", "kept exactly"),
     "train": (
         "SCAN",
@@ -145,8 +146,9 @@ def test_training_in_a_process_says_little(folder: Path, tmp_path: Path) -> None
     options = ("--epochs", "1", "--data.validation_fraction", "0", "--overwrite", *TINY)
     done = python("-m", "ptychopinn.cli", "train", str(folder / "scan.npz"), "--out", str(run), *options)
     assert done.returncode == 0
-    first, second = done.stderr.splitlines()
-    assert "'diff3d' read as amplitude" in first and second.startswith("trained 1 epochs in ")
+    first, second, third = done.stderr.splitlines()
+    assert "'diff3d' read as amplitude" in first and "orientation not checked, 16 patterns are fewer" in second
+    assert third.startswith("trained 1 epochs in ")
     assert done.stdout.startswith(f"{run}: trained on 16 patterns, train_loss 0.") and done.stdout.count("\n") == 1
 
 

@@ -88,6 +88,18 @@ def add_overwrite(parser: ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")
 
 
+def add_orientation(parser: ArgumentParser) -> None:
+    """The option to state or change the orientation of the positions; the names are checked where it is applied."""
+    parser.add_argument(
+        "--orientation",
+        default=None,
+        type=str | None,
+        metavar="NAME",
+        help="how to turn the positions: given, flip_y, flip_x, rotate_180, swap, swap_flip_y, swap_flip_x or "
+        "swap_rotate_180 (axes are swapped first); `ptychopinn inspect` finds it",
+    )
+
+
 def settings_of(options: Namespace, *names: str) -> dict[str, dict[str, Any]]:
     """The chosen configuration sections as plain dictionaries."""
     return {name: options[name].as_dict() for name in names}

@@ -7,6 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ptychopinn.commands.options import (
     DEVICE,
+    add_orientation,
     add_out_format,
     add_overwrite,
     add_scan_options,
@@ -31,6 +32,7 @@ def describe(parser: ArgumentParser) -> None:
         "--refine", type=int, default=0, metavar="N", help="then refine it against the counts in N passes over the scan"
     )
     parser.add_argument("--device", default="auto", help=DEVICE)
+    add_orientation(parser)
     add_overwrite(parser)
     add_sections(parser, "inference")
 
@@ -46,6 +48,7 @@ def run(options: Namespace) -> int:
     from ptychopinn.devices import resolve_device
     from ptychopinn.inference.bundle import load_bundle
     from ptychopinn.inference.predict import reconstruct
+    from ptychopinn.inspection.orientation import oriented
     from ptychopinn.metrics.plots import plot_reconstruction
     from ptychopinn.refinement.workflow import refine
 
@@ -55,7 +58,7 @@ def run(options: Namespace) -> int:
     model, config = load_bundle(options.run)
     inference = dataclasses.replace(config.inference, **options.given.as_dict().get("inference", {}))
     models = [model, *(load_bundle(run)[0] for run in options.ensemble)]
-    scan = load_scan(options)
+    scan = oriented(load_scan(options), options.orientation or "given")
     reconstruction_suffix(out, options.out_format, scan)
     result = reconstruct(models, scan, dataclasses.replace(config, inference=inference), device)
     if options.refine:

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ptychopinn.commands.options import (
     DEVICE,
+    add_orientation,
     add_out_format,
     add_overwrite,
     add_scan_options,
@@ -39,6 +40,7 @@ def describe(parser: ArgumentParser) -> None:
     add_out_format(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the refinement that writes to --out")
     parser.add_argument("--device", default="auto", help=DEVICE)
+    add_orientation(parser)
     add_overwrite(parser)
     parser.add_class_arguments(RefineConfig, "refine")
 
@@ -50,6 +52,7 @@ def run(options: Namespace) -> int:
     """
     from ptychopinn.data.reconstruction import reconstruction_suffix
     from ptychopinn.devices import resolve_device
+    from ptychopinn.inspection.orientation import oriented
     from ptychopinn.refinement.files import processes, refine_to_files
 
     out = new_file(options.out, options.overwrite or options.resume)
@@ -65,7 +68,7 @@ def run(options: Namespace) -> int:
             settings[name] = options[name]
     config = RefineConfig(**settings)
     with processes(resolve_device(options.device)) as device:
-        scan = load_scan(options, options.files[-1])
+        scan = oriented(load_scan(options, options.files[-1]), options.orientation or "given")
         reconstruction_suffix(out, options.out_format, scan)
         start = None if options.from_scratch else _start_of(Path(options.files[0]), scan, device)
         result, written = refine_to_files(

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ptychopinn.commands.options import (
     SECTIONS,
+    add_orientation,
     add_overwrite,
     add_scan_options,
     add_sections,
@@ -41,6 +42,7 @@ def describe(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last whole epoch of the run in --out, with its options"
     )
+    add_orientation(parser)
     add_overwrite(parser)
     add_sections(parser, *SECTIONS)
 
@@ -48,10 +50,13 @@ def describe(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Train a network on the diffraction patterns of a scan; no truth is used, unless asked for.
 
+    First, the orientation of the positions is checked, unless --orientation states it.
+
     Options that are not given are the defaults; with --resume those of the run, and with --from the data and model
     options are those of the run that is started from.
     """
     from ptychopinn.inference.bundle import BUNDLE_NAME, load_bundle
+    from ptychopinn.inspection.orientation import oriented, require_orientation
     from ptychopinn.training.workflow import read_config, train
 
     quieten_lightning()
@@ -74,6 +79,11 @@ def run(options: Namespace) -> int:
     config = Config.from_dict(settings)
     new_file(Path(options.out) / BUNDLE_NAME, options.overwrite or options.resume)
     scans = [load_scan(options, path) for path in options.scan_files]
+    if options.orientation is None:
+        for scan in scans:
+            require_orientation(scan)
+    else:
+        scans = [oriented(scan, options.orientation) for scan in scans]
     run = train(scans, options.out, config, overwrite=options.overwrite, start=start, resume=options.resume)
     losses = ", ".join(f"{name} {value:.4g}" for name, value in run.losses.items())
     print(f"{run.folder}: trained on {sum(scan.n for scan in scans)} patterns, {losses}")

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The result of an inspection: what was measured, what is wrong with it, and both as text and as JSON types."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychopinn.inspection.measure import ENCIRCLED, Geometry, Patterns
+from ptychopinn.inspection.orientation import SURE, OrientationReport
+
+#: Worst first. A "problem" spoils a reconstruction, a "warning" costs quality or may be meant, a "note" is to be known.
+SEVERITIES = ("problem", "warning", "note")
+
+_LABEL, _WIDTH = 22, 110
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be.
+
+    Attributes:
+        severity: one of `SEVERITIES`.
+        key: a short name that stays the same, for programs.
+        sentence: what is so.
+        advice: what to do about it.
+    """
+
+    severity: str
+    key: str
+    sentence: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.severity.upper()}: {self.sentence}: {self.advice}"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What :func:`ptychopinn.inspection.inspect_scan` found out about a scan.
+
+    Attributes:
+        name: of the scan.
+        pixel_size: metres per object pixel, or None.
+        energy: eV, or None.
+        measurement: what the patterns in the file were read as, "amplitude" or "counts", or None where nothing says so.
+        measurement_reason: why.
+        patterns: of the counts.
+        geometry: of positions and probe.
+        orientation: the check of the orientation, or None if it was not done.
+        findings: what is wrong, worst first.
+    """
+
+    name: str
+    pixel_size: float | None
+    energy: float | None
+    measurement: str | None
+    measurement_reason: str | None
+    patterns: Patterns
+    geometry: Geometry
+    orientation: OrientationReport | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def problems(self) -> int:
+        """How many findings are problems."""
+        return sum(finding.severity == "problem" for finding in self.findings)
+
+    @property
+    def bad_pixels(self) -> NDArray[np.bool_]:
+        """Mask (N, N) of the scan's bad pixels and those that look faulty, for `Scan.bad_pixels`."""
+        return self.patterns.masked | self.patterns.suspects
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON types: faulty pixels as (row, column), no images, None for what is not finite."""
+        values = asdict(self)
+        for image in ("mean", "masked", "suspects", "totals"):
+            del values["patterns"][image]
+        values["patterns"]["suspects"] = np.argwhere(self.patterns.suspects).tolist()
+        plain: dict[str, Any] = _plain(values)
+        return plain
+
+    def __str__(self) -> str:
+        lines = [self.name, ""]
+        for title, rows in self._sections():
+            lines.append(title)
+            for label, text in rows:
+                lines += _wrapped(f"  {label:{_LABEL}}{text}", " " * (_LABEL + 2))
+            lines.append("")
+        for finding in self.findings:
+            lines += _wrapped(str(finding), "  ")
+        lines.append(_verdict(self))
+        return "\n".join(lines)
+
+    def _sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        patterns, geometry, size = self.patterns, self.geometry, self.patterns.size
+        middle = ", ".join(f"{shift + size // 2:.2f}" for shift in patterns.offset)
+        pixel = None if self.pixel_size is None else 1e6 * self.pixel_size
+        return [
+            (
+                "patterns",
+                [
+                    ("number and size", f"{patterns.number} of {size} x {size} px, {patterns.type}"),
+                    ("read as", f"{self.measurement}: {self.measurement_reason}" if self.measurement else "not stated"),
+                    (
+                        "photons per pattern",
+                        f"mean {patterns.mean_total:.4g}, from {patterns.lowest:.4g} to {patterns.highest:.4g}",
+                    ),
+                    ("brightest pixel", f"{patterns.largest:.6g} counts"),
+                    ("zero frequency", f"at pixel ({middle}) (y, x); expected ({size // 2}, {size // 2})"),
+                    (
+                        "pixels",
+                        f"{int(patterns.masked.sum())} masked; of the others {patterns.dead} look dead, "
+                        f"{patterns.constant} stuck, {patterns.hot} hot",
+                    ),
+                ],
+            ),
+            (
+                "scan",
+                [
+                    ("extent (y, x)", _lengths(geometry.extent, pixel)),
+                    ("canvas", f"{geometry.canvas[0]} x {geometry.canvas[1]} px"),
+                    ("neighbours", f"{_lengths((geometry.step,), pixel)} apart (median distance to the nearest)"),
+                    (
+                        "photons per pixel",
+                        f"{geometry.dose:.4g} (all counts over the {geometry.lit} object pixels lit)",
+                    ),
+                ],
+            ),
+            (
+                "probe",
+                [
+                    ("modes", str(geometry.modes)),
+                    ("diameter", f"{_lengths((geometry.diameter,), pixel)} (circle with {ENCIRCLED:.0%} of its light)"),
+                    ("linear overlap", f"{geometry.overlap:.0%} (1 - distance of neighbours / diameter)"),
+                    ("oversampling", f"{geometry.oversampling:.2f} (patch side / diameter)"),
+                    ("mean transmission", f"{geometry.transmission:.3g} (mean counts over the probe's power)"),
+                ],
+            ),
+            (
+                "units",
+                [
+                    ("photon energy", "not known" if self.energy is None else f"{self.energy / 1e3:.6g} keV"),
+                    ("object pixel", "not known" if pixel is None else f"{1e3 * pixel:.4g} nm"),
+                ],
+            ),
+            ("orientation", self._orientation()),
+        ]
+
+    def _orientation(self) -> list[tuple[str, str]]:
+        report = self.orientation
+        if report is None:
+            return [("fits best", "not checked")]
+        pair = "" if report.twin is None else f" or {report.twin}, which this probe cannot tell apart"
+        margin = f"{report.confidence:.1f} standard errors of {report.patterns} patterns; {SURE:g} and more are sure"
+        return [("fits best", report.best + pair), ("margin", margin)]
+
+
+def _verdict(found: Inspection) -> str:
+    if not found.findings:
+        return "nothing is wrong"
+    counts = [(sum(f.severity == severity for f in found.findings), severity) for severity in SEVERITIES]
+    return ", ".join(f"{number} {severity}{'s' if number > 1 else ''}" for number, severity in counts if number)
+
+
+def _lengths(pixels: tuple[float, ...], pixel: float | None) -> str:
+    """Lengths in pixels, and in micrometres where a pixel's is known."""
+    text = " x ".join(f"{length:.1f}" for length in pixels) + " px"
+    return text if pixel is None else text + " = " + " x ".join(f"{length * pixel:.3g}" for length in pixels) + " µm"
+
+
+def _wrapped(line: str, indent: str) -> list[str]:
+    return textwrap.wrap(line, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Every finding of an inspection appears where something is wrong, and nowhere else; figures are those of the scan."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ptychopinn.cli import main
+from ptychopinn.data.scan import Scan
+from ptychopinn.inspection import Inspection, inspect_scan, oriented
+from ptychopinn.physics.objects import OBJECTS
+from ptychopinn.physics.probes import PROBES, disk
+from ptychopinn.physics.simulate import simulate
+
+
+@pytest.fixture(scope="module")
+def good() -> Scan:
+    scan = simulate("dead_leaves", patterns=36, size=32, step=(4, 5), photons=1e5, seed=2)
+    return dataclasses.replace(scan, energy=8e3, pixel_size=2e-8)
+
+
+def with_counts(change: Callable[[NDArray[Any]], NDArray[Any] | None]) -> Callable[[Scan], Scan]:
+    def changed(scan: Scan) -> Scan:
+        counts = scan.counts.copy()
+        replaced = change(counts)
+        return dataclasses.replace(scan, counts=counts if replaced is None else replaced)
+
+    return changed
+
+
+def put(index: Any, value: float) -> Callable[[Scan], Scan]:
+    def change(counts: NDArray[Any]) -> None:
+        counts[index] = value
+
+    return with_counts(change)
+
+
+def bright_hot_pixel(counts: NDArray[Any]) -> None:
+    counts[:, 6, 9] = 900 + np.arange(len(counts))
+
+
+def positions(change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Callable[[Scan], Scan]:
+    return lambda scan: dataclasses.replace(scan, positions=change(scan.positions))
+
+
+def twice(places: NDArray[np.float64]) -> NDArray[np.float64]:
+    places = places.copy()
+    places[[20, 21]] = places[3]
+    return places
+
+
+def probe(change: Callable[[NDArray[np.complex64]], NDArray[np.complex64]]) -> Callable[[Scan], Scan]:
+    return lambda scan: dataclasses.replace(scan, probe=np.ascontiguousarray(change(scan.probe)))
+
+
+def wide(field: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    made = disk(32, diameter=0.95) * np.linalg.norm(field)
+    return made.astype(np.complex64)
+
+
+def undecided(scan: Scan) -> Scan:
+    decision = {"value": "amplitude", "reason": "the contract's default, since neither the values nor ..."}
+    return dataclasses.replace(scan, metadata={"measurement": decision})
+
+
+#: Key of the finding -> what is done to a good scan, its severity, and words of its sentence and advice.
+FINDINGS: dict[str, tuple[Callable[[Scan], Scan], str, tuple[str, ...]]] = {
+    "measurement": (undecided, "warning", ("read as amplitude", "--measurement")),
+    "fractional_counts": (with_counts(lambda c: (c * 1.5).astype(np.float32)), "note", ("not whole numbers",)),
+    "fft_order": (
+        with_counts(lambda c: np.fft.fftshift(c, axes=(1, 2))), "problem", ("in the corner", "roll the patterns by 16"),
+    ),
+    "centre": (
+        with_counts(lambda c: np.roll(c, (2, -3), (1, 2))), "warning",
+        ("at pixel (18.", "expected is (16, 16)", "roll the patterns by (-2, 3) px"),
+    ),
+    "dead_pixels": (put(np.s_[:, 14, 19], 0), "warning", ("1 pixel is without a count", "bad_pixels")),
+    "stuck_pixels": (put(np.s_[:, 5, 8:10], 7), "warning", ("2 pixels are the same in all patterns",)),
+    "hot_pixels": (with_counts(bright_hot_pixel), "warning", ("1 pixel is far above",)),
+    "empty_patterns": (put(np.s_[[4, 9]], 0), "warning", ("2 patterns without counts: 4, 9",)),
+    "faint_patterns": (with_counts(lambda c: np.where(np.arange(36)[:, None, None] == 5, c // 400, c)), "warning",
+                       ("1 pattern with less than 1% of the median counts: 5",)),
+    "glaring_patterns": (with_counts(lambda c: np.where(np.arange(36)[:, None, None] == 5, 9 * c, c)), "warning",
+                         ("1 pattern with more than 5 times the median counts: 5",)),
+    "saturated": (with_counts(lambda c: np.minimum(c, 250)), "problem", ("36 patterns at a ceiling of 250", "...")),
+    "duplicates": (positions(twice), "warning", ("2 patterns at the place of an earlier one: 20, 21",)),
+    "units_of_positions": (positions(lambda p: p * 2e-8), "problem", ("all positions lie within", "not in metres")),
+    "overlap": (positions(lambda p: p * 6), "problem", ("share hardly anything",)),
+    "probe_centre": (probe(lambda p: np.fft.fftshift(p, axes=(1, 2))), "warning", ("(-16.0, ", "fftshift")),
+    "probe_edge": (probe(lambda p: p + np.float32(0.2 * abs(p).max())), "warning", ("at the border of its patch",)),
+    "oversampling": (probe(wide), "warning", ("times as wide as the probe",)),
+    "transmission": (probe(lambda p: p * np.float32(0.1)), "warning", ("times the power of the probe", "scale")),
+    "orientation": (lambda scan: oriented(scan, "flip_x"), "problem", ("with x reversed", "--orientation flip_x")),
+}  # fmt: skip
+
+
+def keys(found: Inspection) -> set[str]:
+    return {finding.key for finding in found.findings}
+
+
+@pytest.mark.parametrize("key", FINDINGS)
+def test_each_finding_appears_where_something_is_wrong(good: Scan, key: str) -> None:
+    change, severity, phrases = FINDINGS[key]
+    found = inspect_scan(change(good), orientation=key == "orientation")
+    (finding,) = (finding for finding in found.findings if finding.key == key)
+    assert finding.severity == severity
+    for phrase in phrases:
+        assert phrase in str(finding)
+    assert found.problems == sum(entry.severity == "problem" for entry in found.findings)
+    assert " ".join(str(finding).split()) in " ".join(str(found).split())
+
+
+@pytest.mark.parametrize("kind", PROBES)
+@pytest.mark.parametrize("sample", OBJECTS)
+def test_nothing_is_found_where_nothing_is_wrong(sample: str, kind: str) -> None:
+    for photons, size in ((1e4, 32), (1e7, 64)):
+        scan = simulate(sample, probe=kind, patterns=36, size=size, photons=photons, seed=5)
+        assert inspect_scan(scan, orientation=False).findings == ()
+
+
+def test_a_good_scan_with_its_orientation(good: Scan) -> None:
+    found = inspect_scan(good)
+    assert found.findings == () and found.orientation is not None and found.orientation.sure
+    assert str(found).endswith("nothing is wrong")
+    for words in ("36 of 32 x 32 px", "8 keV", "20 nm", "fits best             given"):
+        assert words in str(found)
+
+
+def test_faulty_pixels_are_told_apart_and_masked_ones_are_not_judged(good: Scan) -> None:
+    counts = good.counts.copy()
+    counts[:, 14, 19], counts[:, 6, 9] = 0, 900 + np.arange(36)
+    found = inspect_scan(dataclasses.replace(good, counts=counts), orientation=False)
+    assert (found.patterns.dead, found.patterns.constant, found.patterns.hot) == (1, 0, 1)
+    assert np.argwhere(found.bad_pixels).tolist() == [[6, 9], [14, 19]]
+    mended = dataclasses.replace(good, counts=counts, bad_pixels=found.bad_pixels)
+    again = inspect_scan(mended, orientation=False)
+    assert again.findings == () and np.array_equal(again.bad_pixels, found.bad_pixels)
+    assert again.patterns.mean_total < found.patterns.mean_total
+
+
+def test_the_gap_between_modules_of_a_detector_is_dead(good: Scan) -> None:
+    found = inspect_scan(put(np.s_[:, :, 13:16], 0)(good), orientation=False)
+    assert found.bad_pixels[16, 13:16].all() and not found.bad_pixels[16, 12] and found.patterns.hot == 0
+
+
+def test_figures_are_those_of_the_scan() -> None:
+    flat = simulate(
+        np.ones((120, 140), np.complex64), probe=disk(64, diameter=0.5, edge=0.3), patterns=30, step=(6, 9), jitter=0,
+        photons=1e5,
+    )  # fmt: skip
+    found = inspect_scan(flat, orientation=False)
+    geometry, patterns = found.geometry, found.patterns
+    assert patterns.mean_total == pytest.approx(1e5, rel=0.01) and geometry.transmission == pytest.approx(1, rel=0.01)
+    # 90 % of an even disk of 32 px lie within sqrt(0.9) of its radius.
+    assert geometry.diameter == pytest.approx(32 * np.sqrt(0.9), rel=0.05)
+    assert geometry.step == 6 and geometry.overlap == pytest.approx(1 - 6 / geometry.diameter)
+    assert geometry.oversampling == pytest.approx(64 / geometry.diameter)
+    assert geometry.extent == (24, 45) and geometry.canvas == (88, 109)
+    assert geometry.dose * geometry.lit == pytest.approx(patterns.totals.sum())
+    assert 30 * 6 * 9 < geometry.lit < 88 * 109
+
+
+def test_the_probe_is_found_across_the_border_of_its_patch() -> None:
+    scan = simulate("dead_leaves", patterns=9, size=32, photons=1e5, seed=2)
+    rolled = dataclasses.replace(scan, probe=np.roll(scan.probe, (0, 13), (1, 2)))
+    first, second = (inspect_scan(s, orientation=False).geometry for s in (scan, rolled))
+    assert second.diameter == pytest.approx(first.diameter, rel=0.02)
+    assert second.probe_offset[1] - first.probe_offset[1] == pytest.approx(13, abs=0.01)
+
+
+def test_one_pattern_is_enough() -> None:
+    found = inspect_scan(simulate("dead_leaves", patterns=1, size=32, photons=1e5))
+    assert found.orientation is None and found.problems == 0
+
+
+def test_the_command_writes_what_it_is_asked_for(
+    good: Scan, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(np.s_[:, 14, 19], 0)(good).save("scan.npz")
+    before = {path.name for path in tmp_path.iterdir()}
+    assert main(["inspect", "scan.npz", "--no-orientation"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == before
+    assert "not checked" in capsys.readouterr().out
+
+    files = ("--json", "found.json", "--mask", "bad.npy", "--picture", "found.png")
+    assert main(["inspect", "scan.npz", *files]) == 0
+    said = capsys.readouterr().out
+    assert "1 warning\n" in said and said.count("wrote ") == 3
+    values = json.loads(Path("found.json").read_text())
+    assert values["patterns"]["number"] == 36 and values["patterns"]["suspects"] == [[14, 19]]
+    assert values["orientation"]["best"] == "given" and values["findings"][0]["key"] == "dead_pixels"
+    assert np.argwhere(np.load("bad.npy")).tolist() == [[14, 19]]
+    assert Path("found.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["inspect", "scan.npz", "--no-orientation", *files]) == 2
+    assert "found.json: expected a new file, found an earlier one" in capsys.readouterr().err
+
+
+def test_exit_code_1_says_that_there_is_a_problem(
+    good: Scan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "wrong.npz")
+    oriented(good, "swap").save(path)
+    assert main(["inspect", path]) == 1
+    assert "use --orientation swap with train" in " ".join(capsys.readouterr().out.split())
+    assert main(["inspect", path, "--orientation", "swap"]) == 0
+    assert main(["inspect", path, "--no-orientation"]) == 0
+
+
+def test_nan_is_refused_by_the_reader(good: Scan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good.save(tmp_path / "good.npz")
+    with np.load(tmp_path / "good.npz") as file:
+        values = dict(file)
+    values["diff3d"][3, 4, 5] = np.nan
+    np.savez(tmp_path / "nan.npz", **values)
+    assert main(["inspect", str(tmp_path / "nan.npz")]) == 2
+    assert "nan.npz: key 'diff3d': expected finite values, found 1 NaN" in capsys.readouterr().err

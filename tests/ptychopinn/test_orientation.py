@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The orientation check finds every error it is made for, says what it cannot tell, and stops a training.
+
+How often it is right over objects, probes and doses is measured in benchmarks/orientation.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptychopinn.cli import main
+from ptychopinn.data.reconstruction import Reconstruction
+from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
+from ptychopinn.inspection.centre import centre_offset, in_fft_order, probe_far_field
+from ptychopinn.inspection.orientation import (
+    FEWEST,
+    ORIENTATIONS,
+    check_orientation,
+    compose,
+    oriented,
+    require_orientation,
+)
+from ptychopinn.inspection.trials import margin, take_sample, twin_likeness
+from ptychopinn.physics.probes import defocused, disk
+from ptychopinn.physics.simulate import simulate
+
+TRAIN = ("--epochs", "1", "--model.options", '{"steps": 2, "width": 8, "state": 2}', "--data.group_size", "4",
+         "--execution.progress", "false", "--execution.threads", "1", "--execution.accelerator", "cpu")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scan() -> Scan:
+    """Right as it is, with steps that differ between the axes."""
+    return simulate("dead_leaves", patterns=36, size=32, step=(4, 5), photons=1e5, seed=2)
+
+
+@pytest.mark.parametrize("error", ORIENTATIONS)
+def test_every_error_is_found_and_mended(scan: Scan, error: str) -> None:
+    wrong = oriented(scan, error)
+    report = check_orientation(wrong)
+    assert report.sure and report.twin is None
+    assert report.given_is_best == (error == "given")
+    assert compose(report.best, error) == "given"
+    assert report.scores[report.best] == min(report.scores.values()) and set(report.scores) == set(ORIENTATIONS)
+    mended = oriented(wrong, report.best)
+    np.testing.assert_allclose(mended.positions, scan.positions, atol=1e-9)
+    assert "orientation" not in mended.metadata
+    assert ("as they are" in report.sentence) == (error == "given")
+
+
+def test_the_same_arguments_give_the_same_report(scan: Scan) -> None:
+    assert check_orientation(scan, seed=3) == check_orientation(scan, seed=3)
+
+
+def test_a_wrong_guess_of_the_probe_does_no_harm(scan: Scan) -> None:
+    guess = defocused(32, diameter=0.42)
+    guess = (guess * np.linalg.norm(scan.probe)).astype(np.complex64)
+    report = check_orientation(oriented(dataclasses.replace(scan, probe=guess), "flip_x"))
+    assert report.sure and report.best == "flip_x"
+
+
+def test_the_scale_of_the_probe_does_not_matter(scan: Scan) -> None:
+    scaled = dataclasses.replace(scan, probe=scan.probe * np.float32(1e-3))
+    assert check_orientation(oriented(scaled, "swap")).best == "swap"
+
+
+def test_a_reversed_defocus_looks_like_negated_positions_and_the_sentence_says_so(scan: Scan) -> None:
+    twin = np.conj(np.roll(scan.probe[:, ::-1, ::-1], (1, 1), (1, 2)))
+    report = check_orientation(dataclasses.replace(scan, probe=np.ascontiguousarray(twin)))
+    assert report.sure and report.best == "rotate_180"
+    assert "if the phase of the probe (its defocus) had the wrong sign" in report.sentence
+
+
+@pytest.mark.parametrize(("error", "best"), [("given", "given"), ("rotate_180", "given"), ("swap", "swap")])
+def test_a_flat_probe_cannot_tell_a_scan_from_its_negation(error: str, best: str) -> None:
+    flat = simulate("dead_leaves", probe="disk", patterns=36, size=32, step=(4, 5), photons=1e6, seed=2)
+    report = check_orientation(oriented(flat, error))
+    assert report.sure and report.twin is not None
+    assert {report.best, report.twin} == {best, compose("rotate_180", best)}
+    assert report.given_is_best == (best == "given")
+    assert "cannot tell" in report.sentence
+
+
+def test_an_empty_sample_leaves_it_uncertain(caplog: pytest.LogCaptureFixture) -> None:
+    empty = simulate(np.ones((90, 90), np.complex64), patterns=36, size=32, step=(4, 5), photons=1e5, seed=2)
+    with caplog.at_level(logging.WARNING):
+        report = require_orientation(empty)
+    assert report is not None and not report.sure
+    assert "the orientation of the positions is not certain" in caplog.text
+
+
+def test_patterns_without_order_leave_it_uncertain(scan: Scan) -> None:
+    shuffled = np.random.default_rng(0).permutation(scan.positions)
+    assert not check_orientation(dataclasses.replace(scan, positions=shuffled)).sure
+
+
+def test_patterns_off_centre_bad_pixels_and_empty_ones_do_no_harm(scan: Scan) -> None:
+    counts = np.roll(scan.counts, (3, -2), (1, 2))
+    counts[:, 4, 5] = 60_000
+    counts[[0, 30]] = 0
+    bad = np.zeros((32, 32), np.bool_)
+    bad[4, 5] = True
+    report = check_orientation(oriented(dataclasses.replace(scan, counts=counts, bad_pixels=bad), "flip_y"))
+    assert report.sure and report.best == "flip_y"
+    np.testing.assert_allclose(report.offset, (3, -2), atol=0.3)
+
+
+def test_patterns_in_fft_order_are_recognised(scan: Scan) -> None:
+    corner = dataclasses.replace(scan, counts=np.fft.fftshift(scan.counts, axes=(1, 2)))
+    report = check_orientation(oriented(corner, "swap"))
+    assert report.sure and report.best == "swap" and in_fft_order(report.offset, 32)
+    assert not in_fft_order((16.0, 2.0), 32)
+
+
+def test_large_patterns_are_cut_to_their_light() -> None:
+    size = 96
+    k = np.fft.fftfreq(size, 1 / size)
+    radius = np.hypot(k[:, np.newaxis], k)
+    field = np.exp(-((radius / 12) ** 4) + 0.05j * radius**2)
+    probe = np.fft.fftshift(np.fft.ifft2(field))
+    large = simulate("dead_leaves", probe=probe, patterns=36, step=(10, 13), photons=1e6, seed=2)
+    sample = take_sample(large)
+    assert sample.counts.shape[-1] == sample.probe.shape[-1] == 64
+    assert float(sample.probe.abs().square().sum()) == pytest.approx(float(sample.counts.mean(0).sum()), rel=0.2)
+    report = check_orientation(oriented(large, "swap_flip_y"))
+    assert report.sure and report.best == "swap_flip_x"
+
+
+def test_orientations_are_a_group_and_act_as_their_names_say(scan: Scan) -> None:
+    assert all(compose(a, b) in ORIENTATIONS for a in ORIENTATIONS for b in ORIENTATIONS)
+    y, x = scan.positions.T
+    np.testing.assert_allclose(oriented(scan, "swap").positions.T, (x, y))
+    np.testing.assert_allclose(oriented(scan, "flip_y").positions.T, (y.min() + y.max() - y, x))
+    np.testing.assert_allclose(oriented(scan, "swap_flip_y").positions.T, (x.min() + x.max() - x, y))
+    for name in ORIENTATIONS:
+        turned = oriented(scan, name)
+        extent = np.ptp(scan.positions, axis=0)
+        np.testing.assert_allclose(np.ptp(turned.positions, axis=0), extent[::-1] if "swap" in name else extent)
+        assert turned.counts is scan.counts and turned.probe is scan.probe
+
+
+def test_the_truth_is_dropped_and_what_was_done_is_noted(scan: Scan) -> None:
+    assert oriented(scan, "given") is scan and scan.truth is not None
+    once = oriented(scan, "swap")
+    assert once.truth is None and once.metadata["orientation"] == "swap"
+    assert oriented(once, "flip_y").metadata["orientation"] == "swap_flip_y"
+    assert "orientation" not in scan.metadata
+
+
+def test_unknown_names_and_single_patterns_are_refused(scan: Scan) -> None:
+    with pytest.raises(InputError, match=r"orientation must be one of given, flip_y, .*, got 'mirror'"):
+        oriented(scan, "mirror")
+    with pytest.raises(InputError, match="expected two patterns or more to find their orientation, found 1"):
+        check_orientation(scan.subset([0]))
+
+
+def test_requiring_it_refuses_with_the_mending_option(scan: Scan, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(
+        InputError, match=r"y and x swapped, by .* --orientation swap does so, --orientation given insists"
+    ):
+        require_orientation(oriented(scan, "swap"))
+    assert require_orientation(scan) is not None and caplog.text == ""
+    with caplog.at_level(logging.INFO):
+        assert require_orientation(oriented(scan, "swap").subset(np.arange(FEWEST - 1))) is None
+    assert f"orientation not checked, {FEWEST - 1} patterns are fewer than {FEWEST}" in caplog.text
+
+
+def test_requiring_it_warns_of_a_pattern_off_centre(scan: Scan, caplog: pytest.LogCaptureFixture) -> None:
+    require_orientation(dataclasses.replace(scan, counts=np.roll(scan.counts, 2, 1)))
+    assert "the patterns' zero frequency lies (2." in caplog.text and "expect a phase ramp" in caplog.text
+
+
+def test_the_measures_it_rests_on() -> None:
+    better, worse = np.array([1.0, 2.0, 4.0]), np.array([2.0, 5.0, 7.0])
+    assert margin(better, worse) == -margin(worse, better) > 0
+    assert margin(better, better) == 0
+    assert twin_likeness(disk(32)) > 0.99 > 0.6 > twin_likeness(defocused(32))
+    assert twin_likeness(np.roll(disk(32), 3, 1)) > 0.99
+    mean = np.roll(probe_far_field(defocused(64)), (-5, 1), (0, 1))
+    assert centre_offset(mean, defocused(64, diameter=0.4)) == pytest.approx((-5, 1), abs=0.1)
+
+
+def test_train_refuses_a_wrong_orientation_and_takes_one_that_is_named(
+    scan: Scan, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    oriented(scan, "swap_flip_y").save("wrong.npz")
+    assert main(["train", "wrong.npz", "--out", "run", *TRAIN]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("ptychopinn train: ") and "--orientation swap_flip_x does so" in said
+    assert not (tmp_path / "run").exists()
+    assert main(["train", "wrong.npz", "--out", "run", "--orientation", "mirror", *TRAIN]) == 2
+    assert "orientation must be one of given" in capsys.readouterr().err
+    assert main(["train", "wrong.npz", "--out", "run", "--orientation", "swap_flip_x", *TRAIN]) == 0
+
+    name = ("--orientation", "swap_flip_x")
+    assert main(["reconstruct", "run", "wrong.npz", "--out", "recon.h5", "--device", "cpu", *name]) == 0
+    small = ("--refine.split_half", "false", "--iterations", "3", "--device", "cpu", "--refine.find_defocus", "false")
+    assert main(["refine", "--from-scratch", "wrong.npz", "--out", "refined.h5", *small, *name]) == 0
+    extent = np.ptp(scan.positions, axis=0)
+    for path in ("recon.h5", "refined.h5"):
+        height, width = Reconstruction.load(path).shape
+        assert (width > height) == (extent[1] > extent[0]), path
+    positions = Reconstruction.load("refined.h5").positions
+    assert positions is not None
+    np.testing.assert_allclose(positions, scan.positions, atol=1e-6)
