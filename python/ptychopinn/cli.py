@@ -73,7 +73,7 @@ def _parser() -> tuple[ArgumentParser, dict[str, Any]]:
 
 
 #: In the order of a scientist's day; a module of :mod:`ptychopinn.commands` each.
-_COMMANDS = ("simulate", "train", "reconstruct", "refine", "evaluate", "plot", "doctor")
+_COMMANDS = ("simulate", "train", "reconstruct", "refine", "evaluate", "plot", "subset", "doctor")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ COMMANDS = {
     "refine": ("[START] SCAN.npz", "--from-scratch", "--resume", "--refine.learn_positions", "or from scratch"),
     "evaluate": ("RECON.h5", "SCAN.npz", "--out", "--overwrite"),
     "plot": ("FILE", "--out"),
+    "subset": ("SCAN", "OUT", "--n", "--clusters", "--seed", "record of its origin"),
     "doctor": ("SIMD level",),
 }
 TINY = (
