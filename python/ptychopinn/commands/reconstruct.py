@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ptychopinn.commands.options import DEVICE, MEASUREMENT, add_overwrite, add_sections, new_file, say_written
+from ptychopinn.commands.options import DEVICE, MEASUREMENT, add_overwrite, add_sections, new_file, say_written, speaks
 from ptychopinn.config import RefineConfig
 
 
@@ -38,18 +38,23 @@ def run(options: Namespace) -> int:
     from ptychopinn.inference.bundle import load_bundle
     from ptychopinn.inference.predict import reconstruct
     from ptychopinn.metrics.plots import plot_reconstruction
+    from ptychopinn.processes import processes, together
     from ptychopinn.refinement.workflow import refine
 
-    out = new_file(options.out, options.overwrite)
-    reconstruction_suffix(out)
-    device = resolve_device(options.device)
-    model, config = load_bundle(options.run)
-    inference = dataclasses.replace(config.inference, **options.given.as_dict().get("inference", {}))
-    models = [model, *(load_bundle(run)[0] for run in options.ensemble)]
-    scan = Scan.load(options.scan_file, measurement=options.measurement)
-    result = reconstruct(models, scan, dataclasses.replace(config, inference=inference), device)
-    if options.refine:
-        result = refine(scan, result, RefineConfig(iterations=options.refine, split_half=False), device)
+    with processes(), together():
+        out = new_file(options.out, options.overwrite)
+        reconstruction_suffix(out)
+        device = resolve_device(options.device)
+        model, config = load_bundle(options.run)
+        inference = dataclasses.replace(config.inference, **options.given.as_dict().get("inference", {}))
+        models = [model, *(load_bundle(run)[0] for run in options.ensemble)]
+        scan = Scan.load(options.scan_file, measurement=options.measurement)
+    with processes(device) as device:
+        result = reconstruct(models, scan, dataclasses.replace(config, inference=inference), device)
+        if options.refine:
+            result = refine(scan, result, RefineConfig(iterations=options.refine, split_half=False), device)
+    if not speaks():
+        return 0
     result.save(out)
     height, width = result.object.shape
     print(f"{out}: object {height} x {width} px, origin {result.origin} (y, x) in the scan's coordinates")

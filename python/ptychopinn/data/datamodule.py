@@ -3,13 +3,15 @@
 
 Every pattern leads one group. A seeded share of the leaders is held out to measure the loss on; from the others each
 epoch draws as many groups as show every pattern about once, and their members anew where the pool is larger than the
-group. Everything drawn depends on the seed and the epoch alone.
+group. Everything drawn depends on the seed and the epoch alone. Of several processes each takes its share of every
+batch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import lightning as L
 import numpy as np
@@ -20,6 +22,7 @@ from ptychopinn.config import Config
 from ptychopinn.data.dataset import GroupDataset, JoinedGroups, good_pixels
 from ptychopinn.data.grouping import group_nearest
 from ptychopinn.data.scan import Scan
+from ptychopinn.data.shares import Shares
 from ptychopinn.errors import InputError
 
 _FEWEST_BATCHES = 8
@@ -80,10 +83,13 @@ class ScanDataModule(L.LightningDataModule):
             )
             places.append(chosen)
         dataset = JoinedGroups(parts, np.argsort(np.concatenate(places)))  # the leaders' own order, over all scans
+        trainer = self.trainer
+        rank_and_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        shares = Shares(len(dataset), self.batch_size, rank_and_size)
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
-            collate_fn=dataset.collate,
+            batch_sampler=shares,
+            collate_fn=partial(shares.collate, dataset),
             num_workers=self.config.execution.workers,
         )
 

@@ -52,7 +52,7 @@ def stratified(positions: ArrayLike, n: int, seed: int = 0) -> NDArray[np.int64]
     Example:
         >>> line = [[0, x] for x in range(100)]
         >>> chosen = stratified(line, 10)
-        >>> len(chosen), int(chosen[0]), int(chosen[-1]), bool(np.diff(chosen).max() < 20)
+        >>> len(chosen), int(chosen[0]), int(chosen[-1]), bool(np.diff(chosen).max() < 25)
         (10, 0, 99, True)
     """
     points = _checked(positions, n)

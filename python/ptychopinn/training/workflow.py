@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
 import yaml
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EMAWeightAveraging, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ptychopinn.config import Config
@@ -37,7 +41,16 @@ from ptychopinn.inference.predict import choose_probe
 from ptychopinn.metrics.plots import plot_scan_overview, plot_training
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.positions import REACH
-from ptychopinn.training.callbacks import BestEpoch, EpochLog, LastEpoch, Schedule, StopOnNonFinite, stop_on_interrupt
+from ptychopinn.processes import agree, broadcast, launched, processes, said_once, together
+from ptychopinn.training.callbacks import (
+    BestEpoch,
+    EpochLog,
+    LastEpoch,
+    Schedule,
+    StopOnNonFinite,
+    StopTogether,
+    stop_on_interrupt,
+)
 from ptychopinn.training.module import PtychoModule
 
 _log = logging.getLogger(__name__)
@@ -106,10 +119,83 @@ def train(
             scan, the machine, the model to begin with or the checkpoint, or the loss diverged.
         KeyboardInterrupt: Ctrl-C before the first step, or twice; later, one Ctrl-C ends the training and saves it.
     """
-    config, out = config or Config(), Path(out)
-    scans = [scan] if isinstance(scan, Scan) else list(scan)
+    with processes():
+        return _train(
+            [scan] if isinstance(scan, Scan) else list(scan), Path(out), config or Config(), overwrite, start, resume
+        )
+
+
+def _train(
+    scans: list[Scan], out: Path, config: Config, overwrite: bool, start: PtychoModel | None, resume: bool
+) -> TrainedRun:
     last = out / "checkpoints" / "last.ckpt"
-    if resume and not last.exists():
+    asked = threading.Event()
+    with together():
+        _check_folder(out, overwrite, resume)
+        if config.execution.threads is not None:
+            torch.set_num_threads(config.execution.threads)
+        L.seed_everything(config.training.seed, workers=True, verbose=False)
+
+        check_alike(scans)
+        module = _module(scans, config, start)
+        margin = REACH if module.model.positions is not None else 0
+        data = ScanDataModule(scans, config, module.model.generator.canvas_multiple, margin)
+        finished = _check_resumable(last, module) if resume else -1
+        data.train_dataloader()  # a group that does not fit the scan is found here, before anything is written
+
+        monitor = "val_loss" if len(data.validation_leaders) else "train_loss"
+        best = BestEpoch(out / "checkpoints", monitor)
+        earlier = _logged(out / "metrics.csv", finished) if resume else []
+        logger = CSVLogger(out, name="", version="")
+        trainer = _trainer(config, out, [best, LastEpoch(out / "checkpoints"), StopTogether(asked)], logger)
+    if trainer.world_size > data.batch_size:
+        _log.warning(
+            "training.batch_size: %d processes share batches of %d groups, so that some have nothing to do; "
+            "--training.batch_size %d would keep all busy",
+            trainer.world_size, data.batch_size, trainer.world_size,
+        )  # fmt: skip
+    with together():
+        if trainer.is_global_zero:
+            _begin_folder(out, config, scans[0], resume)
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        for expected in _EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=expected)
+        for step, row in earlier:
+            logger.log_metrics(row, step)
+        try:
+            with stop_on_interrupt(trainer, asked):
+                trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
+        except InputError as error:  # of figures that all processes share
+            raise said_once(error) from None
+    interrupted = agree(asked.is_set())
+    if trainer.global_step == 0:
+        if interrupted:
+            raise KeyboardInterrupt
+        raise said_once(
+            InputError("training: no step was made; allow more training.minutes or a smaller training.accumulate")
+        )
+    seconds = time.perf_counter() - began
+
+    figures = trainer.callback_metrics or dict(pair for _, row in earlier for pair in row.items())
+    losses = {name: float(value) for name, value in figures.items() if name.endswith("_loss")}
+    model = module.model.cpu().eval()
+    if trainer.is_global_zero:
+        chosen = best.chosen()
+        if chosen is not None:
+            module.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
+        names = ", ".join(scan.name for scan in scans)
+        info = {"scan": names, "epochs": trainer.current_epoch, "seconds": seconds, **losses}
+        save_bundle(model, config, out / BUNDLE_NAME, info)
+        plot_training(out / "metrics.csv", out / "training.png")
+    with torch.no_grad():
+        broadcast(*model.state_dict().values())
+    _log.info("trained %d epochs in %.0f s", trainer.current_epoch, seconds)
+    return TrainedRun(model, config, out, losses, interrupted)
+
+
+def _check_folder(out: Path, overwrite: bool, resume: bool) -> None:
+    if resume and not (out / "checkpoints" / "last.ckpt").exists():
         raise InputError(
             f"{out}: expected a run to resume, with checkpoints/last.ckpt, found none: it is written after the first "
             "whole epoch; a model that was saved before can be begun with by --from"
@@ -119,23 +205,9 @@ def train(
             f"{out}: expected a folder without a trained model, found {BUNDLE_NAME}; name another, --overwrite or "
             "--resume"
         )
-    if config.execution.threads is not None:
-        torch.set_num_threads(config.execution.threads)
-    L.seed_everything(config.training.seed, workers=True, verbose=False)
 
-    check_alike(scans)
-    module = _module(scans, config, start)
-    margin = REACH if module.model.positions is not None else 0
-    data = ScanDataModule(scans, config, module.model.generator.canvas_multiple, margin)
-    finished = _check_resumable(last, module) if resume else -1
-    data.train_dataloader()  # a group that does not fit the scan is found here, before anything is written
 
-    monitor = "val_loss" if len(data.validation_leaders) else "train_loss"
-    best = BestEpoch(out / "checkpoints", monitor)
-    earlier = _logged(out / "metrics.csv", finished) if resume else []
-    logger = CSVLogger(out, name="", version="")
-    trainer = _trainer(config, out, [best, LastEpoch(out / "checkpoints")], logger)
-
+def _begin_folder(out: Path, config: Config, scan: Scan, resume: bool) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -143,34 +215,7 @@ def train(
     for name in ("best", "last", "cut") if not resume else ("cut",):
         (out / "checkpoints" / f"{name}.ckpt").unlink(missing_ok=True)  # of an earlier run, or begun again
     _write_config(config, out / "config.yaml")
-    plot_scan_overview(scans[0], out / "scan.png")
-    began = time.perf_counter()
-    with warnings.catch_warnings():
-        for expected in _EXPECTED_WARNINGS:
-            warnings.filterwarnings("ignore", message=expected)
-        for step, row in earlier:
-            logger.log_metrics(row, step)
-        with stop_on_interrupt(trainer) as interrupted:
-            trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
-    if trainer.global_step == 0:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        raise InputError("training: no step was made; allow more training.minutes or a smaller training.accumulate")
-    seconds = time.perf_counter() - began
-
-    figures = trainer.callback_metrics or dict(pair for _, row in earlier for pair in row.items())
-    losses = {name: float(value) for name, value in figures.items() if name.endswith("_loss")}
-    chosen = best.chosen()
-    if chosen is not None:
-        module.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
-    model = module.model.cpu().eval()
-    if trainer.is_global_zero:
-        names = ", ".join(scan.name for scan in scans)
-        info = {"scan": names, "epochs": trainer.current_epoch, "seconds": seconds, **losses}
-        save_bundle(model, config, out / BUNDLE_NAME, info)
-        plot_training(out / "metrics.csv", out / "training.png")
-    _log.info("trained %d epochs in %.0f s", trainer.current_epoch, seconds)
-    return TrainedRun(model, config, out, losses, interrupted.is_set())
+    plot_scan_overview(scan, out / "scan.png")
 
 
 def _module(scans: Sequence[Scan], config: Config, start: PtychoModel | None) -> PtychoModule:
@@ -222,9 +267,10 @@ def _check_resumable(path: Path, module: PtychoModule) -> int:
     return epoch
 
 
-def _trainer(config: Config, out: Path, checkpoints: Sequence[ModelCheckpoint], logger: CSVLogger) -> L.Trainer:
+def _trainer(config: Config, out: Path, first: Sequence[L.Callback], logger: CSVLogger) -> L.Trainer:
     execution, training = config.execution, config.training
-    callbacks: list[L.Callback] = [*checkpoints, Schedule(training), StopOnNonFinite()]
+    devices = _devices(execution.devices)
+    callbacks: list[L.Callback] = [*first, Schedule(training), StopOnNonFinite()]
     bar = execution.progress and sys.stdout.isatty()
     if execution.progress:
         callbacks.append(TQDMProgressBar(leave=False) if bar else EpochLog())
@@ -233,10 +279,10 @@ def _trainer(config: Config, out: Path, checkpoints: Sequence[ModelCheckpoint], 
         if training.average is not None:
             device = None if accelerator == "cpu" else "cuda"
             callbacks.append(EMAWeightAveraging(device=device, decay=training.average, use_buffers=False))
-        return L.Trainer(
+        trainer = L.Trainer(
             default_root_dir=out,
             accelerator=accelerator,
-            devices=execution.devices,
+            **devices,
             precision=_PRECISIONS[execution.precision],
             max_epochs=training.epochs,
             accumulate_grad_batches=training.accumulate,
@@ -249,11 +295,36 @@ def _trainer(config: Config, out: Path, checkpoints: Sequence[ModelCheckpoint], 
             num_sanity_val_steps=0,
             # Members of the groups are drawn anew in every epoch.
             reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,  # batches are shared as they are
         )
     except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         chosen = f"accelerator {execution.accelerator!r} with devices {execution.devices!r}"
         raise InputError(f"execution: {chosen} cannot be used: {reason}") from error
+    if trainer.world_size > launched():
+        raise InputError(
+            f"execution.devices: {execution.devices!r} takes {trainer.world_size} processes, and this is one: start "
+            f"them with torchrun --nproc-per-node {trainer.world_size} -m ptychopinn.cli train ..."
+        )
+    return trainer
+
+
+def _devices(wanted: int | str) -> dict[str, Any]:
+    """The Trainer's arguments for one process, or for one of those that torchrun has started."""
+    if launched() == 1:
+        return {"devices": 1 if wanted == "auto" else wanted}
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    if wanted not in ("auto", here):
+        raise InputError(
+            f"execution.devices must be 'auto' or the {here} processes that torchrun has started on this node, "
+            f"got {wanted!r}"
+        )
+    return {
+        "devices": here,
+        "num_nodes": launched() // here,
+        "strategy": DDPStrategy(),
+        "plugins": [TorchElasticEnvironment()],
+    }
 
 
 def _logged(path: Path, last_epoch: int) -> list[tuple[int, dict[str, float]]]:
