@@ -20,13 +20,15 @@ import numpy as np
 import pytest
 import torch
 from distributed_runs import RECONSTRUCTIONS, TRAININGS, run_all
+from tiny_runs import tiny
 
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.shares import Shares
+from ptychopinn.errors import InputError
 from ptychopinn.inference.bundle import load_bundle
 from ptychopinn.inference.shared import regions
 from ptychopinn.physics.simulate import simulate
-from ptychopinn.training.workflow import read_config
+from ptychopinn.training.workflow import _devices, read_config, train
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 TORCHRUN = (
@@ -165,6 +167,21 @@ def test_an_interrupt_ends_all_after_the_same_step_and_saves(tmp_path: Path) -> 
     assert "interrupted; " in errors and "holds what was learned until then" in errors
     assert load_bundle(run)[1].training.epochs == 100000
     assert (run / "training.png").exists()
+
+
+def test_several_devices_are_for_several_processes(tmp_path: Path) -> None:
+    scan = simulate("dead_leaves", patterns=16, size=32, photons=1e5, seed=3)
+    with pytest.raises(InputError, match=r"execution.devices: 2 takes 2 processes, and this is one: start them with"):
+        train(scan, tmp_path / "run", tiny(execution={"devices": 2}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_devices_must_be_those_of_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="'auto' or the 2 processes that torchrun has started on this node, got 4"):
+        _devices(4)
+    assert _devices("auto")["devices"] == _devices("auto")["num_nodes"] == 2
 
 
 def test_shares_are_the_batches_of_one_process() -> None:
