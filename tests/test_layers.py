@@ -19,7 +19,7 @@ SOURCES = {"ptycho_ext": ROOT / "ptycho_ext", "ptychopinn": ROOT / "python" / "p
 
 #: Room -> rooms it may import besides itself. A room is a folder or a module right under ptychopinn. Read from the
 #: bottom: everything may import errors and the operators, and nothing imports what stands above it.
-_BASE = {"errors", "ptycho_ext"}
+_BASE = {"errors", "processes", "ptycho_ext"}
 _DATA = _BASE | {"config", "data"}
 _PHYSICS = _DATA | {"physics"}
 _MODELS = _PHYSICS | {"models"}
@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
     "devices": _BASE,
+    "processes": {"errors"},
     "data": _DATA,
     "physics": _PHYSICS,
     "metrics": _BASE | {"data"},

@@ -3,7 +3,8 @@
 
 Options of the configuration have the same names as in Python and YAML (``--training.epochs``), read by jsonargparse
 with the precedence command line > ``--config`` file > default. Exit codes: 0 done, 1 a problem was found (doctor,
-inspect) or the program failed, 2 the user's input is not usable (one line says why), 130 interrupted.
+inspect) or the program failed, 2 the user's input is not usable (one line says why), 130 interrupted. Of several
+processes that torchrun has started the first one speaks and fails for all.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from ptychopinn.commands.options import Parser
-from ptychopinn.errors import InputError
+from ptychopinn.commands.options import Parser, speaks
+from ptychopinn.errors import InputError, SaidElsewhere
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,9 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.given = parser.parse_args(arguments, defaults=False)[options.subcommand]
     except UnicodeDecodeError:
         parser.error("--config: expected YAML text, found a binary file")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO if speaks() else logging.ERROR, format="%(message)s")
     try:
         return commands[options.subcommand](command)
+    except SaidElsewhere as error:
+        return 1 if error.lost else 0
     except InputError as error:
         return _complain(options.subcommand, str(error))
     except OSError as error:
@@ -73,7 +76,19 @@ def _parser() -> tuple[ArgumentParser, dict[str, Any]]:
 
 
 #: In the order of a scientist's day; a module of :mod:`ptychopinn.commands` each.
-_COMMANDS = ("simulate", "inspect", "convert", "train", "reconstruct", "refine", "evaluate", "plot", "unpack", "doctor")
+_COMMANDS = (
+    "simulate",
+    "inspect",
+    "convert",
+    "subset",
+    "train",
+    "reconstruct",
+    "refine",
+    "evaluate",
+    "plot",
+    "unpack",
+    "doctor",
+)
 
 
 if __name__ == "__main__":

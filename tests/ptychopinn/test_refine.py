@@ -347,7 +347,8 @@ import sys, torch
 from pathlib import Path
 from ptychopinn.config import RefineConfig
 from ptychopinn.data.scan import Scan
-from ptychopinn.refinement.files import processes, refine_to_files
+from ptychopinn.processes import processes
+from ptychopinn.refinement.files import refine_to_files
 torch.set_num_threads(1)
 with processes(torch.device("cpu")) as device:
     config = RefineConfig(iterations=16, split_half=False, batch_size=16, learn_positions=True, find_defocus=False)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,8 +39,15 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)
+        if not speaks():
+            sys.exit(0)
         name = (getattr(ex, "subcommand_parser", None) or self).prog.replace(" [options]", "")
         self.exit(2, f"{name}: {' '.join(message.split())}; see {name} --help\n")
+
+
+def speaks() -> bool:
+    """Whether this process says what goes on: of those that torchrun has started, the first one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def add_sections(parser: ArgumentParser, *names: str) -> None:

@@ -15,6 +15,7 @@ from ptychopinn.commands.options import (
     load_scan,
     new_file,
     say_written,
+    speaks,
 )
 from ptychopinn.config import RefineConfig
 
@@ -50,19 +51,24 @@ def run(options: Namespace) -> int:
     from ptychopinn.inference.predict import reconstruct
     from ptychopinn.inspection.orientation import oriented
     from ptychopinn.metrics.plots import plot_reconstruction
+    from ptychopinn.processes import processes, together
     from ptychopinn.refinement.workflow import refine
 
-    out = new_file(options.out, options.overwrite)
-    reconstruction_suffix(out, options.out_format)
-    device = resolve_device(options.device)
-    model, config = load_bundle(options.run)
-    inference = dataclasses.replace(config.inference, **options.given.as_dict().get("inference", {}))
-    models = [model, *(load_bundle(run)[0] for run in options.ensemble)]
-    scan = oriented(load_scan(options), options.orientation or "given")
-    reconstruction_suffix(out, options.out_format, scan)
-    result = reconstruct(models, scan, dataclasses.replace(config, inference=inference), device)
-    if options.refine:
-        result = refine(scan, result, RefineConfig(iterations=options.refine, split_half=False), device)
+    with processes(), together():
+        out = new_file(options.out, options.overwrite)
+        reconstruction_suffix(out, options.out_format)
+        device = resolve_device(options.device)
+        model, config = load_bundle(options.run)
+        inference = dataclasses.replace(config.inference, **options.given.as_dict().get("inference", {}))
+        models = [model, *(load_bundle(run)[0] for run in options.ensemble)]
+        scan = oriented(load_scan(options), options.orientation or "given")
+        reconstruction_suffix(out, options.out_format, scan)
+    with processes(device) as device:
+        result = reconstruct(models, scan, dataclasses.replace(config, inference=inference), device)
+        if options.refine:
+            result = refine(scan, result, RefineConfig(iterations=options.refine, split_half=False), device)
+    if not speaks():
+        return 0
     result.save(out, options.out_format, scan)
     height, width = result.object.shape
     print(f"{out}: object {height} x {width} px, origin {result.origin} (y, x) in the scan's coordinates")

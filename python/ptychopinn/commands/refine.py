@@ -53,23 +53,26 @@ def run(options: Namespace) -> int:
     from ptychopinn.data.reconstruction import reconstruction_suffix
     from ptychopinn.devices import resolve_device
     from ptychopinn.inspection.orientation import oriented
-    from ptychopinn.refinement.files import processes, refine_to_files
+    from ptychopinn.processes import processes, together
+    from ptychopinn.refinement.files import refine_to_files
 
-    out = new_file(options.out, options.overwrite or options.resume)
-    reconstruction_suffix(out, options.out_format)
-    if len(options.files) != 2 - options.from_scratch:
-        raise InputError(
-            "expected what to begin with (a run or a reconstruction) and the scan, or --from-scratch and the scan, "
-            f"found {' '.join(options.files)}{' with --from-scratch' if options.from_scratch else ''}"
-        )
-    settings = options.refine.as_dict()
-    for name in ("iterations", "minutes"):
-        if options[name] is not None:
-            settings[name] = options[name]
-    config = RefineConfig(**settings)
-    with processes(resolve_device(options.device)) as device:
+    with processes(), together():
+        out = new_file(options.out, options.overwrite or options.resume)
+        reconstruction_suffix(out, options.out_format)
+        if len(options.files) != 2 - options.from_scratch:
+            raise InputError(
+                "expected what to begin with (a run or a reconstruction) and the scan, or --from-scratch and the scan, "
+                f"found {' '.join(options.files)}{' with --from-scratch' if options.from_scratch else ''}"
+            )
+        settings = options.refine.as_dict()
+        for name in ("iterations", "minutes"):
+            if options[name] is not None:
+                settings[name] = options[name]
+        config = RefineConfig(**settings)
+        device = resolve_device(options.device)
         scan = oriented(load_scan(options, options.files[-1]), options.orientation or "given")
         reconstruction_suffix(out, options.out_format, scan)
+    with processes(device) as device:
         start = None if options.from_scratch else _start_of(Path(options.files[0]), scan, device)
         result, written = refine_to_files(
             scan, start, out, config, device, resume=options.resume, format=options.out_format

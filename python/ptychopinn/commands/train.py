@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -18,6 +19,7 @@ from ptychopinn.commands.options import (
     new_file,
     quieten_lightning,
     settings_of,
+    speaks,
 )
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
@@ -55,11 +57,36 @@ def run(options: Namespace) -> int:
     Options that are not given are the defaults; with --resume those of the run, and with --from the data and model
     options are those of the run that is started from.
     """
-    from ptychopinn.inference.bundle import BUNDLE_NAME, load_bundle
     from ptychopinn.inspection.orientation import oriented, require_orientation
-    from ptychopinn.training.workflow import read_config, train
+    from ptychopinn.processes import processes, together
+    from ptychopinn.training.workflow import train
 
     quieten_lightning()
+    with processes():
+        with together():
+            config, start = _settings(options)
+            scans = [load_scan(options, path) for path in options.scan_files]
+            if options.orientation is None:
+                for scan in scans:
+                    require_orientation(scan)
+            else:
+                scans = [oriented(scan, options.orientation) for scan in scans]
+        run = train(scans, options.out, config, overwrite=options.overwrite, start=start, resume=options.resume)
+    if not speaks():
+        return 0
+    losses = ", ".join(f"{name} {value:.4g}" for name, value in run.losses.items())
+    print(f"{run.folder}: trained on {sum(scan.n for scan in scans)} patterns, {losses}")
+    if run.interrupted:
+        print(f"ptychopinn train: interrupted; {run.folder} holds what was learned until then", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _settings(options: Namespace) -> tuple[Config, Any]:
+    """The configuration, and the model to begin with if there is one."""
+    from ptychopinn.inference.bundle import BUNDLE_NAME, load_bundle
+    from ptychopinn.training.workflow import read_config
+
     if options.resume and (options.start is not None or options.overwrite):
         raise InputError("--resume goes on with the run in --out: leave --from and --overwrite away")
     settings = settings_of(options, *SECTIONS)
@@ -78,16 +105,4 @@ def run(options: Namespace) -> int:
             settings["training"][name] = options[name]
     config = Config.from_dict(settings)
     new_file(Path(options.out) / BUNDLE_NAME, options.overwrite or options.resume)
-    scans = [load_scan(options, path) for path in options.scan_files]
-    if options.orientation is None:
-        for scan in scans:
-            require_orientation(scan)
-    else:
-        scans = [oriented(scan, options.orientation) for scan in scans]
-    run = train(scans, options.out, config, overwrite=options.overwrite, start=start, resume=options.resume)
-    losses = ", ".join(f"{name} {value:.4g}" for name, value in run.losses.items())
-    print(f"{run.folder}: trained on {sum(scan.n for scan in scans)} patterns, {losses}")
-    if run.interrupted:
-        print(f"ptychopinn train: interrupted; {run.folder} holds what was learned until then", file=sys.stderr)
-        return 130
-    return 0
+    return config, start

@@ -16,7 +16,7 @@ class ExecutionConfig:
 
     Args:
         accelerator: "cpu", "gpu", or "auto": a GPU if torch and the operators can use one.
-        devices: how many, or "auto".
+        devices: "auto", which is one, or as many as torchrun has started processes on this node; or "1," for GPU 1.
         deterministic: use deterministic algorithms only; the same seed then gives the same result, bit for bit.
         precision: of the network: "32", or "bf16" or "16" where the device is faster in it; the physics stays at 32.
         threads: CPU threads; none: torch's default.

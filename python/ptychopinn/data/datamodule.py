@@ -4,13 +4,14 @@
 Every pattern leads one group, or several different ones. A seeded share of the leaders, scattered or a region of the
 sample, is held out to measure the loss on; from the others each epoch draws as many groups as show every pattern about
 once, and their members anew where the pool is larger than the group. All that is drawn depends on the seed and the
-epoch alone.
+epoch alone. Of several processes each takes its share of every batch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import lightning as L
 import numpy as np
@@ -21,6 +22,7 @@ from ptychopinn.config import Config
 from ptychopinn.data.dataset import GroupDataset, JoinedGroups, good_pixels
 from ptychopinn.data.grouping import compact_region, group_patterns, within_bounds
 from ptychopinn.data.scan import Scan
+from ptychopinn.data.shares import Shares
 from ptychopinn.errors import InputError
 
 _FEWEST_BATCHES = 8
@@ -130,10 +132,13 @@ class ScanDataModule(L.LightningDataModule):
             )
             places.append(place)
         dataset = JoinedGroups(parts, np.argsort(np.concatenate(places)))  # the groups' own order, over all scans
+        trainer = self.trainer
+        rank_and_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        shares = Shares(len(dataset), self.batch_size, rank_and_size)
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
-            collate_fn=dataset.collate,
+            batch_sampler=shares,
+            collate_fn=partial(shares.collate, dataset),
             num_workers=self.config.execution.workers,
         )
 

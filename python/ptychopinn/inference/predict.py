@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -25,10 +26,12 @@ from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 from ptychopinn.inference.orientations import ORIENTATIONS, turn_back, turn_group
+from ptychopinn.inference.shared import Share
 from ptychopinn.inference.stitch import Stitched, stitch
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.overlap import illumination_weight
 from ptychopinn.physics.propagation import squared_modulus
+from ptychopinn.processes import distributed, together
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ def predict(
     device: str | torch.device = "cpu",
     orientation: int = 0,
     probe: Tensor | None = None,
+    choose: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
 ) -> Prediction:
     """Predict group canvases that together show every pattern of a scan.
 
@@ -65,6 +69,7 @@ def predict(
         device: where to compute; results come back to the CPU.
         orientation: in which to show the scan to the network, 0 to 7; the canvases come back in that of the scan.
         probe: complex, (M, N, N), to use instead of what ``inference.probe`` says.
+        choose: which groups to predict, given the origins (G, 2) of all canvases; none: all.
 
     Raises:
         InputError: the scan's patterns have another size than the model's, or groups another one than it is built for
@@ -84,9 +89,12 @@ def predict(
     if config.inference.coverage is not None:
         groups = groups[covering_groups(groups, config.inference.coverage)]
     dataset = GroupDataset(scan, groups, model.generator.canvas_multiple, largest=rule.largest_canvas)
-    loader = DataLoader(dataset, batch_size=config.inference.batch_size, collate_fn=dataset.collate)
+    chosen = range(len(dataset)) if choose is None else choose(dataset.origins).tolist()
+    loader = DataLoader(dataset, config.inference.batch_size, sampler=chosen, collate_fn=dataset.collate)
     model = model.to(device).eval()
-    canvases, weights, origins = [], [], []
+    # With nothing in front, so that nothing can be chosen.
+    canvases = [torch.zeros(0, *dataset.canvas_size, dtype=torch.complex64)]
+    weights, origins = [canvases[0].real], [torch.zeros(0, 2, dtype=torch.int64)]
     with torch.inference_mode():
         probe = (choose_probe(model, scan, config.inference.probe) if probe is None else probe).to(device)
         weight = illumination_weight(probe)
@@ -108,7 +116,8 @@ def reconstruct(
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a trained model, or with several, whose results are averaged.
 
-    Arguments and errors as for :func:`predict`.
+    Arguments and errors as for :func:`predict`. Processes that have joined (see :mod:`ptychopinn.processes`) share the
+    groups, and all return the whole.
 
     Returns:
         The stitched object with its weights, its place in the scan's coordinates, the probe and the positions that were
@@ -116,8 +125,9 @@ def reconstruct(
     """
     config = config or Config()
     models = [model] if isinstance(model, PtychoModel) else list(model)
-    for member in models:
-        _check_fit(member, scan, config)
+    with together():
+        for member in models:
+            _check_fit(member, scan, config)
     views = [(member, turn) for member in models for turn in ORIENTATIONS[config.inference.augment]]
     if config.inference.uncertainty == "ensemble" and len(views) < 2:
         raise InputError("inference.uncertainty: an ensemble takes several models, or inference.augment above 1")
@@ -126,19 +136,17 @@ def reconstruct(
     with torch.no_grad():
         probe = choose_probe(models[0], scan, config.inference.probe).cpu()
     predicting = stitching = 0.0
+    share = Share() if distributed() else None
     images = []
     for member, orientation in views:
         start = time.perf_counter()
-        prediction = predict(member, refined, config, device, orientation, probe)
+        prediction = predict(member, refined, config, device, orientation, probe, share and share.choose)
         predicted = time.perf_counter()
-        images.append(
-            stitch(
-                prediction.canvases,
-                prediction.origins,
-                prediction.weights,
-                synchronise=config.inference.synchronise,
-            )
-        )
+        synchronise = config.inference.synchronise
+        if share is not None:
+            images.append(share.stitch(prediction.canvases, prediction.weights, synchronise=synchronise))
+        else:
+            images.append(stitch(prediction.canvases, prediction.origins, prediction.weights, synchronise=synchronise))
         predicting += predicted - start
         stitching += time.perf_counter() - predicted
     image, weights, uncertainty = combine(images, config.inference.uncertainty)

@@ -9,6 +9,7 @@ synchronisation; A. Singer, Appl. Comput. Harmon. Anal. 30 (2011) 20).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,9 @@ from torch import Tensor
 
 from ptycho_ext import CanvasGeometry, reassemble_patches
 from ptychopinn.physics.propagation import squared_modulus
+
+#: Rows and columns of a patch.
+Window = tuple[slice, slice]
 
 
 class Stitched(NamedTuple):
@@ -70,22 +74,31 @@ def synchronise_phases(
         patches: complex, (n, h, w).
         positions: float64, (n, 2), (y, x) scan coordinates; differences are rounded to whole pixels here.
         weights: real, (h, w) or (n, h, w).
-        neighbours: overlaps with so many nearest patches are compared, and with as many far ones (see ``_pairs``).
+        neighbours: overlaps with so many nearest patches are compared, and with as many far ones.
         stride: use every ``stride``-th pixel of an overlap.
 
     Returns:
         complex, (n,), of modulus 1; multiply each patch by its factor. Patches without any overlap keep 1. The mean
         phase over each connected part of the scan is left as it was.
     """
-    count = len(patches)
+    values, places = patches.detach().cpu().numpy(), positions.detach().cpu().numpy()
+    light = np.broadcast_to(weights.detach().cpu().numpy(), patches.shape)
+    size = (values.shape[1], values.shape[2])
+    pairs = overlapping_pairs(places, size, neighbours)
+
+    def lit(patch: int, window: Window) -> NDArray[np.complexfloating]:
+        return values[patch][window] * light[patch][window]
+
+    products = overlap_products(lit, places, size, pairs, stride)
+    return torch.from_numpy(agreeing_phases(len(values), pairs, products)).to(patches)
+
+
+def agreeing_phases(count: int, pairs: NDArray[np.int64], products: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """Unit phase factors (count,) from the overlap products (k,) of pairs of patches (k, 2)."""
     factors = np.ones(count, np.complex128)
-    links = _overlap_products(
-        patches.detach().cpu().numpy(),
-        positions.detach().cpu().numpy(),
-        np.broadcast_to(weights.detach().cpu().numpy(), patches.shape),
-        min(neighbours, count - 1),
-        stride,
-    )
+    upper = coo_array((products, (pairs[:, 0], pairs[:, 1])), shape=(count, count)).tocsr()
+    upper.eliminate_zeros()
+    links = upper + upper.conj().T
     parts, labels = connected_components(abs(links), directed=False)
     order = np.argsort(labels, kind="stable")
     for members in np.split(order, np.cumsum(np.bincount(labels, minlength=parts))[:-1]):
@@ -95,44 +108,50 @@ def synchronise_phases(
             unit = np.where(modulus > 0, vector / np.where(modulus > 0, modulus, 1), 1)
             mean = unit.sum()
             factors[members] = unit * (np.conj(mean) / abs(mean) if abs(mean) > 0 else 1)
-    return torch.from_numpy(factors).to(patches)
+    return factors
 
 
-def _overlap_products(
-    patches: NDArray[np.complexfloating],
+def overlap_products(
+    lit: Callable[[int, Window], NDArray[np.complexfloating]],
     positions: NDArray[np.generic],
-    weights: NDArray[np.floating],
-    neighbours: int,
-    stride: int,
-) -> csr_array:
-    """Hermitian (n, n): ``M[i, j] = sum w_i w_j conj(o_i) o_j`` over the overlap of i and j, for near neighbours."""
-    count = len(patches)
-    if neighbours < 1:
-        return csr_array((count, count), dtype=np.complex128)
-    size = np.array(patches.shape[1:])
-    pairs = _pairs(positions, size, neighbours)
-    values = np.zeros(len(pairs), np.complex128)
+    size: tuple[int, int],
+    pairs: NDArray[np.int64],
+    stride: int = 2,
+) -> NDArray[np.complex128]:
+    """``sum w_i w_j conj(o_i) o_j`` over the overlap of i and j, for pairs of patches.
+
+    Args:
+        lit: patch times weight in a window of it, given the patch's number.
+        positions: (n, 2), (y, x).
+        size: (h, w) of a patch.
+        pairs: (k, 2).
+        stride: use every ``stride``-th pixel of an overlap.
+
+    Returns:
+        (k,), zero where a pair does not overlap.
+    """
+    products = np.zeros(len(pairs), np.complex128)
     for index, (first, second) in enumerate(pairs):
         shift = np.rint(positions[second] - positions[first]).astype(np.int64)
         low, high = np.maximum(shift, 0), np.minimum(shift, 0) + size
         if (high > low).all():
-            a = np.s_[first, low[0] : high[0] : stride, low[1] : high[1] : stride]
+            one = np.s_[low[0] : high[0] : stride, low[1] : high[1] : stride]
             low, high = low - shift, high - shift
-            b = np.s_[second, low[0] : high[0] : stride, low[1] : high[1] : stride]
-            values[index] = np.vdot(patches[a] * weights[a], patches[b] * weights[b])
-    upper = coo_array((values, (pairs[:, 0], pairs[:, 1])), shape=(count, count)).tocsr()
-    upper.eliminate_zeros()
-    return upper + upper.conj().T
+            other = np.s_[low[0] : high[0] : stride, low[1] : high[1] : stride]
+            products[index] = np.vdot(lit(first, one), lit(second, other))
+    return products
 
 
-def _pairs(positions: NDArray[np.generic], size: NDArray[np.int64], neighbours: int) -> NDArray[np.int64]:
-    """(k, 2) indices of the patches to compare.
+def overlapping_pairs(positions: NDArray[np.generic], size: tuple[int, int], neighbours: int = 8) -> NDArray[np.int64]:
+    """(k, 2) indices of the patches to compare, the lower one first.
 
     Nearest neighbours alone would leave the rows of a scan apart whose steps along a row are much the shorter, and
     repeats of one position apart from the others. So the plane is also cut into cells of a quarter patch, in which all
     patches overlap: each is compared with its cell's first, and that with the first ones of the nearest cells.
     """
-    _, cell = np.unique(positions // np.maximum(size // 4, 1), axis=0, return_inverse=True)
+    if len(positions) < 2 or neighbours < 1:
+        return np.zeros((0, 2), np.int64)
+    _, cell = np.unique(positions // np.maximum(np.array(size) // 4, 1), axis=0, return_inverse=True)
     _, first = np.unique(cell, return_index=True)
     everyone = np.arange(len(positions))
     found = [np.stack([everyone, first[cell.ravel()]], 1)]

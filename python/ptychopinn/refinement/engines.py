@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.refinement.misfit import Misfit, compact_batches, first_says, reduce_sums
+from ptychopinn.processes import first_says, reduce_sums
+from ptychopinn.refinement.misfit import Misfit, compact_batches
 from ptychopinn.refinement.state import State
 
 #: Relative to the brightest pixel: illumination below which the steps of object and probe are held back.

@@ -3,14 +3,10 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from ptychopinn.config import RefineConfig
 from ptychopinn.data.reconstruction import Reconstruction
@@ -18,6 +14,7 @@ from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 from ptychopinn.metrics.plots import plot_reconstruction
 from ptychopinn.metrics.refinement_plots import plot_refinement
+from ptychopinn.processes import rank_and_size
 from ptychopinn.refinement.workflow import Progress, refine
 
 #: Name of the file in the folder of the pictures that a refinement can be resumed from.
@@ -52,7 +49,7 @@ def refine_to_files(
         raise InputError(f"{out}: expected a refinement to resume, with {checkpoint}, found none")
     if not resume:
         checkpoint.unlink(missing_ok=True)  # of an earlier refinement
-    writes = not dist.is_initialized() or dist.get_rank() == 0
+    writes = rank_and_size()[0] == 0
     drawn = time.perf_counter()
 
     def show(progress: Progress) -> None:
@@ -71,19 +68,3 @@ def refine_to_files(
     written += plot_reconstruction(result, folder)
     written += plot_refinement(result, scan, folder)
     return result, written
-
-
-@contextmanager
-def processes(device: torch.device) -> Iterator[torch.device]:
-    """Join the processes that torchrun has started, if any; yields the device of this one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield device
-        return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield device
-    finally:
-        dist.destroy_process_group()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from ptycho_ext import extract_patches, extract_patches_adjoint
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.likelihood import BACKGROUND
 from ptychopinn.physics.propagation import far_field, mode_intensity, near_field, squared_modulus, sum_modes
+from ptychopinn.processes import rank_and_size, reduce_sums
 from ptychopinn.refinement.shifts import Place, make_shift
 from ptychopinn.refinement.state import State
 
@@ -85,7 +85,8 @@ class Misfit:
     def anchor(self, positions: Tensor) -> None:
         """Anchor the patches of all batches anew; they may lie anywhere on the canvas, but not beyond it."""
         self.anchors = self._anchors_of(positions)
-        share = slice(dist.get_rank(), None, dist.get_world_size()) if distributed() else slice(None)
+        rank, size = rank_and_size()
+        share = slice(rank, None, size)
         self.members = [batch[share] for batch in self.batches]
         self.places = [
             Place(self.anchors[batch], share, self.size, self.shift.taps, self.canvas_size) for batch in self.batches
@@ -211,41 +212,6 @@ class Misfit:
                 by_position[members, axis] = (weight * squared_modulus(slope)).sum((1, 2)).double()
         reduce_sums(transmitted, by_position)
         return transmitted, by_position
-
-
-def distributed() -> bool:
-    """Whether this is one of several processes."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def reduce_sums(*tensors: Tensor) -> None:
-    """Sum each tensor over all processes, in place."""
-    if distributed():
-        for tensor in tensors:
-            dist.all_reduce(torch.view_as_real(tensor) if tensor.is_complex() else tensor)
-
-
-def broadcast(*tensors: Tensor) -> None:
-    """Overwrite each tensor with the first process's, so that all go on from the same numbers."""
-    if distributed():
-        for tensor in tensors:
-            dist.broadcast(torch.view_as_real(tensor) if tensor.is_complex() else tensor, 0)
-
-
-def first_says(value: float, device: torch.device) -> float:
-    """The first process's number, where all must decide alike."""
-    said = torch.tensor(value, dtype=torch.float64, device=device)
-    broadcast(said)
-    return float(said)
-
-
-def agree(over: bool) -> bool:
-    """Whether any process says so: clocks differ, but all must end at the same pass."""
-    if not distributed():
-        return over
-    said = torch.tensor(float(over), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(said)
-    return bool(said > 0)
 
 
 def compact_batches(positions: NDArray[np.float64], size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:

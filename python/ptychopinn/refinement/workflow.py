@@ -27,6 +27,7 @@ from ptychopinn.errors import InputError
 from ptychopinn.metrics.halves import compare_halves
 from ptychopinn.physics.priors import roughness, total_variation
 from ptychopinn.physics.propagation import squared_modulus
+from ptychopinn.processes import agree, broadcast, distributed
 from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, Penalty, PieEngine
 from ptychopinn.refinement.gauge import (
     drift_of,
@@ -36,7 +37,7 @@ from ptychopinn.refinement.gauge import (
     spread_of,
     without_affine,
 )
-from ptychopinn.refinement.misfit import Misfit, agree, broadcast, distributed, laid_out
+from ptychopinn.refinement.misfit import Misfit, laid_out
 from ptychopinn.refinement.seek import badly_fitting, find_defocus, seek_patterns
 from ptychopinn.refinement.start import start_state
 from ptychopinn.refinement.state import State

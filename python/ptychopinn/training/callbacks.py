@@ -23,8 +23,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ptychopinn.config import TrainingConfig
 from ptychopinn.errors import InputError
+from ptychopinn.processes import agree, distributed
 
 _log = logging.getLogger(__name__)
+
+#: Seconds within which two signals are one Ctrl-C.
+_SAME_INTERRUPT = 2.0
 
 
 class Schedule(L.Callback):
@@ -192,34 +196,64 @@ class EpochLog(L.Callback):
             _log.info("epoch %d/%s: %.0f s%s", trainer.current_epoch + 1, trainer.max_epochs, seconds, losses)
 
 
+class StopTogether(L.Callback):
+    """Of several processes, those that were not interrupted end after the same step as one that was.
+
+    Args:
+        asked: whether this process was interrupted.
+    """
+
+    def __init__(self, asked: threading.Event) -> None:
+        self.asked = asked
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Lightning's answer to SIGTERM waits for the other processes, whose end is why torchrun sends it.
+        if distributed() and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if distributed() and agree(self.asked.is_set()):
+            self.asked.set()
+            trainer.should_stop = True
+
+
 @contextmanager
-def stop_on_interrupt(trainer: L.Trainer) -> Iterator[threading.Event]:
+def stop_on_interrupt(trainer: L.Trainer, asked: threading.Event) -> Iterator[None]:
     """The first Ctrl-C ends the training after its current step, so that it can be saved; a second one ends it at once.
 
-    With several processes, which would have to agree on the step, and outside the main thread, the first one does.
+    Outside the main thread the first one does.
 
-    Yields:
-        An event that is set by the first Ctrl-C.
+    Args:
+        trainer: about to train, of several processes with :class:`StopTogether`.
+        asked: set by the first Ctrl-C.
 
     Raises:
         KeyboardInterrupt: the training was ended at once.
     """
-    asked = threading.Event()
+    first = math.inf
     previous = signal.getsignal(signal.SIGINT)
     # In the background of a script Ctrl-C is ignored from the start; a second signal must end the training still.
     again = previous if callable(previous) else signal.default_int_handler
 
-    def stop(*_: Any) -> None:
+    def stop(*arguments: Any) -> None:
+        nonlocal first
+        if asked.is_set():
+            # One Ctrl-C reaches a process twice, from the terminal and from torchrun.
+            if time.monotonic() - first > _SAME_INTERRUPT or not distributed():
+                again(*arguments)
+            return
         asked.set()
-        trainer.should_stop = True
-        signal.signal(signal.SIGINT, again)
+        first = time.monotonic()
+        trainer.should_stop = not distributed()
         _log.warning("interrupted: this step is finished and the model saved; interrupt again to stop at once")
 
     main_thread = threading.current_thread() is threading.main_thread()
-    if main_thread and trainer.world_size == 1:
+    if main_thread:
         signal.signal(signal.SIGINT, stop)
     try:
-        yield asked
+        yield
     except SystemExit:  # Lightning's answer to a KeyboardInterrupt
         raise KeyboardInterrupt from None
     finally:

@@ -22,7 +22,9 @@ from ptychopinn.inference.bundle import build_model
 from ptychopinn.physics.likelihood import CURVATURES, LOSSES
 from ptychopinn.physics.overlap import illumination_weight
 from ptychopinn.physics.priors import supervised_loss, total_variation
+from ptychopinn.processes import distributed
 from ptychopinn.training.optimiser import Together
+from ptychopinn.training.shares import Weights, weights_of
 
 #: Power of the noise that a full step may add to a probe of power 1.
 _NOISE = 3e-4
@@ -49,19 +51,20 @@ class PtychoModule(L.LightningModule):
         self.config = Config.from_dict(config)
         self.model = build_model(self.config, patch_size, modes, patterns)
 
-    def _loss(self, batch: GroupBatch) -> Tensor:
+    def _loss(self, batch: GroupBatch, weights: Weights) -> Tensor:
+        """The loss of a batch; of several processes, this one's summand of it."""
         training = self.config.training
         positions = self.model.refine(batch.positions, batch.members)
         canvases = self.model(batch.counts, positions, batch.canvas_size)
         if batch.truth is not None:
-            return supervised_loss(canvases, batch.truth, self._illumination(batch, positions))
+            return supervised_loss(canvases, batch.truth, self._illumination(batch, positions)) * weights.groups
         predicted = self.model.predict_counts(canvases, positions)
-        loss = LOSSES[training.loss](predicted, batch.counts, self.model.good)
+        loss = LOSSES[training.loss](predicted, batch.counts, self.model.good) * weights.photons
         if training.total_variation:
             # Nats per pixel against nats per photon: with the dose the data outweigh the prior, as they should.
             pixels_per_photon = batch.counts.numel() / batch.counts.sum().clamp_min(1.0)
             variation = total_variation(canvases, self._illumination(batch, positions))
-            loss = loss + training.total_variation * pixels_per_photon * variation
+            loss = loss + training.total_variation * pixels_per_photon * variation * weights.counts
         return loss
 
     def _illumination(self, batch: GroupBatch, positions: Tensor) -> Tensor:
@@ -69,20 +72,21 @@ class PtychoModule(L.LightningModule):
         return extract_patches_adjoint(weight, positions.detach(), batch.canvas_size)
 
     def training_step(self, batch: GroupBatch, batch_index: int) -> Tensor:
-        loss = self._loss(batch)
-        self.log(
-            "train_loss",
-            loss,
-            prog_bar=True,
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(batch.counts),
-            sync_dist=True,
-        )
+        loss = self._logged_loss("train_loss", batch)
+        if distributed():
+            # DDP waits for a gradient of every parameter, and a generator may have some that it does not use.
+            loss = loss + 0.0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
         return loss
 
     def validation_step(self, batch: GroupBatch, batch_index: int) -> None:
-        self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=len(batch.counts), sync_dist=True)
+        self._logged_loss("val_loss", batch)
+
+    def _logged_loss(self, name: str, batch: GroupBatch) -> Tensor:
+        # DDP and Lightning's log take the mean over processes, of gradients and of losses, and the sum is wanted.
+        loss = self._loss(batch, weights_of(batch, self.model.good)) * self.trainer.world_size
+        groups = len(batch.counts) if batch.whole is None else batch.whole
+        self.log(name, loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=groups, sync_dist=True)
+        return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         training, model = self.config.training, self.model

@@ -46,7 +46,7 @@ class RunningPicture(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        if epoch % self.every or not trainer.is_global_zero:
+        if epoch % self.every:
             return
         assert isinstance(pl_module, PtychoModule)
         scan, model = self._middle(), pl_module.model
@@ -57,6 +57,8 @@ class RunningPicture(L.Callback):
                 result = reconstruct(model, scan, self.config, pl_module.device)
         finally:
             model.train(training)
+        if not trainer.is_global_zero:  # several processes share the groups; one draws
+            return
         plot_reconstruction(result, self.folder / "running" / f"epoch-{epoch:04d}")
         _log.info("epoch %d: the reconstruction is drawn in %s", epoch, self.folder / "running")
 

@@ -9,38 +9,34 @@ from __future__ import annotations
 
 import csv
 import logging
-import sys
+import threading
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Literal
 
 import lightning as L
 import torch
 import yaml
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, TQDMProgressBar
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ptychopinn.config import Config
 from ptychopinn.data.atomic import atomic_path
 from ptychopinn.data.datamodule import ScanDataModule, check_alike
 from ptychopinn.data.dataset import good_pixels
 from ptychopinn.data.scan import Scan
-from ptychopinn.devices import resolve_accelerator
 from ptychopinn.errors import InputError
 from ptychopinn.inference.bundle import BUNDLE_NAME, save_bundle
 from ptychopinn.inference.predict import choose_probe
 from ptychopinn.metrics.plots import plot_scan_overview, plot_training
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.positions import REACH
-from ptychopinn.training.callbacks import BestEpoch, EpochLog, LastEpoch, Schedule, StopOnNonFinite, stop_on_interrupt
+from ptychopinn.processes import agree, broadcast, processes, said_once, together
+from ptychopinn.training.callbacks import BestEpoch, LastEpoch, StopTogether, stop_on_interrupt
 from ptychopinn.training.loggers import make_loggers
 from ptychopinn.training.module import PtychoModule
-from ptychopinn.training.pictures import RunningPicture
+from ptychopinn.training.trainer import make_trainer, watchers_of
 
 _log = logging.getLogger(__name__)
 
@@ -53,13 +49,6 @@ _EXPECTED_WARNINGS = (
     "Total length of `list` across ranks is zero",
     ".*LeafSpec.* is deprecated",
 )
-
-
-_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
-    "32": "32-true",
-    "bf16": "bf16-mixed",
-    "16": "16-mixed",
-}
 
 
 @dataclass(frozen=True)
@@ -110,10 +99,93 @@ def train(
             scan, the machine, the model to begin with or the checkpoint, or the loss diverged.
         KeyboardInterrupt: Ctrl-C before the first step, or twice; later, one Ctrl-C ends the training and saves it.
     """
-    config, out = config or Config(), Path(out)
     scans = [scan] if isinstance(scan, Scan) else list(scan)
+    with processes():
+        return _train(scans, Path(out), config or Config(), overwrite, start, resume, callbacks)
+
+
+def _train(
+    scans: list[Scan],
+    out: Path,
+    config: Config,
+    overwrite: bool,
+    start: PtychoModel | None,
+    resume: bool,
+    callbacks: Sequence[L.Callback],
+) -> TrainedRun:
     last = out / "checkpoints" / "last.ckpt"
-    if resume and not last.exists():
+    asked = threading.Event()
+    with together():
+        _check_folder(out, overwrite, resume)
+        if config.execution.threads is not None:
+            torch.set_num_threads(config.execution.threads)
+        L.seed_everything(config.training.seed, workers=True, verbose=False)
+
+        check_alike(scans)
+        module = _module(scans, config, start)
+        margin = REACH if module.model.positions is not None else 0
+        data = ScanDataModule(scans, config, module.model.generator.canvas_multiple, margin)
+        finished = _check_resumable(last, module) if resume else -1
+        data.train_dataloader()  # a group that does not fit the scan is found here, before anything is written
+
+        monitor = "val_loss" if len(data.validation_leaders) else "train_loss"
+        best = BestEpoch(out / "checkpoints", monitor)
+        earlier = _logged(out / "metrics.csv", finished) if resume else []
+        loggers = make_loggers(config, out)
+        kept = [best, LastEpoch(out / "checkpoints")] if config.execution.checkpoints else []
+        watchers = [StopTogether(asked), *watchers_of(config, monitor, scans[0], out), *callbacks]
+        trainer = make_trainer(config, out, [*kept, *watchers], loggers)
+    if trainer.world_size > data.batch_size:
+        _log.warning(
+            "training.batch_size: %d processes share batches of %d groups, so that some have nothing to do; "
+            "--training.batch_size %d would keep all busy",
+            trainer.world_size, data.batch_size, trainer.world_size,
+        )  # fmt: skip
+    with together():
+        if trainer.is_global_zero:
+            _begin_folder(out, config, scans[0], resume)
+            for logger in loggers[1:]:  # the first has config.yaml beside it
+                logger.log_hyperparams(config.to_dict())
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        for expected in _EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=expected)
+        for step, row in earlier:
+            loggers[0].log_metrics(row, step)
+        try:
+            with stop_on_interrupt(trainer, asked):
+                trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
+        except InputError as error:  # of figures that all processes share
+            raise said_once(error) from None
+    interrupted = agree(asked.is_set())
+    if trainer.global_step == 0:
+        if interrupted:
+            raise KeyboardInterrupt
+        raise said_once(
+            InputError("training: no step was made; allow more training.minutes or a smaller training.accumulate")
+        )
+    seconds = time.perf_counter() - began
+
+    figures = trainer.callback_metrics or dict(pair for _, row in earlier for pair in row.items())
+    losses = {name: float(value) for name, value in figures.items() if name.endswith("_loss")}
+    model = module.model.cpu().eval()
+    if trainer.is_global_zero:
+        chosen = best.chosen() if config.execution.checkpoints else None
+        if chosen is not None:
+            module.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
+        names = ", ".join(scan.name for scan in scans)
+        info = {"scan": names, "epochs": trainer.current_epoch, "seconds": seconds, **losses}
+        save_bundle(model, config, out / BUNDLE_NAME, info)
+        if loggers:
+            plot_training(out / "metrics.csv", out / "training.png")
+    with torch.no_grad():
+        broadcast(*model.state_dict().values())
+    _log.info("trained %d epochs in %.0f s", trainer.current_epoch, seconds)
+    return TrainedRun(model, config, out, losses, interrupted)
+
+
+def _check_folder(out: Path, overwrite: bool, resume: bool) -> None:
+    if resume and not (out / "checkpoints" / "last.ckpt").exists():
         raise InputError(
             f"{out}: expected a run to resume, with checkpoints/last.ckpt, found none: it is written after the first "
             "whole epoch; a model that was saved before can be begun with by --from"
@@ -123,25 +195,9 @@ def train(
             f"{out}: expected a folder without a trained model, found {BUNDLE_NAME}; name another, --overwrite or "
             "--resume"
         )
-    if config.execution.threads is not None:
-        torch.set_num_threads(config.execution.threads)
-    L.seed_everything(config.training.seed, workers=True, verbose=False)
 
-    check_alike(scans)
-    module = _module(scans, config, start)
-    margin = REACH if module.model.positions is not None else 0
-    data = ScanDataModule(scans, config, module.model.generator.canvas_multiple, margin)
-    finished = _check_resumable(last, module) if resume else -1
-    data.train_dataloader()  # a group that does not fit the scan is found here, before anything is written
 
-    monitor = "val_loss" if len(data.validation_leaders) else "train_loss"
-    best = BestEpoch(out / "checkpoints", monitor)
-    earlier = _logged(out / "metrics.csv", finished) if resume else []
-    loggers = make_loggers(config, out)
-    kept = [best, LastEpoch(out / "checkpoints")] if config.execution.checkpoints else []
-    watchers = [*_watchers(config, monitor, scans[0], out), *callbacks]
-    trainer = _trainer(config, out, [*kept, *watchers], loggers)
-
+def _begin_folder(out: Path, config: Config, scan: Scan, resume: bool) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -149,37 +205,7 @@ def train(
     for name in ("best", "last", "cut") if not resume else ("cut",):
         (out / "checkpoints" / f"{name}.ckpt").unlink(missing_ok=True)  # of an earlier run, or begun again
     _write_config(config, out / "config.yaml")
-    for logger in loggers[1:]:  # the first has config.yaml beside it
-        logger.log_hyperparams(config.to_dict())
-    plot_scan_overview(scans[0], out / "scan.png")
-    began = time.perf_counter()
-    with warnings.catch_warnings():
-        for expected in _EXPECTED_WARNINGS:
-            warnings.filterwarnings("ignore", message=expected)
-        for step, row in earlier:
-            loggers[0].log_metrics(row, step)
-        with stop_on_interrupt(trainer) as interrupted:
-            trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
-    if trainer.global_step == 0:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        raise InputError("training: no step was made; allow more training.minutes or a smaller training.accumulate")
-    seconds = time.perf_counter() - began
-
-    figures = trainer.callback_metrics or dict(pair for _, row in earlier for pair in row.items())
-    losses = {name: float(value) for name, value in figures.items() if name.endswith("_loss")}
-    chosen = best.chosen() if config.execution.checkpoints else None
-    if chosen is not None:
-        module.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
-    model = module.model.cpu().eval()
-    if trainer.is_global_zero:
-        names = ", ".join(scan.name for scan in scans)
-        info = {"scan": names, "epochs": trainer.current_epoch, "seconds": seconds, **losses}
-        save_bundle(model, config, out / BUNDLE_NAME, info)
-        if loggers:
-            plot_training(out / "metrics.csv", out / "training.png")
-    _log.info("trained %d epochs in %.0f s", trainer.current_epoch, seconds)
-    return TrainedRun(model, config, out, losses, interrupted.is_set())
+    plot_scan_overview(scan, out / "scan.png")
 
 
 def _module(scans: Sequence[Scan], config: Config, start: PtychoModel | None) -> PtychoModule:
@@ -229,51 +255,6 @@ def _check_resumable(path: Path, module: PtychoModule) -> int:
         if was.get(key) != now.get(key):
             raise InputError(f"{path}: expected a checkpoint with {key} {now.get(key)!r}, found {was.get(key)!r}")
     return epoch
-
-
-def _watchers(config: Config, monitor: str, scan: Scan, out: Path) -> list[L.Callback]:
-    """What looks on: early stopping and pictures, if asked for."""
-    execution, watchers = config.execution, list[L.Callback]()
-    if execution.early_stopping is not None:
-        watchers.append(EarlyStopping(monitor, patience=execution.early_stopping, check_finite=False))
-    if execution.picture_every is not None:
-        watchers.append(RunningPicture(scan, config, out, execution.picture_every))
-    return watchers
-
-
-def _trainer(config: Config, out: Path, callbacks: list[L.Callback], loggers: Sequence[Logger]) -> L.Trainer:
-    execution, training = config.execution, config.training
-    callbacks = [*callbacks, Schedule(training), StopOnNonFinite()]
-    bar = execution.progress and sys.stdout.isatty()
-    if execution.progress:
-        callbacks.append(TQDMProgressBar(leave=False) if bar else EpochLog())
-    try:
-        accelerator = resolve_accelerator(execution.accelerator)
-        if training.average is not None:
-            device = None if accelerator == "cpu" else "cuda"
-            callbacks.append(EMAWeightAveraging(device=device, decay=training.average, use_buffers=False))
-        return L.Trainer(
-            default_root_dir=out,
-            accelerator=accelerator,
-            devices=execution.devices,
-            precision=_PRECISIONS[execution.precision],
-            max_epochs=training.epochs,
-            accumulate_grad_batches=training.accumulate,
-            gradient_clip_val=training.gradient_clip,
-            deterministic=execution.deterministic,
-            logger=list(loggers) or False,
-            enable_checkpointing=execution.checkpoints,
-            callbacks=callbacks,
-            enable_progress_bar=bar,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            # Members of the groups are drawn anew in every epoch.
-            reload_dataloaders_every_n_epochs=1,
-        )
-    except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        chosen = f"accelerator {execution.accelerator!r} with devices {execution.devices!r}"
-        raise InputError(f"execution: {chosen} cannot be used: {reason}") from error
 
 
 def _logged(path: Path, last_epoch: int) -> list[tuple[int, dict[str, float]]]:

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Lightning's Trainer as the configuration has it, in one process or in those that torchrun has started."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from ptychopinn.config import Config
+from ptychopinn.data.scan import Scan
+from ptychopinn.devices import resolve_accelerator
+from ptychopinn.errors import InputError
+from ptychopinn.processes import launched
+from ptychopinn.training.callbacks import EpochLog, Schedule, StopOnNonFinite
+from ptychopinn.training.pictures import RunningPicture
+
+_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "32": "32-true",
+    "bf16": "bf16-mixed",
+    "16": "16-mixed",
+}
+
+
+def watchers_of(config: Config, monitor: str, scan: Scan, out: Path) -> list[L.Callback]:
+    """What looks on: early stopping and pictures, if asked for."""
+    execution, watchers = config.execution, list[L.Callback]()
+    if execution.early_stopping is not None:
+        watchers.append(EarlyStopping(monitor, patience=execution.early_stopping, check_finite=False))
+    if execution.picture_every is not None:
+        watchers.append(RunningPicture(scan, config, out, execution.picture_every))
+    return watchers
+
+
+def make_trainer(config: Config, out: Path, first: Sequence[L.Callback], loggers: Sequence[Logger]) -> L.Trainer:
+    """The Trainer of a configuration, with these callbacks before those that every training has.
+
+    Raises:
+        InputError: the devices cannot be used, or are more than there are processes.
+    """
+    execution, training = config.execution, config.training
+    devices = _devices(execution.devices)
+    callbacks: list[L.Callback] = [*first, Schedule(training), StopOnNonFinite()]
+    bar = execution.progress and sys.stdout.isatty()
+    if execution.progress:
+        callbacks.append(TQDMProgressBar(leave=False) if bar else EpochLog())
+    try:
+        accelerator = resolve_accelerator(execution.accelerator)
+        if training.average is not None:
+            device = None if accelerator == "cpu" else "cuda"
+            callbacks.append(EMAWeightAveraging(device=device, decay=training.average, use_buffers=False))
+        trainer = L.Trainer(
+            default_root_dir=out,
+            accelerator=accelerator,
+            **devices,
+            precision=_PRECISIONS[execution.precision],
+            max_epochs=training.epochs,
+            accumulate_grad_batches=training.accumulate,
+            gradient_clip_val=training.gradient_clip,
+            deterministic=execution.deterministic,
+            logger=list(loggers) or False,
+            enable_checkpointing=execution.checkpoints,
+            callbacks=callbacks,
+            enable_progress_bar=bar,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            # Members of the groups are drawn anew in every epoch.
+            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,  # batches are shared as they are
+        )
+    except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        chosen = f"accelerator {execution.accelerator!r} with devices {execution.devices!r}"
+        raise InputError(f"execution: {chosen} cannot be used: {reason}") from error
+    if trainer.world_size > launched():
+        raise InputError(
+            f"execution.devices: {execution.devices!r} takes {trainer.world_size} processes, and this is one: start "
+            f"them with torchrun --nproc-per-node {trainer.world_size} -m ptychopinn.cli train ..."
+        )
+    return trainer
+
+
+def _devices(wanted: int | str) -> dict[str, Any]:
+    """The Trainer's arguments for one process, or for one of those that torchrun has started."""
+    if launched() == 1:
+        return {"devices": 1 if wanted == "auto" else wanted}
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    if wanted not in ("auto", here):
+        raise InputError(
+            f"execution.devices must be 'auto' or the {here} processes that torchrun has started on this node, "
+            f"got {wanted!r}"
+        )
+    return {
+        "devices": here,
+        "num_nodes": launched() // here,
+        "strategy": DDPStrategy(),
+        "plugins": [TorchElasticEnvironment()],
+    }

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Two processes on the CPU do what one does: the steps of a training, its files, and the stitched object.
+
+Sums in another order round differently. A training amplifies that without bound (a change of one weight by one bit
+does the same), so gradients are compared closely, and loss curves where rates are low.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from distributed_runs import RECONSTRUCTIONS, TRAININGS, run_all
+from tiny_runs import tiny
+
+from ptychopinn.data.reconstruction import Reconstruction
+from ptychopinn.data.shares import Shares
+from ptychopinn.errors import InputError
+from ptychopinn.inference.bundle import load_bundle
+from ptychopinn.inference.shared import regions
+from ptychopinn.physics.simulate import simulate
+from ptychopinn.training.workflow import _devices, read_config, train
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+TORCHRUN = (
+    *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+    *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
+)
+TINY = (
+    *("--model.options", '{"steps": 2, "width": 8, "state": 2}', "--data.group_size", "4"),
+    *("--training.batch_size", "4", "--execution.progress", "false", "--execution.accelerator", "cpu"),
+)
+
+
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*TORCHRUN, *arguments], capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    run_all(folder)
+    torch.use_deterministic_algorithms(False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    done = torchrun(str(Path(__file__).with_name("distributed_runs.py")), str(folder))
+    assert done.returncode == 0, done.stderr
+    assert "training.batch_size: 2 processes share batches of 1 groups" in done.stderr
+    return folder
+
+
+def curve(run: Path) -> dict[tuple[str, str], float]:
+    header, *rows = ((run / "metrics.csv").read_text()).splitlines()
+    names = header.split(",")
+    table = [dict(zip(names, row.split(","), strict=True)) for row in rows]
+    return {(row["epoch"], name): float(row[name]) for row in table for name in ("train_loss", "val_loss") if row[name]}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_gradients_are_those_of_the_whole_batch(one: Path, two: Path, name: str) -> None:
+    whole, shared = (torch.load(folder / f"{name}.pt", weights_only=True) for folder in (one, two))
+    assert whole.keys() <= shared.keys()
+    for key, gradient in shared.items():
+        if key in whole:
+            scale = float(torch.linalg.vector_norm(whole[key])) or 1.0
+            assert float(torch.linalg.vector_norm(gradient - whole[key])) <= 2e-5 * scale, key
+        else:  # without a gradient in one process
+            assert not gradient.any(), key
+    if name == "everything":
+        assert {"model.positions.free", "model.illumination.lanes", "model.illumination.log_scale"} <= whole.keys()
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_loss_curves_and_results_are_alike(one: Path, two: Path, name: str) -> None:
+    first, second = curve(one / name), curve(two / name)
+    assert len(first) == 2 * TRAININGS[name]["training"]["epochs"]
+    assert second == pytest.approx(first, rel=1e-4)
+    (a, config), (b, same) = load_bundle(one / name), load_bundle(two / name)
+    assert config == same
+    state = b.state_dict()
+    for key, value in a.state_dict().items():
+        torch.testing.assert_close(state[key], value, rtol=1e-2, atol=2e-4, msg=key)
+
+
+def test_learned_probe_scale_and_positions_moved_alike(one: Path, two: Path) -> None:
+    (a, _), (b, _) = (load_bundle(folder / "everything") for folder in (one, two))
+    start = a.illumination.probe.new_tensor(load_bundle(one / "supervised")[0].illumination.probe.detach().numpy())
+    for part in (
+        lambda model: model.illumination.probe - start,
+        lambda model: model.illumination.log_scale,
+        lambda model: model.positions.offsets,
+    ):
+        moved, other = part(a).detach(), part(b).detach()
+        assert float(moved.abs().max()) > 0
+        assert float((other - moved).abs().max()) < 1e-2 * float(moved.abs().max())
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_the_first_process_writes_what_one_writes(one: Path, two: Path, name: str) -> None:
+    found = [sorted(str(path.relative_to(folder)) for path in (folder / name).rglob("*")) for folder in (one, two)]
+    assert found[0] == found[1]
+    assert read_config(one / name) == read_config(two / name)
+
+
+def test_a_resumed_run_of_two_is_that_of_two_bit_for_bit(two: Path) -> None:
+    (a, _), (b, _) = (load_bundle(two / name) for name in ("whole", "resumed"))
+    state = b.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in a.state_dict().items())
+    assert curve(two / "resumed") == curve(two / "whole")
+
+
+@pytest.mark.parametrize("few", ["", ", few"])
+@pytest.mark.parametrize("name", RECONSTRUCTIONS)
+def test_reconstructions_are_equal(one: Path, two: Path, name: str, few: str) -> None:
+    a, b = (Reconstruction.load(folder / f"{name}{few}.npz") for folder in (one, two))
+    assert a.origin == b.origin
+    for key, tolerance in (("object", 1e-6), ("weights", 1e-6), ("probe", 0)):
+        first, second = getattr(a, key), getattr(b, key)
+        assert np.linalg.norm(second - first) <= tolerance * np.linalg.norm(first), key
+    assert (a.uncertainty is None) == (b.uncertainty is None) == (name != "everything")
+    if a.uncertainty is not None:  # the root of a difference of squares, which cancel
+        assert np.linalg.norm(b.uncertainty - a.uncertainty) <= 1e-5 * np.linalg.norm(a.object)
+
+
+def test_what_one_process_finds_wrong_ends_all_and_is_said_once(two: Path) -> None:
+    first, second = (json.loads((two / f"failures {rank}.json").read_text()) for rank in (0, 1))
+    sentences = [f"scan.npz: something is wrong (found by process {number} of 2)" for number in (1, 2)]
+    assert first == [["InputError", sentence] for sentence in sentences]
+    assert second == [["SaidElsewhere", sentence] for sentence in sentences]
+
+
+def test_the_command_says_once_what_is_wrong(tmp_path: Path) -> None:
+    done = torchrun("-m", "ptychopinn.cli", "reconstruct", "absent", "scan.npz", "--out", str(tmp_path / "recon.h5"))
+    assert done.returncode != 0 and list(tmp_path.iterdir()) == []
+    assert done.stderr.count("ptychopinn reconstruct: absent: expected a trained model") == 1
+
+
+def test_an_interrupt_ends_all_after_the_same_step_and_saves(tmp_path: Path) -> None:
+    simulate("dead_leaves", patterns=16, size=32, photons=1e5, seed=3).save(tmp_path / "scan.npz")
+    run = tmp_path / "run"
+    command = ("-m", "ptychopinn.cli", "train", str(tmp_path / "scan.npz"), "--out", str(run), "--epochs", "100000")
+    started = subprocess.Popen([*TORCHRUN, *command, *TINY], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    try:
+        for _ in range(1200):
+            if (run / "checkpoints" / "last.ckpt").exists():
+                break
+            time.sleep(0.1)
+        started.send_signal(signal.SIGINT)
+        _, errors = started.communicate(timeout=120)
+    finally:
+        started.kill()
+    assert "interrupted; " in errors and "holds what was learned until then" in errors
+    assert load_bundle(run)[1].training.epochs == 100000
+    assert (run / "training.png").exists()
+
+
+def test_several_devices_are_for_several_processes(tmp_path: Path) -> None:
+    scan = simulate("dead_leaves", patterns=16, size=32, photons=1e5, seed=3)
+    with pytest.raises(InputError, match=r"execution.devices: 2 takes 2 processes, and this is one: start them with"):
+        train(scan, tmp_path / "run", tiny(execution={"devices": 2}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_devices_must_be_those_of_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="'auto' or the 2 processes that torchrun has started on this node, got 4"):
+        _devices(4)
+    assert _devices("auto")["devices"] == _devices("auto")["num_nodes"] == 2
+
+
+def test_shares_are_the_batches_of_one_process() -> None:
+    for groups in range(1, 12):
+        for batch_size in range(1, 6):
+            whole = list(Shares(groups, batch_size))
+            for count in range(1, 5):
+                parts = [Shares(groups, batch_size, (rank, count)) for rank in range(count)]
+                assert {len(list(part)) for part in parts} == {len(part) for part in parts} == {len(whole)}
+                for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
+                    counted = [share for rank, share in enumerate(shares) if rank < len(batch)]
+                    assert sorted(chain.from_iterable(counted)) == batch
+                    assert all(share == batch[:1] for share in shares[len(batch) :])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_regions_are_even_compact_and_together_everything(count: int) -> None:
+    origins = np.stack(np.mgrid[:9, :13], -1).reshape(-1, 2)
+    found = regions(origins, count)
+    assert sorted(np.concatenate(found).tolist()) == list(range(len(origins)))
+    sizes = [len(region) for region in found]
+    assert len(found) == count and max(sizes) - min(sizes) <= 1
+    for region in found:
+        height, width = np.ptp(origins[region], axis=0) + 1
+        assert height * width <= 1.5 * len(region) and (np.diff(region) > 0).all()
+    assert sum(len(region) for region in regions(origins[:2], count)) == 2
