@@ -157,7 +157,7 @@ def test_the_record_says_where_it_came_from(
         (("scan.npz", "small.npz", "--n", "50"), "scan.npz: expected at least the 50 patterns of the subset, found 49"),
         (("scan.npz", "small.npz", "--n", "3"), "n must be from 4 to the 49 patterns of the scan, got 3"),
         (("scan.npz", "small.npz", "--clusters", "2", "--n", "8"), "clusters must be from 4 to the 8 patterns"),
-        (("scan.npz", "new/small.tif"), "new/small.tif: expected the name of a scan file to write, ending in .npz"),
+        (("scan.npz", "new/small.tif"), "new/small.tif: expected a scan file ending in .npz or"),
         (("scan.npz", "scan.npz", "--overwrite"), "scan.npz: expected another name than the scan's own"),
         (("absent.npz", "small.npz"), "absent.npz: expected an NPZ file, found no file"),
         (("scan.npz", "first.npz"), "first.npz: expected a new file, found an earlier one; name another, or"),

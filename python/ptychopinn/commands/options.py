@@ -78,8 +78,12 @@ def load_scan(options: Namespace, path: str | Path | None = None) -> Any:
     """The scan that the options name, or the one at ``path``, read as :func:`add_scan_options` has it."""
     from ptychopinn.data.scan import Scan
 
-    names = ("format", "measurement", "probe", *_GEOMETRY, "positions", "partner")
-    return Scan.load(options.scan_file if path is None else path, **{name: options[name] for name in names})
+    return Scan.load(options.scan_file if path is None else path, **stated_of(options))
+
+
+def stated_of(options: Namespace) -> dict[str, Any]:
+    """What the options state about a scan, as the arguments of ``Scan.load``."""
+    return {name: options[name] for name in ("format", "measurement", "probe", *_GEOMETRY, "positions", "partner")}
 
 
 def add_out_format(parser: ArgumentParser) -> None:

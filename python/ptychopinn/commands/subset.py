@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ptychopinn.commands.options import MEASUREMENT, add_overwrite, say_written
+from ptychopinn.commands.options import add_overwrite, add_scan_options, say_written, stated_of
 
 
 def describe(parser: ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def describe(parser: ArgumentParser) -> None:
         help="choose K clusters of overlapping patterns, for training and reconstruction; default: single patterns",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the choice")
-    parser.add_argument("--measurement", default="auto", choices=["auto", "amplitude", "counts"], help=MEASUREMENT)
+    add_scan_options(parser)
     add_overwrite(parser)
 
 
@@ -28,6 +28,7 @@ def run(options: Namespace) -> int:
     """Take a small scan out of a large one, spread over the whole scanned area, with a record of its origin."""
     from ptychopinn.data.subset import write_subset
 
-    names = ("n", "clusters", "seed", "measurement", "overwrite")
-    say_written(write_subset(options.scan_file, options.out, **{name: options[name] for name in names}))
+    asked = {name: options[name] for name in ("n", "clusters", "seed", "overwrite")}
+    stated = {name: value for name, value in stated_of(options).items() if value not in (None, "auto")}
+    say_written(write_subset(options.scan_file, options.out, **asked, **stated))
     return 0

@@ -21,7 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from ptychopinn.data.atomic import atomic_path
-from ptychopinn.data.scan import FORMATS, Scan
+from ptychopinn.data.formats import format_to_write
+from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 
 #: The outermost patterns, one at each end of each axis, must fit.
@@ -114,8 +115,8 @@ def write_subset(
     *,
     clusters: int | None = None,
     seed: int = 0,
-    measurement: str = "auto",
     overwrite: bool = False,
+    **stated: Any,
 ) -> tuple[Path, Path]:
     """Write a subset of a scan file, and beside it, under the suffix .json, where it came from.
 
@@ -124,13 +125,13 @@ def write_subset(
     and positions (probe, truth, bad pixels) is that of the scan.
 
     Args:
-        source: the scan; its suffix chooses the reader.
+        source: the scan.
         out: the file to write; its suffix chooses the writer.
         n: patterns to choose, at least 4.
         clusters: choose so many clusters of overlapping patterns; none: single patterns.
         seed: of the choice.
-        measurement: what the patterns in the source are, as for :meth:`Scan.load`.
         overwrite: replace earlier files.
+        stated: of the source, as for :meth:`Scan.load`.
 
     Returns:
         The paths of the subset and of its record.
@@ -141,22 +142,20 @@ def write_subset(
     """
     source, out = Path(source), Path(out)
     record_path = out.with_suffix(".json")
-    if FORMATS.get(out.suffix.lower(), ("", "", None))[2] is None:
-        known = " or ".join(suffix for suffix, (_, _, writer) in FORMATS.items() if writer is not None)
-        raise InputError(f"{out}: expected the name of a scan file to write, ending in {known}, found '{out.suffix}'")
+    format_to_write(out)
     for path in (out, record_path):
         if path.exists() and source.exists() and path.samefile(source):
             raise InputError(f"{out}: expected another name than the scan's own")
         if path.exists() and not overwrite:
             raise InputError(f"{path}: expected a new file, found an earlier one; name another, or --overwrite")
-    scan = Scan.load(source, measurement=measurement)
+    scan = Scan.load(source, **stated)
     if n > scan.n:
         raise InputError(f"{source}: expected at least the {n} patterns of the subset, found {scan.n}; lower --n")
     if clusters is None:
         indices = stratified(scan.positions, n, seed)
     else:
         indices = clustered(scan.positions, n, clusters, seed)
-    options = {"n": n, "seed": seed, "clusters": clusters, "measurement": measurement, "overwrite": overwrite}
+    options = {"n": n, "seed": seed, "clusters": clusters, "overwrite": overwrite, **stated}
     covered = coverage(scan.positions, indices)
     record: dict[str, Any] = {
         "source": {"file": source.name, "sha256": _checksum(source), "patterns": scan.n},
@@ -216,7 +215,7 @@ def _command(source: Path, out: Path, options: dict[str, Any]) -> str:
         if isinstance(value, bool):
             words += [f"--{name}"] * value
         elif value is not None:
-            words += [f"--{name}", str(value)]
+            words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)
 
 
