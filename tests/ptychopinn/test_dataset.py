@@ -126,7 +126,7 @@ def test_bad_pixels_hold_what_the_probe_alone_would_give() -> None:
 
 def module(scan: Scan, epoch: int = 0, **sections: dict[str, Any]) -> ScanDataModule:
     data = ScanDataModule([scan], Config.from_dict(sections), canvas_multiple=4)
-    data.trainer = SimpleNamespace(current_epoch=epoch, global_rank=0, world_size=1)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(current_epoch=epoch)  # type: ignore[assignment]
     return data
 
 

@@ -24,6 +24,7 @@ from ptychopinn.data.grouping import compact_region, group_patterns, within_boun
 from ptychopinn.data.scan import Scan
 from ptychopinn.data.shares import Shares
 from ptychopinn.errors import InputError
+from ptychopinn.processes import rank_and_size
 
 _FEWEST_BATCHES = 8
 #: Of a batch whose size is not given: many small steps beat few large ones (docs/quality.md).
@@ -132,9 +133,7 @@ class ScanDataModule(L.LightningDataModule):
             )
             places.append(place)
         dataset = JoinedGroups(parts, np.argsort(np.concatenate(places)))  # the groups' own order, over all scans
-        trainer = self.trainer
-        rank_and_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        shares = Shares(len(dataset), self.batch_size, rank_and_size)
+        shares = Shares(len(dataset), self.batch_size, rank_and_size())
         return DataLoader(
             dataset,
             batch_sampler=shares,
