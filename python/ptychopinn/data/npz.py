@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ptychopinn.data.atomic import atomic_path
 from ptychopinn.data.scan import Scan, pattern_blocks
+from ptychopinn.data.stored import StoredPatterns, npz_on_disk, save_npz
 from ptychopinn.errors import InputError
 
 MEASUREMENTS = ("auto", "amplitude", "counts")
@@ -30,7 +31,7 @@ PROBE_UNITS = "sqrt_counts"
 _log = logging.getLogger(__name__)
 
 
-def read_npz(path: str | Path, measurement: str = "auto") -> Scan:
+def read_npz(path: str | Path, measurement: str = "auto", memory: str = "auto") -> Scan:
     """Read a scan from an NPZ file of the PtychoPINN contract.
 
     Patterns are counts or amplitudes (square roots of counts). Under "auto" this is decided by the key `measurement`,
@@ -43,6 +44,8 @@ def read_npz(path: str | Path, measurement: str = "auto") -> Scan:
         path: the file; patterns (n, N, N) or (N, N, n), `xcoords` and `ycoords` (n,), the object pixel of patch sample
             N//2, `probeGuess` (N, N), (N, N, 1) or (M, N, N); a constant `objectGuess` is no truth.
         measurement: "amplitude", "counts" or "auto".
+        memory: "load", "stored" or "auto"; patterns stay on disk only if they are uncompressed and (n, N, N). They are
+            read through once all the same, or twice, to decide what they are and to scale the probe.
 
     Returns:
         The scan; `metadata["measurement"]` and `metadata["probe_scaling"]` say what was decided and why.
@@ -60,7 +63,7 @@ def read_npz(path: str | Path, measurement: str = "auto") -> Scan:
         x, y = (archive.numbers(name, "iuf", ndim=1).astype(np.float64) for name in ("xcoords", "ycoords"))
         if len(y) != len(x):
             archive.fail("ycoords", f"{len(x)} values, as many as in xcoords", f"{len(y)}")
-        patterns = _read_patterns(archive, key, size, len(x))
+        patterns = _read_patterns(archive, key, size, len(x), memory)
         bad_pixels = _read_bad_pixels(archive, size)
         stated = archive.text("measurement")
         if stated is not None and stated not in MEASUREMENTS[1:]:
@@ -96,9 +99,11 @@ def write_npz(scan: Scan, path: str | Path) -> None:
         path: the file; missing parent folders are created, an existing file is replaced.
     """
     centres = scan.positions + scan.patch_size // 2
-    exact_in_float32 = scan.counts.max() < 2**22
+    parts = pattern_blocks(scan.counts.shape)
+    exact_in_float32 = max(float(scan.counts[part].max()) for part in parts) < 2**22
+    kind = np.float32 if exact_in_float32 else np.float64
+    amplitudes = (np.sqrt(scan.counts[part], dtype=kind) for part in pattern_blocks(scan.counts.shape))
     arrays: dict[str, Any] = {
-        "diff3d": np.sqrt(scan.counts, dtype=np.float32 if exact_in_float32 else np.float64),
         "measurement": "amplitude",
         "axes": "nyx",
         "xcoords": centres[:, 1],
@@ -115,8 +120,8 @@ def write_npz(scan: Scan, path: str | Path) -> None:
         "name": scan.name,
         "metadata_json": json.dumps(scan.metadata),
     }
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **{key: value for key, value in arrays.items() if value is not None})
+    with atomic_path(path) as temporary:
+        save_npz(temporary, "diff3d", scan.counts.shape, np.dtype(kind), amplitudes, arrays)
 
 
 class _Archive:
@@ -208,9 +213,10 @@ def _read_probe(archive: _Archive) -> NDArray[np.complex64]:
     return probe.astype(np.complex64)
 
 
-def _read_patterns(archive: _Archive, key: str, size: int, n: int) -> NDArray[Any]:
+def _read_patterns(archive: _Archive, key: str, size: int, n: int, memory: str) -> NDArray[Any] | StoredPatterns:
     """The patterns as (n, N, N), in the file's type; the positions and the probe must agree with the axis order."""
-    patterns = archive.numbers(key, "iuf", ndim=3, finite=False)
+    stored = npz_on_disk(archive.path, key, memory) if key in archive.keys else None
+    patterns = archive.numbers(key, "iuf", ndim=3, finite=False) if stored is None else stored
     axes = archive.text("axes")
     if axes not in (None, *AXES):
         archive.fail("axes", "'nyx' for (n, N, N) or 'yxn' for (N, N, n)", repr(axes))
@@ -224,6 +230,8 @@ def _read_patterns(archive: _Archive, key: str, size: int, n: int) -> NDArray[An
             )
         axes = "yxn" if first == second != third else "nyx"
     if axes == "yxn":
+        if isinstance(patterns, StoredPatterns):
+            archive.fail(key, "patterns (n, N, N) to read from where they lie", f"shape {patterns.shape}; load them")
         patterns = np.moveaxis(patterns, -1, 0)
     found = f"shape {first, second, third}"
     if patterns.shape[1] != patterns.shape[2]:
@@ -249,14 +257,16 @@ def _read_bad_pixels(archive: _Archive, size: int) -> NDArray[np.bool_] | None:
 def _read_counts(
     archive: _Archive,
     key: str,
-    patterns: NDArray[Any],
+    patterns: NDArray[Any] | StoredPatterns,
     bad: NDArray[np.bool_] | None,
     requested: str,
     stated: str | None,
-) -> tuple[NDArray[Any], dict[str, str]]:
+) -> tuple[NDArray[Any] | StoredPatterns, dict[str, str]]:
     """Photon counts from patterns of either kind, with the decision which kind they were and its reason."""
     good = np.ones(patterns.shape[1:], np.bool_) if bad is None else ~bad
-    if patterns.dtype.kind != "u":
+    if isinstance(patterns, StoredPatterns):
+        patterns = patterns.converted(bad=bad)  # refuses by itself what is invalid
+    elif patterns.dtype.kind != "u":
         _refuse_invalid(archive, key, patterns, good)
     whole = squares_whole = True
     largest = 0.0
@@ -276,11 +286,14 @@ def _read_counts(
     _log.log(logging.WARNING if guessed else logging.INFO, "%s: '%s' read as %s: %s", archive.path, key, value, reason)
     decision = {"value": value, "reason": reason}
     if value == "counts" and patterns.dtype.kind == "u":
-        return np.ascontiguousarray(patterns), decision
+        return patterns if isinstance(patterns, StoredPatterns) else np.ascontiguousarray(patterns), decision
     exact = squares_whole if value == "amplitude" else whole
     power = 2 if value == "amplitude" else 1
     exact = exact and largest**power < 2**53
-    counts = np.empty(patterns.shape, np.min_scalar_type(round(largest**power)) if exact else np.float32)
+    dtype = np.min_scalar_type(round(largest**power)) if exact else np.dtype(np.float32)
+    if isinstance(patterns, StoredPatterns):
+        return patterns.converted(bad=bad, power=power, dtype=dtype), decision
+    counts = np.empty(patterns.shape, dtype)
     for part in pattern_blocks(patterns.shape):
         block = _valid_block(patterns[part], bad) ** power  # float64: squares of uint16 or float32 lose nothing here
         counts[part] = np.rint(block) if exact else block
@@ -329,7 +342,7 @@ def _valid_block(block: NDArray[Any], bad: NDArray[np.bool_] | None) -> NDArray[
     return values
 
 
-def _relative_rounding(patterns: NDArray[Any]) -> float:
+def _relative_rounding(patterns: NDArray[Any] | StoredPatterns) -> float:
     """How far a square may be from an integer, relative to it, when the amplitudes were rounded to the file's type."""
     if patterns.dtype.kind != "f":
         return 0.0
@@ -342,7 +355,7 @@ def _relative_rounding(patterns: NDArray[Any]) -> float:
 def _scale_probe(
     archive: _Archive,
     probe: NDArray[np.complex64],
-    counts: NDArray[Any],
+    counts: NDArray[Any] | StoredPatterns,
     bad: NDArray[np.bool_] | None,
     metadata: dict[str, Any],
 ) -> NDArray[np.complex64]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ptychopinn.data.stored import MEMORY, StoredPatterns
 from ptychopinn.errors import InputError
 
 # suffix -> (module, reader, writer); modules are imported on use, since they import this one. A format that cannot be
@@ -38,6 +39,7 @@ class Scan:
 
     Args:
         counts: (n, N, N) photon counts, an unsigned integer type or float32, zero frequency at pixel (N//2, N//2).
+            Patterns on disk are looked at in a few places when the scan is made, and checked whenever they are read.
         positions: (n, 2) float64 (y, x) in object pixels: where sample [0, 0] of the patch lies.
         probe: (M, N, N) complex64, M incoherent modes in sqrt(counts): sum |P|^2 is the number of photons per pattern
             behind an object of transmission 1.
@@ -59,7 +61,7 @@ class Scan:
         2
     """
 
-    counts: NDArray[Any]
+    counts: NDArray[Any] | StoredPatterns
     positions: NDArray[np.float64]
     probe: NDArray[np.complex64]
     truth: NDArray[np.complex64] | None = None
@@ -109,6 +111,8 @@ class Scan:
     def subset(self, indices: ArrayLike) -> Scan:
         """The patterns and positions `indices` picks, in that order; the rest of the scan is shared, not copied.
 
+        Patterns on disk stay there.
+
         Args:
             indices: integers from -n to n - 1, or a bool mask of length n.
 
@@ -122,24 +126,30 @@ class Scan:
                 f"got shape {chosen.shape} of {chosen.dtype}"
             )
         try:
-            return replace(self, counts=self.counts[chosen], positions=self.positions[chosen])
+            counts = self.counts.subset(chosen) if isinstance(self.counts, StoredPatterns) else self.counts[chosen]
+            return replace(self, counts=counts, positions=self.positions[chosen])
         except IndexError as error:
             raise InputError(f"Scan.subset: indices must fit a scan of {self.n} patterns: {error}") from error
 
     @classmethod
-    def load(cls, path: str | Path, measurement: str = "auto") -> Scan:
+    def load(cls, path: str | Path, measurement: str = "auto", memory: str = "auto") -> Scan:
         """Read a scan; the suffix chooses the format (see `FORMATS`).
 
         Args:
             path: the file.
             measurement: what the patterns in the file are, "amplitude" or "counts"; "auto" decides from the file and
                 records why in `metadata["measurement"]`.
+            memory: "load" reads all patterns, "stored" leaves them on disk, "auto" does so if they would take more than
+                a quarter of the available memory and the file allows it (see docs/memory.md).
 
         Raises:
             InputError: the file cannot be used; one sentence says which key, what was expected and what was found.
         """
         module, reader, _ = _format_of(path)
-        scan: Scan = getattr(importlib.import_module(module), reader)(path, measurement=measurement)
+        if memory not in MEMORY:
+            raise InputError(f"memory must be one of {', '.join(MEMORY)}, got {memory!r}")
+        read = getattr(importlib.import_module(module), reader)
+        scan: Scan = read(path, measurement=measurement, memory=memory)
         return scan
 
     def save(self, path: str | Path, overwrite: bool = True) -> None:
@@ -176,6 +186,12 @@ def pattern_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
     return (slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows))
 
 
+def total_counts(scan: Scan) -> float:
+    """The sum of all counts, bad pixels included."""
+    parts = pattern_blocks(scan.counts.shape)
+    return sum(float(scan.counts[part].sum(dtype=np.float64)) for part in parts)
+
+
 def _format_of(path: str | Path) -> tuple[str, str, str | None]:
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
@@ -183,9 +199,11 @@ def _format_of(path: str | Path) -> tuple[str, str, str | None]:
     return FORMATS[suffix]
 
 
-def _check_counts(counts: NDArray[Any]) -> None:
-    if not isinstance(counts, np.ndarray) or not (counts.dtype.kind == "u" or counts.dtype == np.float32):
-        found = counts.dtype if isinstance(counts, np.ndarray) else type(counts).__name__
+def _check_counts(counts: NDArray[Any] | StoredPatterns) -> None:
+    if not isinstance(counts, np.ndarray | StoredPatterns) or not (
+        counts.dtype.kind == "u" or counts.dtype == np.float32
+    ):
+        found = counts.dtype if isinstance(counts, np.ndarray | StoredPatterns) else type(counts).__name__
         raise InputError(f"Scan.counts must be an array of an unsigned integer type or float32, got {found}")
     if counts.ndim != 3 or counts.shape[1] != counts.shape[2]:
         raise InputError(f"Scan.counts must have shape (n, N, N), got {counts.shape}")
@@ -194,6 +212,9 @@ def _check_counts(counts: NDArray[Any]) -> None:
         raise InputError("Scan.counts must hold at least one pattern, got none")
     if size < 8 or size % 2:
         raise InputError(f"Scan.counts must have patterns of an even size of 8 or more pixels, got {size}")
+    if isinstance(counts, StoredPatterns):
+        counts.look()
+        return
     largest = 0.0
     for block in pattern_blocks(counts.shape):
         low, high = float(counts[block].min()), float(counts[block].max())  # a NaN comes through min and max
