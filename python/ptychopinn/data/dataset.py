@@ -61,6 +61,10 @@ class Gathered(NamedTuple):
     fill: Tensor | None = None
     bad: Tensor | None = None
 
+    def to(self, device: str | torch.device) -> Gathered:
+        """The same on another device."""
+        return Gathered(*(value.to(device) if isinstance(value, Tensor) else value for value in self))
+
     def finish(self) -> GroupBatch:
         """The batch in float32 and FFT order, on the device that this one is on."""
         counts = torch.empty(self.counts.shape, dtype=torch.float32, device=self.counts.device)

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +27,11 @@ from ptychopinn.data.dataset import GroupDataset
 from ptychopinn.data.grouping import covering_groups, group_nearest
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.scan import Scan
+from ptychopinn.data.stored import fits_in_memory
 from ptychopinn.errors import InputError
 from ptychopinn.inference.orientations import ORIENTATIONS, turn_back, turn_group
 from ptychopinn.inference.stitch import Stitched, stitch
+from ptychopinn.inference.stream import Streamed, bytes_to_stitch, stitch_streamed
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.overlap import illumination_weight
 from ptychopinn.physics.propagation import squared_modulus
@@ -72,25 +78,65 @@ def predict(
     """
     config = config or Config()
     scan = choose_positions(model, scan, config.inference.positions)
+    with torch.no_grad():
+        probe = choose_probe(model, scan, config.inference.probe) if probe is None else probe
+    dataset = groups_to_predict(model, scan, config)
+    canvases, weights, origins = zip(*predict_batches(model, dataset, config, device, orientation, probe), strict=True)
+    return Prediction(torch.cat(canvases), torch.cat(weights), torch.cat(origins))
+
+
+def groups_to_predict(model: PtychoModel, scan: Scan, config: Config) -> GroupDataset:
+    """The groups that together show every pattern, as ``inference`` has it; errors as for :func:`predict`."""
     size = _check_fit(model, scan, config)
     groups = group_nearest(scan.positions, size)
     if config.inference.coverage is not None:
         groups = groups[covering_groups(groups, config.inference.coverage)]
-    dataset = GroupDataset(scan, groups, model.generator.canvas_multiple)
-    loader = DataLoader(dataset, batch_size=config.inference.batch_size, collate_fn=dataset.collate)
-    model = model.to(device).eval()
-    canvases, weights, origins = [], [], []
-    with torch.inference_mode():
-        probe = (choose_probe(model, scan, config.inference.probe) if probe is None else probe).to(device)
-        weight = illumination_weight(probe)
-        for batch in loader:
-            positions = batch.positions.to(device)
-            turned = turn_group(batch.counts.to(device), positions, batch.canvas_size, probe, orientation)
-            canvases.append(turn_back(model(*turned), orientation).cpu())
-            fallen = weight.expand(batch.counts.shape).contiguous()
-            weights.append(extract_patches_adjoint(fallen, positions, batch.canvas_size).cpu())
-            origins.append(batch.origins)
-    return Prediction(torch.cat(canvases), torch.cat(weights), torch.cat(origins))
+    return GroupDataset(scan, groups, model.generator.canvas_multiple)
+
+
+@torch.inference_mode()
+def predict_batches(
+    model: PtychoModel,
+    dataset: GroupDataset,
+    config: Config,
+    device: str | torch.device,
+    orientation: int,
+    probe: Tensor,
+    order: Sequence[int] | None = None,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Canvases, weights and origins of the groups, on the CPU, batch by batch in this order; see :func:`predict`."""
+    loader = DataLoader(
+        dataset,
+        batch_size=config.inference.batch_size,
+        sampler=order,
+        collate_fn=dataset.gather,
+        num_workers=config.execution.workers,
+    )
+    model, probe = model.to(device).eval(), probe.to(device)
+    weight = illumination_weight(probe)
+    for gathered in loader:
+        batch = gathered.to(device).finish()
+        turned = turn_group(batch.counts, batch.positions, batch.canvas_size, probe, orientation)
+        canvases = turn_back(model(*turned), orientation).cpu()
+        fallen = weight.expand(batch.counts.shape).contiguous()
+        weights = extract_patches_adjoint(fallen, batch.positions, batch.canvas_size).cpu()
+        yield canvases, weights, batch.origins.cpu()
+
+
+def predict_streamed(
+    model: PtychoModel,
+    dataset: GroupDataset,
+    config: Config,
+    device: str | torch.device,
+    orientation: int,
+    probe: Tensor,
+    folder: Path,
+) -> Streamed:
+    """Predict and stitch with scratch files in `folder`; see :func:`~ptychopinn.inference.stream.stitch_streamed`."""
+    batches = partial(predict_batches, model, dataset, config, device, orientation, probe)
+    return stitch_streamed(
+        dataset, batches, illumination_weight(probe.cpu()), folder, synchronise=config.inference.synchronise
+    )
 
 
 def reconstruct(
@@ -101,6 +147,9 @@ def reconstruct(
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a trained model, or with several, whose results are averaged.
 
+    Where the groups' canvases would take more than a quarter of the available memory they go through scratch files in
+    TMPDIR; an image that is itself that large is for :func:`ptychopinn.inference.large.reconstruct_to_file`.
+
     Arguments and errors as for :func:`predict`.
 
     Returns:
@@ -108,20 +157,17 @@ def reconstruct(
         used (of the first model), and the uncertainty if ``inference.uncertainty`` asks for one.
     """
     config = config or Config()
-    models = [model] if isinstance(model, PtychoModel) else list(model)
-    for member in models:
-        _check_fit(member, scan, config)
-    views = [(member, turn) for member in models for turn in ORIENTATIONS[config.inference.augment]]
-    if config.inference.uncertainty == "ensemble" and len(views) < 2:
-        raise InputError("inference.uncertainty: an ensemble takes several models, or inference.augment above 1")
-    # One probe and one set of positions for all members: each has its own shift and ramp, and so would their objects.
-    refined = choose_positions(models[0], scan, config.inference.positions)
-    with torch.no_grad():
-        probe = choose_probe(models[0], scan, config.inference.probe).cpu()
+    views, refined, probe = prepare(model, scan, config)
     predicting = stitching = 0.0
     images = []
     for member, orientation in views:
         start = time.perf_counter()
+        dataset = groups_to_predict(member, refined, config)
+        if not fits_in_memory(bytes_to_stitch(dataset)):
+            streamed = predict_streamed(member, dataset, config, device, orientation, probe, Path(gettempdir()))
+            images.append(streamed.loaded())
+            predicting, stitching = predicting + streamed.predicting, stitching + streamed.stitching
+            continue
         prediction = predict(member, refined, config, device, orientation, probe)
         predicted = time.perf_counter()
         images.append(
@@ -135,10 +181,6 @@ def reconstruct(
         predicting += predicted - start
         stitching += time.perf_counter() - predicted
     image, weights, uncertainty = combine(images, config.inference.uncertainty)
-    _log.info(
-        "%d patterns: predicted in %.1f s, stitched in %.1f s (%.0f patterns/s)",
-        scan.n, predicting, stitching, scan.n / (predicting + stitching),
-    )  # fmt: skip
     origin = images[0].geometry.origin
     return Reconstruction(
         object=image.numpy(),
@@ -148,13 +190,39 @@ def reconstruct(
         uncertainty=None if uncertainty is None else uncertainty.numpy(),
         positions=refined.positions,
         pixel_size=scan.pixel_size,
-        metadata={
-            "scan": scan.name,
-            "patterns": scan.n,
-            "seconds": {"predict": predicting, "stitch": stitching},
-            "config": config.to_dict(),
-        },
+        metadata=facts(scan, config, predicting, stitching),
     )
+
+
+def facts(scan: Scan, config: Config, predicting: float, stitching: float) -> dict[str, Any]:
+    """Say how long it took, and what a reconstruction's metadata tell."""
+    _log.info(
+        "%d patterns: predicted in %.1f s, stitched in %.1f s (%.0f patterns/s)",
+        scan.n, predicting, stitching, scan.n / (predicting + stitching),
+    )  # fmt: skip
+    return {
+        "scan": scan.name,
+        "patterns": scan.n,
+        "seconds": {"predict": predicting, "stitch": stitching},
+        "config": config.to_dict(),
+    }
+
+
+def prepare(
+    model: PtychoModel | Sequence[PtychoModel], scan: Scan, config: Config
+) -> tuple[list[tuple[PtychoModel, int]], Scan, Tensor]:
+    """What is averaged in a reconstruction (models and orientations), the scan with its positions, and the probe."""
+    models = [model] if isinstance(model, PtychoModel) else list(model)
+    for member in models:
+        _check_fit(member, scan, config)
+    views = [(member, turn) for member in models for turn in ORIENTATIONS[config.inference.augment]]
+    if config.inference.uncertainty == "ensemble" and len(views) < 2:
+        raise InputError("inference.uncertainty: an ensemble takes several models, or inference.augment above 1")
+    # One probe and one set of positions for all members: each has its own shift and ramp, and so would their objects.
+    refined = choose_positions(models[0], scan, config.inference.positions)
+    with torch.no_grad():
+        probe = choose_probe(models[0], scan, config.inference.probe).cpu()
+    return views, refined, probe
 
 
 def combine(images: Sequence[Stitched], uncertainty: str = "none") -> tuple[Tensor, Tensor, Tensor | None]:
@@ -171,13 +239,24 @@ def combine(images: Sequence[Stitched], uncertainty: str = "none") -> tuple[Tens
     assert len({tuple(image.geometry.origin) for image in images}) == 1
     part = np.s_[:height, :width]
     images = [Stitched(i.image[part], i.weights[part], i.geometry, i.square[part]) for i in images]
+    products = [(image.weights * image.image.conj() * images[0].image).sum() for image in images]
+    return average(images, unit_phases(products), uncertainty)
+
+
+def unit_phases(products: Sequence[Tensor]) -> list[Tensor | float]:
+    """The phases of products of each image with the first one; there is none to be found for a single image."""
+    return [p / p.abs() if len(products) > 1 and p.abs() > 0 else 1.0 for p in products]
+
+
+def average(
+    images: Sequence[Stitched], phases: Sequence[Tensor | float], uncertainty: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What :func:`combine` returns, of images or parts of them whose phases are known."""
     first, count = images[0], len(images)
     total = torch.stack([image.weights for image in images]).sum(0)
     scale = total.clamp_min(torch.finfo(total.dtype).tiny)
     mean, square, between = torch.zeros_like(first.image), torch.zeros_like(total), torch.zeros_like(total)
-    for image in images:
-        product = (image.weights * image.image.conj() * first.image).sum()
-        phase = product / product.abs() if count > 1 and product.abs() > 0 else 1.0
+    for image, phase in zip(images, phases, strict=True):
         mean += image.weights / scale * phase * image.image
         square += image.weights / scale * image.square
         between += image.weights / scale * squared_modulus(image.image)

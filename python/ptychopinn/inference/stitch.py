@@ -9,6 +9,7 @@ synchronisation; A. Singer, Appl. Comput. Harmon. Anal. 30 (2011) 20).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -77,15 +78,21 @@ def synchronise_phases(
         complex, (n,), of modulus 1; multiply each patch by its factor. Patches without any overlap keep 1. The mean
         phase over each connected part of the scan is left as it was.
     """
-    count = len(patches)
-    factors = np.ones(count, np.complex128)
-    links = _overlap_products(
-        patches.detach().cpu().numpy(),
+    values = patches.detach().cpu().numpy()
+    light = np.broadcast_to(weights.detach().cpu().numpy(), patches.shape)
+    links = overlap_products(
+        lambda patch, part: values[patch][part] * light[patch][part],
         positions.detach().cpu().numpy(),
-        np.broadcast_to(weights.detach().cpu().numpy(), patches.shape),
-        min(neighbours, count - 1),
+        np.array(patches.shape[1:]),
+        neighbours,
         stride,
     )
+    return torch.from_numpy(phases_of(links)).to(patches)
+
+
+def phases_of(links: csr_array) -> NDArray[np.complex128]:
+    """Unit factors (n,) that agree best with overlap products (n, n); each connected part keeps its mean phase."""
+    factors = np.ones(links.shape[0], np.complex128)
     parts, labels = connected_components(abs(links), directed=False)
     order = np.argsort(labels, kind="stable")
     for members in np.split(order, np.cumsum(np.bincount(labels, minlength=parts))[:-1]):
@@ -95,31 +102,43 @@ def synchronise_phases(
             unit = np.where(modulus > 0, vector / np.where(modulus > 0, modulus, 1), 1)
             mean = unit.sum()
             factors[members] = unit * (np.conj(mean) / abs(mean) if abs(mean) > 0 else 1)
-    return torch.from_numpy(factors).to(patches)
+    return factors
 
 
-def _overlap_products(
-    patches: NDArray[np.complexfloating],
+def overlap_products(
+    weighted: Callable[[int, tuple[slice, slice]], NDArray[np.complexfloating]],
     positions: NDArray[np.generic],
-    weights: NDArray[np.floating],
-    neighbours: int,
-    stride: int,
+    size: NDArray[np.int64],
+    neighbours: int = 8,
+    stride: int = 2,
+    rank: NDArray[np.int64] | None = None,
 ) -> csr_array:
-    """Hermitian (n, n): ``M[i, j] = sum w_i w_j conj(o_i) o_j`` over the overlap of i and j, for near neighbours."""
-    count = len(patches)
+    """Hermitian (n, n): ``M[i, j] = sum w_i w_j conj(o_i) o_j`` over the overlap of i and j, for near neighbours.
+
+    Args:
+        weighted: gives a part of a patch times its weights, ``(w_k o_k)[part]`` of patch k.
+        positions: (n, 2).
+        size: (h, w) of the patches.
+        neighbours: overlaps with so many nearest patches are compared, at most all.
+        stride: in pixels.
+        rank: of each patch in the order in which they are best asked for.
+    """
+    count = len(positions)
+    neighbours = min(neighbours, count - 1)
     if neighbours < 1:
         return csr_array((count, count), dtype=np.complex128)
-    size = np.array(patches.shape[1:])
     pairs = _pairs(positions, size, neighbours)
     values = np.zeros(len(pairs), np.complex128)
-    for index, (first, second) in enumerate(pairs):
+    visits = range(len(pairs)) if rank is None else np.argsort(rank[pairs].min(1), kind="stable")
+    for index in visits:
+        first, second = pairs[index]
         shift = np.rint(positions[second] - positions[first]).astype(np.int64)
         low, high = np.maximum(shift, 0), np.minimum(shift, 0) + size
         if (high > low).all():
-            a = np.s_[first, low[0] : high[0] : stride, low[1] : high[1] : stride]
+            a = np.s_[low[0] : high[0] : stride, low[1] : high[1] : stride]
             low, high = low - shift, high - shift
-            b = np.s_[second, low[0] : high[0] : stride, low[1] : high[1] : stride]
-            values[index] = np.vdot(patches[a] * weights[a], patches[b] * weights[b])
+            b = np.s_[low[0] : high[0] : stride, low[1] : high[1] : stride]
+            values[index] = np.vdot(weighted(first, a), weighted(second, b))
     upper = coo_array((values, (pairs[:, 0], pairs[:, 1])), shape=(count, count)).tocsr()
     upper.eliminate_zeros()
     return upper + upper.conj().T
