@@ -22,6 +22,7 @@ SECTIONS = {
 }
 DEVICE = "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one"
 MEASUREMENT = "what the patterns in the file are: amplitude, counts, or auto (decided from the file, and said)"
+MEMORY = "load all patterns, leave them stored on disk, or auto: stored if they need over a quarter of the free memory"
 
 
 class Parser(ArgumentParser):

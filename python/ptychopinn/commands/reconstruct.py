@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ptychopinn.commands.options import DEVICE, MEASUREMENT, add_overwrite, add_sections, new_file, say_written
+from ptychopinn.commands.options import DEVICE, MEASUREMENT, MEMORY, add_overwrite, add_sections, new_file, say_written
 from ptychopinn.config import RefineConfig
+from ptychopinn.errors import InputError
 
 
 def describe(parser: ArgumentParser) -> None:
@@ -14,6 +15,7 @@ def describe(parser: ArgumentParser) -> None:
     parser.add_argument("scan_file", metavar="SCAN.npz", help="the scan to reconstruct")
     parser.add_argument("--out", required=True, help="file to write, .h5 or .npz; pictures go to a folder of its name")
     parser.add_argument("--measurement", default="auto", choices=["auto", "amplitude", "counts"], help=MEASUREMENT)
+    parser.add_argument("--memory", default="auto", choices=["auto", "load", "stored"], help=MEMORY)
     parser.add_argument(
         "--ensemble", nargs="+", default=[], metavar="RUN", help="average with the models of these runs"
     )
@@ -36,6 +38,7 @@ def run(options: Namespace) -> int:
     from ptychopinn.data.scan import Scan
     from ptychopinn.devices import resolve_device
     from ptychopinn.inference.bundle import load_bundle
+    from ptychopinn.inference.large import is_large, reconstruct_to_file
     from ptychopinn.inference.predict import reconstruct
     from ptychopinn.metrics.plots import plot_reconstruction
     from ptychopinn.refinement.workflow import refine
@@ -46,8 +49,15 @@ def run(options: Namespace) -> int:
     model, config = load_bundle(options.run)
     inference = dataclasses.replace(config.inference, **options.given.as_dict().get("inference", {}))
     models = [model, *(load_bundle(run)[0] for run in options.ensemble)]
-    scan = Scan.load(options.scan_file, measurement=options.measurement)
-    result = reconstruct(models, scan, dataclasses.replace(config, inference=inference), device)
+    config = dataclasses.replace(config, inference=inference)
+    scan = Scan.load(options.scan_file, options.measurement, options.memory)
+    if is_large(scan, len(models) * inference.augment):
+        if options.refine:
+            raise InputError(f"--refine: expected an object that fits in memory, found a larger one in {scan.name}")
+        height, width = reconstruct_to_file(models, scan, out, config, device)
+        print(f"{out}: object {height} x {width} px, too large to draw; h5py reads parts of it")
+        return 0
+    result = reconstruct(models, scan, config, device)
     if options.refine:
         result = refine(scan, result, RefineConfig(iterations=options.refine, split_half=False), device)
     result.save(out)

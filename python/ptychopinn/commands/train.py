@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ptychopinn.commands.options import (
     MEASUREMENT,
+    MEMORY,
     SECTIONS,
     add_overwrite,
     add_sections,
@@ -29,6 +30,7 @@ def describe(parser: ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float | None, default=None, help="short for --training.minutes")
     parser.add_argument("--seed", type=int | None, default=None, help="short for --training.seed")
     parser.add_argument("--measurement", default="auto", choices=["auto", "amplitude", "counts"], help=MEASUREMENT)
+    parser.add_argument("--memory", default="auto", choices=["auto", "load", "stored"], help=MEMORY)
     parser.add_argument(
         "--from",
         dest="start",
@@ -73,7 +75,7 @@ def run(options: Namespace) -> int:
             settings["training"][name] = options[name]
     config = Config.from_dict(settings)
     new_file(Path(options.out) / BUNDLE_NAME, options.overwrite or options.resume)
-    scans = [Scan.load(path, measurement=options.measurement) for path in options.scan_files]
+    scans = [Scan.load(path, options.measurement, options.memory) for path in options.scan_files]
     run = train(scans, options.out, config, overwrite=options.overwrite, start=start, resume=options.resume)
     losses = ", ".join(f"{name} {value:.4g}" for name, value in run.losses.items())
     print(f"{run.folder}: trained on {sum(scan.n for scan in scans)} patterns, {losses}")

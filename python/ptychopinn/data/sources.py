@@ -135,7 +135,7 @@ class FlatFile:
                             raise InputError(f"{self.name}: expected {self.shape[0]} patterns, found the file's end")
                         rest = rest[got:]
         except OSError as error:
-            raise InputError(f"{self.name}: pattern {first} cannot be read: {error.strerror}") from error
+            raise InputError(f"{self.name}: the patterns cannot be read: {error.strerror}") from error
         return out.astype(self.dtype, copy=False)
 
 
@@ -217,11 +217,11 @@ class Repeated:
     """
 
     def __init__(self, patterns: NDArray[Any], which: NDArray[np.integer]) -> None:
-        self.patterns, self.which = patterns, which
+        self.patterns, self.which = patterns.astype(patterns.dtype.newbyteorder("="), copy=False), which
         self.name = f"virtual patterns, {len(which)} of {len(patterns)}"
         height, width = patterns.shape[1:]
         self.shape: tuple[int, int, int] = (len(which), height, width)
-        self.dtype = patterns.dtype
+        self.dtype = self.patterns.dtype
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         patterns: NDArray[Any] = self.patterns[self.which[rows]]
