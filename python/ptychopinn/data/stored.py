@@ -43,7 +43,7 @@ class StoredPatterns:
 
     Example:
         >>> stored = StoredPatterns.virtual(np.arange(2 * 64, dtype=np.uint16).reshape(2, 8, 8), [0, 1, 0, 1, 0])
-        >>> stored.shape, stored[[4, 1]].shape, int(stored.subset([3, 2])[0, 0, 0])
+        >>> stored.shape, stored[[4, 1]].shape, int(stored.subset([3, 2])[0][0, 0])
         ((5, 8, 8), (2, 8, 8), 64)
     """
 

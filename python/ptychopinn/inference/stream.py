@@ -9,7 +9,6 @@ and their eigenvectors are those of :func:`ptychopinn.inference.stitch.stitch`, 
 
 from __future__ import annotations
 
-import logging
 import math
 import shutil
 import tempfile
@@ -40,8 +39,6 @@ _ROWS = 64 << 20  # bytes of the image handled at a time
 _SEEN = 1e-6  # relative weight at or below which a pixel was not illuminated; reassemble_patches' own
 #: Bytes of stitching in memory for a pixel of the groups' canvases: they, their weights, and what is made of them.
 _IN_MEMORY = 28
-
-_log = logging.getLogger(__name__)
 
 
 class Rows:
@@ -129,7 +126,7 @@ def stitch_streamed(
         batches: predicts them.
         weight: real, (N, N), the probe's intensity.
         folder: for scratch files, of 8 bytes for a pixel of the groups' canvases and 16 for one of the image.
-        synchronise: as in :func:`~ptychopinn.inference.stitch.stitch`.
+        synchronise: as in :func:`~ptychopinn.inference.stitch.stitch`; if not, canvases are added as they come.
 
     Raises:
         InputError: the folder's disk has too little space.
@@ -139,33 +136,51 @@ def stitch_streamed(
     places = dataset.origins - np.array(geometry.origin)
     bands = places[:, 0] // height
     order = np.lexsort((places[:, 1], bands))
-    stored = Rows(folder, (len(dataset), height, width), np.complex64)
     sums = _Image(folder, geometry.shape, height)
+    adding = 0.0
+
+    def add(start: int, canvases: Tensor) -> None:
+        """Add the canvases of groups from this one of the order on, whose bands never go back."""
+        nonlocal adding
+        added = time.perf_counter()
+        chosen = order[start : start + len(canvases)]
+        for band in np.unique(bands[chosen]):
+            while sums.top < band * height:
+                sums.next_band()
+            part = np.flatnonzero(bands[chosen] == band)
+            groups = chosen[part]
+            sums.add(canvases[part[0] : part[-1] + 1], places[groups], _fallen(dataset, groups, weight))
+        adding += time.perf_counter() - added
+
+    stored = Rows(folder, (len(dataset) if synchronise else 0, height, width), np.complex64)
     done = 0
     for canvases, *_ in batches(order.tolist()):
-        stored.write(done, canvases.numpy())
+        if synchronise:
+            stored.write(done, canvases.numpy())
+        else:
+            add(done, canvases)
         done += len(canvases)
-    predicted = time.perf_counter()
+    predicting = time.perf_counter() - began - adding
 
-    phases = np.ones(len(dataset), np.complex64)
     if synchronise:
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        weighted = _Weighted(dataset, stored, weight, rank)
-        links = overlap_products(weighted.part, dataset.origins, np.array([height, width]), rank=rank)
-        phases = phases_of(links).astype(np.complex64)
-        del weighted
-    step = max(1, _CHUNK // (8 * height * width))
-    for band in range(int(bands.max()) + 1):
-        first, last = np.searchsorted(bands[order], [band, band + 1])
-        for start in range(first, last, step):
-            stop = min(start + step, last)
-            chosen = order[start:stop]
-            canvases = torch.from_numpy(stored.read(start, stop)) * torch.from_numpy(phases[chosen])[:, None, None]
-            sums.add(canvases, places[chosen], _fallen(dataset, chosen, weight))
-        sums.next_band()
+        phases = _phases(dataset, stored, weight, order)
+        step = max(1, _CHUNK // (8 * height * width))
+        for start in range(0, len(dataset), step):
+            canvases = torch.from_numpy(stored.read(start, min(start + step, len(dataset))))
+            add(start, canvases * torch.from_numpy(phases[order[start : start + step]])[:, None, None])
     sums.normalise()
-    return Streamed(sums.image, sums.weights, sums.square, geometry, predicted - began, time.perf_counter() - predicted)
+    stitching = time.perf_counter() - began - predicting
+    return Streamed(sums.image, sums.weights, sums.square, geometry, predicting, stitching)
+
+
+def _phases(
+    dataset: GroupDataset, stored: Rows, weight: Tensor, order: NDArray[np.int64]
+) -> NDArray[np.complexfloating[Any, Any]]:
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    weighted = _Weighted(dataset, stored, weight, rank)
+    links = overlap_products(weighted.part, dataset.origins, np.array(dataset.canvas_size), rank=rank)
+    return phases_of(links).astype(np.complex64)
 
 
 def _fallen(dataset: GroupDataset, groups: NDArray[np.int64], weight: Tensor) -> Tensor:
