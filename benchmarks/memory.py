@@ -4,7 +4,8 @@
 The 20 GB scan is virtual: 576 patterns of a periodic object, repeated over a raster, so that any number of patterns is
 consistent and none need be written. What is read from a disk is measured on an HDF5 file of a few GB, made and deleted
 here, whose pages are dropped from the system's cache before each round. Rates are medians of rounds in which all kinds
-of storage take turns; each peak of memory is that of a process of its own (VmHWM, with its workers').
+of storage take turns, also by the process's own time, which other programs do not disturb; each peak of memory is that
+of a process of its own (VmHWM, with its workers').
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import csv
 import dataclasses
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +30,7 @@ import h5py
 import lightning as L
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ptychopinn.config import Config
@@ -50,7 +51,20 @@ from ptychopinn.training.workflow import train
 SIZE, STEP, TILE = 128, 19, 24  # pixels of a pattern and between neighbours; patterns along a period
 PATTERN_BYTES = 2 * SIZE * SIZE
 NETWORKS: dict[str, dict[str, Any]] = {"small": {"steps": 1, "width": 4, "state": 2}, "default": {}}
-FIELDS = ("what", "storage", "network", "workers", "patterns", "gb", "used", "per_s", "ratio", "peak_gb", "workers_gb")
+FIELDS = (
+    "what",
+    "storage",
+    "network",
+    "workers",
+    "patterns",
+    "gb",
+    "used",
+    "per_s",
+    "ratio",
+    "cpu_ratio",
+    "peak_gb",
+    "workers_gb",
+)
 RESULTS = Path(__file__).parent / "results" / "memory"
 
 
@@ -132,22 +146,26 @@ def model_of(network: str, scan: Scan) -> PtychoModel:
     return model.eval()
 
 
+def clocks() -> NDArray[np.float64]:
+    """Seconds by the wall, and of this process without its workers."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 class Clock(L.Callback):
-    """Seconds of the steps after the first few."""
+    """Seconds of the steps after the first few, by the wall and of this process."""
 
     def __init__(self, skip: int) -> None:
-        self.skip, self.seconds = skip, 0.0
-        self._began = 0.0
+        self.skip = skip
+        self.seconds = self._began = np.zeros(2)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        now = time.perf_counter()
         if trainer.global_step == self.skip:
-            self._began = now
-        self.seconds = now - self._began
+            self._began = clocks()
+        self.seconds = clocks() - self._began
 
 
-def training_rate(scan: Scan, network: str, workers: int, steps: int) -> float:
-    """Patterns per second that a training sees."""
+def training_rate(scan: Scan, network: str, workers: int, steps: int) -> NDArray[np.float64]:
+    """Patterns per second that a training sees, by both clocks."""
     config, skip = settings(network, workers), max(steps // 5, 2)
     L.seed_everything(0, verbose=False)
     module = PtychoModule(config.to_dict(), SIZE)
@@ -158,18 +176,20 @@ def training_rate(scan: Scan, network: str, workers: int, steps: int) -> float:
         enable_progress_bar=False, enable_model_summary=False, callbacks=[clock],
     )  # fmt: skip
     trainer.fit(module, ScanDataModule([scan], config, module.model.generator.canvas_multiple))
-    return config.data.group_size * (steps - skip) / clock.seconds
+    rate: NDArray[np.float64] = config.data.group_size * (steps - skip) / clock.seconds
+    return rate
 
 
-def reconstruction_rate(scan: Scan, network: str, to_file: bool, folder: Path) -> float:
-    """Patterns per second from the scan to the stitched object, in memory or in a file."""
+def reconstruction_rate(scan: Scan, network: str, to_file: bool, folder: Path) -> NDArray[np.float64]:
+    """Patterns per second from the scan to the stitched object, in memory or in a file, by both clocks."""
     model, config = model_of(network, scan), settings(network, 0)
-    began = time.perf_counter()
+    began = clocks()
     if to_file:
         reconstruct_to_file(model, scan, folder / "r.h5", config)
     else:
         reconstruct(model, scan, config)
-    return scan.n / (time.perf_counter() - began)
+    rate: NDArray[np.float64] = scan.n / (clocks() - began)
+    return rate
 
 
 def rates(options: argparse.Namespace, folder: Path, tell: Callable[..., None]) -> None:
@@ -186,7 +206,7 @@ def rates(options: argparse.Namespace, folder: Path, tell: Callable[..., None]) 
     parts |= {
         name: written(wide, folder / f"{name} part.h5", c).subset(block) for c, name in zip(paths, files, strict=True)
     }
-    jobs: list[tuple[str, str, int, Callable[[Scan], float], dict[str, Scan], int]] = []
+    jobs: list[tuple[str, str, int, Callable[[Scan], NDArray[np.float64]], dict[str, Scan], int]] = []
     for network, workers, steps in (
         ("small", 0, options.steps),
         ("small", 1, options.steps),
@@ -198,7 +218,7 @@ def rates(options: argparse.Namespace, folder: Path, tell: Callable[..., None]) 
         rate = partial(reconstruction_rate, network="small", to_file=to_file, folder=folder)
         jobs.append((what, "small", 0, rate, parts, len(block)))
     for what, network, workers, measure, kinds, used in jobs:
-        found: dict[str, list[float]] = {name: [] for name in kinds}
+        found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in kinds}
         for _ in range(options.rounds):
             for name, scan in kinds.items():
                 for path in folder.glob("*.h5"):
@@ -206,11 +226,11 @@ def rates(options: argparse.Namespace, folder: Path, tell: Callable[..., None]) 
                 found[name].append(measure(scan))
         for name, scan in kinds.items():
             ratios = [memory / own for memory, own in zip(found["memory"], found[name], strict=True)]
-            tell(
-                what=what, storage=name, network=network, workers=workers, patterns=scan.n,
-                gb=round(scan.n * PATTERN_BYTES / 1e9, 3), used=used, per_s=round(statistics.median(found[name]), 1),
-                ratio=round(statistics.median(ratios), 3),
-            )  # fmt: skip
+            wall, own = np.median(ratios, axis=0)
+            row = {"what": what, "storage": name, "network": network, "workers": workers, "patterns": scan.n}
+            row |= {"gb": round(scan.n * PATTERN_BYTES / 1e9, 3), "used": used, "ratio": round(wall, 3)}
+            row |= {"per_s": round(np.median(found[name], axis=0)[0], 1)}
+            tell(**row, **({} if workers else {"cpu_ratio": round(own, 3)}))
 
 
 class Peak:

@@ -348,14 +348,17 @@ def test_training_and_reconstruction_are_bit_for_bit_those_in_memory(tmp_path: P
     assert np.array_equal(first.object, second.object) and np.array_equal(first.weights, second.weights)
 
 
-def test_a_wrong_pattern_ends_a_training_with_its_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_wrong_pattern_ends_a_training_with_its_name(tmp_path: Path, workers: int) -> None:
     scan = tiny_scan()
     values = scan.counts.astype(np.float32)
     values[14] = np.nan
     counts = npy(tmp_path, values)
     counts.look = lambda: None  # type: ignore[method-assign]
-    with pytest.raises(InputError, match=r"a\.npy: pattern 14: expected finite values"):
-        train(dataclasses.replace(scan, counts=counts), tmp_path / "run", tiny())
+    config = tiny(execution={"workers": workers})
+    with pytest.raises(InputError, match=r"a\.npy: pattern 14: expected finite values") as caught:
+        train(dataclasses.replace(scan, counts=counts), tmp_path / "run", config)
+    assert "\n" not in str(caught.value)  # no traceback of the worker
 
 
 def test_refinement_loads_what_fits_and_refuses_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from ptychopinn.config import Config
-from ptychopinn.data.dataset import Gathered, GroupBatch, GroupDataset, JoinedGroups, good_pixels
+from ptychopinn.data.dataset import (
+    Gathered,
+    GroupBatch,
+    GroupDataset,
+    JoinedGroups,
+    finished,
+    gathering,
+    good_pixels,
+)
 from ptychopinn.data.grouping import group_nearest
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
@@ -83,13 +91,13 @@ class ScanDataModule(L.LightningDataModule):
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            collate_fn=dataset.gather,
+            collate_fn=gathering(dataset),
             num_workers=self.config.execution.workers,
         )
 
-    def on_after_batch_transfer(self, batch: Gathered, dataloader_idx: int) -> GroupBatch:
+    def on_after_batch_transfer(self, batch: Gathered | InputError, dataloader_idx: int) -> GroupBatch:
         """Patterns travel in the file's type and are cast on the device."""
-        return batch.finish()
+        return finished(batch)
 
     def train_dataloader(self) -> DataLoader[int]:
         epoch = self.trainer.current_epoch if self.trainer is not None else 0

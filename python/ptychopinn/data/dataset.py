@@ -9,7 +9,8 @@ code sees one shape.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -60,10 +61,6 @@ class Gathered(NamedTuple):
     truth: Tensor | None = None
     fill: Tensor | None = None
     bad: Tensor | None = None
-
-    def to(self, device: str | torch.device) -> Gathered:
-        """The same on another device."""
-        return Gathered(*(value.to(device) if isinstance(value, Tensor) else value for value in self))
 
     def finish(self) -> GroupBatch:
         """The batch in float32 and FFT order, on the device that this one is on."""
@@ -215,6 +212,32 @@ class JoinedGroups(Dataset[int]):
     def collate(self, indices: Sequence[int]) -> GroupBatch:
         """The groups ``indices`` as one finished batch."""
         return self.gather(indices).finish()
+
+
+def gathering(dataset: GroupDataset | JoinedGroups) -> Callable[[Sequence[int]], Gathered | InputError]:
+    """What a loader collates batches with; :func:`finished` is what becomes of them on the device.
+
+    An InputError about patterns that are read in a worker is handed over, not raised: the loader would make the
+    worker's traceback the sentence.
+    """
+    return partial(_gather_or_refuse, dataset)
+
+
+def finished(batch: Gathered | InputError, device: str | torch.device | None = None) -> GroupBatch:
+    """The batch, finished on a device (none: where it is); raises what was wrong with it."""
+    if isinstance(batch, InputError):
+        raise batch
+    if device is not None:
+        moved = {name: value.to(device) for name, value in batch._asdict().items() if isinstance(value, Tensor)}
+        batch = batch._replace(**moved)
+    return batch.finish()
+
+
+def _gather_or_refuse(dataset: GroupDataset | JoinedGroups, indices: Sequence[int]) -> Gathered | InputError:
+    try:
+        return dataset.gather(indices)
+    except InputError as error:
+        return error
 
 
 def good_pixels(scan: Scan) -> Tensor | None:

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from ptycho_ext import extract_patches_adjoint
 from ptychopinn.config import Config
-from ptychopinn.data.dataset import GroupDataset
+from ptychopinn.data.dataset import GroupDataset, finished, gathering
 from ptychopinn.data.grouping import covering_groups, group_nearest
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.scan import Scan
@@ -109,13 +109,13 @@ def predict_batches(
         dataset,
         batch_size=config.inference.batch_size,
         sampler=order,
-        collate_fn=dataset.gather,
+        collate_fn=gathering(dataset),
         num_workers=config.execution.workers,
     )
     model, probe = model.to(device).eval(), probe.to(device)
     weight = illumination_weight(probe)
     for gathered in loader:
-        batch = gathered.to(device).finish()
+        batch = finished(gathered, device)
         turned = turn_group(batch.counts, batch.positions, batch.canvas_size, probe, orientation)
         canvases = turn_back(model(*turned), orientation).cpu()
         fallen = weight.expand(batch.counts.shape).contiguous()
