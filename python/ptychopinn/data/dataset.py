@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -228,7 +228,9 @@ def finished(batch: Gathered | InputError, device: str | torch.device | None = N
     if isinstance(batch, InputError):
         raise batch
     if device is not None:
-        moved = {name: value.to(device) for name, value in batch._asdict().items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in batch._asdict().items() if isinstance(value, Tensor)
+        }
         batch = batch._replace(**moved)
     return batch.finish()
 

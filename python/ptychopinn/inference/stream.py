@@ -139,7 +139,7 @@ def stitch_streamed(
     sums = _Image(folder, geometry.shape, height)
     adding = 0.0
 
-    def add(start: int, canvases: Tensor) -> None:
+    def add(start: int, canvases: Tensor, light: Tensor | None = None) -> None:
         """Add the canvases of groups from this one of the order on, whose bands never go back."""
         nonlocal adding
         added = time.perf_counter()
@@ -147,18 +147,19 @@ def stitch_streamed(
         for band in np.unique(bands[chosen]):
             while sums.top < band * height:
                 sums.next_band()
-            part = np.flatnonzero(bands[chosen] == band)
-            groups = chosen[part]
-            sums.add(canvases[part[0] : part[-1] + 1], places[groups], _fallen(dataset, groups, weight))
+            low, high = np.searchsorted(bands[chosen], [band, band + 1])
+            groups = chosen[low:high]
+            fallen = _fallen(dataset, groups, weight) if light is None else light[low:high]
+            sums.add(canvases[low:high], places[groups], fallen)
         adding += time.perf_counter() - added
 
     stored = Rows(folder, (len(dataset) if synchronise else 0, height, width), np.complex64)
     done = 0
-    for canvases, *_ in batches(order.tolist()):
+    for canvases, light, _ in batches(order.tolist()):
         if synchronise:
             stored.write(done, canvases.numpy())
         else:
-            add(done, canvases)
+            add(done, canvases, light)
         done += len(canvases)
     predicting = time.perf_counter() - began - adding
 
