@@ -192,10 +192,10 @@ def test_a_defect_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyP
 def test_a_full_disk_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def savez(file: object, **arrays: object) -> None:
+    def write_array(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "out.npz")
 
-    monkeypatch.setattr(np, "savez", savez)
+    monkeypatch.setattr(np.lib.format, "write_array", write_array)
     assert main(["simulate", str(tmp_path / "out.npz"), "--patterns", "4", "--size", "32"]) == 2
     assert capsys.readouterr().err == "ptychopinn simulate: out.npz: No space left on device\n"
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ptychopinn.config import DataConfig, ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptychopinn.data.formats import FORMATS
-from ptychopinn.data.given import MEASUREMENTS
+from ptychopinn.data.given import MEASUREMENTS, MEMORY
 from ptychopinn.errors import InputError
 
 SECTIONS = {
@@ -31,6 +31,7 @@ _GEOMETRY = {
     "distance": "metres from the sample to the detector",
     "detector_pixel_size": "metres",
 }
+_MEMORY = "load all patterns, leave them stored on disk, or auto: stored if they need over a quarter of the free memory"
 
 
 class Parser(ArgumentParser):
@@ -66,6 +67,7 @@ def add_scan_options(parser: ArgumentParser) -> None:
         choices=list(MEASUREMENTS),
         help="what the patterns in the file are: amplitude, counts, or auto (decided from the file, and said)",
     )
+    parser.add_argument("--memory", default="auto", choices=list(MEMORY), help=_MEMORY)
     parser.add_argument("--probe", default=None, type=str | None, help=".npy file of the probe, in place of the file's")
     for name, text in _GEOMETRY.items():
         option = f"--{name.replace('_', '-')}"
@@ -83,7 +85,9 @@ def load_scan(options: Namespace, path: str | Path | None = None) -> Any:
 
 def stated_of(options: Namespace) -> dict[str, Any]:
     """What the options state about a scan, as the arguments of ``Scan.load``."""
-    return {name: options[name] for name in ("format", "measurement", "probe", *_GEOMETRY, "positions", "partner")}
+    return {
+        name: options[name] for name in ("format", "measurement", "memory", "probe", *_GEOMETRY, "positions", "partner")
+    }
 
 
 def add_out_format(parser: ArgumentParser) -> None:

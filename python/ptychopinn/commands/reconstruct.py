@@ -18,6 +18,7 @@ from ptychopinn.commands.options import (
     speaks,
 )
 from ptychopinn.config import RefineConfig
+from ptychopinn.errors import InputError
 
 
 def describe(parser: ArgumentParser) -> None:
@@ -48,10 +49,11 @@ def run(options: Namespace) -> int:
     from ptychopinn.data.reconstruction import reconstruction_suffix
     from ptychopinn.devices import resolve_device
     from ptychopinn.inference.bundle import load_bundle
+    from ptychopinn.inference.large import is_large, reconstruct_to_file
     from ptychopinn.inference.predict import reconstruct
     from ptychopinn.inspection.orientation import oriented
     from ptychopinn.metrics.plots import plot_reconstruction
-    from ptychopinn.processes import processes, together
+    from ptychopinn.processes import distributed, processes, together
     from ptychopinn.refinement.workflow import refine
 
     with processes(), together():
@@ -60,11 +62,22 @@ def run(options: Namespace) -> int:
         device = resolve_device(options.device)
         model, config = load_bundle(options.run)
         inference = dataclasses.replace(config.inference, **options.given.as_dict().get("inference", {}))
+        config = dataclasses.replace(config, inference=inference)
         models = [model, *(load_bundle(run)[0] for run in options.ensemble)]
         scan = oriented(load_scan(options), options.orientation or "given")
         reconstruction_suffix(out, options.out_format, scan)
+        large = is_large(scan, len(models) * inference.augment)
+        if large and (options.refine or distributed() or options.out_format != "auto"):
+            raise InputError(
+                f"{scan.name}: the object does not fit in memory and goes to {out} piece by piece: without --refine, "
+                "--out-format and torchrun"
+            )
+    if large:
+        height, width = reconstruct_to_file(models, scan, out, config, device)
+        print(f"{out}: object {height} x {width} px, too large to draw; h5py reads parts of it")
+        return 0
     with processes(device) as device:
-        result = reconstruct(models, scan, dataclasses.replace(config, inference=inference), device)
+        result = reconstruct(models, scan, config, device)
         if options.refine:
             result = refine(scan, result, RefineConfig(iterations=options.refine, split_half=False), device)
     if not speaks():

@@ -37,7 +37,10 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain types, as written to YAML and JSON."""
-        return asdict(self)
+        return {
+            section: {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+            for section, values in asdict(self).items()
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Config:

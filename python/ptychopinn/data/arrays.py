@@ -117,7 +117,8 @@ class _Arrays(Source):
         return True
 
     def array(self, key: str) -> NDArray[Any]:
-        return np.asarray(self._array)
+        array: NDArray[Any] = self._array  # a memory map: patterns may stay where they are
+        return array
 
 
 def _assemble(source: Source, key: str, patterns: Any, world: NDArray[np.float64], path: Path, given: Given) -> Scan:

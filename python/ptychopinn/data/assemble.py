@@ -98,6 +98,7 @@ def assemble(contents: Contents, given: Given) -> Scan:
         given.measurement,
         contents.stated,
         contents.default,
+        given.memory,
     )
     metadata["measurement"] = decision
     metadata.pop("geometry", None)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from ptychopinn.config import Config
-from ptychopinn.data.dataset import GroupDataset, JoinedGroups, good_pixels
+from ptychopinn.data.dataset import Gathered, GroupBatch, GroupDataset, JoinedGroups, finished, good_pixels
 from ptychopinn.data.grouping import compact_region, group_patterns, within_bounds
 from ptychopinn.data.scan import Scan
 from ptychopinn.data.shares import Shares
@@ -140,6 +140,10 @@ class ScanDataModule(L.LightningDataModule):
             collate_fn=partial(shares.collate, dataset),
             num_workers=self.config.execution.workers,
         )
+
+    def on_after_batch_transfer(self, batch: Gathered | InputError, dataloader_idx: int) -> GroupBatch:
+        """Patterns travel in the file's type and are cast on the device."""
+        return finished(batch)
 
     def train_dataloader(self) -> DataLoader[int]:
         epoch = self.trainer.current_epoch if self.trainer is not None else 0

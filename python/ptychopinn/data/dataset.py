@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Groups of a scan as batches of tensors, for training, validation and inference alike.
 
-A batch is gathered when it is asked for: patterns keep the file's integer type in memory and become float32, with the
-DC moved to [0, 0], only here. Each group gets the smallest integer window of the scan as its canvas; all groups of a
-data set share one canvas size, so that batches are rectangular and compiled code sees one shape.
+A batch is gathered when it is asked for, in the file's integer type, and travels so; it becomes float32, with the DC
+moved to [0, 0], by :meth:`Gathered.finish` on the device that computes. Each group gets the smallest integer window of
+the scan as its canvas; all groups of a data set share one canvas size, so that batches are rectangular and compiled
+code sees one shape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,8 +51,41 @@ class GroupBatch(NamedTuple):
     stands_in: bool = False
 
 
+class Gathered(NamedTuple):
+    """B groups of C patterns as they lie in the scan; see :class:`GroupBatch`.
+
+    Attributes:
+        counts: (B, C, N, N), the scan's type and order.
+        fill: float32, (B, C, K), what to put in the place of the bad pixels.
+        bad: int64, (K,), the bad pixels in FFT order, flattened.
+    """
+
+    counts: Tensor
+    positions: Tensor
+    origins: Tensor
+    canvas_size: tuple[int, int]
+    members: Tensor
+    truth: Tensor | None = None
+    fill: Tensor | None = None
+    bad: Tensor | None = None
+    whole: int | None = None
+    stands_in: bool = False
+
+    def finish(self) -> GroupBatch:
+        """The batch in float32 and FFT order, on the device that this one is on."""
+        counts = torch.empty(self.counts.shape, dtype=torch.float32, device=self.counts.device)
+        # Cast and shift in one pass: the quadrants change places.
+        halves = [(slice(0, side // 2), slice(side // 2, side)) for side in counts.shape[-2:]]
+        for rows, from_rows in (halves[0], halves[0][::-1]):
+            for columns, from_columns in (halves[1], halves[1][::-1]):
+                counts[..., rows, columns] = self.counts[..., from_rows, from_columns]
+        if self.fill is not None and self.bad is not None:
+            counts.flatten(-2).index_copy_(-1, self.bad, self.fill)
+        return GroupBatch(counts, *self[1:6], self.whole, self.stands_in)
+
+
 class GroupDataset(Dataset[int]):
-    """The groups of one scan; items are indices of groups, :meth:`collate` turns some of them into a batch.
+    """The groups of one scan; items are indices of groups, :meth:`gather` turns some of them into a batch.
 
     Args:
         scan: the scan.
@@ -100,26 +135,35 @@ class GroupDataset(Dataset[int]):
             raise IndexError(index)
         return index
 
-    def collate(self, indices: Sequence[int]) -> GroupBatch:
-        """Gather the groups ``indices`` into one batch."""
+    def gather(self, indices: Sequence[int]) -> Gathered:
+        """The groups ``indices``, to be finished where they are used."""
         chosen = np.asarray(indices)
         members = self.groups[chosen]
-        counts = np.fft.ifftshift(self.scan.counts[members], axes=(-2, -1)).astype(np.float32, copy=False)
+        counts = np.ascontiguousarray(self.scan.counts[members])
+        fill = bad = None
         if self._good is not None:
             # A generator knows no mask and must not see what a dead or hot pixel says, nor a hole: the probe's own
             # pattern, as bright as the rest of this one, stands in. The loss ignores these pixels.
             good = self._good.numpy()
-            brightness = counts[..., good].sum(-1, keepdims=True) / max(self._empty[good].sum(), 1e-30)
-            counts[..., ~good] = brightness * self._empty[~good]
+            shifted = np.fft.ifftshift(counts, axes=(-2, -1)).astype(np.float32, copy=False)
+            brightness = shifted[..., good].sum(-1, keepdims=True) / max(self._empty[good].sum(), 1e-30)
+            fill = torch.from_numpy(brightness * self._empty[~good])
+            bad = torch.from_numpy(np.flatnonzero(~good))
         positions = self.scan.positions[members] - self.origins[chosen][:, None]
-        return GroupBatch(
-            torch.from_numpy(np.ascontiguousarray(counts)),
+        return Gathered(
+            torch.from_numpy(counts),
             torch.from_numpy(positions),
             torch.from_numpy(self.origins[chosen]),
             self.canvas_size,
             torch.from_numpy(members + self.first),
             None if self.truth_scale is None else self.truth_scale * self._true_canvases(self.origins[chosen]),
+            fill,
+            bad,
         )
+
+    def collate(self, indices: Sequence[int]) -> GroupBatch:
+        """The groups ``indices`` as one finished batch."""
+        return self.gather(indices).finish()
 
     def _true_canvases(self, origins: NDArray[np.int64]) -> Tensor:
         assert self.scan.truth is not None
@@ -163,24 +207,63 @@ class JoinedGroups(Dataset[int]):
             raise IndexError(index)
         return index
 
-    def collate(self, indices: Sequence[int]) -> GroupBatch:
-        """Gather the groups ``indices`` into one batch, those of one part beside each other."""
+    def gather(self, indices: Sequence[int]) -> Gathered:
+        """The groups ``indices``, those of one part beside each other, to be finished where they are used."""
         chosen = self.order[np.asarray(indices)]
         owner = np.searchsorted(self.ends, chosen, side="right")
         batches = [
-            part.collate((chosen[owner == k] - (self.ends[k] - len(part))).tolist())
+            part.gather((chosen[owner == k] - (self.ends[k] - len(part))).tolist())
             for k, part in enumerate(self.parts)
             if (owner == k).any()
         ]
-        if len(batches) == 1:
-            return batches[0]
         first = batches[0]
-        return GroupBatch(
-            *(torch.cat(values) for values in zip(*(batch[:3] for batch in batches), strict=True)),
+        if len(batches) == 1:
+            return first
+        counts = [batch.counts for batch in batches]
+        if len({part.dtype for part in counts}) > 1:
+            counts = [part.to(torch.float32) for part in counts]
+        return Gathered(
+            torch.cat(counts),
+            torch.cat([batch.positions for batch in batches]),
+            torch.cat([batch.origins for batch in batches]),
             canvas_size=first.canvas_size,
             members=torch.cat([batch.members for batch in batches]),
             truth=None if first.truth is None else torch.cat([b.truth for b in batches if b.truth is not None]),
+            fill=None if first.fill is None else torch.cat([b.fill for b in batches if b.fill is not None]),
+            bad=first.bad,  # scans that are trained on together have one mask
         )
+
+    def collate(self, indices: Sequence[int]) -> GroupBatch:
+        """The groups ``indices`` as one finished batch."""
+        return self.gather(indices).finish()
+
+
+def gathering(dataset: GroupDataset | JoinedGroups) -> Callable[[Sequence[int]], Gathered | InputError]:
+    """What a loader collates batches with; :func:`finished` is what becomes of them on the device.
+
+    An InputError about patterns that are read in a worker is handed over, not raised: the loader would make the
+    worker's traceback the sentence.
+    """
+    return partial(_gather_or_refuse, dataset)
+
+
+def finished(batch: Gathered | InputError, device: str | torch.device | None = None) -> GroupBatch:
+    """The batch, finished on a device (none: where it is); raises what was wrong with it."""
+    if isinstance(batch, InputError):
+        raise batch
+    if device is not None:
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in batch._asdict().items() if isinstance(value, Tensor)
+        }
+        batch = batch._replace(**moved)
+    return batch.finish()
+
+
+def _gather_or_refuse(dataset: GroupDataset | JoinedGroups, indices: Sequence[int]) -> Gathered | InputError:
+    try:
+        return dataset.gather(indices)
+    except InputError as error:
+        return error
 
 
 def good_pixels(scan: Scan) -> Tensor | None:

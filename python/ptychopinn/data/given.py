@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ptychopinn.errors import InputError
 
 MEASUREMENTS = ("auto", "amplitude", "counts")
+MEMORY = ("auto", "load", "stored")
 _POSITIVE = {
     "pixel_size": "metres per object pixel",
     "energy": "eV",
@@ -27,6 +28,7 @@ class Given:
 
     Args:
         measurement: what the stored patterns are, "amplitude" or "counts"; "auto" decides from the file.
+        memory: whether patterns are loaded, left on disk ("stored"), or so if they are large ("auto").
         probe: (N, N) or (M, N, N) complex, or an `.npy` file of such an array.
         pixel_size: metres per object pixel.
         energy: photon energy in eV.
@@ -40,6 +42,7 @@ class Given:
     """
 
     measurement: str = "auto"
+    memory: str = "auto"
     probe: NDArray[Any] | str | Path | None = None
     pixel_size: float | None = None
     energy: float | None = None
@@ -51,6 +54,8 @@ class Given:
     def __post_init__(self) -> None:
         if self.measurement not in MEASUREMENTS:
             raise InputError(f"measurement must be one of {', '.join(MEASUREMENTS)}, got {self.measurement!r}")
+        if self.memory not in MEMORY:
+            raise InputError(f"memory must be one of {', '.join(MEMORY)}, got {self.memory!r}")
         for name, unit in _POSITIVE.items():
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):

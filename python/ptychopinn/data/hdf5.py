@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ptychopinn.data.atomic import atomic_path
 from ptychopinn.data.source import Source
+from ptychopinn.data.stored import StoredPatterns
 from ptychopinn.errors import InputError
 
 _MOST_LINKS = 16
@@ -235,6 +236,13 @@ class Frames:
     def take(self, rows: NDArray[np.int64]) -> Frames:
         """These frames, in this order."""
         return Frames(self._source, self._keys, rows)
+
+    def on_disk(self) -> StoredPatterns | None:
+        """The same frames as patterns that stay on disk; None if they lie in several data sets, or in a raster."""
+        if len(self._keys) != 1 or self._sets[0].ndim != 3:
+            return None
+        stored = StoredPatterns.hdf5(self._source.path, self._keys[0])
+        return stored if self._rows is None else stored.subset(self._rows)
 
     @property
     def shape(self) -> tuple[int, ...]:

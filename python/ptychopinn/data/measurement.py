@@ -9,6 +9,7 @@ be put in its place; it is also the only place where patterns are read into memo
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 from ptychopinn.data.scan import pattern_blocks
 from ptychopinn.data.source import Source
+from ptychopinn.data.stored import StoredPatterns, left_on_disk
+from ptychopinn.errors import InputError
 
 LARGEST_COUNT = float(2**53)
 _LARGEST_BAD = float(2**26)  # its square is still a count, so a marker in a bad pixel decides nothing
@@ -53,7 +56,8 @@ def counts_of(
     requested: str = "auto",
     stated: str | None = None,
     default: str = "amplitude",
-) -> tuple[NDArray[Any], dict[str, str]]:
+    memory: str = "load",
+) -> tuple[NDArray[Any] | StoredPatterns, dict[str, str]]:
     """Photon counts from stored patterns, with the decision what was stored and its reason.
 
     The caller's word goes before the file's word, then an integer type or whole values mean counts, whole squares mean
@@ -68,6 +72,7 @@ def counts_of(
         requested: "amplitude", "counts" or "auto".
         stated: what the file itself says, if anything.
         default: what the format holds where nothing else decides.
+        memory: see :meth:`Scan.load`; patterns that stay on disk are read through once to decide.
 
     Returns:
         (n, N, N) counts, an unsigned integer type where all are whole and float32 otherwise, and
@@ -76,7 +81,7 @@ def counts_of(
     Raises:
         InputError: values of good pixels are NaN, negative, no plausible counts, or all zero; or memory is too small.
     """
-    stored = _in_memory(source, key, patterns)
+    stored = _kept(source, key, patterns, bad, memory)
     good = np.ones(stored.shape[1:], np.bool_) if bad is None else ~bad
     _refuse_invalid(source, key, stored, good)
     whole = squares_whole = True
@@ -100,18 +105,32 @@ def counts_of(
     if not largest**power < LARGEST_COUNT:
         source.fail(key, "at most 2^53 photons in a pixel", f"{value} of up to {largest:g}")
     if value == "counts" and stored.dtype.kind == "u":
-        return np.ascontiguousarray(stored), decision
+        return stored if isinstance(stored, StoredPatterns) else np.ascontiguousarray(stored), decision
     exact = squares_whole if value == "amplitude" else whole
-    counts = np.empty(stored.shape, np.min_scalar_type(round(largest**power)) if exact else np.float32)
+    dtype = np.min_scalar_type(round(largest**power)) if exact else np.dtype(np.float32)
+    if isinstance(stored, StoredPatterns):
+        return stored.converted(bad=bad, power=power, dtype=dtype), decision
+    counts = np.empty(stored.shape, dtype)
     for part in pattern_blocks(stored.shape):
         block = _valid_block(stored[part], bad) ** power  # float64: squares of uint16 or float32 lose nothing here
         counts[part] = np.rint(block) if exact else block
     return counts, decision
 
 
-def _in_memory(source: Source, key: str, patterns: Patterns) -> NDArray[Any]:
-    if isinstance(patterns, np.ndarray):
+def _kept(
+    source: Source, key: str, patterns: Patterns, bad: NDArray[np.bool_] | None, memory: str
+) -> NDArray[Any] | StoredPatterns:
+    """The patterns in memory, or on disk where they can stay there; those refuse by themselves what is no count."""
+    if isinstance(patterns, np.ndarray) and not isinstance(patterns, np.memmap):
         return patterns
+    if isinstance(patterns, StoredPatterns):
+        return patterns.converted(bad=bad)
+    if isinstance(patterns, np.memmap):
+        stored = left_on_disk(lambda: StoredPatterns.npy(source.path), source.path, memory)
+    else:
+        stored = left_on_disk(lambda: frames_on_disk(patterns, source.path), source.path, memory)
+    if stored is not None:
+        return stored.converted(bad=bad)
     source.check_memory(key, patterns.shape, patterns.dtype)
     stored = np.empty(patterns.shape, patterns.dtype.newbyteorder("="))
     for part in pattern_blocks(patterns.shape):
@@ -135,7 +154,21 @@ def _decide(
     return default, _DEFAULT_REASONS[default]
 
 
-def _refuse_invalid(source: Source, key: str, patterns: NDArray[Any], good: NDArray[np.bool_]) -> None:
+def frames_on_disk(patterns: Patterns, path: Path) -> StoredPatterns:
+    """The frames of an open file as patterns that stay there.
+
+    Raises:
+        InputError: they are spread over several data sets, or lie in another order than one after the other.
+    """
+    found: StoredPatterns | None = getattr(patterns, "on_disk", lambda: None)()
+    if found is None:
+        raise InputError(
+            f"{path}: expected patterns in one data set (n, N, N) to leave on disk, found others: load them"
+        )
+    return found
+
+
+def _refuse_invalid(source: Source, key: str, patterns: NDArray[Any] | StoredPatterns, good: NDArray[np.bool_]) -> None:
     """Good pixels must hold counts; detectors mark dead ones with the largest value of 32 or 64 bits."""
     marker = np.iinfo(patterns.dtype).max if patterns.dtype.kind == "u" and patterns.dtype.itemsize >= 4 else None
     if patterns.dtype.kind == "u" and marker is None:
@@ -145,6 +178,8 @@ def _refuse_invalid(source: Source, key: str, patterns: NDArray[Any], good: NDAr
         valid = block != marker if marker is not None else np.isfinite(block) & (block >= 0)
         if np.all(valid | ~good):
             continue
+        if isinstance(patterns, StoredPatterns):
+            patterns = block
         if marker is not None:
             wrong = (patterns == marker) & good
             source.fail_values(key, "counts (or a mask of bad pixels)", "dead-pixel", patterns, wrong)
@@ -162,7 +197,7 @@ def _valid_block(block: NDArray[Any], bad: NDArray[np.bool_] | None) -> NDArray[
     return values
 
 
-def _relative_rounding(patterns: NDArray[Any]) -> float:
+def _relative_rounding(patterns: NDArray[Any] | StoredPatterns) -> float:
     """How far a square may be from an integer, relative to it, when the amplitudes were rounded to the file's type."""
     if patterns.dtype.kind != "f":
         return 0.0

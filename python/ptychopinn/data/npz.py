@@ -24,14 +24,15 @@ from ptychopinn.data.atomic import atomic_path
 from ptychopinn.data.geometry import saved_geometry
 from ptychopinn.data.given import MEASUREMENTS, Given
 from ptychopinn.data.probe import PROBE_UNITS, stacked
-from ptychopinn.data.scan import Scan
+from ptychopinn.data.scan import Scan, pattern_blocks
 from ptychopinn.data.source import Source
+from ptychopinn.data.stored import StoredPatterns, left_on_disk, save_npz
 from ptychopinn.errors import InputError
 
 AXES = ("nyx", "yxn")
 
 
-def read_npz(path: str | Path, measurement: str = "auto") -> Scan:
+def read_npz(path: str | Path, measurement: str = "auto", memory: str = "auto") -> Scan:
     """Read a scan from an NPZ file of the PtychoPINN contract.
 
     Patterns are counts or amplitudes (square roots of counts). Under "auto" this is decided by the key `measurement`,
@@ -44,6 +45,8 @@ def read_npz(path: str | Path, measurement: str = "auto") -> Scan:
         path: the file; patterns (n, N, N) or (N, N, n), `xcoords` and `ycoords` (n,), the object pixel of patch sample
             N//2, `probeGuess` (N, N), (N, N, 1) or (M, N, N); a constant `objectGuess` is no truth.
         measurement: "amplitude", "counts" or "auto".
+        memory: "load", "stored" or "auto"; patterns stay on disk only if they are uncompressed and (n, N, N). They are
+            read through once all the same, or twice, to decide what they are and to scale the probe.
 
     Returns:
         The scan; `metadata["measurement"]` and `metadata["probe_scaling"]` say what was decided and why.
@@ -51,7 +54,7 @@ def read_npz(path: str | Path, measurement: str = "auto") -> Scan:
     Raises:
         InputError: one sentence with the file, the key, what was expected and what was found.
     """
-    return read_contract(Path(path), Given(measurement=measurement))
+    return read_contract(Path(path), Given(measurement=measurement, memory=memory))
 
 
 def read_contract(path: Path, given: Given) -> Scan:
@@ -75,7 +78,7 @@ def _read(path: Path, given: Given, ptychodus: bool) -> Scan:
         x, y = (archive.numbers(name, "iuf", ndim=1).astype(np.float64) for name in ("xcoords", "ycoords"))
         if len(y) != len(x):
             archive.fail("ycoords", f"{len(x)} values, as many as in xcoords", f"{len(y)}")
-        patterns = _read_patterns(archive, key, None if probe is None else probe.shape[-1], len(x))
+        patterns = _read_patterns(archive, key, None if probe is None else probe.shape[-1], len(x), given.memory)
         size = patterns.shape[-1]
         stated = archive.text("measurement")
         if stated is not None and stated not in MEASUREMENTS[1:]:
@@ -119,9 +122,11 @@ def write_npz(scan: Scan, path: str | Path) -> None:
         path: the file; missing parent folders are created, an existing file is replaced.
     """
     centres = scan.positions + scan.patch_size // 2
-    exact_in_float32 = scan.counts.max() < 2**22
+    parts = pattern_blocks(scan.counts.shape)
+    exact_in_float32 = max(float(scan.counts[part].max()) for part in parts) < 2**22
+    kind = np.float32 if exact_in_float32 else np.float64
+    amplitudes = (np.sqrt(scan.counts[part], dtype=kind) for part in pattern_blocks(scan.counts.shape))
     arrays: dict[str, Any] = {
-        "diff3d": np.sqrt(scan.counts, dtype=np.float32 if exact_in_float32 else np.float64),
         "measurement": "amplitude",
         "axes": "nyx",
         "xcoords": centres[:, 1],
@@ -138,8 +143,8 @@ def write_npz(scan: Scan, path: str | Path) -> None:
         "name": scan.name,
         "metadata_json": json.dumps(scan.metadata),
     }
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **{key: value for key, value in arrays.items() if value is not None})
+    with atomic_path(path) as temporary:
+        save_npz(temporary, "diff3d", scan.counts.shape, np.dtype(kind), amplitudes, arrays)
 
 
 class _Archive(Source):
@@ -209,9 +214,12 @@ def _read_probe(archive: _Archive, given: Given) -> NDArray[np.complex64] | None
     return stacked(archive, "probeGuess", archive.numbers("probeGuess", "iufc"), None)
 
 
-def _read_patterns(archive: _Archive, key: str, size: int | None, n: int) -> NDArray[Any]:
+def _read_patterns(archive: _Archive, key: str, size: int | None, n: int, memory: str) -> NDArray[Any] | StoredPatterns:
     """The patterns as (n, N, N), in the file's type; the positions and the probe must agree with the axis order."""
-    patterns = archive.numbers(key, "iuf", ndim=3, finite=False)
+    stored = None
+    if key in archive.keys:
+        stored = left_on_disk(lambda: StoredPatterns.npz(archive.path, key), archive.path, memory)
+    patterns = archive.numbers(key, "iuf", ndim=3, finite=False) if stored is None else stored
     axes = archive.text("axes")
     if axes not in (None, *AXES):
         archive.fail("axes", "'nyx' for (n, N, N) or 'yxn' for (N, N, n)", repr(axes))
@@ -225,6 +233,8 @@ def _read_patterns(archive: _Archive, key: str, size: int | None, n: int) -> NDA
             )
         axes = "yxn" if first == second != third else "nyx"
     if axes == "yxn":
+        if isinstance(patterns, StoredPatterns):
+            archive.fail(key, "patterns (n, N, N) to read from where they lie", f"shape {patterns.shape}; load them")
         patterns = np.moveaxis(patterns, -1, 0)
     found = f"shape {first, second, third}"
     if patterns.shape[1] != patterns.shape[2]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile, is_zipfile
@@ -33,6 +33,7 @@ _ARRAYS = ("object", "weights", "probe", "uncertainty", "positions", "residuals"
 _SETTINGS = ("schema_version", "origin", "pixel_size")
 _REQUIRED = ("schema_version", "object", "weights", "origin")
 _HDF5_SUFFIXES = (".h5", ".hdf5")
+_CHUNK_SIDE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +172,22 @@ class Reconstruction:
         typical = ordered[np.searchsorted(total, 0.5 * total[-1])]
         return self.weights > threshold * typical
 
+    def cropped(self, threshold: float = 0.2) -> Reconstruction:
+        """The rectangle around the pixels that :meth:`covered` marks, in its place in the scan's coordinates.
+
+        Example:
+            >>> r = Reconstruction(np.ones((1, 4)), np.array([[0.0, 1.0, 8.0, 10.0]]), origin=(0, 0))
+            >>> r.cropped().shape, r.cropped().origin
+            ((1, 2), (0.0, 2.0))
+        """
+        rows, columns = (np.flatnonzero(self.covered(threshold).any(axis)) for axis in (1, 0))
+        part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        maps = {
+            name: None if (value := getattr(self, name)) is None else value[part]
+            for name in ("object", "weights", "uncertainty", "error_map")
+        }
+        return replace(self, **maps, origin=(self.origin[0] + int(rows[0]), self.origin[1] + int(columns[0])))
+
     def save(self, path: str | Path, format: str = "auto", scan: Scan | None = None) -> Path:
         """Write the reconstruction atomically; the suffix chooses the format, unless one of another program is named.
 
@@ -244,6 +261,49 @@ class Reconstruction:
             kind = "NPZ" if suffix == ".npz" else "HDF5"
             raise InputError(f"{path}: not a readable {kind} reconstruction, truncated or not one: {error}") from error
         return _from_entries(path, entries)
+
+
+def save_in_parts(
+    path: str | Path,
+    shape: tuple[int, int],
+    parts: Iterable[tuple[int, Mapping[str, np.ndarray]]],
+    *,
+    origin: tuple[float, float],
+    probe: np.ndarray,
+    positions: np.ndarray,
+    pixel_size: float | None,
+    metadata: dict[str, Any],
+) -> Path:
+    """Write what :meth:`Reconstruction.save` writes to HDF5, of a canvas that is never in memory as a whole.
+
+    Args:
+        path: destination, ``.h5`` or ``.hdf5``.
+        shape: (H, W) of the canvas.
+        parts: first row, and rows of object, weights and maybe uncertainty by name; best in multiples of 256 rows.
+        origin, probe, positions, pixel_size, metadata: as in :class:`Reconstruction`.
+
+    Raises:
+        InputError: another suffix, or values that are not finite.
+    """
+    path = Path(path)
+    if reconstruction_suffix(path) == ".npz":
+        raise InputError(f"{path}: a reconstruction larger than memory is written to HDF5: expected .h5 or .hdf5")
+    chunks = (min(_CHUNK_SIDE, shape[0]), min(_CHUNK_SIDE, shape[1]))
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs.update({"schema_version": SCHEMA_VERSION, "origin": np.asarray(origin, np.float64)})
+        if pixel_size is not None:
+            file.attrs["pixel_size"] = pixel_size
+        for first, rows in parts:
+            for name, values in rows.items():
+                if not np.isfinite(values).all():
+                    raise InputError(f"{name} must be finite, got values that are not from row {first} on")
+                if name not in file:
+                    file.create_dataset(name, shape, values.dtype, chunks=chunks, compression="gzip", shuffle=True)
+                file[name][first : first + len(values)] = values
+        for name, array in (("probe", probe), ("positions", positions)):
+            file.create_dataset(name, data=array, compression="gzip", shuffle=True)
+        file["metadata"] = _to_json(metadata)
+    return path
 
 
 def _array(name: str, value: Any, dimensions: int, dtype: type[np.generic]) -> np.ndarray:

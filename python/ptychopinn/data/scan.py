@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptychopinn.data.formats import format_to_read, format_to_write
 from ptychopinn.data.given import Given
+from ptychopinn.data.stored import StoredPatterns
 from ptychopinn.errors import InputError
 
 _BLOCK_ELEMENTS = 1 << 22
@@ -33,6 +34,7 @@ class Scan:
 
     Args:
         counts: (n, N, N) photon counts, an unsigned integer type or float32, zero frequency at pixel (N//2, N//2).
+            Patterns on disk are looked at in a few places when the scan is made, and checked whenever they are read.
         positions: (n, 2) float64 (y, x) in object pixels: where sample [0, 0] of the patch lies.
         probe: (M, N, N) complex64, M incoherent modes in sqrt(counts): sum |P|^2 is the number of photons per pattern
             behind an object of transmission 1.
@@ -54,7 +56,7 @@ class Scan:
         2
     """
 
-    counts: NDArray[Any]
+    counts: NDArray[Any] | StoredPatterns
     positions: NDArray[np.float64]
     probe: NDArray[np.complex64]
     truth: NDArray[np.complex64] | None = None
@@ -104,6 +106,8 @@ class Scan:
     def subset(self, indices: ArrayLike) -> Scan:
         """The patterns and positions `indices` picks, in that order; the rest of the scan is shared, not copied.
 
+        Patterns on disk stay there.
+
         Args:
             indices: integers from -n to n - 1, or a bool mask of length n.
 
@@ -117,7 +121,8 @@ class Scan:
                 f"got shape {chosen.shape} of {chosen.dtype}"
             )
         try:
-            return replace(self, counts=self.counts[chosen], positions=self.positions[chosen])
+            counts = self.counts.subset(chosen) if isinstance(self.counts, StoredPatterns) else self.counts[chosen]
+            return replace(self, counts=counts, positions=self.positions[chosen])
         except IndexError as error:
             raise InputError(f"Scan.subset: indices must fit a scan of {self.n} patterns: {error}") from error
 
@@ -127,6 +132,7 @@ class Scan:
         path: str | Path,
         format: str = "auto",
         measurement: str = "auto",
+        memory: str = "auto",
         *,
         probe: NDArray[Any] | str | Path | None = None,
         pixel_size: float | None = None,
@@ -145,6 +151,8 @@ class Scan:
             format: the name of a format where the content does not decide, or decides wrongly.
             measurement: what the patterns in the file are, "amplitude" or "counts"; "auto" decides from the file and
                 records why in `metadata["measurement"]`.
+            memory: "load" reads all patterns, "stored" leaves them on disk, "auto" does so if they would take more than
+                a quarter of the available memory and the file allows it (see docs/memory.md).
             probe: (N, N) or (M, N, N) complex, or an `.npy` file of it; a file without one gets a guess, and a warning.
             pixel_size: metres per object pixel; else it follows from the next three, or from the file.
             energy: photon energy in eV.
@@ -156,7 +164,7 @@ class Scan:
         Raises:
             InputError: the file cannot be used; one sentence says which key, what was expected and what was found.
         """
-        given = Given(measurement, probe, pixel_size, energy, distance, detector_pixel_size, positions, partner)
+        given = Given(measurement, memory, probe, pixel_size, energy, distance, detector_pixel_size, positions, partner)
         return format_to_read(path, format).read(path, given)
 
     def save(self, path: str | Path, format: str = "auto", overwrite: bool = True) -> None:
@@ -190,9 +198,17 @@ def pattern_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
     return (slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows))
 
 
-def _check_counts(counts: NDArray[Any]) -> None:
-    if not isinstance(counts, np.ndarray) or not (counts.dtype.kind == "u" or counts.dtype == np.float32):
-        found = counts.dtype if isinstance(counts, np.ndarray) else type(counts).__name__
+def total_counts(scan: Scan) -> float:
+    """The sum of all counts, bad pixels included."""
+    parts = pattern_blocks(scan.counts.shape)
+    return sum(float(scan.counts[part].sum(dtype=np.float64)) for part in parts)
+
+
+def _check_counts(counts: NDArray[Any] | StoredPatterns) -> None:
+    if not isinstance(counts, np.ndarray | StoredPatterns) or not (
+        counts.dtype.kind == "u" or counts.dtype == np.float32
+    ):
+        found = counts.dtype if isinstance(counts, np.ndarray | StoredPatterns) else type(counts).__name__
         raise InputError(f"Scan.counts must be an array of an unsigned integer type or float32, got {found}")
     if counts.ndim != 3 or counts.shape[1] != counts.shape[2]:
         raise InputError(f"Scan.counts must have shape (n, N, N), got {counts.shape}")
@@ -201,6 +217,9 @@ def _check_counts(counts: NDArray[Any]) -> None:
         raise InputError("Scan.counts must hold at least one pattern, got none")
     if size < 8 or size % 2:
         raise InputError(f"Scan.counts must have patterns of an even size of 8 or more pixels, got {size}")
+    if isinstance(counts, StoredPatterns):
+        counts.look()
+        return
     largest = 0.0
     for block in pattern_blocks(counts.shape):
         low, high = float(counts[block].min()), float(counts[block].max())  # a NaN comes through min and max

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from torch.utils.data import Sampler
 
-from ptychopinn.data.dataset import GroupBatch, JoinedGroups
+from ptychopinn.data.dataset import Gathered, JoinedGroups, gathering
+from ptychopinn.errors import InputError
 
 
 class Shares(Sampler[list[int]]):
@@ -43,8 +44,11 @@ class Shares(Sampler[list[int]]):
             batch = range(start, min(start + self.batch_size, self.groups))
             yield list(batch[self.rank :: self.size]) or [start]
 
-    def collate(self, dataset: JoinedGroups, indices: Sequence[int]) -> GroupBatch:
-        """Gather the groups of a share, and note of what batch it is one."""
+    def collate(self, dataset: JoinedGroups, indices: Sequence[int]) -> Gathered | InputError:
+        """Gather the groups of a share as ``dataset.gathering`` does, and note of what batch it is one."""
         start = indices[0] - indices[0] % self.batch_size
         whole = min(self.batch_size, self.groups - start)
-        return dataset.collate(indices)._replace(whole=whole, stands_in=self.rank >= whole)
+        gathered = gathering(dataset)(indices)
+        if isinstance(gathered, InputError):
+            return gathered
+        return gathered._replace(whole=whole, stands_in=self.rank >= whole)

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +24,16 @@ from torch.utils.data import DataLoader
 
 from ptycho_ext import extract_patches_adjoint
 from ptychopinn.config import Config
-from ptychopinn.data.dataset import GroupDataset
+from ptychopinn.data.dataset import GroupDataset, finished, gathering
 from ptychopinn.data.grouping import covering_groups, group_patterns
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.scan import Scan
+from ptychopinn.data.stored import fits_in_memory
 from ptychopinn.errors import InputError
 from ptychopinn.inference.orientations import ORIENTATIONS, turn_back, turn_group
 from ptychopinn.inference.shared import Share
 from ptychopinn.inference.stitch import Stitched, stitch
+from ptychopinn.inference.stream import Streamed, bytes_to_stitch, stitch_streamed
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.overlap import illumination_weight
 from ptychopinn.physics.propagation import squared_modulus
@@ -77,6 +83,19 @@ def predict(
     """
     config = config or Config()
     scan = choose_positions(model, scan, config.inference.positions)
+    with torch.no_grad():
+        probe = choose_probe(model, scan, config.inference.probe) if probe is None else probe
+    dataset = groups_to_predict(model, scan, config)
+    order = None if choose is None else choose(dataset.origins).tolist()
+    empty = torch.zeros(0, *dataset.canvas_size, dtype=torch.complex64)
+    batches = [(empty, empty.real, torch.zeros(0, 2, dtype=torch.int64))]  # nothing may be chosen
+    batches += predict_batches(model, dataset, config, device, orientation, probe, order)
+    canvases, weights, origins = zip(*batches, strict=True)
+    return Prediction(torch.cat(canvases), torch.cat(weights), torch.cat(origins))
+
+
+def groups_to_predict(model: PtychoModel, scan: Scan, config: Config) -> GroupDataset:
+    """The groups that together show every pattern, as ``inference`` has it; errors as for :func:`predict`."""
     size = _check_fit(model, scan, config)
     rule = config.data
     groups = group_patterns(
@@ -88,24 +107,63 @@ def predict(
     )
     if config.inference.coverage is not None:
         groups = groups[covering_groups(groups, config.inference.coverage)]
-    dataset = GroupDataset(scan, groups, model.generator.canvas_multiple, largest=rule.largest_canvas)
-    chosen = range(len(dataset)) if choose is None else choose(dataset.origins).tolist()
-    loader = DataLoader(dataset, config.inference.batch_size, sampler=chosen, collate_fn=dataset.collate)
-    model = model.to(device).eval()
-    # With nothing in front, so that nothing can be chosen.
-    canvases = [torch.zeros(0, *dataset.canvas_size, dtype=torch.complex64)]
-    weights, origins = [canvases[0].real], [torch.zeros(0, 2, dtype=torch.int64)]
-    with torch.inference_mode():
-        probe = (choose_probe(model, scan, config.inference.probe) if probe is None else probe).to(device)
-        weight = illumination_weight(probe)
-        for batch in loader:
-            positions = batch.positions.to(device)
-            turned = turn_group(batch.counts.to(device), positions, batch.canvas_size, probe, orientation)
-            canvases.append(turn_back(model(*turned), orientation).cpu())
-            fallen = weight.expand(batch.counts.shape).contiguous()
-            weights.append(extract_patches_adjoint(fallen, positions, batch.canvas_size).cpu())
-            origins.append(batch.origins)
-    return Prediction(torch.cat(canvases), torch.cat(weights), torch.cat(origins))
+    return GroupDataset(scan, groups, model.generator.canvas_multiple, largest=rule.largest_canvas)
+
+
+@torch.inference_mode()
+def predict_batches(
+    model: PtychoModel,
+    dataset: GroupDataset,
+    config: Config,
+    device: str | torch.device,
+    orientation: int,
+    probe: Tensor,
+    order: Sequence[int] | None = None,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Canvases, weights and origins of the groups, on the CPU, batch by batch in this order; see :func:`predict`."""
+    loader = DataLoader(
+        dataset,
+        batch_size=config.inference.batch_size,
+        sampler=order,
+        collate_fn=gathering(dataset),
+        num_workers=config.execution.workers,
+    )
+    model, probe = model.to(device).eval(), probe.to(device)
+    weight = group_weight(probe, config.inference.weighting)
+    for gathered in loader:
+        batch = finished(gathered, device)
+        turned = turn_group(batch.counts, batch.positions, batch.canvas_size, probe, orientation)
+        canvases = turn_back(model(*turned), orientation).cpu()
+        fallen = weight.expand(batch.counts.shape).contiguous()
+        weights = extract_patches_adjoint(fallen, batch.positions, batch.canvas_size).cpu()
+        yield canvases, weights, batch.origins.cpu()
+
+
+def predict_streamed(
+    model: PtychoModel,
+    dataset: GroupDataset,
+    config: Config,
+    device: str | torch.device,
+    orientation: int,
+    probe: Tensor,
+    folder: Path,
+) -> Streamed:
+    """Predict and stitch with scratch files in `folder`; see :func:`~ptychopinn.inference.stream.stitch_streamed`."""
+    batches = partial(predict_batches, model, dataset, config, device, orientation, probe)
+    weight = group_weight(probe.cpu(), config.inference.weighting)
+    return stitch_streamed(dataset, batches, weight, folder, synchronise=config.inference.synchronise)
+
+
+def group_weight(probe: Tensor, rule: str) -> Tensor:
+    """What one pattern adds to its group's weight, real (N, N), by ``inference.weighting``."""
+    weight = illumination_weight(probe)
+    if rule == "probe":
+        return weight
+    size = probe.shape[-1]
+    first, last = (size // 4, size // 4 + size // 2) if rule == "centre" else (0, size)
+    weight = torch.zeros_like(weight)
+    weight[..., first:last, first:last] = 1.0
+    return weight
 
 
 def reconstruct(
@@ -116,14 +174,71 @@ def reconstruct(
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a trained model, or with several, whose results are averaged.
 
-    Arguments and errors as for :func:`predict`. Processes that have joined (see :mod:`ptychopinn.processes`) share the
-    groups, and all return the whole.
+    Where the groups' canvases would take more than a quarter of the available memory they go through scratch files in
+    TMPDIR; an image that is itself that large is for :func:`ptychopinn.inference.large.reconstruct_to_file`. Processes
+    that have joined (see :mod:`ptychopinn.processes`) share the groups, and all return the whole.
+
+    Arguments and errors as for :func:`predict`.
 
     Returns:
         The stitched object with its weights, its place in the scan's coordinates, the probe and the positions that were
         used (of the first model), and the uncertainty if ``inference.uncertainty`` asks for one.
     """
     config = config or Config()
+    views, refined, probe = prepare(model, scan, config)
+    predicting = stitching = 0.0
+    share = Share() if distributed() else None
+    images = []
+    for member, orientation in views:
+        start = time.perf_counter()
+        dataset = groups_to_predict(member, refined, config)
+        if share is None and not fits_in_memory(bytes_to_stitch(dataset)):
+            streamed = predict_streamed(member, dataset, config, device, orientation, probe, Path(gettempdir()))
+            images.append(streamed.loaded())
+            predicting, stitching = predicting + streamed.predicting, stitching + streamed.stitching
+            continue
+        prediction = predict(member, refined, config, device, orientation, probe, share and share.choose)
+        predicted = time.perf_counter()
+        synchronise = config.inference.synchronise
+        if share is not None:
+            images.append(share.stitch(prediction.canvases, prediction.weights, synchronise=synchronise))
+        else:
+            images.append(stitch(prediction.canvases, prediction.origins, prediction.weights, synchronise=synchronise))
+        predicting += predicted - start
+        stitching += time.perf_counter() - predicted
+    image, weights, uncertainty = combine(images, config.inference.uncertainty)
+    origin = images[0].geometry.origin
+    result = Reconstruction(
+        object=image.numpy(),
+        weights=weights.numpy(),
+        origin=(float(origin[0]), float(origin[1])),
+        probe=probe.numpy(),
+        uncertainty=None if uncertainty is None else uncertainty.numpy(),
+        positions=refined.positions,
+        pixel_size=scan.pixel_size,
+        metadata=facts(scan, config, predicting, stitching),
+    )
+    return result.cropped() if config.inference.crop else result
+
+
+def facts(scan: Scan, config: Config, predicting: float, stitching: float) -> dict[str, Any]:
+    """Say how long it took, and what a reconstruction's metadata tell."""
+    _log.info(
+        "%d patterns: predicted in %.1f s, stitched in %.1f s (%.0f patterns/s)",
+        scan.n, predicting, stitching, scan.n / (predicting + stitching),
+    )  # fmt: skip
+    return {
+        "scan": scan.name,
+        "patterns": scan.n,
+        "seconds": {"predict": predicting, "stitch": stitching},
+        "config": config.to_dict(),
+    }
+
+
+def prepare(
+    model: PtychoModel | Sequence[PtychoModel], scan: Scan, config: Config
+) -> tuple[list[tuple[PtychoModel, int]], Scan, Tensor]:
+    """What is averaged in a reconstruction (models and orientations), the scan with its positions, and the probe."""
     models = [model] if isinstance(model, PtychoModel) else list(model)
     with together():
         for member in models:
@@ -135,41 +250,7 @@ def reconstruct(
     refined = choose_positions(models[0], scan, config.inference.positions)
     with torch.no_grad():
         probe = choose_probe(models[0], scan, config.inference.probe).cpu()
-    predicting = stitching = 0.0
-    share = Share() if distributed() else None
-    images = []
-    for member, orientation in views:
-        start = time.perf_counter()
-        prediction = predict(member, refined, config, device, orientation, probe, share and share.choose)
-        predicted = time.perf_counter()
-        synchronise = config.inference.synchronise
-        if share is not None:
-            images.append(share.stitch(prediction.canvases, prediction.weights, synchronise=synchronise))
-        else:
-            images.append(stitch(prediction.canvases, prediction.origins, prediction.weights, synchronise=synchronise))
-        predicting += predicted - start
-        stitching += time.perf_counter() - predicted
-    image, weights, uncertainty = combine(images, config.inference.uncertainty)
-    _log.info(
-        "%d patterns: predicted in %.1f s, stitched in %.1f s (%.0f patterns/s)",
-        scan.n, predicting, stitching, scan.n / (predicting + stitching),
-    )  # fmt: skip
-    origin = images[0].geometry.origin
-    return Reconstruction(
-        object=image.numpy(),
-        weights=weights.numpy(),
-        origin=(float(origin[0]), float(origin[1])),
-        probe=probe.numpy(),
-        uncertainty=None if uncertainty is None else uncertainty.numpy(),
-        positions=refined.positions,
-        pixel_size=scan.pixel_size,
-        metadata={
-            "scan": scan.name,
-            "patterns": scan.n,
-            "seconds": {"predict": predicting, "stitch": stitching},
-            "config": config.to_dict(),
-        },
-    )
+    return views, refined, probe
 
 
 def combine(images: Sequence[Stitched], uncertainty: str = "none") -> tuple[Tensor, Tensor, Tensor | None]:
@@ -186,13 +267,24 @@ def combine(images: Sequence[Stitched], uncertainty: str = "none") -> tuple[Tens
     assert len({tuple(image.geometry.origin) for image in images}) == 1
     part = np.s_[:height, :width]
     images = [Stitched(i.image[part], i.weights[part], i.geometry, i.square[part]) for i in images]
+    products = [(image.weights * image.image.conj() * images[0].image).sum() for image in images]
+    return average(images, unit_phases(products), uncertainty)
+
+
+def unit_phases(products: Sequence[Tensor]) -> list[Tensor | float]:
+    """The phases of products of each image with the first one; there is none to be found for a single image."""
+    return [p / p.abs() if len(products) > 1 and p.abs() > 0 else 1.0 for p in products]
+
+
+def average(
+    images: Sequence[Stitched], phases: Sequence[Tensor | float], uncertainty: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What :func:`combine` returns, of images or parts of them whose phases are known."""
     first, count = images[0], len(images)
     total = torch.stack([image.weights for image in images]).sum(0)
     scale = total.clamp_min(torch.finfo(total.dtype).tiny)
     mean, square, between = torch.zeros_like(first.image), torch.zeros_like(total), torch.zeros_like(total)
-    for image in images:
-        product = (image.weights * image.image.conj() * first.image).sum()
-        phase = product / product.abs() if count > 1 and product.abs() > 0 else 1.0
+    for image, phase in zip(images, phases, strict=True):
         mean += image.weights / scale * phase * image.image
         square += image.weights / scale * image.square
         between += image.weights / scale * squared_modulus(image.image)

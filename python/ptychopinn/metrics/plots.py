@@ -20,9 +20,10 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+from numpy.typing import NDArray
 
 from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
+from ptychopinn.data.scan import Scan, pattern_blocks
 from ptychopinn.errors import InputError
 from ptychopinn.metrics import scores
 from ptychopinn.metrics.align import Aligned, fit_ramp, phasor
@@ -30,6 +31,7 @@ from ptychopinn.metrics.style import colour_bar, new_figure, save_figure
 
 _AMPLITUDE_MAP, _PHASE_MAP, _CYCLIC_MAP, _COUNTS_MAP = "magma", "viridis", "twilight", "inferno"
 _UNSEEN = "0.8"  # grey of pixels without data
+_AVERAGED = 1024  # patterns at most that a mean is made of if they are on disk
 _IMAGE_SIDE = 5.0  # inches of an image's longer side
 
 
@@ -172,18 +174,28 @@ def plot_scan_overview(scan: Scan, path: str | Path) -> list[Path]:
     _draw_image(phase, direction, label="phase (rad)", limits=(-math.pi, math.pi), colour_map=_CYCLIC_MAP, **common)
     phase.set_title("probe phase (above 10% of peak)")
 
-    mean = scan.counts.mean(axis=0, dtype=np.float64)
+    mean, averaged = _mean_pattern(scan)
     if scan.bad_pixels is not None:
         mean = np.where(scan.bad_pixels, np.nan, mean)
     positive = mean[mean > 0]
     ceiling = float(positive.max()) if positive.size else 1.0
     floor = float(min(np.percentile(positive, 1), ceiling / 10)) if positive.size else 0.1
     shown = pattern.imshow(mean, norm=LogNorm(floor, ceiling, clip=True), cmap=_COUNTS_MAP, interpolation="nearest")
-    pattern.set(facecolor=_UNSEEN, xlabel="column (px)", ylabel="row (px)", title="mean diffraction pattern")
+    pattern.set(facecolor=_UNSEEN, xlabel="column (px)", ylabel="row (px)", title=f"mean {averaged}diffraction pattern")
     colour_bar(shown, pattern, "counts per pattern")
     figure.suptitle(scan.name)
     figure.tight_layout()
     return [save_figure(figure, Path(path))]
+
+
+def _mean_pattern(scan: Scan) -> tuple[NDArray[np.float64], str]:
+    """The mean pattern, and of how many if not of all: a picture is not worth reading a large file through."""
+    chosen = np.arange(scan.n)
+    if not isinstance(scan.counts, np.ndarray) and scan.n > _AVERAGED:
+        chosen = np.unique(np.linspace(0, scan.n - 1, _AVERAGED).astype(np.int64))
+    parts = [chosen[part] for part in pattern_blocks((len(chosen), *scan.counts.shape[1:]))]
+    total = sum((scan.counts[part].sum(axis=0, dtype=np.float64) for part in parts), start=np.float64(0))
+    return np.asarray(total) / len(chosen), f"of {len(chosen)} " if len(chosen) < scan.n else ""
 
 
 def plot_training(history: str | Path | Mapping[str, Sequence[float]], path: str | Path) -> list[Path]:

@@ -22,7 +22,8 @@ from ptychopinn.config import RefineConfig
 from ptychopinn.data.atomic import atomic_path
 from ptychopinn.data.dataset import good_pixels
 from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
+from ptychopinn.data.scan import Scan, total_counts
+from ptychopinn.data.stored import load_counts
 from ptychopinn.errors import InputError
 from ptychopinn.metrics.halves import compare_halves
 from ptychopinn.physics.priors import roughness, total_variation
@@ -180,7 +181,7 @@ class _Run:
         if start is not None and start.positions is not None and len(start.positions) == scan.n:
             reported = start.positions
         self.geometry = CanvasGeometry.from_positions(reported, scan.patch_size, _MARGIN)
-        counts = torch.from_numpy(np.fft.ifftshift(scan.counts, axes=(-2, -1))).to(device)
+        counts = torch.from_numpy(load_counts(scan.counts, "refine")).to(device)
         good = good_pixels(scan)
         self.misfit = Misfit(counts, None if good is None else good.to(device), self.geometry.shape, config)
         self.reported = self.geometry.to_canvas(scan.positions).to(device)
@@ -348,7 +349,7 @@ class _Run:
     def _fingerprint(self) -> dict[str, Any]:
         return {
             "patterns": self.scan.n,
-            "counts": float(self.scan.counts.sum(dtype=np.float64)),
+            "counts": total_counts(self.scan),
             "positions": crc32(self.scan.positions.tobytes()),
             "probe": crc32(self.scan.probe.tobytes()),
             "origin": list(self.geometry.origin),

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A reconstruction whose image is itself too large for memory: predicted, stitched, averaged and written in parts.
+
+The same steps as :func:`ptychopinn.inference.predict.reconstruct`, to rounding with the same result, straight to the
+HDF5 file that :class:`~ptychopinn.data.reconstruction.Reconstruction` reads, whole or by rows with h5py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptycho_ext import CanvasGeometry
+from ptychopinn.config import Config
+from ptychopinn.data.reconstruction import save_in_parts
+from ptychopinn.data.scan import Scan
+from ptychopinn.data.stored import fits_in_memory
+from ptychopinn.inference.predict import average, facts, groups_to_predict, predict_streamed, prepare, unit_phases
+from ptychopinn.inference.stitch import Stitched
+from ptychopinn.inference.stream import Streamed, row_bands
+from ptychopinn.models import PtychoModel
+
+_ROWS_MULTIPLE = 256  # chunks of the file are then written once
+#: Bytes of averaging images in memory for a pixel, and of each one more image.
+_AVERAGED, _EACH = 64, 16
+
+
+def is_large(scan: Scan, views: int = 1) -> bool:
+    """Whether the image of a scan, averaged over so many predictions, is for :func:`reconstruct_to_file`."""
+    shape = CanvasGeometry.from_positions(scan.positions, scan.patch_size).shape
+    return not fits_in_memory(math.prod(shape) * (_AVERAGED + _EACH * views))
+
+
+def reconstruct_to_file(
+    model: PtychoModel | Sequence[PtychoModel],
+    scan: Scan,
+    path: str | Path,
+    config: Config | None = None,
+    device: str | torch.device = "cpu",
+    scratch: str | Path | None = None,
+) -> tuple[int, int]:
+    """Reconstruct the object of a scan in bounded memory, however many patterns and however large the object.
+
+    Args:
+        model: as for :func:`~ptychopinn.inference.predict.reconstruct`, and so are `scan`, `config` and `device`.
+        path: the reconstruction to write, ``.h5`` or ``.hdf5``.
+        scratch: a folder for temporary files, about 8 bytes for a pixel of all group canvases and 16 bytes for a pixel
+            of each image; none: that of `path`.
+
+    Returns:
+        (H, W) of the object.
+
+    Raises:
+        InputError: as for :func:`~ptychopinn.inference.predict.reconstruct`; or too little space in `scratch`.
+    """
+    config, path = config or Config(), Path(path)
+    views, refined, probe = prepare(model, scan, config)
+    folder = path.parent if scratch is None else Path(scratch)
+    folder.mkdir(parents=True, exist_ok=True)
+    images = [
+        predict_streamed(member, groups_to_predict(member, refined, config), config, device, orientation, probe, folder)
+        for member, orientation in views
+    ]
+    height, width = (min(image.geometry.shape[axis] for image in images) for axis in (0, 1))
+    shape = (height, width)
+    origin = images[0].geometry.origin
+    save_in_parts(
+        path,
+        shape,
+        _averaged(images, shape, config.inference.uncertainty),
+        origin=(float(origin[0]), float(origin[1])),
+        probe=probe.numpy(),
+        positions=refined.positions,
+        pixel_size=scan.pixel_size,
+        metadata=facts(scan, config, sum(i.predicting for i in images), sum(i.stitching for i in images)),
+    )
+    return shape
+
+
+def _averaged(
+    images: Sequence[Streamed], shape: tuple[int, int], uncertainty: str
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Rows of the average of images, of which the phases are found first."""
+    bands = list(row_bands(shape, _ROWS_MULTIPLE))
+    products = [torch.zeros((), dtype=torch.complex64) for _ in images]
+    if len(images) > 1:
+        for band in bands:
+            parts = _parts(images, band, shape[1])
+            products = [p + _product(part, parts[0]) for p, part in zip(products, parts, strict=True)]
+    phases = unit_phases(products)
+    for start, stop in bands:
+        mean, weights, spread = average(_parts(images, (start, stop), shape[1]), phases, uncertainty)
+        rows = {"object": mean.numpy(), "weights": weights.numpy()}
+        yield start, rows if spread is None else rows | {"uncertainty": spread.numpy()}
+
+
+def _parts(images: Sequence[Streamed], band: tuple[int, int], width: int) -> list[Stitched]:
+    parts = (image.part(*band) for image in images)
+    return [Stitched(p.image[:, :width], p.weights[:, :width], p.geometry, p.square[:, :width]) for p in parts]
+
+
+def _product(image: Stitched, first: Stitched) -> Tensor:
+    return (image.weights * image.image.conj() * first.image).sum()
