@@ -45,7 +45,7 @@ def test_the_virtual_scan_is_one_of_a_periodic_object(bench: ModuleType) -> None
 
 def test_a_peak_is_that_of_the_process_and_of_its_workers(bench: ModuleType, tmp_path: Path) -> None:
     watch = bench.Peak()
-    with subprocess.Popen([sys.executable, "-c", "x = bytes(300 << 20); input()"], stdin=subprocess.PIPE) as child:
+    with subprocess.Popen([sys.executable, "-c", 'x = b"x" * (300 << 20); input()'], stdin=subprocess.PIPE) as child:
         until = time.monotonic() + 20
         while watch.figures()["workers_gb"] < 0.3 and time.monotonic() < until:
             time.sleep(0.05)

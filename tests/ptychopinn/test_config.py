@@ -77,7 +77,7 @@ ACCEPTED = {
         "pool": 0,
         "max_distance": 0.5,
         "largest_canvas": 1,
-        "y_bounds": (0.0, 0.1),
+        "y_bounds": [0.0, 0.1],
         "validation_fraction": 0.0,
         "validation": "region",
     },

@@ -278,4 +278,5 @@ def _scan(patterns: NDArray[Any], probe: NDArray[Any], positions: NDArray[np.flo
     power, total = float(np.square(np.abs(modes)).sum()), float(patterns.mean(dtype=np.float64)) * patterns[0].size
     if power > 0:  # in sqrt(counts): the object's mean transmission is 1
         modes = (modes * np.sqrt(total / power)).astype(np.complex64)
-    return Scan(np.ascontiguousarray(patterns), positions - patterns.shape[-1] // 2, modes, name="ptychodus")
+    # The middle of the beam is between samples, as in the training files of ptychodus.
+    return Scan(np.ascontiguousarray(patterns), positions - (patterns.shape[-1] - 1) / 2, modes, name="ptychodus")

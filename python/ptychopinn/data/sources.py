@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -156,10 +155,10 @@ class Hdf5Dataset:
     def __init__(self, path: str | Path, key: str, axis: int = 0) -> None:
         self.path, self.key, self.axis = _existing(path), key, axis
         self.name = f"{path}: key '{key}'"
-        self._file: h5py.File | None = None
+        self._file: Any = None
         self._lock = threading.RLock()
         dataset = self._dataset()
-        if not isinstance(dataset, h5py.Dataset):
+        if not hasattr(dataset, "chunks"):  # nothing, or a group
             raise InputError(f"{self.name}: expected a dataset, found none of this name")
         if dataset.ndim != 3 or dataset.dtype.kind not in "iuf":
             raise InputError(f"{self.name}: expected 3 axes of real numbers, found {dataset.dtype} of {dataset.shape}")
@@ -183,6 +182,8 @@ class Hdf5Dataset:
         return out
 
     def _dataset(self) -> Any:
+        import h5py  # the command line answers --help without it
+
         if self._file is None:
             try:
                 self._file = h5py.File(self.path, "r", rdcc_nbytes=_CHUNK_CACHE)
