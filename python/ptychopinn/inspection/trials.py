@@ -27,7 +27,7 @@ from ptychopinn.refinement.seek import most_telling, with_aperture
 from ptychopinn.refinement.state import State
 
 #: Patterns of a trial: as many as cost what 100 of 64 px do, within these bounds.
-_PATTERNS, _FEWEST, _MOST = 100, 36, 200
+_PATTERNS, _FEWEST, _MOST = 100, 24, 200
 #: Detector pixels along a side to which patterns are cut, if so many hold nearly all light.
 _SIDE = 64
 _LIGHT = 0.97
