@@ -147,8 +147,8 @@ def guesses(number: int) -> list[Row]:
             spread, radius = rng.choice([-1, 1]) * rng.uniform(0.3, 0.55), rng.uniform(0.2, 0.3)
             probe = lens(32, spread, radius, rng.uniform(-0.2, 0.2, 3), False)
             scan = simulate(
-                list(SOURCES.values())[seed % len(SOURCES)], probe=probe, patterns=200, step=32 * rng.uniform(0.08, 0.2),
-                photons=10 ** rng.uniform(4, 8), seed=seed,
+                list(SOURCES.values())[seed % len(SOURCES)], probe=probe, patterns=200,
+                step=32 * rng.uniform(0.08, 0.2), photons=10 ** rng.uniform(4, 8), seed=seed,
             )  # fmt: skip
             guess = lens(32, spread * defocus, radius * aperture, np.zeros(3), False)
             guess = (guess * (np.linalg.norm(scan.probe) / np.linalg.norm(guess)))[np.newaxis].astype(np.complex64)

@@ -71,7 +71,7 @@ def take_sample(scan: Scan) -> Sample:
     mean = filled(mean / len(totals), ~good)
     offset = centre_offset(mean, scan.probe)
     back = tuple(-round(shift) for shift in offset)
-    mean, good = (np.roll(image, back, (0, 1)) for image in (mean, good))
+    mean, good = np.roll(mean, back, (0, 1)), np.roll(good, back, (0, 1))
     side = _cut_side(mean)
     size = scan.patch_size
     window = np.s_[size // 2 - side // 2 : size // 2 + side // 2]
