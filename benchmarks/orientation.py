@@ -5,7 +5,7 @@
 the probe, a quarter with patterns that are off centre. Then 40 that have no right orientation: an empty sample, or
 positions in random order, where nothing should be sure. Objects, probes, modes, doses, steps, sizes and paths are drawn
 from the seed of each scan. Seeds of the published run begin at 0; the check was developed on others (``--first 1000``).
-Rows go to results/orientation/orientation.csv.
+``--guesses`` shows instead how wrong a guess of the probe, or the positions, may be. Rows go to results/orientation.
 """
 
 from __future__ import annotations
@@ -132,6 +132,52 @@ def check(group: str, seed: int) -> Row:
     }  # fmt: skip
 
 
+#: Factors of the guess's defocus and of its aperture, and the positions' error in pixels, standard deviation.
+_GUESSES = ((0.5, 1.0, 0.0), (1.6, 1.0, 0.0), (0.25, 1.0, 0.0), (0.0, 1.0, 0.0), (1.0, 0.7, 0.0), (1.0, 1.3, 0.0),
+            (1.0, 1.0, 2.0))  # fmt: skip
+
+
+def guesses(number: int) -> list[Row]:
+    """So many scans of 32 px with a defocused probe for each kind of wrong guess; an error every time but one of 8."""
+    rows: list[Row] = []
+    for defocus, aperture, error in _GUESSES:
+        reports = []
+        for seed in range(7000, 7000 + number):
+            rng = np.random.default_rng(seed)
+            spread, radius = rng.choice([-1, 1]) * rng.uniform(0.3, 0.55), rng.uniform(0.2, 0.3)
+            probe = lens(32, spread, radius, rng.uniform(-0.2, 0.2, 3), False)
+            scan = simulate(
+                list(SOURCES.values())[seed % len(SOURCES)], probe=probe, patterns=200,
+                step=32 * rng.uniform(0.08, 0.2), photons=10 ** rng.uniform(4, 8), seed=seed,
+            )  # fmt: skip
+            guess = lens(32, spread * defocus, radius * aperture, np.zeros(3), False)
+            guess = (guess * (np.linalg.norm(scan.probe) / np.linalg.norm(guess)))[np.newaxis].astype(np.complex64)
+            places = scan.positions + error * rng.normal(size=scan.positions.shape)
+            wrong = list(ORIENTATIONS)[seed % 8]
+            report = check_orientation(oriented(dataclasses.replace(scan, probe=guess, positions=places), wrong))
+            reports.append((report, {compose(name, wrong): name for name in ORIENTATIONS}["given"]))
+        right = [mends in (report.best, report.twin) for report, mends in reports]
+        rows.append(
+            {
+                "defocus": defocus, "aperture": aperture, "position_error": error, "scans": number,
+                "right": sum(right), "sure": sum(report.sure for report, _ in reports),
+                "surely_wrong": sum(r.sure and not good for (r, _), good in zip(reports, right, strict=True)),
+                "median_margin": round(float(np.median([report.confidence for report, _ in reports])), 1),
+            }
+        )  # fmt: skip
+        print(rows[-1], flush=True)
+    return rows
+
+
+def write(rows: list[Row], path: Path) -> None:
+    """A table of rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def summary(rows: list[Row]) -> Iterator[str]:
     """The score, in words."""
     wrong, right, none = ([row for row in rows if row["group"] == group] for group in _COUNTS)
@@ -194,8 +240,11 @@ def main() -> None:
     parser.add_argument("--groups", nargs="+", choices=list(_COUNTS), default=list(_COUNTS))
     parser.add_argument("--first", type=int, default=0, help="seed of the first scan")
     parser.add_argument("--number", type=int, default=None, help="scans in each group; default 100, 50 and 40")
+    parser.add_argument("--guesses", action="store_true", help="wrong guesses of the probe instead; --number of each")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.guesses:
+        return write(guesses(options.number or 10), RESULTS / "guesses.csv")
     rows: list[Row] = []
     first = options.first
     for group in options.groups:
@@ -204,11 +253,7 @@ def main() -> None:
             rows.append(check(group, seed))
             print(" ".join(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
         first += _COUNTS[group]
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    with (RESULTS / "orientation.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write(rows, RESULTS / "orientation.csv")
     draw(rows, RESULTS / "margins.png")
     print("\n".join(summary(rows)))
 

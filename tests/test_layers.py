@@ -15,7 +15,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = {"ptycho_ext": ROOT / "ptycho_ext", "ptychopinn": ROOT / "python" / "ptychopinn"}
+SOURCES = {
+    "ptycho_ext": ROOT / "ptycho_ext",
+    "ptychopinn": ROOT / "python" / "ptychopinn",
+    "ptycho_torch": ROOT / "python" / "ptycho_torch",
+}
 
 #: Room -> rooms it may import besides itself. A room is a folder or a module right under ptychopinn. Read from the
 #: bottom: everything may import errors and the operators, and nothing imports what stands above it.
@@ -46,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": _TRAINING | {"pipeline"},
     "compat": _TRAINING | {"doctor", "cli", "pipeline", "__init__"},
+    "ptycho_torch": _TRAINING | {"ptycho_torch"},
 }
 
 #: Rooms -> packages from outside that they must not import.
@@ -61,7 +66,7 @@ FORBIDDEN_OUTSIDE: dict[str, set[str]] = {
     "inspection": {"lightning", "pytorch_lightning"},
 }
 
-_MODULE_NAME = re.compile(r"(ptychopinn|ptycho_ext)(\.[A-Za-z_]\w*)+")
+_MODULE_NAME = re.compile(r"(ptychopinn|ptycho_ext|ptycho_torch)(\.[A-Za-z_]\w*)+")
 
 
 def imported(source: str, package: str) -> Iterator[tuple[int, str]]:
@@ -82,8 +87,8 @@ def imported(source: str, package: str) -> Iterator[tuple[int, str]]:
 def room_of(name: str) -> str | None:
     """The room that a dotted name lies in; None outside the library."""
     parts = name.split(".")
-    if parts[0] == "ptycho_ext":
-        return "ptycho_ext"
+    if parts[0] in ("ptycho_ext", "ptycho_torch"):
+        return parts[0]
     if parts[0] != "ptychopinn":
         return None
     return parts[1] if len(parts) > 1 and parts[1] in ALLOWED else "__init__"
@@ -110,7 +115,7 @@ def files() -> list[tuple[str, Path]]:
     for package, folder in SOURCES.items():
         for path in sorted(folder.rglob("*.py")):
             room = path.relative_to(folder).parts[0].removesuffix(".py")
-            found.append(("ptycho_ext" if package == "ptycho_ext" else room, path))
+            found.append((room if package == "ptychopinn" else package, path))
     return found
 
 

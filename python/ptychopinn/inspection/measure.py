@@ -204,7 +204,7 @@ def _hot(
     usual = ndimage.median_filter(expected, footprint=_AROUND)
     explained = np.maximum(1.0, expected / np.maximum(usual, 1e-12 * expected.max()))
     noise = 5 * np.sqrt(np.maximum(around, 1 / scan.n) / scan.n)
-    hot = ~faulty & (mean > _HOT * around * explained) & (mean - around > noise)
+    hot: NDArray[np.bool_] = ~faulty & (mean > _HOT * around * explained) & (mean - around > noise)
     rows, columns = np.mgrid[-2:3, -2:3][:, _AROUND]
     for y, x in np.argwhere(hot):
         near = np.clip(y + rows, 0, len(mean) - 1), np.clip(x + columns, 0, len(mean) - 1)

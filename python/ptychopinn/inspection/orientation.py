@@ -52,8 +52,8 @@ _MEANING = {
 
 #: Fewest patterns that are worth a check.
 FEWEST = 30
-#: Standard errors from which a result counts as sure. Neighbours share pixels, so that three mean little; on scans
-#: that have no right orientation, up to 3 were seen (see docs/inspect.md).
+#: Standard errors from which a result counts as sure. Neighbours share pixels, so that three mean little: up to 3 were
+#: seen with a probe that had lost its defocus, 1 on scans that have no right orientation (docs/inspect.md).
 SURE = 5.0
 #: Likeness of a probe to its twin from which the negation of the positions is not decided.
 _TWIN = 0.95

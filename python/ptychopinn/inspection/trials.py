@@ -27,7 +27,7 @@ from ptychopinn.refinement.seek import most_telling, with_aperture
 from ptychopinn.refinement.state import State
 
 #: Patterns of a trial: as many as cost what 100 of 64 px do, within these bounds.
-_PATTERNS, _FEWEST, _MOST = 100, 36, 200
+_PATTERNS, _FEWEST, _MOST = 100, 24, 200
 #: Detector pixels along a side to which patterns are cut, if so many hold nearly all light.
 _SIDE = 64
 _LIGHT = 0.97
@@ -71,7 +71,7 @@ def take_sample(scan: Scan) -> Sample:
     mean = filled(mean / len(totals), ~good)
     offset = centre_offset(mean, scan.probe)
     back = tuple(-round(shift) for shift in offset)
-    mean, good = (np.roll(image, back, (0, 1)) for image in (mean, good))
+    mean, good = np.roll(mean, back, (0, 1)), np.roll(good, back, (0, 1))
     side = _cut_side(mean)
     size = scan.patch_size
     window = np.s_[size // 2 - side // 2 : size // 2 + side // 2]
