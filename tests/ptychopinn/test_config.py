@@ -62,6 +62,8 @@ REFUSED = [
     ("inference", {"augment": 3}, "inference.augment must be 1, 2, 4 or 8, got 3"),
     ("inference", {"uncertainty": "some"}, "inference.uncertainty must be none, overlaps, ensemble, got 'some'"),
     ("execution", {"precision": "64"}, "execution.precision must be 32, bf16 or 16, got '64'"),
+    ("execution", {"strategy": "fsdp"}, "execution.strategy must be auto or ddp, got 'fsdp'"),
+    ("inference", {"weighting": "all"}, "inference.weighting must be probe, centre, uniform, got 'all'"),
     ("execution", {"threads": 0}, "execution.threads must be at least 1, got 0"),
     ("execution", {"logger": "wandb"}, "execution.logger must be one of csv, tensorboard, mlflow, none, got 'wandb'"),
     ("execution", {"early_stopping": 0}, "execution.early_stopping must be at least 1, got 0"),

@@ -28,7 +28,8 @@ from ptychopinn.errors import InputError
 from ptychopinn.inference.bundle import load_bundle
 from ptychopinn.inference.shared import regions
 from ptychopinn.physics.simulate import simulate
-from ptychopinn.training.workflow import _devices, read_config, train
+from ptychopinn.training.trainer import _devices
+from ptychopinn.training.workflow import read_config, train
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 TORCHRUN = (

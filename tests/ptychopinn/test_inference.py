@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from ptycho_ext import CanvasGeometry, extract_patches
 from ptychopinn.config import Config
@@ -194,3 +195,45 @@ def test_wrong_maps_and_positions_are_refused(scan: Scan) -> None:
     ):
         with pytest.raises(InputError, match=message):
             dataclasses.replace(result, **{name: value})
+
+
+# Weighting and cropping.
+
+
+@pytest.mark.parametrize("rule", ["probe", "centre", "uniform"])
+def test_a_weighting_counts_what_it_says(scan: Scan, rule: str) -> None:
+    model = model_of(scan)
+    found = predict(model, scan, config(weighting=rule))
+    (first,) = torch.nonzero((found.origins == found.origins[0]).all(1))[:1]
+    dataset = GroupDataset(scan, group_patterns(scan.positions, 4))
+    members, total = dataset.groups[int(first)], np.zeros(found.weights.shape[1:])
+    light = np.square(np.abs(scan.probe)).sum(0)
+    window = {"probe": light, "uniform": np.ones((32, 32)), "centre": np.pad(np.ones((16, 16)), 8)}[rule]
+    for position in scan.positions[members] - found.origins[int(first)].numpy():
+        alone = np.pad(window, ((0, total.shape[0] - 32), (0, total.shape[1] - 32)))
+        total += ndimage.shift(alone, position, order=1, mode="grid-constant")
+    np.testing.assert_allclose(found.weights[int(first)].numpy(), total, atol=1e-4 * total.max())
+
+
+def test_weightings_differ_and_a_constant_stays_that_constant(scan: Scan) -> None:
+    images = {
+        rule: reconstruct(model_of(scan), scan, config(weighting=rule)) for rule in ("probe", "centre", "uniform")
+    }
+    lit = images["centre"].weights > 0
+    assert 0 < lit.sum() < (images["probe"].weights > 0).sum()
+    assert not np.allclose(images["probe"].object[lit], images["uniform"].object[lit])
+    assert np.all(images["centre"].object[~lit] == 0)
+
+
+def test_a_crop_is_the_well_lit_part_in_its_place(scan: Scan) -> None:
+    whole, crop = (
+        reconstruct(model_of(scan), scan, config(crop=crop, uncertainty="overlaps")) for crop in (False, True)
+    )
+    assert crop.shape < whole.shape and crop.uncertainty is not None
+    y, x = (int(a - b) for a, b in zip(crop.origin, whole.origin, strict=True))
+    part = np.s_[y : y + crop.shape[0], x : x + crop.shape[1]]
+    np.testing.assert_array_equal(crop.object, whole.object[part])
+    outside = whole.covered()
+    outside[part] = False
+    assert not outside.any()
+    assert whole.covered()[part].any(0).all() and whole.covered()[part].any(1).all()

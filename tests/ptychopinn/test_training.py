@@ -289,6 +289,7 @@ def test_an_earlier_run_is_replaced_only_when_asked(scan: Scan, tmp_path: Path) 
         ({"execution": {"accelerator": "abacus"}}, "accelerator 'abacus' with devices 'auto' cannot be used"),
         ({"execution": {"accelerator": "tpu"}}, "accelerator 'tpu' with devices 'auto' cannot be used"),
         ({"execution": {"devices": 0}}, "with devices 0 cannot be used"),
+        ({"execution": {"strategy": "ddp"}}, "execution.strategy: 'ddp' takes several processes, and this is one"),
     ],
 )
 def test_what_does_not_fit_is_found_before_anything_is_written(

@@ -17,6 +17,8 @@ class ExecutionConfig:
     Args:
         accelerator: "cpu", "gpu", or "auto": a GPU if torch and the operators can use one.
         devices: "auto", which is one, or as many as torchrun has started processes on this node; or "1," for GPU 1.
+        strategy: how several processes work together: "ddp", or "auto": so where torchrun has started some. "ddp" in a
+            single process is an error.
         deterministic: use deterministic algorithms only; the same seed then gives the same result, bit for bit.
         precision: of the network: "32", or "bf16" or "16" where the device is faster in it; the physics stays at 32.
         threads: CPU threads; none: torch's default.
@@ -33,6 +35,7 @@ class ExecutionConfig:
 
     accelerator: str = "auto"
     devices: int | str = "auto"
+    strategy: str = "auto"
     deterministic: bool = False
     precision: str = "32"
     threads: int | None = None
@@ -45,6 +48,7 @@ class ExecutionConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "execution")
+        require(self.strategy in ("auto", "ddp"), "execution.strategy", "be auto or ddp", self.strategy)
         require(self.threads is None or self.threads >= 1, "execution.threads", "be at least 1", self.threads)
         require(self.precision in ("32", "bf16", "16"), "execution.precision", "be 32, bf16 or 16", self.precision)
         require(self.workers >= 0, "execution.workers", "be at least 0", self.workers)

@@ -49,6 +49,11 @@ def make_trainer(config: Config, out: Path, first: Sequence[L.Callback], loggers
     """
     execution, training = config.execution, config.training
     devices = _devices(execution.devices)
+    if execution.strategy == "ddp" and launched() == 1:
+        raise InputError(
+            "execution.strategy: 'ddp' takes several processes, and this is one: start them with "
+            "torchrun --nproc-per-node 2 -m ptychopinn.cli train ..."
+        )
     callbacks: list[L.Callback] = [*first, Schedule(training), StopOnNonFinite()]
     bar = execution.progress and sys.stdout.isatty()
     if execution.progress:
