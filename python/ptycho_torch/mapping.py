@@ -39,7 +39,7 @@ def to_config(
     """
     quadrants = data.neighbor_function == "4_quadrant"
     others = data.C - 1
-    pool = min(data.K_quadrant if quadrants else data.K, patterns - 1)
+    pool = min(data.K_quadrant if quadrants else data.K, patterns - 1) if others else 0
     distances = {}
     if data.neighbor_function != "Nearest":
         distances = {"min_distance": data.min_neighbor_distance, "max_distance": data.max_neighbor_distance}
@@ -48,7 +48,7 @@ def to_config(
             "group_size": data.C,
             "neighbours": _RULES.get(data.neighbor_function, data.neighbor_function),
             "pool": None if pool <= others else pool,
-            "oversampling": data.n_subsample if data.C > 1 and pool > others else 1,
+            "oversampling": data.n_subsample if pool > others else 1,
             "x_bounds": tuple(data.x_bounds),
             "y_bounds": tuple(data.y_bounds),
             **distances,
