@@ -21,6 +21,7 @@ from ptychopinn.data.stored import StoredPatterns, left_on_disk
 from ptychopinn.errors import InputError
 
 LARGEST_COUNT = float(2**53)
+_AT_ONCE = 8  # patterns in float64 that must fit in memory in any case
 _LARGEST_BAD = float(2**26)  # its square is still a count, so a marker in a bad pixel decides nothing
 _DEFAULT_REASONS = {
     "amplitude": (
@@ -121,6 +122,7 @@ def _kept(
     source: Source, key: str, patterns: Patterns, bad: NDArray[np.bool_] | None, memory: str
 ) -> NDArray[Any] | StoredPatterns:
     """The patterns in memory, or on disk where they can stay there; those refuse by themselves what is no count."""
+    source.check_memory(key, (_AT_ONCE, *patterns.shape[1:]), np.dtype(np.float64))
     if isinstance(patterns, np.ndarray) and not isinstance(patterns, np.memmap):
         return patterns
     if isinstance(patterns, StoredPatterns):
