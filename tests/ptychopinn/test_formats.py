@@ -39,6 +39,7 @@ from scan_files import (
 from ptychopinn.data.formats import FORMATS, format_to_read, format_to_write
 from ptychopinn.data.geometry import known_detector_pixel_size, known_distance, object_pixel_size, world_positions
 from ptychopinn.data.scan import Scan
+from ptychopinn.data.stored import StoredPatterns
 from ptychopinn.errors import InputError
 
 SAMPLES = Path(__file__).parents[1] / "data" / "ptychodus"
@@ -271,3 +272,24 @@ def test_metres_cannot_be_written_without_a_pixel_size(tmp_path: Path, written: 
     with pytest.raises(InputError, match=r"expected a pixel size to write positions in metres, found none; load the"):
         scan.save(tmp_path / "out" / WRITTEN[written], format=written)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_patterns_stay_on_disk_where_the_file_lets_them(tmp_path: Path, name: str) -> None:
+    path = FILES[name][0](tmp_path)
+    loaded = load(name, path)
+    try:
+        stored = load(name, path, memory="stored")
+    except InputError as error:
+        assert name in ("ptyd", "nexus") and "to leave on disk, found others: load them" in str(error)
+        return
+    assert isinstance(stored.counts, StoredPatterns)
+    order = np.arange(stored.n)[::-2]
+    np.testing.assert_array_equal(stored.counts[:], loaded.counts)
+    np.testing.assert_array_equal(stored.subset(order).counts[:], loaded.counts[order])
+    assert stored.counts.dtype == loaded.counts.dtype
+    np.testing.assert_array_equal(stored.positions, loaded.positions)
+    np.testing.assert_allclose(stored.probe, loaded.probe, rtol=1e-6)
+    again = tmp_path / "again.npz"
+    stored.save(again)
+    np.testing.assert_array_equal(Scan.load(again).counts, loaded.counts)
