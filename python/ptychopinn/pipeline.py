@@ -83,10 +83,9 @@ def _loaded(scan: Scan | str | Path) -> Scan:
 
 
 def _history(trained: TrainedRun) -> dict[str, list[float]]:
-    path = trained.folder / "metrics.csv"
-    if not path.exists():  # execution.logger none
+    if trained.config.execution.logger == "none":
         return {}
-    with path.open(newline="") as file:
+    with (trained.folder / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     names = [name for name in rows[0] if name.endswith("_loss")] if rows else []
     return {name: [float(row[name]) for row in rows if row[name]] for name in names}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import h5py
@@ -103,3 +104,21 @@ def test_every_command_that_reads_a_scan_takes_its_format(command: str, capsys: 
         main([command, "--help"])
     text = capsys.readouterr().out
     assert all(f"--{name} " in text for name in ("format", "measurement", "probe", "pixel-size", "energy", "partner"))
+
+
+def test_what_belongs_to_another_format_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = nexus(tmp_path)
+    for option, owner in (("positions", "arrays"), ("partner", "ptychodus")):
+        assert main(["convert", str(source), str(tmp_path / "a.npz"), f"--{option}", "nowhere"]) == 2
+        assert f"{option} can be stated for scans of the format {owner} only" in capsys.readouterr().err
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_a_subset_of_a_pair_names_both_files(tmp_path: Path) -> None:
+    (tmp_path / "pair").mkdir()
+    pair(tmp_path / "pair")
+    for source in ("pair", "pair/diffraction.h5"):
+        out = tmp_path / "small.npz"
+        assert main(["subset", str(tmp_path / source), str(out), "--n", "6", "--overwrite"]) == 0
+        origin = json.loads(out.with_suffix(".json").read_text())["source"]
+        assert set(origin["files"]) == {"diffraction.h5", "product.h5"} and len(set(origin["files"].values())) == 2

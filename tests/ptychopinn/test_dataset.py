@@ -162,7 +162,7 @@ def test_a_region_that_is_held_out_shares_no_pattern_with_training() -> None:
     for epoch in range(3):
         data.trainer.current_epoch = epoch
         assert held.isdisjoint(groups_of(data.train_dataloader()).ravel())
-    with pytest.raises(InputError, match=r"data.validation 'region' keeps 57 of 60 patterns out, which leaves less"):
+    with pytest.raises(InputError, match=r"data.validation 'region' keeps 57 of 60 patterns out, which leaves fewer"):
         module(scan, data={"group_size": 4, "validation": "region", "validation_fraction": 0.94})
 
 

@@ -190,7 +190,7 @@ def test_train_refuses_a_wrong_orientation_and_takes_one_that_is_named(
     scan: Scan, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    oriented(scan, "swap_flip_y").save("wrong.npz")
+    dataclasses.replace(oriented(scan, "swap_flip_y"), metadata={}).save("wrong.npz")
     assert main(["train", "wrong.npz", "--out", "run", *TRAIN]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("ptychopinn train: ") and "--orientation swap_flip_x does so" in said
@@ -199,6 +199,10 @@ def test_train_refuses_a_wrong_orientation_and_takes_one_that_is_named(
     assert "orientation must be one of given" in capsys.readouterr().err
     assert main(["train", "wrong.npz", "--out", "run", "--orientation", "swap_flip_x", *TRAIN]) == 0
 
+    assert main(["reconstruct", "run", "wrong.npz", "--out", "recon.h5", "--device", "cpu"]) == 2
+    assert (
+        "run: trained with --orientation swap_flip_x: expected --orientation for this scan" in capsys.readouterr().err
+    )
     name = ("--orientation", "swap_flip_x")
     assert main(["reconstruct", "run", "wrong.npz", "--out", "recon.h5", "--device", "cpu", *name]) == 0
     small = ("--refine.split_half", "false", "--iterations", "3", "--device", "cpu", "--refine.find_defocus", "false")
@@ -210,3 +214,31 @@ def test_train_refuses_a_wrong_orientation_and_takes_one_that_is_named(
     positions = Reconstruction.load("refined.h5").positions
     assert positions is not None
     np.testing.assert_allclose(positions, scan.positions, atol=1e-6)
+
+
+def test_of_several_scans_the_wrong_one_is_named_and_can_be_mended_alone(
+    scan: Scan, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scan.save("right.npz")
+    oriented(scan, "swap").save("wrong.npz")
+    assert main(["train", "right.npz", "wrong.npz", "--out", "run", *TRAIN]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("ptychopinn train: wrong.npz: ")
+    assert "'ptychopinn convert wrong.npz OUT --orientation swap' does so for this scan alone" in said
+    assert main(["convert", "wrong.npz", "mended.npz", "--orientation", "swap"]) == 0
+    np.testing.assert_allclose(Scan.load("mended.npz").positions, scan.positions)
+
+
+def test_what_inspect_cannot_write_is_said_before_anything_is(
+    scan: Scan, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scan.save("scan.npz")
+    for options, said in (
+        (("--json", "a.json", "--picture", "a.jpgx"), "--picture: expected a file ending in .png, found a.jpgx"),
+        (("--json", "a", "--mask", "a"), "--json, --mask, --picture: expected files of different names"),
+    ):
+        assert main(["inspect", "scan.npz", "--no-orientation", *options]) == 2
+        assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.npz"]

@@ -99,3 +99,39 @@ def test_a_logger_without_its_package_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match=r"execution.logger: '\w+' needs its package: pip install 'ptychopinn\[log"):
         train(scan, tmp_path / "run", tiny(execution={"logger": logger}))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_doomed_leaves_an_earlier_run_alone(scan: Scan, tmp_path: Path) -> None:
+    run = train(scan, tmp_path / "run", tiny())
+    before = {
+        path.name: path.read_bytes() for path in run.folder.rglob("*") if path.suffix in (".ckpt", ".csv", ".yaml")
+    }
+    for data in ({"pool": 9, "validation": "region"}, {"max_distance": 1e-3}):
+        with pytest.raises(InputError):
+            train(scan, tmp_path / "run", tiny(data=data), overwrite=True)
+    after = {
+        path.name: path.read_bytes() for path in run.folder.rglob("*") if path.suffix in (".ckpt", ".csv", ".yaml")
+    }
+    assert before == after and len(before) >= 4
+
+
+def test_a_run_that_is_replaced_leaves_no_table_behind(scan: Scan, tmp_path: Path) -> None:
+    train(scan, tmp_path / "run", tiny())
+    silent = tiny(execution={"logger": "none"}, training={"epochs": 1})
+    train(scan, tmp_path / "run", silent, overwrite=True)
+    assert not names(tmp_path / "run") & {"metrics.csv", "training.png"}
+
+
+def test_a_run_with_a_table_is_resumed_without_one(scan: Scan, tmp_path: Path) -> None:
+    whole = train(scan, tmp_path / "whole", tiny(training={"epochs": 3, "schedule": "constant"}))
+    options = {"training": {"epochs": 2, "schedule": "constant"}}
+    train(scan, tmp_path / "run", tiny(**options))
+    options["training"]["epochs"] = 3
+    run = train(scan, tmp_path / "run", tiny(**options, execution={"logger": "none"}), resume=True)
+    assert run.losses["train_loss"] == pytest.approx(whole.losses["train_loss"], rel=1e-4)
+
+
+def test_what_is_held_out_stays_so_when_a_run_is_resumed(scan: Scan, tmp_path: Path) -> None:
+    train(scan, tmp_path / "run", tiny(data={"validation": "region"}, training={"epochs": 1}))
+    with pytest.raises(InputError, match=r"expected a checkpoint with data.validation 'scattered', found 'region'"):
+        train(scan, tmp_path / "run", tiny(training={"epochs": 2}), resume=True)

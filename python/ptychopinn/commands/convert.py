@@ -7,7 +7,15 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ptychopinn.commands.options import FORMATS, add_overwrite, add_scan_options, load_scan, new_file, say_written
+from ptychopinn.commands.options import (
+    FORMATS,
+    add_orientation,
+    add_overwrite,
+    add_scan_options,
+    load_scan,
+    new_file,
+    say_written,
+)
 
 
 def describe(parser: ArgumentParser) -> None:
@@ -20,18 +28,20 @@ def describe(parser: ArgumentParser) -> None:
         help="format to write; auto goes by the suffix of OUT",
     )
     add_scan_options(parser)
+    add_orientation(parser)
     add_overwrite(parser)
 
 
 def run(options: Namespace) -> int:
     """Read a scan of any format and write it in another; counts are kept exactly, positions to a nanometre."""
     from ptychopinn.data.formats import format_to_write
+    from ptychopinn.inspection.orientation import oriented
 
     target = format_to_write(options.out, options.to)
     files = target.files_of(options.out)
     for path in files:
         new_file(path, options.overwrite)
-    scan = load_scan(options)
+    scan = oriented(load_scan(options), options.orientation or "given")
     scan.save(Path(options.out), format=target.name)
     pixel = "unknown" if scan.pixel_size is None else f"{scan.pixel_size * 1e9:.4g} nm"
     print(f"{scan.n} patterns of {scan.patch_size} px, {scan.modes} probe modes, object pixels {pixel}")

@@ -15,6 +15,7 @@ from ptychopinn.commands.options import (
     new_file,
     say_written,
 )
+from ptychopinn.errors import InputError
 
 
 def describe(parser: ArgumentParser) -> None:
@@ -48,6 +49,12 @@ def run(options: Namespace) -> int:
         name: None if options[name] is None else new_file(options[name], options.overwrite)
         for name in ("json", "picture", "mask")
     }
+    picture = targets["picture"]
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise InputError(f"--picture: expected a file ending in .png, found {picture}")
+    named = [target for target in targets.values() if target is not None]
+    if len(set(named)) < len(named):
+        raise InputError("--json, --mask, --picture: expected files of different names")
     scan = oriented(load_scan(options), options.orientation or "given")
     found = inspect_scan(scan, orientation=not options.no_orientation)
     print(found)

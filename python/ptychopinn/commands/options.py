@@ -90,6 +90,25 @@ def stated_of(options: Namespace) -> dict[str, Any]:
     }
 
 
+def turned(scan: Any, options: Namespace, run: str | Path | None = None) -> Any:
+    """The scan in the orientation that the options name.
+
+    Raises:
+        InputError: they name none, and the model of ``run`` was trained on scans in another one than this.
+    """
+    from ptychopinn.inference.bundle import bundle_info
+    from ptychopinn.inspection.orientation import oriented
+
+    if options.orientation is None and run is not None:
+        trained = bundle_info(run).get("orientation", ["given"])
+        if trained != ["given"] and scan.metadata.get("orientation", "given") not in trained:
+            raise InputError(
+                f"{run}: trained with --orientation {' and '.join(trained)}: expected --orientation for this scan as "
+                f"well, found none; --orientation {trained[0]} if it is of the same kind, --orientation given if not"
+            )
+    return oriented(scan, options.orientation or "given")
+
+
 def add_out_format(parser: ArgumentParser) -> None:
     """The option to write a reconstruction for another program."""
     parser.add_argument(

@@ -16,6 +16,7 @@ from ptychopinn.commands.options import (
     new_file,
     say_written,
     speaks,
+    turned,
 )
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
@@ -51,7 +52,6 @@ def run(options: Namespace) -> int:
     from ptychopinn.inference.bundle import load_bundle
     from ptychopinn.inference.large import is_large, reconstruct_to_file
     from ptychopinn.inference.predict import reconstruct
-    from ptychopinn.inspection.orientation import oriented
     from ptychopinn.metrics.plots import plot_reconstruction
     from ptychopinn.processes import distributed, processes, together
     from ptychopinn.refinement.workflow import refine
@@ -64,7 +64,7 @@ def run(options: Namespace) -> int:
         inference = dataclasses.replace(config.inference, **options.given.as_dict().get("inference", {}))
         config = dataclasses.replace(config, inference=inference)
         models = [model, *(load_bundle(run)[0] for run in options.ensemble)]
-        scan = oriented(load_scan(options), options.orientation or "given")
+        scan = turned(load_scan(options), options, options.run)
         reconstruction_suffix(out, options.out_format, scan)
         large = is_large(scan, len(models) * inference.augment)
         if large and (options.refine or distributed() or options.out_format != "auto"):

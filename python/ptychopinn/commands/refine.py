@@ -18,6 +18,7 @@ from ptychopinn.commands.options import (
     load_scan,
     new_file,
     say_written,
+    turned,
 )
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
@@ -52,7 +53,6 @@ def run(options: Namespace) -> int:
     """
     from ptychopinn.data.reconstruction import reconstruction_suffix
     from ptychopinn.devices import resolve_device
-    from ptychopinn.inspection.orientation import oriented
     from ptychopinn.processes import processes, together
     from ptychopinn.refinement.files import refine_to_files
 
@@ -70,7 +70,7 @@ def run(options: Namespace) -> int:
                 settings[name] = options[name]
         config = RefineConfig(**settings)
         device = resolve_device(options.device)
-        scan = oriented(load_scan(options, options.files[-1]), options.orientation or "given")
+        scan = turned(load_scan(options, options.files[-1]), options, _run_of(options))
         reconstruction_suffix(out, options.out_format, scan)
     with processes(device) as device:
         start = None if options.from_scratch else _start_of(Path(options.files[0]), scan, device)
@@ -94,6 +94,14 @@ def run(options: Namespace) -> int:
         print(f"ptychopinn refine: interrupted; {out} holds what was reached, --resume goes on", file=sys.stderr)
         return 130
     return 0
+
+
+def _run_of(options: Namespace) -> str | None:
+    """The run to begin with; none if it is a reconstruction or nothing."""
+    from ptychopinn.data.reconstruction import is_reconstruction
+
+    start = Path(options.files[0])
+    return None if options.from_scratch or (start.is_file() and is_reconstruction(start)) else str(start)
 
 
 def _start_of(path: Path, scan: Any, device: Any) -> Any:

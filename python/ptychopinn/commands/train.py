@@ -67,8 +67,8 @@ def run(options: Namespace) -> int:
             config, start = _settings(options)
             scans = [load_scan(options, path) for path in options.scan_files]
             if options.orientation is None:
-                for scan in scans:
-                    require_orientation(scan)
+                for path, scan in zip(options.scan_files, scans, strict=True):
+                    require_orientation(scan, file=path, alone=len(scans) == 1)
             else:
                 scans = [oriented(scan, options.orientation) for scan in scans]
         run = train(scans, options.out, config, overwrite=options.overwrite, start=start, resume=options.resume)

@@ -22,9 +22,10 @@ def run(options: Namespace) -> int:
 
     Its settings are pickled, and to read them is to run what the file says: only with --trust.
     """
-    from ptychopinn.inference.predecessor import read_predecessor, write_plain
+    from ptychopinn.inference.predecessor import PLAIN, read_predecessor, write_plain
 
     folder = Path(options.out)
-    new_file(folder / "weights.safetensors", options.overwrite)
+    for name in PLAIN:
+        new_file(folder / name, options.overwrite)
     say_written(write_plain(read_predecessor(options.archive, options.trust), folder))
     return 0

@@ -79,11 +79,13 @@ class ScanDataModule(L.LightningDataModule):
             held[np.random.default_rng(seed).permutation(patterns)[:count]] = True
         elif data.validation_fraction:
             for index, (scan, first) in enumerate(zip(self.scans, self.first[:-1], strict=True)):
-                count = max(math.ceil(data.validation_fraction * scan.n), data.group_size)
-                if scan.n - count < data.group_size:
+                fewest = max(data.group_size, (data.pool or 0) + 1)  # on either side, or there are no groups
+                count = max(math.ceil(data.validation_fraction * scan.n), fewest)
+                if scan.n - count < fewest:
                     raise InputError(
                         f"{scan.name}: data.validation 'region' keeps {count} of {scan.n} patterns out, which leaves "
-                        f"less than a group of {data.group_size}; lower data.validation_fraction or data.group_size"
+                        f"fewer than the {fewest} that a group and its pool take; lower data.validation_fraction, "
+                        "data.group_size or data.pool"
                     )
                 held[first + compact_region(scan.positions, count, (seed, index))] = True
         return held

@@ -47,7 +47,16 @@ class Format:
     targets: str | None = None
 
     def read(self, path: str | Path, given: Given) -> Scan:
-        """The scan in a file of this format."""
+        """The scan in a file of this format.
+
+        Raises:
+            InputError: what is stated belongs to another format, or the file cannot be used.
+        """
+        for statement, owner in (("positions", "arrays"), ("partner", "ptychodus")):
+            if getattr(given, statement) is not None and self.name != owner:
+                raise InputError(
+                    f"{path}: {statement} can be stated for scans of the format {owner} only, found one of {self.name}"
+                )
         scan: Scan = self._function(self.reader)(Path(path), given)
         return scan
 

@@ -158,7 +158,7 @@ def write_subset(
     options = {"n": n, "seed": seed, "clusters": clusters, "overwrite": overwrite, **stated}
     covered = coverage(scan.positions, indices)
     record: dict[str, Any] = {
-        "source": {"file": source.name, "sha256": _checksum(source), "patterns": scan.n},
+        "source": {**_origin(source, stated.get("partner")), "patterns": scan.n},
         "indices": indices.tolist(),
         "coverage": {"y": covered[0], "x": covered[1]},
         "seed": seed,
@@ -217,6 +217,19 @@ def _command(source: Path, out: Path, options: dict[str, Any]) -> str:
         elif value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)
+
+
+def _origin(source: Path, partner: Any) -> dict[str, Any]:
+    """Names and checksums of the file, or of all files of a scan that lies in several."""
+    if source.is_dir():
+        return {"file": source.name, "files": {path.name: _checksum(path) for path in sorted(source.glob("*.h5"))}}
+    others = [source.with_name(name) for name in ("diffraction.h5", "product.h5")]
+    if partner is not None:
+        others = [source, Path(partner)]
+    origin: dict[str, Any] = {"file": source.name, "sha256": _checksum(source)}
+    if source in others and all(path.is_file() for path in others):
+        origin["files"] = {path.name: _checksum(path) for path in others}
+    return origin
 
 
 def _checksum(path: Path) -> str:

@@ -132,6 +132,17 @@ def load_bundle(path: str | Path) -> tuple[PtychoModel, Config]:
     return model.eval(), resolved
 
 
+def bundle_info(path: str | Path) -> dict[str, Any]:
+    """What the training that wrote a bundle says of itself: scan, orientation, epochs, losses."""
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path / BUNDLE_NAME if path.is_dir() else path) as archive:
+            info = _read_json(archive, path, "manifest.json").get("info")
+    except (zipfile.BadZipFile, OSError):
+        return {}  # load_bundle says what is wrong
+    return info if isinstance(info, dict) else {}
+
+
 def _read(archive: zipfile.ZipFile, path: Path, name: str) -> bytes:
     if name not in archive.namelist():
         _fail(path, name, "a bundle with this member", f"only {', '.join(archive.namelist()) or 'an empty archive'}")

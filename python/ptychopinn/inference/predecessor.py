@@ -24,6 +24,8 @@ from ptychopinn.errors import InputError
 
 _MODEL = "diffraction_to_obj"
 _LARGEST = 4 << 30
+#: Files that :func:`write_plain` writes.
+PLAIN = ("weights.safetensors", "settings.json", "manifest.json")
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def write_plain(archive: Predecessor, folder: Path) -> list[Path]:
 
     What JSON does not know, such as an array, is written as text.
     """
-    paths = [folder / name for name in ("weights.safetensors", "settings.json", "manifest.json")]
+    paths = [folder / name for name in PLAIN]
     weights = {name: tensor.contiguous().clone() for name, tensor in archive.weights.items()}
     texts = (json.dumps(values, indent=2, default=str) for values in (archive.settings, archive.manifest))
     for path, content in zip(paths, (save_tensors(weights), *(text.encode() for text in texts)), strict=True):

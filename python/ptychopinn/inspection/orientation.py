@@ -173,12 +173,16 @@ def compose(second: str, first: str) -> str:
     return next(name for name, turn in ORIENTATIONS.items() if np.array_equal(turn, product))
 
 
-def require_orientation(scan: Scan, seed: int = 0) -> OrientationReport | None:
+def require_orientation(
+    scan: Scan, seed: int = 0, *, file: str | None = None, alone: bool = True
+) -> OrientationReport | None:
     """Check a scan's orientation and refuse one that is surely wrong; one that is unsure is only warned of.
 
     Args:
         scan: the scan; with fewer than :data:`FEWEST` patterns it is not checked, and the log says so.
         seed: see :func:`check_orientation`.
+        file: its name, for what is said; none: the scan's own.
+        alone: an option of the command would turn this scan only.
 
     Returns:
         The report; None where nothing was checked.
@@ -186,21 +190,22 @@ def require_orientation(scan: Scan, seed: int = 0) -> OrientationReport | None:
     Raises:
         InputError: another orientation surely fits better; the sentence names the option that mends it.
     """
+    name = file or scan.name
     if scan.n < FEWEST:
-        _log.info("%s: orientation not checked, %d patterns are fewer than %d", scan.name, scan.n, FEWEST)
+        _log.info("%s: orientation not checked, %d patterns are fewer than %d", name, scan.n, FEWEST)
         return None
     report = check_orientation(scan, seed)
     if report.sure and not report.given_is_best:
-        raise InputError(
-            f"{scan.name}: {report.sentence}; --orientation {report.best} does so, --orientation given insists on the "
-            "positions as they are"
-        )
+        mend = f"--orientation {report.best} does so"
+        if not alone:
+            mend = f"'ptychopinn convert {name} OUT --orientation {report.best}' does so for this scan alone"
+        raise InputError(f"{name}: {report.sentence}; {mend}, --orientation given insists on the positions as they are")
     if not report.sure:
-        _log.warning("%s: %s", scan.name, report.sentence)
+        _log.warning("%s: %s", name, report.sentence)
     elif misplaced(report.offset):
         _log.warning(
             "%s: the patterns' zero frequency lies (%.1f, %.1f) px (y, x) from the middle pixel: expect a phase ramp",
-            scan.name, *report.offset,
+            name, *report.offset,
         )  # fmt: skip
     return report
 

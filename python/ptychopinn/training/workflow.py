@@ -126,7 +126,9 @@ def _train(
         margin = REACH if module.model.positions is not None else 0
         data = ScanDataModule(scans, config, module.model.generator.canvas_multiple, margin)
         finished = _check_resumable(last, module) if resume else -1
-        data.train_dataloader()  # a group that does not fit the scan is found here, before anything is written
+        # A group that does not fit the scan is found here, before anything is written.
+        data.train_dataloader()
+        data.val_dataloader()
 
         monitor = "val_loss" if len(data.validation_leaders) else "train_loss"
         best = BestEpoch(out / "checkpoints", monitor)
@@ -150,7 +152,7 @@ def _train(
     with warnings.catch_warnings():
         for expected in _EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=expected)
-        for step, row in earlier:
+        for step, row in earlier if loggers else ():
             loggers[0].log_metrics(row, step)
         try:
             with stop_on_interrupt(trainer, asked):
@@ -174,7 +176,8 @@ def _train(
         if chosen is not None:
             module.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
         names = ", ".join(scan.name for scan in scans)
-        info = {"scan": names, "epochs": trainer.current_epoch, "seconds": seconds, **losses}
+        turned = sorted({str(scan.metadata.get("orientation", "given")) for scan in scans})
+        info = {"scan": names, "orientation": turned, "epochs": trainer.current_epoch, "seconds": seconds, **losses}
         save_bundle(model, config, out / BUNDLE_NAME, info)
         if loggers:
             plot_training(out / "metrics.csv", out / "training.png")
@@ -188,7 +191,7 @@ def _check_folder(out: Path, overwrite: bool, resume: bool) -> None:
     if resume and not (out / "checkpoints" / "last.ckpt").exists():
         raise InputError(
             f"{out}: expected a run to resume, with checkpoints/last.ckpt, found none: it is written after the first "
-            "whole epoch; a model that was saved before can be begun with by --from"
+            "whole epoch, unless execution.checkpoints is off; a model that was saved can be begun with by --from"
         )
     if (out / BUNDLE_NAME).exists() and not (overwrite or resume):
         raise InputError(
@@ -204,6 +207,8 @@ def _begin_folder(out: Path, config: Config, scan: Scan, resume: bool) -> None:
         raise InputError(f"{out}: expected a folder that can be made, found: {error.strerror}") from error
     for name in ("best", "last", "cut") if not resume else ("cut",):
         (out / "checkpoints" / f"{name}.ckpt").unlink(missing_ok=True)  # of an earlier run, or begun again
+    for name in ("metrics.csv", "training.png") if not resume else ():
+        (out / name).unlink(missing_ok=True)
     _write_config(config, out / "config.yaml")
     plot_scan_overview(scan, out / "scan.png")
 
@@ -250,8 +255,10 @@ def _check_resumable(path: Path, module: PtychoModule) -> int:
     before = Config.from_dict(earlier.get("config", {}))
     was, now = dict(earlier), dict(module.hparams)
     was["model"], now["model"] = before.model, module.config.model
-    was["data.group_size"], now["data.group_size"] = before.data.group_size, module.config.data.group_size
-    for key in ("model", "patch_size", "modes", "patterns", "data.group_size"):
+    held = ("group_size", "validation", "validation_fraction")  # what is held out must stay so
+    for name in held:
+        was[f"data.{name}"], now[f"data.{name}"] = getattr(before.data, name), getattr(module.config.data, name)
+    for key in ("model", "patch_size", "modes", "patterns", *(f"data.{name}" for name in held)):
         if was.get(key) != now.get(key):
             raise InputError(f"{path}: expected a checkpoint with {key} {now.get(key)!r}, found {was.get(key)!r}")
     return epoch
