@@ -16,6 +16,7 @@ import pytest
 from ptychopinn.cli import main
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.scan import Scan
+from ptychopinn.data.stored import StoredPatterns
 from ptychopinn.errors import InputError
 from ptychopinn.inspection.centre import centre_offset, in_fft_order, probe_far_field
 from ptychopinn.inspection.orientation import (
@@ -52,6 +53,15 @@ def test_every_error_is_found_and_mended(scan: Scan, error: str) -> None:
     np.testing.assert_allclose(mended.positions, scan.positions, atol=1e-9)
     assert "orientation" not in mended.metadata
     assert ("as they are" in report.sentence) == (error == "given")
+
+
+def test_patterns_on_disk_give_the_same_report(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptychopinn.data.scan._BLOCK_ELEMENTS", 10 * 32 * 32)
+    bad = np.zeros((32, 32), np.bool_)
+    bad[5, 17] = True
+    scan = dataclasses.replace(oriented(scan, "swap"), bad_pixels=bad)
+    stored = dataclasses.replace(scan, counts=StoredPatterns.virtual(scan.counts, np.arange(scan.n)))
+    assert check_orientation(stored) == check_orientation(scan)
 
 
 def test_the_same_arguments_give_the_same_report(scan: Scan) -> None:
