@@ -178,6 +178,19 @@ def test_pairs_by_scan_index_and_say_what_is_left_out(tmp_path: Path, caplog: py
         Scan.load(path, format="ptychodus")
 
 
+def test_scan_indexes_follow_the_patterns_of_a_subset(tmp_path: Path) -> None:
+    scan = Scan.load(pair(tmp_path))
+    for picked in ([4, 0, 7], np.arange(PATTERNS) % 3 == 1):
+        part = scan.subset(picked)
+        assert part.metadata["scan_indexes"] == INDEXES[picked].tolist()
+        part.save(tmp_path / "part", format="ptychodus")
+        with h5py.File(tmp_path / "part" / "diffraction.h5") as file:
+            np.testing.assert_array_equal(file["indexes"], INDEXES[picked])
+            np.testing.assert_array_equal(file["patterns"], COUNTS[picked])
+    assert scan.metadata["scan_indexes"] == INDEXES.tolist()
+    assert "scan_indexes" not in scan.subset([3, 3]).metadata
+
+
 def test_partners_are_found_by_name_or_stated(tmp_path: Path) -> None:
     diffraction(tmp_path).rename(tmp_path / "a_diffraction.h5")
     product(tmp_path).rename(tmp_path / "a_product.h5")
