@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ptychopinn.cli import main
+from ptychopinn.data.geometry import world_positions
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.scan import Scan
 from ptychopinn.data.stored import StoredPatterns
@@ -62,6 +63,18 @@ def test_patterns_on_disk_give_the_same_report(scan: Scan, monkeypatch: pytest.M
     scan = dataclasses.replace(oriented(scan, "swap"), bad_pixels=bad)
     stored = dataclasses.replace(scan, counts=StoredPatterns.virtual(scan.counts, np.arange(scan.n)))
     assert check_orientation(stored) == check_orientation(scan)
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+def test_an_extent_keeps_its_place_in_the_world_or_is_swapped_with_the_axes(scan: Scan, name: str) -> None:
+    geometry = {"distance_m": 2.0, "world_origin_m": [1e-6, -3e-6]}
+    scan = dataclasses.replace(scan, pixel_size=1e-8, metadata={"geometry": geometry})
+    order = slice(None, None, -1 if name.startswith("swap") else None)
+    before, after = world_positions(scan), world_positions(oriented(scan, name))
+    for end in (np.min, np.max):
+        np.testing.assert_allclose(end(after, axis=0), end(before, axis=0)[order], rtol=0, atol=1e-14)
+    assert oriented(scan, name).metadata["geometry"]["distance_m"] == 2.0
+    assert scan.metadata == {"geometry": {"distance_m": 2.0, "world_origin_m": [1e-6, -3e-6]}}
 
 
 def test_the_same_arguments_give_the_same_report(scan: Scan) -> None:
