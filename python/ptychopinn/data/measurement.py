@@ -171,18 +171,20 @@ def frames_on_disk(patterns: Patterns, path: Path) -> StoredPatterns:
 
 def _refuse_invalid(source: Source, key: str, patterns: NDArray[Any] | StoredPatterns, good: NDArray[np.bool_]) -> None:
     """Good pixels must hold counts; detectors mark dead ones with the largest value of 32 or 64 bits."""
-    marker = np.iinfo(patterns.dtype).max if patterns.dtype.kind == "u" and patterns.dtype.itemsize >= 4 else None
-    if patterns.dtype.kind == "u" and marker is None:
+    dtype = patterns.dtype
+    marker = np.iinfo(dtype).max if dtype.kind in "iu" and dtype.itemsize >= 4 else None
+    if dtype.kind == "u" and marker is None:
         return
     for part in pattern_blocks(patterns.shape):
         block = patterns[part]
-        valid = block != marker if marker is not None else np.isfinite(block) & (block >= 0)
+        valid = np.isfinite(block) & (block >= 0)
+        if marker is not None:
+            valid &= block != marker
         if np.all(valid | ~good):
             continue
         if isinstance(patterns, StoredPatterns):
             patterns = block
-        if marker is not None:
-            wrong = (patterns == marker) & good
+        if marker is not None and (wrong := (patterns == marker) & good).any():
             source.fail_values(key, "counts (or a mask of bad pixels)", "dead-pixel", patterns, wrong)
         if (wrong := ~np.isfinite(patterns) & good).any():
             source.fail_values(key, "finite values", "NaN or infinite", patterns, wrong)
