@@ -452,7 +452,9 @@ def test_scratch_space_and_format_are_checked_first(tmp_path: Path, monkeypatch:
     from ptychopinn.models import PtychoModel
 
     model = PtychoModel("unrolled", {"steps": 1, "width": 4, "state": 2}, 32)
+    monkeypatch.setattr("ptychopinn.inference.large.predict_streamed", lambda *_: pytest.fail("predicted first"))
     with pytest.raises(InputError, match=r"r\.npz: a reconstruction larger than memory is written to HDF5"):
-        reconstruct_to_file(model, scan, tmp_path / "r.npz", tiny())
+        reconstruct_to_file(model, scan, tmp_path / "new" / "r.npz", tiny())
+    assert not (tmp_path / "new").exists()
     monkeypatch.setattr("ptychopinn.data.stored.available_memory", lambda: 1000)
     assert is_large(scan)
