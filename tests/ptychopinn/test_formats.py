@@ -230,6 +230,24 @@ def test_the_caller_goes_over_the_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(amplitudes.counts, COUNTS.astype(int) ** 2)
 
 
+@pytest.mark.parametrize("name", ["pair", "cxi"])
+@pytest.mark.parametrize("key", ["pixel_size", "detector_pixel_size", "energy"])
+def test_a_truth_of_other_pixels_than_stated_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, key: str
+) -> None:
+    path = FILES[name][0](tmp_path)
+    said = {"pixel_size": PIXEL, "detector_pixel_size": DETECTOR, "energy": ENERGY}[key]
+    same = Scan.load(path, **{key: said * (1 + 1e-6)})
+    np.testing.assert_array_equal(same.truth, OBJECT)
+    assert "truth" not in same.metadata and "left out" not in caplog.text
+    scan = Scan.load(path, **{key: said * 2})
+    assert scan.truth is None and scan.metadata["truth"]["value"] == "left out"
+    size = PIXEL * (2 if key == "pixel_size" else 0.5)
+    assert f"the known object is left out: its pixels are {PIXEL:.6g} m, those of the scan as stated {size:.6g} m" in (
+        caplog.text
+    )
+
+
 def test_a_guessed_probe_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         scan = Scan.load(ptyd(tmp_path))
