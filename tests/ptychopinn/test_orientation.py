@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from ptychopinn.cli import main
 from ptychopinn.data.geometry import world_positions
@@ -31,6 +33,7 @@ from ptychopinn.inspection.orientation import (
 from ptychopinn.inspection.trials import margin, take_sample, twin_likeness
 from ptychopinn.physics.probes import defocused, disk
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.refinement.seek import most_telling
 
 TRAIN = ("--epochs", "1", "--model.options", '{"steps": 2, "width": 8, "state": 2}', "--data.group_size", "4",
          "--execution.progress", "false", "--execution.threads", "1", "--execution.accelerator", "cpu")  # fmt: skip
@@ -75,6 +78,25 @@ def test_an_extent_keeps_its_place_in_the_world_or_is_swapped_with_the_axes(scan
         np.testing.assert_allclose(end(after, axis=0), end(before, axis=0)[order], rtol=0, atol=1e-14)
     assert oriented(scan, name).metadata["geometry"]["distance_m"] == 2.0
     assert scan.metadata == {"geometry": {"distance_m": 2.0, "world_origin_m": [1e-6, -3e-6]}}
+
+
+def test_bad_pixels_choose_no_patterns_where_the_zero_frequency_is_misplaced(
+    scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = np.zeros((32, 32), np.bool_)
+    bad[20, 9] = True
+    counts = np.roll(scan.counts, (3, -2), (1, 2))
+    counts[:, bad] = 60000
+    seen = []
+
+    def noted(thinned: Tensor, *others: Any) -> Tensor:
+        seen.append(thinned)
+        return most_telling(thinned, *others)
+
+    monkeypatch.setattr("ptychopinn.inspection.trials.most_telling", noted)
+    sample = take_sample(dataclasses.replace(scan, counts=counts, bad_pixels=bad))
+    assert np.rint(sample.offset).tolist() == [3, -2]
+    np.testing.assert_array_equal(seen[0].numpy(), np.where(bad, 0, counts))
 
 
 def test_the_same_arguments_give_the_same_report(scan: Scan) -> None:
