@@ -157,6 +157,12 @@ BAD: dict[str, Row] = {
         {},
         r"mask of bad pixels\), found 1 dead-pixel",
     ),
+    "counts a signed marker": (
+        "pair",
+        put("patterns", spoiled(2**31 - 1, np.int32)),
+        {},
+        r"mask of bad pixels\), found 1 dead-pixel values, the first 2147483647",
+    ),
     "counts huge": (
         "pair",
         put("patterns", spoiled(1e30)),

@@ -178,6 +178,19 @@ def test_pairs_by_scan_index_and_say_what_is_left_out(tmp_path: Path, caplog: py
         Scan.load(path, format="ptychodus")
 
 
+def test_scan_indexes_follow_the_patterns_of_a_subset(tmp_path: Path) -> None:
+    scan = Scan.load(pair(tmp_path))
+    for picked in ([4, 0, 7], np.arange(PATTERNS) % 3 == 1):
+        part = scan.subset(picked)
+        assert part.metadata["scan_indexes"] == INDEXES[picked].tolist()
+        part.save(tmp_path / "part", format="ptychodus")
+        with h5py.File(tmp_path / "part" / "diffraction.h5") as file:
+            np.testing.assert_array_equal(file["indexes"], INDEXES[picked])
+            np.testing.assert_array_equal(file["patterns"], COUNTS[picked])
+    assert scan.metadata["scan_indexes"] == INDEXES.tolist()
+    assert "scan_indexes" not in scan.subset([3, 3]).metadata
+
+
 def test_partners_are_found_by_name_or_stated(tmp_path: Path) -> None:
     diffraction(tmp_path).rename(tmp_path / "a_diffraction.h5")
     product(tmp_path).rename(tmp_path / "a_product.h5")
@@ -215,6 +228,24 @@ def test_the_caller_goes_over_the_file(tmp_path: Path) -> None:
         assert scan.metadata["probe"] == {"value": "given", "reason": "as requested"}
     amplitudes = Scan.load(path, measurement="amplitude")
     np.testing.assert_array_equal(amplitudes.counts, COUNTS.astype(int) ** 2)
+
+
+@pytest.mark.parametrize("name", ["pair", "cxi"])
+@pytest.mark.parametrize("key", ["pixel_size", "detector_pixel_size", "energy"])
+def test_a_truth_of_other_pixels_than_stated_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, key: str
+) -> None:
+    path = FILES[name][0](tmp_path)
+    said = {"pixel_size": PIXEL, "detector_pixel_size": DETECTOR, "energy": ENERGY}[key]
+    same = Scan.load(path, **{key: said * (1 + 1e-6)})
+    np.testing.assert_array_equal(same.truth, OBJECT)
+    assert "truth" not in same.metadata and "left out" not in caplog.text
+    scan = Scan.load(path, **{key: said * 2})
+    assert scan.truth is None and scan.metadata["truth"]["value"] == "left out"
+    size = PIXEL * (2 if key == "pixel_size" else 0.5)
+    assert f"the known object is left out: its pixels are {PIXEL:.6g} m, those of the scan as stated {size:.6g} m" in (
+        caplog.text
+    )
 
 
 def test_a_guessed_probe_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -277,9 +308,10 @@ def test_metres_cannot_be_written_without_a_pixel_size(tmp_path: Path, written: 
 @pytest.mark.parametrize("name", FILES)
 def test_patterns_stay_on_disk_where_the_file_lets_them(tmp_path: Path, name: str) -> None:
     path = FILES[name][0](tmp_path)
-    loaded = load(name, path)
+    stated = {} if FILES[name][4] or FILES[name][1] == "arrays" else {"pixel_size": PIXEL, "energy": ENERGY}
+    loaded = load(name, path, **stated)
     try:
-        stored = load(name, path, memory="stored")
+        stored = load(name, path, memory="stored", **stated)
     except InputError as error:
         assert name in ("ptyd", "nexus") and "to leave on disk, found others: load them" in str(error)
         return
@@ -290,6 +322,6 @@ def test_patterns_stay_on_disk_where_the_file_lets_them(tmp_path: Path, name: st
     assert stored.counts.dtype == loaded.counts.dtype
     np.testing.assert_array_equal(stored.positions, loaded.positions)
     np.testing.assert_allclose(stored.probe, loaded.probe, rtol=1e-6)
-    again = tmp_path / "again.npz"
-    stored.save(again)
-    np.testing.assert_array_equal(Scan.load(again).counts, loaded.counts)
+    for format, again in WRITTEN.items():
+        stored.save(tmp_path / "again" / again, format=format)
+        np.testing.assert_array_equal(Scan.load(tmp_path / "again" / again).counts, loaded.counts)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ptychopinn.cli import main
 from ptychopinn.data.scan import Scan
+from ptychopinn.data.stored import StoredPatterns
 from ptychopinn.inspection import Inspection, inspect_scan, oriented
 from ptychopinn.physics.objects import OBJECTS
 from ptychopinn.physics.probes import PROBES, disk
@@ -104,6 +105,15 @@ FINDINGS: dict[str, tuple[Callable[[Scan], Scan], str, tuple[str, ...]]] = {
 
 def keys(found: Inspection) -> set[str]:
     return {finding.key for finding in found.findings}
+
+
+def test_patterns_on_disk_are_inspected_like_loaded_ones(good: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptychopinn.data.scan._BLOCK_ELEMENTS", 10 * 32 * 32)
+    scan = with_counts(bright_hot_pixel)(good)
+    stored = dataclasses.replace(scan, counts=StoredPatterns.virtual(scan.counts, np.arange(scan.n)))
+    expected, found = inspect_scan(scan), inspect_scan(stored)
+    assert expected.patterns.hot == 1
+    assert found.to_dict() == expected.to_dict()
 
 
 @pytest.mark.parametrize("key", FINDINGS)

@@ -9,13 +9,17 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from ptychopinn.cli import main
+from ptychopinn.data.geometry import world_positions
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.scan import Scan
+from ptychopinn.data.stored import StoredPatterns
 from ptychopinn.errors import InputError
 from ptychopinn.inspection.centre import centre_offset, in_fft_order, probe_far_field
 from ptychopinn.inspection.orientation import (
@@ -29,6 +33,7 @@ from ptychopinn.inspection.orientation import (
 from ptychopinn.inspection.trials import margin, take_sample, twin_likeness
 from ptychopinn.physics.probes import defocused, disk
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.refinement.seek import most_telling
 
 TRAIN = ("--epochs", "1", "--model.options", '{"steps": 2, "width": 8, "state": 2}', "--data.group_size", "4",
          "--execution.progress", "false", "--execution.threads", "1", "--execution.accelerator", "cpu")  # fmt: skip
@@ -52,6 +57,46 @@ def test_every_error_is_found_and_mended(scan: Scan, error: str) -> None:
     np.testing.assert_allclose(mended.positions, scan.positions, atol=1e-9)
     assert "orientation" not in mended.metadata
     assert ("as they are" in report.sentence) == (error == "given")
+
+
+def test_patterns_on_disk_give_the_same_report(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptychopinn.data.scan._BLOCK_ELEMENTS", 10 * 32 * 32)
+    bad = np.zeros((32, 32), np.bool_)
+    bad[5, 17] = True
+    scan = dataclasses.replace(oriented(scan, "swap"), bad_pixels=bad)
+    stored = dataclasses.replace(scan, counts=StoredPatterns.virtual(scan.counts, np.arange(scan.n)))
+    assert check_orientation(stored) == check_orientation(scan)
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+def test_an_extent_keeps_its_place_in_the_world_or_is_swapped_with_the_axes(scan: Scan, name: str) -> None:
+    geometry = {"distance_m": 2.0, "world_origin_m": [1e-6, -3e-6]}
+    scan = dataclasses.replace(scan, pixel_size=1e-8, metadata={"geometry": geometry})
+    order = slice(None, None, -1 if name.startswith("swap") else None)
+    before, after = world_positions(scan), world_positions(oriented(scan, name))
+    for end in (np.min, np.max):
+        np.testing.assert_allclose(end(after, axis=0), end(before, axis=0)[order], rtol=0, atol=1e-14)
+    assert oriented(scan, name).metadata["geometry"]["distance_m"] == 2.0
+    assert scan.metadata == {"geometry": {"distance_m": 2.0, "world_origin_m": [1e-6, -3e-6]}}
+
+
+def test_bad_pixels_choose_no_patterns_where_the_zero_frequency_is_misplaced(
+    scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = np.zeros((32, 32), np.bool_)
+    bad[20, 9] = True
+    counts = np.roll(scan.counts, (3, -2), (1, 2))
+    counts[:, bad] = 60000
+    seen = []
+
+    def noted(thinned: Tensor, *others: Any) -> Tensor:
+        seen.append(thinned)
+        return most_telling(thinned, *others)
+
+    monkeypatch.setattr("ptychopinn.inspection.trials.most_telling", noted)
+    sample = take_sample(dataclasses.replace(scan, counts=counts, bad_pixels=bad))
+    assert np.rint(sample.offset).tolist() == [3, -2]
+    np.testing.assert_array_equal(seen[0].numpy(), np.where(bad, 0, counts))
 
 
 def test_the_same_arguments_give_the_same_report(scan: Scan) -> None:

@@ -257,24 +257,41 @@ def test_files_that_hold_no_patterns_are_refused(tmp_path: Path) -> None:
 # Scans.
 
 
+#: Type in a file -> what its values are, and the marker that its bad pixels hold.
+MARKERS = {
+    "int32": ("counts", 2**31 - 1),
+    "float64": ("amplitude", 1e30),
+    "uint32": ("amplitude", 2**32 - 1),
+    "float32": ("counts", 1e30),
+}
+
+
 def on_disk(scan: Scan, folder: Path) -> Scan:
     return dataclasses.replace(scan, counts=hdf5(folder, np.asarray(scan.counts), chunks=(3, 32, 32)))
 
 
-@pytest.mark.parametrize("kind", ["counts", "amplitude", "fractions", "bad"])
+@pytest.mark.parametrize("kind", ["counts", "amplitude", "fractions", "bad", "int32", "float64", "uint32", "float32"])
 def test_a_stored_scan_is_the_loaded_one(tmp_path: Path, kind: str) -> None:
     scan, path = tiny_scan(), tmp_path / "a.npz"
     values = scan.counts if kind == "counts" else np.sqrt(scan.counts, dtype=np.float32)
     values = values * np.float32(0.7) if kind == "fractions" else values
     bad = {}
+    options = {}
+    if kind in MARKERS:
+        options["measurement"], marker = MARKERS[kind]
+        values = np.sqrt(scan.counts) if options["measurement"] == "amplitude" else scan.counts
+        values = (0.7 * values if kind == "float32" else np.rint(values) if kind == "uint32" else values).astype(kind)
+        values[:, 3, 4], values[2, 5, 6] = marker, marker
     if kind == "bad":
         values[:, 3, 4], values[2, 5, 6] = np.nan, -7
+    if kind in ("bad", *MARKERS):
         bad["bad_pixels"] = np.zeros((32, 32), bool)
         bad["bad_pixels"][[3, 5], [4, 6]] = True
     y, x = (scan.positions + 16).T
     np.savez(path, diffraction=values, xcoords=x, ycoords=y, probeGuess=scan.probe, **bad)
-    loaded, stored = Scan.load(path, memory="load"), Scan.load(path, memory="stored")
+    loaded, stored = Scan.load(path, memory="load", **options), Scan.load(path, memory="stored", **options)
     assert isinstance(loaded.counts, np.ndarray) and isinstance(stored.counts, StoredPatterns)
+    assert kind not in MARKERS or not loaded.counts[:, 3, 4].any()
     assert stored.counts.dtype == loaded.counts.dtype and np.array_equal(stored.counts[:], loaded.counts)
     assert stored.metadata == loaded.metadata and np.array_equal(stored.probe, loaded.probe)
     assert total_counts(stored) == total_counts(loaded)
@@ -435,7 +452,9 @@ def test_scratch_space_and_format_are_checked_first(tmp_path: Path, monkeypatch:
     from ptychopinn.models import PtychoModel
 
     model = PtychoModel("unrolled", {"steps": 1, "width": 4, "state": 2}, 32)
+    monkeypatch.setattr("ptychopinn.inference.large.predict_streamed", lambda *_: pytest.fail("predicted first"))
     with pytest.raises(InputError, match=r"r\.npz: a reconstruction larger than memory is written to HDF5"):
-        reconstruct_to_file(model, scan, tmp_path / "r.npz", tiny())
+        reconstruct_to_file(model, scan, tmp_path / "new" / "r.npz", tiny())
+    assert not (tmp_path / "new").exists()
     monkeypatch.setattr("ptychopinn.data.stored.available_memory", lambda: 1000)
     assert is_large(scan)

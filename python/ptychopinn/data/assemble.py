@@ -8,6 +8,7 @@ all of them.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,11 @@ from ptychopinn.data.probe import PROBE_UNITS, probe_of
 from ptychopinn.data.scan import Scan
 from ptychopinn.data.source import Source
 from ptychopinn.errors import InputError
+
+#: Object pixels by which a truth may be stretched against the positions, over all of it.
+_STRETCH = 0.1
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -66,7 +72,8 @@ def assemble(contents: Contents, given: Given) -> Scan:
     """The scan that a file's contents make, with every decision in its metadata.
 
     The scan's pixel (0, 0) is that of the file's object where it has one; else positions are shifted so that the
-    smallest is 0 on either axis. `metadata["geometry"]["world_origin_m"]` keeps where that is in the world.
+    smallest is 0 on either axis. `metadata["geometry"]["world_origin_m"]` keeps where that is in the world. A truth is
+    left out where positions in metres are scaled by another pixel size than its own; `metadata["truth"]` says so.
 
     Raises:
         InputError: one sentence with the file, the key, what was expected and what was found.
@@ -78,13 +85,19 @@ def assemble(contents: Contents, given: Given) -> Scan:
     geometry = contents.geometry.resolve(
         source, given, size, "for positions in metres" if contents.world is not None else None
     )
-    middle = (size - 1) / 2
+    middle, truth = (size - 1) / 2, contents.truth
     if contents.world is not None:
         assert geometry.pixel_size is not None
         origin = contents.origin_m
         if origin is None:
             origin = contents.world.min(axis=0) - geometry.pixel_size * middle
         positions = (contents.world - origin) / geometry.pixel_size - middle
+        own = contents.geometry.own_pixel_size(size) or geometry.pixel_size
+        if truth is not None and abs(own / geometry.pixel_size - 1) * max(truth.shape) > _STRETCH:
+            truth = None
+            reason = f"its pixels are {own:.6g} m, those of the scan as stated {geometry.pixel_size:.6g} m"
+            metadata["truth"] = {"value": "left out", "reason": reason}
+            _log.warning("%s: the known object is left out: %s", source.path, reason)
     else:
         assert contents.pixels is not None
         origin, positions = contents.origin_m, contents.pixels - middle
@@ -110,7 +123,7 @@ def assemble(contents: Contents, given: Given) -> Scan:
             counts=counts,
             positions=np.ascontiguousarray(positions, np.float64),
             probe=probe,
-            truth=contents.truth,
+            truth=truth,
             bad_pixels=contents.bad_pixels,
             pixel_size=geometry.pixel_size,
             energy=geometry.energy,

@@ -273,7 +273,9 @@ def _said(content: Content) -> str:
         names = sorted(name for name in content.names if "/" not in name)[:8]
         holder = {"npz": "a zip archive", "hdf5": "HDF5", "folder": "a folder"}[content.kind]
         return f"{holder} with {', '.join(names) or 'nothing in it'}"
-    if content.kind == "other" and content.path.read_bytes()[:8] == b"\x89HDF\r\n\x1a\n":
-        return "an HDF5 file that is truncated, damaged or still being written"
+    if content.kind == "other":
+        with content.path.open("rb") as file:
+            if file.read(8) == b"\x89HDF\r\n\x1a\n":
+                return "an HDF5 file that is truncated, damaged or still being written"
     said = {"missing": "no file", "empty": "an empty file (0 bytes)", "npy": "an array without positions"}
     return said.get(content.kind, "neither HDF5 nor an NPZ archive")

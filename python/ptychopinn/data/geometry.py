@@ -107,6 +107,15 @@ class Geometry:
             )
         return replace(self, **values, pixel_size=pixel_size)
 
+    def own_pixel_size(self, size: int) -> float | None:
+        """Metres per object pixel by this geometry alone, for patterns of `size` px; None if silent or implausible."""
+        if self.pixel_size is not None:
+            return _sound(self.pixel_size)
+        energy, distance, side = _sound(self.energy), _sound(self.distance), _sound(self.detector_pixel_size)
+        if not (energy and distance and side and _ENERGIES[0] <= energy <= _ENERGIES[1]):
+            return None
+        return object_pixel_size(energy, distance, side, size)
+
     def _check(self, source: Source, given: Given) -> None:
         for name in ("energy", "distance", "detector_pixel_size", "pixel_size"):
             value = getattr(self, name)

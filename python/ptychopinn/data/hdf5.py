@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.data.atomic import atomic_path
+from ptychopinn.data.scan import pattern_blocks
 from ptychopinn.data.source import Source
 from ptychopinn.data.stored import StoredPatterns
 from ptychopinn.errors import InputError
@@ -300,11 +301,13 @@ def new_hdf5(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def put_counts(group: h5py.Group, name: str, counts: NDArray[Any]) -> h5py.Dataset:
+def put_counts(group: h5py.Group, name: str, counts: NDArray[Any] | StoredPatterns) -> h5py.Dataset:
     """Write patterns one frame to a chunk, compressed, with the word that they are counts."""
     dataset = group.create_dataset(
-        name, data=counts, chunks=(1, *counts.shape[1:]), compression="gzip", compression_opts=1
+        name, counts.shape, counts.dtype, chunks=(1, *counts.shape[1:]), compression="gzip", compression_opts=1
     )
+    for part in pattern_blocks(counts.shape):
+        dataset[part] = counts[part]
     dataset.attrs["measurement"] = "counts"
     return dataset
 

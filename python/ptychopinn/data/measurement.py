@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from ptychopinn.data.scan import pattern_blocks
 from ptychopinn.data.source import Source
-from ptychopinn.data.stored import StoredPatterns, left_on_disk
+from ptychopinn.data.stored import LARGEST_BAD, StoredPatterns, left_on_disk
 from ptychopinn.errors import InputError
 
 LARGEST_COUNT = float(2**53)
 _AT_ONCE = 8  # patterns in float64 that must fit in memory in any case
-_LARGEST_BAD = float(2**26)  # its square is still a count, so a marker in a bad pixel decides nothing
 _DEFAULT_REASONS = {
     "amplitude": (
         "the contract's default, since neither the values nor their squares are whole numbers "
@@ -87,7 +86,7 @@ def counts_of(
     _refuse_invalid(source, key, stored, good)
     whole = squares_whole = True
     largest = 0.0
-    rounding = _relative_rounding(stored)
+    rounding = _relative_rounding(stored, good)
     for part in pattern_blocks(stored.shape):
         block = _valid_block(stored[part], bad)
         largest = max(largest, float(block.max(initial=0)))
@@ -172,18 +171,20 @@ def frames_on_disk(patterns: Patterns, path: Path) -> StoredPatterns:
 
 def _refuse_invalid(source: Source, key: str, patterns: NDArray[Any] | StoredPatterns, good: NDArray[np.bool_]) -> None:
     """Good pixels must hold counts; detectors mark dead ones with the largest value of 32 or 64 bits."""
-    marker = np.iinfo(patterns.dtype).max if patterns.dtype.kind == "u" and patterns.dtype.itemsize >= 4 else None
-    if patterns.dtype.kind == "u" and marker is None:
+    dtype = patterns.dtype
+    marker = np.iinfo(dtype).max if dtype.kind in "iu" and dtype.itemsize >= 4 else None
+    if dtype.kind == "u" and marker is None:
         return
     for part in pattern_blocks(patterns.shape):
         block = patterns[part]
-        valid = block != marker if marker is not None else np.isfinite(block) & (block >= 0)
+        valid = np.isfinite(block) & (block >= 0)
+        if marker is not None:
+            valid &= block != marker
         if np.all(valid | ~good):
             continue
         if isinstance(patterns, StoredPatterns):
             patterns = block
-        if marker is not None:
-            wrong = (patterns == marker) & good
+        if marker is not None and (wrong := (patterns == marker) & good).any():
             source.fail_values(key, "counts (or a mask of bad pixels)", "dead-pixel", patterns, wrong)
         if (wrong := ~np.isfinite(patterns) & good).any():
             source.fail_values(key, "finite values", "NaN or infinite", patterns, wrong)
@@ -195,15 +196,16 @@ def _valid_block(block: NDArray[Any], bad: NDArray[np.bool_] | None) -> NDArray[
     """Patterns in float64, zero where a bad pixel holds NaN, infinity or a marker that is negative or huge."""
     values = block.astype(np.float64)
     if bad is not None:
-        values[~(np.isfinite(values) & (values >= 0) & ((values < _LARGEST_BAD) | ~bad))] = 0
+        values[~(np.isfinite(values) & (values >= 0) & ((values < LARGEST_BAD) | ~bad))] = 0
     return values
 
 
-def _relative_rounding(patterns: NDArray[Any] | StoredPatterns) -> float:
+def _relative_rounding(patterns: NDArray[Any] | StoredPatterns, good: NDArray[np.bool_]) -> float:
     """How far a square may be from an integer, relative to it, when the amplitudes were rounded to the file's type."""
     if patterns.dtype.kind != "f":
         return 0.0
     dtype = patterns.dtype.type
-    if dtype == np.float64 and np.array_equal(patterns[0], patterns[0].astype(np.float32), equal_nan=True):
+    first = patterns[0][good]
+    if dtype == np.float64 and np.array_equal(first, first.astype(np.float32)):
         dtype = np.float32  # float64 in the file, but rounded to float32 before
     return 1.5 * float(np.finfo(dtype).eps)

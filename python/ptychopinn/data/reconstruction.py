@@ -263,6 +263,12 @@ class Reconstruction:
         return _from_entries(path, entries)
 
 
+def check_parts_path(path: str | Path) -> None:
+    """InputError if a path has no suffix that :func:`save_in_parts` writes."""
+    if reconstruction_suffix(path) == ".npz":
+        raise InputError(f"{path}: a reconstruction larger than memory is written to HDF5: expected .h5 or .hdf5")
+
+
 def save_in_parts(
     path: str | Path,
     shape: tuple[int, int],
@@ -286,8 +292,7 @@ def save_in_parts(
         InputError: another suffix, or values that are not finite.
     """
     path = Path(path)
-    if reconstruction_suffix(path) == ".npz":
-        raise InputError(f"{path}: a reconstruction larger than memory is written to HDF5: expected .h5 or .hdf5")
+    check_parts_path(path)
     chunks = (min(_CHUNK_SIDE, shape[0]), min(_CHUNK_SIDE, shape[1]))
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update({"schema_version": SCHEMA_VERSION, "origin": np.asarray(origin, np.float64)})

@@ -106,7 +106,8 @@ class Scan:
     def subset(self, indices: ArrayLike) -> Scan:
         """The patterns and positions `indices` picks, in that order; the rest of the scan is shared, not copied.
 
-        Patterns on disk stay there.
+        Patterns on disk stay there. `metadata["scan_indexes"]` follows the patterns; where one is picked twice it is
+        left out, since an index stands for one pattern.
 
         Args:
             indices: integers from -n to n - 1, or a bool mask of length n.
@@ -122,9 +123,18 @@ class Scan:
             )
         try:
             counts = self.counts.subset(chosen) if isinstance(self.counts, StoredPatterns) else self.counts[chosen]
-            return replace(self, counts=counts, positions=self.positions[chosen])
+            metadata = self._metadata_of(np.arange(self.n)[chosen])
+            return replace(self, counts=counts, positions=self.positions[chosen], metadata=metadata)
         except IndexError as error:
             raise InputError(f"Scan.subset: indices must fit a scan of {self.n} patterns: {error}") from error
+
+    def _metadata_of(self, rows: NDArray[np.int64]) -> dict[str, Any]:
+        """The metadata of these patterns; what belongs to single ones is theirs."""
+        indexes = self.metadata.get("scan_indexes")
+        if not isinstance(indexes, list) or len(indexes) != self.n:
+            return self.metadata
+        metadata = {key: value for key, value in self.metadata.items() if key != "scan_indexes"}
+        return metadata if len(np.unique(rows)) < len(rows) else metadata | {"scan_indexes": [indexes[k] for k in rows]}
 
     @classmethod
     def load(

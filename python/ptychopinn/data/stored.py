@@ -23,6 +23,8 @@ from ptychopinn.errors import InputError
 
 #: Share of the available memory that a scan's patterns may fill before "auto" leaves them on disk.
 LARGEST_SHARE = 0.25
+#: From here on a value in a bad pixel is a marker, and zero; the square of what is smaller is still a count.
+LARGEST_BAD = np.float64(2**26)
 
 _BLOCK_ELEMENTS = 1 << 22
 _LOOKED_AT = 16
@@ -97,7 +99,8 @@ class StoredPatterns:
         Args:
             transpose: exchange the axes of the detector.
             size: cut out the middle, so that the pixel at N//2 stays the one at size//2.
-            bad: (N, N) after that; where True, values that are no counts become zero. Elsewhere they are an error.
+            bad: (N, N) after that; where True, values that are no counts, or 2^26 and more, become zero. Elsewhere
+                values that are no counts are an error. Unsigned integers that need no conversion stay as they are.
             power: 2 for patterns that are amplitudes; they are squared in float64.
             dtype: of the result; to an unsigned integer type values are rounded. None: the file's.
             tolerance: by how much a value, relative to it, may be off the integer it is rounded to.
@@ -221,7 +224,7 @@ class StoredPatterns:
             values = values.swapaxes(1, 2)
         if self._crop is not None:
             values = values[:, self._crop[0], self._crop[1]]
-        if values.dtype.kind != "u":
+        if values.dtype.kind != "u" or self._power != 1 or values.dtype != self.dtype:
             values = self._valid(values, rows)
         if self._power == 1 and values.dtype == self.dtype:
             return np.ascontiguousarray(values)
@@ -240,12 +243,15 @@ class StoredPatterns:
         return whole.astype(self.dtype)
 
     def _valid(self, values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
-        if values.size == 0 or (values.min() >= 0 and np.isfinite(values.max())):  # a NaN comes through both
+        ceiling = np.inf if self._bad is None else LARGEST_BAD
+        if values.size == 0 or (values.min() >= 0 and values.max() < ceiling):  # a NaN comes through both
             return values
         wrong = ~(np.isfinite(values) & (values >= 0))
         outside = wrong if self._bad is None else wrong & ~self._bad
         if outside.any():
             self._fail(values, rows, outside, "finite values that are not negative")
+        if self._bad is not None:
+            wrong |= self._bad & (values >= LARGEST_BAD)
         values = values.copy()
         values[wrong] = 0
         return values

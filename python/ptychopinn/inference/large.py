@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ptycho_ext import CanvasGeometry
 from ptychopinn.config import Config
-from ptychopinn.data.reconstruction import save_in_parts
+from ptychopinn.data.reconstruction import check_parts_path, save_in_parts
 from ptychopinn.data.scan import Scan
 from ptychopinn.data.stored import fits_in_memory
 from ptychopinn.inference.predict import average, facts, groups_to_predict, predict_streamed, prepare, unit_phases
@@ -56,9 +56,11 @@ def reconstruct_to_file(
         (H, W) of the object.
 
     Raises:
-        InputError: as for :func:`~ptychopinn.inference.predict.reconstruct`; or too little space in `scratch`.
+        InputError: as for :func:`~ptychopinn.inference.predict.reconstruct`; another suffix; or too little space in
+            `scratch`.
     """
     config, path = config or Config(), Path(path)
+    check_parts_path(path)  # before hours of prediction
     views, refined, probe = prepare(model, scan, config)
     folder = path.parent if scratch is None else Path(scratch)
     folder.mkdir(parents=True, exist_ok=True)

@@ -206,14 +206,20 @@ def _hot(
     noise = 5 * np.sqrt(np.maximum(around, 1 / scan.n) / scan.n)
     hot: NDArray[np.bool_] = ~faulty & (mean > _HOT * around * explained) & (mean - around > noise)
     rows, columns = np.mgrid[-2:3, -2:3][:, _AROUND]
+    neighbours = {}
     for y, x in np.argwhere(hot):
         near = np.clip(y + rows, 0, len(mean) - 1), np.clip(x + columns, 0, len(mean) - 1)
         sound = tuple(axis[~faulty[near]] for axis in near)
-        if not len(sound[0]):
-            continue
-        own = scan.counts[:, y, x].astype(np.float64)
-        usual_now = np.median(scan.counts[:, sound[0], sound[1]], axis=1)
-        hot[y, x] = np.mean(own > _HOT / 2 * usual_now) >= _HOT_ALWAYS
+        if len(sound[0]):
+            neighbours[int(y), int(x)] = sound
+    times = dict.fromkeys(neighbours, 0)
+    for part in pattern_blocks(scan.counts.shape) if neighbours else ():  # one pass for all, since it may be on disk
+        block = scan.counts[part]
+        for (y, x), sound in neighbours.items():
+            usual_now = np.median(block[:, sound[0], sound[1]], axis=1)
+            times[y, x] += int((block[:, y, x].astype(np.float64) > _HOT / 2 * usual_now).sum())
+    for place, number in times.items():
+        hot[place] = number / scan.n >= _HOT_ALWAYS
     return hot
 
 

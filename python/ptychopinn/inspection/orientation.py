@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn.data.geometry import saved_geometry
 from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 from ptychopinn.inspection.centre import misplaced
@@ -128,8 +129,9 @@ def check_orientation(scan: Scan, seed: int = 0) -> OrientationReport:
 def oriented(scan: Scan, name: str) -> Scan:
     """The scan with its positions in another orientation; the patterns and the probe stay.
 
-    An axis is reversed within its extent, so that the same part of the plane is covered; swapped axes swap their
-    extents.     The truth is dropped, unless nothing changes: where it lies under the changed positions is not known.
+    An axis is reversed within its extent, which keeps its place in pixels and in the world, so that the same part of
+    the plane is covered; swapped axes swap their extents, and so the world coordinates of pixel (0, 0). The truth is
+    dropped, unless nothing changes: where it lies under the changed positions is not known.
     `metadata["orientation"]` names what was done, all in all.
 
     Args:
@@ -159,6 +161,9 @@ def oriented(scan: Scan, name: str) -> Scan:
     metadata = {key: value for key, value in scan.metadata.items() if key != "orientation"}
     if total != "given":
         metadata["orientation"] = total
+    origin = saved_geometry(metadata)[1]
+    if name.startswith("swap") and origin is not None:
+        metadata["geometry"] = metadata["geometry"] | {"world_origin_m": origin[::-1].tolist()}
     return replace(scan, positions=positions, truth=None, metadata=metadata)
 
 

@@ -71,14 +71,13 @@ def take_sample(scan: Scan) -> Sample:
     mean = filled(mean / len(totals), ~good)
     offset = centre_offset(mean, scan.probe)
     back = tuple(-round(shift) for shift in offset)
+    thinned = torch.from_numpy(_thinned(scan, good))
     mean, good = np.roll(mean, back, (0, 1)), np.roll(good, back, (0, 1))
     side = _cut_side(mean)
     size = scan.patch_size
     window = np.s_[size // 2 - side // 2 : size // 2 + side // 2]
 
     positions = torch.from_numpy(scan.positions)
-    stride = max(1, math.ceil(math.sqrt(scan.counts.size / _LOOKED_AT)))
-    thinned = torch.from_numpy(np.ascontiguousarray(np.where(good, scan.counts, 0)[:, ::stride, ::stride]))
     number = int(np.clip(_PATTERNS * (_SIDE / side) ** 2, _FEWEST, _MOST))
     chosen = most_telling(thinned, positions, number)
     counts = np.roll(scan.counts[chosen.numpy()], back, (1, 2))[:, window, window].astype(np.float32)
@@ -151,6 +150,16 @@ def twin_likeness(probe: NDArray[np.complex64]) -> float:
     field = np.fft.fft2(strongest)
     overlap = np.abs(np.fft.ifft2(field**2)).max() * field.size
     return float(overlap / np.square(np.abs(field)).sum())
+
+
+def _thinned(scan: Scan, good: NDArray[np.bool_]) -> NDArray[np.generic]:
+    """Counts of good pixels at every s-th along both axes, (n, N/s, N/s): all that is held of a scan at once."""
+    stride = max(1, math.ceil(math.sqrt(math.prod(scan.counts.shape) / _LOOKED_AT)))
+    kept = good[::stride, ::stride]
+    thinned = np.empty((scan.n, *kept.shape), scan.counts.dtype)
+    for part in pattern_blocks(scan.counts.shape):
+        thinned[part] = np.where(kept, scan.counts[part][:, ::stride, ::stride], 0)
+    return thinned
 
 
 def _cut_side(mean: NDArray[np.float64]) -> int:
