@@ -180,9 +180,9 @@ def training_rate(scan: Scan, network: str, workers: int, steps: int) -> NDArray
     return rate
 
 
-def reconstruction_rate(scan: Scan, network: str, to_file: bool, folder: Path) -> NDArray[np.float64]:
+def reconstruction_rate(scan: Scan, network: str, workers: int, to_file: bool, folder: Path) -> NDArray[np.float64]:
     """Patterns per second from the scan to the stitched object, in memory or in a file, by both clocks."""
-    model, config = model_of(network, scan), settings(network, 0)
+    model, config = model_of(network, scan), settings(network, workers)
     began = clocks()
     if to_file:
         reconstruct_to_file(model, scan, folder / "r.h5", config)
@@ -210,13 +210,17 @@ def rates(options: argparse.Namespace, folder: Path, tell: Callable[..., None]) 
     for network, workers, steps in (
         ("small", 0, options.steps),
         ("small", 1, options.steps),
-        ("default", 0, options.steps // 3),
+        ("default", 1, options.steps // 3),
     ):
         rate = partial(training_rate, network=network, workers=workers, steps=steps)
         jobs.append(("train", network, workers, rate, scans, 16 * (steps - max(steps // 5, 2))))
-    for what, to_file in (("reconstruct", False), ("reconstruct to file", True)):
-        rate = partial(reconstruction_rate, network="small", to_file=to_file, folder=folder)
-        jobs.append((what, "small", 0, rate, parts, len(block)))
+    for what, workers, to_file in (
+        ("reconstruct", 0, False),
+        ("reconstruct", 1, False),
+        ("reconstruct to file", 1, True),
+    ):
+        rate = partial(reconstruction_rate, network="small", workers=workers, to_file=to_file, folder=folder)
+        jobs.append((what, "small", workers, rate, parts, len(block)))
     for what, network, workers, measure, kinds, used in jobs:
         found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in kinds}
         for _ in range(options.rounds):
@@ -274,11 +278,11 @@ def peak(job: str, gigabytes: float, workers: int, folder: Path, minutes: float)
         last = list(csv.DictReader((out / "metrics.csv").open()))[-1]
         used, network = 16 * (int(last["step"]) + 1), "small"
     else:
-        network, together = ("level", False) if job == "pass" else ("small", True)
+        network, together = "small" if job == "file" else "level", job != "pass"
         config = settings(network, workers, synchronise=together)
         reconstruct_to_file(model_of(network, scan), scan, folder / "r.h5", config)
     seconds = time.perf_counter() - began
-    names = {"train": "train", "file": "reconstruct to file", "pass": "whole pass"}
+    names = {"train": "train", "file": "reconstruct to file", "pass": "pass", "phases": "pass with phases"}
     return {
         "what": names[job], "storage": "virtual", "network": network, "workers": workers, "patterns": scan.n,
         "gb": round(scan.n * PATTERN_BYTES / 1e9, 2), "used": used, "per_s": round(used / seconds, 1),
@@ -290,7 +294,8 @@ def peaks(options: argparse.Namespace, folder: Path, tell: Callable[..., None]) 
     """Memory of the whole workflow at several sizes, each in a process of its own."""
     whole = options.gigabytes
     jobs = [("train", whole / 40, 0), ("train", whole, 0), ("train", whole, 1)]
-    jobs += [("file", size, 0) for size in options.sizes] + [("pass", whole / 40, 0), ("pass", whole, 0)]
+    jobs += [("file", size, 0) for size in options.sizes]
+    jobs += [("phases", whole / 40, 0), ("phases", whole / 4, 0), ("pass", whole / 40, 0), ("pass", whole, 0)]
     for job, gigabytes, workers in jobs:
         if options.only and job not in options.only:
             continue
@@ -309,7 +314,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="of each training that is timed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=0.5, help="of each training whose memory is measured")
-    parser.add_argument("--only", nargs="*", default=[], choices=["rates", "train", "file", "pass"])
+    parser.add_argument("--only", nargs="*", default=[], choices=["rates", "train", "file", "phases", "pass"])
     parser.add_argument("--scratch", type=Path, default=None, help="folder for temporary files; several GB")
     parser.add_argument("--out", type=Path, default=RESULTS / "memory.csv")
     parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
