@@ -83,7 +83,7 @@ FINDINGS: dict[str, tuple[Callable[[Scan], Scan], str, tuple[str, ...]]] = {
         with_counts(lambda c: np.roll(c, (2, -3), (1, 2))), "warning",
         ("at pixel (18.", "expected is (16, 16)", "roll the patterns by (-2, 3) px"),
     ),
-    "dead_pixels": (put(np.s_[:, 14, 19], 0), "warning", ("1 pixel is without a count", "bad_pixels")),
+    "dead_pixels": (put(np.s_[:, 14, 19], 0), "warning", ("1 pixel is without a count", "--bad-pixels")),
     "stuck_pixels": (put(np.s_[:, 5, 8:10], 7), "warning", ("2 pixels are the same in all patterns",)),
     "hot_pixels": (with_counts(bright_hot_pixel), "warning", ("1 pixel is far above",)),
     "empty_patterns": (put(np.s_[[4, 9]], 0), "warning", ("2 patterns without counts: 4, 9",)),

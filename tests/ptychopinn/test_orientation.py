@@ -287,3 +287,26 @@ def test_what_inspect_cannot_write_is_said_before_anything_is(
         assert main(["inspect", "scan.npz", "--no-orientation", *options]) == 2
         assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["scan.npz"]
+
+
+def test_the_mask_of_inspect_is_one_that_the_other_commands_take(
+    scan: Scan, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    counts, known = scan.counts[:].copy(), np.zeros(scan.counts.shape[1:], np.bool_)
+    counts[:, 3, 5], known[0, 0] = 60000, True  # one hot, one that the file names
+    dataclasses.replace(scan, counts=counts, bad_pixels=known).save("hot.npz")
+    main(["inspect", "hot.npz", "--no-orientation", "--mask", "mask.npy"])
+    assert main(["convert", "hot.npz", "masked.npz", "--bad-pixels", "mask.npy"]) == 0
+    mask = Scan.load("masked.npz").bad_pixels
+    assert mask is not None and mask[3, 5] and mask[0, 0] and mask.sum() == 2
+    capsys.readouterr()
+    for wrong, said in (
+        (np.ones((4, 4), np.bool_), "expected a mask of shape"),
+        (np.ones(mask.shape), "expected a mask of shape"),
+        (np.ones(mask.shape, np.bool_), "expected at least one good pixel"),
+    ):
+        np.save("wrong.npy", wrong)
+        assert main(["convert", "hot.npz", "not.npz", "--bad-pixels", "wrong.npy"]) == 2
+        assert f"wrong.npy: {said}" in capsys.readouterr().err
+    assert main(["convert", "hot.npz", "not.npz", "--bad-pixels", "hot.npz"]) == 2

@@ -69,6 +69,12 @@ def add_scan_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--memory", default="auto", choices=list(MEMORY), help=_MEMORY)
     parser.add_argument("--probe", default=None, type=str | None, help=".npy file of the probe, in place of the file's")
+    parser.add_argument(
+        "--bad-pixels",
+        default=None,
+        type=str | None,
+        help=".npy file of a mask, as inspect --mask writes: pixels to ignore besides the file's",
+    )
     for name, text in _GEOMETRY.items():
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, default=None, type=float | None, help=f"{text}; in place of the file's")
@@ -86,7 +92,8 @@ def load_scan(options: Namespace, path: str | Path | None = None) -> Any:
 def stated_of(options: Namespace) -> dict[str, Any]:
     """What the options state about a scan, as the arguments of ``Scan.load``."""
     return {
-        name: options[name] for name in ("format", "measurement", "memory", "probe", *_GEOMETRY, "positions", "partner")
+        name: options[name]
+        for name in ("format", "measurement", "memory", "probe", "bad_pixels", *_GEOMETRY, "positions", "partner")
     }
 
 

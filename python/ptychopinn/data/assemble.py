@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,8 @@ def assemble(contents: Contents, given: Given) -> Scan:
     n, size = contents.patterns.shape[:2]
     if contents.stated not in (None, *MEASUREMENTS[1:]):
         source.fail(f"{contents.key}@measurement", "'amplitude' or 'counts'", repr(contents.stated))
+    if given.bad_pixels is not None:
+        contents.bad_pixels = _with_given(contents.bad_pixels, given.bad_pixels, size)
     geometry = contents.geometry.resolve(
         source, given, size, "for positions in metres" if contents.world is not None else None
     )
@@ -132,6 +135,26 @@ def assemble(contents: Contents, given: Given) -> Scan:
         )
     except InputError as error:
         raise InputError(f"{source.path}: {error}") from error
+
+
+def _with_given(known: NDArray[np.bool_] | None, given: NDArray[Any] | str | Path, size: int) -> NDArray[np.bool_]:
+    """The mask that the caller states, and the file's."""
+    where, mask = "bad_pixels", given
+    if isinstance(given, (str, Path)):
+        where = str(given)
+        try:
+            mask = np.load(given, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{where}: expected an .npy file of a mask, found none that can be read") from error
+    if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biu" or mask.shape != (size, size):
+        found = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+        raise InputError(f"{where}: expected a mask of shape {size, size}, found {found}")
+    mask = mask.astype(np.bool_)
+    if known is not None:
+        mask = mask | known
+    if mask.all():
+        raise InputError(f"{where}: expected at least one good pixel, found bad pixels only")
+    return mask
 
 
 def bad_pixels_of(source: Source, key: str, size: int, array: NDArray[Any] | None = None) -> NDArray[np.bool_] | None:

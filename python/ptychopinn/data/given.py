@@ -30,6 +30,7 @@ class Given:
         measurement: what the stored patterns are, "amplitude" or "counts"; "auto" decides from the file.
         memory: whether patterns are loaded, left on disk ("stored"), or so if they are large ("auto").
         probe: (N, N) or (M, N, N) complex, or an `.npy` file of such an array.
+        bad_pixels: (N, N) bool, or an `.npy` file of it: pixels to ignore besides those that the file names.
         pixel_size: metres per object pixel.
         energy: photon energy in eV.
         distance: metres from the sample to the detector.
@@ -44,6 +45,7 @@ class Given:
     measurement: str = "auto"
     memory: str = "auto"
     probe: NDArray[Any] | str | Path | None = None
+    bad_pixels: NDArray[Any] | str | Path | None = None
     pixel_size: float | None = None
     energy: float | None = None
     distance: float | None = None

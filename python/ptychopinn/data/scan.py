@@ -145,6 +145,7 @@ class Scan:
         memory: str = "auto",
         *,
         probe: NDArray[Any] | str | Path | None = None,
+        bad_pixels: NDArray[Any] | str | Path | None = None,
         pixel_size: float | None = None,
         energy: float | None = None,
         distance: float | None = None,
@@ -164,6 +165,8 @@ class Scan:
             memory: "load" reads all patterns, "stored" leaves them on disk, "auto" does so if they would take more than
                 a quarter of the available memory and the file allows it (see docs/memory.md).
             probe: (N, N) or (M, N, N) complex, or an `.npy` file of it; a file without one gets a guess, and a warning.
+            bad_pixels: (N, N) bool or an `.npy` file of it, as `ptychopinn inspect --mask` writes: pixels to ignore
+                besides those that the file names.
             pixel_size: metres per object pixel; else it follows from the next three, or from the file.
             energy: photon energy in eV.
             distance: metres from the sample to the detector.
@@ -174,7 +177,18 @@ class Scan:
         Raises:
             InputError: the file cannot be used; one sentence says which key, what was expected and what was found.
         """
-        given = Given(measurement, memory, probe, pixel_size, energy, distance, detector_pixel_size, positions, partner)
+        given = Given(
+            measurement,
+            memory,
+            probe,
+            bad_pixels,
+            pixel_size,
+            energy,
+            distance,
+            detector_pixel_size,
+            positions,
+            partner,
+        )
         return format_to_read(path, format).read(path, given)
 
     def save(self, path: str | Path, format: str = "auto", overwrite: bool = True) -> None:

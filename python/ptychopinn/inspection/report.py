@@ -109,7 +109,7 @@ def _of_pixels(patterns: Patterns) -> Iterator[Finding]:
         if number:
             yield Finding(
                 "warning", f"{key}_pixels", f"{number} {'pixel is' if number == 1 else 'pixels are'} {what}",
-                "put them into the key bad_pixels (--mask writes the mask)",
+                "ignore them: --mask writes a mask that --bad-pixels takes",
             )  # fmt: skip
 
 
