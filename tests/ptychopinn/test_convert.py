@@ -122,3 +122,11 @@ def test_a_subset_of_a_pair_names_both_files(tmp_path: Path) -> None:
         assert main(["subset", str(tmp_path / source), str(out), "--n", "6", "--overwrite"]) == 0
         origin = json.loads(out.with_suffix(".json").read_text())["source"]
         assert set(origin["files"]) == {"diffraction.h5", "product.h5"} and len(set(origin["files"].values())) == 2
+
+
+def test_pictures_of_a_folder_go_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "pair").mkdir()
+    pair(tmp_path / "pair")
+    before = sorted((tmp_path / "pair").iterdir())
+    assert main(["plot", str(tmp_path / "pair")]) == 0
+    assert (tmp_path / "pair-pictures" / "scan.png").exists() and sorted((tmp_path / "pair").iterdir()) == before

@@ -12,7 +12,12 @@ from ptychopinn.commands.options import add_scan_options, load_scan, say_written
 
 def describe(parser: ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a reconstruction (.h5, .npz) or a scan of any format")
-    parser.add_argument("--out", default=None, type=str | None, help="folder; default: the file's name without suffix")
+    parser.add_argument(
+        "--out",
+        default=None,
+        type=str | None,
+        help="folder; default: the file's name without suffix, or that of a folder and -pictures",
+    )
     add_scan_options(parser)
 
 
@@ -21,7 +26,9 @@ def run(options: Namespace) -> int:
     from ptychopinn.data.reconstruction import Reconstruction, is_reconstruction
     from ptychopinn.metrics.plots import plot_reconstruction, plot_scan_overview
 
-    folder = Path(options.out or Path(options.file).with_suffix(""))
+    path = Path(options.file)
+    beside = path.with_name(f"{path.name}-pictures") if path.is_dir() else path.with_suffix("")
+    folder = Path(options.out or beside)
     if options.format == "auto" and is_reconstruction(options.file):
         say_written(plot_reconstruction(Reconstruction.load(options.file), folder))
     else:
