@@ -223,6 +223,6 @@ def test_other_members_are_never_unpacked(intact: Path, tmp_path: Path, monkeypa
 
 
 def test_a_member_that_claims_too_much(intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ptychopinn.inference.bundle._LARGEST", 1500)
+    monkeypatch.setattr("ptychopinn.inference.archive._LARGEST", 1500)
     with pytest.raises(InputError, match=r"weights\.safetensors: expected at most 1500 bytes, found \d+"):
         load_bundle(intact)

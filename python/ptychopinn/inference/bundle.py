@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-import zlib
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -21,13 +20,13 @@ from ptycho_ext import __version__
 from ptychopinn.config import Config
 from ptychopinn.data.atomic import atomic_path
 from ptychopinn.errors import InputError
+from ptychopinn.inference.archive import fail, read_member
 from ptychopinn.inference.predecessor import kind_of, refusal
 from ptychopinn.models import PtychoModel
 
 #: Default file name inside a run's folder.
 BUNDLE_NAME = "wts.h5.zip"
 FORMAT = 1
-_LARGEST = 4 << 30
 
 
 def build_model(config: Config, patch_size: int, modes: int, patterns: int = 0) -> PtychoModel:
@@ -110,15 +109,15 @@ def load_bundle(path: str | Path) -> tuple[PtychoModel, Config]:
             raise refusal(path, other)
         manifest = _read_json(archive, path, "manifest.json")
         config = _read_json(archive, path, "config.json")
-        weights = _read(archive, path, "weights.safetensors")
+        weights = read_member(archive, path, "weights.safetensors")
     if manifest.get("backend") != "pytorch" or not isinstance(manifest.get("format"), int):
-        _fail(path, "manifest.json", "the manifest of a ptychopinn bundle", "another one")
+        fail(path, "manifest.json", "the manifest of a ptychopinn bundle", "another one")
     if manifest["format"] > FORMAT:
-        _fail(path, "manifest.json", f"format {FORMAT} or older", f"{manifest['format']}: update ptychopinn")
+        fail(path, "manifest.json", f"format {FORMAT} or older", f"{manifest['format']}: update ptychopinn")
     manifest.setdefault("patterns", 0)
     for key, smallest in (("patch_size", 1), ("modes", 1), ("patterns", 0)):
         if not isinstance(manifest.get(key), int) or manifest[key] < smallest:
-            _fail(path, "manifest.json", f"an integer from {smallest} under {key!r}", repr(manifest.get(key)))
+            fail(path, "manifest.json", f"an integer from {smallest} under {key!r}", repr(manifest.get(key)))
     try:
         resolved = Config.from_dict(config)
         model = build_model(resolved, manifest["patch_size"], manifest["modes"], manifest["patterns"])
@@ -128,7 +127,7 @@ def load_bundle(path: str | Path) -> tuple[PtychoModel, Config]:
         model.load_state_dict(load_tensors(weights))
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[:2][-1].strip()  # the first line of torch's list only announces it
-        _fail(path, "weights.safetensors", "the weights of this configuration", reason)
+        fail(path, "weights.safetensors", "the weights of this configuration", reason)
     return model.eval(), resolved
 
 
@@ -143,27 +142,11 @@ def bundle_info(path: str | Path) -> dict[str, Any]:
     return info if isinstance(info, dict) else {}
 
 
-def _read(archive: zipfile.ZipFile, path: Path, name: str) -> bytes:
-    if name not in archive.namelist():
-        _fail(path, name, "a bundle with this member", f"only {', '.join(archive.namelist()) or 'an empty archive'}")
-    size = archive.getinfo(name).file_size
-    if size > _LARGEST:
-        _fail(path, name, f"at most {_LARGEST} bytes", f"{size}")
-    try:
-        return archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        _fail(path, name, "an intact member", f"a damaged one: {error}")
-
-
 def _read_json(archive: zipfile.ZipFile, path: Path, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(_read(archive, path, name))
+        value = json.loads(read_member(archive, path, name))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        _fail(path, name, "JSON text", f"something else: {error}")
+        fail(path, name, "JSON text", f"something else: {error}")
     if not isinstance(value, dict):
-        _fail(path, name, "a JSON object", type(value).__name__)
+        fail(path, name, "a JSON object", type(value).__name__)
     return value
-
-
-def _fail(path: Path, member: str, expected: str, found: str) -> NoReturn:
-    raise InputError(f"{path}: {member}: expected {expected}, found {found}") from None

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ptychopinn.data.atomic import atomic_path
 from ptychopinn.errors import InputError
+from ptychopinn.inference.archive import read_member
 
 _MODEL = "diffraction_to_obj"
-_LARGEST = 4 << 30
 #: Files that :func:`write_plain` writes.
 PLAIN = ("weights.safetensors", "settings.json", "manifest.json")
 
@@ -93,9 +93,11 @@ def read_predecessor(path: str | Path, trust: bool = False) -> Predecessor:
         if kind == "tensorflow" or not trust:
             raise refusal(path, kind)
         try:
-            weights = torch.load(io.BytesIO(_read(archive, path, f"{_MODEL}/model.pth")), "cpu", weights_only=True)
-            settings = _unpickle(_read(archive, path, f"{_MODEL}/params.dill"))
-            manifest = _unpickle(_read(archive, path, "manifest.dill"))
+            weights = torch.load(
+                io.BytesIO(read_member(archive, path, f"{_MODEL}/model.pth")), "cpu", weights_only=True
+            )
+            settings = _unpickle(read_member(archive, path, f"{_MODEL}/params.dill"))
+            manifest = _unpickle(read_member(archive, path, "manifest.dill"))
         except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ImportError, ValueError) as error:
             raise InputError(f"{path}: expected an intact archive, found: {' '.join(str(error).split())}") from None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
@@ -117,15 +119,6 @@ def write_plain(archive: Predecessor, folder: Path) -> list[Path]:
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
     return paths
-
-
-def _read(archive: zipfile.ZipFile, path: Path, name: str) -> bytes:
-    if name not in archive.namelist() or archive.getinfo(name).file_size > _LARGEST:
-        raise InputError(f"{path}: expected the member {name} of at most {_LARGEST} bytes, found none")
-    try:
-        return archive.read(name)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"{path}: {name}: expected an intact member, found a damaged one: {error}") from None
 
 
 def _unpickle(data: bytes) -> Any:
