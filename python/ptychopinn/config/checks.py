@@ -37,8 +37,11 @@ def known(where: str, values: Any, names: Any) -> None:
         raise InputError(f"{where} has no {', '.join(map(repr, unknown))}; known are {', '.join(sorted(names))}")
 
 
-def check_types(section: Any, name: str) -> None:
-    """Raise an InputError for the first field of a section, a dataclass, whose value is not of its annotated type."""
+def check_fields(section: Any, name: str) -> None:
+    """Raise an InputError for the first field of a section, a dataclass, whose value cannot be.
+
+    It must be of the annotated type, and one of those that the section's ``CHOICES`` allow, if they speak of it.
+    """
     hints = _hints(type(section))
     for entry in fields(section):
         value = getattr(section, entry.name)
@@ -46,6 +49,10 @@ def check_types(section: Any, name: str) -> None:
         if not any(_is(value, kind) for kind in kinds):
             wanted = " or ".join(_NAMES[kind] if isinstance(kind, type) else repr(kind) for kind in kinds)
             raise InputError(f"{name}.{entry.name} must be {wanted}, got {value!r}")
+    for field, choices in getattr(section, "CHOICES", {}).items():
+        value = getattr(section, field)
+        rule = f"be {', '.join(choices[:-1])} or {choices[-1]}"
+        require(value in choices, f"{name}.{field}", rule, value)
 
 
 @cache

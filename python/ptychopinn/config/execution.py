@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from ptychopinn.config.checks import check_types, require
-
-LOGGERS = ("csv", "tensorboard", "mlflow", "none")
+from ptychopinn.config.checks import check_fields, require
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,12 @@ class ExecutionConfig:
         picture_every: epochs between pictures of the running reconstruction; none: no pictures.
     """
 
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "strategy": ("auto", "ddp"),
+        "precision": ("32", "bf16", "16"),
+        "logger": ("csv", "tensorboard", "mlflow", "none"),
+    }
+
     accelerator: str = "auto"
     devices: int | str = "auto"
     strategy: str = "auto"
@@ -47,12 +52,9 @@ class ExecutionConfig:
     picture_every: int | None = 10
 
     def __post_init__(self) -> None:
-        check_types(self, "execution")
-        require(self.strategy in ("auto", "ddp"), "execution.strategy", "be auto or ddp", self.strategy)
+        check_fields(self, "execution")
         require(self.threads is None or self.threads >= 1, "execution.threads", "be at least 1", self.threads)
-        require(self.precision in ("32", "bf16", "16"), "execution.precision", "be 32, bf16 or 16", self.precision)
         require(self.workers >= 0, "execution.workers", "be at least 0", self.workers)
-        require(self.logger in LOGGERS, "execution.logger", f"be one of {', '.join(LOGGERS)}", self.logger)
         for name in ("early_stopping", "picture_every"):
             number = getattr(self, name)
             require(number is None or number >= 1, f"execution.{name}", "be at least 1", number)

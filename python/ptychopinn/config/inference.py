@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from ptychopinn.config.checks import check_types, require
+from ptychopinn.config.checks import check_fields, require
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,13 @@ class InferenceConfig:
             "ensemble" (models and orientations), or "none".
     """
 
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "weighting": ("probe", "centre", "uniform"),
+        "probe": ("auto", "scan", "model"),
+        "positions": ("auto", "scan"),
+        "uncertainty": ("none", "overlaps", "ensemble"),
+    }
+
     batch_size: int = 16
     group_size: int | None = None
     coverage: int | None = 2
@@ -41,18 +48,12 @@ class InferenceConfig:
     uncertainty: str = "none"
 
     def __post_init__(self) -> None:
-        check_types(self, "inference")
+        check_fields(self, "inference")
         require(self.batch_size >= 1, "inference.batch_size", "be at least 1", self.batch_size)
         size = self.group_size
         require(size is None or size >= 1, "inference.group_size", "be at least 1", size)
         require(self.coverage is None or self.coverage >= 1, "inference.coverage", "be at least 1", self.coverage)
-        weightings = ("probe", "centre", "uniform")
-        require(self.weighting in weightings, "inference.weighting", f"be {', '.join(weightings)}", self.weighting)
-        require(self.probe in ("auto", "scan", "model"), "inference.probe", "be auto, scan or model", self.probe)
-        require(self.positions in ("auto", "scan"), "inference.positions", "be auto or scan", self.positions)
         require(self.augment in (1, 2, 4, 8), "inference.augment", "be 1, 2, 4 or 8", self.augment)
-        known = ("none", "overlaps", "ensemble")
-        require(self.uncertainty in known, "inference.uncertainty", f"be {', '.join(known)}", self.uncertainty)
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,13 @@ class RefineConfig:
         seed: of the batches and the halves.
     """
 
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "engine": ("lbfgs", "pie"),
+        "loss": ("poisson", "amplitude"),
+        "interpolation": ("fourier", "bilinear"),
+        "affine": ("remove", "keep"),
+    }
+
     engine: str = "lbfgs"
     iterations: int = 200
     minutes: float | None = None
@@ -116,15 +124,7 @@ class RefineConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_types(self, "refine")
-        for name, known in (
-            ("engine", ("lbfgs", "pie")),
-            ("loss", ("poisson", "amplitude")),
-            ("interpolation", ("fourier", "bilinear")),
-            ("affine", ("remove", "keep")),
-        ):
-            value = getattr(self, name)
-            require(value in known, f"refine.{name}", f"be {' or '.join(known)}", value)
+        check_fields(self, "refine")
         for name in ("iterations", "batch_size", "history"):
             require(getattr(self, name) >= 1, f"refine.{name}", "be at least 1", getattr(self, name))
         require(self.minutes is None or self.minutes > 0, "refine.minutes", "be positive", self.minutes)
