@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -type f)
 MINUTES ?= 3
 
-.PHONY: help demo test lint bench gpu-check sanitize wheel clean
+.PHONY: help demo test lint bench gpu-check sanitize ptychodus wheel clean
 
 help:
 	@echo "make demo   install, build, simulate a scan, train, reconstruct, evaluate ($(MINUTES) minutes of training)"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench  time the operators beside plain torch and a copy; writes benchmarks/results"
 	@echo "make gpu-check  on a machine with a GPU: build, test, compute-sanitizer, benchmark (benchmarks/gpu_check.sh)"
 	@echo "make sanitize  the operators' tests against a build with address and undefined-behaviour sanitizers (GCC)"
+	@echo "make ptychodus  ptychodus 1.7.0 from PyPI trains and reconstructs with this package, by both routes"
 	@echo "make wheel  build a wheel into dist/"
 	@echo "make clean  remove .venv, build and demo"
 
@@ -66,6 +67,17 @@ sanitize: $(VENV)/.dependencies
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  PTYCHO_SANITIZE=address,undefined OMP_NUM_THREADS=2 PYTHONPATH=$(SANITIZE)/site $(SANITIZE)/venv/bin/python $(BIN)/pytest tests/ext \
 	  -p no:cacheprovider --capture=sys -k "not compile and not export"
+
+# ptychodus beside this package as a user has it, in an environment of its own that borrows the packages of .venv.
+PTYCHODUS := build/ptychodus
+ptychodus: $(VENV)/.installed
+	rm -rf $(PTYCHODUS)
+	$(BIN)/python -m venv $(PTYCHODUS)/venv
+	$(BIN)/python -c '$(SITE)' > $$($(PTYCHODUS)/venv/bin/python -c '$(SITE)')/borrowed.pth
+	$(PTYCHODUS)/venv/bin/python -m pip install --quiet 'ptychodus[gui]==1.7.0'
+	$(PTYCHODUS)/venv/bin/python -m pip install --quiet --no-build-isolation --no-deps --ignore-installed .
+	$(PTYCHODUS)/venv/bin/python $(BIN)/pytest -p no:cacheprovider -k "ptychodus or clients" \
+	  tests/clients tests/test_doctests.py tests/ptychopinn/test_products.py
 
 wheel: $(VENV)/.dependencies
 	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .

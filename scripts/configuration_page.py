@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ptychopinn import config
+from ptychopinn.config.meaning import meanings
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 SECTIONS: dict[str, Any] = {
@@ -54,21 +54,14 @@ def page() -> str:
 
 def _section(name: str, section: Any) -> str:
     text = inspect.getdoc(section) or ""
-    meanings = _meanings(text)
+    said = meanings(section)
     lines = [f"\n## {name}\n{text.splitlines()[0]}\n", "| field | type | default | meaning |", "|---|---|---|---|"]
     defaults = dataclasses.asdict(section())
     for entry in dataclasses.fields(section):
         kind = str(entry.type).replace("|", "or").replace("None", "none").replace("dict[str, Any]", "mapping")
         default = yaml.safe_dump(defaults[entry.name], default_flow_style=True).removesuffix("...\n").strip()
-        lines.append(f"| `{name}.{entry.name}` | {kind} | `{default}` | {meanings[entry.name]} |")
+        lines.append(f"| `{name}.{entry.name}` | {kind} | `{default}` | {said[entry.name].replace('|', 'or')} |")
     return "\n".join(lines) + "\n"
-
-
-def _meanings(text: str) -> dict[str, str]:
-    """Field -> what its docstring says, from the section ``Args:``."""
-    arguments = text.split("Args:\n", 1)[1]
-    found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", arguments, re.MULTILINE)
-    return {name: " ".join(meaning.split()).replace("|", "or") for name, meaning in found}
 
 
 if __name__ == "__main__":

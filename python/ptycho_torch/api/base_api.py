@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
 import time
 from enum import Enum
 from pathlib import Path
@@ -21,15 +20,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_torch.config_params import DataConfig, DatagenConfig, InferenceConfig, ModelConfig, TrainingConfig
-from ptycho_torch.lightning_utils import MODEL, find_best_checkpoint
 from ptycho_torch.mapping import tell_what_has_no_effect, to_config
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptychopinn.config import Config
-from ptychopinn.data.atomic import atomic_path
-from ptychopinn.data.scan import Scan, compact_counts
+from ptychopinn.data.exchange import on_canvas, scan_from_arrays
+from ptychopinn.data.scan import Scan
 from ptychopinn.devices import resolve_device
 from ptychopinn.errors import InputError
-from ptychopinn.inference.checkpoint import load_checkpoint
+from ptychopinn.inference.checkpoint import copy_best, load_checkpoint
 from ptychopinn.inference.predict import reconstruct
 from ptychopinn.training.workflow import train
 
@@ -123,10 +121,9 @@ class PtychoDataLoader:
             InputError: the arrays do not fit each other, or are no patterns.
         """
         loader = cls.__new__(cls)
-        places = np.asarray(positions, np.float64)
-        loader.scans = [_scan(np.asarray(diff_patterns), np.asarray(probe), places)]
+        loader.scans = [scan_from_arrays(diff_patterns, positions, probe, name="ptychodus")]
         loader.output_dir = Path(".")
-        loader.frame = object_shape(places, loader.scans[0].patch_size)
+        loader.frame = object_shape(np.asarray(positions, np.float64), loader.scans[0].patch_size)
         return loader
 
 
@@ -228,10 +225,7 @@ class Trainer:
         scans, folder = self.dataloader.scans, self.dataloader.output_dir
         config = to_config(*parts, patterns=min(scan.n for scan in scans))
         run = train(scans, folder, config, callbacks=self._trainer.callbacks)
-        best = find_best_checkpoint(folder)
-        assert best is not None
-        with atomic_path(folder / MODEL) as temporary:
-            shutil.copyfile(best, temporary)
+        copy_best(folder)
         assert self.model.model is not None
         self.model.model.network, self.model.model.config = run.model, run.config
 
@@ -256,27 +250,4 @@ class InferenceEngine:
         result = reconstruct(trained.network, scan, config, resolve_device("auto"))
         if loader.frame is None:
             return result.object
-        canvas = np.zeros(loader.frame, np.complex64)
-        source, target = zip(*map(_overlap, result.origin, result.shape, loader.frame), strict=True)
-        canvas[target] = result.object[source]
-        return canvas
-
-
-def _overlap(origin: float, side: int, room: int) -> tuple[slice, slice]:
-    """Of a line of ``side`` samples from ``origin`` on, those within ``room`` samples from 0; and where they go."""
-    first = round(origin)
-    begin, end = max(0, -first), min(side, room - first)
-    return slice(begin, end), slice(first + begin, first + end)
-
-
-def _scan(patterns: NDArray[Any], probe: NDArray[Any], positions: NDArray[np.float64]) -> Scan:
-    if patterns.dtype.kind == "i" and patterns.size and patterns.min() >= 0:
-        patterns = compact_counts(patterns)
-    elif patterns.dtype.kind != "u":
-        patterns = patterns.astype(np.float32)
-    modes = (probe[np.newaxis] if probe.ndim == 2 else probe).astype(np.complex64)
-    power, total = float(np.square(np.abs(modes)).sum()), float(patterns.mean(dtype=np.float64)) * patterns[0].size
-    if power > 0:  # in sqrt(counts): the object's mean transmission is 1
-        modes = (modes * np.sqrt(total / power)).astype(np.complex64)
-    # The middle of the beam is between samples, as in the training files of ptychodus.
-    return Scan(np.ascontiguousarray(patterns), positions - (patterns.shape[-1] - 1) / 2, modes, name="ptychodus")
+        return on_canvas(result, loader.frame)

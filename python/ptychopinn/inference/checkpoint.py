@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -10,11 +11,15 @@ from typing import Any
 import torch
 
 from ptychopinn.config import Config
+from ptychopinn.data.atomic import atomic_path
 from ptychopinn.errors import InputError
 from ptychopinn.inference.bundle import build_model
 from ptychopinn.models import PtychoModel
 
 _PREFIX = "model."
+
+#: Name of a run's best checkpoint where another program looks for one file.
+MODEL_NAME = "model.ckpt"
 
 
 def load_checkpoint(path: str | Path) -> tuple[PtychoModel, Config, dict[str, Any]]:
@@ -43,3 +48,24 @@ def load_checkpoint(path: str | Path) -> tuple[PtychoModel, Config, dict[str, An
             f"{path}: expected a checkpoint of ptychopinn, found another or damaged file: {reason}"
         ) from None
     return model.eval(), config, checkpoint
+
+
+def best_checkpoint(folder: str | Path) -> Path | None:
+    """``model.ckpt`` in the folder of a run, else its best epoch, else the last one, or None."""
+    names = (MODEL_NAME, "checkpoints/best.ckpt", "checkpoints/last.ckpt")
+    return next((path for name in names if (path := Path(folder) / name).exists()), None)
+
+
+def copy_best(folder: str | Path) -> Path:
+    """Copy the best epoch of a finished run to ``model.ckpt`` in its folder; its path.
+
+    Raises:
+        InputError: the run kept no checkpoint.
+    """
+    best, target = best_checkpoint(folder), Path(folder) / MODEL_NAME
+    if best is None:
+        raise InputError(f"{folder}: expected the checkpoints of a run, found none: execution.checkpoints is off")
+    if best != target:
+        with atomic_path(target) as temporary:
+            shutil.copyfile(best, temporary)
+    return target

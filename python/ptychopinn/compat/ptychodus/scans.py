@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""ptychodus' input of a reconstruction as a scan, and a result as its product, in one geometry.
+
+The object's array, its pixel and its centre are the input's: a world coordinate x is at `(x - cx)/dx + (W - 1)/2`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from ptychodus.api.object import Object
+from ptychodus.api.probe import ProbeSequence
+from ptychodus.api.probe_positions import ProbePosition, ProbePositionSequence
+from ptychodus.api.product import LossValue, Product
+from ptychodus.api.reconstruct import ReconstructInput
+
+from ptychopinn.data.exchange import on_canvas, scan_from_arrays
+from ptychopinn.data.geometry import Geometry
+from ptychopinn.data.reconstruction import Reconstruction
+from ptychopinn.data.scan import Scan
+from ptychopinn.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+
+def scan_of(parameters: ReconstructInput) -> Scan:
+    """The scan of an input; its pixel (0, 0) is the object's, and a varied object its truth.
+
+    Raises:
+        InputError: the patterns cannot be used, or not in this geometry.
+    """
+    product = parameters.product
+    metadata, image = product.metadata, product.object_
+    name = metadata.name or "ptychodus"
+    if not metadata.far_field:
+        raise InputError(f"{name}: expected a far-field experiment, found a near-field one")
+    array, geometry = image.get_array(), image.get_geometry()
+    if not array.size:
+        raise InputError(f"{name}: expected an object, whose pixels and centre say where the result goes, found none")
+    height, width = geometry.pixel_height_m, geometry.pixel_width_m
+    if not height > 0 or abs(width / height - 1) > 1e-6:
+        raise InputError(f"{name}: expected square object pixels, found {width:g} m wide and {height:g} m high")
+    if len(product.probes.get_array()) > 1:
+        _log.warning(
+            "%s: the probe varies along the scan: its first of %d is taken", name, len(product.probes.get_array())
+        )
+    indexes = product.probe_positions.get_indexes()
+    return scan_from_arrays(
+        parameters.diffraction_patterns,
+        np.column_stack(
+            [
+                geometry.map_probe_positions_to_object_y_px(product.probe_positions),
+                geometry.map_probe_positions_to_object_x_px(product.probe_positions),
+            ]
+        ),
+        product.probes.get_probe_no_opr().get_array(),
+        bad_pixels=parameters.bad_pixels,
+        image=array[0] if len(array) == 1 else None,
+        geometry=Geometry(
+            energy=metadata.photon_energy_eV or None,
+            distance=metadata.detector_distance_m or None,
+            pixel_size=height,
+        ),
+        origin_m=(geometry.minimum_y_m + height / 2, geometry.minimum_x_m + width / 2),
+        name=name,
+        metadata={} if np.array_equal(indexes, np.arange(len(indexes))) else {"scan_indexes": indexes.tolist()},
+    )
+
+
+def product_of(result: Reconstruction, parameters: ReconstructInput, losses: Sequence[LossValue] = ()) -> Product:
+    """The product of a result: its object on the input's array, with the probe and the positions that belong to it."""
+    given = parameters.product
+    image = given.object_
+    probes, positions = given.probes, given.probe_positions
+    if result.probe is not None:
+        probes = ProbeSequence(result.probe[np.newaxis], None, probes.get_pixel_geometry())
+    if result.positions is not None:
+        positions = _moved(positions, result.positions, parameters)
+    array = on_canvas(result, (image.height_px, image.width_px))
+    return Product(
+        metadata=given.metadata,
+        probe_positions=positions,
+        probes=probes,
+        object_=Object(array, image.get_pixel_geometry(), image.get_center()),
+        losses=list(losses),
+    )
+
+
+def start_of(scan: Scan) -> Reconstruction | None:
+    """The input's object to begin a refinement with; None where it is constant."""
+    if scan.truth is None:
+        return None
+    lit = np.ones(scan.truth.shape, np.float32)
+    return Reconstruction(scan.truth, lit, (0.0, 0.0), probe=scan.probe)
+
+
+def _moved(
+    given: ProbePositionSequence, begins: NDArray[np.float64], parameters: ReconstructInput
+) -> ProbePositionSequence:
+    """The positions whose patches begin at these (n, 2) object pixels; the given ones where none has moved."""
+    geometry = parameters.product.object_.get_geometry()
+    middle = (parameters.diffraction_patterns.shape[-1] - 1) / 2
+    y_px = geometry.map_probe_positions_to_object_y_px(given) - middle
+    x_px = geometry.map_probe_positions_to_object_x_px(given) - middle
+    moves = begins - np.column_stack([y_px, x_px])
+    if np.abs(moves).max() < 1e-6:
+        return given
+    points = [
+        ProbePosition(
+            point.index,
+            point.x_m + move[1] * geometry.pixel_width_m,
+            point.y_m + move[0] * geometry.pixel_height_m,
+            point.probe_photon_count,
+        )
+        for point, move in zip(given, moves, strict=True)
+    ]
+    return ProbePositionSequence(points)
