@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import pickle
 import subprocess
@@ -257,6 +258,30 @@ def test_settings_are_light_and_can_be_pickled() -> None:
         assert pickle.loads(pickle.dumps(kind())) == kind()
 
 
-def test_no_package_of_another_name_is_installed() -> None:
-    root = Path(sys.modules["ptycho_torch"].__file__ or "").parents[1]
-    assert not (root / "ptycho").exists() and not (root / "ptychodus").exists()
+def test_no_package_of_another_name_is_there() -> None:
+    for root in {Path(sys.modules[name].__file__ or "").parents[1] for name in ("ptycho_torch", "ptychopinn")}:
+        assert not (root / "ptycho").exists() and not (root / "ptychodus").exists()
+    assert importlib.util.find_spec("ptycho") is None
+
+
+def test_importing_everything_touches_nothing_of_ptychodus() -> None:
+    code = (
+        "import sys, pathlib, ptychopinn.pipeline, ptychopinn.commands.train, ptychopinn.compat.ptychodus\n"
+        "import ptycho_torch.api.base_api, ptycho_torch.model, ptycho_torch.config_params\n"
+        "print(sorted(name for name in sys.modules if name.split('.')[0] in ('ptychodus', 'ptycho')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_ptychodus_that_cannot_list_us_starts_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    path = Path(__file__).parents[2] / "python" / "ptychodus_plugin" / "ptychopinn.py"
+    spec = importlib.util.spec_from_file_location("a_plugin", path)
+    assert spec is not None and spec.loader is not None
+    plugin = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plugin)
+    with pytest.MonkeyPatch.context() as patch:  # of another version, which has no such module
+        patch.setitem(sys.modules, "ptychodus.model.core", None)
+        patch.delitem(sys.modules, "ptychopinn.compat.ptychodus.plugin", raising=False)
+        plugin.register_plugins(object())
+    assert "this ptychodus cannot list ptychopinn's reconstructors" in caplog.text

@@ -29,6 +29,7 @@ from ptychopinn.devices import resolve_device
 from ptychopinn.errors import InputError
 from ptychopinn.inference.checkpoint import copy_best, load_checkpoint
 from ptychopinn.inference.predict import reconstruct
+from ptychopinn.processes import end_with_parent
 from ptychopinn.training.workflow import train
 
 _log = logging.getLogger("ptycho_torch")
@@ -219,6 +220,7 @@ class Trainer:
         Raises:
             InputError: the settings do not fit the scan, or the loss diverged.
         """
+        end_with_parent()
         settings = self.config_manager
         parts = (settings.data_config, settings.model_config, settings.training_config, settings.inference_config)
         tell_what_has_no_effect(*parts)

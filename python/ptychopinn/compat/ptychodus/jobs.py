@@ -32,6 +32,7 @@ from ptychopinn.inference.bundle import load_bundle
 from ptychopinn.inference.checkpoint import copy_best, load_checkpoint
 from ptychopinn.inference.predict import reconstruct
 from ptychopinn.models import PtychoModel
+from ptychopinn.processes import end_with_parent
 from ptychopinn.refinement.workflow import Progress, refine
 from ptychopinn.training.callbacks import EpochLog
 from ptychopinn.training.workflow import train
@@ -45,6 +46,7 @@ _DEVICES = {"auto": "auto", "cpu": "cpu", "gpu": "cuda"}
 
 def run_training(job: Training, queue: Any) -> None:
     """Train; the queue gets losses after every epoch, and the path of the best checkpoint at the end."""
+    end_with_parent()
     config, losses = Config.from_dict(job.settings), _Losses()
     # A line per epoch, for ptychodus' window, and not a bar on the terminal that it was started from.
     config = dataclasses.replace(config, execution=dataclasses.replace(config.execution, progress=False))
@@ -57,16 +59,19 @@ def run_training(job: Training, queue: Any) -> None:
 
 def run_inference(job: Inference, queue: Any) -> None:
     """Reconstruct; the queue gets one product."""
+    end_with_parent()
     model, trained = load_model(job.model)
     stated = Config.from_dict({name: job.settings[name] for name in ("inference", "execution")})
     config = dataclasses.replace(trained, inference=stated.inference, execution=stated.execution)
     device = resolve_device(_DEVICES.get(stated.execution.accelerator, stated.execution.accelerator))
     result = reconstruct(model, scan_of(job.parameters), config, device)
-    queue.put((TAG_OUTPUT, pickle.dumps(ReconstructOutput(product_of(result, job.parameters), progress=1))))
+    product = product_of(result, job.parameters, job.losses)
+    queue.put((TAG_OUTPUT, pickle.dumps(ReconstructOutput(product, progress=1))))
 
 
 def run_refinement(job: Refinement, queue: Any) -> None:
     """Refine; the queue gets a product every few seconds, with the deviance per pixel as its loss."""
+    end_with_parent()
     config, scan = RefineConfig(**job.settings), scan_of(job.parameters)
     losses, shown = list[LossValue](), time.monotonic()
 

@@ -8,10 +8,11 @@ user can mend as one sentence.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ptychodus.api.product import LossValue
 from ptychodus.api.reconstruct import (
     ReconstructInput,
     Reconstructor,
@@ -77,6 +78,7 @@ class NetworkReconstructor(SubprocessReconstructor):
         )
         self._settings = settings
         self._goal = 1
+        self._losses: Sequence[LossValue] = []
 
     def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
         self._goal = 1
@@ -85,12 +87,18 @@ class NetworkReconstructor(SubprocessReconstructor):
 
     def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
         with _one_sentence():
-            yield from super().train(input_path, output_path)
+            for output in super().train(input_path, output_path):
+                self._losses = output.training_loss
+                yield output
+
+    def load_model_from_file(self, file_path: Path) -> None:
+        self._losses = []  # those of another model
+        super().load_model_from_file(file_path)
 
     def _inference(self, parameters: ReconstructInput, model: Path | None) -> Inference:
         if model is None:
             raise InputError("expected a trained model (model.ckpt in batch mode), found none: train or load one first")
-        return Inference(self._checked(), model, parameters)
+        return Inference(self._checked(), model, parameters, self._losses)
 
     def _training(self, source: Path, target: Path) -> Training:
         settings = self._checked()

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ptychodus.api.product import LossValue
 from ptychodus.api.reconstruct import ReconstructInput
 
 
@@ -34,11 +35,13 @@ class Inference:
         settings: nested, of the configuration; how the network was built and its groups made is the model's.
         model: a checkpoint or a bundle.
         parameters: the scan and its object.
+        losses: of the model's training, to be shown with the result.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
     model: Path
     parameters: ReconstructInput
+    losses: Sequence[LossValue] = ()
 
 
 @dataclass(frozen=True)

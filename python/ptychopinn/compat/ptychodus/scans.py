@@ -37,9 +37,13 @@ def scan_of(parameters: ReconstructInput) -> Scan:
     name = metadata.name or "ptychodus"
     if not metadata.far_field:
         raise InputError(f"{name}: expected a far-field experiment, found a near-field one")
-    array, geometry = image.get_array(), image.get_geometry()
+    array = image.get_array()
     if not array.size:
         raise InputError(f"{name}: expected an object, whose pixels and centre say where the result goes, found none")
+    try:
+        geometry = image.get_geometry()
+    except ValueError as error:  # ptychodus knows it if it knows energy, distance and detector
+        raise InputError(f"{name}: expected an object with a pixel size and a centre, found: {error}") from None
     height, width = geometry.pixel_height_m, geometry.pixel_width_m
     if not height > 0 or abs(width / height - 1) > 1e-6:
         raise InputError(f"{name}: expected square object pixels, found {width:g} m wide and {height:g} m high")

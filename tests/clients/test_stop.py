@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A training that ptychodus stops, that is stopped from outside, or whose ptychodus dies: it ends, and can be read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ptychodus.api", reason="ptychodus is not installed: make ptychodus")
+
+import psutil
+from ptychodus.model import ModelCore
+from staged import CASES, write
+
+from ptychopinn.inference.checkpoint import load_checkpoint
+
+#: Of which the tests see the first few.
+LONG = replace(CASES[0], epochs=100_000)
+ROUTES = ("ptychopinn-torch_unsupervised", "ptychopinn_network")
+
+
+def until(condition: Callable[[], object], seconds: float = 90.0) -> float:
+    """Seconds until a condition holds."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "it did not happen"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def children(process: int) -> list[psutil.Process]:
+    """The processes in which a program works, those that only keep account for Python left out."""
+    return [
+        child
+        for child in psutil.Process(process).children(recursive=True)
+        if "resource_tracker" not in " ".join(child.cmdline())
+    ]
+
+
+def readable(folder: Path) -> bool:
+    """Whether the last epoch's checkpoint is there and whole."""
+    (last,) = folder.rglob("last.ckpt")
+    return load_checkpoint(last)[0].patch_size == LONG.size
+
+
+@contextmanager
+def headless(folder: Path, algorithm: str) -> Iterator[subprocess.Popen[str]]:
+    """ptychodus at a training that has had its first epochs."""
+    write(LONG, folder, algorithm)
+    command = [str(Path(sys.executable).with_name("ptychodus")), "-b", "train", "-i", "train", "-o", "trained"]
+    environment = os.environ | {"HOME": str(folder), "CUDA_VISIBLE_DEVICES": ""}
+    log = (folder / "log").open("w")
+    with log, subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, text=True) as running:
+        try:
+            until(lambda: list((folder / "trained").rglob("last.ckpt")))
+            yield running
+        finally:
+            for process in [*children(running.pid), running] if running.poll() is None else []:
+                process.kill()
+
+
+@pytest.mark.slow
+def test_the_stop_of_the_window_ends_a_training(tmp_path: Path) -> None:
+    write(LONG, tmp_path, ROUTES[1])
+    with ModelCore(tmp_path / "train" / "settings.ini") as model:
+        api = model.processing_core.processing_api
+        data = model.workflow_api.load_assembled_diffraction_data(tmp_path / "train" / "diffraction.h5")
+        product = model.workflow_api.load_product(tmp_path / "train" / "product.h5", diffraction=data)
+        product.train_reconstructor_local(tmp_path / "train", tmp_path / "trained")
+        monitor = api.task_monitor
+        until(lambda: monitor.get_progress() >= 2)
+        assert monitor.get_progress_goal() == LONG.epochs and len(children(os.getpid())) == 1
+        monitor.stop_processing()
+        seconds = until(lambda: not monitor.is_processing, 20)
+        print(f"stopped in {seconds:.1f} s after {monitor.get_progress()} epochs")
+        assert seconds < 10 and not children(os.getpid())
+        assert monitor.get_last_error() is None
+        assert readable(tmp_path / "trained")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ROUTES)
+def test_a_training_that_is_terminated_is_an_error_of_ptychodus(algorithm: str, tmp_path: Path) -> None:
+    with headless(tmp_path, algorithm) as running:
+        (child,) = children(running.pid)
+        child.terminate()
+        seconds = until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 20)
+        print(f"{algorithm}: ended in {seconds:.1f} s")
+        assert seconds < 10
+        assert running.wait(20) == 1
+        assert readable(tmp_path / "trained")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ROUTES)
+def test_a_training_does_not_outlive_ptychodus(algorithm: str, tmp_path: Path) -> None:
+    with headless(tmp_path, algorithm) as running:
+        (child,) = children(running.pid)
+        running.send_signal(signal.SIGKILL)
+        seconds = until(lambda: not psutil.pid_exists(child.pid) or child.status() == psutil.STATUS_ZOMBIE, 20)
+        print(f"{algorithm}: ended in {seconds:.1f} s")
+        assert seconds < 10
+        assert readable(tmp_path / "trained")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ROUTES)
+def test_an_interrupt_ends_a_training_and_keeps_its_model(algorithm: str, tmp_path: Path) -> None:
+    with headless(tmp_path, algorithm) as running:
+        for process in children(running.pid):
+            process.send_signal(signal.SIGINT)
+        assert running.wait(20) == 0, (tmp_path / "log").read_text()
+    (model,) = (tmp_path / "trained").rglob("model.ckpt")
+    assert load_checkpoint(model)[0].patch_size == LONG.size
