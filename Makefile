@@ -70,13 +70,17 @@ sanitize: $(VENV)/.dependencies
 
 # ptychodus beside this package as a user has it, in an environment of its own that borrows the packages of .venv.
 PTYCHODUS := build/ptychodus
-ptychodus: $(VENV)/.installed
+$(PTYCHODUS)/.installed: $(VENV)/.dependencies
 	rm -rf $(PTYCHODUS)
 	$(BIN)/python -m venv $(PTYCHODUS)/venv
 	$(BIN)/python -c '$(SITE)' > $$($(PTYCHODUS)/venv/bin/python -c '$(SITE)')/borrowed.pth
-	$(PTYCHODUS)/venv/bin/python -m pip install --quiet 'ptychodus[gui]==1.7.0'
-	$(PTYCHODUS)/venv/bin/python -m pip install --quiet --no-build-isolation --no-deps --ignore-installed .
-	$(PTYCHODUS)/venv/bin/python $(BIN)/pytest -p no:cacheprovider -k "ptychodus or clients" \
+	$(PTYCHODUS)/venv/bin/python -m pip --disable-pip-version-check install --quiet 'ptychodus[gui]==1.7.0'
+	touch $@
+
+ptychodus: $(VENV)/.installed $(PTYCHODUS)/.installed
+	$(PTYCHODUS)/venv/bin/python -m pip --disable-pip-version-check install --quiet --no-build-isolation --no-deps \
+	  --ignore-installed .
+	$(PTYCHODUS)/venv/bin/python $(BIN)/pytest -p no:cacheprovider -k "ptychodus or clients" --durations 5 \
 	  tests/clients tests/test_doctests.py tests/ptychopinn/test_products.py
 
 wheel: $(VENV)/.dependencies

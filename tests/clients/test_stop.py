@@ -46,6 +46,13 @@ def children(process: int) -> list[psutil.Process]:
     ]
 
 
+def seconds_to_end(child: psutil.Process) -> float:
+    """How long a process takes to end; one that nobody has waited for has ended."""
+    seconds = until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 20)
+    print(f"ended in {seconds:.1f} s")
+    return seconds
+
+
 def readable(folder: Path) -> bool:
     """Whether the last epoch's checkpoint is there and whole."""
     (last,) = folder.rglob("last.ckpt")
@@ -59,7 +66,12 @@ def headless(folder: Path, algorithm: str) -> Iterator[subprocess.Popen[str]]:
     command = [str(Path(sys.executable).with_name("ptychodus")), "-b", "train", "-i", "train", "-o", "trained"]
     environment = os.environ | {"HOME": str(folder), "CUDA_VISIBLE_DEVICES": ""}
     log = (folder / "log").open("w")
-    with log, subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, text=True) as running:
+    with (
+        log,
+        subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=log, text=True, start_new_session=True
+        ) as running,
+    ):
         try:
             until(lambda: list((folder / "trained").rglob("last.ckpt")))
             yield running
@@ -93,9 +105,7 @@ def test_a_training_that_is_terminated_is_an_error_of_ptychodus(algorithm: str, 
     with headless(tmp_path, algorithm) as running:
         (child,) = children(running.pid)
         child.terminate()
-        seconds = until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 20)
-        print(f"{algorithm}: ended in {seconds:.1f} s")
-        assert seconds < 10
+        assert seconds_to_end(child) < 10
         assert running.wait(20) == 1
         assert readable(tmp_path / "trained")
 
@@ -106,18 +116,15 @@ def test_a_training_does_not_outlive_ptychodus(algorithm: str, tmp_path: Path) -
     with headless(tmp_path, algorithm) as running:
         (child,) = children(running.pid)
         running.send_signal(signal.SIGKILL)
-        seconds = until(lambda: not psutil.pid_exists(child.pid) or child.status() == psutil.STATUS_ZOMBIE, 20)
-        print(f"{algorithm}: ended in {seconds:.1f} s")
-        assert seconds < 10
+        assert seconds_to_end(child) < 10
         assert readable(tmp_path / "trained")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ROUTES)
-def test_an_interrupt_ends_a_training_and_keeps_its_model(algorithm: str, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_training_and_keeps_its_model(algorithm: str, tmp_path: Path) -> None:
     with headless(tmp_path, algorithm) as running:
-        for process in children(running.pid):
-            process.send_signal(signal.SIGINT)
-        assert running.wait(20) == 0, (tmp_path / "log").read_text()
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+        assert running.wait(20) != 0
     (model,) = (tmp_path / "trained").rglob("model.ckpt")
     assert load_checkpoint(model)[0].patch_size == LONG.size
