@@ -64,6 +64,9 @@ def draw(target: Path, scratch: Path) -> list[str]:
             count = monitor.get_completed_runs()
             run(*arguments)
             until(app, lambda: monitor.get_completed_runs() > count)
+            if monitor.get_completed_runs() == count:
+                raise TimeoutError("it did not end")
+            monitor.raise_if_failed()
 
         data = api.load_assembled_diffraction_data(scratch / "scan" / "diffraction.h5")
         product = api.load_product(scratch / "scan" / "product.h5", diffraction=data)

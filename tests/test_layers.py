@@ -33,8 +33,9 @@ ALLOWED: dict[str, set[str]] = {
     "ptycho_ext": set(),
     "errors": set(),
     "config": {"errors"},
-    "devices": _BASE,
+    "devices": _BASE | {"config"},
     "processes": {"errors"},
+    "parent": set(),
     "data": _DATA,
     "physics": _PHYSICS,
     "metrics": _BASE | {"data"},
@@ -49,8 +50,8 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"errors", "commands"},
     "__main__": {"cli"},
     "__init__": _TRAINING | {"pipeline"},
-    "compat": _TRAINING | {"doctor", "cli", "pipeline", "__init__"},
-    "ptycho_torch": _TRAINING | {"ptycho_torch"},
+    "compat": _TRAINING | {"doctor", "cli", "pipeline", "parent", "__init__"},
+    "ptycho_torch": _TRAINING | {"parent", "ptycho_torch"},
 }
 
 #: Rooms -> packages from outside that they must not import.

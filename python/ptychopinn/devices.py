@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 import ptycho_ext
+from ptychopinn.config import ExecutionConfig
 from ptychopinn.errors import InputError
 
 _REMEDY = "the operators were built without CUDA: use the CPU, or rebuild where nvcc is found"
@@ -34,6 +35,19 @@ def resolve_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"device: expected one that torch can use here, got {name!r}: {reason}") from None
     _require_operators(device.type, name)
+    return device
+
+
+def device_of(execution: ExecutionConfig) -> torch.device:
+    """The torch device where a training with these settings runs, for what is done without Lightning.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    name = {"gpu": "cuda"}.get(execution.accelerator, execution.accelerator)
+    device, wanted = resolve_device(name), str(execution.devices)
+    if device.type == "cuda" and wanted.endswith(",") and wanted[:-1].isdigit():
+        return resolve_device(f"cuda:{wanted[:-1]}")  # "1,": GPU 1, as Lightning has it
     return device
 
 

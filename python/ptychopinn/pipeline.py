@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ptychopinn.config import Config
 from ptychopinn.data.scan import Scan
-from ptychopinn.devices import resolve_device
+from ptychopinn.devices import device_of
 from ptychopinn.errors import InputError
 from ptychopinn.inference.predict import predict, reconstruct
 from ptychopinn.training.workflow import TrainedRun, train
@@ -70,8 +70,7 @@ def run(
         "history": history,
         "folder": None if out is None else trained.folder,
     }
-    accelerator = config.execution.accelerator
-    device = resolve_device("cuda" if accelerator == "gpu" else accelerator)
+    device = device_of(config.execution)
     if not stitch:
         return None, None, results | {"prediction": predict(trained.model, other, trained.config, device)}
     found = reconstruct(trained.model, other, trained.config, device)

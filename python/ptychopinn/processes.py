@@ -2,18 +2,14 @@
 """One of several processes: joining those that torchrun has started, and deciding, summing and failing together.
 
 Training, reconstruction and refinement share this. Decisions and error sentences go through gloo on the CPU, whatever
-the device, so that they never wait for a GPU; sums go where their tensors are. In a single process all of that does
+the device, so that they never wait for a GPU; sums go where their tensors are. In a single process everything here does
 nothing.
 """
 
 from __future__ import annotations
 
 import atexit
-import multiprocessing
 import os
-import signal
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,9 +18,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ptychopinn.errors import InputError, SaidElsewhere
-
-#: Seconds that a process has to end by itself.
-_GRACE = 5.0
 
 
 def launched() -> int:
@@ -40,24 +33,6 @@ def distributed() -> bool:
 def rank_and_size() -> tuple[int, int]:
     """(number of this process, number of all)."""
     return (dist.get_rank(), dist.get_world_size()) if distributed() else (0, 1)
-
-
-def end_with_parent() -> None:
-    """In a process that another Python program has started: end when that program does, whatever ended it.
-
-    As if by SIGTERM, and for certain some seconds later.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(_GRACE)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

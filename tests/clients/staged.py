@@ -42,6 +42,8 @@ class Case:
     group: int
     epochs: int
     centre: tuple[float, float]
+    first: int = 0
+    masked: bool = False
 
 
 CASES = (
@@ -49,6 +51,9 @@ CASES = (
     Case("two-modes", 64, 10, 10, 2, 1, 40, (2.5e-6, -1e-6)),
     Case("non-square", 32, 8, 16, 1, 4, 30, (-7e-6, 4e-6)),
 )
+
+#: Of which the first route cannot know where it lies.
+PART = Case("part", 32, 12, 10, 1, 4, 40, (2e-6, 1e-6), first=50, masked=True)
 
 
 def probe_of(case: Case, photons: float = 1e5) -> NDArray[np.complex64]:
@@ -78,7 +83,8 @@ def settings_of(case: Case, algorithm: str) -> str:
         f"[PtychoPINNNetworkData]\ngroup_size = {case.group}\n"
         f"[PtychoPINNNetworkTraining]\nepochs = {case.epochs}\nbatch_size = 8\n"
         "[PtychoPINNNetworkExecution]\naccelerator = cpu\npicture_every = none\n"
-        "[PtychoPINNRefinement]\ndevice = cpu\niterations = 40\n"
+        f"[PtychoPINNRefinement]\niterations = {max(case.epochs, 40)}\ntolerance = 0.0\n"
+        "[PtychoPINNRefinementExecution]\naccelerator = cpu\n"
     )
 
 
@@ -110,7 +116,12 @@ def write(case: Case, folder: Path, algorithm: str) -> NDArray[np.complex64]:
             )
             patterns.append(rng.poisson(np.square(np.abs(waves)).sum(0)))
     counts = np.array(patterns, np.uint16)
-    data = AssembledDiffractionData(np.arange(len(counts)), counts, detector, np.zeros((size, size), np.bool_))
+    bad = np.zeros((size, size), np.bool_)
+    if case.masked:  # in the middle of the light, where they hold nonsense
+        bad[size // 2, size // 2 : size // 2 + 3] = True
+        counts[:, bad] = 60_000
+    # The later patterns only, by their indexes; the product has all positions.
+    data = AssembledDiffractionData(np.arange(len(counts))[case.first :], counts[case.first :], detector, bad)
     metadata = ProductMetadata(
         name=case.name, comments="", detector_distance_m=DISTANCE, photon_energy_eV=ENERGY, probe_photon_count=1e5,
         exposure_time_s=0.01, mass_attenuation_m2_per_kg=0.0, tomography_angle_deg=0.0,
@@ -144,11 +155,11 @@ def ptychodus(folder: Path, job: str, source: str, target: str) -> tuple[int, st
     return ended.returncode, ended.stdout
 
 
-def likeness(found: NDArray[np.complexfloating], truth: NDArray[np.complexfloating], border: int) -> float:
-    """Correlation of the phases inside a border, without their planes."""
+def likeness(found: NDArray[np.complexfloating], truth: NDArray[np.complexfloating]) -> float:
+    """Correlation of the phases without their planes."""
 
     def phase(image: NDArray[np.complexfloating]) -> NDArray[np.float64]:
-        part = np.angle(image[border:-border, border:-border])
+        part = np.angle(image)
         y, x = np.mgrid[: part.shape[0], : part.shape[1]]
         terms = np.column_stack([y.ravel(), x.ravel(), np.ones(part.size)])
         return part.ravel() - terms @ np.linalg.lstsq(terms, part.ravel(), rcond=None)[0]

@@ -17,15 +17,16 @@ pytest.importorskip("ptychodus.api", reason="ptychodus is not installed: make pt
 
 import numpy as np
 from ptychodus.api.io import load_diffraction_data, load_product
-from ptychodus.api.object import Object
+from ptychodus.api.object import Object, ObjectCenter
 from ptychodus.api.probe import ProbeSequence
 from ptychodus.api.reconstruct import ReconstructInput, prepare_reconstruct_input
 from ptychodus.api.settings import SettingsRegistry
 from staged import CASES, write
 
 from ptychopinn.compat.ptychodus.library import PtychoPINNLibrary
+from ptychopinn.compat.ptychodus.plugin import add_library
 from ptychopinn.compat.ptychodus.scans import product_of, scan_of, start_of
-from ptychopinn.config import Config, RefineConfig
+from ptychopinn.config import Config, ExecutionConfig, RefineConfig
 from ptychopinn.data.geometry import world_positions
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.scan import Scan
@@ -67,11 +68,12 @@ def test_settings_are_the_configuration_and_go_through_a_file(tmp_path: Path) ->
     assert Config.from_dict(network.values()) == Config()
     assert RefineConfig(**refinement.sections["refine"].values()) == RefineConfig(split_half=False)
     written = {
-        "PtychoPINNNetworkData": {"pool": "20", "x_bounds": "[0.1, 0.9]", "max_distance": "1e1"},
+        "PtychoPINNNetworkData": {"pool": "20", "x_bounds": "[1e-1, 0.9]", "max_distance": "1e1"},
         "PtychoPINNNetworkModel": {"options": "{steps: 4}", "learn_positions": "True"},
         "PtychoPINNNetworkTraining": {"epochs": "3", "minutes": "none", "loss": "amplitude"},
         "PtychoPINNNetworkExecution": {"devices": "auto"},
-        "PtychoPINNRefinement": {"find_defocus": "true", "modes": "2", "device": "cpu"},
+        "PtychoPINNRefinement": {"find_defocus": "true", "modes": "2"},
+        "PtychoPINNRefinementExecution": {"accelerator": "gpu", "devices": "1,"},
     }
     path = tmp_path / "settings.ini"
     path.write_text(
@@ -89,7 +91,8 @@ def test_settings_are_the_configuration_and_go_through_a_file(tmp_path: Path) ->
         assert (config.training.epochs, config.training.minutes, config.training.loss) == (3, None, "amplitude")
     refine = RefineConfig(**second.settings["Refinement"].sections["refine"].values())
     assert (refine.find_defocus, refine.modes) == (True, 2)
-    assert second.settings["Refinement"].device.get_value() == "cpu"
+    execution = ExecutionConfig(**second.settings["Refinement"].sections["execution"].values())
+    assert (execution.accelerator, execution.devices) == ("gpu", "1,")
 
 
 def test_no_field_of_the_configuration_is_forgotten() -> None:
@@ -123,7 +126,8 @@ def test_a_varied_object_is_a_truth_and_a_start(given: ReconstructInput) -> None
     scan = scan_of(changed(given, object_=made))
     start = start_of(scan)
     assert start is not None and start.origin == (0.0, 0.0)
-    np.testing.assert_array_equal(start.object, varied[0])
+    ratio = start.object / varied[0]
+    np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
 
 
 def test_a_result_comes_back_on_the_object_that_was_given(given: ReconstructInput) -> None:
@@ -145,6 +149,31 @@ def test_a_result_comes_back_on_the_object_that_was_given(given: ReconstructInpu
     assert pickle.loads(pickle.dumps(product)).object_.get_geometry() == asked
 
 
+def test_a_start_explains_the_patterns_whatever_the_power_of_the_probe(given: ReconstructInput) -> None:
+    """A probe three times as strong with an object a third as strong is the same input."""
+    image, probes = given.product.object_, given.product.probes
+    varied = np.exp(1j * np.random.default_rng(0).normal(size=image.get_array().shape))
+    starts = []
+    for factor in (1.0, 3.0):
+        weaker = Object(varied / factor, image.get_pixel_geometry(), image.get_center())
+        stronger = ProbeSequence(probes.get_array() * factor, None, probes.get_pixel_geometry())
+        starts.append(start_of(scan_of(changed(given, object_=weaker, probes=stronger))))
+    one, three = starts
+    assert one is not None and three is not None
+    np.testing.assert_allclose(three.object, one.object, rtol=1e-5)
+    np.testing.assert_allclose(three.probe, one.probe, rtol=1e-5)
+
+
+def test_what_is_lost_of_an_input_is_said(given: ReconstructInput, caplog: pytest.LogCaptureFixture) -> None:
+    image = given.product.object_
+    layers = Object(np.repeat(image.get_array(), 2, 0), image.get_pixel_geometry(), image.get_center(), [1e-6])
+    scan_of(changed(given, object_=layers))
+    assert "the object has 2 layers: the result will have one" in caplog.text
+    small = Object(image.get_array()[:, 20:-20], image.get_pixel_geometry(), image.get_center())
+    scan_of(changed(given, object_=small))
+    assert "patterns" not in caplog.text.split("layers")[0] and "of 100 patches reach beyond the object" in caplog.text
+
+
 def test_a_result_that_lies_elsewhere_is_an_empty_object(given: ReconstructInput) -> None:
     scan = scan_of(given)
     for origin in ((-500.0, 0.0), (0.0, 900.0)):
@@ -160,6 +189,11 @@ def test_what_cannot_be_reconstructed_is_one_sentence(given: ReconstructInput) -
         (changed(given, object_=Object(image.get_array(), flat, image.get_center())), "expected square object pixels"),
         (changed(given, object_=Object(image.get_array(), None, None)), "expected an object with a pixel size"),
         (changed(given, object_=Object(None, None, None)), "expected an object, whose pixels"),
+        (
+            changed(given, object_=Object(image.get_array(), image.get_pixel_geometry(), ObjectCenter(1e-3, 0.0))),
+            "expected positions on the object, found all patches outside of it",
+        ),
+        (changed(given, probes=ProbeSequence(None, None, None)), "expected a product with a probe, found none"),
         (replace(given, bad_pixels=np.ones_like(given.bad_pixels)), "key 'bad_pixels': expected at least one good"),
         (replace(given, diffraction_patterns=given.diffraction_patterns[:, :, :-2]), "key 'patterns': expected square"),
         (replace(given, diffraction_patterns=given.diffraction_patterns[:-3]), "key 'patterns': expected 100 patterns"),
@@ -179,7 +213,7 @@ def test_a_probe_that_varies_is_taken_at_its_first(given: ReconstructInput, capl
 
 def test_exported_training_data_are_the_scan(given: ReconstructInput, tmp_path: Path) -> None:
     (network, _) = PtychoPINNLibrary(SettingsRegistry())
-    network.export_training_data(tmp_path / "scan.npz", given)
+    network.export_training_data(tmp_path / "scan", given)
     scan, read = scan_of(given), Scan.load(tmp_path / "scan.npz")
     np.testing.assert_array_equal(read.counts, scan.counts)
     np.testing.assert_array_equal(read.bad_pixels, scan.bad_pixels)
@@ -205,3 +239,29 @@ def test_two_models_in_one_process_list_it_once_each() -> None:
         with ModelCore() as model:
             names = list(model.processing_core.processing_api.available_reconstructors())
             assert names.count("ptychopinn_network") == names.count("ptychopinn_refinement") == 1
+
+
+@pytest.mark.parametrize("lacks", ["settings_registry", "algorithm_libraries"])
+def test_another_way_to_make_the_list_is_left_alone(lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ptychodus.model.core as core
+
+    names = {"settings_registry", "algorithm_libraries"} - {lacks}
+    made = type("ProcessingCore", (), {})
+    made.__init__ = eval(f"lambda self, {', '.join(names)}: None")  # type: ignore[misc]
+    monkeypatch.setattr(core, "ProcessingCore", made)
+    with pytest.raises(AttributeError, match=f"ProcessingCore is made without {lacks}"):
+        add_library()
+    assert core.ProcessingCore is made
+
+
+def test_a_list_with_more_arguments_gets_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ptychodus.model.core as core
+
+    class ProcessingCore:
+        def __init__(self, new: int, settings_registry: SettingsRegistry, *, algorithm_libraries: list[Any]) -> None:
+            self.algorithm_parameter, self.names = SettingsRegistry(), [library.name for library in algorithm_libraries]
+
+    monkeypatch.setattr(core, "ProcessingCore", ProcessingCore)
+    add_library()
+    made = core.ProcessingCore(1, SettingsRegistry(), algorithm_libraries=[])
+    assert made.names == ["PtychoPINN"]  # type: ignore[attr-defined]

@@ -60,10 +60,12 @@ def readable(folder: Path) -> bool:
 
 
 @contextmanager
-def headless(folder: Path, algorithm: str) -> Iterator[subprocess.Popen[str]]:
-    """ptychodus at a training that has had its first epochs."""
+def headless(
+    folder: Path, algorithm: str, job: str = "train", sign: str = "last.ckpt"
+) -> Iterator[subprocess.Popen[str]]:
+    """ptychodus at a job that has left a sign of itself, such as its first epochs."""
     write(LONG, folder, algorithm)
-    command = [str(Path(sys.executable).with_name("ptychodus")), "-b", "train", "-i", "train", "-o", "trained"]
+    command = [str(Path(sys.executable).with_name("ptychodus")), "-b", job, "-i", "train", "-o", "trained"]
     environment = os.environ | {"HOME": str(folder), "CUDA_VISIBLE_DEVICES": ""}
     log = (folder / "log").open("w")
     with (
@@ -73,7 +75,7 @@ def headless(folder: Path, algorithm: str) -> Iterator[subprocess.Popen[str]]:
         ) as running,
     ):
         try:
-            until(lambda: list((folder / "trained").rglob("last.ckpt")))
+            until(lambda: list((folder / "trained").rglob(sign)) if sign else children(running.pid))
             yield running
         finally:
             for process in [*children(running.pid), running] if running.poll() is None else []:
@@ -108,6 +110,22 @@ def test_a_training_that_is_terminated_is_an_error_of_ptychodus(algorithm: str, 
         assert seconds_to_end(child) < 10
         assert running.wait(20) == 1
         assert readable(tmp_path / "trained")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("algorithm", "job", "sign"),
+    [(ROUTES[1], "train", ""), ("ptychopinn_refinement", "reconstruct", "product.*.h5")],
+    ids=["starting", "refinement"],
+)
+def test_what_is_terminated_elsewhere_is_an_error_too(algorithm: str, job: str, sign: str, tmp_path: Path) -> None:
+    with headless(tmp_path, algorithm, job, sign) as running:
+        (child,) = children(running.pid)
+        if not sign:
+            time.sleep(1.5)  # Python itself is up, torch is not
+        child.terminate()
+        assert seconds_to_end(child) < 10
+        assert running.wait(20) == 1
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def test_panes_hold_every_setting_and_its_meaning(app: QApplication) -> None:
     assert schedule.currentText() == "cosine" and "of all rates" in schedule.toolTip()
     tips = {edit.toolTip() for edit in pane.findChildren(QLineEdit)}
     assert any("pixels; patterns further away are no neighbours" in tip for tip in tips)
-    assert len(factory.create_view_controller("refinement").findChildren(QGroupBox)) == 1
+    assert len(factory.create_view_controller("refinement").findChildren(QGroupBox)) == 2
     original = factory.create_view_controller("supervised")
     assert isinstance(original, QLabel) and original.text() == "the original's supervised"
 

@@ -35,6 +35,12 @@ INDEXES = np.arange(PATTERNS)[::-1] * 3 + 5
 SHUFFLED = _rng.permutation(PATTERNS)
 
 
+def light_of(probe: np.ndarray) -> np.ndarray:
+    """(N, N) intensity of a probe (M, N, N) on the detector, by the definition of a pattern with an object of 1."""
+    waves = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(probe, axes=(1, 2)), norm="ortho"), axes=(1, 2))
+    return np.square(np.abs(waves)).sum(0)
+
+
 def contract_npz(folder: Path) -> Path:
     path = folder / "contract.npz"
     middle = CORNERS + N // 2

@@ -194,7 +194,7 @@ OPTIONS = [
     ((*TRAIN, "--model.options", '{"depth": 2}'), "model.options: 'unrolled' takes steps, every, width"),
     ((*TRAIN, "--model.options", '{"steps": 0}'), "got 0"),
     ((*TRAIN, "--data.group_size", "17"), "a group of 17 needs a scan of at least 17 patterns, got 16"),
-    ((*TRAIN, "--execution.accelerator", "abacus"), "accelerator 'abacus'"),
+    ((*TRAIN, "--execution.accelerator", "abacus"), "execution.accelerator must be auto, cpu or gpu, got 'abacus'"),
     ((*TRAIN, "--measurement", "guess"), "invalid choice: 'guess'"),
     ((*TRAIN, "--config", "absent.yaml"), "File does not exist"),
     ((*TRAIN, "--config", "recon.h5"), "--config: expected YAML text"),

@@ -25,11 +25,11 @@ from ptycho_torch.model import PtychoPINN_Lightning
 from ptychopinn.config import Config
 from ptychopinn.data.exchange import on_canvas, scan_from_arrays
 from ptychopinn.data.scan import Scan
-from ptychopinn.devices import resolve_device
+from ptychopinn.devices import device_of
 from ptychopinn.errors import InputError
-from ptychopinn.inference.checkpoint import copy_best, load_checkpoint
+from ptychopinn.inference.checkpoint import copy_chosen, load_checkpoint
 from ptychopinn.inference.predict import reconstruct
-from ptychopinn.processes import end_with_parent
+from ptychopinn.parent import serve_parent
 from ptychopinn.training.workflow import train
 
 _log = logging.getLogger("ptycho_torch")
@@ -55,6 +55,7 @@ class ConfigManager:
         inference_config: InferenceConfig | None = None,
         datagen_config: DatagenConfig | None = None,
     ) -> None:
+        serve_parent()  # the first call of a training
         self.data_config = data_config or DataConfig()
         self.model_config = model_config or ModelConfig()
         self.training_config = training_config or TrainingConfig()
@@ -176,6 +177,7 @@ class PtychoModel:
         path: str,
     ) -> tuple[DataConfig, ModelConfig, TrainingConfig, InferenceConfig]:
         """The settings in a checkpoint; of one that ptychodus had no part in, those that its configuration implies."""
+        serve_parent()
         network, config, checkpoint = load_checkpoint(path)
         stored = checkpoint.get(_KEY)
         if stored is None:
@@ -220,14 +222,14 @@ class Trainer:
         Raises:
             InputError: the settings do not fit the scan, or the loss diverged.
         """
-        end_with_parent()
         settings = self.config_manager
         parts = (settings.data_config, settings.model_config, settings.training_config, settings.inference_config)
         tell_what_has_no_effect(*parts)
         scans, folder = self.dataloader.scans, self.dataloader.output_dir
         config = to_config(*parts, patterns=min(scan.n for scan in scans))
         run = train(scans, folder, config, callbacks=self._trainer.callbacks)
-        copy_best(folder)
+        assert run.checkpoint is not None
+        copy_chosen(run.checkpoint, folder)
         assert self.model.model is not None
         self.model.model.network, self.model.model.config = run.model, run.config
 
@@ -249,7 +251,12 @@ class InferenceEngine:
             raise InputError("expected a trained model, found none: load a checkpoint first")
         config = trained.config or Config()
         (scan,) = loader.scans
-        result = reconstruct(trained.network, scan, config, resolve_device("auto"))
+        result = reconstruct(trained.network, scan, config, device_of(config.execution))
         if loader.frame is None:
             return result.object
+        _log.info(
+            "the object is taken to be %d x %d px, with the middle of the scan in its middle: ptychodus does not tell; "
+            "the image of a part of a scan is displaced, but by ptychopinn_network and ptychopinn_refinement",
+            *loader.frame,
+        )
         return on_canvas(result, loader.frame)

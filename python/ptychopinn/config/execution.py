@@ -33,6 +33,7 @@ class ExecutionConfig:
     """
 
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "accelerator": ("auto", "cpu", "gpu"),
         "strategy": ("auto", "ddp"),
         "precision": ("32", "bf16", "16"),
         "logger": ("csv", "tensorboard", "mlflow", "none"),

@@ -61,7 +61,8 @@ class DataConfig:
         for name in ("y_bounds", "x_bounds"):
             bounds = tuple(getattr(self, name))  # a list, where it comes from a file
             object.__setattr__(self, name, bounds)
-            fits = len(bounds) == 2 and 0 <= bounds[0] < bounds[1] <= 1
+            numbers = all(isinstance(bound, (int, float)) for bound in bounds)
+            fits = numbers and len(bounds) == 2 and 0 <= bounds[0] < bounds[1] <= 1
             require(fits, f"data.{name}", "be two fractions, 0 <= low < high <= 1", bounds)
         require(0 <= self.validation_fraction < 1, "data.validation_fraction", "be in [0, 1)", self.validation_fraction)
 

@@ -21,6 +21,9 @@ from ptychopinn.errors import InputError
 #: What a file says of a probe that is already in sqrt(counts).
 PROBE_UNITS = "sqrt_counts"
 
+#: Share of a probe's light on good pixels below which it says nothing about its power.
+_SEEN = 0.05
+
 _log = logging.getLogger(__name__)
 
 
@@ -61,7 +64,8 @@ def probe_of(
         metadata: of the scan; gets `probe` and `probe_scaling`, what was decided and why.
 
     Returns:
-        (M, N, N) complex64; unless its scale is known, sum |P|^2 over its modes is the mean counts of a pattern.
+        (M, N, N) complex64; unless its scale is known, its light on good pixels is the mean counts of a pattern there:
+        without bad ones, that is sum |P|^2 over its modes.
     """
     size = counts.shape[-1]
     if given.probe is not None:
@@ -76,10 +80,24 @@ def probe_of(
         return probe
     good = np.ones(counts.shape[1:], np.bool_) if bad is None else ~bad
     total = sum(float(counts[part].sum(axis=0, dtype=np.float64)[good].sum()) for part in pattern_blocks(counts.shape))
-    power = float(np.square(np.abs(probe.astype(np.complex128))).sum())
+    power, reason = (
+        float(np.square(np.abs(probe.astype(np.complex128))).sum()),
+        "sum |P|^2 over modes is the mean counts",
+    )
+    # Behind a mask less light arrives, of the probe as of the patterns.
+    arriving = 0.0 if bad is None else _light(probe)[good].sum()
+    if arriving > _SEEN * power:
+        power, reason = arriving, "its light on good pixels is the mean counts"
     factor = float(np.sqrt(total / counts.shape[0] / power))
-    metadata["probe_scaling"] = {"factor": factor, "reason": "sum |P|^2 over modes is the mean counts of a pattern"}
+    metadata["probe_scaling"] = {"factor": factor, "reason": f"{reason} of a pattern"}
     return (probe * factor).astype(np.complex64)
+
+
+def _light(probe: NDArray[np.complex64]) -> NDArray[np.float64]:
+    """(N, N) intensity of all modes on the detector, zero frequency at (N//2, N//2)."""
+    waves = np.fft.fft2(np.fft.ifftshift(probe.astype(np.complex128), axes=(1, 2)), norm="ortho")
+    light: NDArray[np.float64] = np.fft.fftshift(np.square(np.abs(waves)), axes=(1, 2)).sum(axis=0)
+    return light
 
 
 def guess_probe(counts: NDArray[Any], bad: NDArray[np.bool_] | None = None) -> NDArray[np.complex64]:

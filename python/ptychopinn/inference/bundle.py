@@ -82,6 +82,15 @@ def save_bundle(model: PtychoModel, config: Config, path: str | Path, info: dict
     return path
 
 
+def is_bundle(path: str | Path) -> bool:
+    """Whether a file is a bundle, or an archive of PtychoPINN that is taken for one, rather than a checkpoint."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return "manifest.json" in names or kind_of(names) is not None
+
+
 def load_bundle(path: str | Path) -> tuple[PtychoModel, Config]:
     """Read a bundle, given its file or the folder of the run that wrote it.
 

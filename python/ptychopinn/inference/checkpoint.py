@@ -56,16 +56,9 @@ def best_checkpoint(folder: str | Path) -> Path | None:
     return next((path for name in names if (path := Path(folder) / name).exists()), None)
 
 
-def copy_best(folder: str | Path) -> Path:
-    """Copy the best epoch of a finished run to ``model.ckpt`` in its folder; its path.
-
-    Raises:
-        InputError: the run kept no checkpoint.
-    """
-    best, target = best_checkpoint(folder), Path(folder) / MODEL_NAME
-    if best is None:
-        raise InputError(f"{folder}: expected the checkpoints of a run, found none: execution.checkpoints is off")
-    if best != target:
-        with atomic_path(target) as temporary:
-            shutil.copyfile(best, temporary)
+def copy_chosen(checkpoint: str | Path, folder: str | Path) -> Path:
+    """Copy the checkpoint that a training chose to ``model.ckpt`` in its folder; its path."""
+    target = Path(folder) / MODEL_NAME
+    with atomic_path(target) as temporary:
+        shutil.copyfile(checkpoint, temporary)
     return target

@@ -61,6 +61,7 @@ class TrainedRun:
         folder: where everything was written.
         losses: last "train_loss" and, if groups were held out, "val_loss".
         interrupted: the training was ended by Ctrl-C before its time.
+        checkpoint: that of the model, if checkpoints were kept (in the first of several processes).
     """
 
     model: PtychoModel
@@ -68,6 +69,7 @@ class TrainedRun:
     folder: Path
     losses: dict[str, float]
     interrupted: bool = False
+    checkpoint: Path | None = None
 
 
 def train(
@@ -171,6 +173,7 @@ def _train(
     figures = trainer.callback_metrics or dict(pair for _, row in earlier for pair in row.items())
     losses = {name: float(value) for name, value in figures.items() if name.endswith("_loss")}
     model = module.model.cpu().eval()
+    chosen = None
     if trainer.is_global_zero:
         chosen = best.chosen() if config.execution.checkpoints else None
         if chosen is not None:
@@ -184,7 +187,7 @@ def _train(
     with torch.no_grad():
         broadcast(*model.state_dict().values())
     _log.info("trained %d epochs in %.0f s", trainer.current_epoch, seconds)
-    return TrainedRun(model, config, out, losses, interrupted)
+    return TrainedRun(model, config, out, losses, interrupted, chosen)
 
 
 def _check_folder(out: Path, overwrite: bool, resume: bool) -> None:

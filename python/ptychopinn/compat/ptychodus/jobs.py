@@ -17,22 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from ptychodus.api.product import LossValue
 from ptychodus.api.reconstruct import ReconstructOutput, TrainOutput
 from ptychodus.model.processing.subprocess_reconstructor import TAG_MODEL_SAVED, TAG_OUTPUT, TAG_TRAIN_OUTPUT
 
 from ptychopinn.compat.ptychodus.payloads import Inference, Refinement, Training
 from ptychopinn.compat.ptychodus.scans import product_of, scan_of, start_of
-from ptychopinn.config import Config, RefineConfig
+from ptychopinn.config import Config, ExecutionConfig, RefineConfig
 from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.data.scan import Scan
-from ptychopinn.devices import resolve_device
+from ptychopinn.devices import device_of
 from ptychopinn.errors import InputError
-from ptychopinn.inference.bundle import load_bundle
-from ptychopinn.inference.checkpoint import copy_best, load_checkpoint
+from ptychopinn.inference.bundle import is_bundle, load_bundle
+from ptychopinn.inference.checkpoint import copy_chosen, load_checkpoint
 from ptychopinn.inference.predict import reconstruct
 from ptychopinn.models import PtychoModel
-from ptychopinn.processes import end_with_parent
 from ptychopinn.refinement.workflow import Progress, refine
 from ptychopinn.training.callbacks import EpochLog
 from ptychopinn.training.workflow import train
@@ -41,51 +41,59 @@ from ptychopinn.training.workflow import train
 _OFTEN = 0.5
 #: Seconds between two pictures of a refinement, which has to finish its pass first.
 _PICTURES = 2.0
-_DEVICES = {"auto": "auto", "cpu": "cpu", "gpu": "cuda"}
 
 
 def run_training(job: Training, queue: Any) -> None:
     """Train; the queue gets losses after every epoch, and the path of the best checkpoint at the end."""
-    end_with_parent()
     config, losses = Config.from_dict(job.settings), _Losses()
     # A line per epoch, for ptychodus' window, and not a bar on the terminal that it was started from.
     config = dataclasses.replace(config, execution=dataclasses.replace(config.execution, progress=False))
     folder = job.target / time.strftime("run_%Y%m%d-%H%M%S")
     with _telling(losses, queue):
-        train(scans_in(job.source), folder, config, callbacks=[losses, EpochLog()])
+        run = train(scans_in(job.source), folder, config, callbacks=[losses, EpochLog()])
+    assert run.checkpoint is not None
     queue.put((TAG_TRAIN_OUTPUT, pickle.dumps(losses.said())))
-    queue.put((TAG_MODEL_SAVED, str(copy_best(folder))))
+    queue.put((TAG_MODEL_SAVED, str(copy_chosen(run.checkpoint, folder))))
 
 
 def run_inference(job: Inference, queue: Any) -> None:
     """Reconstruct; the queue gets one product."""
-    end_with_parent()
     model, trained = load_model(job.model)
     stated = Config.from_dict({name: job.settings[name] for name in ("inference", "execution")})
     config = dataclasses.replace(trained, inference=stated.inference, execution=stated.execution)
-    device = resolve_device(_DEVICES.get(stated.execution.accelerator, stated.execution.accelerator))
-    result = reconstruct(model, scan_of(job.parameters), config, device)
+    result = reconstruct(model, scan_of(job.parameters), config, _place(stated.execution))
     product = product_of(result, job.parameters, job.losses)
     queue.put((TAG_OUTPUT, pickle.dumps(ReconstructOutput(product, progress=1))))
 
 
 def run_refinement(job: Refinement, queue: Any) -> None:
     """Refine; the queue gets a product every few seconds, with the deviance per pixel as its loss."""
-    end_with_parent()
-    config, scan = RefineConfig(**job.settings), scan_of(job.parameters)
+    config, device = RefineConfig(**job.settings), _place(ExecutionConfig(**job.execution))
+    scan = scan_of(job.parameters)
     losses, shown = list[LossValue](), time.monotonic()
 
     def show(result: Reconstruction) -> None:
         nonlocal shown
-        shown, product = time.monotonic(), product_of(result, job.parameters, losses)
+        product = product_of(result, job.parameters, losses)
         queue.put((TAG_OUTPUT, pickle.dumps(ReconstructOutput(product, losses[-1].epoch))))
+        shown = time.monotonic()
 
     def tell(progress: Progress) -> None:
         losses.append(LossValue(progress.passes, progress.deviance))
         if time.monotonic() - shown > _PICTURES:
             show(progress.result())
 
-    show(refine(scan, start_of(scan), config, resolve_device(job.device), progress=tell, every=1))
+    result = refine(scan, start_of(scan), config, device, progress=tell, every=1)
+    if not losses:
+        raise InputError("refine: no pass was made; allow more refine.minutes")
+    show(result)
+
+
+def _place(execution: ExecutionConfig) -> torch.device:
+    """Where to compute, with as many threads."""
+    if execution.threads is not None:
+        torch.set_num_threads(execution.threads)
+    return device_of(execution)
 
 
 def scans_in(folder: Path) -> list[Scan]:
@@ -94,7 +102,7 @@ def scans_in(folder: Path) -> list[Scan]:
     Raises:
         InputError: there is neither, or a file cannot be used.
     """
-    files = sorted(folder.glob("*.npz"))
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".npz")
     if files:
         return [Scan.load(file) for file in files]
     if all((folder / f"{name}.h5").is_file() for name in ("diffraction", "product")):
@@ -105,12 +113,12 @@ def scans_in(folder: Path) -> list[Scan]:
 
 
 def load_model(path: Path) -> tuple[PtychoModel, Config]:
-    """A trained model from a checkpoint (.ckpt), or from a bundle (.zip).
+    """A trained model from a checkpoint or from a bundle, whatever the name of the file.
 
     Raises:
         InputError: the file is neither, or damaged.
     """
-    return load_bundle(path) if path.suffix == ".zip" else load_checkpoint(path)[:2]
+    return load_bundle(path) if is_bundle(path) else load_checkpoint(path)[:2]
 
 
 class _Losses(L.Callback):

@@ -27,11 +27,11 @@ from ptychodus.model.processing.subprocess_reconstructor import SubprocessRecons
 from ptychopinn.compat.ptychodus.payloads import Inference, Refinement, Training
 from ptychopinn.compat.ptychodus.scans import scan_of
 from ptychopinn.compat.ptychodus.settings import NetworkSettings, RefinementSettings
-from ptychopinn.config import Config, RefineConfig
+from ptychopinn.config import Config, ExecutionConfig, RefineConfig
 from ptychopinn.errors import InputError
 
 NAME = "PtychoPINN"
-_JOBS = "ptychopinn.compat.ptychodus.jobs"
+_JOBS = "ptychopinn.compat.ptychodus.children"
 _log = logging.getLogger("ptychopinn")
 
 
@@ -86,10 +86,12 @@ class NetworkReconstructor(SubprocessReconstructor):
             yield from super().reconstruct(parameters)
 
     def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
+        losses: Sequence[LossValue] = []
         with _one_sentence():
             for output in super().train(input_path, output_path):
-                self._losses = output.training_loss
+                losses = output.training_loss
                 yield output
+        self._losses = losses  # with the model; one that was stopped leaves the earlier of both
 
     def load_model_from_file(self, file_path: Path) -> None:
         self._losses = []  # those of another model
@@ -128,9 +130,9 @@ class RefinementReconstructor(SubprocessReconstructor):
             yield from super().reconstruct(parameters)
 
     def _refinement(self, parameters: ReconstructInput, _: Path | None) -> Refinement:
-        values = self._settings.sections["refine"].values()
-        RefineConfig(**values)
-        return Refinement(values, self._settings.device.get_value(), parameters)
+        refine, execution = (self._settings.sections[name].values() for name in ("refine", "execution"))
+        RefineConfig(**refine), ExecutionConfig(**execution)
+        return Refinement(refine, execution, parameters)
 
 
 @contextmanager
@@ -150,4 +152,5 @@ def _one_sentence() -> Iterator[None]:
 
 
 def _export(path: Path, parameters: ReconstructInput) -> None:
-    scan_of(parameters).save(path, "npz")
+    named = path if path.suffix.lower() == ".npz" else path.with_name(f"{path.name}.npz")
+    scan_of(parameters).save(named, "npz")

@@ -50,10 +50,10 @@ class Refinement:
 
     Args:
         settings: of :class:`~ptychopinn.config.RefineConfig`.
-        device: to compute on.
+        execution: of :class:`~ptychopinn.config.ExecutionConfig`: where it runs.
         parameters: the scan, its object and its probe.
     """
 
     settings: Mapping[str, Any]
-    device: str
+    execution: Mapping[str, Any]
     parameters: ReconstructInput

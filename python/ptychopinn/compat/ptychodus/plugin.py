@@ -9,14 +9,12 @@ panes. No file, class or function of ptychodus is changed.
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import ptychodus.model.core
-from ptychodus.api.reconstruct import ReconstructorLibrary
-from ptychodus.model.processing import ProcessingCore
 
 from ptychopinn.compat.ptychodus.library import PtychoPINNLibrary
 
@@ -26,40 +24,63 @@ _log = logging.getLogger("ptychopinn")
 _LIBRARIES: WeakKeyDictionary[Any, PtychoPINNLibrary] = WeakKeyDictionary()
 
 
-class _ProcessingCore(ProcessingCore):
-    def __init__(
-        self,
-        task_manager: Any,
-        settings_registry: Any,
-        product_api: Any,
-        algorithm_libraries: Sequence[ReconstructorLibrary],
-    ) -> None:
-        library = PtychoPINNLibrary(settings_registry)
-        super().__init__(task_manager, settings_registry, product_api, [*algorithm_libraries, library])
-        _LIBRARIES[self.algorithm_parameter] = library
-
-
 def add_library() -> None:
-    """Have the next `ModelCore` list our library, and the next window show its panes."""
-    if ptychodus.model.core.ProcessingCore is not ProcessingCore:
-        return  # done before, by us or by another plug-in
-    ptychodus.model.core.ProcessingCore = _ProcessingCore
+    """Have the next `ModelCore` list our library, and the next window show its panes.
+
+    Raises:
+        AttributeError: this ptychodus has no such list.
+    """
+    core = ptychodus.model.core.ProcessingCore
+    if not hasattr(core, "lists_ptychopinn"):
+        _need(core, "settings_registry", "algorithm_libraries")
+        ptychodus.model.core.ProcessingCore = _listing(core)
     try:
         import ptychodus.controller.core as window
-        from ptychodus.controller.processing import ProcessingController
     except ImportError as error:  # no Qt: nothing will be shown
         _log.debug("no panes: %s", error)
         return
-
-    class _ProcessingController(ProcessingController):
-        def __init__(self, algorithm_parameter: Any, *arguments: Any) -> None:
-            *others, factories = arguments
-            super().__init__(algorithm_parameter, *others, _with_ours(algorithm_parameter, factories))
-
-    window.ProcessingController = _ProcessingController
+    controller = window.ProcessingController
+    if not hasattr(controller, "lists_ptychopinn"):
+        _need(controller, "algorithm_parameter", "view_controller_factories")
+        window.ProcessingController = _showing(controller)
 
 
-def _with_ours(algorithm_parameter: Any, factories: Iterable[Any]) -> list[Any]:
+def _need(kind: type, *names: str) -> None:
+    missing = set(names) - set(inspect.signature(kind).parameters)
+    if missing:
+        raise AttributeError(f"{kind.__name__} is made without {', '.join(sorted(missing))}")
+
+
+def _listing(core: Any) -> Any:
+    signature = inspect.signature(core)
+
+    class ListingCore(core):  # type: ignore[misc]
+        lists_ptychopinn = True
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            given = signature.bind(*arguments, **named)
+            library = PtychoPINNLibrary(given.arguments["settings_registry"])
+            given.arguments["algorithm_libraries"] = [*given.arguments["algorithm_libraries"], library]
+            super().__init__(*given.args, **given.kwargs)
+            _LIBRARIES[self.algorithm_parameter] = library
+
+    return ListingCore
+
+
+def _showing(controller: Any) -> Any:
     from ptychopinn.compat.ptychodus.panes import PaneFactory
 
-    return [*factories, PaneFactory(_LIBRARIES[algorithm_parameter], factories)]
+    signature = inspect.signature(controller)
+
+    class ShowingController(controller):  # type: ignore[misc]
+        lists_ptychopinn = True
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            given = signature.bind(*arguments, **named)
+            library = _LIBRARIES.get(given.arguments["algorithm_parameter"])
+            if library is not None:
+                factories = list(given.arguments["view_controller_factories"])
+                given.arguments["view_controller_factories"] = [*factories, PaneFactory(library, factories)]
+            super().__init__(*given.args, **given.kwargs)
+
+    return ShowingController

@@ -47,12 +47,15 @@ def scan_of(parameters: ReconstructInput) -> Scan:
     height, width = geometry.pixel_height_m, geometry.pixel_width_m
     if not height > 0 or abs(width / height - 1) > 1e-6:
         raise InputError(f"{name}: expected square object pixels, found {width:g} m wide and {height:g} m high")
-    if len(product.probes.get_array()) > 1:
-        _log.warning(
-            "%s: the probe varies along the scan: its first of %d is taken", name, len(product.probes.get_array())
-        )
+    probes = product.probes.get_array()
+    if not probes.size:
+        raise InputError(f"{name}: expected a product with a probe, found none")
+    if len(array) > 1:
+        _log.warning("%s: the object has %d layers: the result will have one", name, len(array))
+    if len(probes) > 1:
+        _log.warning("%s: the probe varies along the scan: its first of %d is taken", name, len(probes))
     indexes = product.probe_positions.get_indexes()
-    return scan_from_arrays(
+    scan = scan_from_arrays(
         parameters.diffraction_patterns,
         np.column_stack(
             [
@@ -60,7 +63,7 @@ def scan_of(parameters: ReconstructInput) -> Scan:
                 geometry.map_probe_positions_to_object_x_px(product.probe_positions),
             ]
         ),
-        product.probes.get_probe_no_opr().get_array(),
+        probes[0],
         bad_pixels=parameters.bad_pixels,
         image=array[0] if len(array) == 1 else None,
         geometry=Geometry(
@@ -72,6 +75,13 @@ def scan_of(parameters: ReconstructInput) -> Scan:
         name=name,
         metadata={} if np.array_equal(indexes, np.arange(len(indexes))) else {"scan_indexes": indexes.tolist()},
     )
+    ends = scan.positions + scan.patch_size
+    outside = ((scan.positions < -0.5) | (ends > np.array(array.shape[1:]) + 0.5)).any(1).sum()
+    if ((ends <= 0) | (scan.positions >= array.shape[1:])).any(1).all():
+        raise InputError(f"{name}: expected positions on the object, found all patches outside of it")
+    if outside:
+        _log.warning("%s: %d of %d patches reach beyond the object, and are cut off there", name, outside, scan.n)
+    return scan
 
 
 def product_of(result: Reconstruction, parameters: ReconstructInput, losses: Sequence[LossValue] = ()) -> Product:
@@ -94,11 +104,13 @@ def product_of(result: Reconstruction, parameters: ReconstructInput, losses: Seq
 
 
 def start_of(scan: Scan) -> Reconstruction | None:
-    """The input's object to begin a refinement with; None where it is constant."""
+    """The input's object to begin a refinement with, in the power of the scan's probe; None where it is constant."""
     if scan.truth is None:
         return None
     lit = np.ones(scan.truth.shape, np.float32)
-    return Reconstruction(scan.truth, lit, (0.0, 0.0), probe=scan.probe)
+    # Where the probe is made stronger, the object has to be weaker: their product explains the patterns.
+    image = scan.truth / np.float32(scan.metadata["probe_scaling"]["factor"])
+    return Reconstruction(image, lit, (0.0, 0.0), probe=scan.probe)
 
 
 def _moved(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,27 +84,49 @@ class RefinementSettings:
     """The section of a refinement, and where it runs."""
 
     def __init__(self, registry: SettingsRegistry) -> None:
+        others = tuple(
+            entry.name
+            for entry in dataclasses.fields(ExecutionConfig)
+            if entry.name not in ("accelerator", "devices", "threads")
+        )
         # ptychodus has no place for a resolution, which takes as long again.
-        group = "PtychoPINNRefinement"
-        self.sections = {"refine": SectionSettings(registry, group, RefineConfig, defaults={"split_half": False})}
-        self.device = registry[group].create_string_parameter("device", "auto")
+        alone = {"split_half": False}
+        self.sections = {
+            "refine": SectionSettings(registry, "PtychoPINNRefinement", RefineConfig, defaults=alone),
+            "execution": SectionSettings(registry, "PtychoPINNRefinementExecution", ExecutionConfig, others),
+        }
 
 
 def from_text(text: str) -> Any:
-    """The value of a text: YAML's, with numbers such as 1e-3 besides.
+    """The value of a text: a number, a list or a mapping as in YAML, true, false, none, or the text itself.
 
     Example:
-        >>> from_text("none"), from_text("1e-3"), from_text("[0.0, 0.5]"), from_text("auto")
-        (None, 0.001, [0.0, 0.5], 'auto')
+        >>> from_text("none"), from_text("1e-3"), from_text("[1e-1, 0.5]"), from_text("auto"), from_text("1:30")
+        (None, 0.001, [0.1, 0.5], 'auto', '1:30')
     """
-    if text.strip().lower() in ("none", ""):
-        return None
-    if re.fullmatch(r"[-+]?[\d.]+e[-+]?\d+", text.strip(), re.IGNORECASE):
-        return float(text)
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+    words = {"none": None, "": None, "true": True, "false": False}
+    if text.strip().lower() in words:
+        return words[text.strip().lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    if text.strip()[0] in "[{":
+        try:
+            return _with_numbers(yaml.safe_load(text))
+        except yaml.YAMLError:
+            return text
+    return text
+
+
+def _with_numbers(value: Any) -> Any:
+    """A list or a mapping, with numbers where YAML 1.1 has texts, such as 1e-3."""
+    if isinstance(value, list):
+        return [_with_numbers(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _with_numbers(part) for name, part in value.items()}
+    return from_text(value) if isinstance(value, str) else value
 
 
 def _parameter(group: ParameterGroup, entry: dataclasses.Field[Any], value: Any) -> Parameter[Any]:
