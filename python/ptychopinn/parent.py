@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,7 @@ import time
 #: Seconds that a process has to end by itself.
 _GRACE = 5.0
 _served = threading.Event()
+_log = logging.getLogger(__name__)
 
 
 def serve_parent() -> None:
@@ -38,4 +40,5 @@ def serve_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, end)
+    _log.info("working in process %d", os.getpid())
     threading.Thread(target=watch, daemon=True).start()
