@@ -26,6 +26,7 @@ from ptychodus.api.probe_positions import ProbePosition, ProbePositionSequence
 from ptychodus.api.product import Product, ProductMetadata
 from ptychodus.api.propagate import compute_far_field_pixel_geometry
 from ptychodus.api.reconstruct import prepare_reconstruct_input
+from skimage.registration import phase_cross_correlation
 
 ENERGY, DISTANCE, PIXEL = 1e4, 1.0, 75e-6
 
@@ -155,13 +156,19 @@ def ptychodus(folder: Path, job: str, source: str, target: str) -> tuple[int, st
     return ended.returncode, ended.stdout
 
 
-def likeness(found: NDArray[np.complexfloating], truth: NDArray[np.complexfloating]) -> float:
-    """Correlation of the phases without their planes."""
+def likeness(
+    found: NDArray[np.complexfloating], truth: NDArray[np.complexfloating]
+) -> tuple[float, NDArray[np.float64]]:
+    """Of the phases without their planes: their correlation, and (y, x) pixels between them."""
 
     def phase(image: NDArray[np.complexfloating]) -> NDArray[np.float64]:
-        part = np.angle(image)
-        y, x = np.mgrid[: part.shape[0], : part.shape[1]]
-        terms = np.column_stack([y.ravel(), x.ravel(), np.ones(part.size)])
-        return part.ravel() - terms @ np.linalg.lstsq(terms, part.ravel(), rcond=None)[0]
+        y, x = np.mgrid[: image.shape[0], : image.shape[1]]
+        terms = np.column_stack([y.ravel(), x.ravel(), np.ones(image.size)])
+        values = np.angle(image).ravel()
+        return (values - terms @ np.linalg.lstsq(terms, values, rcond=None)[0]).reshape(image.shape)
 
-    return float(np.corrcoef(phase(found), phase(truth))[0, 1])
+    one, other = phase(found), phase(truth)
+    # A window, since what goes out on one side does not come in on the other.
+    window = np.outer(*(np.hanning(side) for side in one.shape))
+    shift, _, _ = phase_cross_correlation(other * window, one * window, upsample_factor=20, normalization=None)
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1]), shift

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ptychodus.api.io import load_product
 from staged import CASES, PART, Case, likeness, ptychodus, write
 
-from ptychopinn.metrics.align import align
-
 LEAST = 0.75
+#: Pixels: half of one would be another convention. A learned probe and the object can shift together by some of it.
+FARTHEST = 0.4
 ROUTES = ("ptychopinn-torch_unsupervised", "ptychopinn_network")
 
 
@@ -34,9 +34,9 @@ def outcome(case: Case, folder: Path, algorithm: str, truth: NDArray[np.complex6
     # Inside the border of the scan, or of the part that was measured.
     rows = case.first // case.columns * case.size // 8
     inside = np.s_[case.size // 2 + rows : -case.size // 2, case.size // 2 : -case.size // 2]
-    score, aligned = likeness(image[0][inside], truth[inside]), align(image[0][inside], truth[inside])
-    print(f"{algorithm}, {case.name}: {image.shape}; phase {score:.3f}, shift {np.round(aligned.shift, 2)} px")
-    assert score > LEAST and np.abs(aligned.shift).max() < 0.25
+    score, shift = likeness(image[0][inside], truth[inside])
+    print(f"{algorithm}, {case.name}: {image.shape}; phase {score:.3f}, {shift} px away")
+    assert score > LEAST and np.abs(shift).max() < FARTHEST
     level = np.median(np.abs(image[0][inside]))
     assert 0.8 < level < 1.2, level  # the truth's is close to 1
 
