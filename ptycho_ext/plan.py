@@ -4,23 +4,26 @@
 It holds plain int64 tensors, so it passes through torch.compile and export like any other input. Results are bitwise
 the same with and without one. The operators check it against the positions they are called with; on CUDA, where they do
 not wait for the device, a canvas summed with the plan of other positions is NaN instead of an error.
+
+It is a module without parameters, because what uses it is one: it follows its owner to another device, and is worked
+out again there, since every kind of device cuts the canvas in its own way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptycho_ext.canvas import CanvasGeometry
-from ptycho_ext.ops._checks import Check, as_float64, as_pair
+from ptycho_ext.ops._checks import Check, as_pair
+from ptycho_ext.ops._precision import as_float64
 
 
-@dataclass(frozen=True, eq=False)
-class ScanPlan:
+class ScanPlan(nn.Module):
     """Which patches touch which part of the canvas, and in which order patches are best visited.
 
     Args:
@@ -29,9 +32,15 @@ class ScanPlan:
         canvas_size: (H, W), or one integer for both.
 
     Attributes:
+        positions: (..., n, 2) float64, detached.
+        patch_size: (h, w).
+        canvas_size: (H, W).
         order: (patches,) the order in which extraction visits the patches: neighbours on the canvas in succession.
         tile_start: (tiles + 1,) where each tile's list begins in tile_patches.
-        tile_patches: (visits,) the patches of every tile, ascending; on CUDA with room for more behind the last.
+        tile_patches: (pairs,) the patches of every tile, ascending; on CUDA with room for more behind the last.
+
+    ``to(device)``, of the plan or of a module that holds it, works it out again on that device. Types of numbers do not
+    concern it: its positions stay float64. It has nothing in a state dict.
 
     Raises:
         RuntimeError: a type, shape or size does not fit, the canvas is smaller than a patch, or a position is not
@@ -42,36 +51,47 @@ class ScanPlan:
         >>> from ptycho_ext import extract_patches
         >>> positions = torch.tensor([[1.0, 0.5], [0.0, 2.0]])
         >>> plan = ScanPlan(positions, 2, (3, 4))
+        >>> plan
+        ScanPlan(2 patches of (2, 2) on (3, 4), cpu)
         >>> extract_patches(torch.arange(12.0).reshape(3, 4), positions, 2, plan=plan)[0]
         tensor([[4.5000, 5.5000],
                 [8.5000, 9.5000]])
     """
 
-    positions: Tensor = field(repr=False)
-    patch_size: int | Sequence[int]
-    canvas_size: int | Sequence[int]
-    order: Tensor = field(init=False, repr=False)
-    tile_start: Tensor = field(init=False, repr=False)
-    tile_patches: Tensor = field(init=False, repr=False)
+    positions: Tensor
+    order: Tensor
+    tile_start: Tensor
+    tile_patches: Tensor
 
-    def __post_init__(self) -> None:
+    def __init__(self, positions: Tensor, patch_size: int | Sequence[int], canvas_size: int | Sequence[int]) -> None:
+        super().__init__()
+        self.patch_size = tuple(as_pair(patch_size))
+        self.canvas_size = tuple(as_pair(canvas_size))
         # Detached: a plan holds integers only, and must not keep a graph alive.
-        positions = as_float64(self.positions).detach()
-        patch_size, canvas_size = as_pair(self.patch_size), as_pair(self.canvas_size)
+        self._make(as_float64(positions).detach())
+
+    def _make(self, positions: Tensor) -> None:
         if positions.is_cuda and not torch.compiler.is_compiling() and not torch.cuda.is_current_stream_capturing():
             bad = positions[~positions.isfinite()]
             Check("plan_tiles").require(bad.numel() == 0, "positions", "be finite", float(bad[0]) if len(bad) else "")
-        order, tile_start, tile_patches = torch.ops.ptycho.plan_tiles(positions, patch_size, canvas_size)
-        values = {
-            "positions": positions,
-            "patch_size": tuple(patch_size),
-            "canvas_size": tuple(canvas_size),
-            "order": order,
-            "tile_start": tile_start,
-            "tile_patches": tile_patches,
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        self.positions = positions
+        self.order, self.tile_start, self.tile_patches = torch.ops.ptycho.plan_tiles(
+            positions, list(self.patch_size), list(self.canvas_size)
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScanPlan:
+        """What ``to``, ``cuda`` and ``cpu`` of a module call: ``fn`` moves a tensor, and may convert it."""
+        device = fn(self.positions.reshape(-1)[:0]).device
+        if device.type == "meta":  # there is nothing to work out
+            for name in ("positions", "order", "tile_start", "tile_patches"):
+                setattr(self, name, getattr(self, name).to(device))
+        elif device != self.positions.device:
+            self._make(self.positions.to(device))
+        return self
+
+    def __repr__(self) -> str:
+        count = self.positions.numel() // 2
+        return f"ScanPlan({count} patches of {self.patch_size} on {self.canvas_size}, {self.positions.device})"
 
     @classmethod
     def from_scan_positions(
@@ -94,15 +114,8 @@ class ScanPlan:
 def _fake_plan_tiles(
     positions: Tensor, patch_size: Sequence[int], canvas_size: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    check = Check("plan_tiles")
-    check.type("positions", positions, torch.float64)
-    check.dims("positions", positions, 2, "(..., n, 2)")
-    check.shape("positions", positions, (*positions.shape[:-1], 2))
-    check.size("patch_size", patch_size)
-    check.size("canvas_size", canvas_size)
-    check.holds_patch("canvas_size", canvas_size, patch_size)
-    # How many tiles there are is the backend's choice, and how many visits depends on the positions.
-    context = torch.library.get_ctx()
+    # How many tiles there are is the backend's choice, and how many pairs depends on the positions.
+    context: Any = torch.library.get_ctx()
     sizes = positions.numel() // 2, context.new_dynamic_size(min=1), context.new_dynamic_size()
     order, tile_start, tile_patches = (positions.new_empty(size, dtype=torch.int64) for size in sizes)
     return order, tile_start, tile_patches

@@ -31,10 +31,12 @@ def plan_tensors(
     """The plan's tensors, if it was made for as many positions and for these sizes."""
     if plan is None:
         return NO_PLAN
-    Check(op).device("plan", plan.order, positions)
-    made_for = (tuple(plan.positions.shape), tuple(plan.patch_size), tuple(plan.canvas_size))  # type: ignore[arg-type]
+    check = Check(op)
+    check.device("plan", plan.order, positions)
+    made_for = (tuple(plan.positions.shape), plan.patch_size, plan.canvas_size)
     called_with = (tuple(positions.shape), tuple(patch_size), tuple(canvas_size))
     names = ("positions of shape", "patches of", "a canvas of")
     for name, wanted, got in zip(names, called_with, made_for, strict=True):
-        Check(op).require(got == wanted, "plan", f"be made for {name} {wanted}", str(got))
+        if got != wanted:
+            check.require(False, "plan", f"be made for {name} {wanted}", str(got))
     return plan.order, plan.tile_start, plan.tile_patches

@@ -8,15 +8,17 @@ with respect to the positions is an operator of its own, shared by both (and by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ptycho_ext.ops._checks import Check, as_float64, as_pair
-from ptycho_ext.ops._plan import NO_PLAN, plan_tensors
-from ptycho_ext.ops._vmap import lead
+from ptycho_ext.ops._checks import Check, as_pair
+from ptycho_ext.ops._plan import plan_tensors
+from ptycho_ext.ops._precision import as_float64, widened
+from ptycho_ext.ops._registration import differentiable, writes_to
+from ptycho_ext.ops._vmap import fold, lead, loop, unfold
 
 if TYPE_CHECKING:
     from ptycho_ext.plan import ScanPlan
@@ -59,12 +61,15 @@ def extract_patches(
         tensor([[[4.5000, 5.5000],
                  [8.5000, 9.5000]]])
     """
-    positions, patch_size = as_float64(positions), as_pair(patch_size)
+    canvas, positions, patch_size = widened(canvas), as_float64(positions), as_pair(patch_size)
+    if plan is None and out is None:
+        patches: Tensor = torch.ops.ptycho.extract_patches(canvas, positions, patch_size)
+        return patches
     tensors = plan_tensors("extract_patches", plan, positions, patch_size, canvas.shape[-2:])
     if out is None:
-        return _extract(canvas, positions, patch_size, *tensors)
+        patches = _extract(canvas, positions, patch_size, *tensors)
+        return patches
     check = Check("extract_patches")
-    check.no_gradient(canvas, positions, out)
     check.size("patch_size", patch_size)
     check.shape("out", out, (*positions.shape[:-1], *patch_size))
     torch.ops.ptycho.extract_patches_out(canvas, positions, tensors[0], out)
@@ -105,12 +110,15 @@ def extract_patches_adjoint(
         tensor([[0.0000, 0.7500, 0.2500, 0.0000],
                 [0.0000, 0.0000, 0.0000, 0.0000]])
     """
-    positions, canvas_size = as_float64(positions), as_pair(canvas_size)
+    patches, positions, canvas_size = widened(patches), as_float64(positions), as_pair(canvas_size)
+    if plan is None and out is None:
+        canvas: Tensor = torch.ops.ptycho.extract_patches_adjoint(patches, positions, canvas_size)
+        return canvas
     tensors = plan_tensors("extract_patches_adjoint", plan, positions, patches.shape[-2:], canvas_size)
     if out is None:
-        return _adjoint(patches, positions, canvas_size, *tensors)
+        canvas = _adjoint(patches, positions, canvas_size, tensors[1], tensors[2], tensors[0])
+        return canvas
     check = Check("extract_patches_adjoint")
-    check.no_gradient(patches, positions, out)
     check.size("canvas_size", canvas_size)
     check.shape("out", out, (*patches.shape[:-3], *canvas_size))
     torch.ops.ptycho.extract_patches_adjoint_out(patches, positions, tensors[1], tensors[2], out)
@@ -120,18 +128,12 @@ def extract_patches_adjoint(
 def _fake_extract_patches(
     canvas: Tensor, positions: Tensor, patch_size: Sequence[int], order: Tensor | None = None
 ) -> Tensor:
-    check = Check("extract_patches")
-    check.data("canvas", canvas)
-    check.dims("canvas", canvas, 2, "(..., H, W)")
-    check.positions_of_canvas(positions, canvas)
-    check.size("patch_size", patch_size)
-    check.holds_patch("canvas", canvas.shape[-2:], patch_size)
+    Check("extract_patches").same_device(canvas, positions=positions, plan=order)
     return canvas.new_empty((*positions.shape[:-1], *patch_size))
 
 
 def _fake_extract_patches_out(canvas: Tensor, positions: Tensor, order: Tensor | None, out: Tensor) -> None:
-    patches = _fake_extract_patches(canvas, positions, out.shape[-2:])
-    Check("extract_patches").out(out, canvas, patches.shape)
+    Check("extract_patches").same_device(canvas, positions=positions, plan=order, out=out)
 
 
 def _fake_extract_patches_adjoint(
@@ -141,49 +143,44 @@ def _fake_extract_patches_adjoint(
     tile_start: Tensor | None = None,
     tile_patches: Tensor | None = None,
 ) -> Tensor:
-    check = Check("extract_patches_adjoint")
-    check.data("patches", patches)
-    check.dims("patches", patches, 3, "(..., n, h, w)")
-    check.positions_of_patches(positions, patches)
-    check.size("canvas_size", canvas_size)
-    check.holds_patch("canvas_size", canvas_size, patches.shape[-2:])
+    Check("extract_patches_adjoint").same_device(patches, positions=positions, plan=tile_start)
     return patches.new_empty((*patches.shape[:-3], *canvas_size))
 
 
 def _fake_extract_patches_adjoint_out(
     patches: Tensor, positions: Tensor, tile_start: Tensor | None, tile_patches: Tensor | None, out: Tensor
 ) -> None:
-    canvas = _fake_extract_patches_adjoint(patches, positions, out.shape[-2:])
-    Check("extract_patches_adjoint").out(out, patches, canvas.shape)
+    Check("extract_patches_adjoint").same_device(patches, positions=positions, plan=tile_start, out=out)
 
 
 def _fake_extract_patches_grad_positions(
     grad_patches: Tensor, canvas: Tensor, positions: Tensor, order: Tensor | None = None
 ) -> Tensor:
     check = Check("extract_patches_grad_positions")
-    check.data("canvas", canvas)
-    check.dims("canvas", canvas, 2, "(..., H, W)")
-    check.positions_of_canvas(positions, canvas)
-    check.type("grad_patches", grad_patches, canvas.dtype)
-    check.dims("grad_patches", grad_patches, 3, "(..., n, h, w)")
-    check.shape("grad_patches", grad_patches, (*positions.shape[:-1], *grad_patches.shape[-2:]))
-    check.device("grad_patches", grad_patches, canvas)
-    check.holds_patch("canvas", canvas.shape[-2:], grad_patches.shape[-2:])
+    check.same_device(canvas, positions=positions, grad_patches=grad_patches, plan=order)
     return positions.new_empty(positions.shape)
 
+
+torch.library.register_fake("ptycho::extract_patches", _fake_extract_patches)
+torch.library.register_fake("ptycho::extract_patches_out", _fake_extract_patches_out)
+torch.library.register_fake("ptycho::extract_patches_adjoint", _fake_extract_patches_adjoint)
+torch.library.register_fake("ptycho::extract_patches_adjoint_out", _fake_extract_patches_adjoint_out)
+torch.library.register_fake("ptycho::extract_patches_grad_positions", _fake_extract_patches_grad_positions)
 
 Gradients = tuple[Tensor | None, Tensor | None, None, None, None, None]
 
 
 class _Extract(torch.autograd.Function):
+    """The extraction; the tile lists are those of a plan, for the backward."""
+
     @staticmethod
     def forward(
         canvas: Tensor,
         positions: Tensor,
         patch_size: list[int],
-        order: Tensor | None,
-        tile_start: Tensor | None,
-        tile_patches: Tensor | None,
+        order: Tensor | None = None,
+        tile_start: Tensor | None = None,
+        tile_patches: Tensor | None = None,
     ) -> Tensor:
         result: Tensor = torch.ops.ptycho.extract_patches(canvas, positions, patch_size, order)
         return result
@@ -193,32 +190,40 @@ class _Extract(torch.autograd.Function):
         canvas, positions, _, order, tile_start, tile_patches = inputs
         canvas_ = canvas if ctx.needs_input_grad[1] else None
         ctx.save_for_backward(positions, canvas_, order, tile_start, tile_patches)
-        ctx.canvas_size = canvas.shape[-2:]
+        ctx.canvas_size = list(canvas.shape[-2:])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
         positions, canvas, order, tile_start, tile_patches = ctx.saved_tensors
-        plan = (order, tile_start, tile_patches)
-        grad_canvas = _adjoint(grad, positions, list(ctx.canvas_size), *plan) if ctx.needs_input_grad[0] else None
-        by_positions = None if canvas is None else grad_positions(grad, canvas, positions, order)
-        return grad_canvas, by_positions, None, None, None, None
+        by_canvas = by_positions = None
+        if ctx.needs_input_grad[0]:
+            by_canvas = _adjoint(grad, positions, ctx.canvas_size, tile_start, tile_patches, order)
+        if canvas is not None:
+            by_positions = torch.ops.ptycho.extract_patches_grad_positions(grad, canvas, positions, order)
+        return by_canvas, by_positions, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        canvas, positions, patch_size, *_ = args  # with one more dimension the plan no longer fits
-        canvas, positions = lead(info.batch_size, canvas, in_dims[0]), lead(info.batch_size, positions, in_dims[1])
-        return _extract(canvas, positions, patch_size, *NO_PLAN), 0
+        canvas, positions, patch_size, *_ = args  # a plan fits neither way
+        size = info.batch_size
+        if in_dims[0] is None:
+            positions = fold(size, positions, in_dims[1], inner=1)
+            return unfold(size, torch.ops.ptycho.extract_patches(canvas, positions, patch_size), inner=2)
+        canvas, positions = lead(size, canvas, in_dims[0]), lead(size, positions, in_dims[1])
+        return torch.ops.ptycho.extract_patches(canvas, positions, patch_size), 0
 
 
 class _Adjoint(torch.autograd.Function):
+    """The sum onto a canvas; the order is that of a plan, for the backward."""
+
     @staticmethod
     def forward(
         patches: Tensor,
         positions: Tensor,
         canvas_size: list[int],
-        order: Tensor | None,
-        tile_start: Tensor | None,
-        tile_patches: Tensor | None,
+        tile_start: Tensor | None = None,
+        tile_patches: Tensor | None = None,
+        order: Tensor | None = None,
     ) -> Tensor:
         op = torch.ops.ptycho.extract_patches_adjoint
         result: Tensor = op(patches, positions, canvas_size, tile_start, tile_patches)
@@ -226,29 +231,34 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        patches, positions, _, order, tile_start, tile_patches = inputs
+        patches, positions, _, tile_start, tile_patches, order = inputs
         patches_ = patches if ctx.needs_input_grad[1] else None
         ctx.save_for_backward(positions, patches_, order, tile_start, tile_patches)
-        ctx.patch_size = patches.shape[-2:]
+        ctx.patch_size = list(patches.shape[-2:])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
         positions, patches, order, tile_start, tile_patches = ctx.saved_tensors
-        plan = (order, tile_start, tile_patches)
-        grad_patches = _extract(grad, positions, list(ctx.patch_size), *plan) if ctx.needs_input_grad[0] else None
-        by_positions = None if patches is None else grad_positions(patches, grad, positions, order)
-        return grad_patches, by_positions, None, None, None, None
+        by_patches = by_positions = None
+        if ctx.needs_input_grad[0]:
+            by_patches = _extract(grad, positions, ctx.patch_size, order, tile_start, tile_patches)
+        if patches is not None:
+            by_positions = torch.ops.ptycho.extract_patches_grad_positions(patches, grad, positions, order)
+        return by_patches, by_positions, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        patches, positions, canvas_size, *_ = args
-        patches, positions = lead(info.batch_size, patches, in_dims[0]), lead(info.batch_size, positions, in_dims[1])
-        return _adjoint(patches, positions, canvas_size, *NO_PLAN), 0
+        op = torch.ops.ptycho.extract_patches_adjoint
+        if in_dims[0] is None:
+            looped: tuple[Tensor, int] = loop(op, info.batch_size, args[:3], in_dims[:3])
+            return looped
+        patches, positions = lead(info.batch_size, args[0], in_dims[0]), lead(info.batch_size, args[1], in_dims[1])
+        return op(patches, positions, args[2]), 0
 
 
 class _GradPositions(torch.autograd.Function):
     @staticmethod
-    def forward(grad_patches: Tensor, canvas: Tensor, positions: Tensor, order: Tensor | None) -> Tensor:
+    def forward(grad_patches: Tensor, canvas: Tensor, positions: Tensor, order: Tensor | None = None) -> Tensor:
         result: Tensor = torch.ops.ptycho.extract_patches_grad_positions(grad_patches, canvas, positions, order)
         return result
 
@@ -265,22 +275,21 @@ class _GradPositions(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        mapped = [lead(info.batch_size, t, d) for t, d in zip(args[:3], in_dims[:3], strict=True)]
-        return grad_positions(*mapped), 0
+        op = torch.ops.ptycho.extract_patches_grad_positions
+        grads, canvas, positions = args[:3]
+        of_grads, of_canvas, of_positions = in_dims[:3]
+        size = info.batch_size
+        if of_grads is None:
+            looped: tuple[Tensor, int] = loop(op, size, args[:3], in_dims[:3])
+            return looped
+        if of_canvas is None:
+            grads, positions = fold(size, grads, of_grads, inner=2), fold(size, positions, of_positions, inner=1)
+            return unfold(size, op(grads, canvas, positions), inner=1)
+        return op(lead(size, grads, of_grads), lead(size, canvas, of_canvas), lead(size, positions, of_positions)), 0
 
 
-_grad_positions: Callable[..., Tensor] = _GradPositions.apply
-_extract: Callable[..., Tensor] = _Extract.apply
-_adjoint: Callable[..., Tensor] = _Adjoint.apply
-
-
-def grad_positions(grad_patches: Tensor, canvas: Tensor, positions: Tensor, order: Tensor | None = None) -> Tensor:
-    """The derivative (..., n, 2) of Re <grad_patches, extract(canvas, positions)> by positions."""
-    return _grad_positions(grad_patches, canvas, positions, order)
-
-
-torch.library.register_fake("ptycho::extract_patches", _fake_extract_patches)
-torch.library.register_fake("ptycho::extract_patches_out", _fake_extract_patches_out)
-torch.library.register_fake("ptycho::extract_patches_adjoint", _fake_extract_patches_adjoint)
-torch.library.register_fake("ptycho::extract_patches_adjoint_out", _fake_extract_patches_adjoint_out)
-torch.library.register_fake("ptycho::extract_patches_grad_positions", _fake_extract_patches_grad_positions)
+_extract = differentiable("extract_patches", _Extract)
+_adjoint = differentiable("extract_patches_adjoint", _Adjoint)
+differentiable("extract_patches_grad_positions", _GradPositions)
+writes_to("extract_patches_out", 3)
+writes_to("extract_patches_adjoint_out", 4)

@@ -7,17 +7,17 @@ backward is spelled with the other operators, on canvases, so that it can be dif
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ptycho_ext.ops._checks import Check, as_float64, as_pair, real_type
-from ptycho_ext.ops._plan import NO_PLAN
-from ptycho_ext.ops._vmap import lead, lead_weights
-from ptycho_ext.ops.extract import extract_patches, extract_patches_adjoint, grad_positions
-from ptycho_ext.ops.reassemble import real_product, reassemble_adjoint, reassemble_patches
+from ptycho_ext.ops._checks import Check, as_pair
+from ptycho_ext.ops._precision import as_float64, weights_like, widened
+from ptycho_ext.ops._registration import differentiable, writes_to
+from ptycho_ext.ops._vmap import lead, lead_weights, loop
+from ptycho_ext.ops.reassemble import real_product
 
 
 def overlap_project(
@@ -60,14 +60,11 @@ def overlap_project(
         <BLANKLINE>
                 [[2., 3., 3.]]])
     """
-    if weights is None:
-        weights = torch.ones(patches.shape[-2:], dtype=real_type(patches.dtype), device=patches.device)
-    elif not weights.is_complex():
-        weights = weights.to(real_type(patches.dtype))
-    positions, canvas_size = as_float64(positions), as_pair(canvas_size)
+    patches, positions, canvas_size = widened(patches), as_float64(positions), as_pair(canvas_size)
+    weights = weights_like(patches, weights)
     if out is None:
-        return _project(patches, positions, weights, canvas_size, eps)
-    Check("overlap_project").no_gradient(patches, positions, weights, out)
+        projected: Tensor = torch.ops.ptycho.overlap_project(patches, positions, weights, canvas_size, eps)
+        return projected
     torch.ops.ptycho.overlap_project_out(patches, positions, weights, canvas_size, eps, out)
     return out
 
@@ -75,16 +72,18 @@ def overlap_project(
 def _fake_overlap_project(
     patches: Tensor, positions: Tensor, weights: Tensor, canvas_size: Sequence[int], eps: float
 ) -> Tensor:
-    Check("overlap_project").merge(patches, positions, weights, canvas_size)
+    Check("overlap_project").same_device(patches, positions=positions, weights=weights)
     return patches.new_empty(patches.shape)
 
 
 def _fake_overlap_project_out(
     patches: Tensor, positions: Tensor, weights: Tensor, canvas_size: Sequence[int], eps: float, out: Tensor
 ) -> None:
-    check = Check("overlap_project")
-    check.merge(patches, positions, weights, canvas_size)
-    check.out(out, patches, patches.shape)
+    Check("overlap_project").same_device(patches, positions=positions, weights=weights, out=out)
+
+
+torch.library.register_fake("ptycho::overlap_project", _fake_overlap_project)
+torch.library.register_fake("ptycho::overlap_project_out", _fake_overlap_project_out)
 
 
 class _Project(torch.autograd.Function):
@@ -107,22 +106,25 @@ class _Project(torch.autograd.Function):
         for_patches, for_positions, for_weights, _, _ = ctx.needs_input_grad
         size, patch_size = ctx.canvas_size, list(ctx.shape[-2:])
         each = weights.expand(ctx.shape)
+        op = torch.ops.ptycho
         if patches is None:
-            total = extract_patches_adjoint(each, positions, size)
+            total = op.extract_patches_adjoint(each, positions, size)
         else:
-            image, total = reassemble_patches(patches, positions, size, weights, eps=ctx.eps)
+            image, total = op.reassemble_patches(patches, positions, weights, size, ctx.eps)
         seen = total > ctx.eps * total.detach().amax((-2, -1), keepdim=True)
-        grad_sum = torch.where(seen, extract_patches_adjoint(grad, positions, size) / torch.where(seen, total, 1), 0)
+        grad_sum = op.extract_patches_adjoint(grad, positions, size)
+        grad_sum = torch.where(seen, grad_sum / torch.where(seen, total, 1), 0)
         by_patches = grad_positions_ = grad_weights = None
         if for_patches:
-            by_patches = reassemble_adjoint(grad_sum, positions, weights, *NO_PLAN)
+            by_patches = op.reassemble_patches_adjoint(grad_sum, positions, weights)
         if patches is not None:
             grad_total = -real_product(image, grad_sum)
             if for_weights:
-                spread = extract_patches(grad_sum, positions, patch_size)
-                grad_weights = real_product(patches, spread) + extract_patches(grad_total, positions, patch_size)
+                spread = op.extract_patches(grad_sum, positions, patch_size)
+                grad_weights = real_product(patches, spread) + op.extract_patches(grad_total, positions, patch_size)
                 grad_weights = grad_weights.sum_to_size(weights.shape)
             if for_positions:
+                grad_positions = op.extract_patches_grad_positions
                 grad_positions_ = grad_positions(grad, image, positions)
                 grad_positions_ = grad_positions_ + grad_positions(patches * weights, grad_sum, positions)
                 grad_positions_ = grad_positions_ + grad_positions(each, grad_total, positions)
@@ -130,14 +132,14 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        patches, positions, weights, canvas_size, eps = args
-        size = info.batch_size
+        patches, positions, weights, *rest = args
+        op, size = torch.ops.ptycho.overlap_project, info.batch_size
+        if in_dims[0] is None or (in_dims[2] is None and weights.ndim > 2):
+            looped: tuple[Tensor, int] = loop(op, size, args, in_dims)
+            return looped
         patches, positions = lead(size, patches, in_dims[0]), lead(size, positions, in_dims[1])
-        weights = lead_weights(size, weights, in_dims[2], patches)
-        return _project(patches, positions, weights, canvas_size, eps), 0
+        return op(patches, positions, lead_weights(size, weights, in_dims[2], patches), *rest), 0
 
 
-_project: Callable[..., Tensor] = _Project.apply
-
-torch.library.register_fake("ptycho::overlap_project", _fake_overlap_project)
-torch.library.register_fake("ptycho::overlap_project_out", _fake_overlap_project_out)
+differentiable("overlap_project", _Project)
+writes_to("overlap_project_out", 5)

@@ -8,16 +8,18 @@ in the same pass, and its derivative needs the mean alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ptycho_ext.ops._checks import Check, as_float64, as_pair, real_type
-from ptycho_ext.ops._plan import NO_PLAN, plan_tensors
-from ptycho_ext.ops._vmap import lead, lead_weights
-from ptycho_ext.ops.extract import _extract, grad_positions
+from ptycho_ext.ops._checks import Check, as_pair
+from ptycho_ext.ops._plan import plan_tensors
+from ptycho_ext.ops._precision import as_float64, weights_like, widened
+from ptycho_ext.ops._registration import differentiable, writes_to
+from ptycho_ext.ops._vmap import lead, lead_weights, loop
+from ptycho_ext.ops.extract import _extract
 
 if TYPE_CHECKING:
     from ptycho_ext.plan import ScanPlan
@@ -70,21 +72,23 @@ def reassemble_patches(
         >>> weight
         tensor([[1.0000, 1.5000, 1.0000, 0.5000, 0.0000]])
     """
-    if weights is None:
-        weights = torch.ones(patches.shape[-2:], dtype=real_type(patches.dtype), device=patches.device)
-    elif not weights.is_complex():
-        weights = weights.to(real_type(patches.dtype))
-    positions, canvas_size = as_float64(positions), as_pair(canvas_size)
-    tensors = plan_tensors("reassemble_patches", plan, positions, patches.shape[-2:], canvas_size)
+    patches, positions, canvas_size = widened(patches), as_float64(positions), as_pair(canvas_size)
+    weights = weights_like(patches, weights)
     threshold = float(eps) if normalize else None
+    if plan is None and out is None:
+        result: tuple[Tensor, Tensor] = torch.ops.ptycho.reassemble_patches(
+            patches, positions, weights, canvas_size, threshold
+        )
+        return result
+    order, *lists = plan_tensors("reassemble_patches", plan, positions, patches.shape[-2:], canvas_size)
     if out is None:
-        return _reassemble(patches, positions, weights, canvas_size, threshold, *tensors)
+        result = _reassemble(patches, positions, weights, canvas_size, threshold, *lists, order)
+        return result
     check = Check("reassemble_patches")
-    check.no_gradient(patches, positions, weights, *out)
     check.size("canvas_size", canvas_size)
     for number, part in enumerate(out):
         check.shape(f"out[{number}]", part, (*patches.shape[:-3], *canvas_size))
-    torch.ops.ptycho.reassemble_patches_out(patches, positions, weights, threshold, *tensors[1:], *out)
+    torch.ops.ptycho.reassemble_patches_out(patches, positions, weights, threshold, *lists, *out)
     return out
 
 
@@ -97,9 +101,9 @@ def _fake_reassemble_patches(
     tile_start: Tensor | None = None,
     tile_patches: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    Check("reassemble_patches").merge(patches, positions, weights, canvas_size)
-    shape = (*patches.shape[:-3], *canvas_size)
-    return patches.new_empty(shape), weights.new_empty(shape)
+    Check("reassemble_patches").same_device(patches, positions=positions, weights=weights, plan=tile_start)
+    size = (*patches.shape[:-3], *canvas_size)
+    return patches.new_empty(size), weights.new_empty(size)
 
 
 def _fake_reassemble_patches_out(
@@ -112,27 +116,20 @@ def _fake_reassemble_patches_out(
     image: Tensor,
     weight_sum: Tensor,
 ) -> None:
-    check, canvas_size = Check("reassemble_patches"), image.shape[-2:]
-    check.merge(patches, positions, weights, canvas_size)
-    check.out(image, patches, (*patches.shape[:-3], *canvas_size), "out[0]")
-    check.out(weight_sum, weights, (*patches.shape[:-3], *canvas_size), "out[1]")
+    check = Check("reassemble_patches")
+    check.same_device(patches, positions=positions, weights=weights, plan=tile_start, out=image)
 
 
 def _fake_reassemble_patches_adjoint(
     image: Tensor, positions: Tensor, weights: Tensor, order: Tensor | None = None
 ) -> Tensor:
-    check = Check("reassemble_patches_adjoint")
-    check.data("image", image)
-    check.dims("image", image, 2, "(..., H, W)")
-    check.positions_of_canvas(positions, image)
-    check.type("weights", weights, real_type(image.dtype))
-    check.dims("weights", weights, 2, "(..., h, w)")
-    if weights.ndim > 2:
-        check.shape("weights", weights, (*positions.shape[:-1], *weights.shape[-2:]))
-    check.device("weights", weights, image)
-    check.size("weights' size", weights.shape[-2:])
-    check.holds_patch("image", image.shape[-2:], weights.shape[-2:])
+    Check("reassemble_patches_adjoint").same_device(image, positions=positions, weights=weights, plan=order)
     return image.new_empty((*positions.shape[:-1], *weights.shape[-2:]))
+
+
+torch.library.register_fake("ptycho::reassemble_patches", _fake_reassemble_patches)
+torch.library.register_fake("ptycho::reassemble_patches_adjoint", _fake_reassemble_patches_adjoint)
+torch.library.register_fake("ptycho::reassemble_patches_out", _fake_reassemble_patches_out)
 
 
 class _Reassemble(torch.autograd.Function):
@@ -142,10 +139,10 @@ class _Reassemble(torch.autograd.Function):
         positions: Tensor,
         weights: Tensor,
         canvas_size: list[int],
-        eps: float | None,
-        order: Tensor | None,
-        tile_start: Tensor | None,
-        tile_patches: Tensor | None,
+        eps: float | None = None,
+        tile_start: Tensor | None = None,
+        tile_patches: Tensor | None = None,
+        order: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         op = torch.ops.ptycho.reassemble_patches
         result: tuple[Tensor, Tensor] = op(patches, positions, weights, canvas_size, eps, tile_start, tile_patches)
@@ -153,7 +150,7 @@ class _Reassemble(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        patches, positions, weights, _, ctx.eps, order, tile_start, tile_patches = inputs
+        patches, positions, weights, _, ctx.eps, tile_start, tile_patches, order = inputs
         needs_patches = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         patches_ = patches if needs_patches else None
         image, weight_sum = (None, None) if ctx.eps is None else output
@@ -177,19 +174,22 @@ class _Reassemble(torch.autograd.Function):
             grad_weights = grad_weights + _extract(grad_sum, positions, ctx.patch_size, *plan)
             grad_weights = grad_weights.sum_to_size(weights.shape)
         if for_patches:
-            by_patches = reassemble_adjoint(grad_image, positions, weights, *plan)
+            by_patches = _adjoint(grad_image, positions, weights, *plan)
         if for_positions:
+            grad_positions = torch.ops.ptycho.extract_patches_grad_positions
             by_positions = grad_positions(patches * weights, grad_image, positions, order)
             by_positions = by_positions + grad_positions(weights.expand(patches.shape), grad_sum, positions, order)
         return by_patches, by_positions, grad_weights, None, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        patches, positions, weights, canvas_size, eps, *_ = args  # with one more dimension the plan no longer fits
-        size = info.batch_size
+        patches, positions, weights, *rest = args[:5]  # with one more dimension a plan no longer fits
+        op, size = torch.ops.ptycho.reassemble_patches, info.batch_size
+        if in_dims[0] is None or (in_dims[2] is None and weights.ndim > 2):
+            looped: tuple[tuple[Tensor, Tensor], tuple[int, int]] = loop(op, size, args[:5], in_dims[:5])
+            return looped
         patches, positions = lead(size, patches, in_dims[0]), lead(size, positions, in_dims[1])
-        weights = lead_weights(size, weights, in_dims[2], patches)
-        return _reassemble(patches, positions, weights, canvas_size, eps, *NO_PLAN), (0, 0)
+        return op(patches, positions, lead_weights(size, weights, in_dims[2], patches), *rest), (0, 0)
 
 
 class _Adjoint(torch.autograd.Function):
@@ -200,9 +200,9 @@ class _Adjoint(torch.autograd.Function):
         image: Tensor,
         positions: Tensor,
         weights: Tensor,
-        order: Tensor | None,
-        tile_start: Tensor | None,
-        tile_patches: Tensor | None,
+        order: Tensor | None = None,
+        tile_start: Tensor | None = None,
+        tile_patches: Tensor | None = None,
     ) -> Tensor:
         result: Tensor = torch.ops.ptycho.reassemble_patches_adjoint(image, positions, weights, order)
         return result
@@ -220,8 +220,9 @@ class _Adjoint(torch.autograd.Function):
         plan = (order, tile_start, tile_patches)
         by_image = by_positions = by_weights = None
         if ctx.needs_input_grad[0]:
-            by_image = _reassemble(grad, positions, weights, ctx.canvas_size, None, *plan)[0]
+            by_image = _reassemble(grad, positions, weights, ctx.canvas_size, None, *plan[1:], order)[0]
         if ctx.needs_input_grad[1]:
+            grad_positions = torch.ops.ptycho.extract_patches_grad_positions
             by_positions = grad_positions(grad * weights, image, positions, order)
         if ctx.needs_input_grad[2]:
             extracted = _extract(image, positions, list(weights.shape[-2:]), *plan)
@@ -230,11 +231,15 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        image, positions, weights, *_ = args
-        size = info.batch_size
+        image, positions, weights = args[:3]
+        op, size = torch.ops.ptycho.reassemble_patches_adjoint, info.batch_size
+        if in_dims[0] is None or (in_dims[2] is None and weights.ndim > 2):
+            looped: tuple[Tensor, int] = loop(op, size, args[:3], in_dims[:3])
+            return looped
         image, positions = lead(size, image, in_dims[0]), lead(size, positions, in_dims[1])
-        patches = image.new_empty(()).expand(*positions.shape[:-1], *weights.shape[-2:])
-        return reassemble_adjoint(image, positions, lead_weights(size, weights, in_dims[2], patches), *NO_PLAN), 0
+        patch_size = lead(size, weights, in_dims[2]).shape[-2:]
+        patches = image.new_empty(()).expand(*positions.shape[:-1], *patch_size)
+        return op(image, positions, lead_weights(size, weights, in_dims[2], patches)), 0
 
 
 def real_product(a: Tensor, b: Tensor) -> Tensor:
@@ -242,9 +247,6 @@ def real_product(a: Tensor, b: Tensor) -> Tensor:
     return a.real * b.real + a.imag * b.imag if a.is_complex() else a * b
 
 
-_reassemble: Callable[..., tuple[Tensor, Tensor]] = _Reassemble.apply
-reassemble_adjoint: Callable[..., Tensor] = _Adjoint.apply
-
-torch.library.register_fake("ptycho::reassemble_patches", _fake_reassemble_patches)
-torch.library.register_fake("ptycho::reassemble_patches_adjoint", _fake_reassemble_patches_adjoint)
-torch.library.register_fake("ptycho::reassemble_patches_out", _fake_reassemble_patches_out)
+_reassemble = differentiable("reassemble_patches", _Reassemble)
+_adjoint = differentiable("reassemble_patches_adjoint", _Adjoint)
+writes_to("reassemble_patches_out", 6, 7)

@@ -9,15 +9,15 @@ The Fourier mode is a product of spectra in torch's own operations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ptycho_ext.ops._checks import Check, as_float64, real_type
-from ptycho_ext.ops._vmap import lead
-from ptycho_ext.ops.extract import grad_positions
+from ptycho_ext.ops._checks import Check
+from ptycho_ext.ops._precision import as_float64, real_type, widened
+from ptycho_ext.ops._registration import differentiable, writes_to
+from ptycho_ext.ops._vmap import lead, loop
 
 
 def translate_images(images: Tensor, shifts: Tensor, mode: str = "bilinear", *, out: Tensor | None = None) -> Tensor:
@@ -52,27 +52,44 @@ def translate_images(images: Tensor, shifts: Tensor, mode: str = "bilinear", *, 
         >>> translate_images(torch.tensor([[1.0, 2.0, 4.0, 8.0, 16.0]]), torch.tensor([0.0, 0.5]))
         tensor([[ 0.5000,  1.5000,  3.0000,  6.0000, 12.0000]])
     """
-    shifts = as_float64(shifts)
+    images, shifts = widened(images), as_float64(shifts)
     if shifts.ndim == 1:
         shifts = shifts.expand(*images.shape[:-2], -1)
     check = Check("translate_images")
     check.require(mode in _MODES, "mode", "be 'bilinear', 'nearest' or 'fourier'", f"'{mode}'")
-    if out is not None:
-        check.no_gradient(images, shifts, out)
     if mode == "fourier":
-        _check_images(check, images, shifts)
-        moved = _fourier(images, shifts)
-        if out is None:
-            return moved
-        check.out(out, images, images.shape)
-        return out.copy_(moved)
+        return _fourier_translation(check, images, shifts, out)
     if out is None:
-        return _translate(images, shifts, mode, False)
+        moved: Tensor = torch.ops.ptycho.translate_images(images, shifts, mode)
+        return moved
     torch.ops.ptycho.translate_images_out(images, shifts, mode, out)
     return out
 
 
 _MODES = ("bilinear", "nearest", "fourier")
+
+
+def _fourier_translation(check: Check, images: Tensor, shifts: Tensor, out: Tensor | None) -> Tensor:
+    """Checked here, since no kernel of ours does it."""
+    check.require(real_type(images.dtype) in (torch.float32, torch.float64), "images", f"be {_DATA}", _name(images))
+    check.require(images.ndim >= 2, "images", "have shape (..., H, W)", tuple(images.shape))
+    check.require(shifts.dtype == torch.float64, "shifts", "be float64", _name(shifts))
+    check.shape("shifts", shifts, (*images.shape[:-2], 2))
+    check.device("shifts", shifts, images)
+    if out is None:
+        return _fourier(images, shifts)
+    check.no_gradient(torch.is_grad_enabled() and any(t.requires_grad for t in (images, shifts, out)))
+    check.out(out)
+    check.require(out.dtype == images.dtype, "out", f"be {_name(images)}", _name(out))
+    check.shape("out", out, images.shape)
+    return out.copy_(_fourier(images, shifts))
+
+
+_DATA = "float32, float64, complex64 or complex128"
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _fourier(images: Tensor, shifts: Tensor) -> Tensor:
@@ -99,72 +116,67 @@ def _phases(shift: Tensor, frequencies: Tensor, n: int, dtype: torch.dtype) -> T
     return torch.complex(torch.cos(angles).to(dtype), -sines.to(dtype))
 
 
-def _check_images(check: Check, images: Tensor, shifts: Tensor) -> None:
-    check.data("images", images)
-    check.dims("images", images, 2, "(..., H, W)")
-    check.type("shifts", shifts, torch.float64)
-    check.shape("shifts", shifts, (*images.shape[:-2], 2))
-    check.device("shifts", shifts, images)
-
-
-def _fake(op: str, images: Tensor, shifts: Tensor, mode: str) -> Tensor:
-    check = Check(op)
-    _check_images(check, images, shifts)
-    check.require(mode in ("bilinear", "nearest"), "mode", "be 'bilinear' or 'nearest'", f"'{mode}'")
+def _fake_translate_images(images: Tensor, shifts: Tensor, mode: str) -> Tensor:
+    Check("translate_images").same_device(images, shifts=shifts)
     return images.new_empty(images.shape)
 
 
-def _fake_translate_images(images: Tensor, shifts: Tensor, mode: str) -> Tensor:
-    return _fake("translate_images", images, shifts, mode)
-
-
 def _fake_translate_images_out(images: Tensor, shifts: Tensor, interpolation: str, out: Tensor) -> None:
-    _fake("translate_images", images, shifts, interpolation)
-    Check("translate_images").out(out, images, images.shape)
+    Check("translate_images").same_device(images, shifts=shifts, out=out)
 
 
 def _fake_translate_images_adjoint(images: Tensor, shifts: Tensor, mode: str) -> Tensor:
-    return _fake("translate_images_adjoint", images, shifts, mode)
+    Check("translate_images_adjoint").same_device(images, shifts=shifts)
+    return images.new_empty(images.shape)
 
-
-class _Translate(torch.autograd.Function):
-    """The translation, or with ``adjoint`` its transpose; each is the other's backward."""
-
-    @staticmethod
-    def forward(images: Tensor, shifts: Tensor, mode: str, adjoint: bool) -> Tensor:
-        op = torch.ops.ptycho.translate_images_adjoint if adjoint else torch.ops.ptycho.translate_images
-        result: Tensor = op(images, shifts, mode)
-        return result
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str, bool], output: Tensor) -> None:
-        images, shifts, ctx.mode, ctx.adjoint = inputs
-        if ctx.mode == "nearest" and ctx.needs_input_grad[1]:
-            raise RuntimeError(
-                "translate_images: shifts must not require a gradient with mode 'nearest', got requires_grad=True"
-            )
-        ctx.save_for_backward(shifts, images if ctx.needs_input_grad[1] else None)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        shifts, images = ctx.saved_tensors
-        grad_images = _translate(grad, shifts, ctx.mode, not ctx.adjoint) if ctx.needs_input_grad[0] else None
-        grad_shifts = None
-        if images is not None:
-            window, whole = (images, grad) if ctx.adjoint else (grad, images)
-            positions = -shifts.unsqueeze(-2)
-            grad_shifts = -grad_positions(window.unsqueeze(-3), whole, positions).squeeze(-2)
-        return grad_images, grad_shifts, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        images, shifts, mode, adjoint = args
-        images, shifts = lead(info.batch_size, images, in_dims[0]), lead(info.batch_size, shifts, in_dims[1])
-        return _translate(images, shifts, mode, adjoint), 0
-
-
-_translate: Callable[..., Tensor] = _Translate.apply
 
 torch.library.register_fake("ptycho::translate_images", _fake_translate_images)
 torch.library.register_fake("ptycho::translate_images_out", _fake_translate_images_out)
 torch.library.register_fake("ptycho::translate_images_adjoint", _fake_translate_images_adjoint)
+
+
+def _translation(adjoint: bool) -> type[torch.autograd.Function]:
+    """The translation, or its transpose; each is the other's backward."""
+    names = ("translate_images", "translate_images_adjoint")
+    op, transpose = (getattr(torch.ops.ptycho, name) for name in (reversed(names) if adjoint else names))
+
+    class Translation(torch.autograd.Function):
+        @staticmethod
+        def forward(images: Tensor, shifts: Tensor, mode: str) -> Tensor:
+            moved: Tensor = op(images, shifts, mode)
+            return moved
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
+            images, shifts, ctx.mode = inputs
+            if ctx.mode == "nearest" and ctx.needs_input_grad[1]:
+                raise RuntimeError(
+                    "translate_images: shifts must not require a gradient with mode 'nearest', got requires_grad=True"
+                )
+            ctx.save_for_backward(shifts, images if ctx.needs_input_grad[1] else None)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+            shifts, images = ctx.saved_tensors
+            by_images = transpose(grad, shifts, ctx.mode) if ctx.needs_input_grad[0] else None
+            by_shifts = None
+            if images is not None:
+                patches, canvas = (images, grad) if adjoint else (grad, images)
+                slopes = torch.ops.ptycho.extract_patches_grad_positions
+                by_shifts = -slopes(patches.unsqueeze(-3), canvas, -shifts.unsqueeze(-2)).squeeze(-2)
+            return by_images, by_shifts, None
+
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+            if in_dims[0] is None:
+                looped: tuple[Tensor, int] = loop(op, info.batch_size, args, in_dims)
+                return looped
+            images, shifts = (lead(info.batch_size, args[i], in_dims[i]) for i in (0, 1))
+            return op(images, shifts, args[2]), 0
+
+    return Translation
+
+
+for _op, _transposed in (("translate_images", False), ("translate_images_adjoint", True)):
+    differentiable(_op, _translation(_transposed))
+writes_to("translate_images_out", 3)

@@ -101,6 +101,16 @@ def test_plans_change_nothing_and_others_make_nan() -> None:
     assert px.extract_patches_adjoint(patches, moved, SIZE, plan=plan).isnan().all()
 
 
+def test_a_plan_follows_its_owner_and_is_worked_out_again() -> None:
+    owner = torch.nn.ModuleDict({"plan": px.ScanPlan(scan(), WINDOW, SIZE)})
+    plan = owner.cuda()["plan"]
+    made = px.ScanPlan(scan().cuda(), WINDOW, SIZE)
+    assert plan.positions.dtype == torch.float64
+    for name in ("order", "tile_start"):  # behind the last pair there is room, and in it anything
+        assert torch.equal(getattr(plan, name), getattr(made, name))
+    assert torch.equal(owner.cpu()["plan"].tile_patches, px.ScanPlan(scan(), WINDOW, SIZE).tile_patches)
+
+
 def test_what_can_be_seen_without_waiting_is_refused() -> None:
     canvas, positions = on_gpu((data(SIZE, torch.float32), scan()))
     with pytest.raises(RuntimeError, match=r"^extract_patches: positions must be on device cuda, got cpu$"):

@@ -34,7 +34,7 @@ def digests(threads: int, planned: bool) -> dict[str, str]:
     for dtype in (torch.float32, torch.complex64, torch.complex128):
         canvas = torch.randn(size, dtype=dtype, generator=generator)
         patches = torch.randn(count, *patch, dtype=dtype, generator=generator)
-        weight = torch.rand(count, *patch, generator=generator).to(px.ops._checks.real_type(dtype))
+        weight = torch.rand(count, *patch, generator=generator).to(px.ops._precision.real_type(dtype))
         weight[:, :9] = 0
         image, total = px.reassemble_patches(patches, positions, size, weight, eps=0.05, plan=plan)
         by_canvas, by_positions, by_weight = gradients(canvas, positions, weight, plan)

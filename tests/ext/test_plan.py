@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""ScanPlan: what it holds, that it changes nothing but the speed, what it refuses; and the out= of the operators."""
+"""ScanPlan: what it holds, that it changes nothing but the speed, what it refuses, and how it follows its owner."""
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from op_cases import CANVAS, CASES, DTYPES, PATCH, POSITIONS, data, weights
+from op_cases import CANVAS, PATCH, POSITIONS, data, weights
 from torch import Tensor
 from torch.library import opcheck
 
@@ -156,49 +159,38 @@ def test_opcheck_of_the_plan_and_of_the_forms_that_take_it() -> None:
     opcheck(ops.translate_images_out.default, (canvas, POSITIONS[:, 0], "bilinear", torch.empty_like(canvas)))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", CASES)
-def test_out_is_written_and_returned(name: str, dtype: torch.dtype) -> None:
-    case = CASES[name]
-    x = case.data(dtype)
-    want = case.whole(x, case.coordinates())
-    out = tuple(torch.full_like(w, torch.nan) for w in want) if isinstance(want, tuple) else torch.full_like(want, 7)
-    got = case.whole(x, case.coordinates(), out=out)
-    assert got is out
-    for one, other in zip(got, want, strict=True):
-        assert torch.equal(one, other)
+class Owner(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.plan = px.ScanPlan(POSITIONS, PATCH, CANVAS)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_out_of_another_shape_or_with_a_gradient_is_refused(name: str) -> None:
-    case = CASES[name]
-    op, x = case.function.__name__, case.data(torch.float32)
-    want = case.whole(x, case.coordinates())
-    pair = isinstance(want, tuple)
-    with pytest.raises(RuntimeError, match=rf"^{op}: out(\[1\])? must have shape .*, got "):
-        case.whole(x, case.coordinates(), out=(want[0], want[1][1:]) if pair else want[..., 1:].contiguous())
-    with pytest.raises(RuntimeError, match=rf"^{op}: out(\[1\])? must be float32, got float64"):
-        case.whole(x, case.coordinates(), out=(want[0], want[1].double()) if pair else want.double())
-    with pytest.raises(RuntimeError, match=rf"^{op}: out must be None where a gradient is required"):
-        case.whole(x.requires_grad_(), case.coordinates(), out=want)
+def test_follows_the_module_that_holds_it() -> None:
+    owner = Owner()
+    lists = owner.plan.order
+    assert owner.to(torch.float16).plan.positions.dtype == torch.float64
+    assert owner.double().cpu().plan.order is lists  # nothing to work out again
+    assert owner.state_dict() == {} and list(owner.parameters()) == []
+    moved = owner.to("meta").plan
+    assert {t.device.type for t in (moved.positions, moved.order, moved.tile_start, moved.tile_patches)} == {"meta"}
 
 
-@pytest.mark.parametrize(
-    ("out", "sentence"),
-    [
-        (torch.empty(2, 5, 5, 4), "out must be complex64, got float32"),
-        (torch.empty(2, 5, 4, 5, dtype=torch.complex64), "out must have shape (2, 5, 5, 4), got (2, 5, 4, 5)"),
-        (torch.empty(2, 5, 4, 5, dtype=torch.complex64).mT, "out must be contiguous, got other strides"),
-    ],
-)
-def test_out_must_fit(out: Tensor, sentence: str) -> None:
-    with pytest.raises(RuntimeError, match=f"^extract_patches: {re.escape(sentence)}$"):
-        px.extract_patches(data((2, *CANVAS), torch.complex64), POSITIONS, PATCH, out=out)
+def test_copies_and_pickles() -> None:
+    plan = px.ScanPlan(POSITIONS, PATCH, CANVAS)
+    for copied in (copy.deepcopy(plan), pickle.loads(pickle.dumps(plan))):
+        assert torch.equal(copied.order, plan.order) and copied.canvas_size == CANVAS
+    assert repr(plan) == "ScanPlan(10 patches of (5, 4) on (13, 18), cpu)"
 
 
-def test_out_is_refused_where_a_gradient_is_required() -> None:
-    canvas, out = data((2, *CANVAS), torch.float32).requires_grad_(), torch.empty(2, 5, *PATCH)
-    with pytest.raises(RuntimeError, match=r"^extract_patches: out must be None where a gradient is required"):
-        px.extract_patches(canvas, POSITIONS, PATCH, out=out)
-    with torch.no_grad():
-        px.extract_patches(canvas, POSITIONS, PATCH, out=out)
+@pytest.mark.parametrize("size", [np.int64(4), np.array([4, 4]), torch.Size([4, 4]), (np.int32(4), 4), [4, 4], 4])
+def test_sizes_of_any_integer_type(size: Any) -> None:
+    canvas, positions = data((9, 9), torch.float32), torch.tensor([[1.5, 2.25]])
+    patches = px.extract_patches(canvas, positions, size)
+    assert torch.equal(patches, px.extract_patches(canvas, positions, (4, 4)))
+    plan = px.ScanPlan(positions, size, np.int64(9))
+    assert plan.patch_size == (4, 4) and all(type(side) is int for side in (*plan.patch_size, *plan.canvas_size))
+    for call in (px.extract_patches_adjoint, px.overlap_project):
+        call(patches, positions, np.array([9, 9]))
+    px.reassemble_patches(patches, positions, np.int64(9), plan=plan)
+    with pytest.raises(TypeError, match="integer"):
+        px.extract_patches(canvas, positions, 4.0)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from op_cases import CANVAS, CASES, PATCH, POSITIONS, data, weights
+from op_cases import CANVAS, CASES, PATCH, POSITIONS, data, raw, raw_inputs, weights
 from torch import Tensor
+from torch.autograd import gradcheck
 
 import ptycho_ext as px
 
@@ -94,6 +95,77 @@ def test_vmap_keeps_each_call_its_weights() -> None:
     mapped = torch.vmap(lambda p, w: px.overlap_project(p, POSITIONS[0], CANVAS, w))(patches, weight)
     looped = [px.overlap_project(p, POSITIONS[0], CANVAS, w) for p, w in zip(patches, weight, strict=True)]
     assert torch.equal(mapped, torch.stack(looped))
+
+
+def test_vmap_of_gradients_over_weights_alone() -> None:
+    patches, weight = data((5, *PATCH), torch.float64), weights((*PATCH, 3), torch.float64)
+
+    def loss(patches: Tensor, weight: Tensor) -> Tensor:
+        return px.reassemble_patches(patches, POSITIONS[0], CANVAS, weight)[0].square().sum()
+
+    for by in (0, 1):
+        got = torch.vmap(torch.func.grad(loss, by), in_dims=(None, 2))(patches, weight)
+        want = [torch.func.grad(loss, by)(patches, w) for w in weight.unbind(2)]
+        torch.testing.assert_close(got, torch.stack(want))
+
+
+def allocated(function: Any) -> int:
+    """The largest single piece of memory that a call asks for, in bytes."""
+    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        function()
+    return max(event.cpu_memory_usage for event in profile.events() if event.name == "[memory]")
+
+
+@pytest.mark.parametrize("name", ["extract", "adjoint", "translate-bilinear", "reassemble-each-mean", "overlap-each"])
+def test_vmap_does_not_repeat_what_is_not_mapped(name: str) -> None:
+    """1,000 sets of coordinates on one set of data: no more memory at once than the results of all."""
+    case, count = CASES[name], 1000
+    x = data((1, *case.shape), torch.float32)
+    canvas = data((1, 1000, 1000), torch.float32) if name == "extract" else x
+    coordinates = case.coordinates(POSITIONS[:1]).expand(count, *case.coordinates(POSITIONS[:1]).shape).contiguous()
+    result = case.run(canvas, coordinates[0])
+    most = max(count * result.numel() * 4, coordinates.numel() * 8) + 4096
+    assert allocated(lambda: torch.vmap(case.run, in_dims=(None, 0))(canvas, coordinates)) <= most
+
+
+def test_jacobian_does_not_repeat_the_canvas() -> None:
+    canvas, positions = data((1000, 1000), torch.float32), POSITIONS[0, :2]
+    jacobian = torch.func.jacrev(lambda at: px.extract_patches(canvas, at, 3))
+    assert allocated(lambda: jacobian(positions)) < canvas.numel() * 4 / 2
+
+
+@pytest.mark.parametrize("op", list(raw_inputs(torch.float32)))
+def test_raw_operators_differentiate(op: str) -> None:
+    """Also those that only backward calls: there is no operator whose gradient is silently missing."""
+    args = list(raw_inputs(torch.complex128)[op])
+    places = [i for i, a in enumerate(args) if isinstance(a, Tensor) and (a.is_complex() or i != 1)]
+    if op == "extract_patches_grad_positions":
+        args[0] = args[0].clone().requires_grad_()
+        with pytest.raises(NotImplementedError, match="positions must be differentiated once only"):
+            raw(op)(*args).sum().backward()
+        return
+    leaves = [args[i].clone().requires_grad_() for i in places]
+
+    def run(*values: Tensor) -> Tensor:
+        filled = list(args)
+        for i, value in zip(places, values, strict=True):
+            filled[i] = value
+        result = raw(op)(*filled)
+        return result[0] if isinstance(result, tuple) else result
+
+    assert gradcheck(run, leaves, fast_mode=True)
+    weight = data(tuple(run(*leaves).shape), torch.complex128, 9)
+
+    def loss(*values: Tensor) -> Tensor:
+        return (run(*values) * weight).real.sum()
+
+    plain = [leaf.detach() for leaf in leaves]
+    want = torch.autograd.grad(loss(*leaves), leaves)
+    torch.testing.assert_close(torch.func.grad(loss, tuple(range(len(plain))))(*plain), want)
+    pairs = [torch.stack([p, 2 * p]) for p in plain]
+    torch.testing.assert_close(torch.vmap(run)(*pairs), torch.stack([run(*plain), run(*[2 * p for p in plain])]))
+    (compiled,) = torch.autograd.grad(torch.compile(loss, backend="aot_eager", fullgraph=True)(*leaves), leaves[:1])
+    torch.testing.assert_close(compiled, want[0])
 
 
 @pytest.mark.parametrize("short", [torch.bfloat16, torch.float16])

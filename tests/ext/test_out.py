@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""out=: what is written where, what autograd learns of it, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from op_cases import CANVAS, CASES, DTYPES, PATCH, POSITIONS, Case, data
+from torch import Tensor
+
+import ptycho_ext as px
+
+
+def as_tuple(result: Any) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def empty_like(case: Case, x: Tensor) -> Any:
+    """What a case writes to."""
+    parts = tuple(torch.empty_like(part) for part in as_tuple(case.whole(x, case.coordinates())))
+    return parts if len(parts) > 1 else parts[0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CASES)
+def test_out_is_written_and_returned(name: str, dtype: torch.dtype) -> None:
+    case = CASES[name]
+    x = case.data(dtype)
+    want = case.whole(x, case.coordinates())
+    out = tuple(torch.full_like(w, torch.nan) for w in want) if isinstance(want, tuple) else torch.full_like(want, 7)
+    got = case.whole(x, case.coordinates(), out=out)
+    assert got is out
+    for one, other in zip(got, want, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_out_of_another_shape_or_with_a_gradient_is_refused(name: str) -> None:
+    case = CASES[name]
+    op, x = case.function.__name__, case.data(torch.float32)
+    want = case.whole(x, case.coordinates())
+    pair = isinstance(want, tuple)
+    with pytest.raises(RuntimeError, match=rf"^{op}: out(\[1\])? must have shape .*, got "):
+        case.whole(x, case.coordinates(), out=(want[0], want[1][1:]) if pair else want[..., 1:].contiguous())
+    with pytest.raises(RuntimeError, match=rf"^{op}: out(\[1\])? must be float32, got float64"):
+        case.whole(x, case.coordinates(), out=(want[0], want[1].double()) if pair else want.double())
+    with pytest.raises(RuntimeError, match=rf"^{op}: out must be None where a gradient is required"):
+        case.whole(x.requires_grad_(), case.coordinates(), out=want)
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        (torch.empty(2, 5, 5, 4), "out must be complex64, got float32"),
+        (torch.empty(2, 5, 4, 5, dtype=torch.complex64), "out must have shape (2, 5, 5, 4), got (2, 5, 4, 5)"),
+        (torch.empty(2, 5, 4, 5, dtype=torch.complex64).mT, "out must be contiguous, got other strides"),
+    ],
+)
+def test_out_must_fit(out: Tensor, sentence: str) -> None:
+    with pytest.raises(RuntimeError, match=f"^extract_patches: {re.escape(sentence)}$"):
+        px.extract_patches(data((2, *CANVAS), torch.complex64), POSITIONS, PATCH, out=out)
+
+
+def test_out_is_refused_where_a_gradient_is_required() -> None:
+    canvas, out = data((2, *CANVAS), torch.float32).requires_grad_(), torch.empty(2, 5, *PATCH)
+    with pytest.raises(RuntimeError, match=r"^extract_patches: out must be None where a gradient is required"):
+        px.extract_patches(canvas, POSITIONS, PATCH, out=out)
+    with torch.no_grad():
+        px.extract_patches(canvas, POSITIONS, PATCH, out=out)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_autograd_sees_that_out_was_written_to(name: str) -> None:
+    """A tensor that backward needs and out= overwrites is an error, as with torch's own functions."""
+    case = CASES[name]
+    x = case.data(torch.float32)
+    out = empty_like(case, x)
+    for buffer in as_tuple(out):
+        version = buffer._version
+        weight = torch.ones_like(buffer, requires_grad=True)
+        loss = (weight * buffer.zero_()).sum()
+        with torch.no_grad():
+            case.whole(x, case.coordinates(), out=out)
+        assert buffer._version > version + 1
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_out_of_inference_mode(name: str) -> None:
+    case = CASES[name]
+    x = case.data(torch.float32)
+    want = as_tuple(case.whole(x, case.coordinates()))
+    with torch.inference_mode():
+        out = empty_like(case, x)
+        got = case.whole(x, case.coordinates(), out=out)
+    for one, other in zip(as_tuple(got), want, strict=True):
+        assert torch.equal(one, other)
+    if "fourier" not in name:  # whose last step is a copy_ of torch, which refuses this
+        with torch.no_grad():
+            case.whole(x, case.coordinates(), out=out)
+
+
+@pytest.mark.parametrize("short", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", CASES)
+def test_short_out_is_refused_under_autocast(name: str, short: torch.dtype) -> None:
+    """The result is float32, and out is never another tensor than the one that was given."""
+    case = CASES[name]
+    x, op = case.data(torch.float32).to(short), case.function.__name__
+    outs = as_tuple(empty_like(case, x.float()))
+    with torch.autocast("cpu", dtype=short):
+        got = case.whole(x, case.coordinates(), out=outs if len(outs) > 1 else outs[0])
+        assert all(one is other for one, other in zip(as_tuple(got), outs, strict=True))
+        out = tuple(part.to(short) for part in outs)
+        kind = str(short).removeprefix("torch.")
+        with pytest.raises(RuntimeError, match=rf"^{op}: out(\[0\])? must be float32, got {kind}$"):
+            case.whole(x, case.coordinates(), out=out if len(out) > 1 else out[0])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_out_must_not_be_a_lazy_view(name: str) -> None:
+    case = CASES[name]
+    x, op = case.data(torch.complex64), case.function.__name__
+    out = as_tuple(empty_like(case, x))
+    lazy = (out[0].conj(), *out[1:])
+    with pytest.raises(RuntimeError, match=rf"^{op}: out must be a tensor of its own, got the conjugate or negative"):
+        case.whole(x, case.coordinates(), out=lazy if len(lazy) > 1 else lazy[0])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_out_is_refused_under_transforms(name: str) -> None:
+    case = CASES[name]
+    x = case.data(torch.float32)
+    out = empty_like(case, x)
+    with pytest.raises(RuntimeError, match=r"out(\[\d\])? must|vmap"):
+        torch.vmap(lambda x: case.whole(x[None], case.coordinates()[:1], out=out))(x)
