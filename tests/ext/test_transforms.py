@@ -113,19 +113,18 @@ def allocated(function: Any) -> int:
     """The largest single piece of memory that a call asks for, in bytes."""
     with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         function()
-    return max(event.cpu_memory_usage for event in profile.events() if event.name == "[memory]")
+    return max(event.cpu_memory_usage for event in profile.events() if event.name.startswith("aten::empty"))
 
 
-@pytest.mark.parametrize("name", ["extract", "adjoint", "translate-bilinear", "reassemble-each-mean", "overlap-each"])
+@pytest.mark.parametrize("name", ["extract", "adjoint", "reassemble-shared-mean", "reassemble-each-sum"])
 def test_vmap_does_not_repeat_what_is_not_mapped(name: str) -> None:
-    """1,000 sets of coordinates on one set of data: no more memory at once than the results of all."""
-    case, count = CASES[name], 1000
-    x = data((1, *case.shape), torch.float32)
-    canvas = data((1, 1000, 1000), torch.float32) if name == "extract" else x
-    coordinates = case.coordinates(POSITIONS[:1]).expand(count, *case.coordinates(POSITIONS[:1]).shape).contiguous()
-    result = case.run(canvas, coordinates[0])
-    most = max(count * result.numel() * 4, coordinates.numel() * 8) + 4096
-    assert allocated(lambda: torch.vmap(case.run, in_dims=(None, 0))(canvas, coordinates)) <= most
+    """1,000 sets of coordinates on one set of data: no more memory at once than the coordinates or results of all."""
+    case, count, patches = CASES[name], 1000, 200
+    x = data((1000, 1000) if name == "extract" else (patches, *PATCH), torch.float32)
+    coordinates = POSITIONS[0, :1].expand(count, patches, 2).contiguous()
+    result = case.run(x, coordinates[0])
+    most = count * max(result.numel() * 4, patches * 2 * 8)
+    assert allocated(lambda: torch.vmap(case.run, in_dims=(None, 0))(x, coordinates)) <= most
 
 
 def test_jacobian_does_not_repeat_the_canvas() -> None:
