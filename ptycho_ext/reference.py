@@ -5,6 +5,7 @@ The operators are tested against these functions; where the two differ, these ar
 
 Index: positions and shifts are (y, x) in pixels; a position is the canvas coordinate of a patch's sample [0, 0]; pixel
 centres are integers. Boundary: each tap outside the source is zero by itself, so values fall off over one pixel.
+Every tap inside counts, with a weight of zero too: beside an integer position a NaN or infinity makes a NaN.
 Dtype: coordinates in float64; data and weights in float64 or complex128, whatever their type was.
 """
 
@@ -26,7 +27,7 @@ def extract_patches(canvas: ArrayLike, positions: ArrayLike, patch_size: tuple[i
     h, w = patch_size
     patches = np.empty((len(positions), h, w), canvas.dtype)
     for patch, (y, x) in zip(patches, positions, strict=True):
-        patch[:] = _axis_matrix(y, h, canvas.shape[0]) @ canvas @ _axis_matrix(x, w, canvas.shape[1]).T
+        patch[:] = _blend(_blend(_window(canvas, y, x, h + 1, w + 1), y, 0), x, 1)
     return patches
 
 
@@ -37,9 +38,8 @@ def extract_patches_adjoint(patches: ArrayLike, positions: ArrayLike, canvas_siz
         return _stack(extract_patches_adjoint, patches, positions, (*patches.shape[1:-3], *canvas_size), canvas_size)
     canvas = np.zeros(canvas_size, patches.dtype)
     for patch, (y, x) in zip(patches, positions, strict=True):
-        canvas += (
-            _axis_matrix(y, patch.shape[0], canvas_size[0]).T @ patch @ _axis_matrix(x, patch.shape[1], canvas_size[1])
-        )
+        spread = _spread(_spread(patch, y, 0), x, 1)
+        canvas += _window(spread, -np.floor(y), -np.floor(x), *canvas_size)
     return canvas
 
 
@@ -55,9 +55,8 @@ def extract_patches_grad_positions(grad_patches: ArrayLike, canvas: ArrayLike, p
         return np.stack(parts) if parts else np.empty((0, *shape))
     result = np.empty(positions.shape)
     for out, grad, (y, x) in zip(result, grads, positions, strict=True):
-        (h, w), (rows, cols) = grad.shape, canvas.shape
-        by_y = _axis_slope(y, h, rows) @ canvas @ _axis_matrix(x, w, cols).T
-        by_x = _axis_matrix(y, h, rows) @ canvas @ _axis_slope(x, w, cols).T
+        taps = _window(canvas, y, x, grad.shape[0] + 1, grad.shape[1] + 1)
+        by_y, by_x = np.diff(_blend(taps, x, 1), axis=0), np.diff(_blend(taps, y, 0), axis=1)
         out[:] = np.sum(np.conj(grad) * by_y).real, np.sum(np.conj(grad) * by_x).real
     return result
 
@@ -72,11 +71,12 @@ def translate_images(images: ArrayLike, shifts: ArrayLike, mode: str = "bilinear
     images, shifts = _widen(images), np.asarray(shifts, np.float64)
     if images.ndim > 2:
         return _stack(translate_images, images, shifts, images.shape[1:], mode)
+    if mode == "bilinear":
+        patches: Array = extract_patches(images, -shifts[None], (images.shape[0], images.shape[1]))[0]
+        return patches
     matrices = []
     for shift, n in zip(shifts, images.shape, strict=True):
-        if mode == "bilinear":
-            matrices.append(_axis_matrix(-shift, n, n))
-        elif mode == "fourier":
+        if mode == "fourier":
             matrices.append(_axis_periodic(shift, n))
         else:
             s = np.arange(n) - shift
@@ -94,16 +94,17 @@ def reassemble_patches(
 ) -> tuple[Array, Array]:
     """Weighted mean (or sum) and weight (..., H, W) of patches (..., n, h, w), weights (h, w) or (..., n, h, w).
 
-    The mean is the quotient of two adjoints with the same weights where the weight exceeds eps times the canvas's
-    largest, and zero elsewhere.
+    The mean is the quotient of two adjoints with the same weights, and zero where the weight is at most eps times the
+    canvas's largest. A weight that is NaN makes the pixels that it reaches NaN, and no others.
     """
     patches = _widen(patches)
     weights = np.ones(patches.shape[-2:]) if weights is None else np.asarray(weights, np.float64)
     image = extract_patches_adjoint(patches * weights, positions, canvas_size)
     total = extract_patches_adjoint(np.broadcast_to(weights, patches.shape), positions, canvas_size)
     if normalize:
-        seen = total > eps * total.max((-2, -1), keepdims=True)
-        image = np.where(seen, image / np.where(seen, total, 1), 0)
+        largest = np.where(np.isnan(total), 0, total).max((-2, -1), keepdims=True, initial=0)
+        faint = total <= eps * largest
+        image = np.where(faint, 0, image / np.where(faint, 1, total))
     return image, total
 
 
@@ -127,20 +128,30 @@ def overlap_project(
     return extract_patches(image, positions, (h, w))
 
 
-def _axis_matrix(position: float, size: int, extent: int) -> Array:
-    """(size, extent) weights of linear interpolation along one axis; taps outside have no column."""
-    whole = np.floor(position)
-    fraction = position - whole
-    tap = whole + np.arange(size)[:, None]
-    columns = np.arange(extent)
-    return np.asarray((1 - fraction) * (tap == columns) + fraction * (tap + 1 == columns))
+def _window(source: Array, y: float, x: float, rows: int, cols: int) -> Array:
+    """source[floor(y) + i, floor(x) + j], zero outside."""
+    window = np.zeros((rows, cols), source.dtype)
+    far = 1e12  # no source reaches so far
+    top, left = (int(np.clip(np.floor(v), -far, far)) for v in (y, x))
+    r, c = np.arange(top, top + rows), np.arange(left, left + cols)
+    inside = ((r >= 0) & (r < source.shape[0]), (c >= 0) & (c < source.shape[1]))
+    window[np.ix_(*inside)] = source[np.ix_(r[inside[0]], c[inside[1]])]
+    return window
 
 
-def _axis_slope(position: float, size: int, extent: int) -> Array:
-    """Derivative of _axis_matrix by the position."""
-    tap = np.floor(position) + np.arange(size)[:, None]
-    columns = np.arange(extent)
-    return np.asarray((tap + 1 == columns).astype(np.float64) - (tap == columns))
+def _blend(taps: Array, position: float, axis: int) -> Array:
+    """Linear interpolation between neighbours along an axis, which gets shorter by one."""
+    fraction = position - np.floor(position)
+    left, right = (np.take(taps, np.arange(taps.shape[axis] - 1) + step, axis) for step in (0, 1))
+    return np.asarray((1 - fraction) * left + fraction * right)
+
+
+def _spread(patch: Array, position: float, axis: int) -> Array:
+    """The transpose of _blend: the axis gets longer by one."""
+    fraction = position - np.floor(position)
+    after, before = ([(0, 0), (0, 0)] for _ in range(2))
+    after[axis], before[axis] = (0, 1), (1, 0)
+    return np.asarray(np.pad((1 - fraction) * patch, after) + np.pad(fraction * patch, before))
 
 
 def _axis_periodic(shift: float, n: int) -> Array:
