@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Times the CUDA operators as shares of the bandwidth of a device-to-device copy, in one run.
+"""Times the CUDA operators as shares of the bandwidth that the card reaches on the same stack, in one run.
 
-A row is a CUDA graph of one call per input set, replayed and timed with events: what the device takes, without the
-host's part. There are so many sets that they exceed the second-level cache several times. The operators write to given
-memory, as the copy does, and have a plan, whose making is timed apart. Where a case is small enough, index_add_ on
-complex data with a ready-made index takes part as well. Results go to <folder>/<GPU>.csv and .md. See README.md.
+A time is that of a CUDA graph of one call per input set, replayed and timed with events: what the device takes, without
+the host's part. There are so many sets that they exceed the L2 cache several times. The operators write to given memory
+and have a plan, whose making is timed apart. The ceiling is the better of copy_ and neg of the stack. Plain torch, the
+same compiled, and pty-chi's accumulation take part where they can; what a call costs the host is timed as well. Rows go
+to <folder>/<GPU>.csv and .md as they are measured, so that an interrupted run keeps what it has. See README.md.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import importlib
 import math
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from cases import CASES, DTYPES, GPU_CASES, Case, Problem, make_problem
@@ -27,12 +30,18 @@ from torch import Tensor
 import ptycho_ext
 
 Call = Callable[[], Any]
+Row = dict[str, Any]
 
-COLUMNS = ("case", "op", "dtype", "sets", "ours_us", "copy_us", "share_of_copy", "plan_us", "index_add_us", "error")
-CACHES = 4  # times that the input sets exceed the second-level cache
+COLUMNS = (
+    "case", "op", "dtype", "way", "sets", "us", "ours_us", "bytes", "ceiling", "ceiling_us", "ceiling_tb_per_s",
+    "share", "copy_us", "neg_us", "plan_us", "error", "note",
+)  # fmt: skip
+CACHES = 4  # times that the input sets exceed the L2 cache
 ERROR = 1e-3  # relative, above which a result is wrong
-INDEXED = 1 << 27  # taps up to which index_add_ takes part
-OPS = ("extract", "adjoint", "reassemble", "grad_positions")
+TOLERANCE = 1e-4  # of the largest value: what another way may differ by and still be timed
+PEER_TAPS = 1 << 29  # taps up to which other ways take part
+HOST_CASE = Case("host-16x64", 16, 64, 128)
+HOST_CALLS = 50  # calls of which the host's time is the mean: few enough for the queue of launches
 
 
 class Device:
@@ -47,12 +56,12 @@ class Device:
         """The median time of one call, when they follow on each other."""
         if self.kind != "cuda":
             times = []
-            for _ in range(repeats):
+            for _ in range(repeats + 1):  # the first one warms up
                 start = time.perf_counter()
                 for call in calls:
                     call()
                 times.append(time.perf_counter() - start)
-            return 1e6 * statistics.median(times) / len(calls)
+            return 1e6 * statistics.median(times[1:]) / len(calls)
         run = self._captured(calls) if graph else lambda: [call() for call in calls]
         run()
         events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
@@ -62,6 +71,18 @@ class Device:
             end.record()
         torch.cuda.synchronize()
         return 1e3 * statistics.median(begin.elapsed_time(end) for begin, end in events) / len(calls)
+
+    def host_microseconds(self, call: Call, repeats: int) -> float:
+        """The host's median time of one call, beginning with an idle device and never waiting for it."""
+        times = []
+        for _ in range(repeats + 1):  # the first one warms up
+            if self.kind == "cuda":
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(HOST_CALLS):
+                call()
+            times.append(time.perf_counter() - start)
+        return 1e6 * statistics.median(times[1:]) / HOST_CALLS
 
     @staticmethod
     def _captured(calls: Sequence[Call]) -> Call:
@@ -78,49 +99,216 @@ class Device:
         return graph.replay
 
 
-def ours(op: str, p: Problem, plan: ptycho_ext.ScanPlan | None, patches: Tensor, canvas: Tensor) -> Call:
-    """The call, writing to patches or to canvas."""
-    size, canvas_size = p.case.patch, (p.case.canvas, p.case.canvas)
-    order = None if plan is None else plan.order
-    total = torch.empty_like(canvas.real) if op == "reassemble" else canvas
-    calls: dict[str, Call] = {
-        "extract": lambda: ptycho_ext.extract_patches(p.canvas, p.positions, size, plan=plan, out=patches),
-        "adjoint": lambda: ptycho_ext.extract_patches_adjoint(
-            p.patches, p.positions, canvas_size, plan=plan, out=canvas
-        ),
-        "reassemble": lambda: ptycho_ext.reassemble_patches(
-            p.patches, p.positions, canvas_size, p.weights, plan=plan, out=(canvas, total)
-        )[0],
-        "grad_positions": lambda: torch.ops.ptycho.extract_patches_grad_positions(
-            p.patches, p.canvas, p.positions, order
-        ),
-        "overlap": lambda: ptycho_ext.overlap_project(p.patches, p.positions, canvas_size, p.weights, out=patches),
-        "translate": lambda: ptycho_ext.translate_images(p.patches, p.shifts, out=patches),
-    }
-    return calls[op]
+class Inputs(NamedTuple):
+    """What a call reads and the memory that it writes to: patches like the stack, canvas like the canvas."""
+
+    problem: Problem
+    plan: ptycho_ext.ScanPlan | None
+    patches: Tensor
+    canvas: Tensor
 
 
-def index_add(p: Problem, canvas: Tensor) -> Call:
-    """The adjoint in plain torch: four weighted copies of the patches, added by an index that is ready-made."""
+@dataclass(frozen=True)
+class Op:
+    """An operator: how its call is made, and the bytes that it must move (S: of the stack, C: of the canvases)."""
+
+    make: Callable[[Inputs], Call]
+    bytes: Callable[[Problem], int]
+
+
+def make_extract(i: Inputs) -> Call:
+    p = i.problem
+    return lambda: ptycho_ext.extract_patches(p.canvas, p.positions, p.case.patch, plan=i.plan, out=i.patches)
+
+
+def make_adjoint(i: Inputs) -> Call:
+    p, size = i.problem, (i.problem.case.canvas,) * 2
+    return lambda: ptycho_ext.extract_patches_adjoint(p.patches, p.positions, size, plan=i.plan, out=i.canvas)
+
+
+def make_reassemble(i: Inputs) -> Call:
+    p, size, total = i.problem, (i.problem.case.canvas,) * 2, torch.empty_like(i.canvas.real)
+    return lambda: ptycho_ext.reassemble_patches(
+        p.patches, p.positions, size, p.weights, plan=i.plan, out=(i.canvas, total)
+    )[0]
+
+
+def make_grad_positions(i: Inputs) -> Call:
+    p, order = i.problem, None if i.plan is None else i.plan.order
+    return lambda: torch.ops.ptycho.extract_patches_grad_positions(p.patches, p.canvas, p.positions, order)
+
+
+def make_overlap(i: Inputs) -> Call:
+    p, size = i.problem, (i.problem.case.canvas,) * 2
+    return lambda: ptycho_ext.overlap_project(p.patches, p.positions, size, p.weights, out=i.patches)
+
+
+def make_translate(i: Inputs) -> Call:
+    return lambda: ptycho_ext.translate_images(i.problem.patches, i.problem.shifts, out=i.patches)
+
+
+OPS = {
+    "extract": Op(make_extract, lambda p: p.patches.nbytes + p.canvas.nbytes),
+    "adjoint": Op(make_adjoint, lambda p: p.patches.nbytes + p.canvas.nbytes),
+    # The sum of the weights is real: 2 C for real data, 1.5 C for complex data.
+    "reassemble": Op(make_reassemble, lambda p: p.patches.nbytes + p.canvas.nbytes + p.canvas.real.nbytes),
+    "grad_positions": Op(make_grad_positions, lambda p: p.patches.nbytes + p.canvas.nbytes),
+    "overlap": Op(make_overlap, lambda p: 2 * p.patches.nbytes),
+    "translate": Op(make_translate, lambda p: 2 * p.patches.nbytes),
+}
+
+
+class Ceiling(NamedTuple):
+    """What the card takes to read a stack and to write one, in microseconds: the better of copy_ and neg."""
+
+    copy_us: float
+    neg_us: float
+    stack: int  # bytes
+
+    @property
+    def name(self) -> str:
+        return "copy" if self.copy_us <= self.neg_us else "neg"
+
+    @property
+    def us(self) -> float:
+        return min(self.copy_us, self.neg_us)
+
+    @property
+    def bytes_per_us(self) -> float:
+        return 2 * self.stack / self.us
+
+    def columns(self, moved: int, us: float) -> Row:
+        """The columns of an operator that must move `moved` bytes and takes `us`."""
+        return {
+            "us": us,
+            "bytes": moved,
+            "ceiling": self.name,
+            "ceiling_us": self.us,
+            "ceiling_tb_per_s": self.bytes_per_us / 1e6,
+            "share": (moved / self.bytes_per_us) / us,
+            "copy_us": self.copy_us,
+            "neg_us": self.neg_us,
+        }
+
+
+# The other ways. Data are real lanes, (H W, 1) or (H W, 2), as the compiler of torch.compile has no complex numbers.
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another way to an operator's result: its calls, whether it needs whole pixels, and whether it is captured."""
+
+    make: Callable[[Sequence[Inputs], str], list[Call]]
+    whole_pixels: bool = False
+    graph: bool = True
+    note: str = ""
+
+
+def lanes(t: Tensor) -> Tensor:
+    """Real numbers with a last dimension of 1, or of 2 for complex data."""
+    return torch.view_as_real(t) if t.is_complex() else t.unsqueeze(-1)
+
+
+def corners(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """The flat index of each patch's first pixel (n), and the fractions (n, 1, 1, 1) along y and x."""
     whole = p.positions.floor()
-    fraction = (p.positions - whole).to(p.patches.real.dtype)
-    pixels = torch.arange(p.case.patch, device=canvas.device)
-    rows, cols = (whole[:, axis, None].long() + pixels for axis in (0, 1))
-    index = ((rows * p.case.canvas)[:, :, None] + cols[:, None, :]).flatten()
-    y, x = fraction[:, 0, None, None], fraction[:, 1, None, None]
+    fraction = (p.positions - whole).to(p.patches.real.dtype)[:, :, None, None, None]
+    whole = whole.long()
+    return whole[:, 0] * p.case.canvas + whole[:, 1], fraction[:, 0], fraction[:, 1]
 
-    def run() -> Tensor:
-        flat = canvas.zero_().view(-1)
-        for step, weight in (
-            (0, (1 - y) * (1 - x)),
-            (1, (1 - y) * x),
-            (p.case.canvas, y * (1 - x)),
-            (p.case.canvas + 1, y * x),
-        ):
-            flat[step:].index_add_(0, index, (p.patches * weight).flatten())
-        return canvas
 
-    return run
+def pixel_index(first: Tensor, size: int, width: int) -> Tensor:
+    """The flat indices (n, h, w) of the pixels of each patch."""
+    steps = torch.arange(size, device=first.device)
+    return first[:, None, None] + steps[:, None] * width + steps
+
+
+def gather(flat: Tensor, first: Tensor, y: Tensor, x: Tensor, size: int, width: int, out: Tensor) -> Tensor:
+    """Extraction in plain torch, to be compiled: four taps of flat (H W, lanes) for every pixel."""
+    index = pixel_index(first, size, width)
+    top = (1 - x) * flat[index] + x * flat[index + 1]
+    bottom = (1 - x) * flat[index + width] + x * flat[index + width + 1]
+    return out.copy_((1 - y) * top + y * bottom)
+
+
+def scatter(patches: Tensor, first: Tensor, y: Tensor, x: Tensor, size: int, width: int, out: Tensor) -> Tensor:
+    """The adjoint in plain torch, to be compiled: four weighted copies are added to out (H W, lanes)."""
+    index = pixel_index(first, size, width).flatten()
+    out.zero_()
+    for step, weight in ((0, (1 - y) * (1 - x)), (1, (1 - y) * x), (width, y * (1 - x)), (width + 1, y * x)):
+        out.index_add_(0, index + step, (patches * weight).flatten(0, 2))
+    return out
+
+
+def compiled_gather(inputs: Sequence[Inputs], backend: str) -> list[Call]:
+    torch.compiler.reset()
+    compiled = torch.compile(gather, fullgraph=True, dynamic=False, backend=backend)
+
+    def call(i: Inputs) -> Call:
+        p = i.problem
+        flat, taps, out = lanes(p.canvas).flatten(0, 1), corners(p), lanes(i.patches)
+        return lambda: (compiled(flat, *taps, p.case.patch, p.case.canvas, out), i.patches)[1]
+
+    return [call(i) for i in inputs]
+
+
+def compiled_scatter(inputs: Sequence[Inputs], backend: str) -> list[Call]:
+    torch.compiler.reset()
+    compiled = torch.compile(scatter, fullgraph=True, dynamic=False, backend=backend)
+
+    def call(i: Inputs) -> Call:
+        p = i.problem
+        patches, taps, out = lanes(p.patches), corners(p), lanes(i.canvas).flatten(0, 1)
+        return lambda: (compiled(patches, *taps, p.case.patch, p.case.canvas, out), i.canvas)[1]
+
+    return [call(i) for i in inputs]
+
+
+def index_add(inputs: Sequence[Inputs], _: str) -> list[Call]:
+    """The adjoint in plain torch: four weighted copies of the patches, added by an index that is ready-made."""
+
+    def make(i: Inputs) -> Call:
+        p, flat = i.problem, i.canvas.view(-1)
+        first, y, x = corners(p)
+        y, x, index = y.squeeze(-1), x.squeeze(-1), pixel_index(first, p.case.patch, p.case.canvas).flatten()
+        steps = (0, 1, p.case.canvas, p.case.canvas + 1)
+        weights = ((1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x)
+
+        def run() -> Tensor:
+            flat.zero_()
+            for step, weight in zip(steps, weights, strict=True):
+                flat[step:].index_add_(0, index, (p.patches * weight).flatten())
+            return i.canvas
+
+        return run
+
+    return [make(i) for i in inputs]
+
+
+def ptychi_accumulate(inputs: Sequence[Inputs], _: str) -> list[Call]:
+    """What pty-chi 2.2's ptychi.image_proc.place_patches_integer launches on a GPU, in its deterministic form.
+
+    It adds whole-pixel patches to an image and returns a new one. The public function also looks for the patches'
+    limits and waits for the device, several times; this is its kernel alone.
+    """
+    accumulate = importlib.import_module("ptychi.triton.patch_kernels").accumulate_patches
+
+    def make(i: Inputs) -> Call:
+        rows, cols = i.problem.positions.int().unbind(-1)
+        rows, cols, empty = rows.contiguous(), cols.contiguous(), torch.zeros_like(i.canvas)
+        return lambda: accumulate(empty, i.problem.patches, rows, cols, True)
+
+    return [make(i) for i in inputs]
+
+
+PEERS = {
+    "extract": {"compiled gather": Peer(compiled_gather)},
+    "adjoint": {
+        "index_add_": Peer(index_add, graph=False),
+        "compiled index_add_": Peer(compiled_scatter),
+        "pty-chi": Peer(ptychi_accumulate, whole_pixels=True, note="whole-pixel positions on both sides"),
+    },
+}
 
 
 def check(op: str, p: Problem, plan: ptycho_ext.ScanPlan | None, got: Tensor, patches: Tensor) -> float:
@@ -140,10 +328,10 @@ def check(op: str, p: Problem, plan: ptycho_ext.ScanPlan | None, got: Tensor, pa
         products = real_products(patches, p.patches, weights)
         difference = sum(real_products(p.canvas[None], got[None])) - sum(products)
         return abs(difference) / math.sqrt(sum(product**2 for product in products))
-    head = p.part(8)
+    head = p if op == "overlap" and p.case.groups == 1 else p.part(8)
     host = Problem(p.case, *(getattr(head, name).cpu() for name in ("canvas", "positions", "patches", "weights")),
                    p.grad_canvas[:0].cpu(), head.shifts.cpu())  # fmt: skip
-    want = ours(op, host, None, torch.empty_like(host.patches), torch.empty(0))()
+    want = OPS[op].make(Inputs(host, None, torch.empty_like(host.patches), torch.empty_like(host.canvas)))()
     return float((got[: len(want)].cpu() - want).abs().max() / want.abs().max())
 
 
@@ -155,99 +343,199 @@ def real_products(a: Tensor, b: Tensor, weights: Tensor | None = None, few: int 
     return [float((x * y * factor).sum(dtype=torch.float64)) for x, y in parts]
 
 
-def measure(device: Device, case: Case, dtype: torch.dtype, repeats: int) -> list[dict[str, Any]]:
-    """The rows of a case: all its operators, and the copy that they are compared with."""
+def make_inputs(device: Device, case: Case, dtype: torch.dtype, whole_pixels: bool = False) -> list[Inputs]:
+    """Input sets of a case, with plans where there is one canvas."""
     stack = dtype.itemsize * case.groups * case.count * case.patch**2
-    sets = max(1, -(-CACHES * device.cache // stack))
-    problems = [make_problem(case, dtype, seed, device.kind) for seed in range(1, sets + 1)]
-    patches = [torch.empty_like(p.patches) for p in problems]
-    canvases = [torch.empty_like(p.canvas) for p in problems]
-    copy = device.microseconds(
-        [lambda p=p, out=out: out.copy_(p.patches) for p, out in zip(problems, patches, strict=True)], repeats
+    inputs = []
+    for seed in range(1, max(1, -(-CACHES * device.cache // stack)) + 1):
+        p = make_problem(case, dtype, seed, device.kind)
+        if whole_pixels:
+            p = replace(p, positions=p.positions.floor())
+        planned = case.groups == 1 and case.ops != ("translate",)
+        plan = ptycho_ext.ScanPlan(p.positions, case.patch, (case.canvas,) * 2) if planned else None
+        inputs.append(Inputs(p, plan, torch.empty_like(p.patches), torch.empty_like(p.canvas)))
+    return inputs
+
+
+def measure(device: Device, case: Case, dtype: torch.dtype, repeats: int) -> Iterator[Row]:
+    """The rows of a case: all its operators, beside the ceiling of its stack."""
+    inputs = make_inputs(device, case, dtype)
+    last = inputs[-1]
+    ceiling = Ceiling(
+        device.microseconds([lambda i=i: i.patches.copy_(i.problem.patches) for i in inputs], repeats),
+        device.microseconds([lambda i=i: torch.neg(i.problem.patches, out=i.patches) for i in inputs], repeats),
+        last.problem.patches.nbytes,
     )
-    plans: list[ptycho_ext.ScanPlan | None] = [None] * sets
     plan_us = None
-    if case.groups == 1 and case.ops != ("translate",):
-        size = (case.canvas, case.canvas)
-        plans = [ptycho_ext.ScanPlan(p.positions, case.patch, size) for p in problems]
-        make = torch.ops.ptycho.plan_tiles
-        plan_us = device.microseconds([lambda: make(problems[0].positions, [case.patch] * 2, size)], 3, graph=False)
-    rows = []
-    for op in OPS if case.ops not in (("overlap",), ("translate",)) else case.ops:
-        calls = [ours(op, *inputs) for inputs in zip(problems, plans, patches, canvases, strict=True)]
+    if last.plan is not None:
+        arguments = inputs[0].problem.positions, [case.patch] * 2, [case.canvas] * 2
+        plan_us = device.microseconds([lambda: torch.ops.ptycho.plan_tiles(*arguments)], 3, graph=False)
+    for name in [name for name in OPS if name in case.ops]:
+        calls = [OPS[name].make(i) for i in inputs]
         us = device.microseconds(calls, repeats)
-        row = {"case": case.name, "op": op, "dtype": str(dtype).removeprefix("torch."), "sets": sets}
-        row |= {"ours_us": us, "copy_us": copy, "plan_us": plan_us, "index_add_us": None}
-        row["share_of_copy"] = problems[0].bytes(op) / us / (2 * problems[0].patches.nbytes / copy)
-        got = calls[-1]()
-        row["error"] = check(op, problems[-1], plans[-1], got, patches[-1])
-        if op == "adjoint" and 4 * problems[0].patches.numel() <= INDEXED:
-            plain = [index_add(p, canvas) for p, canvas in zip(problems, canvases, strict=True)]
-            row["index_add_us"] = device.microseconds(plain, 3, graph=False)
-        rows.append(row)
+        row = {"case": case.name, "op": name, "dtype": short(dtype), "way": "ours", "sets": len(inputs)}
+        row |= ceiling.columns(OPS[name].bytes(last.problem), us)
+        yield row | {"plan_us": plan_us, "error": check(name, last.problem, last.plan, calls[-1](), last.patches)}
+
+
+def measure_peers(device: Device, case: Case, dtype: torch.dtype, repeats: int, backend: str) -> Iterator[Row]:
+    """The rows of the other ways of a case, each after its result was compared with ours; both are timed here."""
+    for name, peers in PEERS.items():
+        for way, peer in peers.items():
+            if name not in case.ops:
+                continue
+            row: Row = {"case": case.name, "op": name, "dtype": short(dtype), "way": way, "note": peer.note}
+            try:
+                inputs = make_inputs(device, case, dtype, peer.whole_pixels)
+                calls, want = peer.make(inputs, backend), OPS[name].make(inputs[-1])().clone()
+                got = calls[-1]()
+                row["error"] = float((got - want).abs().max() / want.abs().max())
+                if not row["error"] <= TOLERANCE:
+                    raise ArithmeticError(f"its result differs from ours by {row['error']:.1e} of the largest value")
+                row["us"] = device.microseconds(calls, repeats, graph=peer.graph)
+                row["ours_us"] = device.microseconds([OPS[name].make(i) for i in inputs], repeats)
+                row["sets"] = len(inputs)
+            except Exception as error:  # a way that cannot be had, whatever the reason, is reported and not timed
+                row["note"] = f"n/a: {one_line(error)}"
+            yield row
+
+
+def measure_host(device: Device, repeats: int) -> Iterator[Row]:
+    """What a call costs the host: the public functions, the operators that they call, and two of torch for scale."""
+    p = make_problem(HOST_CASE, torch.complex64, device=device.kind)
+    size, canvas_size = [HOST_CASE.patch] * 2, [HOST_CASE.canvas] * 2
+    canvas = p.canvas.clone().requires_grad_()
+    raw, seed = torch.ops.ptycho, torch.ones_like(p.patches)
+    calls: dict[tuple[str, str], Call] = {
+        ("extract", "public"): lambda: ptycho_ext.extract_patches(p.canvas, p.positions, HOST_CASE.patch),
+        ("extract", "torch.ops"): lambda: raw.extract_patches(p.canvas, p.positions, size),
+        ("adjoint", "public"): lambda: ptycho_ext.extract_patches_adjoint(p.patches, p.positions, canvas_size),
+        ("adjoint", "torch.ops"): lambda: raw.extract_patches_adjoint(p.patches, p.positions, canvas_size),
+        ("reassemble", "public"): lambda: ptycho_ext.reassemble_patches(p.patches, p.positions, canvas_size, p.weights),
+        ("reassemble", "torch.ops"): lambda: raw.reassemble_patches(p.patches, p.positions, p.weights, canvas_size),
+        ("translate", "public"): lambda: ptycho_ext.translate_images(p.patches, p.shifts),
+        ("translate", "torch.ops"): lambda: raw.translate_images(p.patches, p.shifts, "bilinear"),
+        ("extract and backward", "public"): lambda: torch.autograd.grad(
+            ptycho_ext.extract_patches(canvas, p.positions, HOST_CASE.patch), canvas, seed
+        ),
+        ("q * q", "torch"): lambda: p.patches * p.patches,
+        ("fft2", "torch"): lambda: torch.fft.fft2(p.patches),
+    }
+    for (name, way), call in calls.items():
+        row: Row = {"case": HOST_CASE.name, "op": name, "dtype": "complex64", "way": f"host, {way}"}
+        try:
+            row["us"] = device.host_microseconds(call, repeats)
+        except Exception as error:  # so that one signature that has changed does not cost the other rows
+            row["note"] = f"n/a: {one_line(error)}"
+        yield row
+
+
+def short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def one_line(error: Exception) -> str:
+    """The kind of an error and its first line, without what would break a table."""
+    text = (str(error).strip().splitlines() or [""])[0].replace("|", "/")
+    return f"{type(error).__name__}: {text[:160]}"
+
+
+def describe(row: Row) -> str:
+    text = f"{row['case']:20} {row['op']:20} {row['dtype']:10} {row['way']:20}"
+    if row.get("us") is not None:
+        text += f" {row['us']:10.1f} us"
+    if row.get("share") is not None:
+        text += f", {100 * row['share']:5.1f} % of {row['ceiling_tb_per_s']:.2f} TB/s ({row['ceiling']})"
+    if row.get("ours_us") is not None:
+        text += f", {row['us'] / row['ours_us']:.1f} times ours"
+    if row.get("error") is not None:
+        text += f", error {row['error']:.1e}"
+    return text + (f", {row['note']}" if row.get("note") else "")
+
+
+MARKDOWN = (
+    "| case | op | dtype | way | us | times ours | must move, MB | ceiling, us | TB/s | by | share | plan, us | error "
+    "| note |",
+    "|---|---|---|---|---:|---:|---:|---:|---:|---|---:|---:|---:|---|",
+)
+
+
+def format_row(row: Row) -> str:
+    """A row of the Markdown table; what was not measured is empty."""
+
+    def cell(value: float | None, form: str, scale: float = 1) -> str:
+        return "" if value is None else format(value * scale, form)
+
+    times = row["us"] / row["ours_us"] if row.get("ours_us") else None
+    cells = [row["case"], row["op"], row["dtype"], row["way"], cell(row.get("us"), ".1f"), cell(times, ".1f")]
+    cells += [cell(row.get("bytes"), ".1f", 1e-6), cell(row.get("ceiling_us"), ".1f")]
+    cells += [cell(row.get("ceiling_tb_per_s"), ".2f"), row.get("ceiling") or "", cell(row.get("share"), ".0%")]
+    cells += [cell(row.get("plan_us"), ".0f"), cell(row.get("error"), ".0e"), row.get("note") or ""]
+    return f"| {' | '.join(cells)} |\n"
+
+
+class Table:
+    """The table of a run, in <folder>/<GPU>.csv and .md: every row is written when it is measured."""
+
+    def __init__(self, folder: Path | None, device: Device) -> None:
+        self.rows: list[Row] = []
+        self.file = folder and folder / re.sub(r"[^a-z0-9]+", "-", device.name.lower()).strip("-")
+        if self.file:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.with_suffix(".csv").open("w", newline="") as sheet:
+                csv.writer(sheet, lineterminator="\n").writerow(COLUMNS)
+            info = ptycho_ext.build_info()
+            self.file.with_suffix(".md").write_text(
+                f"# {device.name}\n\n{datetime.date.today().isoformat()}, torch {torch.__version__}, ptycho_ext "
+                f"{info['version']}, CUDA {info['cuda']} for {info['cuda_architectures']}. Median microseconds; the "
+                "columns are explained in ../README.md.\n\n" + "\n".join(MARKDOWN) + "\n"
+            )
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
         print(describe(row), flush=True)
-    return rows
-
-
-def describe(row: dict[str, Any]) -> str:
-    text = (
-        f"{row['case']:20} {row['op']:15} {row['dtype']:10} {row['ours_us']:10.1f} us, copy {row['copy_us']:10.1f}, "
-        f"{100 * row['share_of_copy']:5.1f} % of its bandwidth, error {row['error']:.1e}"
-    )
-    return text + (f", index_add_ {row['index_add_us'] / row['ours_us']:.1f} times" if row["index_add_us"] else "")
-
-
-def format_markdown(rows: Sequence[dict[str, Any]], device: Device) -> str:
-    info = ptycho_ext.build_info()
-    lines = [
-        f"# {device.name}",
-        "",
-        f"{datetime.date.today().isoformat()}, torch {torch.__version__}, ptycho_ext {info['version']}, CUDA "
-        f"{info['cuda']} for {info['cuda_architectures']}. Median microseconds; the columns are explained in "
-        "../README.md.",
-        "",
-        "| case | op | dtype | ours | copy | share of the copy's bandwidth | index_add_ / ours | plan | error |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for r in rows:
-        peer = f"{r['index_add_us'] / r['ours_us']:.1f}" if r["index_add_us"] else ""
-        plan = f"{r['plan_us']:.0f}" if r["plan_us"] else ""
-        lines.append(
-            f"| {r['case']} | {r['op']} | {r['dtype']} | {r['ours_us']:.1f} | {r['copy_us']:.1f} "
-            f"| {100 * r['share_of_copy']:.0f} % | {peer} | {plan} | {r['error']:.0e} |"
-        )
-    return "\n".join(lines) + "\n"
+        if self.file:
+            with self.file.with_suffix(".csv").open("a", newline="") as sheet:
+                writer = csv.DictWriter(sheet, COLUMNS, lineterminator="\n")
+                writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()})
+            with self.file.with_suffix(".md").open("a") as page:
+                page.write(format_row(row))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Benchmarks of ptycho_ext's CUDA operators beside a copy.")
+    parser = argparse.ArgumentParser(description="Benchmarks of ptycho_ext's CUDA operators.")
     parser.add_argument("--case", action="append", choices=[*GPU_CASES, "tiny"], help="this case only; may be repeated")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--out", type=Path, help="folder for the tables; none are written without")
+    parser.add_argument("--backend", default="inductor", help="of torch.compile, for the compiled ways")
+    parser.add_argument("--no-peers", action="store_true", help="our operators only, without the other ways")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         print("There is no CUDA device here.")
         return 2
-    device, rows, whole = Device(options.device), [], True
-    for name in options.case or GPU_CASES:
-        for dtype in DTYPES:
-            try:
-                rows += measure(device, CASES[name] if name == "tiny" else GPU_CASES[name], dtype, options.repeats)
-            except torch.cuda.OutOfMemoryError as error:
-                whole = False
-                print(f"{name} {dtype}: {str(error).splitlines()[0]}", flush=True)
-            if device.kind == "cuda":
-                torch.cuda.empty_cache()
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        file = options.out / re.sub(r"[^a-z0-9]+", "-", device.name.lower()).strip("-")
-        file.with_suffix(".md").write_text(format_markdown(rows, device))
-        with file.with_suffix(".csv").open("w", newline="") as sheet:
-            writer = csv.DictWriter(sheet, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    right = all(row["error"] < ERROR for row in rows)  # not a number is not right
+    device, whole = Device(options.device), True
+    table = Table(options.out, device)
+    cases = [CASES[name] if name == "tiny" else GPU_CASES[name] for name in options.case or GPU_CASES]
+    pairs = [(case, dtype) for case in cases for dtype in DTYPES]
+    for case, dtype in pairs:
+        try:
+            for row in measure(device, case, dtype, options.repeats):
+                table.add(row)
+        except torch.cuda.OutOfMemoryError as error:
+            whole = False
+            print(f"{case.name} {dtype}: {one_line(error)}", flush=True)
+        if device.kind == "cuda":
+            torch.cuda.empty_cache()
+    for row in measure_host(device, min(options.repeats, 7)):
+        table.add(row)
+    for case, dtype in [] if options.no_peers else pairs:  # last: they take the longest
+        if case.groups == 1 and 4 * case.count * case.patch**2 <= PEER_TAPS:
+            for row in measure_peers(device, case, dtype, 3, options.backend):
+                table.add(row)
+                if device.kind == "cuda":
+                    torch.cuda.empty_cache()
+    right = all(row["error"] < ERROR for row in table.rows if row["way"] == "ours")  # not a number is not right
     if not (whole and right):
         print("Some results are wrong, or some cases did not fit.")
     return 0 if whole and right else 1

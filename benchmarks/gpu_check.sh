@@ -2,17 +2,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Everything that needs a GPU, on a bare machine without a network: builds the operators for the GPU that is there, out
 # of the tree; runs the contracts and the parity tests on it; has compute-sanitizer watch one short run of every kernel;
-# and times the operators beside a copy. Needs python3 with torch (CUDA build), numpy, pytest, hypothesis, pybind11,
-# scikit-build-core, ninja and cmake, and nvcc. The limits of the steps add up to 8 minutes; a step that fails does
-# not keep the next ones from running.
+# and times the operators. Needs python3 with torch (CUDA build), numpy, pytest, hypothesis, pybind11,
+# scikit-build-core, ninja and cmake, and nvcc. The limits of the steps add up to 9 minutes; a step that fails does
+# not keep the next ones from running, and one that is stopped keeps what it has written: its log, the benchmark's rows.
 #
-#   benchmarks/gpu_check.sh [FOLDER]     logs and tables, default: gpu-check
+#   benchmarks/gpu_check.sh [FOLDER]     logs, tables, and steps.txt with each step's outcome; default: gpu-check
 #
 # PYTHON chooses the interpreter, TORCH_CUDA_ARCH_LIST the architectures (default: that of the first GPU).
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=${1:-gpu-check}
 mkdir -p "$out" && out=$(cd "$out" && pwd)
+: > "$out/steps.txt"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python=$("${PYTHON:-python3}" -c "import sys; print(sys.executable)") || exit 2
@@ -24,12 +25,13 @@ step() {  # step NAME SECONDS COMMAND...: a log of its own, its end on the scree
   begin=$(date +%s)
   if timeout "$limit" "$@" > "$out/$name.log" 2>&1; then state=passed; else state="FAILED ($?)"; failed="$failed $name"; fi
   tail -n "${lines:-5}" "$out/$name.log"
-  echo "== $name: $state, $(($(date +%s) - begin)) s"
+  echo "== $name: $state, $(($(date +%s) - begin)) s" | tee -a "$out/steps.txt"
 }
 
 capability=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') || exit 2
 TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$capability}
 export TORCH_CUDA_ARCH_LIST
+export PYTHONUNBUFFERED=1  # a step that is stopped leaves a whole log
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2> /dev/null
 "$python" -c 'import torch; print("torch", torch.__version__, "CUDA", torch.version.cuda)'
 
@@ -54,7 +56,7 @@ for tool in memcheck racecheck initcheck; do
   step "$tool" 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 $filter \
     --target-processes application-only "$python" -m pytest -q -p no:cacheprovider -m gpu ext/test_cuda.py -k a_short_run
 done
-lines=60 step benchmark 90 "$python" "$work/benchmarks/gpu.py" --out "$out"
+lines=60 step benchmark 150 "$python" "$work/benchmarks/gpu.py" --out "$out"
 cat "$out"/*.md 2> /dev/null
 if [ -n "$failed" ]; then
   echo "failed:$failed"

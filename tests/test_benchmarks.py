@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -102,38 +103,95 @@ def test_an_operator_that_no_case_has_is_said(run: ModuleType, capsys: pytest.Ca
     assert "No case" in capsys.readouterr().out
 
 
-def test_the_gpu_script_measures_and_writes_tables(run: ModuleType, tmp_path: Path) -> None:
-    """On the CPU, where its shares mean nothing, but everything is called, checked and written."""
-    script = [
-        sys.executable,
-        FOLDER / "gpu.py",
-        "--repeats",
-        "2",
-        "--case",
-        "tiny",
-        "--device",
-        "cpu",
-        "--out",
-        tmp_path,
-    ]
-    subprocess.run(script, capture_output=True, text=True, check=True)
-    rows = [line.split(",") for line in (tmp_path / "cpu.csv").read_text().splitlines()]
-    columns = dict(zip(rows[0], zip(*rows[1:], strict=True), strict=True))
-    assert set(columns["op"]) == {"extract", "adjoint", "reassemble", "grad_positions"} and len(rows) == 1 + 2 * 4
-    assert all(float(error) < 1e-5 for error in columns["error"])
-    assert all(float(share) > 0 for share in columns["share_of_copy"])
-    assert (tmp_path / "cpu.md").read_text().count("| tiny |") == 8
-
-
-@pytest.mark.parametrize("op", ["extract", "adjoint", "reassemble", "grad_positions"])
-def test_the_gpu_script_notices_a_wrong_result(op: str) -> None:
+@pytest.fixture(scope="module")
+def gpu() -> ModuleType:
+    """benchmarks/gpu.py, imported as it finds its neighbours when it is run as a script."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         import gpu
-        from cases import CASES, make_problem
-    problem = make_problem(CASES["tiny"], torch.complex64)
+
+    return gpu
+
+
+def test_the_gpu_script_measures_and_writes_tables(tmp_path: Path) -> None:
+    """On the CPU, where its shares mean nothing, but everything is called, checked and written."""
+    arguments = ["--repeats", "2", "--case", "tiny", "--device", "cpu", "--backend", "eager", "--out", tmp_path]
+    subprocess.run([sys.executable, FOLDER / "gpu.py", *arguments], capture_output=True, text=True, check=True)
+    with (tmp_path / "cpu.csv").open() as sheet:
+        rows = list(csv.DictReader(sheet))
+    ours = [row for row in rows if row["way"] == "ours"]
+    ops = ("extract", "adjoint", "reassemble", "grad_positions", "overlap", "translate")
+    assert [(row["op"], row["dtype"]) for row in ours] == [(op, t) for t in ("float32", "complex64") for op in ops]
+    for row in ours:
+        assert float(row["error"]) < 1e-5
+        assert float(row["ceiling_us"]) == min(float(row["copy_us"]), float(row["neg_us"]))
+        assert row["ceiling"] in ("copy", "neg") and float(row[f"{row['ceiling']}_us"]) == float(row["ceiling_us"])
+        at_ceiling = float(row["bytes"]) / (1e6 * float(row["ceiling_tb_per_s"]))
+        assert float(row["share"]) == pytest.approx(at_ceiling / float(row["us"]), rel=1e-5)
+    host = [row for row in rows if row["way"].startswith("host")]
+    assert {(row["op"], row["way"]) for row in host} >= {("extract", "host, public"), ("extract", "host, torch.ops")}
+    assert all(float(row["us"]) > 0 and not row["note"] for row in host)
+    others = [row for row in rows if row not in ours and row not in host]
+    assert len(others) == 2 * 4
+    for row in others:
+        if row["note"].startswith("n/a: "):
+            assert row["way"] == "pty-chi" and not row["us"]  # it runs on a GPU only
+        else:
+            assert float(row["error"]) < 1e-5 and float(row["us"]) > 0 and float(row["ours_us"]) > 0
+    page = (tmp_path / "cpu.md").read_text()
+    assert page.count("| tiny |") == len(ours) + len(others) and page.count("| host-") == len(host)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+def test_the_bytes_that_an_operator_must_move(gpu: ModuleType, dtype: torch.dtype) -> None:
+    problem = gpu.make_problem(gpu.CASES["tiny"], dtype)
+    stack, canvas = 12 * 8 * 8 * dtype.itemsize, 24 * 24 * dtype.itemsize
+    moved = {name: op.bytes(problem) for name, op in gpu.OPS.items()}
+    sums = canvas if dtype == torch.float32 else canvas // 2
+    assert moved == {
+        "extract": stack + canvas,
+        "adjoint": stack + canvas,
+        "reassemble": stack + canvas + sums,
+        "grad_positions": stack + canvas,
+        "overlap": 2 * stack,
+        "translate": 2 * stack,
+    }
+
+
+def test_the_ceiling_is_the_better_of_copy_and_neg(gpu: ModuleType) -> None:
+    slow_copy, slow_neg = gpu.Ceiling(1180.0, 770.0, 1_600_000), gpu.Ceiling(80.0, 82.0, 160_000)
+    assert (slow_copy.name, slow_copy.us) == ("neg", 770.0) and (slow_neg.name, slow_neg.us) == ("copy", 80.0)
+    assert slow_neg.columns(160_000, 50.0)["share"] == pytest.approx(0.8)  # 40 us at 4,000 bytes a microsecond
+
+
+@pytest.mark.parametrize("fault", ["backend", "result"])
+def test_another_way_that_fails_is_reported_and_not_timed(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    if fault == "result":
+        wrong = gpu.Peer(lambda inputs, _: [lambda i=i: torch.zeros_like(i.patches) for i in inputs])
+        monkeypatch.setattr(gpu, "PEERS", {"extract": {"zeros": wrong}})
+    else:
+        monkeypatch.setattr(gpu, "PEERS", {"extract": {"compiled": gpu.PEERS["extract"]["compiled gather"]}})
+    (row,) = gpu.measure_peers(gpu.Device("cpu"), gpu.CASES["tiny"], torch.float32, 1, "no such backend")
+    assert row["note"].startswith("n/a: ") and "us" not in row
+    assert ("differs from ours" if fault == "result" else "no such backend") in row["note"]
+    assert row["note"] in gpu.format_row(row)
+
+
+def test_rows_of_the_gpu_script_are_written_when_they_are_measured(gpu: ModuleType, tmp_path: Path) -> None:
+    table = gpu.Table(tmp_path, gpu.Device("cpu"))
+    for lines in (2, 3):
+        table.add({"case": "some", "op": "extract", "dtype": "float32", "way": "host, public", "us": 1.0})
+        assert len((tmp_path / "cpu.csv").read_text().splitlines()) == lines
+        assert (tmp_path / "cpu.md").read_text().count("| some |") == lines - 1
+
+
+@pytest.mark.parametrize("op", ["extract", "adjoint", "reassemble", "grad_positions"])
+def test_the_gpu_script_notices_a_wrong_result(gpu: ModuleType, op: str) -> None:
+    problem = gpu.make_problem(gpu.CASES["tiny"], torch.complex64)
     patches, canvas = torch.empty_like(problem.patches), torch.empty_like(problem.canvas)
-    got = gpu.ours(op, problem, None, patches, canvas)().clone()
+    got = gpu.OPS[op].make(gpu.Inputs(problem, None, patches, canvas))().clone()
     assert gpu.check(op, problem, None, got, patches) < gpu.ERROR
     assert gpu.check(op, problem, None, got.roll(1, -1), patches) > 10 * gpu.ERROR
     assert not gpu.check(op, problem, None, got * torch.nan, patches) < gpu.ERROR
