@@ -128,6 +128,75 @@ def overlap_project(
     return extract_patches(image, positions, (h, w))
 
 
+def exit_waves(canvas: ArrayLike, positions: ArrayLike, probe: ArrayLike) -> Array:
+    """Waves (..., n, M, h, w) behind an object (..., H, W): probe[m] * extract_patches(canvas, positions)[k].
+
+    The probe's modes are (M, h, w), the same for all patches, or (..., n, M, h, w).
+    """
+    probe = _widen(probe)
+    h, w = probe.shape[-2:]
+    return np.asarray(extract_patches(canvas, positions, (h, w))[..., None, :, :] * probe)
+
+
+def exit_waves_adjoint(waves: ArrayLike, positions: ArrayLike, probe: ArrayLike, canvas_size: tuple[int, int]) -> Array:
+    """Canvas (..., H, W): the sum of conj(probe[m]) * waves[k, m] over the modes, and of that onto the canvas."""
+    products = np.conj(_widen(probe)) * _widen(waves)
+    return extract_patches_adjoint(products.sum(-3), positions, canvas_size)
+
+
+def exit_waves_adjoint_probe(waves: ArrayLike, canvas: ArrayLike, positions: ArrayLike, shared: bool = True) -> Array:
+    """Modes (M, h, w): the sum over all patches of conj(patch[k]) * waves[k, m]; (..., n, M, h, w) if not shared."""
+    waves = _widen(waves)
+    h, w = waves.shape[-2:]
+    products = np.conj(extract_patches(canvas, positions, (h, w)))[..., None, :, :] * waves
+    return products.reshape(-1, *products.shape[-3:]).sum(0) if shared else np.asarray(products)
+
+
+def exit_waves_grad_positions(
+    grad_waves: ArrayLike, canvas: ArrayLike, positions: ArrayLike, probe: ArrayLike
+) -> Array:
+    """Derivative (..., n, 2) of Re sum(conj(grad_waves) * exit_waves(canvas, positions, probe)) by the positions."""
+    products = (np.conj(_widen(probe)) * _widen(grad_waves)).sum(-3)
+    return extract_patches_grad_positions(products, canvas, positions)
+
+
+def correct_fields(
+    fields: ArrayLike,
+    counts: ArrayLike,
+    mask: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
+    loss: str = "poisson",
+    background: float = 0.0,
+) -> tuple[Array, Array, Array]:
+    """What the counts (n, h, w) say of far fields (n, M, h, w): correction, value and derivative by log scale.
+
+    With the intensity I = scale * sum |field|^2 over the modes, predicted p = I + background and measured
+    m = counts + background, the value (n,) of a pattern is the sum over its good pixels of
+
+        amplitude: (sqrt(m) - sqrt(p))^2                step r = sqrt(m / p) - 1
+        poisson:   (p - m + m log(m / p)) / 2           step r = (m / p - 1) / 2
+
+    half the negative logarithm of the likelihood above its minimum. The correction (n, M, h, w) is scale * r * field,
+    minus the derivative of the value by conj(field). The derivative of the value by log(scale) is -sum(r * I), (n,).
+    mask: True where a pixel is good, (h, w) or (n, h, w). What a bad pixel holds can be anything.
+    """
+    fields, counts = _widen(fields), np.asarray(counts, np.float64)
+    good = np.broadcast_to(True if mask is None else np.asarray(mask, bool), counts.shape)
+    factors = np.ones(len(fields)) if scale is None else np.asarray(scale, np.float64)
+    intensity = factors[:, None, None] * np.sum(np.abs(fields) ** 2, 1)
+    predicted, measured = intensity + background, np.where(good, counts, 0) + background
+    if loss == "amplitude":
+        values = (np.sqrt(measured) - np.sqrt(predicted)) ** 2
+        step = np.sqrt(measured / predicted) - 1
+    else:
+        logarithm = np.log(np.where(measured > 0, measured, 1) / np.where(measured > 0, predicted, 1))
+        values = (predicted - measured + measured * logarithm) / 2
+        step = (measured / predicted - 1) / 2
+    values, step = np.where(good, values, 0), np.where(good, step, 0)
+    correction = factors[:, None, None, None] * step[:, None] * fields
+    return correction, values.sum((1, 2)), -(step * intensity).sum((1, 2))
+
+
 def _window(source: Array, y: float, x: float, rows: int, cols: int) -> Array:
     """source[floor(y) + i, floor(x) + j], zero outside."""
     window = np.zeros((rows, cols), source.dtype)
