@@ -37,7 +37,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>
 
 step build 100 "$python" -m pip install --quiet --no-index --no-build-isolation --no-deps --target "$work/site" \
   -C build-dir="$work/build" -C cmake.define.PTYCHO_CUDA=ON "$root"
-cat "$work"/build/CMakeFiles/ptycho_ops_cuda.dir/csrc/cuda/*.ptxas > "$out/ptxas.log" 2> /dev/null
+find "$work/build" -name "*.ptxas" -exec cat {} + > "$out/ptxas.log" 2> /dev/null
 
 # Outside the source tree, whose packages have no libraries in them.
 cp -r "$root/tests" "$root/benchmarks" "$root/pyproject.toml" "$work"

@@ -13,6 +13,7 @@ endif()
 set(CMAKE_SKIP_RPATH ON)
 
 add_library(ptycho_options INTERFACE)
+target_include_directories(ptycho_options INTERFACE "${CMAKE_CURRENT_LIST_DIR}/../csrc")
 target_compile_features(ptycho_options INTERFACE cxx_std_20)
 target_compile_options(ptycho_options INTERFACE ${PTYCHO_COMPILE_OPTIONS})
 if(PTYCHO_SANITIZE)

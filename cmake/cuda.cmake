@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# The target ptycho_ops_cuda: the operators of csrc/cuda, a library of its own, so that one build serves machines with and
+# The target ptycho_ops_cuda: the CUDA side of the operators, a library of its own, so that one build serves machines with and
 # without a GPU. It asks no CUDA of torch, only its stable headers; CUDA's runtime is linked statically, and no path of
 # this machine is in it. PTYCHO_CUDA: ON, OFF, or AUTO for wherever a CUDA compiler works. TORCH_CUDA_ARCH_LIST (variable
 # or environment) is torch's own spelling of the architectures, for example "8.0;9.0;10.0+PTX".
@@ -55,14 +55,9 @@ if(PTYCHO_CUDA)
   list(JOIN architectures " " PTYCHO_CUDA_TARGETS)
   message(STATUS "CUDA ${PTYCHO_CUDA_VERSION} for ${PTYCHO_CUDA_TARGETS}")
 
-  add_library(ptycho_ops_cuda MODULE
-    csrc/checks.cpp
-    csrc/cuda/stream.cpp
-    csrc/cuda/plan.cu
-    csrc/cuda/extract.cu
-    csrc/cuda/translate.cu
-    csrc/cuda/reassemble.cu)
-  target_include_directories(ptycho_ops_cuda PRIVATE csrc csrc/include ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+  file(GLOB ptycho_cuda CONFIGURE_DEPENDS csrc/ops/*/cuda.cu csrc/runtime/cuda/*.cpp csrc/runtime/cuda/*.cu)
+  add_library(ptycho_ops_cuda MODULE ${ptycho_shared} ${ptycho_cuda})
+  target_include_directories(ptycho_ops_cuda PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   target_link_libraries(ptycho_ops_cuda PRIVATE ptycho_options torch_stable ${CMAKE_DL_LIBS})
   # No fused multiply-adds, as on the CPU: the results are the same bits. -v: the report that the tests read.
   target_compile_options(ptycho_ops_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-fmad=false;-Xptxas=-v>")

@@ -22,6 +22,7 @@ if(torch_release VERSION_LESS 2.10)
 endif()
 
 add_library(torch_stable INTERFACE)
+target_include_directories(torch_stable INTERFACE "${CMAKE_CURRENT_LIST_DIR}/../csrc/runtime/without_iostream")
 target_include_directories(torch_stable SYSTEM INTERFACE
   "${torch_root}/include" "${torch_root}/include/torch/csrc/api/include")
 target_compile_definitions(torch_stable INTERFACE TORCH_TARGET_VERSION=${TORCH_STABLE_TARGET})

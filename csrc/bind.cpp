@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The module _C: how the native side was built and what this processor offers, for `ptychopinn doctor` and bug reports.
-// No tensors pass through here; the operators are reached through torch's dispatcher. Its place on disk also tells the
-// Python side where the other libraries lie.
+// No tensors pass through here; the operators are reached through torch's dispatcher. Its path also tells the
+// Python side where the other libraries are.
 #include <pybind11/pybind11.h>
 
-#include "cpu/simd_level.h"
+#include "maths/simd/simd_level.h"
 
 namespace py = pybind11;
 using namespace py::literals;

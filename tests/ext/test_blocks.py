@@ -53,7 +53,9 @@ def same(got: Any, want: Any) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def same_slopes(blocks: Any, grads: Tensor, canvas: Tensor, positions: Tensor, order: Tensor | None = None) -> None:
+def same_position_gradients(
+    blocks: Any, grads: Tensor, canvas: Tensor, positions: Tensor, order: Tensor | None = None
+) -> None:
     """To rounding, of sums whose terms are at most |grads| times the canvas's largest value and may cancel."""
     got = blocks.extract_patches_grad_positions(grads, canvas, positions, order)
     want = CPU.extract_patches_grad_positions(grads, canvas, positions)
@@ -72,7 +74,7 @@ def test_both_sets_of_operators_have_the_same_schemas(blocks: Any) -> None:
 def test_every_operator_gives_the_bits_of_the_cpu(blocks: Any, op: str, dtype: torch.dtype) -> None:
     args = raw_inputs(dtype)[op]
     if op == "extract_patches_grad_positions":
-        same_slopes(blocks, *args)
+        same_position_gradients(blocks, *args)
     else:
         same(getattr(blocks, op)(*args), getattr(CPU, op)(*args))
 
@@ -118,7 +120,7 @@ def test_any_geometry(
         same(
             blocks.translate_images(canvas, positions[:, 0], mode), CPU.translate_images(canvas, positions[:, 0], mode)
         )
-    same_slopes(blocks, patches, canvas, positions)
+    same_position_gradients(blocks, patches, canvas, positions)
 
 
 def shifted(shape: tuple[int, ...], dtype: torch.dtype, offset: int) -> Tensor:
@@ -134,7 +136,7 @@ def scan(count: int, size: tuple[int, int], groups: int = 2) -> Tensor:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", [30, 600])
-def test_plans_given_and_made_on_the_spot(blocks: Any, count: int, dtype: torch.dtype) -> None:
+def test_plans_given_and_made_by_the_operator(blocks: Any, count: int, dtype: torch.dtype) -> None:
     size, patch = (97, 130), (11, 18)
     positions = scan(count, size)
     patches, canvas = data((2, count, *patch), dtype), data((2, *size), dtype, 3)
@@ -154,7 +156,7 @@ def test_plans_given_and_made_on_the_spot(blocks: Any, count: int, dtype: torch.
         blocks.extract_patches(canvas, positions, list(patch), order),
         CPU.extract_patches(canvas, positions, list(patch)),
     )
-    same_slopes(blocks, patches, canvas, positions, order)
+    same_position_gradients(blocks, patches, canvas, positions, order)
 
 
 def test_plan_lists_every_patch_in_every_tile_that_it_touches(blocks: Any) -> None:
@@ -175,20 +177,20 @@ def test_plan_lists_every_patch_in_every_tile_that_it_touches(blocks: Any) -> No
         assert listed[start[tile] : start[tile + 1]].tolist() == wanted
 
 
-def test_large_patches_are_shared_out_among_blocks(blocks: Any) -> None:
+def test_large_patches_are_divided_among_blocks(blocks: Any) -> None:
     canvas, grads = data((300, 260), torch.float32), data((2, 280, 250), torch.float32, 1)
     positions = torch.tensor([[0.25, 3.5], [11.75, -2.25]], dtype=torch.float64)
     same(
         blocks.extract_patches(canvas, positions, [280, 250]),
         CPU.extract_patches(canvas, positions, [280, 250]),
     )
-    same_slopes(blocks, grads, canvas, positions)
+    same_position_gradients(blocks, grads, canvas, positions)
 
 
 @pytest.mark.parametrize("count", [5, 600])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_a_position_that_is_not_finite_makes_nan(blocks: Any, value: float, count: int) -> None:
-    """A kernel cannot raise: what depends on the position is NaN, other patches and canvases are as ever."""
+    """A kernel cannot raise: what depends on the position is NaN, other patches and canvases are not affected."""
     size, patch = (60, 70), (6, 9)
     positions = scan(count, size)
     broken = positions.clone()
@@ -202,8 +204,8 @@ def test_a_position_that_is_not_finite_makes_nan(blocks: Any, value: float, coun
     assert got[1, 2].isnan().all()
     got[1, 2] = want[1, 2]
     same(got, want)
-    slope = blocks.extract_patches_grad_positions(patches, canvas, broken)
-    assert slope[1, 2].isnan().all() and slope.isnan().sum() == 2
+    gradient = blocks.extract_patches_grad_positions(patches, canvas, broken)
+    assert gradient[1, 2].isnan().all() and gradient.isnan().sum() == 2
     for mode in ("bilinear", "nearest"):
         moved = blocks.translate_images(patches.view(-1, *patch), broken.view(-1, 2), mode)
         assert moved[count + 2].isnan().all() and moved.isnan().sum() == patch[0] * patch[1]

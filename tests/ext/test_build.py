@@ -61,13 +61,14 @@ def test_library_needs_libtorch_cpu_only_and_carries_no_path() -> None:
 
 
 def test_shared_maths_includes_neither_torch_nor_cuda() -> None:
-    headers = sorted((CSRC / "include" / "ptycho").rglob("*.h"))
-    assert headers
-    for header in headers:
-        for line in header.read_text().splitlines():
+    sources = sorted((CSRC / "maths").rglob("*.*"))
+    assert sources
+    for source in sources:
+        for line in source.read_text().splitlines():
             if line.startswith("#include"):
                 name = line.split()[1].strip('<>"')
-                assert name.startswith("ptycho/") or ("/" not in name and not name.endswith(".h")), (header, line)
+                standard = "/" not in name and not name.endswith(".h")
+                assert name.startswith("maths/") or standard or name == "immintrin.h", (source, line)
 
 
 def test_only_torch_compat_includes_torch() -> None:
@@ -111,11 +112,13 @@ def test_cuda_library_loads_without_a_gpu_and_carries_no_path() -> None:
 
 @pytest.mark.skipif(not ptycho_ext.build_info()["cuda"], reason="built without CUDA: no nvcc was found")
 def test_no_cuda_kernel_spills() -> None:
-    """What the assembler said of every kernel for every architecture, as cmake/keep_report.py kept it."""
-    reports = list(CSRC.parent.glob(f"build/{_wheel_tag()}/CMakeFiles/ptycho_ops_cuda.dir/csrc/cuda/*.cu.o.ptxas"))
+    """What the assembler reported of every kernel for every architecture, as cmake/keep_report.py kept it."""
+    objects = CSRC.parent / "build" / _wheel_tag() / "CMakeFiles" / "ptycho_ops_cuda.dir" / "csrc"
+    sources = {source.relative_to(CSRC) for source in CSRC.rglob("*.cu")}
+    reports = [report for source in sources if (report := objects / f"{source}.o.ptxas").exists()]
     if not reports:
         pytest.skip("not built in this tree")
-    assert {report.name.split(".")[0] for report in reports} == {source.stem for source in CSRC.glob("cuda/*.cu")}
+    assert len(reports) == len(sources)
     pattern = (
         r"entry function '(\w+)' for '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill"
     )

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The stand-in for CUDA in cuda/launch.h: block programs are run on the CPU, block after block and phase after phase.
+// Replaces CUDA in runtime/cuda/launch.h: block programs are run on the CPU, block after block and phase after phase.
 // Blocks, and in every other phase threads, are run from the last to the first, and shared memory begins as garbage, so
 // that a program that depends on an order, or lacks a barrier between a write and a read, gives other results. Grids
 // are kept small, so that blocks walk on as they do in a grid that is full.
@@ -11,8 +11,8 @@
 #include <numeric>
 #include <vector>
 
-#include "ptycho/block.h"
-#include "torch_compat.h"
+#include "maths/block.h"
+#include "runtime/torch_compat.h"
 
 namespace ptycho::cuda {
 
@@ -20,7 +20,9 @@ inline constexpr int64_t kBlocksAtMost = 7;
 
 struct Queue {
   explicit Queue(const Tensor&) {}
-  Tensor output(const Tensor& model, const Sizes& sizes) const { return torch::stable::new_empty(model, sizes); }
+  Tensor output(const Tensor& model, Shape first, Shape last) const {
+    return new_tensor(model, first, last, type_code(model));
+  }
 };
 
 template <typename Program>
@@ -76,13 +78,13 @@ template <typename Key>
 void sort_by_key(const Queue&, const Tensor&, const Key* keys, Key* sorted_keys, const int64_t* values,
                  int64_t* sorted_values, int64_t count, int bits) {
   const Key mask = bits >= static_cast<int>(8 * sizeof(Key)) ? ~Key(0) : (Key(1) << bits) - 1;
-  std::vector<int64_t> places(count);
-  std::iota(places.begin(), places.end(), int64_t{0});
-  std::stable_sort(places.begin(), places.end(),
+  std::vector<int64_t> order(count);
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::stable_sort(order.begin(), order.end(),
                    [&](int64_t a, int64_t b) { return (keys[a] & mask) < (keys[b] & mask); });
   for (int64_t i = 0; i < count; ++i) {
-    sorted_keys[i] = keys[places[i]];
-    sorted_values[i] = values[places[i]];
+    sorted_keys[i] = keys[order[i]];
+    sorted_values[i] = values[order[i]];
   }
 }
 

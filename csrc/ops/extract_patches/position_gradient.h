@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The block programs of extract_patches_grad_positions: the sums over a patch, or over parts of a large one, and the
+// sums of those. They form a tree in shared memory whose shape depends on the patch's size alone, so the bits are the
+// same in every run; the order of the sums is not the CPU's.
+#pragma once
+
+#include "maths/blocks/extract.h"
+
+namespace ptycho {
+
+struct GradientSum {
+  double y;
+  double x;
+};
+
+// sums[k * parts + part] = the sums over a part of patch k of <grads, d patch / d position>; NaN where the position is
+// not finite. A column of a strip is summed in T, everything else in double, in an order that the patch's size
+// determines.
+template <typename T, int lanes>
+struct PositionGradient {
+  static constexpr int kThreads = 128;
+  static constexpr int kStripsAtMost = 64;  // of a part
+  struct Shared {
+    GradientSum sums[kThreads];
+  };
+
+  ImageStack<const T> grads;
+  ImageStack<const T> canvases;
+  Scan scan;
+  const int64_t* order;
+  GradientSum* sums;
+  StripGrid grid;
+  uint32_t parts;  // of a patch
+
+  static uint32_t parts_of(const StripGrid& grid) {  // one for an empty patch
+    const uint32_t parts = (grid.strips + kStripsAtMost - 1) / kStripsAtMost;
+    return parts > 0 ? parts : 1;
+  }
+  PTYCHO_HD int64_t blocks() const { return grid.patches * parts; }
+
+  template <typename Block>
+  PTYCHO_HD void operator()(Block& block) const {
+    GradientSum* const slots = block.shared().sums;
+    for (int64_t b = block.index(); b < blocks(); b = next_block(block, b)) {
+      const int64_t n = quotient(b, parts);
+      const auto part = static_cast<uint32_t>(b - n * parts);
+      const int64_t k = patch_at(order, n, scan.count());
+      if (k < 0) continue;
+      block.each([&](int thread) { slots[thread] = sum_of(k, part, thread); });
+      reduce<kThreads>(block, slots,
+                       [](const GradientSum& a, const GradientSum& c) { return GradientSum{a.y + c.y, a.x + c.x}; });
+      block.each([&](int thread) {
+        if (thread == 0) sums[k * parts + part] = slots[0];
+      });
+    }
+  }
+
+  PTYCHO_HD GradientSum sum_of(int64_t k, uint32_t part, int thread) const {
+    constexpr int rows = StripGrid::kRows;
+    const double at_y = scan.positions[2 * k], at_x = scan.positions[2 * k + 1];
+    const Taps<T> y = gather_taps<T>(at_y), x = gather_taps<T>(at_x);
+    const double undefined = at_y - at_y + (at_x - at_x);  // 0, or NaN
+    GradientSum sum{undefined, undefined};
+    if (!is_finite(at_y) || !is_finite(at_x)) return sum;
+    const Image<const T> source = canvases[scan.group_of(k)];
+    const Image<const T> grad = grads[k];
+    const uint32_t first = part * kStripsAtMost;
+    const uint32_t last = first + kStripsAtMost < grid.strips ? first + kStripsAtMost : grid.strips;
+    for (uint32_t strip = first + thread / StripGrid::kCols; strip < last; strip += kThreads / StripGrid::kCols) {
+      const int64_t r = grid.row(strip), c = grid.col(strip, thread);
+      const PixelReader<T, lanes> taps(source, y.first + r, x.first + c, rows + 1);
+      if (c >= grad.cols || !taps.sees()) continue;
+      const PixelReader<T, lanes> factors(grad, r - 1, c, rows + 1);
+      const Gradient<T> column = position_gradient<T, lanes, rows>(taps, factors, blend_of(y, x));
+      sum.y += static_cast<double>(column.y);
+      sum.x += static_cast<double>(column.x);
+    }
+    return sum;
+  }
+};
+
+// result[k] = sums[k * parts] + ... in the order of the parts.
+struct SumParts {
+  static constexpr int kThreads = 256;
+  using Shared = Nothing;
+
+  const GradientSum* sums;
+  int64_t parts;
+  int64_t patches;
+  GradientSum* result;
+
+  template <typename Block>
+  PTYCHO_HD void operator()(Block& block) const {
+    for_each_item<SumParts>(block, patches, [&](int64_t k) {
+      GradientSum sum = sums[k * parts];
+      for (int64_t part = 1; part < parts; ++part) {
+        sum.y += sums[k * parts + part].y;
+        sum.x += sums[k * parts + part].x;
+      }
+      result[k] = sum;
+    });
+  }
+};
+
+}  // namespace ptycho

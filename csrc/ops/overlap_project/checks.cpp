@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The rules of overlap_project's inputs, in the order in which they are applied.
+#include "ops/overlap_project/checks.h"
+
+#include "runtime/checks.h"
+
+namespace ptycho {
+
+void check_overlap_project_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
+                                  Shape canvas_size) {
+  Check("overlap_project").weighted_patches(patches, positions, weights, canvas_size);
+}
+
+}  // namespace ptycho

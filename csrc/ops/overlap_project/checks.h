@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What overlap_project demands of its inputs, on every backend.
+#pragma once
+
+#include "runtime/torch_compat.h"
+
+namespace ptycho {
+
+// patches (..., n, h, w), positions (..., n, 2), weights (h, w) or (..., n, h, w), size (H, W)
+void check_overlap_project_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
+                                  Shape canvas_size);
+
+}  // namespace ptycho

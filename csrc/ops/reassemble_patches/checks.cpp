@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The rules of reassemble_patches' inputs, in the order in which they are applied.
+#include "ops/reassemble_patches/checks.h"
+
+#include "runtime/checks.h"
+
+namespace ptycho {
+
+void check_reassemble_patches_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
+                                     Shape canvas_size) {
+  Check("reassemble_patches").weighted_patches(patches, positions, weights, canvas_size);
+}
+
+void check_reassemble_patches_adjoint_inputs(const Tensor& image, const Tensor& positions, const Tensor& weights) {
+  const Check check("reassemble_patches_adjoint");
+  check.data("image", image);
+  check.dims("image", image, 2, "(..., H, W)");
+  check.positions_of_canvas(positions, image);
+  check.type("weights", weights, real_type(data_type(image)));
+  check.dims("weights", weights, 2, "(..., h, w)");
+  if (weights.dim() > 2) check.shape("weights", weights, leading(positions, 1), trailing(weights));
+  check.device("weights", weights, image);
+  check.size("weights' size", trailing(weights));
+  check.holds_patch("image", trailing(image), trailing(weights));
+}
+
+}  // namespace ptycho

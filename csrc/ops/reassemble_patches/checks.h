@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What reassemble_patches and its adjoint demand of their inputs, on every backend.
+#pragma once
+
+#include "runtime/torch_compat.h"
+
+namespace ptycho {
+
+// patches (..., n, h, w), positions (..., n, 2), weights (h, w) or (..., n, h, w), size (H, W)
+void check_reassemble_patches_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
+                                     Shape canvas_size);
+
+// image (..., H, W), positions (..., n, 2), weights (h, w) or (..., n, h, w)
+void check_reassemble_patches_adjoint_inputs(const Tensor& image, const Tensor& positions, const Tensor& weights);
+
+}  // namespace ptycho

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// reassemble_patches on CUDA. One launch sums patches times weights and the weights, and takes the mean while they are
+// in registers; a second one, which reads little, applies the threshold to the tiles that have a weight below
+// it. The adjoint is an extraction times the weights.
+#include "ops/extract_patches/cuda.h"
+#include "ops/reassemble_patches/cuda.h"
+#include "ops/reassemble_patches/dispatch.h"
+#include "ops/reassemble_patches/threshold.h"
+#include "runtime/cuda/data_types.h"
+#include "runtime/cuda/plan.h"
+
+namespace ptycho::cuda {
+namespace {
+
+// Blocks of the second launch: enough to fill a GPU, few enough for each to look at the ranges of all tiles.
+constexpr int64_t kThresholdBlocks = 132;
+
+template <typename T, int lanes>
+void launch_reassemble(const Queue& queue, const Tensor& patches, const Tensor& weights, const Scan& scan,
+                       const Tiles& tiles, std::optional<double> eps, Tensor& image, Tensor& weight_sum) {
+  using Program = SumTiles<T, lanes, true>;
+  const TileGrid& grid = tiles.grid;
+  MaybeTensor memory;
+  WeightRange<T>* ranges = nullptr;
+  if (eps) {
+    memory = queue.output(weights, {grid.tiles()}, {2});
+    ranges = write<WeightRange<T>>(*memory);
+  }
+  const Program program{image_stack<const T>(patches), image_stack<const T>(weights), scan,  grid, tiles.lists,
+                        image_stack<T>(image),         image_stack<T>(weight_sum),    ranges};
+  launch(queue, program, grid.tiles());
+  if (!eps || grid.groups == 0) return;
+  const int64_t blocks = clamp(grid.tiles() / grid.groups, 1, std::max<int64_t>(1, kThresholdBlocks / grid.groups));
+  const ApplyThreshold<T> threshold{
+      ranges, grid, static_cast<T>(*eps), blocks, image_stack<T>(image), image_stack<const T>(weight_sum)};
+  launch(queue, threshold, grid.groups * blocks);
+}
+
+}  // namespace
+
+void merge_into(const Queue& queue, const char* op, const Tensor& patches, const Tensor& positions,
+                const Tensor& weights, std::optional<double> eps, const MaybeTensor& tile_start,
+                const MaybeTensor& tile_patches, Tensor& image, Tensor& weight_sum) {
+  const Tensor source = as_contiguous(patches);
+  const Tensor weight = as_contiguous(weights);
+  const Tensor at = as_contiguous(positions);
+  const Scan scan = scan_of(at, trailing(patches));
+  const Shape canvas_size = trailing(image);
+  const Tiles tiles(queue, op, square_tiles(scan.groups, canvas_size[0], canvas_size[1]), scan, at, tile_start,
+                    tile_patches);
+  with_data_type(patches, [&](auto zero, auto lanes) {
+    launch_reassemble<decltype(zero), lanes.value>(queue, source, weight, scan, tiles, eps, image, weight_sum);
+  });
+}
+
+namespace {
+
+void reassemble_into(const Queue& queue, const Tensor& patches, const Tensor& positions, const Tensor& weights,
+                     std::optional<double> eps, const MaybeTensor& tile_start, const MaybeTensor& tile_patches,
+                     Tensor& image, Tensor& weight_sum) {
+  merge_into(queue, "reassemble_patches", patches, positions, weights, eps, tile_start, tile_patches, image,
+             weight_sum);
+}
+
+}  // namespace
+}  // namespace ptycho::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(PTYCHO_LIBRARY, PTYCHO_DEVICE, m) {
+  namespace dispatch = ptycho::dispatch;
+  namespace backend = ptycho::cuda;
+  using backend::Queue;
+  m.impl("reassemble_patches", TORCH_BOX((&dispatch::reassemble_patches<Queue, backend::reassemble_into>)));
+  m.impl("reassemble_patches_out", TORCH_BOX((&dispatch::reassemble_patches_out<Queue, backend::reassemble_into>)));
+  m.impl("reassemble_patches_adjoint",
+         TORCH_BOX((&dispatch::reassemble_patches_adjoint<Queue, backend::extract_into>)));
+}

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The schemas of reassemble_patches and its adjoint; library.cpp states what they have in common.
+#pragma once
+
+namespace ptycho {
+
+inline constexpr const char* reassemble_patches_schemas[] = {
+    "reassemble_patches(Tensor patches, Tensor positions, Tensor weights, SymInt[2] canvas_size, float? eps=None,"
+    " Tensor? tile_start=None, Tensor? tile_patches=None) -> (Tensor image, Tensor weight_sum)",
+    "reassemble_patches_adjoint(Tensor image, Tensor positions, Tensor weights, Tensor? order=None) -> Tensor",
+    "reassemble_patches_out(Tensor patches, Tensor positions, Tensor weights, float? eps, Tensor? tile_start,"
+    " Tensor? tile_patches, Tensor(a!) image, Tensor(b!) weight_sum) -> ()",
+};
+
+}  // namespace ptycho

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// How block programs (maths/block.h) are run: by CUDA, or without a CUDA compiler by the tests' launch_serially.h,
+// which offers the same names and runs them on the CPU. Nothing here waits for the device, so all of it can be captured
+// into a CUDA graph.
+#pragma once
+
+#include "runtime/torch_compat.h"
+
+#ifndef __CUDACC__
+#include "launch_serially.h"
+#else
+#include <cub/device/device_radix_sort.cuh>
+#include <stdexcept>
+
+#include "maths/block.h"
+#include "runtime/cuda/stream.h"
+
+namespace ptycho::cuda {
+
+inline void require_success(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // cleared, or the next launch would report it
+  throw std::runtime_error(std::string(what) + " " + cudaGetErrorString(error));
+}
+
+// The device of a tensor, current while this lives, and the stream that is current on it.
+class Queue {
+ public:
+  explicit Queue(const Tensor& tensor)
+      : guard_(tensor.get_device_index()), stream(current_stream(tensor.get_device_index())) {}
+  Queue(const Queue&) = delete;
+  // An uninitialised tensor of sizes `first` and then `last`, otherwise like the model.
+  Tensor output(const Tensor& model, Shape first, Shape last) const {
+    return new_tensor(model, first, last, type_code(model));
+  }
+
+ private:
+  DeviceGuard guard_;
+
+ public:
+  const cudaStream_t stream;
+};
+
+template <typename Program>
+class Block {
+ public:
+  __device__ explicit Block(typename Program::Shared& shared) : shared_(shared) {}
+  __device__ int64_t index() const { return blockIdx.x; }
+  __device__ int64_t count() const { return gridDim.x; }
+  __device__ typename Program::Shared& shared() { return shared_; }
+  template <typename State>
+  __device__ State registers() {
+    return State{};
+  }
+  template <typename Phase>
+  __device__ void each(const Phase& phase) {
+    phase(static_cast<int>(threadIdx.x));
+    __syncthreads();
+  }
+  template <typename State, typename Phase>
+  __device__ void each(State& state, const Phase& phase) {
+    phase(static_cast<int>(threadIdx.x), state);
+    __syncthreads();
+  }
+  template <typename Phase>
+  __device__ void end(const Phase& phase) {
+    phase(static_cast<int>(threadIdx.x));
+  }
+
+ private:
+  typename Program::Shared& shared_;
+};
+
+template <typename Program>
+__global__ void __launch_bounds__(Program::kThreads, 1) run(const __grid_constant__ Program program) {
+  __shared__ typename Program::Shared shared;
+  Block<Program> block(shared);
+  program(block);
+}
+
+// A block for each of `blocks`, or as many as a grid holds; the programs walk on in steps of the grid.
+template <typename Program>
+void launch(const Queue& queue, const Program& program, int64_t blocks) {
+  static_assert(std::is_trivially_copyable_v<Program>);
+  if (blocks == 0) return;
+  const auto grid = static_cast<unsigned>(std::min<int64_t>(blocks, 0x7fffffff));
+  // clang-format off
+  run<<<grid, Program::kThreads, 0, queue.stream>>>(program);
+  // clang-format on
+  require_success(cudaGetLastError(), "ptycho_ext: a CUDA kernel must launch, got");
+}
+
+inline void zero(const Queue& queue, void* memory, size_t bytes) {
+  if (bytes == 0) return;
+  require_success(cudaMemsetAsync(memory, 0, bytes, queue.stream), "ptycho_ext: memory must be set to zero, got");
+}
+
+// Stable sort by the lowest `bits` of the keys. model: a tensor of the device.
+template <typename Key>
+void sort_by_key(const Queue& queue, const Tensor& model, const Key* keys, Key* sorted_keys, const int64_t* values,
+                 int64_t* sorted_values, int64_t count, int bits) {
+  size_t bytes = 0;
+  const auto sort = [&](void* scratch) {
+    require_success(cub::DeviceRadixSort::SortPairs(scratch, bytes, keys, sorted_keys, values, sorted_values, count, 0,
+                                                    bits, queue.stream),
+                    "ptycho_ext: the sort of a plan must succeed, got");
+  };
+  sort(nullptr);
+  const Tensor scratch = new_tensor(model, static_cast<int64_t>(bytes), aoti_torch_dtype_uint8());
+  sort(scratch.mutable_data_ptr());
+}
+
+}  // namespace ptycho::cuda
+#endif
