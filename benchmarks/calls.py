@@ -136,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         row = measure(op, raw, public, data, options.rounds, options.number)
         rows.append(row)
         print(
-            f"{op:24} raw {row['raw_us']:6.2f} us, public {row['public_us']:6.2f} ({row['public_over_raw']:.2f} of raw), "
+            f"{op:24} raw {row['raw_us']:6.2f} us, public {row['public_us']:6.2f} "
+            f"({row['public_over_raw']:.2f} of raw), "
             f"recording {row['forward_us']:6.2f} ({row['forward_over_raw']:.2f}), "
             f"with backward {row['backward_us']:6.2f} ({row['backward_over_two_fft2']:.2f} of two fft2); "
             f"fft2 {row['fft2_us']:.2f}, two with backward {row['two_fft2_us']:.2f}",

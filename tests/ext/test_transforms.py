@@ -110,10 +110,11 @@ def test_vmap_of_gradients_over_weights_alone() -> None:
 
 
 def allocated(function: Any) -> int:
-    """The largest single piece of memory that a call asks for, in bytes."""
+    """The most memory that one call of an operator, or of torch's empty, asks for, in bytes."""
     with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         function()
-    return max(event.cpu_memory_usage for event in profile.events() if event.name.startswith("aten::empty"))
+    names = ("ptycho::", "aten::empty")
+    return max(event.cpu_memory_usage for event in profile.events() if event.name.startswith(names))
 
 
 @pytest.mark.parametrize("name", ["extract", "adjoint", "reassemble-shared-mean", "reassemble-each-sum"])
@@ -124,7 +125,7 @@ def test_vmap_does_not_repeat_what_is_not_mapped(name: str) -> None:
     coordinates = POSITIONS[0, :1].expand(count, patches, 2).contiguous()
     result = case.run(x, coordinates[0])
     most = count * max(result.numel() * 4, patches * 2 * 8)
-    assert allocated(lambda: torch.vmap(case.run, in_dims=(None, 0))(x, coordinates)) <= most
+    assert allocated(lambda: torch.vmap(case.run, in_dims=(None, 0))(x, coordinates)) <= 2 * most
 
 
 def test_jacobian_does_not_repeat_the_canvas() -> None:
