@@ -3,6 +3,8 @@
 #include "runtime/checks.h"
 
 #include <cmath>
+#include <cstdint>
+#include <cstdio>
 #include <limits>
 #include <stdexcept>
 
@@ -153,6 +155,28 @@ void Check::out(const char* argument, const Tensor& out, const Tensor& model, Sh
   device(argument, out, model);
   if (!out.is_contiguous()) [[unlikely]]
     throw_rule(op_, argument, "be contiguous", "other strides");
+}
+
+void Check::threshold(double eps) const {
+  if (eps >= 0.0) [[likely]]
+    return;
+  char value[32];
+  std::snprintf(value, sizeof(value), "%g", eps);
+  throw_rule(op_, "eps", "be at least 0", std::isnan(eps) ? "nan" : value);
+}
+
+void Check::apart(const char* argument, const Tensor& out, std::initializer_list<const Tensor*> others) const {
+  const auto bytes = [](const Tensor& tensor) {
+    const auto begin = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+    return std::pair(begin, begin + static_cast<uintptr_t>(tensor.numel()) * tensor.element_size());
+  };
+  const auto [begin, end] = bytes(out);
+  for (const Tensor* const other : others) {
+    if (!other->is_contiguous()) continue;
+    const auto [first, last] = bytes(*other);
+    if (begin < last && first < end && begin < end && first < last) [[unlikely]]
+      throw_rule(op_, argument, "have memory of its own", "that of an input or another result");
+  }
 }
 
 MaybeTensor plan_list(const char* op, const Tensor& positions, const MaybeTensor& list) {

@@ -30,8 +30,13 @@ class Check {
   void positions_of_patches(const Tensor& positions, const Tensor& patches) const;
   // patches (..., n, h, w), positions (..., n, 2), weights (h, w) or (..., n, h, w), size (H, W)
   void weighted_patches(const Tensor& patches, const Tensor& positions, const Tensor& weights, Shape canvas_size) const;
+  // The part of the largest weight at or below which a pixel counts as not illuminated.
+  void threshold(double eps) const;
   // A tensor to write to: of the model's type and device, of sizes `first` and then `last`, contiguous.
   void out(const char* argument, const Tensor& out, const Tensor& model, Shape first, Shape last) const;
+  // Its memory is none that the operator reads, or writes another result to. An input that is not contiguous is copied
+  // before anything is written.
+  void apart(const char* argument, const Tensor& out, std::initializer_list<const Tensor*> others) const;
 
  private:
   const char* op_;

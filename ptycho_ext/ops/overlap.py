@@ -17,7 +17,7 @@ from ptycho_ext.ops._checks import Check, as_pair
 from ptycho_ext.ops._precision import as_float64, weights_like, widened
 from ptycho_ext.ops._registration import differentiable, writes_to
 from ptycho_ext.ops._vmap import lead, lead_weights, loop
-from ptycho_ext.ops.reassemble import real_product
+from ptycho_ext.ops.reassemble import below_threshold, real_product
 
 
 def overlap_project(
@@ -111,9 +111,9 @@ class _Project(torch.autograd.Function):
             total = op.extract_patches_adjoint(each, positions, size)
         else:
             image, total = op.reassemble_patches(patches, positions, weights, size, ctx.eps)
-        seen = total > ctx.eps * total.detach().amax((-2, -1), keepdim=True)
+        faint = below_threshold(total, ctx.eps)
         grad_sum = op.extract_patches_adjoint(grad, positions, size)
-        grad_sum = torch.where(seen, grad_sum / torch.where(seen, total, 1), 0)
+        grad_sum = torch.where(faint, 0, grad_sum / torch.where(faint, 1, total))
         by_patches = grad_positions_ = grad_weights = None
         if for_patches:
             by_patches = op.reassemble_patches_adjoint(grad_sum, positions, weights)

@@ -163,8 +163,8 @@ class _Reassemble(torch.autograd.Function):
         plan = (order, tile_start, tile_patches)
         for_patches, for_positions, for_weights, *_ = ctx.needs_input_grad
         if ctx.eps is not None:  # image = S / W where seen: from here on grad_image is that of S, grad_sum that of W
-            seen = weight_sum > ctx.eps * weight_sum.detach().amax((-2, -1), keepdim=True)
-            grad_image = grad_image * torch.where(seen, 1 / torch.where(seen, weight_sum, 1), 0)
+            faint = below_threshold(weight_sum, ctx.eps)
+            grad_image = grad_image * torch.where(faint, 0, 1 / torch.where(faint, 1, weight_sum))
             if for_positions or for_weights:
                 grad_sum = grad_sum - real_product(grad_image, image)
         by_patches = by_positions = grad_weights = None
@@ -240,6 +240,12 @@ class _Adjoint(torch.autograd.Function):
         patch_size = lead(size, weights, in_dims[2]).shape[-2:]
         patches = image.new_empty(()).expand(*positions.shape[:-1], *patch_size)
         return op(image, positions, lead_weights(size, weights, in_dims[2], patches)), 0
+
+
+def below_threshold(weight_sum: Tensor, eps: float) -> Tensor:
+    """Where the mean is zero by its definition: neither do NaN weights count, nor have they any part in the largest."""
+    largest = weight_sum.detach().nan_to_num(nan=0.0, posinf=None).amax((-2, -1), keepdim=True).clamp_min(0)
+    return weight_sum <= eps * largest
 
 
 def real_product(a: Tensor, b: Tensor) -> Tensor:

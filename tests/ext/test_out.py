@@ -137,3 +137,52 @@ def test_out_is_refused_under_transforms(name: str) -> None:
     out = empty_like(case, x)
     with pytest.raises(RuntimeError, match=r"out(\[\d\])? must|vmap"):
         torch.vmap(lambda x: case.whole(x[None], case.coordinates()[:1], out=out))(x)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_out_must_have_memory_of_its_own(name: str) -> None:
+    """Not that of the data, nor of the coordinates, nor of the weights, nor of the other result, in whole or in part."""
+    case = CASES[name]
+    x, at, op = case.data(torch.float64), case.coordinates().clone(), case.function.__name__
+    shapes = [part.shape for part in as_tuple(case.whole(x, at))]
+    room = torch.zeros(4000, dtype=torch.float64)
+
+    def refused(x: Tensor, at: Tensor, *outs: Tensor) -> None:
+        with pytest.raises(
+            RuntimeError, match=rf"^{op}: out(\[\d\])? must have memory of its own, got that of an input"
+        ):
+            case.whole(x, at, out=outs if len(outs) > 1 else outs[0])
+
+    def view(offset: int, shape: torch.Size) -> Tensor:
+        return room[offset : offset + shape.numel()].view(shape)
+
+    if "fourier" in name:  # it writes when it has read everything
+        want = case.whole(x, at)
+        assert torch.equal(case.whole(x, at, out=x), want)
+        return
+    data_, rest = view(0, x.shape).copy_(x), [torch.empty(shape, dtype=x.dtype) for shape in shapes[1:]]
+    refused(data_, at, view(0, shapes[0]), *rest)
+    refused(data_, at, view(x.numel() - 1, shapes[0]), *rest)
+    refused(x, view(0, at.shape).copy_(at), view(at.numel() - 1, shapes[0]), *rest)
+    if rest:
+        refused(x, at, view(0, shapes[0]), view(shapes[0].numel() - 1, shapes[1]))
+    data_.copy_(x)
+    beside = [view(x.numel(), shapes[0]), *rest]
+    want = as_tuple(case.whole(x, at))
+    got = as_tuple(case.whole(data_, at, out=tuple(beside) if rest else beside[0]))
+    assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
+
+
+def test_out_may_be_the_memory_of_an_input_that_is_copied_first() -> None:
+    canvas = data((2, *CANVAS), torch.float32).mT.contiguous().mT
+    want = px.translate_images(canvas, POSITIONS[:, 0])
+    out = canvas.mT.flatten()[: canvas.numel()].view(2, *CANVAS)
+    assert torch.equal(px.translate_images(canvas, POSITIONS[:, 0], out=out), want)
+
+
+def test_weights_and_second_results_are_kept_apart() -> None:
+    patches, weight = data((2, 5, *PATCH), torch.float32), torch.ones(2, 5, *PATCH)
+    image = torch.empty(2, *CANVAS)
+    for op, outs in (("overlap_project", weight), ("reassemble_patches", (image, image))):
+        with pytest.raises(RuntimeError, match=rf"^{op}: out(\[1\])? must have memory of its own"):
+            getattr(px, op)(patches, POSITIONS, CANVAS, weight, out=outs)

@@ -186,7 +186,7 @@ struct SumTiles {
     if constexpr (weighted) sums.weight[q] = kInfinity<T> - kInfinity<T>;
   }
 
-  // image /= weight where the weight is positive, and zero elsewhere; the range is that of the rows on the canvas.
+  // image /= weight, and zero where the weight is not positive; the range is that of the rows on the canvas.
   PTYCHO_HD static WeightRange<T> divide(Sums& sums, int count) {
     WeightRange<T> range{kInfinity<T>, T(0)};
     PTYCHO_UNROLL
@@ -195,7 +195,7 @@ struct SumTiles {
       if (weight > T(0) && q < count) range = wider(range, WeightRange<T>{weight, weight});
       PTYCHO_UNROLL
       for (int lane = 0; lane < lanes; ++lane)
-        sums.image[q][lane] = weight > T(0) ? sums.image[q][lane] / weight : T(0);
+        sums.image[q][lane] = weight <= T(0) ? T(0) : sums.image[q][lane] / weight;
     }
     return range;
   }

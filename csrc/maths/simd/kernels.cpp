@@ -310,7 +310,7 @@ void divide_lanes(T* __restrict image, const T* __restrict weights, int64_t pixe
     for_each_part<lanes>([&](auto part) {
       const Vector<T> divisor = to_lanes<T, lanes, part.value>(weight);
       T* const target = image + p * lanes + part * kWide<T>;
-      store(target, divisor > T(0) ? load(target) / divisor : Vector<T>{});
+      store(target, divisor <= T(0) ? Vector<T>{} : load(target) / divisor);
     });
   }
   for (int64_t s = 0; s < kWide<T>; ++s) {
@@ -321,7 +321,7 @@ void divide_lanes(T* __restrict image, const T* __restrict weights, int64_t pixe
     const T weight = weights[p];
     if (weight > T(0) && weight < range->least) range->least = weight;
     if (weight > range->most) range->most = weight;
-    for (int64_t m = p * lanes; m < (p + 1) * lanes; ++m) image[m] = weight > T(0) ? image[m] / weight : T(0);
+    for (int64_t m = p * lanes; m < (p + 1) * lanes; ++m) image[m] = weight <= T(0) ? T(0) : image[m] / weight;
   }
 }
 

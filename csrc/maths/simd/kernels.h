@@ -53,7 +53,7 @@ struct Kernels {
   // Adds to sums[0] and sums[1] <grads, d out / d y> and <grads, d out / d x>. grads: (rows, cols), contiguous;
   // next_grads: those of the next view, or null.
   void (*position_gradient)(const PatchView<T>& view, const T* grads, const T* next_grads, double* sums, T* scratch);
-  // image /= weight where weight > 0, and zero elsewhere, over `pixels` pixels; widens the range by their weights.
+  // image /= weight, and zero where the weight is not positive, over `pixels` pixels; widens the range by their weights.
   void (*divide)(T* image, const T* weights, int64_t pixels, int64_t lanes, Range<T>* range);
   // Copies `count` scalars past the caches, from and to any address.
   void (*stream)(T* out, const T* in, int64_t count);

@@ -24,7 +24,9 @@ Tensor extract_patches(const Tensor& canvas, const Tensor& positions, const Size
 template <typename Context, auto into>
 void extract_patches_out(const Tensor& canvas, const Tensor& positions, const MaybeTensor& order, Tensor out) {
   check_extract_patches_inputs(canvas, positions, trailing(out));
-  Check("extract_patches").out("out", out, canvas, leading(positions, 1), trailing(out));
+  const Check check("extract_patches");
+  check.out("out", out, canvas, leading(positions, 1), trailing(out));
+  check.apart("out", out, {&canvas, &positions});
   into(Context(canvas), "extract_patches", canvas, positions, order, std::nullopt, out);
 }
 
@@ -43,7 +45,9 @@ template <typename Context, auto into>
 void extract_patches_adjoint_out(const Tensor& patches, const Tensor& positions, const MaybeTensor& tile_start,
                                  const MaybeTensor& tile_patches, Tensor out) {
   check_extract_patches_adjoint_inputs(patches, positions, trailing(out));
-  Check("extract_patches_adjoint").out("out", out, patches, leading(patches, 3), trailing(out));
+  const Check check("extract_patches_adjoint");
+  check.out("out", out, patches, leading(patches, 3), trailing(out));
+  check.apart("out", out, {&patches, &positions});
   into(Context(patches), patches, positions, tile_start, tile_patches, out);
 }
 

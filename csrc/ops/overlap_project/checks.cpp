@@ -7,8 +7,10 @@
 namespace ptycho {
 
 void check_overlap_project_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
-                                  Shape canvas_size) {
-  Check("overlap_project").weighted_patches(patches, positions, weights, canvas_size);
+                                  Shape canvas_size, double eps) {
+  const Check check("overlap_project");
+  check.weighted_patches(patches, positions, weights, canvas_size);
+  check.threshold(eps);
 }
 
 }  // namespace ptycho

@@ -8,6 +8,6 @@ namespace ptycho {
 
 // patches (..., n, h, w), positions (..., n, 2), weights (h, w) or (..., n, h, w), size (H, W)
 void check_overlap_project_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
-                                  Shape canvas_size);
+                                  Shape canvas_size, double eps);
 
 }  // namespace ptycho

@@ -25,7 +25,7 @@ Tile touched(const Scan& scan, int64_t group, Shape canvas_size) {
   return box.rows.begin < box.rows.end ? box : Tile{group, {0, 0}, {0, 0}};
 }
 
-// image /= weight where the weight exceeds eps times the largest, and 0 elsewhere.
+// image /= weight, and 0 where the weight is at most eps times the largest.
 template <typename T>
 void normalize(T* image, const T* weight, int64_t pixels, int64_t lanes, T eps) {
   Range<T> range{std::numeric_limits<T>::infinity(), T(0)};
@@ -33,7 +33,7 @@ void normalize(T* image, const T* weight, int64_t pixels, int64_t lanes, T eps) 
   const T threshold = eps * range.most;
   if (range.least > threshold) return;
   for (int64_t m = 0; m < pixels; ++m)
-    if (!(weight[m] > threshold)) std::fill(image + m * lanes, image + (m + 1) * lanes, T(0));
+    if (weight[m] <= threshold) std::fill(image + m * lanes, image + (m + 1) * lanes, T(0));
 }
 
 template <typename T>

@@ -13,7 +13,7 @@ namespace ptycho::dispatch {
 template <typename Context, auto into>
 Tensor overlap_project(const Tensor& patches, const Tensor& positions, const Tensor& weights, const Sizes& canvas_size,
                        double eps) {
-  check_overlap_project_inputs(patches, positions, weights, canvas_size);
+  check_overlap_project_inputs(patches, positions, weights, canvas_size, eps);
   const Context context(patches);
   Tensor projected = context.output(patches, patches.sizes(), Shape());
   into(context, patches, positions, weights, canvas_size, eps, projected);
@@ -23,8 +23,10 @@ Tensor overlap_project(const Tensor& patches, const Tensor& positions, const Ten
 template <typename Context, auto into>
 void overlap_project_out(const Tensor& patches, const Tensor& positions, const Tensor& weights,
                          const Sizes& canvas_size, double eps, Tensor out) {
-  check_overlap_project_inputs(patches, positions, weights, canvas_size);
-  Check("overlap_project").out("out", out, patches, patches.sizes(), Shape());
+  const Check check("overlap_project");
+  check_overlap_project_inputs(patches, positions, weights, canvas_size, eps);
+  check.out("out", out, patches, patches.sizes(), Shape());
+  check.apart("out", out, {&patches, &positions, &weights});
   into(Context(patches), patches, positions, weights, canvas_size, eps, out);
 }
 

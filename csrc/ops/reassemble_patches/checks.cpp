@@ -7,8 +7,10 @@
 namespace ptycho {
 
 void check_reassemble_patches_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
-                                     Shape canvas_size) {
-  Check("reassemble_patches").weighted_patches(patches, positions, weights, canvas_size);
+                                     Shape canvas_size, std::optional<double> eps) {
+  const Check check("reassemble_patches");
+  check.weighted_patches(patches, positions, weights, canvas_size);
+  if (eps) check.threshold(*eps);
 }
 
 void check_reassemble_patches_adjoint_inputs(const Tensor& image, const Tensor& positions, const Tensor& weights) {

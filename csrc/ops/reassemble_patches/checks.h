@@ -8,7 +8,7 @@ namespace ptycho {
 
 // patches (..., n, h, w), positions (..., n, 2), weights (h, w) or (..., n, h, w), size (H, W)
 void check_reassemble_patches_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
-                                     Shape canvas_size);
+                                     Shape canvas_size, std::optional<double> eps);
 
 // image (..., H, W), positions (..., n, 2), weights (h, w) or (..., n, h, w)
 void check_reassemble_patches_adjoint_inputs(const Tensor& image, const Tensor& positions, const Tensor& weights);

@@ -16,7 +16,7 @@ template <typename T>
 void apply_threshold(const Image<T>& image, const Image<T>& weight_sum, const Tile& tile, T threshold) {
   for (int64_t r = tile.rows.begin; r < tile.rows.end; ++r)
     for (int64_t c = tile.cols.begin; c < tile.cols.end; ++c)
-      if (!(weight_sum.row(r)[c] > threshold))
+      if (weight_sum.row(r)[c] <= threshold)
         std::fill(image.row(r) + c * image.lanes, image.row(r) + (c + 1) * image.lanes, T(0));
 }
 

@@ -14,7 +14,7 @@ template <typename Context, auto into>
 std::tuple<Tensor, Tensor> reassemble_patches(const Tensor& patches, const Tensor& positions, const Tensor& weights,
                                               const Sizes& canvas_size, std::optional<double> eps,
                                               const MaybeTensor& tile_start, const MaybeTensor& tile_patches) {
-  check_reassemble_patches_inputs(patches, positions, weights, canvas_size);
+  check_reassemble_patches_inputs(patches, positions, weights, canvas_size, eps);
   const Context context(patches);
   Tensor image = context.output(patches, leading(patches, 3), canvas_size);
   Tensor weight_sum = context.output(weights, leading(patches, 3), canvas_size);
@@ -27,9 +27,11 @@ void reassemble_patches_out(const Tensor& patches, const Tensor& positions, cons
                             std::optional<double> eps, const MaybeTensor& tile_start, const MaybeTensor& tile_patches,
                             Tensor image, Tensor weight_sum) {
   const Check check("reassemble_patches");
-  check_reassemble_patches_inputs(patches, positions, weights, trailing(image));
+  check_reassemble_patches_inputs(patches, positions, weights, trailing(image), eps);
   check.out("out[0]", image, patches, leading(patches, 3), trailing(image));
   check.out("out[1]", weight_sum, weights, leading(patches, 3), trailing(image));
+  check.apart("out[0]", image, {&patches, &positions, &weights});
+  check.apart("out[1]", weight_sum, {&patches, &positions, &weights, &image});
   into(Context(patches), patches, positions, weights, eps, tile_start, tile_patches, image, weight_sum);
 }
 

@@ -51,7 +51,7 @@ struct ApplyThreshold {
     const int64_t group = grid.group_of(tile);
     for (int64_t i = thread; i < grid.tile_rows * grid.tile_cols; i += kThreads) {
       const int64_t r = rows.begin + i / grid.tile_cols, c = cols.begin + i % grid.tile_cols;
-      if (r >= rows.end || c >= cols.end || weight_sum[group].row(r)[c] > threshold) continue;
+      if (r >= rows.end || c >= cols.end || !(weight_sum[group].row(r)[c] <= threshold)) continue;
       for (int64_t lane = 0; lane < image.lanes; ++lane) image[group].row(r)[c * image.lanes + lane] = value;
     }
   }

@@ -33,7 +33,9 @@ template <typename Context, auto into>
 void translate_images_out(const Tensor& images, const Tensor& shifts, StringHandle mode_handle, Tensor out) {
   const std::string mode = take_string(mode_handle);
   check_translate_images_inputs("translate_images", images, shifts, mode);
-  Check("translate_images").out("out", out, images, images.sizes(), Shape());
+  const Check check("translate_images");
+  check.out("out", out, images, images.sizes(), Shape());
+  check.apart("out", out, {&images, &shifts});
   into(Context(images), "translate_images", images, shifts, mode, false, out);
 }
 
