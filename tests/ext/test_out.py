@@ -141,7 +141,7 @@ def test_out_is_refused_under_transforms(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_out_must_have_memory_of_its_own(name: str) -> None:
-    """Not that of the data, nor of the coordinates, nor of the weights, nor of the other result, in whole or in part."""
+    """Not that of the data, the coordinates, the weights or the other result, in whole or in part."""
     case = CASES[name]
     x, at, op = case.data(torch.float64), case.coordinates().clone(), case.function.__name__
     shapes = [part.shape for part in as_tuple(case.whole(x, at))]
