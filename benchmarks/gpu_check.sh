@@ -3,7 +3,7 @@
 # Everything that needs a GPU, on a bare machine without a network: builds the operators for the GPU that is there, out
 # of the tree; runs the contracts and the parity tests on it; has compute-sanitizer watch one short run of every kernel;
 # and times the operators beside a copy. Needs python3 with torch (CUDA build), numpy, pytest, hypothesis, pybind11,
-# scikit-build-core, ninja and cmake, and nvcc. The limits of the steps add up to 8 minutes; a step that fails does
+# scikit-build-core, ninja and cmake, and nvcc. The limits of the steps add up to 9 minutes; a step that fails does
 # not keep the next ones from running.
 #
 #   benchmarks/gpu_check.sh [FOLDER]     logs and tables, default: gpu-check
@@ -42,7 +42,11 @@ cp -r "$root/tests" "$root/benchmarks" "$root/pyproject.toml" "$work"
 cd "$work/tests" || exit 2
 export PYTHONPATH="$work/site"
 export PYTHONDONTWRITEBYTECODE=1
-step import 20 "$python" -c 'import ptycho_ext, torch; assert ptycho_ext.build_info()["cuda"]; print(ptycho_ext.build_info())'
+step import 60 "$python" -c 'import sys, ptycho_ext
+from ptychopinn.doctor import check_operators
+print(ptycho_ext.build_info())
+assert ptycho_ext.build_info()["cuda"]
+sys.exit(check_operators())'
 step tests 90 "$python" -m pytest -q -p no:cacheprovider -m gpu ext/test_cuda.py ext/test_contracts.py ptychopinn/test_gpu.py
 for tool in memcheck racecheck initcheck; do
   # Without torch's own reuse of memory, so that every tensor has bounds to be watched. Only our kernels are watched, but
