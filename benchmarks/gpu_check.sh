@@ -44,7 +44,11 @@ cp -r "$root/tests" "$root/benchmarks" "$root/pyproject.toml" "$work"
 cd "$work/tests" || exit 2
 export PYTHONPATH="$work/site"
 export PYTHONDONTWRITEBYTECODE=1
-step import 20 "$python" -c 'import ptycho_ext, torch; assert ptycho_ext.build_info()["cuda"]; print(ptycho_ext.build_info())'
+step import 60 "$python" -c 'import sys, ptycho_ext
+from ptychopinn.doctor import check_operators
+print(ptycho_ext.build_info())
+assert ptycho_ext.build_info()["cuda"]
+sys.exit(check_operators())'
 step tests 90 "$python" -m pytest -q -p no:cacheprovider -m gpu ext/test_cuda.py ext/test_contracts.py ptychopinn/test_gpu.py
 for tool in memcheck racecheck initcheck; do
   # Without torch's own reuse of memory, so that every tensor has bounds to be watched. Only our kernels are watched, but

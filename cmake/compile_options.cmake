@@ -14,6 +14,10 @@ set(CMAKE_SKIP_RPATH ON)
 
 add_library(ptycho_options INTERFACE)
 target_include_directories(ptycho_options INTERFACE "${CMAKE_CURRENT_LIST_DIR}/../csrc")
+if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
+  # A libstdc++ that a toolchain links statically stays private: its symbols must not mix with those of torch's.
+  target_link_options(ptycho_options INTERFACE LINKER:--exclude-libs,ALL)
+endif()
 target_compile_features(ptycho_options INTERFACE cxx_std_20)
 target_compile_options(ptycho_options INTERFACE ${PTYCHO_COMPILE_OPTIONS})
 if(PTYCHO_SANITIZE)

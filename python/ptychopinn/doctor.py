@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from importlib import metadata
 
@@ -92,11 +93,59 @@ def _cuda() -> tuple[list[tuple[str, str]], list[str]]:
     return [("cuda", f"torch built for CUDA {built}: {', '.join(names)}")], problems
 
 
+_REBUILD = "CXX=/usr/bin/g++ pip install --no-build-isolation --no-deps --force-reinstall ."
+
+# What a build for another processor or with another C++ library gets wrong: a result, and an error on its way through
+# torch.
+_SELF_TEST = """
+import sys, torch, ptycho_ext
+canvas = torch.arange(12.0, device=sys.argv[1]).reshape(3, 4)
+positions = torch.tensor([[0.5, 0.0]], dtype=torch.float64, device=sys.argv[1])
+if ptycho_ext.extract_patches(canvas, positions, (1, 2)).flatten().tolist() != [2.0, 3.0]:
+    sys.exit("computes wrong values")
+try:
+    torch.ops.ptycho.extract_patches(canvas, positions, [4, 4])
+except RuntimeError:
+    sys.exit(0)
+sys.exit("accepts a patch larger than its canvas")
+"""
+
+
+def operators_problem(device: str) -> str | None:
+    """Run an operator on a device in a process of its own, which may crash: one sentence on what is wrong, or None."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _SELF_TEST, device], capture_output=True, text=True, errors="replace", timeout=300
+        )
+    except subprocess.TimeoutExpired:
+        return f"the operators do not return on {device} within 5 minutes: rebuild them: {_REBUILD}"
+    if done.returncode == 0:
+        return None
+    if done.returncode < 0:
+        crash = f"the operators crash on {device} (signal {-done.returncode})"
+        return f"{crash}: rebuild them with the system compiler: {_REBUILD}"
+    reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return f"the operators fail on {device} ({reason}): rebuild them: {_REBUILD}"
+
+
+def operator_devices() -> list[str]:
+    """Devices that the operators can run on: the CPU, and every GPU where they and torch were built for CUDA."""
+    gpus = torch.cuda.device_count() if ptycho_ext.build_info()["cuda"] and torch.cuda.is_available() else 0
+    return ["cpu", *(f"cuda:{index}" for index in range(gpus))]
+
+
 def _operators() -> tuple[list[tuple[str, str]], list[str]]:
-    canvas = torch.arange(12.0).reshape(3, 4)
-    patch = ptycho_ext.extract_patches(canvas, torch.tensor([[0.5, 0.0]]), (1, 2))
-    if patch.flatten().tolist() == [2.0, 3.0]:
-        return [("operators", "loaded, self-test passed")], []
-    return [("operators", "self-test failed")], [
-        "the operators compute wrong values: rebuild with pip install --force-reinstall"
-    ]
+    found = {device: operators_problem(device) for device in operator_devices()}
+    results = [f"{device} {'passed' if problem is None else 'failed'}" for device, problem in found.items()]
+    return [("operators", f"self-test: {', '.join(results)}")], [problem for problem in found.values() if problem]
+
+
+def check_operators() -> int:
+    """Print what the self-test finds; 0 if all is well."""
+    facts, problems = _operators()
+    print(*(value for _, value in facts), *problems, sep="\n")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(check_operators())

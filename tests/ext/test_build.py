@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -60,6 +61,26 @@ def test_library_needs_libtorch_cpu_only_and_carries_no_path() -> None:
     assert "RPATH" not in dynamic and "RUNPATH" not in dynamic
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the ELF symbols")
+@pytest.mark.parametrize("pattern", ["libptycho_ops.so", "libptycho_ops_cuda.so", "_C*.so"])
+def test_no_library_uses_iostreams(pattern: str) -> None:
+    """A libstdc++ that is linked statically has streams that nobody initialised: the first number written crashes."""
+    libraries = list(Path(_C.__file__).parent.glob(pattern))
+    if not libraries:
+        pytest.skip(f"{pattern} was not built")
+    for library in libraries:
+        symbols = ""
+        for table in (["-D"], []):  # imported and exported, and all of a library that is not stripped
+            try:
+                done = subprocess.run(["nm", *table, "-C", library], capture_output=True, text=True, check=True)
+            except FileNotFoundError:
+                pytest.skip("nm is not installed")
+            symbols += done.stdout
+        assert "PyInit__C" in symbols or "throw" in symbols
+        streams = r"std::.*(basic_[io]+stream|basic_[io]*stringstream|basic_stringbuf|basic_ios|ios_base|locale)\b"
+        assert re.findall(rf"^.*{streams}.*$", symbols, re.MULTILINE) == []
+
+
 def test_shared_maths_includes_neither_torch_nor_cuda() -> None:
     sources = sorted((CSRC / "maths").rglob("*.*"))
     assert sources
@@ -93,6 +114,34 @@ def test_building_without_torch_stops_with_one_sentence() -> None:
     assert done.stderr.splitlines() == [
         "ptychopinn: the building interpreter has no torch: pip install torch, then pip install --no-build-isolation ."
     ]
+
+
+@pytest.mark.parametrize(
+    ("compiler", "version", "sentence"),
+    [
+        ("GNU", "11.4.0", "GCC 11.4.0 is too old: ptychopinn needs GCC 12 or newer (CXX=g++-12 pip install"),
+        ("Clang", "13.0.1", "Clang 13.0.1 is too old: ptychopinn needs Clang 14 or newer (CXX=clang++-14 pip install"),
+        ("GNU", "12.1.0", None),
+        ("Clang", "18.1.3", None),
+        ("AppleClang", "15.0.0", None),
+        ("IntelLLVM", "2024.0", None),
+    ],
+)
+def test_old_compilers_are_refused_in_one_sentence(compiler: str, version: str, sentence: str | None) -> None:
+    command = ["cmake", f"-DCMAKE_CXX_COMPILER_ID={compiler}", f"-DCMAKE_CXX_COMPILER_VERSION={version}"]
+    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    try:
+        done = subprocess.run(
+            [*command, "-P", CSRC.parent / "cmake" / "compiler_check.cmake"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment,
+        )
+    except FileNotFoundError:
+        pytest.skip("cmake is not installed")
+    assert (done.returncode == 0) is (sentence is None), done.stderr
+    assert (sentence or "") in " ".join(done.stderr.split())
 
 
 @pytest.mark.skipif(not ptycho_ext.build_info()["cuda"], reason="built without CUDA: no nvcc was found")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What `ptychopinn doctor` says of a GPU, for builds and machines that are not this one."""
+"""What `ptychopinn doctor` reports of GPUs and of operators that crash, for builds and machines other than this one."""
 
 from __future__ import annotations
 
@@ -29,3 +29,33 @@ def test_a_gpu_that_the_operators_do_not_fit(
     facts, problems = doctor._cuda()
     assert facts == [("cuda", f"torch built for CUDA {of_torch}: H100")]
     assert [p.startswith(str(problem)) for p in problems] == ([] if problem is None else [True])
+
+
+def test_the_operators_pass_their_self_test() -> None:
+    assert doctor.operator_devices()[0] == "cpu"
+    assert doctor.operators_problem("cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("child", "problem"),
+    [
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+            "the operators crash on cpu (signal 11): rebuild them with the system compiler: "
+            "CXX=/usr/bin/g++ pip install --no-build-isolation --no-deps --force-reinstall .",
+        ),
+        (
+            "import sys; sys.exit('computes wrong values')",
+            "the operators fail on cpu (computes wrong values): rebuild them: "
+            "CXX=/usr/bin/g++ pip install --no-build-isolation --no-deps --force-reinstall .",
+        ),
+    ],
+)
+def test_operators_that_crash_are_reported_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], child: str, problem: str
+) -> None:
+    monkeypatch.setattr(doctor, "_SELF_TEST", child)
+    monkeypatch.setattr(doctor, "operator_devices", lambda: ["cpu"])
+    assert doctor._operators() == ([("operators", "self-test: cpu failed")], [problem])
+    assert doctor.check_operators() == 1
+    assert capsys.readouterr().out == f"self-test: cpu failed\n{problem}\n"

@@ -1,0 +1,39 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+# Any toolchain: builds the libraries with libstdc++ and libgcc linked statically, as compilers do that have no shared
+# libstdc++, and runs the operators' tests with them. Two things break there: iostreams (std::ostream::_M_insert crashes),
+# which nothing here may use, and exceptions that meet a second unwinder, see csrc/runtime/errors.cpp.
+#
+#   scripts/static_libstdcxx_check.sh
+#
+# PYTHON chooses the interpreter: one with torch, pytest, hypothesis, numpy, pybind11, scikit-build-core, cmake, ninja.
+# CMAKE_ARGS adds CMake options, for example -DPTYCHO_CUDA=OFF for a quicker build.
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+python=$("${PYTHON:-python3}" -c "import sys; print(sys.executable)")
+PATH=$(dirname "$python"):$PATH
+export PATH
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+site=$work/site
+
+LDFLAGS="-static-libstdc++ -static-libgcc ${LDFLAGS:-}" "$python" -m pip --disable-pip-version-check install --quiet \
+  --no-index --no-build-isolation --no-deps --target "$site" -C build-dir="$work/build" "$root"
+for library in "$site"/ptycho_ext/*.so; do
+  if readelf -d "$library" | grep -q 'NEEDED.*libstdc++'; then
+    echo "$library still needs libstdc++.so.6" >&2
+    exit 1
+  fi
+  echo "$(basename "$library") needs: $(readelf -d "$library" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | tr '\n' ' ')"
+done
+
+# Outside the source tree and in front of an editable install, whose import hook -S leaves out.
+cp -r "$root/tests" "$root/pyproject.toml" "$work"
+cd "$work/tests"
+PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$site:$("$python" -c 'import sys; print(":".join(p for p in sys.path if p))')" \
+  "$python" -S -c "
+import sys, ptycho_ext, pytest
+assert ptycho_ext.__file__.startswith('$site'), ptycho_ext.__file__
+options = ['-q', '-p', 'no:cacheprovider', '--ignore', 'ext/test_golden.py', '--ignore', 'ext/test_build.py']
+sys.exit(pytest.main([*options, 'ext']))"
+echo "the operators passed with libstdc++ linked statically"
