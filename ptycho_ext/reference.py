@@ -104,7 +104,8 @@ def reassemble_patches(
     if normalize:
         largest = np.where(np.isnan(total), 0, total).max((-2, -1), keepdims=True, initial=0)
         faint = total <= eps * largest
-        image = np.where(faint, 0, image / np.where(faint, 1, total))
+        with np.errstate(invalid="ignore"):
+            image = np.where(faint, 0, image / np.where(faint, 1, total))
     return image, total
 
 

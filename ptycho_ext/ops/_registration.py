@@ -37,7 +37,8 @@ def differentiable(op: str, function: type[torch.autograd.Function]) -> Callable
         function: its ``forward`` calls the operator; arguments that the operator has not got are None.
 
     Returns:
-        ``apply(*args)``: the operator, given all of the Function's arguments.
+        ``apply(*args)``: the operator, given the Function's arguments; cheaper than the raw operator, which the
+        dispatcher takes through Python once.
     """
     overload = getattr(torch.ops.ptycho, op).default
     own = len(overload._schema.arguments)
@@ -45,9 +46,15 @@ def differentiable(op: str, function: type[torch.autograd.Function]) -> Callable
     eager = _without_setup_context(function)
 
     def apply(*args: Any) -> Any:
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        args += (None,) * (count - len(args))
+        if torch.compiler.is_compiling():
+            return function.apply(*args) if any(a is not None for a in args[own:]) else overload(*args[:own])
+        if torch._C._are_functorch_transforms_active():
             return function.apply(*args)
-        return eager.apply(*args) if _gradient_wanted(args) else overload(*args[:own])
+        if _gradient_wanted(args):
+            return eager.apply(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return overload(*args[:own])
 
     def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
         if _gradient_wanted(args):

@@ -62,12 +62,9 @@ def extract_patches(
                  [8.5000, 9.5000]]])
     """
     canvas, positions, patch_size = widened(canvas), as_float64(positions), as_pair(patch_size)
-    if plan is None and out is None:
-        patches: Tensor = torch.ops.ptycho.extract_patches(canvas, positions, patch_size)
-        return patches
     tensors = plan_tensors("extract_patches", plan, positions, patch_size, canvas.shape[-2:])
     if out is None:
-        patches = _extract(canvas, positions, patch_size, *tensors)
+        patches: Tensor = _extract(canvas, positions, patch_size, *tensors)
         return patches
     check = Check("extract_patches")
     check.size("patch_size", patch_size)
@@ -111,12 +108,9 @@ def extract_patches_adjoint(
                 [0.0000, 0.0000, 0.0000, 0.0000]])
     """
     patches, positions, canvas_size = widened(patches), as_float64(positions), as_pair(canvas_size)
-    if plan is None and out is None:
-        canvas: Tensor = torch.ops.ptycho.extract_patches_adjoint(patches, positions, canvas_size)
-        return canvas
     tensors = plan_tensors("extract_patches_adjoint", plan, positions, patches.shape[-2:], canvas_size)
     if out is None:
-        canvas = _adjoint(patches, positions, canvas_size, tensors[1], tensors[2], tensors[0])
+        canvas: Tensor = _adjoint(patches, positions, canvas_size, tensors[1], tensors[2], tensors[0])
         return canvas
     check = Check("extract_patches_adjoint")
     check.size("canvas_size", canvas_size)
@@ -199,7 +193,7 @@ class _Extract(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             by_canvas = _adjoint(grad, positions, ctx.canvas_size, tile_start, tile_patches, order)
         if canvas is not None:
-            by_positions = torch.ops.ptycho.extract_patches_grad_positions(grad, canvas, positions, order)
+            by_positions = grad_positions(grad, canvas, positions, order)
         return by_canvas, by_positions, None, None, None, None
 
     @staticmethod
@@ -243,7 +237,7 @@ class _Adjoint(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             by_patches = _extract(grad, positions, ctx.patch_size, order, tile_start, tile_patches)
         if patches is not None:
-            by_positions = torch.ops.ptycho.extract_patches_grad_positions(patches, grad, positions, order)
+            by_positions = grad_positions(patches, grad, positions, order)
         return by_patches, by_positions, None, None, None, None
 
     @staticmethod
@@ -290,6 +284,6 @@ class _GradPositions(torch.autograd.Function):
 
 _extract = differentiable("extract_patches", _Extract)
 _adjoint = differentiable("extract_patches_adjoint", _Adjoint)
-differentiable("extract_patches_grad_positions", _GradPositions)
+grad_positions = differentiable("extract_patches_grad_positions", _GradPositions)
 writes_to("extract_patches_out", 3)
 writes_to("extract_patches_adjoint_out", 4)

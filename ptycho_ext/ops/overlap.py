@@ -63,7 +63,7 @@ def overlap_project(
     patches, positions, canvas_size = widened(patches), as_float64(positions), as_pair(canvas_size)
     weights = weights_like(patches, weights)
     if out is None:
-        projected: Tensor = torch.ops.ptycho.overlap_project(patches, positions, weights, canvas_size, eps)
+        projected: Tensor = _project(patches, positions, weights, canvas_size, eps)
         return projected
     torch.ops.ptycho.overlap_project_out(patches, positions, weights, canvas_size, eps, out)
     return out
@@ -141,5 +141,5 @@ class _Project(torch.autograd.Function):
         return op(patches, positions, lead_weights(size, weights, in_dims[2], patches), *rest), 0
 
 
-differentiable("overlap_project", _Project)
+_project = differentiable("overlap_project", _Project)
 writes_to("overlap_project_out", 5)

@@ -19,7 +19,7 @@ from ptycho_ext.ops._plan import plan_tensors
 from ptycho_ext.ops._precision import as_float64, weights_like, widened
 from ptycho_ext.ops._registration import differentiable, writes_to
 from ptycho_ext.ops._vmap import lead, lead_weights, loop
-from ptycho_ext.ops.extract import _extract
+from ptycho_ext.ops.extract import _extract, grad_positions
 
 if TYPE_CHECKING:
     from ptycho_ext.plan import ScanPlan
@@ -75,14 +75,9 @@ def reassemble_patches(
     patches, positions, canvas_size = widened(patches), as_float64(positions), as_pair(canvas_size)
     weights = weights_like(patches, weights)
     threshold = float(eps) if normalize else None
-    if plan is None and out is None:
-        result: tuple[Tensor, Tensor] = torch.ops.ptycho.reassemble_patches(
-            patches, positions, weights, canvas_size, threshold
-        )
-        return result
     order, *lists = plan_tensors("reassemble_patches", plan, positions, patches.shape[-2:], canvas_size)
     if out is None:
-        result = _reassemble(patches, positions, weights, canvas_size, threshold, *lists, order)
+        result: tuple[Tensor, Tensor] = _reassemble(patches, positions, weights, canvas_size, threshold, *lists, order)
         return result
     check = Check("reassemble_patches")
     check.size("canvas_size", canvas_size)
@@ -127,9 +122,17 @@ def _fake_reassemble_patches_adjoint(
     return image.new_empty((*positions.shape[:-1], *weights.shape[-2:]))
 
 
+def _fake_reassemble_patches_mean_backward(
+    grad_image: Tensor, weight_sum: Tensor, eps: float, image: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    Check("reassemble_patches_mean_backward").same_device(grad_image, weight_sum=weight_sum, image=image)
+    return grad_image.new_empty(grad_image.shape), weight_sum.new_empty(0 if image is None else weight_sum.shape)
+
+
 torch.library.register_fake("ptycho::reassemble_patches", _fake_reassemble_patches)
 torch.library.register_fake("ptycho::reassemble_patches_adjoint", _fake_reassemble_patches_adjoint)
 torch.library.register_fake("ptycho::reassemble_patches_out", _fake_reassemble_patches_out)
+torch.library.register_fake("ptycho::reassemble_patches_mean_backward", _fake_reassemble_patches_mean_backward)
 
 
 class _Reassemble(torch.autograd.Function):
@@ -162,11 +165,11 @@ class _Reassemble(torch.autograd.Function):
         positions, weights, patches, image, weight_sum, order, tile_start, tile_patches = ctx.saved_tensors
         plan = (order, tile_start, tile_patches)
         for_patches, for_positions, for_weights, *_ = ctx.needs_input_grad
-        if ctx.eps is not None:  # image = S / W where seen: from here on grad_image is that of S, grad_sum that of W
-            faint = below_threshold(weight_sum, ctx.eps)
-            grad_image = grad_image * torch.where(faint, 0, 1 / torch.where(faint, 1, weight_sum))
-            if for_positions or for_weights:
-                grad_sum = grad_sum - real_product(grad_image, image)
+        if ctx.eps is not None:  # image = S / W: from here on grad_image is that of S, grad_sum that of W
+            both = for_positions or for_weights
+            grad_image, by_weight_sum = _mean_backward(grad_image, weight_sum, ctx.eps, image if both else None)
+            if both:
+                grad_sum = grad_sum + by_weight_sum
         by_patches = by_positions = grad_weights = None
         if for_weights:
             grad_weighted = _extract(grad_image, positions, ctx.patch_size, *plan)
@@ -176,7 +179,6 @@ class _Reassemble(torch.autograd.Function):
         if for_patches:
             by_patches = _adjoint(grad_image, positions, weights, *plan)
         if for_positions:
-            grad_positions = torch.ops.ptycho.extract_patches_grad_positions
             by_positions = grad_positions(patches * weights, grad_image, positions, order)
             by_positions = by_positions + grad_positions(weights.expand(patches.shape), grad_sum, positions, order)
         return by_patches, by_positions, grad_weights, None, None, None, None, None
@@ -222,7 +224,6 @@ class _Adjoint(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             by_image = _reassemble(grad, positions, weights, ctx.canvas_size, None, *plan[1:], order)[0]
         if ctx.needs_input_grad[1]:
-            grad_positions = torch.ops.ptycho.extract_patches_grad_positions
             by_positions = grad_positions(grad * weights, image, positions, order)
         if ctx.needs_input_grad[2]:
             extracted = _extract(image, positions, list(weights.shape[-2:]), *plan)
@@ -242,6 +243,44 @@ class _Adjoint(torch.autograd.Function):
         return op(image, positions, lead_weights(size, weights, in_dims[2], patches)), 0
 
 
+class _MeanBackward(torch.autograd.Function):
+    """Of a mean S / W: with f = 1 / W, or 0 at or below the threshold, g f and -Re(conj(g f) S / W)."""
+
+    @staticmethod
+    def forward(
+        grad_image: Tensor, weight_sum: Tensor, eps: float, image: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        op = torch.ops.ptycho.reassemble_patches_mean_backward
+        result: tuple[Tensor, Tensor] = op(grad_image, weight_sum, eps, image)
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        grad_image, weight_sum, ctx.eps, image = inputs
+        ctx.save_for_backward(grad_image, weight_sum, image)
+
+    @staticmethod
+    def backward(ctx: Any, by_sum: Tensor, by_weight_sum: Tensor) -> tuple[Tensor | None, ...]:
+        grad_image, weight_sum, image = ctx.saved_tensors
+        faint = below_threshold(weight_sum, ctx.eps)
+        factor = torch.where(faint, 0, 1 / torch.where(faint, 1, weight_sum))
+        scaled = factor * grad_image
+        if image is not None:
+            by_sum = by_sum - by_weight_sum * image
+        by_weights = -factor * real_product(by_sum, scaled)
+        return factor * by_sum, by_weights, None, None if image is None else -by_weight_sum * scaled
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, Tensor], Any]:
+        op, image = torch.ops.ptycho.reassemble_patches_mean_backward, args[3]
+        if in_dims[0] is None or in_dims[1] is None or (image is not None and in_dims[3] is None):
+            looped: tuple[tuple[Tensor, Tensor], Any] = loop(op, info.batch_size, args, in_dims)
+            return looped
+        grad_image, weight_sum = args[0].movedim(in_dims[0], 0), args[1].movedim(in_dims[1], 0)
+        moved = None if image is None else image.movedim(in_dims[3], 0)
+        return op(grad_image, weight_sum, args[2], moved), (0, None if image is None else 0)
+
+
 def below_threshold(weight_sum: Tensor, eps: float) -> Tensor:
     """Where the mean is zero by its definition: neither do NaN weights count, nor have they any part in the largest."""
     largest = weight_sum.detach().nan_to_num(nan=0.0, posinf=None).amax((-2, -1), keepdim=True).clamp_min(0)
@@ -255,4 +294,5 @@ def real_product(a: Tensor, b: Tensor) -> Tensor:
 
 _reassemble = differentiable("reassemble_patches", _Reassemble)
 _adjoint = differentiable("reassemble_patches_adjoint", _Adjoint)
+_mean_backward = differentiable("reassemble_patches_mean_backward", _MeanBackward)
 writes_to("reassemble_patches_out", 6, 7)

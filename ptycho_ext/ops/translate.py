@@ -18,6 +18,7 @@ from ptycho_ext.ops._checks import Check
 from ptycho_ext.ops._precision import as_float64, real_type, widened
 from ptycho_ext.ops._registration import differentiable, writes_to
 from ptycho_ext.ops._vmap import lead, loop
+from ptycho_ext.ops.extract import grad_positions
 
 
 def translate_images(images: Tensor, shifts: Tensor, mode: str = "bilinear", *, out: Tensor | None = None) -> Tensor:
@@ -60,7 +61,7 @@ def translate_images(images: Tensor, shifts: Tensor, mode: str = "bilinear", *, 
     if mode == "fourier":
         return _fourier_translation(check, images, shifts, out)
     if out is None:
-        moved: Tensor = torch.ops.ptycho.translate_images(images, shifts, mode)
+        moved: Tensor = _translate(images, shifts, mode)
         return moved
     torch.ops.ptycho.translate_images_out(images, shifts, mode, out)
     return out
@@ -138,7 +139,7 @@ torch.library.register_fake("ptycho::translate_images_adjoint", _fake_translate_
 def _translation(adjoint: bool) -> type[torch.autograd.Function]:
     """The translation, or its transpose; each is the other's backward."""
     names = ("translate_images", "translate_images_adjoint")
-    op, transpose = (getattr(torch.ops.ptycho, name) for name in (reversed(names) if adjoint else names))
+    op = getattr(torch.ops.ptycho, names[adjoint])
 
     class Translation(torch.autograd.Function):
         @staticmethod
@@ -158,12 +159,12 @@ def _translation(adjoint: bool) -> type[torch.autograd.Function]:
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
             shifts, images = ctx.saved_tensors
+            transpose = _translate if adjoint else _translate_back
             by_images = transpose(grad, shifts, ctx.mode) if ctx.needs_input_grad[0] else None
             by_shifts = None
             if images is not None:
                 patches, canvas = (images, grad) if adjoint else (grad, images)
-                slopes = torch.ops.ptycho.extract_patches_grad_positions
-                by_shifts = -slopes(patches.unsqueeze(-3), canvas, -shifts.unsqueeze(-2)).squeeze(-2)
+                by_shifts = -grad_positions(patches.unsqueeze(-3), canvas, -shifts.unsqueeze(-2)).squeeze(-2)
             return by_images, by_shifts, None
 
         @staticmethod
@@ -177,6 +178,6 @@ def _translation(adjoint: bool) -> type[torch.autograd.Function]:
     return Translation
 
 
-for _op, _transposed in (("translate_images", False), ("translate_images_adjoint", True)):
-    differentiable(_op, _translation(_transposed))
+_translate = differentiable("translate_images", _translation(adjoint=False))
+_translate_back = differentiable("translate_images_adjoint", _translation(adjoint=True))
 writes_to("translate_images_out", 3)

@@ -43,6 +43,7 @@ def scan_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
         "translate_images_adjoint": (patches, positions / 9, "nearest"),
         "reassemble_patches": (patches, positions, weight, list(SIZE), 0.3),
         "reassemble_patches_adjoint": (canvas, positions, weight),
+        "reassemble_patches_mean_backward": (canvas, weights(SIZE, dtype), 0.3, data(SIZE, dtype, 2)),
         "overlap_project": (patches.view(-1, 4, *WINDOW), positions.view(-1, 4, 2), weight, list(SIZE), 0.1),
     }
 

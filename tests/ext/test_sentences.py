@@ -107,7 +107,7 @@ def test_devices_must_agree(op: str) -> None:
 
 
 @pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", [op for op in OPS if not op.endswith("mean_backward")])
 def test_coordinates_must_be_finite(op: str, bad: str) -> None:
     args = list(raw_inputs(torch.float32)[op])
     place = 2 if op.endswith("grad_positions") else 1

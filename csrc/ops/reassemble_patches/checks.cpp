@@ -26,4 +26,19 @@ void check_reassemble_patches_adjoint_inputs(const Tensor& image, const Tensor& 
   check.holds_patch("image", trailing(image), trailing(weights));
 }
 
+void check_reassemble_patches_mean_backward_inputs(const Tensor& grad_image, const Tensor& weight_sum, double eps,
+                                                   const MaybeTensor& image) {
+  const Check check("reassemble_patches_mean_backward");
+  check.data("grad_image", grad_image);
+  check.dims("grad_image", grad_image, 2, "(..., H, W)");
+  check.type("weight_sum", weight_sum, real_type(data_type(grad_image)));
+  check.shape("weight_sum", weight_sum, grad_image.sizes(), Shape());
+  check.device("weight_sum", weight_sum, grad_image);
+  check.threshold(eps);
+  if (!image) return;
+  check.type("image", *image, data_type(grad_image));
+  check.shape("image", *image, grad_image.sizes(), Shape());
+  check.device("image", *image, grad_image);
+}
+
 }  // namespace ptycho

@@ -13,4 +13,8 @@ void check_reassemble_patches_inputs(const Tensor& patches, const Tensor& positi
 // image (..., H, W), positions (..., n, 2), weights (h, w) or (..., n, h, w)
 void check_reassemble_patches_adjoint_inputs(const Tensor& image, const Tensor& positions, const Tensor& weights);
 
+// grad_image (..., H, W), weight_sum (..., H, W), image as grad_image
+void check_reassemble_patches_mean_backward_inputs(const Tensor& grad_image, const Tensor& weight_sum, double eps,
+                                                   const MaybeTensor& image);
+
 }  // namespace ptycho

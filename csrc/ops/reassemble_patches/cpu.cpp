@@ -7,6 +7,7 @@
 #include "ops/extract_patches/cpu.h"
 
 #include "ops/reassemble_patches/dispatch.h"
+#include "ops/reassemble_patches/mean_backward.h"
 #include "runtime/cpu/tile_sums.h"
 
 namespace ptycho::cpu {
@@ -73,6 +74,43 @@ void reassemble_into(const Host&, const Tensor& patches, const Tensor& positions
   });
 }
 
+template <typename T, int lanes>
+void mean_backward_kernel(const ImageStack<const T>& grads, const T* weight_sum, double eps, const T* image,
+                          T* grad_sum, T* grad_weight_sum) {
+  const int64_t rows = grads.count * grads.rows, cols = grads.cols;
+  std::vector<T> largest(rows, T(0));  // of a row
+  parallel_for(rows, grain(cols), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      for (int64_t p = r * cols; p < (r + 1) * cols; ++p) largest[r] = larger(largest[r], weight_sum[p]);
+  });
+  for (int64_t r = 0; r < rows; r += grads.rows) {  // of a canvas
+    T most(0);
+    for (int64_t i = r; i < r + grads.rows; ++i) most = larger(most, largest[i]);
+    std::fill(largest.begin() + r, largest.begin() + r + grads.rows, most);
+  }
+  parallel_for(rows, grain(cols * lanes), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const T threshold = static_cast<T>(eps) * largest[r];
+      for (int64_t p = r * cols; p < (r + 1) * cols; ++p)
+        mean_backward<T, lanes>(grads.data + p * lanes, weight_sum[p], threshold, image ? image + p * lanes : nullptr,
+                                grad_sum + p * lanes, grad_weight_sum + p);
+    }
+  });
+}
+
+void mean_backward_into(const Host&, const Tensor& grad_image, const Tensor& weight_sum, double eps,
+                        const MaybeTensor& image, Tensor& grad_sum, Tensor& grad_weight_sum) {
+  if (grad_image.numel() == 0) return;
+  const Tensor grads = as_contiguous(grad_image), weights = as_contiguous(weight_sum);
+  const MaybeTensor mean = image ? MaybeTensor(as_contiguous(*image)) : std::nullopt;
+  with_real_type(grads, [&](auto zero) {
+    using T = decltype(zero);
+    const auto kernel = lanes_of(grads) == 1 ? mean_backward_kernel<T, 1> : mean_backward_kernel<T, 2>;
+    kernel(image_stack<const T>(grads), read<T>(weights), eps, mean ? read<T>(*mean) : nullptr, write<T>(grad_sum),
+           write<T>(grad_weight_sum));
+  });
+}
+
 }  // namespace
 }  // namespace ptycho::cpu
 
@@ -83,4 +121,6 @@ STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) {
   m.impl("reassemble_patches", TORCH_BOX((&dispatch::reassemble_patches<Host, backend::reassemble_into>)));
   m.impl("reassemble_patches_out", TORCH_BOX((&dispatch::reassemble_patches_out<Host, backend::reassemble_into>)));
   m.impl("reassemble_patches_adjoint", TORCH_BOX((&dispatch::reassemble_patches_adjoint<Host, backend::extract_into>)));
+  m.impl("reassemble_patches_mean_backward",
+         TORCH_BOX((&dispatch::reassemble_patches_mean_backward<Host, backend::mean_backward_into>)));
 }

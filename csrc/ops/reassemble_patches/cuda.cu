@@ -5,6 +5,7 @@
 #include "ops/extract_patches/cuda.h"
 #include "ops/reassemble_patches/cuda.h"
 #include "ops/reassemble_patches/dispatch.h"
+#include "ops/reassemble_patches/mean_backward.h"
 #include "ops/reassemble_patches/threshold.h"
 #include "runtime/cuda/data_types.h"
 #include "runtime/cuda/plan.h"
@@ -62,6 +63,29 @@ void reassemble_into(const Queue& queue, const Tensor& patches, const Tensor& po
              weight_sum);
 }
 
+void mean_backward_into(const Queue& queue, const Tensor& grad_image, const Tensor& weight_sum, double eps,
+                        const MaybeTensor& image, Tensor& grad_sum, Tensor& grad_weight_sum) {
+  if (grad_image.numel() == 0) return;
+  constexpr int64_t kBlocks = 1056;  // eight for each multiprocessor
+  const Tensor grads = as_contiguous(grad_image), weights = as_contiguous(weight_sum);
+  const MaybeTensor mean = image ? MaybeTensor(as_contiguous(*image)) : std::nullopt;
+  with_data_type(grads, [&](auto zero, auto lanes) {
+    using T = decltype(zero);
+    using Program = MeanBackward<T, lanes.value>;
+    const ImageStack<const T> stack = image_stack<const T>(grads);
+    const int64_t pixels = stack.rows * stack.cols;
+    const int64_t parts = clamp(kBlocks / stack.count, 1, blocks_for<Program>(pixels));
+    const Tensor largest = queue.output(weights, {stack.count}, {parts});
+    const LargestWeight<T> find{read<T>(weights), pixels, parts, stack.count, write<T>(largest)};
+    launch(queue, find, stack.count * parts);
+    const Program program{stack.data,          read<T>(weights), mean ? read<T>(*mean) : nullptr,
+                          read<T>(largest),    static_cast<T>(eps), pixels,
+                          parts,               stack.count,      write<T>(grad_sum),
+                          write<T>(grad_weight_sum)};
+    launch(queue, program, stack.count * parts);
+  });
+}
+
 }  // namespace
 }  // namespace ptycho::cuda
 
@@ -73,4 +97,6 @@ STABLE_TORCH_LIBRARY_IMPL(PTYCHO_LIBRARY, PTYCHO_DEVICE, m) {
   m.impl("reassemble_patches_out", TORCH_BOX((&dispatch::reassemble_patches_out<Queue, backend::reassemble_into>)));
   m.impl("reassemble_patches_adjoint",
          TORCH_BOX((&dispatch::reassemble_patches_adjoint<Queue, backend::extract_into>)));
+  m.impl("reassemble_patches_mean_backward",
+         TORCH_BOX((&dispatch::reassemble_patches_mean_backward<Queue, backend::mean_backward_into>)));
 }

@@ -46,4 +46,16 @@ Tensor reassemble_patches_adjoint(const Tensor& image, const Tensor& positions, 
   return patches;
 }
 
+// into(context, grad_image, weight_sum, eps, image, grad_sum, grad_weight_sum)
+template <typename Context, auto into>
+std::tuple<Tensor, Tensor> reassemble_patches_mean_backward(const Tensor& grad_image, const Tensor& weight_sum,
+                                                            double eps, const MaybeTensor& image) {
+  check_reassemble_patches_mean_backward_inputs(grad_image, weight_sum, eps, image);
+  const Context context(grad_image);
+  Tensor grad_sum = context.output(grad_image, grad_image.sizes(), Shape());
+  Tensor grad_weight_sum = context.output(weight_sum, image ? weight_sum.sizes() : Shape{0}, Shape());
+  into(context, grad_image, weight_sum, eps, image, grad_sum, grad_weight_sum);
+  return {std::move(grad_sum), std::move(grad_weight_sum)};
+}
+
 }  // namespace ptycho::dispatch

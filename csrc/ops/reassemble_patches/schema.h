@@ -10,6 +10,9 @@ inline constexpr const char* reassemble_patches_schemas[] = {
     "reassemble_patches_adjoint(Tensor image, Tensor positions, Tensor weights, Tensor? order=None) -> Tensor",
     "reassemble_patches_out(Tensor patches, Tensor positions, Tensor weights, float? eps, Tensor? tile_start,"
     " Tensor? tile_patches, Tensor(a!) image, Tensor(b!) weight_sum) -> ()",
+    // grad_weight_sum is empty where there is no image.
+    "reassemble_patches_mean_backward(Tensor grad_image, Tensor weight_sum, float eps, Tensor? image=None)"
+    " -> (Tensor grad_sum, Tensor grad_weight_sum)",
 };
 
 }  // namespace ptycho
