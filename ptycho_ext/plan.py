@@ -75,9 +75,17 @@ class ScanPlan(nn.Module):
             bad = positions[~positions.isfinite()]
             Check("plan_tiles").require(bad.numel() == 0, "positions", "be finite", float(bad[0]) if len(bad) else "")
         self.positions = positions
+        self._repeated: dict[tuple[int, ...], ScanPlan] = {}
         self.order, self.tile_start, self.tile_patches = torch.ops.ptycho.plan_tiles(
             positions, list(self.patch_size), list(self.canvas_size)
         )
+
+    def repeated(self, leading: tuple[int, ...]) -> ScanPlan:
+        """This plan for positions (n, 2) that serve canvases (..., H, W) of these leading dimensions, made once."""
+        if leading not in self._repeated:
+            positions = self.positions.expand(*leading, *self.positions.shape)
+            self._repeated = {leading: ScanPlan(positions, self.patch_size, self.canvas_size)}
+        return self._repeated[leading]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScanPlan:
         """What ``to``, ``cuda`` and ``cpu`` of a module call: ``fn`` moves a tensor, and may convert it."""
@@ -85,6 +93,7 @@ class ScanPlan(nn.Module):
         if device.type == "meta":  # there is nothing to work out
             for name in ("positions", "order", "tile_start", "tile_patches"):
                 setattr(self, name, getattr(self, name).to(device))
+            self._repeated = {}
         elif device != self.positions.device:
             self._make(self.positions.to(device))
         return self

@@ -33,6 +33,8 @@ def plan_tensors(
         return NO_PLAN
     check = Check(op)
     check.device("plan", plan.order, positions)
+    if plan.positions.ndim == 2 and positions.ndim > 2 and plan.positions.shape == positions.shape[-2:]:
+        plan = plan.repeated(tuple(positions.shape[:-2]))
     made_for = (tuple(plan.positions.shape), plan.patch_size, plan.canvas_size)
     called_with = (tuple(positions.shape), tuple(patch_size), tuple(canvas_size))
     names = ("positions of shape", "patches of", "a canvas of")

@@ -8,6 +8,8 @@ conversion. Coordinates are float64. A tensor to write to is never converted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,12 @@ def as_float64(coordinates: Tensor) -> Tensor:
     if coordinates.dtype == torch.float64 or coordinates.is_complex():
         return coordinates
     return coordinates.to(torch.float64)
+
+
+def coordinates_of(positions: Tensor, leading: Sequence[int]) -> Tensor:
+    """Positions in float64, one set (n, 2) for all of the leading dimensions where these have some."""
+    positions = as_float64(positions)
+    return positions.expand(*leading, *positions.shape) if leading and positions.ndim == 2 else positions
 
 
 def real_type(dtype: torch.dtype) -> torch.dtype:

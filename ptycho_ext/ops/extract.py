@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ptycho_ext.ops._checks import Check, as_pair
 from ptycho_ext.ops._plan import plan_tensors
-from ptycho_ext.ops._precision import as_float64, widened
+from ptycho_ext.ops._precision import coordinates_of, widened
 from ptycho_ext.ops._registration import differentiable, writes_to
 from ptycho_ext.ops._vmap import fold, lead, loop, unfold
 
@@ -43,7 +43,8 @@ def extract_patches(
     Args:
         canvas: (..., H, W) float32, float64, complex64 or complex128.
         positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0]; the leading
-            dimensions are those of canvas. Computed with in float64; may lie anywhere.
+            dimensions are those of canvas, or (n, 2): one set for all canvases, and a plan may be of that set. Computed
+            with in float64; may lie anywhere.
         patch_size: (h, w), or one integer for both.
         plan: made for these positions and sizes; saves working it out at every call, here and in the derivatives.
         out: (..., n, h, w) contiguous tensor to write to, not overlapping canvas; only where no gradient is required.
@@ -61,7 +62,8 @@ def extract_patches(
         tensor([[[4.5000, 5.5000],
                  [8.5000, 9.5000]]])
     """
-    canvas, positions, patch_size = widened(canvas), as_float64(positions), as_pair(patch_size)
+    canvas, patch_size = widened(canvas), as_pair(patch_size)
+    positions = coordinates_of(positions, canvas.shape[:-2])
     tensors = plan_tensors("extract_patches", plan, positions, patch_size, canvas.shape[-2:])
     if out is None:
         patches: Tensor = _extract(canvas, positions, patch_size, *tensors)
@@ -90,7 +92,8 @@ def extract_patches_adjoint(
 
     Args:
         patches: (..., n, h, w) float32, float64, complex64 or complex128.
-        positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0].
+        positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0]; (n, 2): one
+            set for all leading dimensions, and a plan may be of that set.
         canvas_size: (H, W), or one integer for both.
         plan: made for these positions and sizes; saves working it out at every call, here and in the derivatives.
         out: (..., H, W) contiguous tensor to write to, not overlapping patches; only where no gradient is required.
@@ -107,7 +110,8 @@ def extract_patches_adjoint(
         tensor([[0.0000, 0.7500, 0.2500, 0.0000],
                 [0.0000, 0.0000, 0.0000, 0.0000]])
     """
-    patches, positions, canvas_size = widened(patches), as_float64(positions), as_pair(canvas_size)
+    patches, canvas_size = widened(patches), as_pair(canvas_size)
+    positions = coordinates_of(positions, patches.shape[:-3])
     tensors = plan_tensors("extract_patches_adjoint", plan, positions, patches.shape[-2:], canvas_size)
     if out is None:
         canvas: Tensor = _adjoint(patches, positions, canvas_size, tensors[1], tensors[2], tensors[0])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ptycho_ext.ops._checks import Check, as_pair
-from ptycho_ext.ops._precision import as_float64, weights_like, widened
+from ptycho_ext.ops._precision import coordinates_of, weights_like, widened
 from ptycho_ext.ops._registration import differentiable, writes_to
 from ptycho_ext.ops._vmap import lead, lead_weights, loop
 from ptycho_ext.ops.reassemble import below_threshold, real_product
@@ -40,7 +40,8 @@ def overlap_project(
 
     Args:
         patches: (..., n, h, w) float32, float64, complex64 or complex128; every leading index is a group.
-        positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0].
+        positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0]; (n, 2): one
+            set for all leading dimensions, and a plan may be of that set.
         canvas_size: (H, W) of the canvas of each group, or one integer for both; taps outside it are zero.
         weights: (h, w), shared by all patches, or (..., n, h, w); real and not negative. None: ones.
         eps: part of a canvas's largest weight at or below which a pixel counts as not illuminated.
@@ -60,7 +61,8 @@ def overlap_project(
         <BLANKLINE>
                 [[2., 3., 3.]]])
     """
-    patches, positions, canvas_size = widened(patches), as_float64(positions), as_pair(canvas_size)
+    patches, canvas_size = widened(patches), as_pair(canvas_size)
+    positions = coordinates_of(positions, patches.shape[:-3])
     weights = weights_like(patches, weights)
     if out is None:
         projected: Tensor = _project(patches, positions, weights, canvas_size, eps)

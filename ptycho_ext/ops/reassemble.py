@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ptycho_ext.ops._checks import Check, as_pair
 from ptycho_ext.ops._plan import plan_tensors
-from ptycho_ext.ops._precision import as_float64, weights_like, widened
+from ptycho_ext.ops._precision import coordinates_of, weights_like, widened
 from ptycho_ext.ops._registration import differentiable, writes_to
 from ptycho_ext.ops._vmap import lead, lead_weights, loop
 from ptycho_ext.ops.extract import _extract, grad_positions
@@ -49,7 +49,8 @@ def reassemble_patches(
 
     Args:
         patches: (..., n, h, w) float32, float64, complex64 or complex128.
-        positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0].
+        positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0]; (n, 2): one
+            set for all leading dimensions, and a plan may be of that set.
         canvas_size: (H, W), or one integer for both.
         weights: (h, w), shared by all patches, or (..., n, h, w); real and not negative. None: ones.
         normalize: False returns the sum S in place of the mean.
@@ -72,7 +73,8 @@ def reassemble_patches(
         >>> weight
         tensor([[1.0000, 1.5000, 1.0000, 0.5000, 0.0000]])
     """
-    patches, positions, canvas_size = widened(patches), as_float64(positions), as_pair(canvas_size)
+    patches, canvas_size = widened(patches), as_pair(canvas_size)
+    positions = coordinates_of(positions, patches.shape[:-3])
     weights = weights_like(patches, weights)
     threshold = float(eps) if normalize else None
     order, *lists = plan_tensors("reassemble_patches", plan, positions, patches.shape[-2:], canvas_size)

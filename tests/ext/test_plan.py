@@ -194,3 +194,26 @@ def test_sizes_of_any_integer_type(size: Any) -> None:
     px.reassemble_patches(patches, positions, np.int64(9), plan=plan)
     with pytest.raises(TypeError, match="integer"):
         px.extract_patches(canvas, positions, 4.0)
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_one_set_of_positions_serves_many_canvases(planned: bool) -> None:
+    """With the plan of that set, and with gradients: summed over the canvases for the positions."""
+    positions, patch, lead = scan()[0], (24, 21), (3, 2)
+    canvas, weight = data((*lead, *SIZE), torch.complex64), weights(patch, torch.complex64)
+    plan = px.ScanPlan(positions, patch, SIZE) if planned else None
+    results = []
+    for at, given in ((positions, plan), (positions.expand(*lead, -1, -1), None)):
+        leaves = [canvas.clone().requires_grad_(), at.clone().requires_grad_()]
+        patches = px.extract_patches(leaves[0], leaves[1], patch, plan=given)
+        image, _ = px.reassemble_patches(patches, leaves[1], SIZE, weight, plan=given)
+        summed = px.extract_patches_adjoint(patches, leaves[1], SIZE, plan=given)
+        groups = px.overlap_project(patches, leaves[1], SIZE, weight)
+        loss = image.abs().square().sum() + summed.abs().square().sum() + groups.abs().square().sum()
+        by_canvas, by_positions = torch.autograd.grad(loss, leaves)
+        results.append([patches, image, summed, groups, by_canvas, by_positions.sum_to_size(positions.shape)])
+    for got, want in zip(*[r[:-1] for r in results], strict=True):
+        assert torch.equal(got, want)
+    torch.testing.assert_close(results[0][-1], results[1][-1])
+    if plan is not None:
+        assert plan.repeated(lead) is plan.repeated(lead) and list(plan.children()) == []

@@ -275,7 +275,11 @@ def test_doctor_finds_nothing_wrong_here(monkeypatch: pytest.MonkeyPatch, capsys
             "no-such-package is not installed: pip install no-such-package",
         ),
         ("torch.get_num_threads", lambda: 10_000, "torch uses 10000 threads on "),
-        ("ptycho_ext.extract_patches", lambda *_: torch.zeros(1, 1, 2), "the operators compute wrong values"),
+        (
+            "ptychopinn.doctor._SELF_TEST",
+            "import sys; sys.exit('computes wrong values')",
+            "the operators fail on cpu (computes wrong values): rebuild them: ",
+        ),
     ],
 )
 def test_doctor_names_what_is_wrong(
