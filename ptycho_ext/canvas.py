@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Where a canvas lies in scan coordinates.
 
-A canvas is an integer window of the scan's plane: its sample [0, 0] is the scan pixel ``origin``. Keeping origin and
-shape together is what lets an image be put back on the scan, or on another image, without guessing.
+A canvas is a rectangle of whole pixels of the scan's plane: its sample [0, 0] is the scan pixel ``origin``. Keeping
+origin and shape together is what lets an image be put back on the scan, or on another image, without guessing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CanvasGeometry:
-    """An integer window of the scan plane.
+    """A rectangle of whole pixels of the scan plane.
 
     Args:
         origin: (y, x) scan pixel of canvas sample [0, 0].

@@ -39,8 +39,8 @@ class ScanPlan(nn.Module):
         tile_start: (tiles + 1,) where each tile's list begins in tile_patches.
         tile_patches: (pairs,) the patches of every tile, ascending; on CUDA with room for more behind the last.
 
-    ``to(device)``, of the plan or of a module that holds it, works it out again on that device. Types of numbers do not
-    concern it: its positions stay float64. It has nothing in a state dict.
+    ``to(device)``, of the plan or of a module that holds it, works it out again on that device. A conversion of type
+    does not concern it: its positions stay float64. It has nothing in a state dict.
 
     Raises:
         RuntimeError: a type, shape or size does not fit, the canvas is smaller than a patch, or a position is not

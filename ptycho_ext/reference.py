@@ -27,7 +27,7 @@ def extract_patches(canvas: ArrayLike, positions: ArrayLike, patch_size: tuple[i
     h, w = patch_size
     patches = np.empty((len(positions), h, w), canvas.dtype)
     for patch, (y, x) in zip(patches, positions, strict=True):
-        patch[:] = _blend(_blend(_window(canvas, y, x, h + 1, w + 1), y, 0), x, 1)
+        patch[:] = _blend(_blend(_taps(canvas, y, x, h + 1, w + 1), y, 0), x, 1)
     return patches
 
 
@@ -39,7 +39,7 @@ def extract_patches_adjoint(patches: ArrayLike, positions: ArrayLike, canvas_siz
     canvas = np.zeros(canvas_size, patches.dtype)
     for patch, (y, x) in zip(patches, positions, strict=True):
         spread = _spread(_spread(patch, y, 0), x, 1)
-        canvas += _window(spread, -np.floor(y), -np.floor(x), *canvas_size)
+        canvas += _taps(spread, -np.floor(y), -np.floor(x), *canvas_size)
     return canvas
 
 
@@ -55,7 +55,7 @@ def extract_patches_grad_positions(grad_patches: ArrayLike, canvas: ArrayLike, p
         return np.stack(parts) if parts else np.empty((0, *shape))
     result = np.empty(positions.shape)
     for out, grad, (y, x) in zip(result, grads, positions, strict=True):
-        taps = _window(canvas, y, x, grad.shape[0] + 1, grad.shape[1] + 1)
+        taps = _taps(canvas, y, x, grad.shape[0] + 1, grad.shape[1] + 1)
         by_y, by_x = np.diff(_blend(taps, x, 1), axis=0), np.diff(_blend(taps, y, 0), axis=1)
         out[:] = np.sum(np.conj(grad) * by_y).real, np.sum(np.conj(grad) * by_x).real
     return result
@@ -198,15 +198,15 @@ def correct_fields(
     return correction, values.sum((1, 2)), -(step * intensity).sum((1, 2))
 
 
-def _window(source: Array, y: float, x: float, rows: int, cols: int) -> Array:
+def _taps(source: Array, y: float, x: float, rows: int, cols: int) -> Array:
     """source[floor(y) + i, floor(x) + j], zero outside."""
-    window = np.zeros((rows, cols), source.dtype)
+    taps = np.zeros((rows, cols), source.dtype)
     far = 1e12  # no source reaches so far
     top, left = (int(np.clip(np.floor(v), -far, far)) for v in (y, x))
     r, c = np.arange(top, top + rows), np.arange(left, left + cols)
     inside = ((r >= 0) & (r < source.shape[0]), (c >= 0) & (c < source.shape[1]))
-    window[np.ix_(*inside)] = source[np.ix_(r[inside[0]], c[inside[1]])]
-    return window
+    taps[np.ix_(*inside)] = source[np.ix_(r[inside[0]], c[inside[1]])]
+    return taps
 
 
 def _blend(taps: Array, position: float, axis: int) -> Array:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""extract_patches and its adjoint: windows of a canvas at sub-pixel positions, and their sum back onto a canvas.
+"""extract_patches and its adjoint: patches of a canvas at sub-pixel positions, and their sum back onto a canvas.
 
 Each is the other's backward, so derivatives of any order with respect to the data need nothing else. The derivative
 with respect to the positions is an operator of its own, shared by both (and by translation): the pairing
@@ -32,7 +32,7 @@ def extract_patches(
     plan: ScanPlan | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    r"""Bilinear windows of a canvas at sub-pixel positions.
+    r"""Patches of a canvas at sub-pixel positions, by bilinear interpolation.
 
     .. math:: o_k[i, j] = \mathrm{bilinear}(O,\; y_k + i,\; x_k + j)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """translate_images: images moved by sub-pixel shifts.
 
-The bilinear translation by t is the window of the image at position -t, so its derivative with respect to the shift is
+The bilinear translation by t is the patch of the image at position -t, so its derivative with respect to the shift is
 that of an extraction; its adjoint is the translation by -t. The nearest mode has an adjoint and no such derivative.
 The Fourier mode is a product of spectra in torch's own operations.
 """
@@ -28,7 +28,7 @@ def translate_images(images: Tensor, shifts: Tensor, mode: str = "bilinear", *, 
 
     "bilinear": each tap outside the image is zero, so the border falls off over one pixel. "nearest": the sample at
     rint(i - t), ties to even, zero unless 0 <= i - t <= n - 1. "fourier": periodic and exact for band-limited images;
-    every frequency f is multiplied by exp(-2 pi i f t), but the highest one of an even size, which stands for both of
+    every frequency f is multiplied by exp(-2 pi i f t), but the highest one of an even size, which represents both of
     its signs, by cos(pi t), so real images stay real (and lose it at half-integer shifts).
 
     Linear in the images. Differentiable with respect to images (any order) and shifts: "bilinear" once, at integer
