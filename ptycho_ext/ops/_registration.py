@@ -72,12 +72,12 @@ def writes_to(op: str, *outputs: int) -> None:
     overload = getattr(torch.ops.ptycho, op).default
     check = Check(op.removesuffix("_out"))
 
-    def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> None:
+    def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
         check.no_gradient(_gradient_wanted(args))
         written = [args[i] for i in outputs]
         check.out(*written)
         torch.autograd.graph.increment_version(written)
-        overload.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, *args)
+        return overload.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, *args)
 
     def transforms(*args: Any) -> None:
         check.require(False, "out", "be None under torch.func's transforms", "a tensor")
