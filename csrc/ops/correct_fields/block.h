@@ -102,7 +102,9 @@ struct CorrectFields {
       const T factor = scale * pixel.step;
       for (int64_t mode = 0; mode < patterns.modes; ++mode) {
         const int64_t m = at.first + mode * patterns.pixels;
-        correction[m] = (mode == 0 ? head : fields[m]).times(factor);
+        Scalars field = head;  // in registers: a reference to either would put it in memory
+        if (mode > 0) field = fields[m];
+        correction[m] = field.times(factor);
       }
     });
     return sums;
@@ -146,7 +148,9 @@ struct PassBackCorrection {
       T intensity = T(0), product = T(0);
       for (int64_t mode = 0; mode < patterns.modes; ++mode) {
         const int64_t m = at.first + mode * patterns.pixels;
-        const Scalars field = fields[m], grad = by_correction ? by_correction[m] : Scalars{};
+        const Scalars field = fields[m];
+        Scalars grad{};
+        if (by_correction) grad = by_correction[m];
         if (mode == 0) {
           head = field;
           grad_head = grad;
@@ -160,9 +164,12 @@ struct PassBackCorrection {
       const T of_grad = scale * pixel.step, of_field = T(2) * (scale * pixel.weight);
       for (int64_t mode = 0; mode < patterns.modes; ++mode) {
         const int64_t m = at.first + mode * patterns.pixels;
-        Scalars result = (mode == 0 ? head : fields[m]).times(of_field);
+        Scalars field = head, grad = grad_head;
+        if (mode > 0) field = fields[m];
+        if (mode > 0 && by_correction) grad = by_correction[m];
+        Scalars result = field.times(of_field);
         if (by_correction) {
-          const Scalars part = (mode == 0 ? grad_head : by_correction[m]).times(of_grad);
+          const Scalars part = grad.times(of_grad);
           for (int lane = 0; lane < lanes; ++lane) result.lane[lane] = part.lane[lane] + result.lane[lane];
         }
         grad_fields[m] = result;
