@@ -81,7 +81,7 @@ def test_every_pixel_is_accurate_relative_to_itself(counts_type: torch.dtype, lo
     fields = here(torch.from_numpy(predicted).sqrt().float().view(-1, 1, 1, 1))
     counts = here(torch.from_numpy(measured).to(counts_type).view(-1, 1, 1))
     got = px.correct_fields(fields, counts, loss=loss, background=BACKGROUND)
-    # The operator's part begins with intensity, count and background in float32; float64 then cancels too little to matter.
+    # The operator's part begins with intensity, count and background in float32.
     intensity, count = (on_cpu((t.float().flatten(),))[0].numpy().astype(np.float64) for t in (fields.square(), counts))
     background = float(np.float32(BACKGROUND))
     difference, p, m = count - intensity, intensity + background, count + background

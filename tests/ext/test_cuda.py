@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from op_cases import CANVAS, COUNT_TYPES, CASES, DTYPES, PATCH, POSITIONS, data, on_cpu, raw, raw_inputs, scene, weights
+from op_cases import CANVAS, CASES, COUNT_TYPES, DTYPES, PATCH, POSITIONS, data, on_cpu, raw, raw_inputs, scene, weights
 from torch import Tensor
 
 import ptycho_ext as px
