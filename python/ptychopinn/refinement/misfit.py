@@ -63,7 +63,7 @@ class Misfit:
     """The counts of a scan and the model of them.
 
     Args:
-        counts: (n, N, N) in FFT order, any real type, on the device to compute on. What bad pixels hold can be anything.
+        counts: (n, N, N) in FFT order, any real type, on the device to compute on; of bad pixels, anything.
         good: bool, (N, N) in FFT order, or None.
         canvas_size: (H, W).
         config: loss, interpolation, and what is refined.
