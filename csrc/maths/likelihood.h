@@ -153,8 +153,8 @@ PTYCHO_INLINE T value_of(const Quotients<T>& q, T step) {
   if constexpr (poisson) {
     return poisson_deviance(q) * T(0.5);
   } else {
-    return step * step * (q.predicted < static_cast<T>(kLeastPrediction) ? static_cast<T>(kLeastPrediction)
-                                                                          : q.predicted);
+    return step * step *
+           (q.predicted < static_cast<T>(kLeastPrediction) ? static_cast<T>(kLeastPrediction) : q.predicted);
   }
 }
 
@@ -168,9 +168,9 @@ PTYCHO_INLINE T slope_of(const Quotients<T>& q, T factor) {
 // The whole of a pixel, forward.
 template <typename T>
 struct Correction {
-  T step;       // r
-  T value;      // J of the pixel
-  T by_scale;   // its derivative by the logarithm of the scale
+  T step;      // r
+  T value;     // J of the pixel
+  T by_scale;  // its derivative by the logarithm of the scale
 };
 
 // A bad pixel counts as measured as predicted.
@@ -191,10 +191,11 @@ struct Passed {
 // product: sum of Re(conj(grad) field) over the modes
 template <bool poisson, typename T>
 PTYCHO_INLINE Passed<T> pass_back(T intensity, T counts, bool good, T background, T scale, T product, T grad_value,
-                                     T grad_by_scale) {
+                                  T grad_by_scale) {
   const Quotients<T> q = quotients(intensity, good ? counts : intensity, background);
   const T step = step_of<poisson>(q);
-  const T weight = slope_of<poisson>(q, scale * product - grad_by_scale * intensity) - (grad_value + grad_by_scale) * step;
+  const T weight =
+      slope_of<poisson>(q, scale * product - grad_by_scale * intensity) - (grad_value + grad_by_scale) * step;
   return {step, good ? weight : T(0)};
 }
 

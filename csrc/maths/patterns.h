@@ -10,10 +10,10 @@ namespace ptycho {
 // Everything contiguous.
 template <typename T>
 struct Patterns {
-  const T* fields;  // (patterns, modes, pixels) of `lanes` scalars
-  Counts counts;    // (patterns, pixels)
-  const bool* mask;     // (pixels) or (patterns, pixels), or null
-  const T* scales;      // (patterns), or null for ones
+  const T* fields;   // (patterns, modes, pixels) of `lanes` scalars
+  Counts counts;     // (patterns, pixels)
+  const bool* mask;  // (pixels) or (patterns, pixels), or null
+  const T* scales;   // (patterns), or null for ones
   int64_t patterns;
   int64_t modes;
   int64_t pixels;

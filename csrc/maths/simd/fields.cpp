@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The inner loops of correct_fields, compiled once per instruction set (PTYCHO_LEVEL names the namespace). A part of a
 // pattern is worked through in chunks of kSumLanes pixels that stay in the L1 cache, in loops that compilers turn into
-// vectors; the maths is that of likelihood.h, with no fused multiply-add, so results are bitwise the same on all levels.
-// Everything has internal linkage or is inlined, see vectors.h.
+// vectors; the maths is that of likelihood.h, with no fused multiply-add, so results are bitwise the same on all
+// levels. Everything has internal linkage or is inlined, see vectors.h.
 #include "maths/simd/fields.h"
 
 #include <type_traits>
@@ -81,8 +81,8 @@ void correct_as(const PatternPart<T>& part, T* correction, double* sums) {
     widen(part, first, count, counts.at, good.at);
     sum_products<T, lanes>(part, part.fields, part.fields, first, count, intensity.at);
     for (int i = 0; i < count; ++i) {
-      const auto pixel = correct_pixel<poisson>(scale * intensity.at[i], counts.at[i],
-                                                masked ? good.at[i] != T(0) : true, background);
+      const auto pixel =
+          correct_pixel<poisson>(scale * intensity.at[i], counts.at[i], masked ? good.at[i] != T(0) : true, background);
       factor.at[i] = scale * pixel.step;
       value.at[i] = pixel.value;
       by_scale.at[i] = pixel.by_scale;
@@ -120,9 +120,8 @@ void pass_back_as(const PatternPart<T>& part, const T* grads, T grad_value, T gr
       for (int i = 0; i < count; ++i) product.at[i] = T(0);
     }
     for (int i = 0; i < count; ++i) {
-      const auto pixel =
-          pass_back<poisson>(scale * intensity.at[i], counts.at[i], masked ? good.at[i] != T(0) : true, background,
-                             scale, product.at[i], grad_value, grad_scale_slope);
+      const auto pixel = pass_back<poisson>(scale * intensity.at[i], counts.at[i], masked ? good.at[i] != T(0) : true,
+                                            background, scale, product.at[i], grad_value, grad_scale_slope);
       of_grad.at[i] = scale * pixel.step;
       of_field.at[i] = T(2) * (scale * pixel.weight);
       by_scale.at[i] = pixel.step * product.at[i] + pixel.weight * intensity.at[i];

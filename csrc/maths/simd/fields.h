@@ -11,14 +11,14 @@ namespace ptycho::cpu {
 
 template <typename T>
 struct PatternPart {
-  const T* fields;       // the part's first pixel in the first mode
-  int64_t mode_stride;   // scalars from mode to mode, in fields, corrections and gradients
+  const T* fields;      // the part's first pixel in the first mode
+  int64_t mode_stride;  // scalars from mode to mode, in fields, corrections and gradients
   int64_t modes;
   int64_t lanes;
-  Counts counts;         // of all patterns
-  int64_t first_count;   // the part's first pixel in them
-  const bool* mask;      // the part's first pixel, or null
-  int64_t pixels;        // at most kPartPixels
+  Counts counts;        // of all patterns
+  int64_t first_count;  // the part's first pixel in them
+  const bool* mask;     // the part's first pixel, or null
+  int64_t pixels;       // at most kPartPixels
   T scale;
   T background;
   bool poisson;

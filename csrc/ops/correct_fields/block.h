@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The block programs of correct_fields and its backward: a block to a part of a pattern, a thread to every kSumLanes-th
-// pixel of it, so that neighbouring threads read neighbouring pixels; then the sums of the parts. The sums are formed as
-// on the CPU and so have its bits. A thread reads several pixels before it writes the first of them, for the memory to
-// have enough to do; what it writes, no other thread reads, so the correction may replace the fields. Fields and counts
-// are read once, the modes behind the first a second time, from the cache.
+// pixel of it, so that neighbouring threads read neighbouring pixels; then the sums of the parts. The sums are formed
+// as on the CPU and so have its bits. A thread reads several pixels before it writes the first of them, for the memory
+// to have enough to do; what it writes, no other thread reads, so the correction may replace the fields. Fields and
+// counts are read once, the modes behind the first a second time, from the cache.
 #pragma once
 
 #include "maths/block.h"
@@ -194,8 +194,8 @@ struct PassBackCorrection {
       }
       T of_grad[Group::kSize] = {}, of_field[Group::kSize] = {};
       group.each([&](int j) {
-        const auto pixel = pass_back<poisson>(scale * intensity[j], group.counts[j], group.good[j],
-                                              patterns.background, scale, product[j], by_value, by_slope);
+        const auto pixel = pass_back<poisson>(scale * intensity[j], group.counts[j], group.good[j], patterns.background,
+                                              scale, product[j], by_value, by_slope);
         sum += static_cast<double>(pixel.step * product[j] + pixel.weight * intensity[j]);
         of_grad[j] = scale * pixel.step;
         of_field[j] = T(2) * (scale * pixel.weight);
@@ -209,8 +209,7 @@ struct PassBackCorrection {
         });
         group.each([&](int j) {
           const Scalars result = heads[j].times(of_field[j]);
-          grad_fields[first + j * kSumLanes] =
-              by_correction ? grad_heads[j].times(of_grad[j]).plus(result) : result;
+          grad_fields[first + j * kSumLanes] = by_correction ? grad_heads[j].times(of_grad[j]).plus(result) : result;
         });
       }
     });

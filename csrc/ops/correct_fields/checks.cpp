@@ -11,8 +11,8 @@ namespace ptycho {
 namespace {
 
 std::optional<CountType> find_count_type(const Tensor& counts) {
-  static const int32_t codes[] = {aoti_torch_dtype_uint8(),  aoti_torch_dtype_int16(),   aoti_torch_dtype_uint16(),
-                                  aoti_torch_dtype_int32(),  aoti_torch_dtype_uint32(),  aoti_torch_dtype_int64(),
+  static const int32_t codes[] = {aoti_torch_dtype_uint8(),   aoti_torch_dtype_int16(),  aoti_torch_dtype_uint16(),
+                                  aoti_torch_dtype_int32(),   aoti_torch_dtype_uint32(), aoti_torch_dtype_int64(),
                                   aoti_torch_dtype_float32(), aoti_torch_dtype_float64()};
   const int32_t code = type_code(counts);
   for (size_t i = 0; i < std::size(codes); ++i)

@@ -17,8 +17,7 @@ class PartSums {
   double* data() const { return write<double>(sums_); }
   void add(const Queue& queue) const {
     const int64_t count = totals_.numel();
-    if (parts_ > 1)
-      launch(queue, AddParts{data(), parts_, count, write<double>(totals_)}, blocks_for<AddParts>(count));
+    if (parts_ > 1) launch(queue, AddParts{data(), parts_, count, write<double>(totals_)}, blocks_for<AddParts>(count));
   }
 
  private:

@@ -25,8 +25,8 @@ std::tuple<Tensor, Tensor, Tensor> correct_fields(const Tensor& fields, const Te
   const Context context(fields);
   const Shape sizes = fields.sizes(), size = trailing(fields);
   const int64_t no_modes[] = {0, size[0], size[1]};
-  Tensor correction = correct ? context.output(fields, sizes, Shape())
-                              : context.output(fields, leading(fields, 3), Shape(no_modes, 3));
+  Tensor correction =
+      correct ? context.output(fields, sizes, Shape()) : context.output(fields, leading(fields, 3), Shape(no_modes, 3));
   Tensor values = per_pattern(fields), scale_slopes = per_pattern(fields);
   into(context, inputs, correct ? &correction : nullptr, values, scale_slopes);
   return {std::move(correction), std::move(values), std::move(scale_slopes)};
