@@ -26,8 +26,14 @@ TOLERANCE = {torch.float32: 1e-6, torch.complex64: 1e-6, torch.float64: 1e-14, t
 
 REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
+#: Of counts, as files hold them.
+COUNT_TYPES = [
+    torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.int64, torch.float32, torch.float64,
+]  # fmt: skip
+
 CANVAS = (13, 18)
 PATCH = (5, 4)
+PATTERN = (5, 7)
 
 #: (2 groups, 5 patches, 2): inside, integer, across the upper left and lower right corners, outside.
 POSITIONS = torch.tensor(
@@ -53,6 +59,30 @@ def weights(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 5) -> Tensor
     """Positive weights of the data type's real type."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return here(0.1 + torch.rand(shape, dtype=REAL.get(dtype, dtype), generator=generator, device="cpu"))
+
+
+def uniform(shape: tuple[int, ...], seed: int) -> Tensor:
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return here(torch.rand(shape, dtype=torch.float64, generator=generator, device="cpu"))
+
+
+def scene(
+    dtype: torch.dtype = torch.complex64,
+    counts_type: torch.dtype = torch.uint16,
+    modes: int = 2,
+    lead: tuple[int, ...] = (3,),
+    size: tuple[int, int] = PATTERN,
+) -> dict[str, Any]:
+    """Fields, counts near and far from what they predict, some of them zero, a mask of half the pixels, scales."""
+    fields = 5 * data((*lead, modes, *size), dtype)
+    counts = (fields.abs().double().square().sum(-3) * 2 * uniform((*lead, *size), 1)).round().clamp_max(250)
+    counts[..., 0, :2] = 0
+    return {
+        "fields": fields,
+        "counts": counts.to(counts_type),
+        "mask": uniform(size, 2) > 0.4,
+        "scale": (0.5 + uniform(lead, 3)).to(REAL.get(dtype, dtype)),
+    }
 
 
 def assert_close(got: Tensor, want: Any, dtype: torch.dtype) -> None:

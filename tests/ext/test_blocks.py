@@ -8,6 +8,7 @@ positions sums in another order.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from op_cases import CANVAS, DTYPES, PATCH, POSITIONS, data, raw_inputs, weights
+from op_cases import CANVAS, COUNT_TYPES, DTYPES, PATCH, POSITIONS, data, raw_inputs, scene, weights
 from torch import Tensor
 
 import ptycho_ext as px
@@ -80,6 +81,31 @@ def test_every_operator_gives_the_bits_of_the_cpu(blocks: Any, op: str, dtype: t
 
 
 POINT = st.one_of(st.floats(-90, 90), st.integers(-160, 160).map(lambda v: v / 2), st.sampled_from([-1e300, 1e300]))
+
+
+@pytest.mark.parametrize("loss", ["poisson", "amplitude"])
+@pytest.mark.parametrize("size", [(1, 3), (16, 16), (13, 40), (90, 101)])
+@pytest.mark.parametrize("counts_type", COUNT_TYPES)
+def test_fields_are_corrected_with_the_bits_of_the_cpu(
+    blocks: Any, counts_type: torch.dtype, size: tuple[int, int], loss: str
+) -> None:
+    """Patterns of one part and of several, of one mode and of several, with everything and with nothing optional."""
+    for dtype, modes in itertools.product(DTYPES, (1, 3)):
+        fields, counts, mask, scale = scene(dtype, counts_type, modes, (9,), size).values()
+        by_correction = data(fields.shape, dtype, 4)
+        by_values, by_slopes = data((2, 9), torch.float64, 5)
+        everything, nothing = (fields, counts, mask, scale, loss, 0.1), (fields, counts, None, None, loss, 0.0)
+        each = (fields, counts, mask.expand(9, *size).contiguous(), None, loss, 0.1)
+        for inputs in (everything, nothing, each):
+            want = CPU.correct_fields(*inputs)
+            same(blocks.correct_fields(*inputs), want)
+            same(blocks.correct_fields(*inputs, False), (want[0][:, :0], *want[1:]))
+            for grads in ((by_correction, by_values, by_slopes), (by_correction, None, None), (None, by_values, None)):
+                same(blocks.correct_fields_backward(*grads, *inputs), CPU.correct_fields_backward(*grads, *inputs))
+            if inputs is everything:
+                place = fields.clone()
+                sums = blocks.correct_fields_out(place, *inputs[1:], place)
+                same((place, *sums), want)
 
 
 @given(

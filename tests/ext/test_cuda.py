@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from op_cases import CANVAS, CASES, DTYPES, PATCH, POSITIONS, data, on_cpu, raw, raw_inputs, weights
+from op_cases import CANVAS, CASES, COUNT_TYPES, DTYPES, PATCH, POSITIONS, data, on_cpu, raw, raw_inputs, scene, weights
 from torch import Tensor
 
 import ptycho_ext as px
@@ -65,6 +65,22 @@ def test_cuda_gives_the_bits_of_the_cpu(op: str, dtype: torch.dtype, inputs: Any
             assert float((one.cpu() - other).abs().max()) <= scale * (1e-13 if dtype in WIDE else 1e-6)
         else:
             assert torch.equal(one.cpu(), other)
+
+
+@pytest.mark.parametrize("loss", ["poisson", "amplitude"])
+@pytest.mark.parametrize("size", [(1, 3), (64, 64), (90, 101)])
+@pytest.mark.parametrize("counts_type", COUNT_TYPES)
+def test_fields_are_corrected_with_the_bits_of_the_cpu(
+    counts_type: torch.dtype, size: tuple[int, int], loss: str
+) -> None:
+    for dtype in DTYPES:
+        inputs = (*scene(dtype, counts_type, 3, (40,), size).values(), loss, 0.1)
+        grads = (data(inputs[0].shape, dtype, 4), *data((2, 40), torch.float64, 5))
+        want = raw("correct_fields")(*inputs), raw("correct_fields_backward")(*grads, *inputs)
+        for _ in range(3):
+            got = raw("correct_fields")(*on_gpu(inputs)), raw("correct_fields_backward")(*on_gpu((*grads, *inputs)))
+            for one, other in zip((*got[0], *got[1]), (*want[0], *want[1]), strict=True):
+                assert one.is_cuda and torch.equal(one.cpu(), other)
 
 
 @pytest.mark.parametrize("planned", [False, True])
