@@ -45,11 +45,11 @@ def differentiable(op: str, function: type[torch.autograd.Function]) -> Callable
     own = len(overload._schema.arguments)
     parameters = inspect.signature(function.forward).parameters.values()
     # The dispatcher passes no trailing arguments that have their default.
-    defaults = [None if p.default is p.empty else p.default for p in parameters]
+    defaults: list[Any] = [None if p.default is p.empty else p.default for p in parameters]
     eager = _without_setup_context(function)
 
     def apply(*args: Any) -> Any:
-        args += (None,) * (count - len(args))
+        args = (*args, *defaults[len(args) :])
         if torch.compiler.is_compiling():
             return function.apply(*args) if any(a is not None for a in args[own:]) else overload(*args[:own])
         if torch._C._are_functorch_transforms_active():

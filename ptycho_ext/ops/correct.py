@@ -180,8 +180,7 @@ class _Correct(torch.autograd.Function):
         fields, counts, mask, scale = ctx.saved_tensors
         if not ctx.correct:
             grad_correction = None
-        op = torch.ops.ptycho.correct_fields_backward
-        by_fields, by_scale = op(
+        by_fields, by_scale = _correct_backward(
             grad_correction, grad_values, grad_slopes, fields, counts, mask, scale, ctx.loss, ctx.background
         )
         wanted = scale is not None and ctx.needs_input_grad[3]
@@ -246,5 +245,5 @@ def _leading(
 
 
 _correct = differentiable("correct_fields", _Correct)
-differentiable("correct_fields_backward", _CorrectBackward)
+_correct_backward = differentiable("correct_fields_backward", _CorrectBackward)
 writes_to("correct_fields_out", 6)
