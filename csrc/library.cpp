@@ -5,6 +5,7 @@
 // (..., H, W), shifts (..., 2). order, tile_start and tile_patches are the plan that plan_tiles makes; without it
 // operators make their own.
 // What the CPU refuses after a look at the data makes NaN on CUDA, and an order that is no permutation is not noticed.
+#include "ops/exit_waves/schema.h"
 #include "ops/extract_patches/schema.h"
 #include "ops/overlap_project/schema.h"
 #include "ops/plan_tiles/schema.h"
@@ -21,4 +22,5 @@ STABLE_TORCH_LIBRARY(PTYCHO_LIBRARY, m) {
   define(ptycho::translate_images_schemas);
   define(ptycho::reassemble_patches_schemas);
   define(ptycho::overlap_project_schemas);
+  define(ptycho::exit_waves_schemas);
 }
