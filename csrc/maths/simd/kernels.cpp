@@ -422,15 +422,31 @@ void add_products(const T* values, const T* factors, int64_t lanes, T* sums, int
   }
 }
 
+constexpr int64_t kTogether = 4;  // cache lines whose sums are made together
+
 template <typename T, int64_t lanes>
 void sum_modes_lanes(const T* values, const T* factors, int64_t modes, int64_t stride, T* out, int64_t count,
                      const T* next) {
-  for_each_vector<T>(0, count, [&](int64_t m, const auto& load_at, const auto& store_at) __attribute__((always_inline)) {
-    Vector<T> sum{};
+  constexpr int64_t together = kTogether * kLine<T>;
+  int64_t m = 0;
+  for (; m + together <= count; m += together) {
+    Vector<T> sums[kTogether * kVectors] = {};
     for (int64_t mode = 0; mode < modes; ++mode) {
-      if (next && m % kLine<T> == 0) __builtin_prefetch(next + mode * stride + m, 0, 2);
-      sum += product_of<T, lanes, true>(load_at(values + mode * stride + m), load_at(factors + mode * stride + m));
+      const T* const value = values + mode * stride + m;
+      const T* const factor = factors + mode * stride + m;
+      if (next)
+        for (int64_t u = 0; u < kTogether; ++u) __builtin_prefetch(next + mode * stride + m + u * kLine<T>, 0, 2);
+#pragma GCC unroll 16
+      for (int64_t u = 0; u < kTogether * kVectors; ++u)
+        sums[u] += product_of<T, lanes, true>(load(value + u * kWide<T>), load(factor + u * kWide<T>));
     }
+#pragma GCC unroll 16
+    for (int64_t u = 0; u < kTogether * kVectors; ++u) store(out + m + u * kWide<T>, sums[u]);
+  }
+  for_each_vector<T>(m, count, [&](int64_t m, const auto& load_at, const auto& store_at) __attribute__((always_inline)) {
+    Vector<T> sum{};
+    for (int64_t mode = 0; mode < modes; ++mode)
+      sum += product_of<T, lanes, true>(load_at(values + mode * stride + m), load_at(factors + mode * stride + m));
     store_at(out + m, sum);
   });
 }

@@ -9,7 +9,7 @@
 namespace ptycho::cpu {
 namespace {
 
-constexpr int64_t kScratchBytes = int64_t{1} << 14;  // of the rows that are at hand
+constexpr int64_t kScratchBytes = int64_t{1} << 13;  // of the rows that are at hand
 
 // Rows of a patch, each of `scalars`, that are made together.
 template <typename T>
@@ -85,20 +85,25 @@ void add_waves(T* sums, const Tile& tile, const Modes<const T>& waves, const Mod
   T* const lines = scratch + scratch_size<T>(tile.width(), lanes);
   const Splat<T> splat(tile, nullptr, lanes, scan, k, nullptr);
   const int64_t at_once = rows_at_once<T>(stride);
+  Span made{0, 0};
   for (int64_t r = 0; r < splat.view.rows; r += at_once) {
     PatchView<T> part = splat.view;
     part.rows = std::min(at_once, splat.view.rows - r);
     part.y.first += r;
     const Span needed = clip({part.y.first, part.y.first + part.rows + 1}, 0, scan.h);
-    const T* const from = waves.row(k, needed.begin);
-    kernels<T>().sum_modes(from, probe.row(k, needed.begin), waves.count, waves.stride(), lanes, lines,
-                           (needed.end - needed.begin) * stride,
-                           r + at_once < splat.view.rows ? from + at_once * stride : next);
+    const int64_t kept = made.end > made.begin && made.end == needed.begin + 1 ? 1 : 0;  // the last line made
+    if (kept > 0) std::copy_n(lines + (made.end - 1 - made.begin) * stride, stride, lines);
+    const int64_t first = needed.begin + kept;
+    const T* const from = waves.row(k, first);
+    part.next = r + at_once < splat.view.rows ? from + at_once * stride : next;
+    kernels<T>().sum_modes(from, probe.row(k, first), waves.count, waves.stride(), lanes, lines + kept * stride,
+                           (needed.end - first) * stride, part.next);
     part.source = lines;
     part.source_rows = needed.end - needed.begin;
     part.y.first -= needed.begin;
     kernels<T>().interpolate(part, sums + (splat.pixel + r * tile.stride<T>()) * lanes, tile.stride<T>() * lanes,
                              Write::add, scratch);
+    made = needed;
   }
 }
 
