@@ -182,7 +182,7 @@ template <typename T, int lanes, int rows, typename Reader>
 PTYCHO_HD inline Gradient<T> position_gradient(const PixelReader<T, lanes>& source, Reader grads,
                                                const Blend<T>& by) {
   Gradient<T> sum{T(0), T(0)};
-  T above[lanes], above_step[lanes];
+  T above[lanes] = {}, above_step[lanes] = {};
   for_each_line<T, lanes, rows>(source, [&](int q, auto& left, auto& right) {
     T grad[lanes], unused[lanes];
     grads.next(q, grad, unused);

@@ -225,7 +225,7 @@ def _fake_exit_waves_adjoint_out(
 
 
 def _fake_exit_waves_adjoint_probe(
-    waves: Tensor, canvas: Tensor, positions: Tensor, shared: bool = True, order: Tensor | None = None
+    waves: Tensor, canvas: Tensor, positions: Tensor, shared: bool, order: Tensor | None = None
 ) -> Tensor:
     Check("exit_waves_adjoint_probe").same_device(waves, positions=positions, canvas=canvas, plan=order)
     return waves.new_empty(waves.shape[-3:] if shared else waves.shape)
@@ -368,7 +368,7 @@ class _AdjointProbe(torch.autograd.Function):
         waves: Tensor,
         canvas: Tensor,
         positions: Tensor,
-        shared: bool = True,
+        shared: bool,
         order: Tensor | None = None,
         tile_start: Tensor | None = None,
         tile_patches: Tensor | None = None,
@@ -398,13 +398,13 @@ class _AdjointProbe(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        waves, canvas, positions, shared = (*args, True)[:4]
+        waves, canvas, positions, shared = args[:4]
         of_waves, of_canvas, of_positions = in_dims[:3]
         op, size = torch.ops.ptycho.exit_waves_adjoint_probe, info.batch_size
         if of_waves is not None and of_canvas is None and of_positions is None:
             return unfold(size, op(_modes(size, waves, of_waves), canvas, positions, shared), inner=2)
         if of_waves is None or shared:
-            looped: tuple[Tensor, int] = loop(op, size, [*args[:3], shared], [*in_dims[:3], None])
+            looped: tuple[Tensor, int] = loop(op, size, args[:4], in_dims[:4])
             return looped
         if of_canvas is None:
             waves, positions = fold(size, waves, of_waves, inner=3), fold(size, positions, of_positions, inner=1)

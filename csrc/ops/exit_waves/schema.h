@@ -12,7 +12,7 @@ inline constexpr const char* exit_waves_schemas[] = {
     " Tensor? tile_patches=None) -> Tensor",
     "exit_waves_adjoint_out(Tensor waves, Tensor positions, Tensor probe, Tensor? tile_start, Tensor? tile_patches,"
     " Tensor(a!) out) -> ()",
-    "exit_waves_adjoint_probe(Tensor waves, Tensor canvas, Tensor positions, bool shared=True, Tensor? order=None)"
+    "exit_waves_adjoint_probe(Tensor waves, Tensor canvas, Tensor positions, bool shared, Tensor? order=None)"
     " -> Tensor",
     "exit_waves_adjoint_probe_out(Tensor waves, Tensor canvas, Tensor positions, bool shared, Tensor? order,"
     " Tensor(a!) out) -> ()",
