@@ -6,6 +6,7 @@
 // plan_tiles makes; without it operators make their own.
 // What the CPU refuses after a look at the data makes NaN on CUDA, and an order that is no permutation is not noticed.
 #include "ops/correct_fields/schema.h"
+#include "ops/exit_waves/schema.h"
 #include "ops/extract_patches/schema.h"
 #include "ops/overlap_project/schema.h"
 #include "ops/plan_tiles/schema.h"
@@ -23,4 +24,5 @@ STABLE_TORCH_LIBRARY(PTYCHO_LIBRARY, m) {
   define(ptycho::reassemble_patches_schemas);
   define(ptycho::overlap_project_schemas);
   define(ptycho::correct_fields_schemas);
+  define(ptycho::exit_waves_schemas);
 }

@@ -50,7 +50,17 @@ def digests(threads: int, planned: bool) -> dict[str, str]:
             back = torch.ops.ptycho.correct_fields_backward(*grads, *modes, *options)
             for number, output in enumerate((*found, *back)):
                 results[f"{loss} {number} {dtype}"] = digest(output)
+        waves, probe = patches.view(30, 3, *patch), patches[:3]
+        at = positions[:30]
+        waves_plan = px.ScanPlan(at, patch, size) if planned else None
         outputs = {
+            "waves": px.exit_waves(canvas, at, probe, plan=waves_plan),
+            "waves' adjoint": px.exit_waves_adjoint(waves, at, probe, size, plan=waves_plan),
+            "waves' probe": px.exit_waves_adjoint_probe(waves, canvas, at, plan=waves_plan),
+            "waves' probes": px.exit_waves_adjoint_probe(waves, canvas, at, plan=waves_plan, shared=False),
+            "waves' slope": torch.ops.ptycho.exit_waves_grad_positions(
+                waves, canvas, at, probe, None if waves_plan is None else waves_plan.order
+            ),
             "by canvas": by_canvas,
             "by positions": by_positions,
             "by weights": by_weight,
