@@ -93,8 +93,8 @@ def exit_waves_adjoint(
     .. math:: O = \sum_k A_k^T \sum_m \overline{P_m}\, \psi_{km}
 
     In one pass, without a stack of products. What falls outside the canvas is dropped. Linear in waves,
-    conjugate-linear in the probe. Differentiable with respect to both (any order) and positions (once). Deterministic: every pixel is
-    summed in the order of the patches, and in each in that of the modes.
+    conjugate-linear in the probe. Differentiable with respect to both (any order) and positions (once). Deterministic:
+    every pixel is summed in the order of the patches, and in each in that of the modes.
 
     Args:
         waves: (..., n, M, h, w) float32, float64, complex64 or complex128.

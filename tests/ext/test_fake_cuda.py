@@ -38,7 +38,7 @@ def test_raw_operators(name: str, dtype: torch.dtype) -> None:
             )
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("waves")])  # these make a probe
 def test_public_functions(name: str) -> None:
     case = CASES[name]
     x, coordinates = case.data(torch.complex64), case.coordinates()
