@@ -51,6 +51,17 @@ class Block {
   void end(const Phase& phase) {
     each(phase);
   }
+  template <typename Integer>
+  void add(Integer* at, Integer value) {
+    static_assert(std::is_integral_v<Integer>);
+    *at += value;
+  }
+  template <typename Integer>
+  void most(Integer* at, Integer value) {
+    static_assert(std::is_unsigned_v<Integer>);
+    *at = std::max(*at, value);
+  }
+  bool last(int64_t* at, int64_t count) { return ++*at == count; }
 
  private:
   using Shared = typename Program::Shared;

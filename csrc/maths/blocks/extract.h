@@ -28,11 +28,6 @@ struct StripGrid {
   PTYCHO_HD int64_t col(uint32_t strip, int thread) const { return int64_t{strip % across} * kCols + thread % kCols; }
 };
 
-// a / b, in 32 bits where that is enough: a division of 64 bits costs as much as a dozen pixels.
-PTYCHO_HD inline int64_t quotient(int64_t a, uint32_t b) {
-  return a >> 32 == 0 ? int64_t{static_cast<uint32_t>(a) / b} : a / b;
-}
-
 // Patch i of the order, or -1 where the order names none.
 PTYCHO_HD inline int64_t patch_at(const int64_t* order, int64_t i, int64_t count) {
   if (!order) return i;
@@ -44,6 +39,7 @@ PTYCHO_HD inline int64_t patch_at(const int64_t* order, int64_t i, int64_t count
 template <typename T, int lanes, bool weighted>
 struct Extract {
   static constexpr int kThreads = 256;
+  static constexpr int kBlocks = sizeof(T) == 8 ? (lanes == 2 ? 1 : 2) : lanes == 2 ? 4 : 5;
   static constexpr int kStrips = kThreads / StripGrid::kCols;  // of a block
   using Shared = Nothing;
 

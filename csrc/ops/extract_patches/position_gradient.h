@@ -19,6 +19,7 @@ struct GradientSum {
 template <typename T, int lanes>
 struct PositionGradient {
   static constexpr int kThreads = 128;
+  static constexpr int kBlocks = sizeof(T) == 8 ? 2 : lanes == 2 ? 5 : 7;
   static constexpr int kStripsAtMost = 64;  // of a part
   struct Shared {
     GradientSum sums[kThreads];

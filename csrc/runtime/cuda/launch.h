@@ -66,13 +66,42 @@ class Block {
   __device__ void end(const Phase& phase) {
     phase(static_cast<int>(threadIdx.x));
   }
+  template <typename Integer>
+  __device__ void add(Integer* at, Integer value) {
+    atomicAdd(as_unsigned(at), static_cast<Unsigned<Integer>>(value));
+  }
+  template <typename Integer>
+  __device__ void most(Integer* at, Integer value) {
+    static_assert(std::is_unsigned_v<Integer>);
+    atomicMax(as_unsigned(at), static_cast<Unsigned<Integer>>(value));
+  }
+  // The barrier makes the block's writes thread 0's, its fence orders them before the count and what follows after it.
+  __device__ bool last(int64_t* at, int64_t count) {
+    __syncthreads();
+    bool is_last = false;
+    if (threadIdx.x == 0) {
+      __threadfence();
+      is_last = atomicAdd(as_unsigned(at), 1ull) + 1 == static_cast<unsigned long long>(count);
+      __threadfence();
+    }
+    return __syncthreads_or(is_last);
+  }
 
  private:
+  template <typename Integer>
+  using Unsigned = std::conditional_t<sizeof(Integer) == 8, unsigned long long, unsigned>;
+  template <typename Integer>
+  __device__ static Unsigned<Integer>* as_unsigned(Integer* at) {
+    static_assert(std::is_integral_v<Integer> && (sizeof(Integer) == 8 || sizeof(Integer) == 4));
+    return reinterpret_cast<Unsigned<Integer>*>(at);
+  }
+
   typename Program::Shared& shared_;
 };
 
 template <typename Program>
-__global__ void __launch_bounds__(Program::kThreads, 1) run(const __grid_constant__ Program program) {
+__global__ void __launch_bounds__(Program::kThreads, minimum_blocks<Program>())
+    run(const __grid_constant__ Program program) {
   __shared__ typename Program::Shared shared;
   Block<Program> block(shared);
   program(block);
