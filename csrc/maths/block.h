@@ -8,11 +8,12 @@
 // and a Block offers
 //   index(), count()            of this block and of all
 //   shared()                    the block's Shared
+//   memory()                    as many bytes, shared too, as the program's memory_bytes() asks for; for any type
 //   registers<State>()          a State for every thread, that lives from phase to phase
 //   each(f), each(state, f)     a phase: f(thread) or f(thread, its state) for every thread, then a barrier
 //   end(f), end(state, f)       the last phase, without the barrier
 //   add(at, value), most(at, value)   atomics, of integers only: sums and maxima that do not depend on an order
-//   last(at, count)             true for the one of `count` calls that sees what the others' blocks wrote before theirs;
+//   last(at, count)             true for the one of `count` calls that sees what others' blocks wrote before theirs;
 //                               all threads of a block call it together, and `at` points to a zero in global memory
 // Code between phases is run by every thread alike, on values that are the same for all of them. On the GPU
 // (runtime/cuda/launch.h) a phase runs on the block's threads; the tests (tests/native/launch_serially.h) run it in a

@@ -59,6 +59,12 @@ PTYCHO_HD inline uint32_t lines_inside(int64_t row, int64_t rows, int lines) {
   return end > begin ? ((1u << end) - 1u) & ~((1u << begin) - 1u) : 0u;
 }
 
+// The same in 32 bits.
+PTYCHO_HD inline uint32_t lines_inside(int row, int rows, int lines) {
+  const int begin = row < 0 ? -row : 0, end = rows - row < lines ? rows - row : lines;
+  return begin < end ? ((1u << end) - 1u) & ~((1u << begin) - 1u) : 0u;
+}
+
 // The four weights of a sub-pixel position.
 template <typename T>
 struct Blend {
@@ -115,27 +121,60 @@ class PixelReader {
   uint32_t right_;
 };
 
-inline constexpr int kLinesAhead = 4;  // read together
+// A pixel that is moved in one access.
+template <typename T, int lanes>
+struct alignas(lanes * sizeof(T)) Pixel {
+  T lane[lanes];
+};
+
+// The same of an image that a block has in its shared memory, and may have written itself.
+template <typename T, int lanes>
+class SharedReader {
+ public:
+  // at: pixel of the left tap on line 0; step: pixels from line to line; left, right: as PixelReader's
+  PTYCHO_HD SharedReader(const Pixel<T, lanes>* image, int at, int step, uint32_t left, uint32_t right)
+      : image_(image), at_(at), step_(step), left_(left), right_(right) {}
+
+  PTYCHO_HD bool sees() const { return (left_ | right_) != 0; }
+
+  PTYCHO_HD void next(int q, T (&left)[lanes], T (&right)[lanes]) {
+    Pixel<T, lanes> left_pixel{}, right_pixel{};
+    if (left_ & (1u << q)) left_pixel = image_[at_];
+    if (right_ & (1u << q)) right_pixel = image_[at_ + 1];
+    PTYCHO_UNROLL
+    for (int lane = 0; lane < lanes; ++lane) left[lane] = left_pixel.lane[lane], right[lane] = right_pixel.lane[lane];
+    at_ += step_;
+  }
+
+ private:
+  const Pixel<T, lanes>* image_;
+  int at_;
+  int step_;
+  uint32_t left_;
+  uint32_t right_;
+};
+
+inline constexpr int kLinesAhead = 4;  // read together, unless a program says otherwise
 
 // Calls use(q, left, right) for the lines q = 0 ... rows that the rows of a column are made of.
-template <typename T, int lanes, int rows, typename Use>
-PTYCHO_HD inline void for_each_line(PixelReader<T, lanes> reader, const Use& use) {
+template <typename T, int lanes, int rows, int ahead = kLinesAhead, typename Reader, typename Use>
+PTYCHO_HD inline void for_each_line(Reader reader, const Use& use) {
   static_assert(rows < 31);
   PTYCHO_UNROLL
-  for (int first = 0; first <= rows; first += kLinesAhead) {
-    T left[kLinesAhead][lanes], right[kLinesAhead][lanes];
+  for (int first = 0; first <= rows; first += ahead) {
+    T left[ahead][lanes], right[ahead][lanes];
     PTYCHO_UNROLL
-    for (int u = 0; u < kLinesAhead; ++u)
+    for (int u = 0; u < ahead; ++u)
       if (first + u <= rows) reader.next(first + u, left[u], right[u]);
     PTYCHO_UNROLL
-    for (int u = 0; u < kLinesAhead; ++u)
+    for (int u = 0; u < ahead; ++u)
       if (first + u <= rows) use(first + u, left[u], right[u]);
   }
 }
 
 // Calls use(q, pixel) for the rows q of a column, interpolated from its lines q and q + 1.
-template <typename T, int lanes, int rows, typename Use>
-PTYCHO_HD inline void gather(const PixelReader<T, lanes>& source, const Blend<T>& by, const Use& use) {
+template <typename T, int lanes, int rows, typename Reader, typename Use>
+PTYCHO_HD inline void gather(const Reader& source, const Blend<T>& by, const Use& use) {
   T above[lanes];
   for_each_line<T, lanes, rows>(source, [&](int q, auto& left, auto& right) {
     T pixel[lanes];
@@ -150,11 +189,11 @@ PTYCHO_HD inline void gather(const PixelReader<T, lanes>& source, const Blend<T>
 }
 
 // Adds to a column what it receives of source * weights and of the weights, which are read one to a pixel.
-template <typename T, int lanes, int rows>
+template <typename T, int lanes, int rows, int ahead = kLinesAhead>
 PTYCHO_HD inline void add_weighted(const PixelReader<T, lanes>& source, PixelReader<T, 1> weights, const Blend<T>& by,
                                    T (&sums)[rows][lanes], T (&weight_sums)[rows]) {
   T above[lanes], above_weights(0);
-  for_each_line<T, lanes, rows>(source, [&](int q, auto& left, auto& right) {
+  for_each_line<T, lanes, rows, ahead>(source, [&](int q, auto& left, auto& right) {
     T left_weight[1], right_weight[1];
     weights.next(q, left_weight, right_weight);
     const T by_left = by.x0 * left_weight[0], by_right = by.x1 * right_weight[0];

@@ -164,4 +164,13 @@ def raw_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
         "reassemble_patches": (patches, at, weights(PATCH, dtype), list(CANVAS)),
         "reassemble_patches_adjoint": (canvas, at, weights(PATCH, dtype)),
         "overlap_project": (patches, at, weights(PATCH, dtype), list(CANVAS), 1e-6),
+        "overlap_project_backward": (
+            data((2, 5, *PATCH), dtype, 2),
+            patches,
+            at,
+            weights(PATCH, dtype),
+            list(CANVAS),
+            1e-6,
+            True,
+        ),
     }

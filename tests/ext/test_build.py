@@ -170,6 +170,8 @@ REGISTERS = {
     "7ExtractIfLi2ELb0E": 64,
     "16PositionGradientIfLi1E": 72,
     "16PositionGradientIfLi2E": 96,
+    "13ProjectGroupsIfLi1E": 64,
+    "13ProjectGroupsIfLi2E": 64,
 }
 
 
@@ -183,8 +185,8 @@ def test_cuda_kernels_neither_spill_nor_take_more_registers_than_planned() -> No
         pytest.skip("not built in this tree")
     assert len(reports) == len(sources)
     pattern = (
-        r"entry function '(\w+)' for '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
-        r".*?Used (\d+) registers"
+        r"entry function '(\w+)' for '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+        r"(\d+) bytes spill loads.*?Used (\d+) registers"
     )
     kernels = [found for report in reports for found in re.findall(pattern, report.read_text(), re.DOTALL)]
     ours = [kernel for kernel in kernels if "ptycho" in kernel[0]]

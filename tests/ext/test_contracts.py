@@ -211,6 +211,9 @@ def test_bitwise_the_same_over_threads_and_runs(op: str) -> None:
         "reassemble_patches": (patches, positions, weights((24, 21), torch.float32), [150, 161]),
         "reassemble_patches_adjoint": (canvas, positions, weights((24, 21), torch.float32)),
         "overlap_project": (patches, positions, weights((24, 21), torch.float32), [150, 161], 1e-6),
+        "overlap_project_backward": (
+            *(patches.flip(-1), patches, positions, weights((24, 21), torch.float32), [150, 161], 1e-6, True),
+        ),
     }[op]
     results = []
     for threads in (1, 2, 4, 4):

@@ -45,7 +45,8 @@ PTYCHO_HD inline SquareTile square_tile(const TileGrid& grid, int64_t tile) {
   const int64_t group = quotient(tile, tiles_of_canvas(grid));
   const int64_t index = tile - group * tiles_of_canvas(grid);
   const auto across = static_cast<uint32_t>(tiles_along(grid.cols));
-  const int64_t row = quotient(index, across) * kTilePixels, col = (index - quotient(index, across) * across) * kTilePixels;
+  const int64_t down = quotient(index, across);
+  const int64_t row = down * kTilePixels, col = (index - down * across) * kTilePixels;
   return {group, index, clip({row, row + kTilePixels}, row, grid.rows), clip({col, col + kTilePixels}, col, grid.cols)};
 }
 
@@ -121,7 +122,7 @@ struct SumTiles {
   ImageStack<T> image;
   ImageStack<T> weight_sum;
   T* least;  // of every tile its least weight, infinity for none; null for the sum
-  CanvasState* state;    // of every canvas; null for a sum without lists
+  CanvasState* state;    // of every canvas; null for a sum without lists, or of lists that another launch checks
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
@@ -136,7 +137,7 @@ struct SumTiles {
         shared.pairs = pairs_of(t, shared.tile.group);
         shared.refused = shared.touched = 0;
       });
-      if (lists.start) block.each([&](int thread) { count_touched(block, shared, thread); });
+      if (lists.start && state) block.each([&](int thread) { count_touched(block, shared, thread); });
       for (int64_t first = shared.pairs.begin; first < shared.pairs.end; first += kBatch) {
         const int batch = static_cast<int>(clamp(shared.pairs.end - first, 0, kBatch));
         block.each([&](int thread) {
@@ -148,7 +149,7 @@ struct SumTiles {
         });
       }
       finish(block, registers, shared, t);
-      if (lists.start) check(block, shared);
+      if (lists.start && state) check(block, shared);
     }
   }
 
@@ -171,7 +172,8 @@ struct SumTiles {
   }
 
   // Each tile has seen that its patches ascend, hence are distinct, and touch it. So all lists are complete if there
-  // are as many tile-patch pairs in them as the positions have; the last tile of a canvas writes NaN all over it if not.
+  // are as many tile-patch pairs in them as the positions have. If not, the last tile of a canvas that is done writes
+  // NaN all over it.
   template <typename Block>
   PTYCHO_HD void check(Block& block, Shared& shared) const {
     const int64_t group = shared.tile.group;
