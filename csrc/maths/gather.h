@@ -121,6 +121,29 @@ class PixelReader {
   uint32_t right_;
 };
 
+// The same where all lines lie in the source, so that what is to be asked of a tap is asked once.
+template <typename T, int lanes>
+class WholeReader {
+ public:
+  // at, left, right: as PixelReader's; step: bytes, in 32 bits, which makes an address one instruction
+  PTYCHO_HD WholeReader(uintptr_t at, uint32_t step, bool left, bool right)
+      : at_(at), step_(step), left_(left), right_(right) {}
+
+  PTYCHO_HD void next(int q, T (&left)[lanes], T (&right)[lanes]) const {
+    const uintptr_t at = at_ + uint64_t{step_} * static_cast<uint32_t>(q);
+    PTYCHO_UNROLL
+    for (int lane = 0; lane < lanes; ++lane) left[lane] = right[lane] = T(0);
+    if (left_) load_pixel(reinterpret_cast<const T*>(at), left);
+    if (right_) load_pixel(reinterpret_cast<const T*>(at + lanes * sizeof(T)), right);
+  }
+
+ private:
+  uintptr_t at_;
+  uint32_t step_;
+  bool left_;
+  bool right_;
+};
+
 // A pixel that is moved in one access.
 template <typename T, int lanes>
 struct alignas(lanes * sizeof(T)) Pixel {
@@ -189,8 +212,8 @@ PTYCHO_HD inline void gather(const Reader& source, const Blend<T>& by, const Use
 }
 
 // Adds to a column what it receives of source * weights and of the weights, which are read one to a pixel.
-template <typename T, int lanes, int rows, int ahead = kLinesAhead>
-PTYCHO_HD inline void add_weighted(const PixelReader<T, lanes>& source, PixelReader<T, 1> weights, const Blend<T>& by,
+template <typename T, int lanes, int rows, int ahead = kLinesAhead, typename Reader, typename WeightReader>
+PTYCHO_HD inline void add_weighted(const Reader& source, WeightReader weights, const Blend<T>& by,
                                    T (&sums)[rows][lanes], T (&weight_sums)[rows]) {
   T above[lanes], above_weights(0);
   for_each_line<T, lanes, rows, ahead>(source, [&](int q, auto& left, auto& right) {

@@ -220,22 +220,32 @@ struct SumTiles {
   }
 
   PTYCHO_HD void add(const Shared& shared, int i, int thread, Sums& sums) const {
+    constexpr uint32_t all = (2u << kRows) - 1u;
     const int r = thread / kTilePixels * kRows, c = thread % kTilePixels;
-    const int64_t pixel = r * scan.w + c;
-    const auto lines = static_cast<uint32_t>(shared.lines[i] >> r) & ((2u << kRows) - 1u);
-    const int64_t x = shared.x[i] + c;
-    const uint32_t left = x >= 0 && x < scan.w ? lines : 0u, right = x >= -1 && x < scan.w - 1 ? lines : 0u;
-    if ((left | right) == 0) return;
-    const PixelReader<T, lanes> patch(shared.at[i] + pixel * lanes * sizeof(T), scan.w * lanes * sizeof(T), left,
-                                      right);
-    if constexpr (weighted) {
-      const PixelReader<T, 1> weight(shared.weight_at[i] + pixel * sizeof(T), scan.w * sizeof(T), left, right);
-      add_weighted<T, lanes, kRows>(patch, weight, shared.blend[i], sums.image, sums.weight);
+    const auto lines = static_cast<uint32_t>(shared.lines[i] >> r) & all;
+    const auto width = static_cast<int32_t>(scan.w), x = shared.x[i] + c;
+    const bool left = x >= 0 && x < width, right = x >= -1 && x < width - 1;
+    if (lines == 0 || !(left || right)) return;
+    const uintptr_t pixel = static_cast<uint32_t>(r * width + c);
+    const uintptr_t at = shared.at[i] + pixel * (lanes * sizeof(T));
+    const auto step = static_cast<uint32_t>(width) * uint32_t{sizeof(T)};
+    const auto add = [&](auto source, auto weight) {
+      if constexpr (weighted) {
+        add_weighted<T, lanes, kRows>(source, weight, shared.blend[i], sums.image, sums.weight);
+      } else {
+        gather<T, lanes, kRows>(source, shared.blend[i], [&](int q, const T(&values)[lanes]) {
+          PTYCHO_UNROLL
+          for (int lane = 0; lane < lanes; ++lane) sums.image[q][lane] += values[lane];
+        });
+      }
+    };
+    const uintptr_t weight_at = weighted ? shared.weight_at[i] + pixel * sizeof(T) : 0;
+    if (lines == all) {  // the same for all threads of a warp
+      add(WholeReader<T, lanes>(at, step * lanes, left, right), WholeReader<T, 1>(weight_at, step, left, right));
     } else {
-      gather<T, lanes, kRows>(patch, shared.blend[i], [&](int q, const T(&values)[lanes]) {
-        PTYCHO_UNROLL
-        for (int lane = 0; lane < lanes; ++lane) sums.image[q][lane] += values[lane];
-      });
+      const uint32_t left_lines = left ? lines : 0u, right_lines = right ? lines : 0u;
+      add(PixelReader<T, lanes>(at, int64_t{step} * lanes, left_lines, right_lines),
+          PixelReader<T, 1>(weight_at, step, left_lines, right_lines));
     }
   }
 
