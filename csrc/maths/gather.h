@@ -79,6 +79,31 @@ PTYCHO_HD inline Blend<T> blend_of(const Taps<T>& y, const Taps<T>& x) {
   return {y.w0, y.w1, x.w0, x.w1};
 }
 
+inline constexpr int64_t kWidestLine = int64_t{1} << 26;  // pixels, for its bytes to fit 32 bits
+
+// The two taps of a column whose lines all lie in the source, so that what is to be asked of a tap is asked once.
+template <typename T, int lanes>
+class WholeReader {
+ public:
+  // at, left, right: as PixelReader's; step: bytes, in 32 bits, which makes an address one instruction
+  PTYCHO_HD WholeReader(uintptr_t at, uint32_t step, bool left, bool right)
+      : at_(at), step_(step), left_(left), right_(right) {}
+
+  PTYCHO_HD void next(int q, T (&left)[lanes], T (&right)[lanes]) const {
+    const uintptr_t at = at_ + uint64_t{step_} * static_cast<uint32_t>(q);
+    PTYCHO_UNROLL
+    for (int lane = 0; lane < lanes; ++lane) left[lane] = right[lane] = T(0);
+    if (left_) load_pixel(reinterpret_cast<const T*>(at), left);
+    if (right_) load_pixel(reinterpret_cast<const T*>(at + lanes * sizeof(T)), right);
+  }
+
+ private:
+  uintptr_t at_;
+  uint32_t step_;
+  bool left_;
+  bool right_;
+};
+
 // The two taps of a column on successive lines of a source that is zero outside.
 template <typename T, int lanes>
 class PixelReader {
@@ -105,6 +130,10 @@ class PixelReader {
 
   PTYCHO_HD bool sees() const { return (left_ | right_) != 0; }
 
+  // Whether both taps of all `lines` lie in the source, and then the reader that need not ask.
+  PTYCHO_HD bool is_whole(int lines) const { return (left_ & right_) == (1u << lines) - 1u; }
+  PTYCHO_HD WholeReader<T, lanes> whole() const { return {at_, static_cast<uint32_t>(step_), true, true}; }
+
   // Line q; lines are read one after the other.
   PTYCHO_HD void next(int q, T (&left)[lanes], T (&right)[lanes]) {
     PTYCHO_UNROLL
@@ -119,29 +148,6 @@ class PixelReader {
   int64_t step_;
   uint32_t left_;
   uint32_t right_;
-};
-
-// The same where all lines lie in the source, so that what is to be asked of a tap is asked once.
-template <typename T, int lanes>
-class WholeReader {
- public:
-  // at, left, right: as PixelReader's; step: bytes, in 32 bits, which makes an address one instruction
-  PTYCHO_HD WholeReader(uintptr_t at, uint32_t step, bool left, bool right)
-      : at_(at), step_(step), left_(left), right_(right) {}
-
-  PTYCHO_HD void next(int q, T (&left)[lanes], T (&right)[lanes]) const {
-    const uintptr_t at = at_ + uint64_t{step_} * static_cast<uint32_t>(q);
-    PTYCHO_UNROLL
-    for (int lane = 0; lane < lanes; ++lane) left[lane] = right[lane] = T(0);
-    if (left_) load_pixel(reinterpret_cast<const T*>(at), left);
-    if (right_) load_pixel(reinterpret_cast<const T*>(at + lanes * sizeof(T)), right);
-  }
-
- private:
-  uintptr_t at_;
-  uint32_t step_;
-  bool left_;
-  bool right_;
 };
 
 // A pixel that is moved in one access.
@@ -239,8 +245,8 @@ struct Gradient {
 };
 
 // grads: its line q + 1 holds what row q is multiplied by
-template <typename T, int lanes, int rows>
-PTYCHO_HD inline Gradient<T> position_gradient(const PixelReader<T, lanes>& source, PixelReader<T, lanes> grads,
+template <typename T, int lanes, int rows, typename Reader>
+PTYCHO_HD inline Gradient<T> position_gradient(const Reader& source, PixelReader<T, lanes> grads,
                                                const Blend<T>& by) {
   Gradient<T> sum{T(0), T(0)};
   T above[lanes], above_step[lanes];

@@ -71,11 +71,23 @@ struct Extract {
     constexpr int rows = StripGrid::kRows;
     const double at_y = sign * scan.positions[2 * k], at_x = sign * scan.positions[2 * k + 1];
     const Taps<T> y = gather_taps<T>(at_y), x = gather_taps<T>(at_x);
-    const PixelReader<T, lanes> source(canvases[scan.group_of(k)], y.first + r, x.first + c, rows + 1);
+    const Image<const T> canvas = canvases[scan.group_of(k)];
+    const PixelReader<T, lanes> source(canvas, y.first + r, x.first + c, rows + 1);
     const uint32_t inside = lines_inside(r, out.rows, rows);
     const int64_t stride = out.cols * lanes;
     T* to = out[k].row(r) + c * lanes;
     const T* weight = weighted ? weights[weights.count == 1 ? 0 : k].row(r) + c : nullptr;
+    if constexpr (!weighted) {
+      // The same for most threads of a warp, of most strips: all taps are there and all rows are wanted.
+      if (source.is_whole(rows + 1) && inside == (1u << rows) - 1u && canvas.cols <= kWidestLine &&
+          out.cols <= kWidestLine) {
+        const auto step = static_cast<uint32_t>(stride * sizeof(T));
+        return gather<T, lanes, rows>(source.whole(), blend_of(y, x), [&](int q, const T(&pixel)[lanes]) {
+          store_pixel(reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(to) + uint64_t{step} * static_cast<uint32_t>(q)),
+                      pixel);
+        });
+      }
+    }
     const auto write = [&](int q, T(&pixel)[lanes]) {  // called for one row after the other
       if (inside & (1u << q)) {
         PTYCHO_UNROLL

@@ -72,7 +72,9 @@ struct PositionGradient {
       const PixelReader<T, lanes> taps(source, y.first + r, x.first + c, rows + 1);
       if (c >= grad.cols || !taps.sees()) continue;
       const PixelReader<T, lanes> factors(grad, r - 1, c, rows + 1);
-      const Gradient<T> column = position_gradient<T, lanes, rows>(taps, factors, blend_of(y, x));
+      const bool whole = taps.is_whole(rows + 1) && source.cols <= kWidestLine;
+      const Gradient<T> column = whole ? position_gradient<T, lanes, rows>(taps.whole(), factors, blend_of(y, x))
+                                       : position_gradient<T, lanes, rows>(taps, factors, blend_of(y, x));
       sum.y += static_cast<double>(column.y);
       sum.x += static_cast<double>(column.x);
     }

@@ -2,6 +2,8 @@
 // Making the lists of plan.h. The number of tile-patch pairs depends on the positions, which the host does
 // not see; nothing here waits for the device.
 #include <bit>
+#include <stdexcept>
+#include <string>
 
 #include "maths/blocks/plan.h"
 #include "runtime/checks.h"
@@ -53,6 +55,9 @@ Tiles::Tiles(const Queue& queue, const char* op, const TileGrid& grid, const Sca
       patches_(plan_list(op, positions, tile_patches)) {
   check_plan(start_.has_value() == patches_.has_value(), op);
   check_plan(!start_ || start_->numel() == grid.tiles() + 1, op);
+  if (scan.w > kWidestLine) [[unlikely]]
+    throw std::runtime_error(std::string(op) + ": patches must be at most " + std::to_string(kWidestLine) +
+                             " pixels wide, got " + std::to_string(scan.w));
   const bool needs_lists = start_ || scan.per_group > kFewPatches;
   if (needs_lists || for_mean) {
     state_ = new_indices(positions, scan.groups * (sizeof(CanvasState) / sizeof(int64_t)));
