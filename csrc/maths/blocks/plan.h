@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Block programs that make the plan of a scan on the device; SumTiles checks it. Every patch has as many slots as a patch can
-// touch tiles at most, so that nothing waits for a count to reach the host; empty slots carry a key after the last
-// tile. A stable sort by tile then leaves patches in index order within every tile.
+// Block programs that make the plan of a scan on the device; SumTiles checks it. Every patch has as many slots as a
+// patch can touch tiles at most, so that nothing waits for a count to reach the host; empty slots carry a key after the
+// last tile. A stable sort by tile then leaves patches in index order within every tile.
 #pragma once
 
 #include "maths/block.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The block programs of overlap_project: a block has the canvas of a group in its shared memory, no larger than what
-// the group's patches touch, sums them there in index order and cuts them out again, so that patches are moved once each
-// way and canvases never. For groups of few patches on small canvases; others take the programs of reassembly and
+// the group's patches touch, sums them there in index order and cuts them out again, so that patches are moved once
+// each way and canvases never. For groups of few patches on small canvases; others take the programs of reassembly and
 // extraction. The backward pass goes the same way with the gradients. Each pixel is summed by one thread: bitwise
 // repeatable.
 #pragma once

@@ -7,8 +7,8 @@
 
 namespace ptycho {
 
-// image = 0 where its weight is at most eps times the largest of its canvas. Only tiles whose least weight is below that
-// are read.
+// image = 0 where its weight is at most eps times the largest of its canvas. Only tiles whose least weight is below
+// that are read.
 template <typename T>
 struct ApplyThreshold {
   static constexpr int kThreads = 256;

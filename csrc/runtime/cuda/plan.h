@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The plan of a scan on the device: given, and then checked while it is used; or made by the operator itself; or not needed, where
-// a group has so few patches that every tile may look at all of them. Shared by plan_tiles and by everything that sums
-// patches onto canvases.
+// The plan of a scan on the device: given, or made by the operator itself, and checked while it is used; or not needed,
+// where a group has so few patches that every tile may look at all of them. Shared by plan_tiles and by everything that
+// sums patches onto canvases.
 #pragma once
 
 #include <optional>
