@@ -17,7 +17,7 @@ from torch import Tensor
 from ptycho_ext.ops._checks import Check, as_pair
 from ptycho_ext.ops._plan import plan_tensors
 from ptycho_ext.ops._precision import as_float64, weights_like, widened
-from ptycho_ext.ops._registration import differentiable, writes_to
+from ptycho_ext.ops._registration import composed, differentiable, writes_to
 from ptycho_ext.ops._vmap import lead, lead_weights, loop
 from ptycho_ext.ops.reassemble import below_threshold, real_product
 
@@ -156,9 +156,9 @@ class _Project(torch.autograd.Function):
         positions, weights, patches, *plan = ctx.saved_tensors
         for_patches, for_positions, for_weights, *_ = ctx.needs_input_grad
         options = (ctx.canvas_size, ctx.eps)
-        if torch.is_grad_enabled() or for_positions or torch._C._are_functorch_transforms_active():
-            composed = _composed_backward(grad, patches, positions, weights, *options, ctx.needs_input_grad, plan)
-            return *composed, *[None] * 5
+        if for_positions:
+            gradients = _composed_backward(grad, patches, positions, weights, *options, ctx.needs_input_grad, plan)
+            return *gradients, *[None] * 5
         op = torch.ops.ptycho.overlap_project_backward
         given = grad if patches is None else patches
         by_patches, by_weights = op(grad, given, positions, weights, *options, for_weights, *plan)
@@ -215,5 +215,28 @@ def _composed_backward(
     return by_patches, by_positions, by_weights
 
 
+def _backward_to_differentiate(
+    grad: Tensor,
+    patches: Tensor,
+    positions: Tensor,
+    weights: Tensor,
+    canvas_size: list[int],
+    eps: float,
+    for_weights: bool,
+    order: Tensor | None = None,
+    tile_start: Tensor | None = None,
+    tile_patches: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What the backward operator returns, from operators that have derivatives."""
+    plan = [order, tile_start, tile_patches]
+    needed = (True, False, for_weights)
+    own = patches if for_weights else None
+    gradients = _composed_backward(grad, own, positions, weights, canvas_size, eps, needed, plan)
+    by_patches, by_weights = gradients[0], gradients[2]
+    assert by_patches is not None
+    return by_patches, weights.new_empty(0) if by_weights is None else by_weights
+
+
 differentiable("overlap_project", _Project)
+composed("overlap_project_backward", _backward_to_differentiate)
 writes_to("overlap_project_out", 8)

@@ -110,7 +110,7 @@ def test_devices_must_agree(op: str) -> None:
 @pytest.mark.parametrize("op", OPS)
 def test_coordinates_must_be_finite(op: str, bad: str) -> None:
     args = list(raw_inputs(torch.float32)[op])
-    place = 2 if op.endswith("grad_positions") else 1
+    place = 2 if op.endswith(("grad_positions", "_backward")) else 1
     args[place] = args[place].clone()
     args[place][1, ..., 0] = float(bad)
     name = "shifts" if op.startswith("translate") else "positions"
