@@ -36,7 +36,8 @@ struct GroupGeometry {
 // The steps that both programs are made of. Sizes fit 32 bits, for the canvas fits shared memory.
 template <typename T>
 struct Group {
-  static constexpr int kRows = 4;  // of a strip
+  static constexpr int kRows = 4;  // of a strip of the box, as registers limit it
+  static constexpr int kCut = 8;   // of a strip of a patch
 
   Scan scan;
   int rows;  // of the canvas
@@ -122,12 +123,12 @@ struct Group {
   template <int threads, typename Use>
   PTYCHO_HD void for_each_strip(int thread, const Use& use) const {
     constexpr int warp = StripGrid::kCols;
-    const int across = (w() + warp - 1) / warp, strips = (h() + kRows - 1) / kRows * across;
+    const int across = (w() + warp - 1) / warp, strips = (h() + kCut - 1) / kCut * across;
     PTYCHO_NO_UNROLL
     for (int i = thread / warp; i < patches() * strips; i += threads / warp) {
       const int k = i / strips, strip = i - k * strips, down = strip / across;
       const int col = (strip - down * across) * warp + thread % warp;
-      if (col < w()) use(k, down * kRows, col);
+      if (col < w()) use(k, down * kCut, col);
     }
   }
 
@@ -137,7 +138,7 @@ struct Group {
                                                int c) const {
     const int row = at.row[k] + r - box_row(at), col = at.col[k] + c - box_col(at);
     const int width = box_cols(at);
-    const uint32_t lines = lines_inside(row, box_rows(at), kRows + 1);
+    const uint32_t lines = lines_inside(row, box_rows(at), kCut + 1);
     return {image, row * width + col, width, col >= 0 && col < width ? lines : 0u,
             col >= -1 && col < width - 1 ? lines : 0u};
   }
@@ -173,6 +174,7 @@ struct ProjectGroups {
   static constexpr int kThreads = sizeof(T) == 4 ? 512 : 256;
   static constexpr int kBlocks = 2;
   static constexpr int kRows = Group<T>::kRows;
+  static constexpr int kCut = Group<T>::kCut;
   static constexpr int kAhead = lanes == 2 ? 2 : kLinesAhead;  // else registers do not suffice
   struct Shared {
     GroupGeometry<T> at;
@@ -237,11 +239,11 @@ struct ProjectGroups {
 
   PTYCHO_HD void write_column(const GroupGeometry<T>& at, const BoxImage<T, lanes>& box, int64_t n, int k, int r,
                               int c) const {
-    const uint32_t inside = lines_inside(r, group.h(), kRows);
+    const uint32_t inside = lines_inside(r, group.h(), kCut);
     T* to = out[n].data + (r * group.w() + c) * lanes;
     const int stride = group.w() * lanes;
     const T undefined = kInfinity<T> - kInfinity<T>;
-    gather<T, lanes, kRows>(group.template box_reader<lanes>(at, box.image, k, r, c), at.blend[k],
+    gather<T, lanes, kCut>(group.template box_reader<lanes>(at, box.image, k, r, c), at.blend[k],
                             [&](int q, T(&pixel)[lanes]) {
                               if (inside & (1u << q)) {
                                 PTYCHO_UNROLL
@@ -261,6 +263,7 @@ template <typename T, int lanes, bool for_weights>
 struct ProjectGroupsBackward {
   static constexpr int kThreads = sizeof(T) == 4 ? 512 : 256;
   static constexpr int kRows = Group<T>::kRows;
+  static constexpr int kCut = Group<T>::kCut;
   struct Shared {
     GroupGeometry<T> at;
     WeightRange<T> ranges[kThreads];
@@ -357,7 +360,7 @@ struct ProjectGroupsBackward {
 
   PTYCHO_HD void write_column(const GroupGeometry<T>& at, const BoxImage<T, lanes>& box, const T* totals, int64_t n,
                               int k, int r, int c) const {
-    const uint32_t inside = lines_inside(r, group.h(), kRows);
+    const uint32_t inside = lines_inside(r, group.h(), kCut);
     int sample = r * group.w() + c;
     const T* const weight = weights[weights.count == 1 ? 0 : n].data;
     const T* const patch = for_weights ? patches[n].data : nullptr;
@@ -367,7 +370,7 @@ struct ProjectGroupsBackward {
     T totals_above(0);
     auto total_reader = group.template box_reader<1>(at, reinterpret_cast<const Pixel<T, 1>*>(totals), k, r, c);
     T above[lanes] = {};
-    for_each_line<T, lanes, kRows>(
+    for_each_line<T, lanes, kCut>(
         group.template box_reader<lanes>(at, box.image, k, r, c), [&](int q, auto& left, auto& right) {
           T spread[lanes];
           PTYCHO_UNROLL
