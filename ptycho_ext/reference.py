@@ -95,15 +95,17 @@ def reassemble_patches(
     """Weighted mean (or sum) and weight (..., H, W) of patches (..., n, h, w), weights (h, w) or (..., n, h, w).
 
     The mean is the quotient of two adjoints with the same weights, and zero where the weight is at most eps times the
-    canvas's largest. A weight that is NaN makes the pixels that it reaches NaN, and no others.
+    canvas's largest (the modulus, of complex weights). A weight that is NaN makes the pixels that it reaches NaN, and
+    no others.
     """
     patches = _widen(patches)
-    weights = np.ones(patches.shape[-2:]) if weights is None else np.asarray(weights, np.float64)
+    weights = np.ones(patches.shape[-2:]) if weights is None else _widen(weights)
     image = extract_patches_adjoint(patches * weights, positions, canvas_size)
     total = extract_patches_adjoint(np.broadcast_to(weights, patches.shape), positions, canvas_size)
     if normalize:
-        largest = np.where(np.isnan(total), 0, total).max((-2, -1), keepdims=True, initial=0)
-        faint = total <= eps * largest
+        modulus = np.abs(total) if np.iscomplexobj(total) else total
+        largest = np.where(np.isnan(modulus), 0, modulus).max((-2, -1), keepdims=True, initial=0)
+        faint = modulus <= eps * largest
         with np.errstate(invalid="ignore"):
             image = np.where(faint, 0, image / np.where(faint, 1, total))
     return image, total

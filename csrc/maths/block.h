@@ -2,24 +2,62 @@
 // The work of a GPU block in plain C++ without CUDA, so that the CPU can run it too. A block program is a plain struct
 // of its arguments with
 //   kThreads                    threads of a block
+//   kBlocks                     blocks that a multiprocessor should have room for, which limits registers; 1 if absent
 //   Shared                      what they share; uninitialised
 //   void operator()(Block&)     the block's work, in phases
 // and a Block offers
 //   index(), count()            of this block and of all
 //   shared()                    the block's Shared
+//   memory()                    as many bytes, shared too, as the program's memory_bytes() asks for; for any type
 //   registers<State>()          a State for every thread, that lives from phase to phase
 //   each(f), each(state, f)     a phase: f(thread) or f(thread, its state) for every thread, then a barrier
 //   end(f), end(state, f)       the last phase, without the barrier
+//   add(at, value), most(at, value)   atomics, of integers only: sums and maxima that do not depend on an order
+//   last(at, count)             true for the one of `count` calls that sees what others' blocks wrote before theirs;
+//                               all threads of a block call it together, and `at` points to a zero in global memory
 // Code between phases is run by every thread alike, on values that are the same for all of them. On the GPU
 // (runtime/cuda/launch.h) a phase runs on the block's threads; the tests (tests/native/launch_serially.h) run it in a
 // loop.
 #pragma once
+
+#include <cstring>
+#include <type_traits>
 
 #include "maths/geometry.h"
 
 namespace ptycho {
 
 struct Nothing {};
+
+template <typename Program>
+constexpr int minimum_blocks() {
+  if constexpr (requires { Program::kBlocks; }) {
+    return Program::kBlocks;
+  } else {
+    return 1;
+  }
+}
+
+// The bits of a number that is not negative, whose order is that of the numbers.
+template <typename T>
+PTYCHO_HD inline uint64_t ordered_bits(T value) {
+  std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t> bits;
+  std::memcpy(&bits, &value, sizeof(T));
+  return bits;
+}
+
+template <typename T>
+PTYCHO_HD inline T from_ordered_bits(uint64_t ordered) {
+  const auto bits = static_cast<std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>>(ordered);
+  T value;
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+// a / b, in 32 bits where that is enough: a division of 64 bits costs as much as a dozen pixels.
+PTYCHO_HD inline int64_t quotient(int64_t a, uint32_t b) {
+  return a >> 32 == 0 ? int64_t{static_cast<uint32_t>(a) / b} : a / b;
+}
 
 template <typename Block>
 PTYCHO_HD inline int64_t next_block(const Block& block, int64_t i) {  // a grid may be smaller than its work

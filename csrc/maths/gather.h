@@ -59,6 +59,12 @@ PTYCHO_HD inline uint32_t lines_inside(int64_t row, int64_t rows, int lines) {
   return end > begin ? ((1u << end) - 1u) & ~((1u << begin) - 1u) : 0u;
 }
 
+// The same in 32 bits.
+PTYCHO_HD inline uint32_t lines_inside(int row, int rows, int lines) {
+  const int begin = row < 0 ? -row : 0, end = rows - row < lines ? rows - row : lines;
+  return begin < end ? ((1u << end) - 1u) & ~((1u << begin) - 1u) : 0u;
+}
+
 // The four weights of a sub-pixel position.
 template <typename T>
 struct Blend {
@@ -72,6 +78,31 @@ template <typename T>
 PTYCHO_HD inline Blend<T> blend_of(const Taps<T>& y, const Taps<T>& x) {
   return {y.w0, y.w1, x.w0, x.w1};
 }
+
+inline constexpr int64_t kWidestLine = int64_t{1} << 26;  // pixels, for its bytes to fit 32 bits
+
+// The two taps of a column whose lines all lie in the source, so that what is to be asked of a tap is asked once.
+template <typename T, int lanes>
+class WholeReader {
+ public:
+  // at, left, right: as PixelReader's; step: bytes, in 32 bits, which makes an address one instruction
+  PTYCHO_HD WholeReader(uintptr_t at, uint32_t step, bool left, bool right)
+      : at_(at), step_(step), left_(left), right_(right) {}
+
+  PTYCHO_HD void next(int q, T (&left)[lanes], T (&right)[lanes]) const {
+    const uintptr_t at = at_ + uint64_t{step_} * static_cast<uint32_t>(q);
+    PTYCHO_UNROLL
+    for (int lane = 0; lane < lanes; ++lane) left[lane] = right[lane] = T(0);
+    if (left_) load_pixel(reinterpret_cast<const T*>(at), left);
+    if (right_) load_pixel(reinterpret_cast<const T*>(at + lanes * sizeof(T)), right);
+  }
+
+ private:
+  uintptr_t at_;
+  uint32_t step_;
+  bool left_;
+  bool right_;
+};
 
 // The two taps of a column on successive lines of a source that is zero outside.
 template <typename T, int lanes>
@@ -99,6 +130,10 @@ class PixelReader {
 
   PTYCHO_HD bool sees() const { return (left_ | right_) != 0; }
 
+  // Whether both taps of all `lines` lie in the source, and then the reader that need not ask.
+  PTYCHO_HD bool is_whole(int lines) const { return (left_ & right_) == (1u << lines) - 1u; }
+  PTYCHO_HD WholeReader<T, lanes> whole() const { return {at_, static_cast<uint32_t>(step_), true, true}; }
+
   // Line q; lines are read one after the other.
   PTYCHO_HD void next(int q, T (&left)[lanes], T (&right)[lanes]) {
     PTYCHO_UNROLL
@@ -115,21 +150,54 @@ class PixelReader {
   uint32_t right_;
 };
 
-inline constexpr int kLinesAhead = 4;  // read together
+// A pixel that is moved in one access.
+template <typename T, int lanes>
+struct alignas(lanes * sizeof(T)) Pixel {
+  T lane[lanes];
+};
+
+// The same of an image that a block has in its shared memory, and may have written itself.
+template <typename T, int lanes>
+class SharedReader {
+ public:
+  // at: pixel of the left tap on line 0; step: pixels from line to line; left, right: as PixelReader's
+  PTYCHO_HD SharedReader(const Pixel<T, lanes>* image, int at, int step, uint32_t left, uint32_t right)
+      : image_(image), at_(at), step_(step), left_(left), right_(right) {}
+
+  PTYCHO_HD bool sees() const { return (left_ | right_) != 0; }
+
+  PTYCHO_HD void next(int q, T (&left)[lanes], T (&right)[lanes]) {
+    Pixel<T, lanes> left_pixel{}, right_pixel{};
+    if (left_ & (1u << q)) left_pixel = image_[at_];
+    if (right_ & (1u << q)) right_pixel = image_[at_ + 1];
+    PTYCHO_UNROLL
+    for (int lane = 0; lane < lanes; ++lane) left[lane] = left_pixel.lane[lane], right[lane] = right_pixel.lane[lane];
+    at_ += step_;
+  }
+
+ private:
+  const Pixel<T, lanes>* image_;
+  int at_;
+  int step_;
+  uint32_t left_;
+  uint32_t right_;
+};
+
+inline constexpr int kLinesAhead = 4;  // read together, unless a program says otherwise
 
 // Calls use(q, left, right) for the lines q = 0 ... rows that the rows of a column are made of.
 // Reader: PixelReader, or what has its functions sees() and next().
-template <typename T, int lanes, int rows, typename Reader, typename Use>
+template <typename T, int lanes, int rows, int ahead = kLinesAhead, typename Reader, typename Use>
 PTYCHO_HD inline void for_each_line(Reader reader, const Use& use) {
   static_assert(rows < 31);
   PTYCHO_UNROLL
-  for (int first = 0; first <= rows; first += kLinesAhead) {
-    T left[kLinesAhead][lanes], right[kLinesAhead][lanes];
+  for (int first = 0; first <= rows; first += ahead) {
+    T left[ahead][lanes], right[ahead][lanes];
     PTYCHO_UNROLL
-    for (int u = 0; u < kLinesAhead; ++u)
+    for (int u = 0; u < ahead; ++u)
       if (first + u <= rows) reader.next(first + u, left[u], right[u]);
     PTYCHO_UNROLL
-    for (int u = 0; u < kLinesAhead; ++u)
+    for (int u = 0; u < ahead; ++u)
       if (first + u <= rows) use(first + u, left[u], right[u]);
   }
 }
@@ -151,11 +219,11 @@ PTYCHO_HD inline void gather(const Reader& source, const Blend<T>& by, const Use
 }
 
 // Adds to a column what it receives of source * weights and of the weights, which are read one to a pixel.
-template <typename T, int lanes, int rows>
-PTYCHO_HD inline void add_weighted(const PixelReader<T, lanes>& source, PixelReader<T, 1> weights, const Blend<T>& by,
+template <typename T, int lanes, int rows, int ahead = kLinesAhead, typename Reader, typename WeightReader>
+PTYCHO_HD inline void add_weighted(const Reader& source, WeightReader weights, const Blend<T>& by,
                                    T (&sums)[rows][lanes], T (&weight_sums)[rows]) {
   T above[lanes], above_weights(0);
-  for_each_line<T, lanes, rows>(source, [&](int q, auto& left, auto& right) {
+  for_each_line<T, lanes, rows, ahead>(source, [&](int q, auto& left, auto& right) {
     T left_weight[1], right_weight[1];
     weights.next(q, left_weight, right_weight);
     const T by_left = by.x0 * left_weight[0], by_right = by.x1 * right_weight[0];
@@ -178,8 +246,8 @@ struct Gradient {
 };
 
 // grads: its line q + 1 holds what row q is multiplied by
-template <typename T, int lanes, int rows, typename Reader>
-PTYCHO_HD inline Gradient<T> position_gradient(const PixelReader<T, lanes>& source, Reader grads,
+template <typename T, int lanes, int rows, typename Source, typename Reader>
+PTYCHO_HD inline Gradient<T> position_gradient(const Source& source, Reader grads,
                                                const Blend<T>& by) {
   Gradient<T> sum{T(0), T(0)};
   T above[lanes] = {}, above_step[lanes] = {};

@@ -48,6 +48,11 @@ struct Scan {
   PTYCHO_HD int64_t group_of(int64_t k) const { return groups == 1 ? 0 : k / per_group; }
 };
 
+// Whether a patch's position is finite; others touch no tile.
+PTYCHO_HD inline bool has_position(const Scan& scan, int64_t k) {
+  return is_finite(scan.positions[2 * k]) && is_finite(scan.positions[2 * k + 1]);
+}
+
 // Tile t holds patches[start[t]] ... patches[start[t + 1] - 1], ascending.
 struct TilePlan {
   std::vector<int64_t> start;

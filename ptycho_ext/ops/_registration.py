@@ -72,6 +72,27 @@ def differentiable(op: str, function: type[torch.autograd.Function]) -> Callable
     return apply
 
 
+def composed(op: str, function: Callable[..., Any]) -> None:
+    """Replace a raw operator by a composition of others where it is to be differentiated, and under torch.func.
+
+    Args:
+        op: name of the operator, which is the quicker way.
+        function: the same of operators that are differentiable; takes the operator's arguments.
+    """
+    overload = getattr(torch.ops.ptycho, op).default
+
+    def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
+        if _gradient_wanted(args):
+            return function(*args)
+        return overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+    def transforms(*args: Any) -> Any:
+        return function(*args)
+
+    _library.impl(op, autograd, "Autograd", with_keyset=True)
+    _library.impl(op, transforms, _TRANSFORMS)
+
+
 def writes_to(op: str, *outputs: int) -> None:
     """Say of a raw operator which of its arguments it writes to: autograd learns of it, and refuses what it cannot do.
 

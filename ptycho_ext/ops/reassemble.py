@@ -20,6 +20,9 @@ from ptycho_ext.ops._precision import coordinates_of, weights_like, widened
 from ptycho_ext.ops._registration import differentiable, writes_to
 from ptycho_ext.ops._vmap import lead, lead_weights, loop
 from ptycho_ext.ops.extract import _extract, grad_positions
+from ptycho_ext.ops.waves import _adjoint as waves_adjoint
+from ptycho_ext.ops.waves import _adjoint_probe as waves_adjoint_probe
+from ptycho_ext.ops.waves import _grad_positions as waves_grad_positions
 
 if TYPE_CHECKING:
     from ptycho_ext.plan import ScanPlan
@@ -52,7 +55,8 @@ def reassemble_patches(
         positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0]; (n, 2): one
             set for all leading dimensions, and a plan may be of that set.
         canvas_size: (H, W), or one integer for both.
-        weights: (h, w), shared by all patches, or (..., n, h, w); real and not negative. None: ones.
+        weights: (h, w), shared by all patches, or (..., n, h, w); real and not negative, or complex where the patches
+            are: then W is complex, and the threshold is one of its modulus. None: ones.
         normalize: False returns the sum S in place of the mean.
         eps: relative weight at or below which a pixel counts as not illuminated.
         plan: made for these positions and sizes; saves working it out at every call, here and in the derivatives.
@@ -60,7 +64,7 @@ def reassemble_patches(
             required.
 
     Returns:
-        image (..., H, W) of the patches' type, and weight_sum (..., H, W) of its real type; out, if given.
+        image (..., H, W) of the patches' type, and weight_sum (..., H, W) of the weights' type; out, if given.
 
     Raises:
         RuntimeError: a type, shape, device, size or plan does not fit, the canvas is smaller than a patch, a position
@@ -78,6 +82,10 @@ def reassemble_patches(
     weights = weights_like(patches, weights)
     threshold = float(eps) if normalize else None
     order, *lists = plan_tensors("reassemble_patches", plan, positions, patches.shape[-2:], canvas_size)
+    if weights.is_complex() and patches.is_complex():
+        own = weights.to(patches.dtype)
+        merged = _complex_merge(patches, positions, own, canvas_size, threshold, (*lists, order))
+        return merged if out is None else _written(merged, out, patches, positions, weights)
     if out is None:
         result: tuple[Tensor, Tensor] = _reassemble(patches, positions, weights, canvas_size, threshold, *lists, order)
         return result
@@ -86,6 +94,39 @@ def reassemble_patches(
     for number, part in enumerate(out):
         check.shape(f"out[{number}]", part, (*patches.shape[:-3], *canvas_size))
     torch.ops.ptycho.reassemble_patches_out(patches, positions, weights, threshold, *lists, *out)
+    return out
+
+
+def _complex_merge(
+    patches: Tensor,
+    positions: Tensor,
+    weights: Tensor,
+    canvas_size: list[int],
+    eps: float | None,
+    plan: tuple[Tensor | None, ...],
+) -> tuple[Tensor, Tensor]:
+    """Both sums, of complex weights, without a weighted copy of the patches; all of it differentiable operators."""
+    own = weights.unsqueeze(-3)
+    image = waves_adjoint(patches.unsqueeze(-3), positions, own.conj().resolve_conj(), canvas_size, *plan)
+    total = waves_adjoint(own, positions, torch.ones_like(own[..., :1, :, :]), canvas_size, *plan)
+    if eps is not None:
+        Check("reassemble_patches").require(eps >= 0, "eps", "be at least 0", f"{eps:g}")
+        faint = below_threshold(total.detach().abs(), eps)
+        image = torch.where(faint, 0, image / torch.where(faint, 1, total))
+    return image, total
+
+
+def _written(merged: tuple[Tensor, Tensor], out: tuple[Tensor, Tensor], *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """What the out form of the operator does: checks, and writes."""
+    check = Check("reassemble_patches")
+    check.no_gradient(torch.is_grad_enabled() and any(t.requires_grad for t in (*inputs, *out)))
+    check.out(*out)
+    for number, (part, result) in enumerate(zip(out, merged, strict=True)):
+        kind = str(result.dtype).removeprefix("torch.")
+        found = str(part.dtype).removeprefix("torch.")
+        check.require(part.dtype == result.dtype, f"out[{number}]", f"be {kind}", found)
+        check.shape(f"out[{number}]", part, result.shape)
+        part.copy_(result)
     return out
 
 
@@ -172,18 +213,20 @@ class _Reassemble(torch.autograd.Function):
             grad_image, by_weight_sum = _mean_backward(grad_image, weight_sum, ctx.eps, image if both else None)
             if both:
                 grad_sum = grad_sum + by_weight_sum
-        by_patches = by_positions = grad_weights = None
-        if for_weights:
-            grad_weighted = _extract(grad_image, positions, ctx.patch_size, *plan)
-            grad_weights = real_product(grad_weighted, patches)
-            grad_weights = grad_weights + _extract(grad_sum, positions, ctx.patch_size, *plan)
-            grad_weights = grad_weights.sum_to_size(weights.shape)
+        by_patches = by_positions = by_weights = None
         if for_patches:
             by_patches = _adjoint(grad_image, positions, weights, *plan)
+        if for_weights and weights.ndim == 2:  # summed over the patches while they are cut
+            one = torch.ones((1, *weights.shape), dtype=weights.dtype, device=weights.device)
+            by_sum = waves_adjoint_probe(patches.unsqueeze(-3), grad_image, positions, True, *plan)
+            by_weights = (by_sum + waves_adjoint_probe(one, grad_sum, positions, True, *plan)).real[0]
+        elif for_weights:
+            by_weights = real_product(_extract(grad_image, positions, ctx.patch_size, *plan), patches)
+            by_weights = by_weights + _extract(grad_sum, positions, ctx.patch_size, *plan)
         if for_positions:
-            by_positions = grad_positions(patches * weights, grad_image, positions, order)
-            by_positions = by_positions + grad_positions(weights.expand(patches.shape), grad_sum, positions, order)
-        return by_patches, by_positions, grad_weights, None, None, None, None, None
+            by_positions = _weighted_grad_positions(patches, weights, grad_image, positions, order)
+            by_positions = by_positions + _weighted_grad_positions(None, weights, grad_sum, positions, order)
+        return by_patches, by_positions, by_weights, None, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
@@ -226,10 +269,10 @@ class _Adjoint(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             by_image = _reassemble(grad, positions, weights, ctx.canvas_size, None, *plan[1:], order)[0]
         if ctx.needs_input_grad[1]:
-            by_positions = grad_positions(grad * weights, image, positions, order)
+            by_positions = _weighted_grad_positions(grad, weights, image, positions, order)
         if ctx.needs_input_grad[2]:
-            extracted = _extract(image, positions, list(weights.shape[-2:]), *plan)
-            by_weights = real_product(extracted, grad).sum_to_size(weights.shape)
+            by_sum = waves_adjoint_probe(grad.unsqueeze(-3), image, positions, weights.ndim == 2, *plan)
+            by_weights = by_sum.real.squeeze(-3)
         return by_image, by_positions, by_weights, None, None, None
 
     @staticmethod
@@ -281,6 +324,19 @@ class _MeanBackward(torch.autograd.Function):
         grad_image, weight_sum = args[0].movedim(in_dims[0], 0), args[1].movedim(in_dims[1], 0)
         moved = None if image is None else image.movedim(in_dims[3], 0)
         return op(grad_image, weight_sum, args[2], moved), (0, None if image is None else 0)
+
+
+def _weighted_grad_positions(
+    patches: Tensor | None, weights: Tensor, canvas: Tensor, positions: Tensor, order: Tensor | None
+) -> Tensor:
+    """Of <weights * patches, extract(canvas)> by the positions, the product never made; patches None: ones."""
+    if patches is None:
+        if weights.ndim > 2:
+            return grad_positions(weights, canvas, positions, order)  # type: ignore[no-any-return]
+        patches = torch.ones_like(weights)
+    return waves_grad_positions(  # type: ignore[no-any-return]
+        patches.unsqueeze(-3), canvas, positions, weights.to(canvas.dtype).unsqueeze(-3), order
+    )
 
 
 def below_threshold(weight_sum: Tensor, eps: float) -> Tensor:

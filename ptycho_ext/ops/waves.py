@@ -97,7 +97,7 @@ def exit_waves_adjoint(
     every pixel is summed in the order of the patches, and in each in that of the modes.
 
     Args:
-        waves: (..., n, M, h, w) float32, float64, complex64 or complex128.
+        waves: (..., n, M, h, w), or (M, h, w), the same for all patches; float32, float64, complex64 or complex128.
         positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0]; (n, 2): one
             set for all leading dimensions, and a plan may be of that set.
         probe: (M, h, w) modes, the same for all patches, or (..., n, M, h, w); converted to the waves' type.
@@ -128,7 +128,7 @@ def exit_waves_adjoint(
         return canvas
     check = Check("exit_waves_adjoint")
     check.size("canvas_size", canvas_size)
-    check.shape("out", out, (*waves.shape[:-4], *canvas_size))
+    check.shape("out", out, (*positions.shape[:-2], *canvas_size))
     torch.ops.ptycho.exit_waves_adjoint_out(waves, positions, probe, tensors[1], tensors[2], out)
     return out
 
@@ -150,7 +150,7 @@ def exit_waves_adjoint_probe(
     with respect to both (any order) and positions (once). Deterministic: the order of the sum depends on sizes only.
 
     Args:
-        waves: (..., n, M, h, w) float32, float64, complex64 or complex128.
+        waves: (..., n, M, h, w), or (M, h, w), the same for all patches; float32, float64, complex64 or complex128.
         canvas: (..., H, W) object; converted to the waves' type.
         positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0]; (n, 2): one
             set for all leading dimensions, and a plan may be of that set.
@@ -203,7 +203,7 @@ def _fake_exit_waves_adjoint(
     tile_patches: Tensor | None = None,
 ) -> Tensor:
     Check("exit_waves_adjoint").same_device(waves, positions=positions, probe=probe, plan=tile_start)
-    return waves.new_empty((*waves.shape[:-4], *canvas_size))
+    return waves.new_empty((*positions.shape[:-2], *canvas_size))
 
 
 def _fake_exit_waves_adjoint_out(
@@ -221,7 +221,7 @@ def _fake_exit_waves_adjoint_probe(
     waves: Tensor, canvas: Tensor, positions: Tensor, shared: bool, order: Tensor | None = None
 ) -> Tensor:
     Check("exit_waves_adjoint_probe").same_device(waves, positions=positions, canvas=canvas, plan=order)
-    return waves.new_empty(waves.shape[-3:] if shared else waves.shape)
+    return waves.new_empty(waves.shape[-3:] if shared else (*positions.shape[:-1], *waves.shape[-3:]))
 
 
 def _fake_exit_waves_adjoint_probe_out(
@@ -327,14 +327,14 @@ class _Adjoint(torch.autograd.Function):
         waves_ = waves if for_positions or for_probe else None
         probe_ = probe if for_waves or for_positions else None
         ctx.save_for_backward(waves_, positions, probe_, order, tile_start, tile_patches)
-        ctx.shared = probe.ndim == 3
+        ctx.shared, ctx.waves_shape = probe.ndim == 3, waves.shape
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
         waves, positions, probe, *plan = ctx.saved_tensors
         by_waves = by_positions = by_probe = None
         if ctx.needs_input_grad[0]:
-            by_waves = _exit_waves(grad, positions, probe, *plan)
+            by_waves = _exit_waves(grad, positions, probe, *plan).sum_to_size(ctx.waves_shape)
         if ctx.needs_input_grad[1]:
             by_positions = _grad_positions(waves, grad, positions, probe, plan[0])
         if ctx.needs_input_grad[2]:
@@ -346,7 +346,7 @@ class _Adjoint(torch.autograd.Function):
         waves, positions, probe, canvas_size = args[:4]
         of_waves, of_positions, of_probe = in_dims[:3]
         op, size = torch.ops.ptycho.exit_waves_adjoint, info.batch_size
-        if of_waves is None or not _has_mapped(probe, of_probe):
+        if _for_all(waves, of_waves) or not _has_mapped(probe, of_probe):
             looped: tuple[Tensor, int] = loop(op, size, args[:4], in_dims[:4])
             return looped
         probe = probe if of_probe is None else probe.movedim(of_probe, 0)
@@ -375,14 +375,14 @@ class _AdjointProbe(torch.autograd.Function):
         for_waves, for_canvas, for_positions = ctx.needs_input_grad[:3]
         waves_ = waves if for_canvas or for_positions else None
         ctx.save_for_backward(waves_, canvas if for_waves or for_positions else None, positions, *plan)
-        ctx.canvas_size = list(canvas.shape[-2:])
+        ctx.canvas_size, ctx.waves_shape = list(canvas.shape[-2:]), waves.shape
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
         waves, canvas, positions, order, *lists = ctx.saved_tensors
         by_waves = by_canvas = by_positions = None
         if ctx.needs_input_grad[0]:
-            by_waves = _exit_waves(canvas, positions, grad, order, *lists)
+            by_waves = _exit_waves(canvas, positions, grad, order, *lists).sum_to_size(ctx.waves_shape)
         if ctx.needs_input_grad[1]:
             by_canvas = _adjoint(waves, positions, grad, ctx.canvas_size, *lists, order)
         if ctx.needs_input_grad[2]:
@@ -396,7 +396,7 @@ class _AdjointProbe(torch.autograd.Function):
         op, size = torch.ops.ptycho.exit_waves_adjoint_probe, info.batch_size
         if of_waves is not None and of_canvas is None and of_positions is None:
             return unfold(size, op(_modes(size, waves, of_waves), canvas, positions, shared), inner=2)
-        if of_waves is None or shared:
+        if _for_all(waves, of_waves) or shared:
             looped: tuple[Tensor, int] = loop(op, size, args[:4], in_dims[:4])
             return looped
         if of_canvas is None:
@@ -430,7 +430,7 @@ class _GradPositions(torch.autograd.Function):
         grads, canvas, positions, probe = args[:4]
         of_grads, of_canvas, of_positions, of_probe = in_dims[:4]
         op, size = torch.ops.ptycho.exit_waves_grad_positions, info.batch_size
-        if of_grads is None or not _has_mapped(probe, of_probe):
+        if _for_all(grads, of_grads) or not _has_mapped(probe, of_probe):
             looped: tuple[Tensor, int] = loop(op, size, args[:4], in_dims[:4])
             return looped
         if of_canvas is None:
@@ -447,6 +447,11 @@ class _GradPositions(torch.autograd.Function):
 def _has_mapped(probe: Tensor, dim: int | None) -> bool:
     """Whether mapped patches can have this probe without its repetition: one for all of them, or one for each."""
     return probe.ndim == 3 if dim is None else probe.ndim > 4
+
+
+def _for_all(waves: Tensor, dim: int | None) -> bool:
+    """Whether mapped calls, or the patches of each, share their waves."""
+    return dim is None or waves.ndim == 4
 
 
 def _modes(batch_size: int, images: Tensor, dim: int | None) -> Tensor:

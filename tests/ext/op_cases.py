@@ -248,9 +248,20 @@ def raw_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
         "exit_waves_adjoint": (waves, at, probe, list(CANVAS)),
         "exit_waves_adjoint_probe": (waves, canvas, at, True),
         "exit_waves_grad_positions": (waves, canvas, at, probe),
+        "overlap_project_backward": (
+            data((2, 5, *PATCH), dtype, 2),
+            patches,
+            at,
+            weights(PATCH, dtype),
+            list(CANVAS),
+            1e-6,
+            True,
+        ),
     }
 
 
-def place_of_coordinates(op: str) -> int:
-    """Which argument of a raw operator holds the positions or shifts."""
-    return 2 if op.endswith(("grad_positions", "adjoint_probe")) else 1
+def place_of_coordinates(op: str) -> int | None:
+    """Which argument of a raw operator holds the positions or shifts; None where it takes none."""
+    if op.endswith("mean_backward"):
+        return None
+    return 2 if op.endswith(("grad_positions", "adjoint_probe", "project_backward")) else 1

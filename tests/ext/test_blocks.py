@@ -152,6 +152,7 @@ def test_any_geometry(
         "reassemble_patches": (patches, positions, weight, list(size), 0.3),
         "reassemble_patches_adjoint": (canvas, positions, each),
         "overlap_project": (patches, positions, each, list(size), 0.1),
+        "overlap_project_backward": (patches.flip(-1), patches, positions, each, list(size), 0.1, True),
         "translate_images": (canvas, positions[:, 0], "bilinear"),
         "translate_images_adjoint": (canvas, positions[:, 0], "nearest"),
     }.items():
@@ -271,6 +272,25 @@ def test_plans_given_and_made_by_the_operator(blocks: Any, count: int, dtype: to
     same_position_gradients(blocks, patches, canvas, positions, order)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("size", "count"), [((60, 70), 4), ((60, 70), 90), ((210, 130), 4), ((97, 130), 600)])
+def test_groups_in_shared_memory_and_on_canvases(
+    blocks: Any, size: tuple[int, int], count: int, dtype: torch.dtype
+) -> None:
+    """Few patches on small canvases, and what does not fit: the same bits, with a plan too."""
+    patch, groups = (11, 18), 67 if count == 4 else 2
+    positions = scan(count, size, groups)
+    patches, grad = data((groups, count, *patch), dtype), data((groups, count, *patch), dtype, 1)
+    plan = blocks.plan_tiles(positions, list(patch), list(size))
+    for weight in (weights(patch, dtype), weights(tuple(patches.shape), dtype)):
+        args = (patches, positions, weight, list(size), 0.3)
+        for lists in ((), plan):
+            same(blocks.overlap_project(*args, *lists), CPU.overlap_project(*args))
+            for wanted in (False, True):
+                got = blocks.overlap_project_backward(grad, *args, wanted, *lists)
+                same(got, CPU.overlap_project_backward(grad, *args, wanted))
+
+
 def test_plan_lists_every_patch_in_every_tile_that_it_touches(blocks: Any) -> None:
     size, patch, count = (100, 161), (40, 33), 50
     positions = scan(count, (160, 220))
@@ -325,13 +345,20 @@ def test_a_position_that_is_not_finite_makes_nan(blocks: Any, value: float, coun
     assert image[1].isnan().all() and total[1].isnan().all()
     assert torch.equal(image[0], CPU.reassemble_patches(patches, positions, weight, size, 0.1)[0][0])
     assert blocks.extract_patches_adjoint(patches, broken, size)[1].isnan().all()
-    inside = blocks.overlap_project(patches, broken, weight, size, 0.1)[1, (positions[1] > 0).all(-1)]
-    assert inside.numel() and inside.isnan().all()
+    inside = (positions[1] > 0).all(-1)
+    projected = blocks.overlap_project(patches, broken, weight, size, 0.1)
+    assert inside.any() and projected[1, inside].isnan().all() and not projected[0].isnan().any()
+    for part in blocks.overlap_project_backward(
+        patches, patches, broken, weight.expand(patches.shape), size, 0.1, True
+    ):
+        assert part[1, inside].isnan().all() and not part[0].isnan().any()
 
 
-@pytest.mark.parametrize("change", ["moved", "out of range", "twice", "start out of range", "start backwards"])
+@pytest.mark.parametrize(
+    "change", ["moved", "incomplete", "out of range", "twice", "start out of range", "start backwards"]
+)
 def test_no_list_is_trusted(blocks: Any, change: str) -> None:
-    """A plan of other positions, or no plan at all, makes NaN and never a wrong sum, nor a read outside a tensor."""
+    """A plan of other positions, or no plan at all, makes canvases NaN, never wrong, and no read outside a tensor."""
     size, patch = (97, 130), (11, 18)
     positions = scan(40, size)
     patches = data((2, 40, *patch), torch.float32)
@@ -340,6 +367,8 @@ def test_no_list_is_trusted(blocks: Any, change: str) -> None:
     if change == "moved":
         at = positions.clone()
         at[0, 7] += torch.tensor([32.0, 0.0])
+    elif change == "incomplete":  # each list is in order and its patches touch the tile, but one is not in it
+        listed, start = torch.cat([listed[:3], listed[4:]]), start - (start > 3).long()
     elif change == "out of range":
         listed[3], order[3] = 1 << 40, -1
     elif change == "twice":
@@ -349,13 +378,13 @@ def test_no_list_is_trusted(blocks: Any, change: str) -> None:
     else:
         start[2], start[3] = start[3].clone(), start[2].clone()
     canvas = blocks.extract_patches_adjoint(patches, at, size, start, listed)
-    assert canvas[0].isnan().any()
-    wrong = ~canvas.isnan() & (canvas != CPU.extract_patches_adjoint(patches, at, size))
-    assert not wrong.any()
-    # The mean's threshold depends on every tile of the canvas.
-    image, _ = blocks.reassemble_patches(patches, at, torch.ones(patch), size, 0.9, start, listed)
-    assert image[0].isnan().all()
-    assert not (~image.isnan() & (image != CPU.reassemble_patches(patches, at, torch.ones(patch), size, 0.9)[0])).any()
+    assert canvas[0].isnan().all()
+    assert not (~canvas.isnan() & (canvas != CPU.extract_patches_adjoint(patches, at, size))).any()
+    for eps in (None, 0.9):
+        got = blocks.reassemble_patches(patches, at, torch.ones(patch), size, eps, start, listed)
+        for part, want in zip(got, CPU.reassemble_patches(patches, at, torch.ones(patch), size, eps), strict=True):
+            assert part[0].isnan().all()
+            assert not (~part.isnan() & (part != want)).any()
     blocks.extract_patches(canvas, at, patch, order)
 
 
@@ -383,6 +412,8 @@ def test_nothing_to_do(blocks: Any, groups: int) -> None:
     flat, at = torch.zeros(groups, 2, 0, 3), torch.zeros(groups, 2, 2, dtype=torch.float64)
     assert not blocks.extract_patches_grad_positions(flat, torch.zeros(groups, 4, 6), at).any()
     assert blocks.overlap_project(flat, at, torch.zeros(0, 3), (4, 6), 0.1).shape == flat.shape
+    for part in blocks.overlap_project_backward(none, none, positions, torch.ones(2, 3), (4, 6), 0.1, True):
+        assert not part.any()
     assert not blocks.extract_patches_adjoint(flat, at, (4, 6)).any()
     assert blocks.translate_images(torch.zeros(groups, 0, 3), positions.new_zeros(groups, 2), "bilinear").numel() == 0
 
@@ -397,7 +428,7 @@ def test_outputs_are_written_where_they_are_told(blocks: Any) -> None:
     same(image, px.extract_patches_adjoint(patches, POSITIONS, CANVAS))
     blocks.reassemble_patches_out(patches, POSITIONS, weight, 0.2, None, None, image, total)
     same((image, total), px.reassemble_patches(patches, POSITIONS, CANVAS, weight, eps=0.2))
-    blocks.overlap_project_out(patches, POSITIONS, weight, size, 0.2, out)
+    blocks.overlap_project_out(patches, POSITIONS, weight, size, 0.2, None, None, None, out)
     same(out, px.overlap_project(patches, POSITIONS, CANVAS, weight, eps=0.2))
     blocks.translate_images_out(canvas, POSITIONS[:, 0], "nearest", image)
     same(image, px.translate_images(canvas, POSITIONS[:, 0], "nearest"))

@@ -220,6 +220,9 @@ def test_bitwise_the_same_over_threads_and_runs(op: str) -> None:
         "exit_waves_adjoint": (waves, positions, probe, [150, 161]),
         "exit_waves_adjoint_probe": (waves, canvas, positions, True),
         "exit_waves_grad_positions": (waves, canvas, positions, probe),
+        "overlap_project_backward": (
+            *(patches.flip(-1), patches, positions, weights((24, 21), torch.float32), [150, 161], 1e-6, True),
+        ),
     }[op]
     results = []
     for threads in (1, 2, 4, 4):

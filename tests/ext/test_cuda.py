@@ -34,7 +34,7 @@ def scan(count: int = COUNT) -> Tensor:
 def scan_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
     """Arguments of every raw operator for a scan of many tiles, patches and cells."""
     canvas, patches, positions = data(SIZE, dtype), data((COUNT, *WINDOW), dtype, 1), scan()
-    weight = weights(WINDOW, dtype)
+    weight, grouped = weights(WINDOW, dtype), patches.view(-1, 4, *WINDOW)
     waves, probe = patches.view(-1, 2, *WINDOW), patches[:2]
     return {
         "extract_patches": (canvas, positions, list(WINDOW)),
@@ -49,7 +49,10 @@ def scan_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
         "exit_waves_adjoint": (waves, positions[: COUNT // 2], probe, list(SIZE)),
         "exit_waves_adjoint_probe": (waves, canvas, positions[: COUNT // 2], True),
         "exit_waves_grad_positions": (waves, canvas, positions[: COUNT // 2], probe),
-        "overlap_project": (patches.view(-1, 4, *WINDOW), positions.view(-1, 4, 2), weight, list(SIZE), 0.1),
+        "overlap_project": (grouped, positions.view(-1, 4, 2), weight, list(SIZE), 0.1),
+        "overlap_project_backward": (
+            *(grouped.flip(-1), grouped, positions.view(-1, 4, 2), weight, list(SIZE), 0.1, True),
+        ),
     }
 
 
@@ -104,6 +107,20 @@ def test_bitwise_the_same_over_ten_runs(dtype: torch.dtype, planned: bool) -> No
     for result in results[1:]:
         for one, other in zip(result, results[0], strict=True):
             assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("side", "count"), [(50, 4), (78, 9), (110, 4), (160, 4), (78, 70)])
+def test_groups_in_shared_memory_and_on_canvases(side: int, count: int, dtype: torch.dtype) -> None:
+    """From canvases that any block has room for to those that none has, and groups of too many patches."""
+    generator = torch.Generator().manual_seed(side)
+    positions = torch.rand(300, count, 2, dtype=torch.float64, generator=generator) * (side - 20) - 9
+    patches, grad = data((300, count, 32, 27), dtype), data((300, count, 32, 27), dtype, 1)
+    for weight in (weights((32, 27), dtype), weights(tuple(patches.shape), dtype)):
+        args = (patches, positions, weight, [side, side + 3], 0.3)
+        for op, inputs in {"overlap_project": args, "overlap_project_backward": (grad, *args, True)}.items():
+            for got, want in zip(tensors(raw(op)(*on_gpu(inputs))), tensors(raw(op)(*inputs)), strict=True):
+                assert torch.equal(got.cpu(), want)
 
 
 def test_plans_change_nothing_and_others_make_nan() -> None:

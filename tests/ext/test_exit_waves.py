@@ -216,3 +216,26 @@ def test_any_geometry(
     for got, want in zip(results[0], wanted, strict=True):
         precision = 1e-12 if dtype in (torch.float64, torch.complex128) else 2e-5
         assert np.abs(got.numpy() - want).max(initial=0) <= precision * max(1.0, np.abs(want).max(initial=0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_waves_that_are_the_same_for_all_patches(dtype: torch.dtype) -> None:
+    """(M, h, w) waves are what their expansion is, and nothing of its size is made."""
+    waves, probe, canvas = data((2, *PATCH), dtype, 4), data((2, *PATCH), dtype, 5), data(CANVAS, dtype, 6)
+    at = POSITIONS[0] + 0.013
+    many = waves.expand(5, -1, -1, -1)
+    calls = [
+        lambda w, p: px.exit_waves_adjoint(w, p, probe, CANVAS),
+        lambda w, p: px.exit_waves_adjoint(w, p, probe.expand(5, -1, -1, -1), CANVAS),
+        lambda w, p: px.exit_waves_adjoint_probe(w, canvas, p),
+        lambda w, p: px.exit_waves_adjoint_probe(w, canvas, p, shared=False),
+        lambda w, p: torch.ops.ptycho.exit_waves_grad_positions(w, canvas, p, probe),
+    ]
+    for call in calls:
+        assert torch.equal(call(waves, at), call(many, at))
+    for call in calls[:4]:
+        leaves = [waves.clone().requires_grad_(), at.clone().requires_grad_()]
+        assert torch.autograd.gradcheck(call, leaves, fast_mode=True)
+        assert torch.autograd.gradgradcheck(lambda w: call(w, at), leaves[:1], fast_mode=True)  # noqa: B023
+    mapped = torch.vmap(calls[0], in_dims=(0, None))(torch.stack([waves, 2 * waves]), at)
+    torch.testing.assert_close(mapped, torch.stack([calls[0](waves, at), calls[0](2 * waves, at)]))

@@ -39,6 +39,34 @@ def test_gradients_are_those_of_the_composition(dtype: torch.dtype, kind: str) -
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["shared", "each"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_backward_operator_agrees_with_what_can_be_differentiated_again(dtype: torch.dtype, kind: str) -> None:
+    leaves = [data((2, 5, *PATCH), dtype), weights(PATCH if kind == "shared" else (2, 5, *PATCH), dtype)]
+    leaves[1][..., :2, :] = 1e-3  # below the threshold where nothing else falls
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    grad = data((2, 5, *PATCH), dtype, 3)
+    output = overlap_project(leaves[0], POSITIONS, CANVAS, leaves[1], eps=0.05)
+    composed = torch.autograd.grad(output, leaves, grad, create_graph=True)
+    assert all(part.requires_grad for part in composed)
+    got = torch.autograd.grad(output, leaves, grad)
+    for one, other in zip(got, composed, strict=True):
+        torch.testing.assert_close(one, other.detach(), rtol=0, atol=60 * TOLERANCE[dtype])
+    alone = torch.autograd.grad(
+        overlap_project(leaves[0], POSITIONS, CANVAS, leaves[1].detach(), 0.05), leaves[0], grad
+    )
+    assert torch.equal(alone[0], got[0])
+
+
+def test_the_backward_operator_refuses_another_gradient() -> None:
+    patches, weight = data((2, 5, *PATCH), torch.float32), weights(PATCH, torch.float32)
+    op = torch.ops.ptycho.overlap_project_backward
+    with pytest.raises(RuntimeError, match=r"^overlap_project_backward: grad must be float32, got float64$"):
+        op(patches.double(), patches, POSITIONS, weight, CANVAS, 1e-6, True)
+    with pytest.raises(RuntimeError, match=r"^overlap_project_backward: grad must have shape \(2, 5, 5, 4\), got"):
+        op(patches[:1], patches, POSITIONS, weight, CANVAS, 1e-6, True)
+
+
 def test_one_patch_at_a_whole_pixel_is_kept_and_two_are_averaged_by_weight() -> None:
     patches = torch.tensor([[[1.0, 1.0, 1.0]], [[3.0, 3.0, 3.0]]])
     positions = torch.tensor([[0.0, 0.0], [0.0, 2.0]])

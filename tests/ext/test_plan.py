@@ -52,6 +52,7 @@ def test_values_and_gradients_are_bitwise_those_without_a_plan(dtype: torch.dtyp
             px.extract_patches_adjoint(inputs[1], inputs[2], SIZE, plan=given),
             image,
             total,
+            px.overlap_project(inputs[1], inputs[2], SIZE, inputs[3], plan=given),
         ]
         loss = torch.stack([o.abs().square().sum() for o in outputs]).sum()
         results.append([*outputs, *torch.autograd.grad(loss, inputs)])
@@ -69,7 +70,7 @@ def test_refuses_other_sizes_counts_and_positions() -> None:
     with pytest.raises(RuntimeError, match=re.escape("plan must be made for positions of shape (4, 2), got (2, 5, 2)")):
         px.extract_patches(canvas[0], POSITIONS[0, :4], PATCH, plan=plan)
     elsewhere = POSITIONS.flip(1)
-    for call in (px.extract_patches_adjoint, px.reassemble_patches):
+    for call in (px.extract_patches_adjoint, px.reassemble_patches, px.overlap_project):
         with pytest.raises(RuntimeError, match=rf"^{call.__name__}: plan must be made for these positions and sizes"):
             call(patches, elsewhere, CANVAS, plan=plan)
 
@@ -155,7 +156,11 @@ def test_opcheck_of_the_plan_and_of_the_forms_that_take_it() -> None:
     opcheck(ops.extract_patches_adjoint_out.default, (stack, POSITIONS, *lists, torch.empty_like(canvas)))
     outs = (torch.empty_like(canvas), torch.empty(canvas.shape))
     opcheck(ops.reassemble_patches_out.default, (stack, POSITIONS, weight, None, *lists, *outs))
-    opcheck(ops.overlap_project_out.default, (stack, POSITIONS, weight, list(CANVAS), 1e-6, torch.empty_like(stack)))
+    opcheck(ops.overlap_project.default, (stack, POSITIONS, weight, list(CANVAS), 1e-6, plan.order, *lists))
+    opcheck(
+        ops.overlap_project_out.default,
+        (stack, POSITIONS, weight, list(CANVAS), 1e-6, plan.order, *lists, torch.empty_like(stack)),
+    )
     opcheck(ops.translate_images_out.default, (canvas, POSITIONS[:, 0], "bilinear", torch.empty_like(canvas)))
 
 

@@ -102,3 +102,58 @@ def test_adjoint_is_differentiable_in_all_it_takes(shape: tuple[int, ...]) -> No
 
     assert gradcheck(adjoint, (image, positions, weight), fast_mode=True)
     assert gradgradcheck(lambda i, w: adjoint(i, positions.detach(), w), (image, weight), fast_mode=True)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("shape", [PATCH, (2, 5, *PATCH)])
+@pytest.mark.parametrize("dtype", DTYPES[2:])
+def test_complex_weights(dtype: torch.dtype, shape: tuple[int, ...], normalize: bool) -> None:
+    """As real ones where they are real; a constant comes back as that constant; with gradients for everything."""
+    patches, weight = data((2, 5, *PATCH), dtype), data(shape, dtype, 3)
+    image, total = reassemble_patches(patches, POSITIONS, CANVAS, weight, normalize, 0.05)
+    want_image, want_total = reference.reassemble_patches(patches, POSITIONS, CANVAS, weight, normalize, 0.05)
+    assert image.dtype == total.dtype == dtype
+    assert_close(total, want_total, dtype)
+    error = abs(image.numpy() - want_image).max() / abs(want_image).max()
+    assert error < (1e-12 if dtype == torch.complex128 else 2e-5)
+    real = weights(shape, dtype)
+    for got, want in zip(
+        reassemble_patches(patches, POSITIONS, CANVAS, real + 0j, normalize),
+        reassemble_patches(patches, POSITIONS, CANVAS, real, normalize),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want.to(dtype), rtol=1e-5, atol=1e-6)
+    out = torch.empty_like(image), torch.empty_like(total)
+    assert reassemble_patches(patches, POSITIONS, CANVAS, weight, normalize, 0.05, out=out) is out
+    assert torch.equal(out[0], image) and torch.equal(out[1], total)
+    if normalize:
+        constant = reassemble_patches(torch.full_like(patches, 2 - 3j), POSITIONS, CANVAS, weight, eps=0.05)[0]
+        seen = constant != 0
+        torch.testing.assert_close(constant[seen], torch.full_like(constant[seen], 2 - 3j), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("shape", [PATCH, (5, *PATCH)])
+def test_gradients_with_complex_weights(shape: tuple[int, ...], normalize: bool) -> None:
+    leaves = [data((5, *PATCH), torch.complex128), POSITIONS[0] + 0.013, data(shape, torch.complex128, 3)]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+
+    def run(x: torch.Tensor, p: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return reassemble_patches(x, p, CANVAS, w, normalize, 0.05)
+
+    assert gradcheck(run, leaves, fast_mode=True)
+    assert gradgradcheck(lambda x, w: run(x, leaves[1].detach(), w), (leaves[0], leaves[2]), fast_mode=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1::2])
+def test_no_stack_is_made_in_the_backward_of_shared_weights(dtype: torch.dtype) -> None:
+    """Of 400 patches with one image of weights: neither expanded weights nor weighted patches."""
+    patches, at = data((400, *PATCH), dtype).requires_grad_(), (torch.rand(400, 2).double() * 8).requires_grad_()
+    weight = weights(PATCH, dtype).requires_grad_()
+    image, total = reassemble_patches(patches, at, CANVAS, weight)
+    loss = image.abs().square().sum() + total.square().sum()
+    leaves = [weight, at]
+    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        torch.autograd.grad(loss, leaves)
+    made = [e.cpu_memory_usage for e in profile.events() if e.name.startswith("aten::empty")]
+    assert made and max(made) <= max(400 * 2 * 8, 13 * 18 * 16) < patches.numel() * patches.element_size() / 4

@@ -77,7 +77,7 @@ SENTENCES += [
     ("exit_waves", {2: torch.zeros(1, 0, 4)}, "probe's size must be two positive integers, got (0, 4)"),
     ("exit_waves", {2: torch.zeros(1, 14, 4)}, "canvas must be at least a patch's (14, 4), got (13, 18)"),
     ("exit_waves_adjoint", {0: WAVES.long()}, f"waves must be {DATA}, got int64"),
-    ("exit_waves_adjoint", {0: WAVES[0, 0]}, "waves must have shape (..., n, M, h, w), got (3, 5, 4)"),
+    ("exit_waves_adjoint", {0: WAVES[0, 0, 0]}, "waves must have shape (..., n, M, h, w), got (5, 4)"),
     ("exit_waves_adjoint", {1: POSITIONS[:, 1:]}, "positions must have shape (2, 5, 2), got (2, 4, 2)"),
     ("exit_waves_adjoint", {2: WAVES[0, 0, :2]}, "probe must have shape (3, 5, 4), got (2, 5, 4)"),
     ("exit_waves_adjoint", {2: WAVES[0]}, "probe must have shape (2, 5, 3, 5, 4), got (5, 3, 5, 4)"),
@@ -140,6 +140,7 @@ def test_devices_must_agree(op: str) -> None:
 def test_coordinates_must_be_finite(op: str, bad: str) -> None:
     args = list(raw_inputs(torch.float32)[op])
     place = place_of_coordinates(op)
+    assert place is not None
     args[place] = args[place].clone()
     args[place][1, ..., 0] = float(bad)
     name = "shifts" if op.startswith("translate") else "positions"
@@ -222,8 +223,9 @@ def test_forward_mode_is_an_error_not_a_zero(name: str) -> None:
         case.run(torch.autograd.forward_ad.make_dual(x, x), at)
 
 
-@pytest.mark.parametrize("op", ["reassemble_patches", "overlap_project"])
-def test_complex_weights_are_refused(op: str) -> None:
-    patches = data((2, 5, *PATCH), torch.complex64)
+@pytest.mark.parametrize(("op", "dtype"), [("reassemble_patches", torch.float32), ("overlap_project", torch.complex64)])
+def test_complex_weights_are_refused(op: str, dtype: torch.dtype) -> None:
+    """By the projection, and for real patches."""
+    patches = data((2, 5, *PATCH), dtype)
     with pytest.raises(RuntimeError, match=f"^{op}: weights must be float32, got complex64$"):
         getattr(px, op)(patches, POSITIONS, CANVAS, weights(PATCH, torch.float32) + 0j)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Replaces CUDA in runtime/cuda/launch.h: block programs are run on the CPU, block after block and phase after phase.
-// Blocks, and in every other phase threads, are run from the last to the first, and shared memory begins as garbage, so
-// that a program that depends on an order, or lacks a barrier between a write and a read, gives other results. Grids
-// are kept small, so that blocks walk on as they do in a grid that is full.
+// Blocks, and in every other phase threads, are run from the last to the first, and shared memory, of either kind,
+// begins as garbage, so that a program that depends on an order, or lacks a barrier between a write and a read, gives
+// other results. Grids are kept small, so that blocks walk on as they do in a grid that is full. Atomics are plain: no
+// two threads run at once, but the order in which they come is as reversed as theirs.
 #pragma once
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 namespace ptycho::cuda {
 
 inline constexpr int64_t kBlocksAtMost = 7;
+inline constexpr int64_t kMemoryAtMost = 96 << 10;  // bytes of a block, in all
 
 struct Queue {
   explicit Queue(const Tensor&) {}
@@ -26,14 +28,23 @@ struct Queue {
 };
 
 template <typename Program>
+bool has_memory(const Queue&, const Program& program) {
+  return program.memory_bytes() + static_cast<int64_t>(sizeof(typename Program::Shared)) <= kMemoryAtMost;
+}
+
+template <typename Program>
 class Block {
  public:
-  Block(int64_t index, int64_t count) : index_(index), count_(count), memory_(new std::byte[sizeof(Shared)]) {
-    std::memset(memory_.get(), 0xa5, sizeof(Shared));
+  Block(const Program& program, int64_t index, int64_t count)
+      : index_(index), count_(count), shared_(garbage(sizeof(Shared))) {
+    if constexpr (requires { program.memory_bytes(); }) {
+      memory_ = garbage(program.memory_bytes());
+    }
   }
   int64_t index() const { return index_; }
   int64_t count() const { return count_; }
-  auto& shared() { return *reinterpret_cast<typename Program::Shared*>(memory_.get()); }
+  auto& shared() { return *reinterpret_cast<typename Program::Shared*>(shared_.get()); }
+  unsigned char* memory() { return memory_.get(); }
   template <typename State>
   std::vector<State> registers() {
     return std::vector<State>(Program::kThreads);
@@ -51,13 +62,30 @@ class Block {
   void end(const Phase& phase) {
     each(phase);
   }
+  template <typename Integer>
+  void add(Integer* at, Integer value) {
+    static_assert(std::is_integral_v<Integer>);
+    *at += value;
+  }
+  template <typename Integer>
+  void most(Integer* at, Integer value) {
+    static_assert(std::is_unsigned_v<Integer>);
+    *at = std::max(*at, value);
+  }
+  bool last(int64_t* at, int64_t count) { return ++*at == count; }
 
  private:
   using Shared = typename Program::Shared;
+  static std::unique_ptr<unsigned char[]> garbage(int64_t bytes) {
+    auto memory = std::make_unique_for_overwrite<unsigned char[]>(bytes);
+    std::memset(memory.get(), 0xa5, bytes);
+    return memory;
+  }
   int64_t index_;
   int64_t count_;
   bool forwards_ = true;
-  std::unique_ptr<std::byte[]> memory_;
+  std::unique_ptr<unsigned char[]> shared_;
+  std::unique_ptr<unsigned char[]> memory_;
 };
 
 template <typename Program>
@@ -65,7 +93,7 @@ void launch(const Queue&, const Program& program, int64_t blocks) {
   static_assert(std::is_trivially_copyable_v<Program>);
   const int64_t grid = std::min(blocks, kBlocksAtMost);
   for (int64_t i = grid - 1; i >= 0; --i) {
-    Block<Program> block(i, grid);
+    Block<Program> block(program, i, grid);
     program(block);
   }
 }

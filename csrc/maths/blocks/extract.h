@@ -28,11 +28,6 @@ struct StripGrid {
   PTYCHO_HD int64_t col(uint32_t strip, int thread) const { return int64_t{strip % across} * kCols + thread % kCols; }
 };
 
-// a / b, in 32 bits where that is enough: a division of 64 bits costs as much as a dozen pixels.
-PTYCHO_HD inline int64_t quotient(int64_t a, uint32_t b) {
-  return a >> 32 == 0 ? int64_t{static_cast<uint32_t>(a) / b} : a / b;
-}
-
 // Patch i of the order, or -1 where the order names none.
 PTYCHO_HD inline int64_t patch_at(const int64_t* order, int64_t i, int64_t count) {
   if (!order) return i;
@@ -44,6 +39,7 @@ PTYCHO_HD inline int64_t patch_at(const int64_t* order, int64_t i, int64_t count
 template <typename T, int lanes, bool weighted>
 struct Extract {
   static constexpr int kThreads = 256;
+  static constexpr int kBlocks = sizeof(T) == 8 ? (lanes == 2 ? 1 : 2) : lanes == 2 ? 4 : 5;
   static constexpr int kStrips = kThreads / StripGrid::kCols;  // of a block
   using Shared = Nothing;
 
@@ -75,11 +71,23 @@ struct Extract {
     constexpr int rows = StripGrid::kRows;
     const double at_y = sign * scan.positions[2 * k], at_x = sign * scan.positions[2 * k + 1];
     const Taps<T> y = gather_taps<T>(at_y), x = gather_taps<T>(at_x);
-    const PixelReader<T, lanes> source(canvases[scan.group_of(k)], y.first + r, x.first + c, rows + 1);
+    const Image<const T> canvas = canvases[scan.group_of(k)];
+    const PixelReader<T, lanes> source(canvas, y.first + r, x.first + c, rows + 1);
     const uint32_t inside = lines_inside(r, out.rows, rows);
     const int64_t stride = out.cols * lanes;
     T* to = out[k].row(r) + c * lanes;
     const T* weight = weighted ? weights[weights.count == 1 ? 0 : k].row(r) + c : nullptr;
+    if constexpr (!weighted) {
+      // The same for most threads of a warp, of most strips: all taps are there and all rows are wanted.
+      if (source.is_whole(rows + 1) && inside == (1u << rows) - 1u && canvas.cols <= kWidestLine &&
+          out.cols <= kWidestLine) {
+        const auto step = static_cast<uint32_t>(stride * sizeof(T));
+        return gather<T, lanes, rows>(source.whole(), blend_of(y, x), [&](int q, const T(&pixel)[lanes]) {
+          store_pixel(reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(to) + uint64_t{step} * static_cast<uint32_t>(q)),
+                      pixel);
+        });
+      }
+    }
     const auto write = [&](int q, T(&pixel)[lanes]) {  // called for one row after the other
       if (inside & (1u << q)) {
         PTYCHO_UNROLL

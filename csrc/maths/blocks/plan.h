@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Block programs that make and check the plan of a scan on the device. Every patch has as many slots as a patch can
-// touch tiles at most, so that nothing waits for a count to reach the host; empty slots carry a key after the last
-// tile. A stable sort by tile then leaves patches in index order within every tile.
+// Block programs that make the plan of a scan on the device; SumTiles checks it. Every patch has as many slots as a
+// patch can touch tiles at most, so that nothing waits for a count to reach the host; empty slots carry a key after the
+// last tile. A stable sort by tile then leaves patches in index order within every tile.
 #pragma once
 
 #include "maths/block.h"
@@ -29,11 +29,6 @@ PTYCHO_HD inline int64_t lower_bound(const Value* values, Span part, Value value
   return part.begin;
 }
 
-// Whether a patch's position is finite; others touch no tile.
-PTYCHO_HD inline bool has_position(const Scan& scan, int64_t k) {
-  return is_finite(scan.positions[2 * k]) && is_finite(scan.positions[2 * k + 1]);
-}
-
 // The tile in a slot of patch k, which has `across` slots to a row of tiles; the number of tiles for none.
 PTYCHO_HD inline int64_t tile_at(const Scan& scan, const TileGrid& grid, int64_t k, int64_t slot, int64_t across) {
   const TouchedTiles touched = touched_tiles(grid, scan, k);
@@ -42,8 +37,7 @@ PTYCHO_HD inline int64_t tile_at(const Scan& scan, const TileGrid& grid, int64_t
   return (scan.group_of(k) * grid.tiles_down() + row) * grid.tiles_across() + col;
 }
 
-// keys[k * slots + i] = the i-th tile that patch k touches, or the number of tiles; values: k. refused[group] = 1
-// where a position is not finite, if refused is not null.
+// keys[k * slots + i] = the i-th tile that patch k touches, or the number of tiles; values: k.
 struct EmitPairs {
   static constexpr int kThreads = 256;
   using Shared = Nothing;
@@ -54,7 +48,6 @@ struct EmitPairs {
   int64_t across;
   uint32_t* keys;
   int64_t* values;
-  int32_t* refused;
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
@@ -62,9 +55,8 @@ struct EmitPairs {
     for_each_item<EmitPairs>(block, scan.count() * slots, [&](int64_t i) {
       const int64_t k = i / slots;
       values[i] = k;
-      const bool known = has_position(scan, k);
-      keys[i] = static_cast<uint32_t>(known ? tile_at(scan, grid, k, i % slots, across) : grid.tiles());
-      if (!known && refused) refused[scan.group_of(k)] = 1;
+      keys[i] =
+          static_cast<uint32_t>(has_position(scan, k) ? tile_at(scan, grid, k, i % slots, across) : grid.tiles());
     });
   }
 };
@@ -83,42 +75,6 @@ struct FindStarts {
   PTYCHO_HD void operator()(Block& block) const {
     for_each_item<FindStarts>(block, tiles + 1,
                               [&](int64_t t) { start[t] = lower_bound(keys, {0, length}, static_cast<uint32_t>(t)); });
-  }
-};
-
-// refused[group] = 1 where a patch of the group is missing from a tile that it touches, or has a position that is not
-// finite. Together with the checks of SumTiles no wrong plan passes. A thread looks for one patch in one tile.
-struct CheckPairs {
-  static constexpr int kThreads = 256;
-  using Shared = Nothing;
-
-  Scan scan;
-  TileGrid grid;
-  int64_t down;  // slots of a patch
-  int64_t across;
-  const int64_t* start;
-  const int64_t* patches;
-  int64_t length;
-  int32_t* refused;
-
-  template <typename Block>
-  PTYCHO_HD void operator()(Block& block) const {
-    const int64_t slots = down * across;
-    for_each_item<CheckPairs>(block, scan.count() * slots, [&](int64_t i) {
-      const int64_t k = i / slots;
-      bool passes = has_position(scan, k);
-      if (passes) {
-        const int64_t tile = tile_at(scan, grid, k, i % slots, across);
-        passes = tile == grid.tiles() || lists(tile, k);
-      }
-      if (!passes) refused[scan.group_of(k)] = 1;
-    });
-  }
-
-  PTYCHO_HD bool lists(int64_t tile, int64_t k) const {
-    const Span part = clip({start[tile], start[tile + 1]}, 0, length);
-    const int64_t i = lower_bound(patches, part, k);
-    return i < part.end && patches[i] == k;
   }
 };
 

@@ -23,18 +23,62 @@ inline TileGrid square_tiles(int64_t groups, int64_t rows, int64_t cols) {
   return {groups, rows, cols, kTilePixels, kTilePixels};
 }
 
+// One of them, at an index among all canvases'.
+struct SquareTile {
+  int64_t group;
+  int64_t index;  // within its canvas
+  Span rows;
+  Span cols;
+};
+
+PTYCHO_HD inline int64_t tiles_along(int64_t pixels) {
+  return (pixels + kTilePixels - 1) / kTilePixels;
+}
+
+// Of a canvas: fewer than 2^32, as in plan_tiles.
+PTYCHO_HD inline uint32_t tiles_of_canvas(const TileGrid& grid) {
+  return static_cast<uint32_t>(tiles_along(grid.rows) * tiles_along(grid.cols));
+}
+
+// As TileGrid's functions, without divisions of 64 bits, each of which costs as much as a dozen pixels.
+PTYCHO_HD inline SquareTile square_tile(const TileGrid& grid, int64_t tile) {
+  const int64_t group = quotient(tile, tiles_of_canvas(grid));
+  const int64_t index = tile - group * tiles_of_canvas(grid);
+  const auto across = static_cast<uint32_t>(tiles_along(grid.cols));
+  const int64_t down = quotient(index, across);
+  const int64_t row = down * kTilePixels, col = (index - down * across) * kTilePixels;
+  return {group, index, clip({row, row + kTilePixels}, row, grid.rows), clip({col, col + kTilePixels}, col, grid.cols)};
+}
+
+// How many tiles a patch touches.
+PTYCHO_HD inline int64_t touched_by(const TileGrid& grid, const Scan& scan, int64_t k) {
+  const int64_t y = to_index(std::floor(scan.positions[2 * k]));
+  const int64_t x = to_index(std::floor(scan.positions[2 * k + 1]));
+  const Span rows = clip({y, y + scan.h + 1}, 0, grid.rows), cols = clip({x, x + scan.w + 1}, 0, grid.cols);
+  if (rows.begin == rows.end || cols.begin == cols.end) return 0;
+  return ((rows.end - 1) / kTilePixels - rows.begin / kTilePixels + 1) *
+         ((cols.end - 1) / kTilePixels - cols.begin / kTilePixels + 1);
+}
+
 // Which patches a tile sums, all pointers on the device.
 struct TileLists {
   const int64_t* start;    // null: every patch of the group is looked at
   const int64_t* patches;  // tile t has patches[start[t]] ... patches[start[t + 1] - 1]
   int64_t length;          // of patches
-  const int32_t* refused;  // per group, not 0 where a list or a position is wrong
 };
 
-// Per tile, of the weights that its pixels received.
+// What the tiles of a canvas find out together: integers, zero at first, and sums and maxima that need no order.
+struct CanvasState {
+  int64_t unlisted;  // tile-patch pairs that the positions have, less those of the lists
+  int64_t refused;   // tiles with something wrong in their list, and positions that are not finite
+  int64_t tiles;     // that are done
+  uint64_t most;     // ordered_bits of the largest weight
+};
+
+// Of the weights that the pixels of a tile received.
 template <typename T>
 struct WeightRange {
-  T least;  // positive one; infinity for none; -1 where the tile's list was refused
+  T least;  // positive one; infinity for none
   T most;   // zero for none
 };
 
@@ -46,6 +90,8 @@ PTYCHO_HD inline WeightRange<T> wider(const WeightRange<T>& a, const WeightRange
 // Patches that lie in memory, as what SumTiles reads.
 template <typename T, int lanes>
 struct StackOfPatches : ImageStack<const T> {
+  static constexpr bool kStored = true;  // whether a patch's pixels can be read as they are
+
   PTYCHO_HD uintptr_t address(int64_t k, int64_t row, int64_t x) const {
     return PixelReader<T, lanes>::address((*this)[k], row, x);
   }
@@ -59,6 +105,7 @@ template <typename T, int lanes, bool weighted, typename Patches = StackOfPatche
 struct SumTiles {
   static constexpr int kRows = 8;  // of a thread's column
   static constexpr int kThreads = kTilePixels * (kTilePixels / kRows);
+  static constexpr int kBlocks = sizeof(T) == 8 ? 2 : weighted ? (lanes == 2 ? 4 : 6) : lanes == 2 ? 6 : 8;
   static constexpr int kBatch = 64;  // patches prepared together
 
   struct Sums {
@@ -74,7 +121,10 @@ struct SumTiles {
     int64_t patch[kBatch];
     int32_t x[kBatch];
     Blend<T> blend[kBatch];
-    int refused;
+    SquareTile tile;
+    Span pairs;   // of the lists, or the patches that are looked at
+    int refused;  // whether something is wrong with one of them
+    int touched;  // tiles that this tile's share of the patches touches
     WeightRange<T> ranges[weighted ? kThreads : 1];
   };
 
@@ -85,30 +135,35 @@ struct SumTiles {
   TileLists lists;
   ImageStack<T> image;
   ImageStack<T> weight_sum;
-  WeightRange<T>* ranges;  // null for the sum
+  T* least;  // of every tile its least weight, infinity for none; null for the sum
+  CanvasState* state;    // of every canvas; null for a sum without lists, or of lists that another launch checks
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
     auto registers = block.template registers<Sums>();
-    for (int64_t tile = block.index(); tile < grid.tiles(); tile = next_block(block, tile)) {
+    const int64_t tiles = grid.groups * tiles_of_canvas(grid);
+    for (int64_t t = block.index(); t < tiles; t = next_block(block, t)) {
       Shared& shared = block.shared();
-      const int64_t group = grid.group_of(tile);
       block.each(registers, [&](int thread, Sums& sums) {
         sums = Sums{};
-        if (thread == 0) shared.refused = lists.refused && lists.refused[group];
+        if (thread != 0) return;
+        shared.tile = square_tile(grid, t);
+        shared.pairs = pairs_of(t, shared.tile.group);
+        shared.refused = shared.touched = 0;
       });
-      const Span pairs = pairs_of(tile, group);
-      for (int64_t first = pairs.begin; first < pairs.end; first += kBatch) {
-        const int batch = static_cast<int>(clamp(pairs.end - first, 0, kBatch));
+      if (lists.start && state) block.each([&](int thread) { count_touched(block, shared, thread); });
+      for (int64_t first = shared.pairs.begin; first < shared.pairs.end; first += kBatch) {
+        const int batch = static_cast<int>(clamp(shared.pairs.end - first, 0, kBatch));
         block.each([&](int thread) {
-          for (int i = thread; i < batch; i += kThreads) prepare(shared, i, first + i, pairs.begin, tile, group);
+          for (int i = thread; i < batch; i += kThreads) prepare(shared, i, first + i);
         });
         block.each(registers, [&](int thread, Sums& sums) {
           PTYCHO_NO_UNROLL
           for (int i = 0; i < batch; ++i) add(shared, i, thread, sums);
         });
       }
-      finish(block, registers, shared, tile, group);
+      finish(block, registers, shared, t);
+      if (lists.start && state) check(block, shared);
     }
   }
 
@@ -117,18 +172,54 @@ struct SumTiles {
     return clip({lists.start[tile], lists.start[tile + 1]}, 0, lists.length);
   }
 
-  // Tile-patch pair i of the batch; `at`: its index in the lists, which begin at `begin`.
-  PTYCHO_HD void prepare(Shared& shared, int i, int64_t at, int64_t begin, int64_t tile, int64_t group) const {
+  // The tiles of a canvas divide its patches among them for this.
+  template <typename Block>
+  PTYCHO_HD void count_touched(Block& block, Shared& shared, int thread) const {
+    const SquareTile& tile = shared.tile;
+    const int64_t share = quotient(scan.per_group, tiles_of_canvas(grid)) + 1;
+    const int64_t end = clamp((tile.index + 1) * share, 0, scan.per_group);
+    for (int64_t i = tile.index * share + thread; i < end; i += kThreads) {
+      const int64_t k = tile.group * scan.per_group + i;
+      if (!has_position(scan, k)) shared.refused = 1;
+      block.add(&shared.touched, has_position(scan, k) ? static_cast<int>(touched_by(grid, scan, k)) : 0);
+    }
+  }
+
+  // Each tile has seen that its patches ascend, hence are distinct, and touch it. So all lists are complete if there
+  // are as many tile-patch pairs in them as the positions have. If not, the last tile of a canvas that is done writes
+  // NaN all over it.
+  template <typename Block>
+  PTYCHO_HD void check(Block& block, Shared& shared) const {
+    const int64_t group = shared.tile.group;
+    CanvasState* const canvas = state + group;
+    block.each([&](int thread) {
+      if (thread != 0) return;
+      block.add(&canvas->unlisted, shared.touched - (shared.pairs.end - shared.pairs.begin));
+      if (shared.refused) block.add(&canvas->refused, int64_t{1});
+    });
+    if (!block.last(&canvas->tiles, tiles_of_canvas(grid)) || (canvas->unlisted == 0 && canvas->refused == 0)) return;
+    block.each([&](int thread) {
+      const T nan = kInfinity<T> - kInfinity<T>;
+      for (int64_t i = thread; i < grid.rows * grid.cols; i += kThreads) {
+        for (int lane = 0; lane < lanes; ++lane) image[group].data[i * lanes + lane] = nan;
+        if constexpr (weighted) weight_sum[group].data[i] = nan;
+      }
+    });
+  }
+
+  // Tile-patch pair i of the batch; `at`: its index in the lists.
+  PTYCHO_HD void prepare(Shared& shared, int i, int64_t at) const {
+    const SquareTile& tile = shared.tile;
     const int64_t k = lists.start ? lists.patches[at] : at;
     shared.lines[i] = 0;
-    const bool known = k >= group * scan.per_group && k < (group + 1) * scan.per_group;
-    const bool ascending = !lists.start || at == begin || lists.patches[at - 1] < k;
-    if (!known || !ascending || !is_finite(scan.positions[2 * k]) || !is_finite(scan.positions[2 * k + 1])) {
+    const bool known = k >= tile.group * scan.per_group && k < (tile.group + 1) * scan.per_group;
+    const bool ascending = !lists.start || at == shared.pairs.begin || lists.patches[at - 1] < k;
+    if (!known || !ascending || !has_position(scan, k)) {
       shared.refused = 1;
       return;
     }
     const Taps<T> y = splat_taps<T>(scan.positions[2 * k]), x = splat_taps<T>(scan.positions[2 * k + 1]);
-    const int64_t row = y.first + grid.rows_of(tile).begin, col = x.first + grid.cols_of(tile).begin;
+    const int64_t row = y.first + tile.rows.begin, col = x.first + tile.cols.begin;
     if (row < -kTilePixels || row >= scan.h || col < -kTilePixels || col >= scan.w) {
       if (lists.start) shared.refused = 1;
       return;
@@ -144,51 +235,65 @@ struct SumTiles {
   }
 
   PTYCHO_HD void add(const Shared& shared, int i, int thread, Sums& sums) const {
+    constexpr uint32_t all = (2u << kRows) - 1u;
     const int r = thread / kTilePixels * kRows, c = thread % kTilePixels;
-    const int64_t pixel = r * scan.w + c;
-    const auto lines = static_cast<uint32_t>(shared.lines[i] >> r) & ((2u << kRows) - 1u);
-    const int64_t x = shared.x[i] + c;
-    const uint32_t left = x >= 0 && x < scan.w ? lines : 0u, right = x >= -1 && x < scan.w - 1 ? lines : 0u;
-    if ((left | right) == 0) return;
-    const auto patch = patches.reader(shared.patch[i], shared.at[i] + pixel * lanes * sizeof(T), left, right);
-    if constexpr (weighted) {
-      const PixelReader<T, 1> weight(shared.weight_at[i] + pixel * sizeof(T), scan.w * sizeof(T), left, right);
-      add_weighted<T, lanes, kRows>(patch, weight, shared.blend[i], sums.image, sums.weight);
-    } else {
-      gather<T, lanes, kRows>(patch, shared.blend[i], [&](int q, const T(&values)[lanes]) {
-        PTYCHO_UNROLL
-        for (int lane = 0; lane < lanes; ++lane) sums.image[q][lane] += values[lane];
-      });
+    const auto lines = static_cast<uint32_t>(shared.lines[i] >> r) & all;
+    const auto width = static_cast<int32_t>(scan.w), x = shared.x[i] + c;
+    const bool left = x >= 0 && x < width, right = x >= -1 && x < width - 1;
+    if (lines == 0 || !(left || right)) return;
+    const uintptr_t pixel = static_cast<uint32_t>(r * width + c);
+    const uintptr_t at = shared.at[i] + pixel * (lanes * sizeof(T));
+    const auto step = static_cast<uint32_t>(width) * uint32_t{sizeof(T)};
+    const auto add = [&](auto source, auto weight) {
+      if constexpr (weighted) {
+        add_weighted<T, lanes, kRows>(source, weight, shared.blend[i], sums.image, sums.weight);
+      } else {
+        gather<T, lanes, kRows>(source, shared.blend[i], [&](int q, const T(&values)[lanes]) {
+          PTYCHO_UNROLL
+          for (int lane = 0; lane < lanes; ++lane) sums.image[q][lane] += values[lane];
+        });
+      }
+    };
+    const uintptr_t weight_at = weighted ? shared.weight_at[i] + pixel * sizeof(T) : 0;
+    if constexpr (Patches::kStored) {
+      if (lines == all) {  // the same for all threads of a warp
+        add(WholeReader<T, lanes>(at, step * lanes, left, right), WholeReader<T, 1>(weight_at, step, left, right));
+        return;
+      }
     }
+    const uint32_t left_lines = left ? lines : 0u, right_lines = right ? lines : 0u;
+    add(patches.reader(shared.patch[i], at, left_lines, right_lines),
+        PixelReader<T, 1>(weight_at, step, left_lines, right_lines));
   }
 
-  // Writes the tile; its range too, for the mean.
+  // Writes the tile; for the mean its range, too.
   template <typename Block, typename Registers>
-  PTYCHO_HD void finish(Block& block, Registers& registers, Shared& shared, int64_t tile, int64_t group) const {
-    const Span rows = grid.rows_of(tile), cols = grid.cols_of(tile);
+  PTYCHO_HD void finish(Block& block, Registers& registers, Shared& shared, int64_t t) const {
+    const SquareTile& tile = shared.tile;
     block.each(registers, [&](int thread, Sums& sums) {
-      const int64_t r = rows.begin + thread / kTilePixels * kRows, c = cols.begin + thread % kTilePixels;
-      const int count = c < cols.end ? static_cast<int>(clamp(rows.end - r, 0, kRows)) : 0;
+      const int64_t r = tile.rows.begin + thread / kTilePixels * kRows, c = tile.cols.begin + thread % kTilePixels;
+      const int count = c < tile.cols.end ? static_cast<int>(clamp(tile.rows.end - r, 0, kRows)) : 0;
       WeightRange<T> range{kInfinity<T>, T(0)};
       if constexpr (weighted) {
-        if (ranges) range = divide(sums, count);
+        if (least) range = divide(sums, count);
       }
-      if (shared.refused) range = {T(-1), T(0)};
       PTYCHO_UNROLL
       for (int q = 0; q < kRows; ++q) {
         if (q >= count) continue;
         if (shared.refused) set_nan(sums, q);
-        store_pixel(image[group].row(r + q) + c * lanes, sums.image[q]);
-        if constexpr (weighted) weight_sum[group].row(r + q)[c] = sums.weight[q];
+        store_pixel(image[tile.group].row(r + q) + c * lanes, sums.image[q]);
+        if constexpr (weighted) weight_sum[tile.group].row(r + q)[c] = sums.weight[q];
       }
       if constexpr (weighted) shared.ranges[thread] = range;
     });
     if constexpr (weighted) {
-      if (!ranges) return;
+      if (!least) return;
       reduce<kThreads>(block, shared.ranges,
                        [](const WeightRange<T>& a, const WeightRange<T>& b) { return wider(a, b); });
       block.each([&](int thread) {
-        if (thread == 0) ranges[tile] = shared.ranges[0];
+        if (thread != 0) return;
+        least[t] = shared.ranges[0].least;
+        block.most(&state[tile.group].most, ordered_bits(shared.ranges[0].most));
       });
     }
   }

@@ -135,7 +135,7 @@ struct SumProbe {
       const double undefined = at_y - at_y + (at_x - at_x);  // 0, or NaN
       const Taps<T> y = gather_taps<T>(at_y), x = gather_taps<T>(at_x);
       const PixelReader<T, lanes> source(canvases[scan.group_of(k)], y.first + r, x.first + c, kRows + 1);
-      const T* const from = waves[k * modes + m].row(r) + c * lanes;
+      const T* const from = waves[(waves.count == modes ? 0 : k * modes) + m].row(r) + c * lanes;
       gather<T, lanes, kRows>(source, blend_of(y, x), [&](int q, const T(&pixel)[lanes]) {
         if (!(inside & (1u << q))) return;
         T wave[lanes], product[lanes];

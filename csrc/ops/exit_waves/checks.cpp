@@ -9,18 +9,20 @@ namespace {
 
 void check_waves(const Check& check, const Tensor& waves) {
   check.data("waves", waves);
-  check.dims("waves", waves, 4, "(..., n, M, h, w)");
+  check.dims("waves", waves, 3, "(..., n, M, h, w)");
 }
 
+// Waves of three dimensions are the same for all patches, as many as there are positions.
 void check_positions_of_waves(const Check& check, const Tensor& positions, const Tensor& waves) {
   check.type("positions", positions, DataType::float64);
-  check.shape("positions", positions, leading(waves, 3), {2});
+  check.dims("positions", positions, 2, "(..., n, 2)");
+  check.shape("positions", positions, waves.dim() == 3 ? leading(positions, 1) : leading(waves, 3), {2});
   check.device("positions", positions, waves);
 }
 
-void check_probe_of_waves(const Check& check, const Tensor& probe, const Tensor& waves) {
+void check_probe_of_waves(const Check& check, const Tensor& probe, const Tensor& positions, const Tensor& waves) {
   check.type("probe", probe, data_type(waves));
-  check.shape("probe", probe, probe.dim() == 3 ? Shape() : leading(waves, 3), modes_shape(waves));
+  check.shape("probe", probe, probe.dim() == 3 ? Shape() : leading(positions, 1), modes_shape(waves));
   check.device("probe", probe, waves);
 }
 
@@ -44,7 +46,7 @@ void check_exit_waves_adjoint_inputs(const Tensor& waves, const Tensor& position
   const Check check("exit_waves_adjoint");
   check_waves(check, waves);
   check_positions_of_waves(check, positions, waves);
-  check_probe_of_waves(check, probe, waves);
+  check_probe_of_waves(check, probe, positions, waves);
   check.size("canvas_size", canvas_size);
   check.holds_patch("canvas_size", canvas_size, trailing(waves));
 }
@@ -55,7 +57,7 @@ void check_exit_waves_adjoint_probe_inputs(const Tensor& waves, const Tensor& ca
   check_positions_of_waves(check, positions, waves);
   check.type("canvas", canvas, data_type(waves));
   check.dims("canvas", canvas, 2, "(..., H, W)");
-  check.shape("canvas", canvas, leading(waves, 4), trailing(canvas));
+  check.shape("canvas", canvas, leading(positions, 2), trailing(canvas));
   check.device("canvas", canvas, waves);
   check.holds_patch("canvas", trailing(canvas), trailing(waves));
 }
@@ -67,10 +69,10 @@ void check_exit_waves_grad_positions_inputs(const Tensor& grad_waves, const Tens
   check.dims("canvas", canvas, 2, "(..., H, W)");
   check.positions_of_canvas(positions, canvas);
   check.type("grad_waves", grad_waves, data_type(canvas));
-  check.dims("grad_waves", grad_waves, 4, "(..., n, M, h, w)");
-  check.shape("grad_waves", grad_waves, leading(positions, 1), modes_shape(grad_waves));
+  check.dims("grad_waves", grad_waves, 3, "(..., n, M, h, w)");
+  check.shape("grad_waves", grad_waves, grad_waves.dim() == 3 ? Shape() : leading(positions, 1), modes_shape(grad_waves));
   check.device("grad_waves", grad_waves, canvas);
-  check_probe_of_waves(check, probe, grad_waves);
+  check_probe_of_waves(check, probe, positions, grad_waves);
   check.holds_patch("canvas", trailing(canvas), trailing(grad_waves));
 }
 

@@ -51,8 +51,8 @@ void adjoint_into(const Queue& queue, const Tensor& waves, const Tensor& positio
     using T = decltype(zero);
     using Sums = ModeSums<T, lanes.value>;
     const Sums sums{image_stack<const T>(source), image_stack<const T>(factors), modes_shape(waves)[0]};
-    const SumTiles<T, lanes.value, false, Sums> program{sums, {}, scan,   grid, tiles.lists, image_stack<T>(canvas),
-                                                        {},   nullptr};
+    const SumTiles<T, lanes.value, false, Sums> program{
+        sums, {}, scan, grid, tiles.lists, image_stack<T>(canvas), {}, nullptr, tiles.state};
     launch(queue, program, grid.tiles());
   });
 }
@@ -60,7 +60,7 @@ void adjoint_into(const Queue& queue, const Tensor& waves, const Tensor& positio
 void adjoint_probe_into(const Queue& queue, const Tensor& waves, const Tensor& canvas, const Tensor& positions,
                         bool shared, const MaybeTensor& order, Tensor& probe) {
   const char* const op = "exit_waves_adjoint_probe";
-  if (!shared) return launch_exit_waves<true>(queue, op, canvas, positions, waves, false, order, probe);
+  if (!shared) return launch_exit_waves<true>(queue, op, canvas, positions, waves, waves.dim() == 3, order, probe);
   const Tensor from = as_contiguous(waves);
   const Tensor source = as_contiguous(canvas);
   const Tensor at = as_contiguous(positions);

@@ -24,7 +24,9 @@ template <typename Context, auto into>
 void exit_waves_out(const Tensor& canvas, const Tensor& positions, const Tensor& probe, const MaybeTensor& order,
                     Tensor out) {
   check_exit_waves_inputs(canvas, positions, probe);
-  Check("exit_waves").out("out", out, canvas, leading(positions, 1), modes_shape(probe));
+  const Check check("exit_waves");
+  check.out("out", out, canvas, leading(positions, 1), modes_shape(probe));
+  check.apart("out", out, {&canvas, &positions, &probe});
   into(Context(canvas), canvas, positions, probe, order, out);
 }
 
@@ -34,7 +36,7 @@ Tensor exit_waves_adjoint(const Tensor& waves, const Tensor& positions, const Te
                           const MaybeTensor& tile_start, const MaybeTensor& tile_patches) {
   check_exit_waves_adjoint_inputs(waves, positions, probe, canvas_size);
   const Context context(waves);
-  Tensor canvas = context.output(waves, leading(waves, 4), canvas_size);
+  Tensor canvas = context.output(waves, leading(positions, 2), canvas_size);
   into(context, waves, positions, probe, tile_start, tile_patches, canvas);
   return canvas;
 }
@@ -43,7 +45,9 @@ template <typename Context, auto into>
 void exit_waves_adjoint_out(const Tensor& waves, const Tensor& positions, const Tensor& probe,
                             const MaybeTensor& tile_start, const MaybeTensor& tile_patches, Tensor out) {
   check_exit_waves_adjoint_inputs(waves, positions, probe, trailing(out));
-  Check("exit_waves_adjoint").out("out", out, waves, leading(waves, 4), trailing(out));
+  const Check check("exit_waves_adjoint");
+  check.out("out", out, waves, leading(positions, 2), trailing(out));
+  check.apart("out", out, {&waves, &positions, &probe});
   into(Context(waves), waves, positions, probe, tile_start, tile_patches, out);
 }
 
@@ -53,7 +57,7 @@ Tensor exit_waves_adjoint_probe(const Tensor& waves, const Tensor& canvas, const
                                 const MaybeTensor& order) {
   check_exit_waves_adjoint_probe_inputs(waves, canvas, positions);
   const Context context(waves);
-  Tensor probe = context.output(waves, shared ? Shape() : leading(waves, 3), modes_shape(waves));
+  Tensor probe = context.output(waves, shared ? Shape() : leading(positions, 1), modes_shape(waves));
   into(context, waves, canvas, positions, shared, order, probe);
   return probe;
 }
@@ -63,7 +67,8 @@ void exit_waves_adjoint_probe_out(const Tensor& waves, const Tensor& canvas, con
                                   const MaybeTensor& order, Tensor out) {
   check_exit_waves_adjoint_probe_inputs(waves, canvas, positions);
   const Check check("exit_waves_adjoint_probe");
-  check.out("out", out, waves, shared ? Shape() : leading(waves, 3), modes_shape(waves));
+  check.out("out", out, waves, shared ? Shape() : leading(positions, 1), modes_shape(waves));
+  check.apart("out", out, {&waves, &canvas, &positions});
   into(Context(waves), waves, canvas, positions, shared, order, out);
 }
 

@@ -64,27 +64,32 @@ class ModesReader {
   uint32_t right_;
 };
 
-// What stands for the patches: their pixels are read at an address of the first mode of the waves.
+// Sums over the modes in place of patches: their pixels are read at an address of the first mode of the waves.
 template <typename T, int lanes>
 struct ModeSums {
+  static constexpr bool kStored = false;
   static constexpr int64_t kPixel = lanes * sizeof(T);
 
-  ImageStack<const T> waves;  // of all modes of all patches
-  ImageStack<const T> probe;  // likewise, or of all modes
+  ImageStack<const T> waves;  // of all modes of all patches, or, the same for all patches, of all modes
+  ImageStack<const T> probe;  // likewise
   int64_t modes;
 
   PTYCHO_HD int64_t stride() const { return waves.rows * waves.cols * kPixel; }  // from mode to mode, in bytes
 
+  // Where those of patch k begin, in bytes.
+  PTYCHO_HD int64_t of_patch(const ImageStack<const T>& images, int64_t k) const {
+    return images.count == modes ? 0 : k * modes * stride();
+  }
+
   PTYCHO_HD uintptr_t address(int64_t k, int64_t row, int64_t x) const {
     return reinterpret_cast<uintptr_t>(waves.data) +
-           static_cast<uintptr_t>(k * modes * stride() + (row * waves.cols + x) * kPixel);
+           static_cast<uintptr_t>(of_patch(waves, k) + (row * waves.cols + x) * kPixel);
   }
 
   // at: address(k, ...), or some pixels from it
   PTYCHO_HD ModesReader<T, lanes> reader(int64_t k, uintptr_t at, uint32_t left, uint32_t right) const {
-    const int64_t from_patch = probe.count == waves.count ? 0 : k * modes * stride();
-    const uintptr_t probe_at = at - reinterpret_cast<uintptr_t>(waves.data) - static_cast<uintptr_t>(from_patch) +
-                               reinterpret_cast<uintptr_t>(probe.data);
+    const uintptr_t probe_at = at - reinterpret_cast<uintptr_t>(waves.data) + reinterpret_cast<uintptr_t>(probe.data) +
+                               static_cast<uintptr_t>(of_patch(probe, k) - of_patch(waves, k));
     return {at, probe_at, static_cast<int>(modes), stride(), waves.cols * kPixel, left, right};
   }
 };

@@ -20,6 +20,7 @@ struct GradientSum {
 template <typename T, int lanes, typename Grads = StackOfPatches<T, lanes>>
 struct PositionGradient {
   static constexpr int kThreads = 128;
+  static constexpr int kBlocks = sizeof(T) == 8 ? 2 : lanes == 2 ? 5 : 7;
   static constexpr int kStripsAtMost = 64;  // of a part
   struct Shared {
     GradientSum sums[kThreads];
@@ -71,7 +72,9 @@ struct PositionGradient {
       const PixelReader<T, lanes> taps(source, y.first + r, x.first + c, rows + 1);
       if (c >= scan.w || !taps.sees()) continue;
       const auto factors = grads.reader(k, grads.address(k, r - 1, c), lines_inside(r - 1, scan.h, rows + 1) & ~1u, 0u);
-      const Gradient<T> column = position_gradient<T, lanes, rows>(taps, factors, blend_of(y, x));
+      const bool whole = taps.is_whole(rows + 1) && source.cols <= kWidestLine;
+      const Gradient<T> column = whole ? position_gradient<T, lanes, rows>(taps.whole(), factors, blend_of(y, x))
+                                       : position_gradient<T, lanes, rows>(taps, factors, blend_of(y, x));
       sum.y += static_cast<double>(column.y);
       sum.x += static_cast<double>(column.x);
     }

@@ -10,4 +10,8 @@ namespace ptycho {
 void check_overlap_project_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
                                   Shape canvas_size, double eps);
 
+// grad: as the patches; the rest as above
+void check_overlap_project_backward_inputs(const Tensor& grad, const Tensor& patches, const Tensor& positions,
+                                           const Tensor& weights, Shape canvas_size, double eps);
+
 }  // namespace ptycho

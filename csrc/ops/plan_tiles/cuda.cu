@@ -27,7 +27,7 @@ std::tuple<Tensor, Tensor, Tensor> plan_tiles(const Tensor& positions, const Siz
   const Queue queue(positions);
   const Tensor at = as_contiguous(positions);
   const Scan scan = scan_of(at, patch_size);
-  Lists lists = make_lists(queue, square_tiles(scan.groups, canvas_size[0], canvas_size[1]), scan, at, nullptr);
+  Lists lists = make_lists(queue, square_tiles(scan.groups, canvas_size[0], canvas_size[1]), scan, at);
   return {make_order(queue, scan, canvas_size, at), lists.start, lists.patches};
 }
 

@@ -13,28 +13,24 @@
 namespace ptycho::cuda {
 namespace {
 
-// Blocks of the second launch: enough to fill a GPU, few enough for each to look at the ranges of all tiles.
-constexpr int64_t kThresholdBlocks = 132;
-
 template <typename T, int lanes>
 void launch_reassemble(const Queue& queue, const Tensor& patches, const Tensor& weights, const Scan& scan,
                        const Tiles& tiles, std::optional<double> eps, Tensor& image, Tensor& weight_sum) {
   using Program = SumTiles<T, lanes, true>;
   const TileGrid& grid = tiles.grid;
   MaybeTensor memory;
-  WeightRange<T>* ranges = nullptr;
+  T* least = nullptr;
   if (eps) {
-    memory = queue.output(weights, {grid.tiles()}, {2});
-    ranges = write<WeightRange<T>>(*memory);
+    memory = queue.output(weights, {grid.tiles()}, {});
+    least = write<T>(*memory);
   }
   const Program program{{image_stack<const T>(patches)}, image_stack<const T>(weights), scan,  grid, tiles.lists,
-                        image_stack<T>(image),         image_stack<T>(weight_sum),    ranges};
+                        image_stack<T>(image),           image_stack<T>(weight_sum),    least, tiles.state};
   launch(queue, program, grid.tiles());
-  if (!eps || grid.groups == 0) return;
-  const int64_t blocks = clamp(grid.tiles() / grid.groups, 1, std::max<int64_t>(1, kThresholdBlocks / grid.groups));
+  if (!eps) return;
   const ApplyThreshold<T> threshold{
-      ranges, grid, static_cast<T>(*eps), blocks, image_stack<T>(image), image_stack<const T>(weight_sum)};
-  launch(queue, threshold, grid.groups * blocks);
+      least, tiles.state, grid, static_cast<T>(*eps), image_stack<T>(image), image_stack<const T>(weight_sum)};
+  launch(queue, threshold, threshold.blocks());
 }
 
 }  // namespace
@@ -48,7 +44,7 @@ void merge_into(const Queue& queue, const char* op, const Tensor& patches, const
   const Scan scan = scan_of(at, trailing(patches));
   const Shape canvas_size = trailing(image);
   const Tiles tiles(queue, op, square_tiles(scan.groups, canvas_size[0], canvas_size[1]), scan, at, tile_start,
-                    tile_patches);
+                    tile_patches, eps.has_value());
   with_data_type(patches, [&](auto zero, auto lanes) {
     launch_reassemble<decltype(zero), lanes.value>(queue, source, weight, scan, tiles, eps, image, weight_sum);
   });

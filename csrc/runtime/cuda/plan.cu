@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Making and checking the lists of plan.h. The number of tile-patch pairs depends on the positions, which the host does
+// Making the lists of plan.h. The number of tile-patch pairs depends on the positions, which the host does
 // not see; nothing here waits for the device.
 #include <bit>
+#include <stdexcept>
+#include <string>
 
 #include "maths/blocks/plan.h"
 #include "runtime/checks.h"
@@ -26,8 +28,7 @@ struct Slots {
 
 }  // namespace
 
-Lists make_lists(const Queue& queue, const TileGrid& grid, const Scan& scan, const Tensor& positions,
-                 int32_t* refused) {
+Lists make_lists(const Queue& queue, const TileGrid& grid, const Scan& scan, const Tensor& positions) {
   const Slots slots(grid, scan);
   const int64_t length = scan.count() * slots.down * slots.across;
   const Tensor keys = new_keys(positions, length), values = new_indices(positions, length);
@@ -35,7 +36,7 @@ Lists make_lists(const Queue& queue, const TileGrid& grid, const Scan& scan, con
   Lists lists{new_indices(positions, grid.tiles() + 1), new_indices(positions, length)};
   auto* const unsorted = write<uint32_t>(keys);
   auto* const sorted = write<uint32_t>(sorted_keys);
-  const EmitPairs emit{scan, grid, slots.down, slots.across, unsorted, write<int64_t>(values), refused};
+  const EmitPairs emit{scan, grid, slots.down, slots.across, unsorted, write<int64_t>(values)};
   launch(queue, emit, blocks_for<EmitPairs>(length));
   if (length > 0)
     sort_by_key(queue, positions, unsorted, sorted, read<int64_t>(values), write<int64_t>(lists.patches), length,
@@ -46,28 +47,30 @@ Lists make_lists(const Queue& queue, const TileGrid& grid, const Scan& scan, con
 }
 
 Tiles::Tiles(const Queue& queue, const char* op, const TileGrid& grid, const Scan& scan, const Tensor& positions,
-             const MaybeTensor& tile_start, const MaybeTensor& tile_patches)
+             const MaybeTensor& tile_start, const MaybeTensor& tile_patches, bool for_mean)
     : grid(grid),
-      lists{nullptr, nullptr, 0, nullptr},
+      lists{nullptr, nullptr, 0},
+      state(nullptr),
       start_(plan_list(op, positions, tile_start)),
       patches_(plan_list(op, positions, tile_patches)) {
   check_plan(start_.has_value() == patches_.has_value(), op);
   check_plan(!start_ || start_->numel() == grid.tiles() + 1, op);
-  if (!start_ && scan.per_group <= kFewPatches) return;
-  refused_ = new_keys(positions, scan.groups);
-  auto* const refused = write<int32_t>(*refused_);
-  zero(queue, refused, scan.groups * sizeof(int32_t));
-  const bool given = start_.has_value();
-  if (!given) {
-    Lists made = make_lists(queue, grid, scan, positions, refused);
+  if (scan.w > kWidestLine) [[unlikely]]
+    throw std::runtime_error(std::string(op) + ": patches must be at most " + std::to_string(kWidestLine) +
+                             " pixels wide, got " + std::to_string(scan.w));
+  const bool needs_lists = start_ || scan.per_group > kFewPatches;
+  if (needs_lists || for_mean) {
+    state_ = new_indices(positions, scan.groups * (sizeof(CanvasState) / sizeof(int64_t)));
+    state = write<CanvasState>(*state_);
+    zero(queue, state, scan.groups * sizeof(CanvasState));
+  }
+  if (!needs_lists) return;
+  if (!start_) {
+    Lists made = make_lists(queue, grid, scan, positions);
     start_ = made.start;
     patches_ = made.patches;
   }
-  lists = {read<int64_t>(*start_), read<int64_t>(*patches_), patches_->numel(), refused};
-  if (!given) return;
-  const Slots slots(grid, scan);
-  const CheckPairs check{scan, grid, slots.down, slots.across, lists.start, lists.patches, lists.length, refused};
-  launch(queue, check, blocks_for<CheckPairs>(scan.count() * slots.down * slots.across));
+  lists = {read<int64_t>(*start_), read<int64_t>(*patches_), patches_->numel()};
 }
 
 Order::Order(const char* op, const Scan& scan, const Tensor& positions, const MaybeTensor& order)

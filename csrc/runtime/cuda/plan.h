@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The plan of a scan on the device: given, and then checked there; or made by the operator itself; or not needed, where
-// a group has so few patches that every tile may look at all of them. Shared by plan_tiles and by everything that sums
-// patches onto canvases.
+// The plan of a scan on the device: given, or made by the operator itself, and checked while it is used; or not needed,
+// where a group has so few patches that every tile may look at all of them. Shared by plan_tiles and by everything that
+// sums patches onto canvases.
 #pragma once
 
 #include <optional>
@@ -21,22 +21,23 @@ struct Lists {
   Tensor patches;
 };
 
-// refused: see EmitPairs
-Lists make_lists(const Queue& queue, const TileGrid& grid, const Scan& scan, const Tensor& positions, int32_t* refused);
+Lists make_lists(const Queue& queue, const TileGrid& grid, const Scan& scan, const Tensor& positions);
+
 
 class Tiles {
  public:
-  // positions: those of the scan
+  // positions: those of the scan; for_mean: whether the largest weight is wanted
   Tiles(const Queue& queue, const char* op, const TileGrid& grid, const Scan& scan, const Tensor& positions,
-        const MaybeTensor& tile_start, const MaybeTensor& tile_patches);
+        const MaybeTensor& tile_start, const MaybeTensor& tile_patches, bool for_mean = false);
   Tiles(const Tiles&) = delete;
   const TileGrid grid;
   TileLists lists;
+  CanvasState* state;  // zeros, one for every canvas; null where SumTiles needs none
 
  private:
   MaybeTensor start_;
   MaybeTensor patches_;
-  MaybeTensor refused_;
+  MaybeTensor state_;
 };
 
 // The order in which patches are processed; null without a plan.
