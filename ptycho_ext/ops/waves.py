@@ -95,9 +95,9 @@ def exit_waves_adjoint(
 
     .. math:: O = \sum_k A_k^T \sum_m \overline{P_m}\, \psi_{km}
 
-    In one pass, without a stack of products. What falls outside the canvas is dropped. Linear in waves, conjugate-linear
-    in the probe. Differentiable with respect to both (any order) and positions (once). Deterministic: every pixel is
-    summed in the order of the patches, and in each in that of the modes.
+    In one pass, without a stack of products. What falls outside the canvas is dropped. Linear in waves, and
+    conjugate-linear in the probe. Differentiable with respect to both (any order) and positions (once). Deterministic:
+    every pixel is summed in the order of the patches, and in each in that of the modes.
 
     Args:
         waves: (..., n, M, h, w) float32, float64, complex64 or complex128.
@@ -446,7 +446,9 @@ class _GradPositions(torch.autograd.Function):
                 probe = fold(size, probe, of_probe, inner=3)
             return unfold(size, op(grads, canvas, positions, probe), inner=1)
         probe = probe if of_probe is None else probe.movedim(of_probe, 0)
-        return op(lead(size, grads, of_grads), lead(size, canvas, of_canvas), lead(size, positions, of_positions), probe), 0
+        return op(
+            lead(size, grads, of_grads), lead(size, canvas, of_canvas), lead(size, positions, of_positions), probe
+        ), 0
 
 
 def _has_mapped(probe: Tensor, dim: int | None) -> bool:

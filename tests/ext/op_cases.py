@@ -132,7 +132,7 @@ def _smooth(shape: tuple[int, ...], like: Any) -> Tensor:
 
 
 def _waves_case(name: str, shape: tuple[int, ...], *options: Any) -> Case:
-    """A case of exit_waves or an adjoint, with a probe, or a canvas, of its own: (data, coordinates, size, *options)."""
+    """A case of exit_waves or an adjoint, with a probe or canvas of its own: (data, coordinates, size, *options)."""
 
     def made_of(module: Any) -> Callable[..., Any]:
         function = getattr(module, name)
@@ -143,7 +143,8 @@ def _waves_case(name: str, shape: tuple[int, ...], *options: Any) -> Case:
             return function(x, at, probe, *([] if name == "exit_waves" else [size]), **more)
 
         def of_canvas(x: Any, at: Any, size: tuple[int, int], shared: bool, **more: Any) -> Any:
-            return function(x, _smooth((*at.shape[:-2], *size), x), at, shared=shared, **more)
+            canvas = _smooth((*at.shape[:-2], *size), x)
+            return function(x, canvas, at, shared=shared, **more)
 
         return functools.wraps(function)(of_canvas if name == "exit_waves_adjoint_probe" else of_probe)
 

@@ -67,7 +67,9 @@ def same_position_gradients(
 def same_wave_sums(blocks: Any, op: str, *args: Any) -> None:
     """The shared probe, and the derivative by positions: to rounding of a sum of many terms."""
     got, want = getattr(blocks, op)(*args), getattr(CPU, op)(*args)
-    largest = math.prod(float(a.abs().max()) if a.numel() else 0.0 for a in args if isinstance(a, Tensor) and a.ndim > 2)
+    largest = math.prod(
+        float(a.abs().max()) if a.numel() else 0.0 for a in args if isinstance(a, Tensor) and a.ndim > 2
+    )
     terms = max(1.0, largest) * args[0].numel()
     if got.numel():
         assert float((got - want).abs().max()) <= terms * (1e-15 if args[0].dtype in WIDE else 3e-7)
@@ -156,7 +158,10 @@ def test_exit_waves_of_any_geometry(
     size = (patch[0] + sizes[1], patch[1] + sizes[3])
     positions = torch.tensor(points, dtype=torch.float64).expand(groups, -1, -1).contiguous()
     positions = positions + torch.arange(groups).view(-1, 1, 1) * 0.3
-    canvas, waves = shifted((groups, *size), dtype, offset), shifted((groups, len(points), modes, *patch), dtype, offset)
+    canvas, waves = (
+        shifted((groups, *size), dtype, offset),
+        shifted((groups, len(points), modes, *patch), dtype, offset),
+    )
     for probe in (shifted((modes, *patch), dtype, offset), waves.flip(-1)):
         same(blocks.exit_waves(canvas, positions, probe), CPU.exit_waves(canvas, positions, probe))
         args = (waves, positions, probe, list(size))
@@ -182,7 +187,10 @@ def test_exit_waves_with_plans(blocks: Any, count: int, dtype: torch.dtype) -> N
         same(got, CPU.exit_waves_adjoint(waves, positions, probe, list(size)))
     for op, args in (("exit_waves_adjoint_probe", (True,)), ("exit_waves_grad_positions", (probe,))):
         same_wave_sums(blocks, op, waves, canvas, positions, *args)
-        same(getattr(blocks, op)(waves, canvas, positions, *args, order), getattr(blocks, op)(waves, canvas, positions, *args))
+        same(
+            getattr(blocks, op)(waves, canvas, positions, *args, order),
+            getattr(blocks, op)(waves, canvas, positions, *args),
+        )
 
 
 def test_exit_waves_at_a_position_that_is_not_finite_are_nan(blocks: Any) -> None:

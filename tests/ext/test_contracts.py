@@ -45,7 +45,9 @@ SMOOTH = torch.tensor([[1.3, 2.6], [-1.4, 7.7], [9.55, 15.2], [1.6, 3.1], [-30.5
 
 
 def test_every_public_function_is_in_the_table() -> None:
-    functions = {name for name in px.__all__ if name.split("_")[0] in ("extract", "translate", "reassemble", "overlap", "exit")}
+    functions = {
+        name for name in px.__all__ if name.split("_")[0] in ("extract", "translate", "reassemble", "overlap", "exit")
+    }
     assert {case.function.__name__ for case in CASES.values()} == functions
     schemas = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("ptycho::")}
     # Those of test_plan.py: the plan's own operator, and the ones that write where they are told.

@@ -27,7 +27,11 @@ def probe_of(dtype: torch.dtype, modes: int, each: bool) -> Tensor:
 @pytest.mark.parametrize("modes", [1, 3])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_matches_the_reference(dtype: torch.dtype, modes: int, each: bool) -> None:
-    canvas, waves, probe = data((2, *CANVAS), dtype), data((2, 5, modes, *PATCH), dtype, 1), probe_of(dtype, modes, each)
+    canvas, waves, probe = (
+        data((2, *CANVAS), dtype),
+        data((2, 5, modes, *PATCH), dtype, 1),
+        probe_of(dtype, modes, each),
+    )
     assert_close(exit_waves(canvas, POSITIONS, probe), reference.exit_waves(canvas, POSITIONS, probe), dtype)
     got = exit_waves_adjoint(waves, POSITIONS, probe, CANVAS)
     assert_close(got, reference.exit_waves_adjoint(waves, POSITIONS, probe, CANVAS), dtype)
@@ -63,10 +67,16 @@ def test_large_patches_are_made_in_parts(dtype: torch.dtype) -> None:
 
 def test_one_real_mode_gives_the_bits_of_the_other_operators() -> None:
     """A product with a real number is one multiplication, so nothing may round differently."""
-    canvas, waves, probe = data(CANVAS, torch.float32), data((5, 1, *PATCH), torch.float32, 1), data((1, *PATCH), torch.float32)
+    canvas, waves, probe = (
+        data(CANVAS, torch.float32),
+        data((5, 1, *PATCH), torch.float32, 1),
+        data((1, *PATCH), torch.float32),
+    )
     at = POSITIONS[0]
     assert torch.equal(exit_waves(canvas, at, probe)[:, 0], px.extract_patches(canvas, at, PATCH) * probe)
-    assert torch.equal(exit_waves_adjoint(waves, at, probe, CANVAS), px.extract_patches_adjoint((waves * probe)[:, 0], at, CANVAS))
+    assert torch.equal(
+        exit_waves_adjoint(waves, at, probe, CANVAS), px.extract_patches_adjoint((waves * probe)[:, 0], at, CANVAS)
+    )
     slope = torch.ops.ptycho.exit_waves_grad_positions(waves, canvas, at, probe)
     assert torch.equal(slope, torch.ops.ptycho.extract_patches_grad_positions((waves * probe)[:, 0], canvas, at))
 

@@ -361,8 +361,8 @@ __attribute__((always_inline)) inline Vector<T> product_of(Vector<T> values, Vec
   }
 }
 
-// Calls at(m, load, store) for the vectors of `count` scalars, then for one that is shorter. `load` and `store` take the
-// address of the vector.
+// Calls at(m, load, store) for the vectors of `count` scalars, then for one that is shorter. `load` and `store` take
+// the address of the vector.
 template <typename T, typename At>
 __attribute__((always_inline)) inline void for_each_vector(int64_t begin, int64_t count, const At& at) {
   int64_t m = begin;
@@ -407,10 +407,11 @@ void multiply(const T* values, const T* factors, bool conjugate, int64_t lanes, 
 
 template <typename T, int64_t lanes>
 void add_products_lanes(const T* values, const T* factors, T* sums, int64_t count, const T* next) {
-  for_each_vector<T>(0, count, [&](int64_t m, const auto& load_at, const auto& store_at) __attribute__((always_inline)) {
+  const auto add_at = [&](int64_t m, const auto& load_at, const auto& store_at) __attribute__((always_inline)) {
     if (next && m % kLine<T> == 0) __builtin_prefetch(next + m, 0, 2);
     store_at(sums + m, load_at(sums + m) + product_of<T, lanes, true>(load_at(values + m), load_at(factors + m)));
-  });
+  };
+  for_each_vector<T>(0, count, add_at);
 }
 
 template <typename T>
@@ -443,12 +444,13 @@ void sum_modes_lanes(const T* values, const T* factors, int64_t modes, int64_t s
 #pragma GCC unroll 16
     for (int64_t u = 0; u < kTogether * kVectors; ++u) store(out + m + u * kWide<T>, sums[u]);
   }
-  for_each_vector<T>(m, count, [&](int64_t m, const auto& load_at, const auto& store_at) __attribute__((always_inline)) {
+  const auto sum_at = [&](int64_t m, const auto& load_at, const auto& store_at) __attribute__((always_inline)) {
     Vector<T> sum{};
     for (int64_t mode = 0; mode < modes; ++mode)
       sum += product_of<T, lanes, true>(load_at(values + mode * stride + m), load_at(factors + mode * stride + m));
     store_at(out + m, sum);
-  });
+  };
+  for_each_vector<T>(m, count, sum_at);
 }
 
 template <typename T>

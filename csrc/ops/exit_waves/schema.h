@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The schemas of exit_waves, its adjoints and its derivative with respect to the positions; library.cpp states what they
-// have in common. waves (..., n, M, h, w); probe (M, h, w), the same for all patches, or (..., n, M, h, w).
+// The schemas of exit_waves, its adjoints and its derivative with respect to the positions; library.cpp states what
+// they have in common. waves (..., n, M, h, w); probe (M, h, w), the same for all patches, or (..., n, M, h, w).
 #pragma once
 
 namespace ptycho {
