@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 SCAN_OPS = ("extract", "adjoint", "reassemble", "grad_positions", "roundtrip")
 GROUP_OPS = (*SCAN_OPS, "overlap")
-OPS = (*GROUP_OPS, "translate")
+WAVE_OPS = ("exit_waves", "exit_waves_adjoint", "exit_waves_adjoint_probe")
+OPS = (*GROUP_OPS, "translate", *WAVE_OPS)
 DTYPES = (torch.float32, torch.complex64)
 MAX_SHIFT = 5.0
 
@@ -25,7 +27,7 @@ MAX_SHIFT = 5.0
 class Case:
     """One problem: ``count`` square patches of ``patch`` pixels on each of ``groups`` canvases of ``canvas`` pixels.
 
-    For the operator translate, ``count`` images of ``patch`` pixels; there is no canvas.
+    For the operator translate, ``count`` images of ``patch`` pixels; there is no canvas. ``modes``: of exit waves.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Case:
     canvas: int
     groups: int = 1
     ops: tuple[str, ...] = SCAN_OPS
+    modes: int = 2
 
 
 CASES = {
@@ -45,6 +48,10 @@ CASES = {
         Case("groups-512x9x64", 9, 64, 88, groups=512, ops=GROUP_OPS),
         Case("big-patches-1000x128-2048", 1000, 128, 2048),
         Case("translate-2048x64", 2048, 64, 64, ops=("translate",)),
+        Case("waves-5000x1x64-1000", 5000, 64, 1000, ops=WAVE_OPS, modes=1),
+        Case("waves-5000x3x64-1000", 5000, 64, 1000, ops=WAVE_OPS, modes=3),
+        Case("waves-1089x1x64-1000", 1089, 64, 1000, ops=WAVE_OPS, modes=1),
+        Case("waves-1089x3x64-1000", 1089, 64, 1000, ops=WAVE_OPS, modes=3),
         Case("tiny", 12, 8, 24, ops=OPS),
     )
 }
@@ -78,6 +85,19 @@ class Problem:
     grad_canvas: Tensor
     shifts: Tensor
 
+    @cached_property
+    def waves(self) -> Tensor:
+        """(..., n, M, h, w), made when they are first used."""
+        return self._normal(*self.positions.shape[:-1], self.case.modes, self.case.patch, self.case.patch)
+
+    @cached_property
+    def probe(self) -> Tensor:
+        return self._normal(self.case.modes, self.case.patch, self.case.patch)
+
+    def _normal(self, *shape: int) -> Tensor:
+        there = torch.Generator(self.canvas.device).manual_seed(2)
+        return torch.randn(shape, dtype=self.canvas.dtype, generator=there, device=self.canvas.device)
+
     @property
     def items(self) -> int:
         """What a part of the problem is counted in: groups, or patches where there is one canvas."""
@@ -99,6 +119,8 @@ class Problem:
 
     def bytes(self, op: str) -> int:
         """Bytes that must move: every patch once and every canvas once, for each pass over the patches."""
+        if op in WAVE_OPS:
+            return self.waves.nbytes + self.probe.nbytes + self.canvas.nbytes
         stack = self.patches.nbytes
         if op in ("translate", "overlap"):
             return 2 * stack

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from cases import MAX_SHIFT, Problem
+from cases import MAX_SHIFT, WAVE_OPS, Problem
 from steps import (
     GATHERS,
     PADDED,
@@ -30,6 +30,8 @@ from steps import (
     tall,
 )
 from torch import Tensor
+
+import ptycho_ext
 
 PADDED_PIXELS = 1 << 24  # pixels of padded canvases that the original's way is timed on
 EPS = 1e-6  # ptycho_ext.reassemble_patches' own
@@ -200,6 +202,35 @@ def translate_grid_sample() -> Way:
     return Way(prepare)
 
 
+def separate(op: str) -> Way:
+    """Our own extraction or its adjoint, and torch's products and sums over a stack, all to memory made before."""
+
+    def prepare(problem: Problem) -> Callable[[], Tensor]:
+        p, side, size = problem, problem.case.canvas, problem.case.patch
+        plan = ptycho_ext.ScanPlan(p.positions, size, (side, side))
+        patches, canvas, probe = (torch.empty_like(t) for t in (p.patches, p.canvas, p.probe))
+        products = torch.empty_like(p.waves)
+        modes = patches.unsqueeze(-3)
+
+        def waves() -> Tensor:
+            ptycho_ext.extract_patches(p.canvas, p.positions, size, plan=plan, out=patches)
+            return torch.mul(modes, p.probe, out=products)
+
+        def adjoint() -> Tensor:
+            torch.mul(p.waves, p.probe.conj().resolve_conj(), out=products)
+            sums = products.squeeze(-3) if p.case.modes == 1 else torch.sum(products, -3, out=patches)
+            return ptycho_ext.extract_patches_adjoint(sums, p.positions, (side, side), plan=plan, out=canvas)
+
+        def adjoint_probe() -> Tensor:
+            ptycho_ext.extract_patches(p.canvas, p.positions, size, plan=plan, out=patches)
+            torch.mul(p.waves, modes.conj(), out=products)
+            return torch.sum(products.flatten(0, -4), 0, out=probe)
+
+        return {"exit_waves": waves, "exit_waves_adjoint": adjoint, "exit_waves_adjoint_probe": adjoint_probe}[op]
+
+    return Way(prepare)
+
+
 def padded(make: Callable[[Spread], Way]) -> Way:
     way = make(spread_padded_canvases)
 
@@ -223,4 +254,5 @@ WAYS: dict[str, dict[str, Way]] = {
     "roundtrip": {name: roundtrip(*pair) for name, pair in PAIRS.items()},
     "translate": {name: translate(gather) for name, gather in GATHERS.items() if gather is not gather_grid_sample}
     | {"grid_sample": translate_grid_sample()},
+    **{op: {"separate operators": separate(op)} for op in WAVE_OPS},
 }

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import CASES, DTYPES, OPS, Case, Problem, make_problem
+from cases import CASES, DTYPES, OPS, WAVE_OPS, Case, Problem, make_problem
 from peers import WAYS
 from torch import Tensor
 
@@ -71,6 +71,18 @@ def ours(op: str, problem: Problem, plan: ScanPlan | None) -> Call:
         positions = p.positions.detach().requires_grad_()
         extracted = ptycho_ext.extract_patches(p.canvas, positions, size, **planned)
         return lambda: torch.autograd.grad(extracted, positions, p.patches, retain_graph=True)[0]
+    if op in WAVE_OPS:
+        waves = torch.empty_like(p.waves) if op == "exit_waves" else p.waves
+        probe = torch.empty_like(p.probe) if op == "exit_waves_adjoint_probe" else p.probe
+        return {
+            "exit_waves": lambda: ptycho_ext.exit_waves(p.canvas, p.positions, probe, **planned, out=waves),
+            "exit_waves_adjoint": lambda: ptycho_ext.exit_waves_adjoint(
+                waves, p.positions, probe, canvas_size, **planned, out=canvas
+            ),
+            "exit_waves_adjoint_probe": lambda: ptycho_ext.exit_waves_adjoint_probe(
+                waves, p.canvas, p.positions, **planned, out=probe
+            ),
+        }[op]
     calls: dict[str, Call] = {
         "reassemble": lambda: ptycho_ext.reassemble_patches(
             p.patches, p.positions, canvas_size, p.weights, **planned, out=sums
@@ -166,9 +178,10 @@ def measure(case: Case, op: str, dtype: torch.dtype, repeats: int) -> dict[str, 
     name, peer = best_way(op, problem, tried)
     beside_choice = choosing.cores()
     plan, plan_ms = make_plan(op, problem)
-    destination = problem.patches.clone()
+    stack = problem.waves if op in WAVE_OPS else problem.patches
+    destination = stack.clone()
     contestants: dict[str, Call] = {
-        "copy_ms": lambda: destination.copy_(problem.patches),
+        "copy_ms": lambda: destination.copy_(stack),
         "ours_ms": ours(op, problem, plan),
         "best_torch_ms": peer,
     }

@@ -110,7 +110,7 @@ PTYCHO_INLINE T above_log(T s) {
   const T z = s / (s + T(2)), square = z * z;
   constexpr int terms = FloatBits<T>::kTerms;
   T series = T(2) / T(2 * terms + 1);
-#ifdef __CUDACC__
+#ifdef __CUDA_ARCH__
 #pragma unroll
 #else
 #pragma GCC unroll 10

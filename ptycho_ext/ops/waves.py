@@ -113,7 +113,7 @@ def exit_waves_adjoint(
             canvas is smaller than a patch, a position is not finite, or a gradient is required with out.
 
     Source:
-        The back-projection of exit waves of Maiden & Rodenburg, Ultramicroscopy 109, 1256 (2009), eq. 5.
+        The back-projection of exit waves of Maiden & Rodenburg, Ultramicroscopy 109, 1256 (2009).
 
     Example:
         >>> waves = torch.tensor([[[[1j, 1j]]]])
@@ -168,7 +168,7 @@ def exit_waves_adjoint_probe(
 
     Source:
         The update of the probe of Thibault et al., Ultramicroscopy 109, 338 (2009), its numerator; Maiden & Rodenburg,
-        Ultramicroscopy 109, 1256 (2009), eq. 6.
+        Ultramicroscopy 109, 1256 (2009).
 
     Example:
         >>> waves, positions = torch.ones(2, 1, 1, 2), torch.tensor([[0.0, 0.0], [0.0, 1.5]])

@@ -173,7 +173,8 @@ def _waves_case(name: str, shape: tuple[int, ...], *options: Any) -> Case:
             return function(x, at, probe, *([] if name == "exit_waves" else [size]), **more)
 
         def of_canvas(x: Any, at: Any, size: tuple[int, int], shared: bool, **more: Any) -> Any:
-            return function(x, _smooth((*at.shape[:-2], *size), x), at, shared=shared, **more)
+            canvas = _smooth((*at.shape[:-2], *size), x)
+            return function(x, canvas, at, shared=shared, **more)
 
         return functools.wraps(function)(of_canvas if name == "exit_waves_adjoint_probe" else of_probe)
 

@@ -18,7 +18,25 @@ inline void add(T* target, Vector<T> value) {
   store(target, load(target) + value);
 }
 
-template <typename T, int64_t lanes, Write write, bool weighted>
+// values * factors, or values * conj(factors), of vectors of whole pixels.
+template <typename T, int64_t lanes, bool conjugate>
+__attribute__((always_inline)) inline Vector<T> product_of(Vector<T> values, Vector<T> factors) {
+  if constexpr (lanes == 1) {
+    return values * factors;
+  } else {
+    return [&]<int... s>(std::integer_sequence<int, s...>) __attribute__((always_inline)) {
+      const Vector<T> real = __builtin_shufflevector(factors, factors, (s & ~1)...);
+      const Vector<T> imaginary = __builtin_shufflevector(factors, factors, (s | 1)...);
+      const Vector<T> swapped = __builtin_shufflevector(values, values, (s ^ 1)...);
+      const Vector<T> sign{((s & 1) == int{conjugate} ? T(-1) : T(1))...};
+      return values * real + sign * (swapped * imaginary);
+    }(std::make_integer_sequence<int, kWide<T>>{});
+  }
+}
+
+enum class Factor { none, real, complex };
+
+template <typename T, int64_t lanes, Write write, Factor factor>
 void interpolate_as(const PatchView<T>& view, T* out, int64_t stride, T* scratch) {
   const LineVectors<T, lanes> vectors(view, write == Write::add ? past_boundary(out) : 0);
   if (!vectors.overlaps()) {
@@ -45,7 +63,9 @@ void interpolate_as(const PatchView<T>& view, T* out, int64_t stride, T* scratch
         const T* const taps = line + q * lines.stride();
         const Vector<T> next = vectors.blend(at.left(taps), at.right(taps));
         Vector<T> value = y0 * last + y1 * next;
-        if constexpr (weighted) value = value * at.own(view.weights + (r + q) * vectors.size());
+        if constexpr (factor == Factor::real) value = value * at.own(view.weights + (r + q) * vectors.size());
+        if constexpr (factor == Factor::complex)
+          value = product_of<T, lanes, false>(value, at.own(view.weights + (r + q) * vectors.size()));
         T* const target = row + q * stride + m;
         if constexpr (write == Write::add) {
           add(target, value);
@@ -63,18 +83,25 @@ void interpolate_as(const PatchView<T>& view, T* out, int64_t stride, T* scratch
   });
 }
 
+template <typename T, int64_t lanes, Write write>
+void interpolate_times(const PatchView<T>& view, T* out, int64_t stride, T* scratch) {
+  if (!view.weights) {
+    interpolate_as<T, lanes, write, Factor::none>(view, out, stride, scratch);
+  } else if (lanes == 2 && view.complex_weights) {
+    interpolate_as<T, lanes, write, lanes == 2 ? Factor::complex : Factor::real>(view, out, stride, scratch);
+  } else {
+    interpolate_as<T, lanes, write, Factor::real>(view, out, stride, scratch);
+  }
+}
+
 template <typename T, int64_t lanes>
 void interpolate_lanes(const PatchView<T>& view, T* out, int64_t stride, Write write, T* scratch) {
   if (write == Write::add) {
-    interpolate_as<T, lanes, Write::add, false>(view, out, stride, scratch);
-  } else if (write == Write::stream && view.weights) {
-    interpolate_as<T, lanes, Write::stream, true>(view, out, stride, scratch);
+    interpolate_as<T, lanes, Write::add, Factor::none>(view, out, stride, scratch);
   } else if (write == Write::stream) {
-    interpolate_as<T, lanes, Write::stream, false>(view, out, stride, scratch);
-  } else if (view.weights) {
-    interpolate_as<T, lanes, Write::store, true>(view, out, stride, scratch);
+    interpolate_times<T, lanes, Write::stream>(view, out, stride, scratch);
   } else {
-    interpolate_as<T, lanes, Write::store, false>(view, out, stride, scratch);
+    interpolate_times<T, lanes, Write::store>(view, out, stride, scratch);
   }
 }
 
@@ -345,24 +372,8 @@ void stream(T* out, const T* in, int64_t count) {
   std::memcpy(out + m, in + m, (count - m) * sizeof(T));
 }
 
-// values * factors, or values * conj(factors), of vectors of whole pixels.
-template <typename T, int64_t lanes, bool conjugate>
-__attribute__((always_inline)) inline Vector<T> product_of(Vector<T> values, Vector<T> factors) {
-  if constexpr (lanes == 1) {
-    return values * factors;
-  } else {
-    return [&]<int... s>(std::integer_sequence<int, s...>) __attribute__((always_inline)) {
-      const Vector<T> real = __builtin_shufflevector(factors, factors, (s & ~1)...);
-      const Vector<T> imaginary = __builtin_shufflevector(factors, factors, (s | 1)...);
-      const Vector<T> swapped = __builtin_shufflevector(values, values, (s ^ 1)...);
-      const Vector<T> sign{((s & 1) == int{conjugate} ? T(-1) : T(1))...};
-      return values * real + sign * (swapped * imaginary);
-    }(std::make_integer_sequence<int, kWide<T>>{});
-  }
-}
-
-// Calls at(m, load, store) for the vectors of `count` scalars, then for one that is shorter. `load` and `store` take the
-// address of the vector.
+// Calls at(m, load, store) for the vectors of `count` scalars, then for one that is shorter. `load` and `store` take
+// the address of the vector.
 template <typename T, typename At>
 __attribute__((always_inline)) inline void for_each_vector(int64_t begin, int64_t count, const At& at) {
   int64_t m = begin;
@@ -407,10 +418,11 @@ void multiply(const T* values, const T* factors, bool conjugate, int64_t lanes, 
 
 template <typename T, int64_t lanes>
 void add_products_lanes(const T* values, const T* factors, T* sums, int64_t count, const T* next) {
-  for_each_vector<T>(0, count, [&](int64_t m, const auto& load_at, const auto& store_at) __attribute__((always_inline)) {
+  const auto add_at = [&](int64_t m, const auto& load_at, const auto& store_at) __attribute__((always_inline)) {
     if (next && m % kLine<T> == 0) __builtin_prefetch(next + m, 0, 2);
     store_at(sums + m, load_at(sums + m) + product_of<T, lanes, true>(load_at(values + m), load_at(factors + m)));
-  });
+  };
+  for_each_vector<T>(0, count, add_at);
 }
 
 template <typename T>
@@ -443,12 +455,13 @@ void sum_modes_lanes(const T* values, const T* factors, int64_t modes, int64_t s
 #pragma GCC unroll 16
     for (int64_t u = 0; u < kTogether * kVectors; ++u) store(out + m + u * kWide<T>, sums[u]);
   }
-  for_each_vector<T>(m, count, [&](int64_t m, const auto& load_at, const auto& store_at) __attribute__((always_inline)) {
+  const auto sum_at = [&](int64_t m, const auto& load_at, const auto& store_at) __attribute__((always_inline)) {
     Vector<T> sum{};
     for (int64_t mode = 0; mode < modes; ++mode)
       sum += product_of<T, lanes, true>(load_at(values + mode * stride + m), load_at(factors + mode * stride + m));
     store_at(out + m, sum);
-  });
+  };
+  for_each_vector<T>(m, count, sum_at);
 }
 
 template <typename T>

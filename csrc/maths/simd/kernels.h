@@ -27,6 +27,7 @@ struct PatchView {
   int64_t cols;
   const T* next;               // the first sample that the next view will need, prefetched; may be null
   const T* weights = nullptr;  // (rows, cols) of `lanes` scalars, that the output is multiplied by; null for none
+  bool complex_weights = false;  // whether a pixel's weight is a complex number, and not a real one for each scalar
 };
 
 // Weights of a view's source, one per pixel.
@@ -58,7 +59,8 @@ struct Kernels {
   // Copies `count` scalars past the caches, from and to any address.
   void (*stream)(T* out, const T* in, int64_t count);
   // out = values * factors, or values * conj(factors), over `count` scalars; write: store or stream.
-  void (*multiply)(const T* values, const T* factors, bool conjugate, int64_t lanes, T* out, int64_t count, Write write);
+  void (*multiply)(const T* values, const T* factors, bool conjugate, int64_t lanes, T* out, int64_t count,
+                   Write write);
   // sums += values * conj(factors), over `count` scalars; next: the values of the next call, prefetched, or null.
   void (*add_products)(const T* values, const T* factors, int64_t lanes, T* sums, int64_t count, const T* next);
   // out = the sum over the modes, in their order, of values * conj(factors). The modes of either lie `stride` scalars

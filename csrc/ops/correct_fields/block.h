@@ -45,7 +45,7 @@ struct PixelGroup {
   // Calls work(j) for every pixel of the group; unrolled, so that arrays of kSize are registers.
   template <typename Work>
   PTYCHO_HD void each(const Work& work) const {
-#ifdef __CUDACC__
+#ifdef __CUDA_ARCH__
 #pragma unroll
 #endif
     for (int j = 0; j < kSize; ++j)

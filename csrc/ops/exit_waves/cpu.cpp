@@ -51,6 +51,20 @@ void for_each_part_of_patch(const ImageStack<const T>& canvases, const Scan& sca
       rows * stride, rows);
 }
 
+// A patch that is used once is multiplied in registers.
+template <typename T>
+void one_mode_kernel(const ImageStack<const T>& canvases, const Scan& scan, const Order& order,
+                     const Modes<const T>& probe, const Modes<T>& out, Write write) {
+  const int64_t stride = out.row_stride(), blocks = blocks_of(scan.h);
+  if ((reinterpret_cast<uintptr_t>(out.images.data) | (stride * sizeof(T))) % 64) write = Write::store;
+  for_each_block<T>(canvases, scan, order, [&](PatchView<T> view, int64_t block, int64_t, T* scratch) {
+    const int64_t k = block / blocks, row = block % blocks * kBlockRows;
+    view.weights = probe.row(k, row);
+    view.complex_weights = canvases.lanes == 2;
+    kernels<T>().interpolate(view, out.row(k, row), stride, write, scratch);
+  });
+}
+
 void exit_waves_into(const Host&, const Tensor& canvas, const Tensor& positions, const Tensor& probe,
                      const MaybeTensor& order, Tensor& waves) {
   const Tensor source = as_contiguous(canvas);
@@ -66,6 +80,7 @@ void exit_waves_into(const Host&, const Tensor& canvas, const Tensor& positions,
     const Modes<const T> modes(factors);
     const Modes<T> out(waves);
     const int64_t lanes = out.images.lanes;
+    if (out.count == 1) return one_mode_kernel(image_stack<const T>(source), scan, sequence, modes, out, write);
     for_each_part_of_patch<T>(image_stack<const T>(source), scan, sequence,
                               [&](int64_t k, int64_t row, int64_t rows, const T* patch) {
                                 for (int64_t m = 0; m < out.count; ++m)

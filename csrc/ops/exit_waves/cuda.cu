@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// exit_waves on CUDA, its adjoints and its derivative with respect to the positions. The waves move once, the canvas and
-// the probe stay in the L2 cache; nothing of the size of the waves is made on the way. The shared probe and the
+// exit_waves on CUDA, its adjoints and its derivative with respect to the positions. The waves move once, the canvas
+// and the probe stay in the L2 cache; nothing of the size of the waves is made on the way. The shared probe and the
 // derivative are summed in fixed orders that are not the CPU's.
 #include "ops/exit_waves/blocks.h"
 #include "ops/exit_waves/dispatch.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The schemas of exit_waves, its adjoints and its derivative with respect to the positions; library.cpp states what they
-// have in common. waves and probe are (..., n, M, h, w), or (M, h, w), the same for all patches.
+// The schemas of exit_waves, its adjoints and its derivative with respect to the positions; library.cpp states what
+// they have in common. waves and probe are (..., n, M, h, w), or (M, h, w), the same for all patches.
 #pragma once
 
 namespace ptycho {

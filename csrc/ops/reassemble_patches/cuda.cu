@@ -71,7 +71,8 @@ void mean_backward_into(const Queue& queue, const Tensor& grad_image, const Tens
     const ImageStack<const T> stack = image_stack<const T>(grads);
     const int64_t pixels = stack.rows * stack.cols;
     const int64_t parts = clamp(kBlocks / stack.count, 1, blocks_for<Program>(pixels));
-    const Tensor largest = queue.output(weights, {stack.count}, {parts});
+    const int64_t sizes[] = {stack.count, parts};
+    const Tensor largest = queue.output(weights, Shape(sizes, 2), Shape());
     const LargestWeight<T> find{read<T>(weights), pixels, parts, stack.count, write<T>(largest)};
     launch(queue, find, stack.count * parts);
     const Program program{stack.data,          read<T>(weights), mean ? read<T>(*mean) : nullptr,

@@ -88,8 +88,8 @@ void write_tile(const Image<T>& canvas, const Tile& tile, const T* sums, bool pa
   }
 }
 
-// Calls sum(t, tile, sums, scratch) once per tile t; sums: `scalars` zeros per pixel; scratch: scratch_size() scalars and
-// `more` behind them.
+// Calls sum(t, tile, sums, scratch) once per tile t; sums: `scalars` zeros per pixel; scratch: scratch_size() scalars
+// and `more` behind them.
 template <typename T, typename Sum>
 void for_each_tile(const Tiles& tiles, int64_t scalars, int64_t lanes, const Sum& sum, int64_t more = 0) {
   const TileGrid& grid = tiles.grid;
