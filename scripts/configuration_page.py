@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ptychopinn import config
-from ptychopinn.config.meaning import meanings
+from ptychopinn.config.field_docs import meanings
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 SECTIONS: dict[str, Any] = {

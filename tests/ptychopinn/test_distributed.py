@@ -22,12 +22,12 @@ import torch
 from distributed_runs import RECONSTRUCTIONS, TRAININGS, run_all
 from tiny_runs import tiny
 
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.shares import Shares
+from ptychopinn.batches.distributed import Shares
 from ptychopinn.errors import InputError
-from ptychopinn.inference.bundle import load_bundle
-from ptychopinn.inference.shared import regions
+from ptychopinn.persistence.bundle import load_bundle
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.stitching.distributed import regions
 from ptychopinn.training.trainer import _devices
 from ptychopinn.training.workflow import read_config, train
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
-from ptychopinn.metrics import align, plot_reconstruction, plot_scan_overview, plot_training, plots, style
+from ptychopinn.metrics import align
+from ptychopinn.plotting import plot_reconstruction, plot_scan_overview, plot_training, style
+from ptychopinn.plotting import reconstructions as plots
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.scan import Scan
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -173,8 +175,8 @@ def test_no_global_state(tmp_path: Path) -> None:
     """pyplot would choose a backend for the whole process; nothing here may import it."""
     code = (
         "import sys, numpy as np\n"
-        "from ptychopinn.data.reconstruction import Reconstruction\n"
-        "from ptychopinn.metrics import plot_reconstruction\n"
+        "from ptychopinn.reconstruction import Reconstruction\n"
+        "from ptychopinn.plotting import plot_reconstruction\n"
         f"plot_reconstruction(Reconstruction(np.ones((9, 9)), np.ones((9, 9)), (0, 0)), {str(tmp_path)!r})\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )

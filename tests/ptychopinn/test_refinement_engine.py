@@ -11,10 +11,10 @@ import torch
 
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.simulate import simulate
-from ptychopinn.refinement import gauge
+from ptychopinn.refinement import ambiguities as gauge
 from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, PieEngine
-from ptychopinn.refinement.misfit import Misfit, compact_batches
-from ptychopinn.refinement.seek import (
+from ptychopinn.refinement.objective import Misfit, compact_batches
+from ptychopinn.refinement.search import (
     badly_fitting,
     defocused_by,
     find_defocus,

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.data.scan import Scan, pattern_blocks
 from ptychopinn.inspection.centre import centre_offset, filled
 from ptychopinn.physics.propagation import far_field, near_field, squared_modulus
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
-from ptychopinn.refinement.misfit import Misfit
-from ptychopinn.refinement.seek import most_telling, with_aperture
+from ptychopinn.refinement.objective import Misfit
+from ptychopinn.refinement.search import most_telling, with_aperture
 from ptychopinn.refinement.state import State
+from ptychopinn.scan import Scan
+from ptychopinn.storage.arrays import pattern_blocks
 
 #: Patterns of a trial: as many as cost what 100 of 64 px do, within these bounds.
 _PATTERNS, _FEWEST, _MOST = 100, 24, 200

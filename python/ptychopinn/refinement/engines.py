@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.processes import first_says, reduce_sums
-from ptychopinn.refinement.misfit import Misfit, compact_batches
+from ptychopinn.refinement.objective import Misfit, compact_batches
 from ptychopinn.refinement.state import State
+from ptychopinn.runtime.processes import first_says, reduce_sums
 
 #: Relative to the brightest pixel: illumination below which the steps of object and probe are held back.
 OBJECT_FLOOR = 0.02

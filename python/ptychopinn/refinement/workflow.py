@@ -18,19 +18,14 @@ import torch
 from torch import Tensor
 
 from ptycho_ext import CanvasGeometry
+from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import RefineConfig
-from ptychopinn.data.atomic import atomic_path
-from ptychopinn.data.dataset import good_pixels
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan, total_counts
-from ptychopinn.data.stored import load_counts
 from ptychopinn.errors import InputError
-from ptychopinn.metrics.halves import compare_halves
+from ptychopinn.metrics.split_half import compare_halves
 from ptychopinn.physics.priors import roughness, total_variation
 from ptychopinn.physics.propagation import squared_modulus
-from ptychopinn.processes import agree, broadcast, distributed
-from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, Penalty, PieEngine
-from ptychopinn.refinement.gauge import (
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.refinement.ambiguities import (
     drift_of,
     fit_affine,
     mode_powers,
@@ -38,10 +33,16 @@ from ptychopinn.refinement.gauge import (
     spread_of,
     without_affine,
 )
-from ptychopinn.refinement.misfit import Misfit, laid_out
-from ptychopinn.refinement.seek import badly_fitting, find_defocus, seek_patterns
+from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, Penalty, PieEngine
+from ptychopinn.refinement.objective import Misfit, laid_out
+from ptychopinn.refinement.search import badly_fitting, find_defocus, seek_patterns
 from ptychopinn.refinement.start import start_state
 from ptychopinn.refinement.state import State
+from ptychopinn.runtime.processes import agree, broadcast, distributed
+from ptychopinn.scan import Scan
+from ptychopinn.storage.arrays import total_counts
+from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.stored import load_counts
 
 _log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def split_half(
     determined far better than any pixel of the object; the positions stay.
 
     Returns:
-        See :func:`ptychopinn.metrics.halves.compare_halves`; None where a half is too small to tell.
+        See :func:`ptychopinn.metrics.split_half.compare_halves`; None where a half is too small to tell.
     """
     order = np.random.default_rng([config.seed, 1]).permutation(scan.n)
     half_config = dataclasses.replace(
@@ -349,7 +350,7 @@ class _Run:
     def _fingerprint(self) -> dict[str, Any]:
         return {
             "patterns": self.scan.n,
-            "counts": total_counts(self.scan),
+            "counts": total_counts(self.scan.counts),
             "positions": crc32(self.scan.positions.tobytes()),
             "probe": crc32(self.scan.probe.tobytes()),
             "origin": list(self.geometry.origin),

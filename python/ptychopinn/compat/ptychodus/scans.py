@@ -17,11 +17,11 @@ from ptychodus.api.probe_positions import ProbePosition, ProbePositionSequence
 from ptychodus.api.product import LossValue, Product
 from ptychodus.api.reconstruct import ReconstructInput
 
-from ptychopinn.data.exchange import on_canvas, scan_from_arrays
-from ptychopinn.data.geometry import Geometry
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
+from ptychopinn.acquisition import Geometry
 from ptychopinn.errors import InputError
+from ptychopinn.io.in_memory import on_canvas, scan_from_arrays
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.scan import Scan
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from ptychodus.api.parameters import Parameter, ParameterGroup
 from ptychodus.api.settings import SettingsRegistry
 
 from ptychopinn.config import DataConfig, ExecutionConfig, InferenceConfig, ModelConfig, RefineConfig, TrainingConfig
-from ptychopinn.config.meaning import meanings
+from ptychopinn.config.field_docs import meanings
 
 #: Types of fields that ptychodus has a parameter for; others are text as in YAML, "none" for None.
 _KINDS = {"bool": "boolean", "int": "integer", "float": "real", "str": "string"}
