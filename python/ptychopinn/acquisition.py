@@ -12,29 +12,22 @@ that writers give the file's coordinates back.
 
 from __future__ import annotations
 
-import logging
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError
-from ptychopinn.io.options import Given
-
-if TYPE_CHECKING:
-    from ptychopinn.io.fields import Source
-    from ptychopinn.scan import Scan
+from ptychopinn.scan import Scan
 
 #: Planck's constant times the speed of light, in eV m (both are exact in SI).
 HC = 1.2398419843320026e-06
 JOULE_PER_EV = 1.602176634e-19
-_ENERGIES = (10.0, 1e6)  # eV, of what a file may say; a caller may state any
-_DISAGREEMENT = 0.01
-
-_log = logging.getLogger(__name__)
+#: eV, of what a file may say; a caller may state any.
+ENERGIES = (10.0, 1e6)
 
 
 def wavelength_of(energy: float) -> float:
@@ -64,7 +57,7 @@ def object_pixel_size(energy: float, distance: float, detector_pixel_size: float
 
 
 @dataclass(frozen=True)
-class Geometry:
+class Acquisition:
     """What is known of an experiment: eV, and metres for the rest."""
 
     energy: float | None = None
@@ -72,74 +65,17 @@ class Geometry:
     detector_pixel_size: float | None = None
     pixel_size: float | None = None
 
-    def resolve(self, source: Source, given: Given, size: int, needed_for: str | None = None) -> Geometry:
-        """This geometry of a file, under what the caller states, with the object pixel size.
-
-        The pixel size is the caller's, else it follows from energy, distance and detector pixel where the caller
-        states any of these, else it is the file's, else it follows from the file's.
-
-        Args:
-            source: the file, for complaints.
-            given: what the caller states.
-            size: N, pixels along one side of a pattern.
-            needed_for: what cannot be done without a pixel size; None if it may stay unknown.
-
-        Raises:
-            InputError: a value of the file is not plausible, or the pixel size is needed and unknown.
-        """
-        self._check(source, given)
-        names = ("energy", "distance", "detector_pixel_size")
-        values = {name: getattr(given, name) or getattr(self, name) for name in names}
-        missing = [name for name in names if values[name] is None]
-        computed = None if missing else object_pixel_size(**values, size=size)
-        stated = any(getattr(given, name) is not None for name in names)
-        pixel_size = given.pixel_size or (computed if stated and computed else self.pixel_size or computed)
-        if pixel_size is None and needed_for is not None:
-            raise InputError(
-                f"{source.path}: expected an object pixel size {needed_for}, found none and no {', '.join(missing)} to "
-                f"compute it from; state {'= and '.join(missing)}= or pixel_size= (on the command line "
-                f"{' and '.join('--' + name.replace('_', '-') for name in missing)}, or --pixel-size)"
-            )
-        if pixel_size and computed and abs(computed / pixel_size - 1) > _DISAGREEMENT:
-            _log.warning(
-                "%s: object pixels are taken as %.6g m; energy, distance and detector pixel make %.6g m",
-                *(source.path, pixel_size, computed),
-            )
-        return replace(self, **values, pixel_size=pixel_size)
-
     def own_pixel_size(self, size: int) -> float | None:
         """Metres per object pixel by this geometry alone, for patterns of `size` px; None if silent or implausible."""
         if self.pixel_size is not None:
             return _sound(self.pixel_size)
         energy, distance, side = _sound(self.energy), _sound(self.distance), _sound(self.detector_pixel_size)
-        if not (energy and distance and side and _ENERGIES[0] <= energy <= _ENERGIES[1]):
+        if not (energy and distance and side and ENERGIES[0] <= energy <= ENERGIES[1]):
             return None
         return object_pixel_size(energy, distance, side, size)
 
-    def _check(self, source: Source, given: Given) -> None:
-        for name in ("energy", "distance", "detector_pixel_size", "pixel_size"):
-            value = getattr(self, name)
-            if value is None or getattr(given, name) is not None:
-                continue
-            if not (math.isfinite(value) and value > 0):
-                source.fail(name, f"a positive number; state {name}= if the file is wrong", f"{value:g}")
-        low, high = _ENERGIES
-        if self.energy is not None and given.energy is None and not low <= self.energy <= high:
-            source.fail(
-                "energy",
-                f"between {low:g} and {high:g} eV in the unit of the format; state energy= in eV if it is right",
-                f"what reads as {self.energy:g} eV",
-            )
 
-
-def one_size(source: Source, key: str, width: float | None, height: float | None) -> float | None:
-    """The side of a pixel, which must be square."""
-    if width is not None and height is not None and abs(width - height) > 1e-6 * abs(height):
-        source.fail(key, "square pixels", f"{width:g} m wide and {height:g} m high")
-    return width if width is not None else height
-
-
-def geometry_metadata(geometry: Geometry, origin_m: NDArray[np.float64] | None) -> dict[str, Any]:
+def geometry_metadata(geometry: Acquisition, origin_m: NDArray[np.float64] | None) -> dict[str, Any]:
     """What of a geometry `Scan` has no field for, as JSON types for `Scan.metadata["geometry"]`."""
     known: dict[str, Any] = {
         "distance_m": geometry.distance,
@@ -149,15 +85,15 @@ def geometry_metadata(geometry: Geometry, origin_m: NDArray[np.float64] | None) 
     return {name: value for name, value in known.items() if value is not None}
 
 
-def saved_geometry(metadata: dict[str, Any]) -> tuple[Geometry, NDArray[np.float64] | None]:
+def saved_geometry(metadata: dict[str, Any]) -> tuple[Acquisition, NDArray[np.float64] | None]:
     """Distance, detector pixel size and origin that a reader kept in a scan's metadata, where they are sound."""
     kept = metadata.get("geometry")
     kept = kept if isinstance(kept, dict) else {}
     numbers = {name: _sound(kept.get(f"{name}_m")) for name in ("distance", "detector_pixel_size")}
     origin = kept.get("world_origin_m")
     if not (isinstance(origin, list) and len(origin) == 2 and all(_is_number(value) for value in origin)):
-        return Geometry(**numbers), None
-    return Geometry(**numbers), np.asarray(origin, np.float64)
+        return Acquisition(**numbers), None
+    return Acquisition(**numbers), np.asarray(origin, np.float64)
 
 
 def known_distance(scan: Scan) -> float | None:

@@ -17,8 +17,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptychopinn.errors import InputError
-from ptychopinn.io.options import Given
-from ptychopinn.io.registry import format_to_read, format_to_write
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.stored import StoredPatterns
 
@@ -151,7 +149,7 @@ class Scan:
         positions: str | Path | None = None,
         partner: str | Path | None = None,
     ) -> Scan:
-        """Read a scan; what is in the file decides its format (see `ptychopinn.io.registry.FORMATS`).
+        """Read a scan; what is in the file decides its format (see `ptychopinn.io.scans.formats`).
 
         What is stated here goes over what the file says.
 
@@ -175,19 +173,22 @@ class Scan:
         Raises:
             InputError: the file cannot be used; one sentence says which key, what was expected and what was found.
         """
-        given = Given(
-            measurement,
-            memory,
-            probe,
-            bad_pixels,
-            pixel_size,
-            energy,
-            distance,
-            detector_pixel_size,
-            positions,
-            partner,
+        from ptychopinn.io.scans import read_scan
+
+        return read_scan(
+            path,
+            format,
+            measurement=measurement,
+            memory=memory,
+            probe=probe,
+            bad_pixels=bad_pixels,
+            pixel_size=pixel_size,
+            energy=energy,
+            distance=distance,
+            detector_pixel_size=detector_pixel_size,
+            positions=positions,
+            partner=partner,
         )
-        return format_to_read(path, format).read(path, given)
 
     def save(self, path: str | Path, format: str = "auto", overwrite: bool = True) -> None:
         """Write the scan, whole or not at all; the suffix decides the format unless one is named.
@@ -201,7 +202,9 @@ class Scan:
             InputError: the suffix means no format, the scan lacks what the format needs, or a file exists and
                 `overwrite` is False.
         """
-        format_to_write(path, format).write(self, path, overwrite)
+        from ptychopinn.io.scans import write_scan
+
+        write_scan(self, path, format, overwrite)
 
 
 def _check_counts(counts: NDArray[Any] | StoredPatterns) -> None:

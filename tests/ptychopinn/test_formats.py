@@ -39,7 +39,7 @@ from scan_files import (
 
 from ptychopinn.acquisition import known_detector_pixel_size, known_distance, object_pixel_size, world_positions
 from ptychopinn.errors import InputError
-from ptychopinn.io.registry import FORMATS, format_to_read, format_to_write
+from ptychopinn.io.scans import format_to_read, format_to_write, formats
 from ptychopinn.scan import Scan
 from ptychopinn.storage.stored import StoredPatterns
 
@@ -120,8 +120,8 @@ def test_round_trip_of_types_and_of_a_scan_without_a_world(tmp_path: Path, writt
 
 
 def test_every_writer_is_tested_here() -> None:
-    assert set(WRITTEN) == {name for name, format in FORMATS.items() if format.writer}
-    assert {format for _, format, *_ in FILES.values()} == set(FORMATS)
+    assert set(WRITTEN) == {name for name, format in formats().items() if format.write}
+    assert {format for _, format, *_ in FILES.values()} == set(formats())
 
 
 def test_the_half_pixel_between_the_contract_and_ptychodus(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import pytest
 from scan_files import BAD, CENTRE, CORNERS, COUNTS, DETECTOR, ENERGY, INDEXES, OBJECT, PIXEL, SHAPE, WORLD, N, pair
 
 from ptychopinn.errors import InputError
-from ptychopinn.reconstruction import Reconstruction, is_reconstruction
+from ptychopinn.io.reconstructions import is_reconstruction
+from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
 
 ORIGIN = (-3.0, 2.0)  # of the canvas, whose [0, 0] is another pixel than the object's

@@ -8,7 +8,6 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ptychopinn.cli.options import (
-    FORMATS,
     add_orientation,
     add_overwrite,
     add_scan_options,
@@ -16,6 +15,7 @@ from ptychopinn.cli.options import (
     new_file,
     say_written,
 )
+from ptychopinn.io.scans import formats
 
 
 def describe(parser: ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def describe(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         default="auto",
-        choices=["auto", *(name for name, format in FORMATS.items() if format.writer)],
+        choices=["auto", *(name for name, format in formats().items() if format.write)],
         help="format to write; auto goes by the suffix of OUT",
     )
     add_scan_options(parser)
@@ -35,10 +35,10 @@ def describe(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Read a scan of any format and write it in another; counts are kept exactly, positions to a nanometre."""
     from ptychopinn.inspection.orientation import oriented
-    from ptychopinn.io.registry import format_to_write
+    from ptychopinn.io.scans import format_to_write
 
     target = format_to_write(options.out, options.to)
-    files = target.files_of(options.out)
+    files = target.files_of(Path(options.out))
     for path in files:
         new_file(path, options.overwrite)
     scan = oriented(load_scan(options), options.orientation or "given")

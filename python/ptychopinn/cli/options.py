@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ptychopinn.config import DataConfig, ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptychopinn.errors import InputError
 from ptychopinn.io.options import MEASUREMENTS, MEMORY
-from ptychopinn.io.registry import FORMATS
+from ptychopinn.io.scans import formats
 
 SECTIONS = {
     "data": DataConfig,
@@ -59,8 +59,9 @@ def add_sections(parser: ArgumentParser, *names: str) -> None:
 
 def add_scan_options(parser: ArgumentParser) -> None:
     """What can be stated about a scan that is read; :func:`load_scan` reads it so."""
-    formats = f"of the scan: {', '.join(FORMATS)}, or auto (by what is in the file)"
-    parser.add_argument("--format", default="auto", choices=["auto", *FORMATS], help=formats)
+    names = list(formats())
+    text = f"of the scan: {', '.join(names)}, or auto (by what is in the file)"
+    parser.add_argument("--format", default="auto", choices=["auto", *names], help=text)
     parser.add_argument(
         "--measurement",
         default="auto",

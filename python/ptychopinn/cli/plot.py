@@ -23,8 +23,9 @@ def describe(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Draw a reconstruction, or the positions, probe and mean pattern of a scan, as PNG files."""
+    from ptychopinn.io.reconstructions import is_reconstruction
     from ptychopinn.plotting.reconstructions import plot_reconstruction, plot_scan_overview
-    from ptychopinn.reconstruction import Reconstruction, is_reconstruction
+    from ptychopinn.reconstruction import Reconstruction
 
     path = Path(options.file)
     beside = path.with_name(f"{path.name}-pictures") if path.is_dir() else path.with_suffix("")

@@ -49,9 +49,9 @@ def run(options: Namespace) -> int:
 
     from ptychopinn.inference.large import is_large, reconstruct_to_file
     from ptychopinn.inference.predict import reconstruct
+    from ptychopinn.io.reconstructions import reconstruction_suffix
     from ptychopinn.persistence.bundle import load_bundle
     from ptychopinn.plotting.reconstructions import plot_reconstruction
-    from ptychopinn.reconstruction import reconstruction_suffix
     from ptychopinn.refinement.workflow import refine
     from ptychopinn.runtime.devices import resolve_device
     from ptychopinn.runtime.processes import distributed, processes, together

@@ -51,7 +51,7 @@ def run(options: Namespace) -> int:
 
     It begins with what a network makes of the scan, with a reconstruction, or from scratch.
     """
-    from ptychopinn.reconstruction import reconstruction_suffix
+    from ptychopinn.io.reconstructions import reconstruction_suffix
     from ptychopinn.refinement.files import refine_to_files
     from ptychopinn.runtime.devices import resolve_device
     from ptychopinn.runtime.processes import processes, together
@@ -98,7 +98,7 @@ def run(options: Namespace) -> int:
 
 def _run_of(options: Namespace) -> str | None:
     """The run to begin with; none if it is a reconstruction or nothing."""
-    from ptychopinn.reconstruction import is_reconstruction
+    from ptychopinn.io.reconstructions import is_reconstruction
 
     start = Path(options.files[0])
     return None if options.from_scratch or (start.is_file() and is_reconstruction(start)) else str(start)
@@ -107,8 +107,9 @@ def _run_of(options: Namespace) -> str | None:
 def _start_of(path: Path, scan: Any, device: Any) -> Any:
     """The reconstruction to refine: a file's, or what a trained network makes of the scan."""
     from ptychopinn.inference.predict import reconstruct
+    from ptychopinn.io.reconstructions import is_reconstruction
     from ptychopinn.persistence.bundle import load_bundle
-    from ptychopinn.reconstruction import Reconstruction, is_reconstruction
+    from ptychopinn.reconstruction import Reconstruction
 
     if path.is_file() and is_reconstruction(path):
         return Reconstruction.load(path)

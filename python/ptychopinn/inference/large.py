@@ -18,8 +18,8 @@ from torch import Tensor
 from ptycho_ext import CanvasGeometry
 from ptychopinn.config import Config
 from ptychopinn.inference.predict import average, facts, groups_to_predict, predict_streamed, prepare, unit_phases
+from ptychopinn.io.reconstructions import check_parts_path, save_in_parts
 from ptychopinn.models import PtychoModel
-from ptychopinn.reconstruction import check_parts_path, save_in_parts
 from ptychopinn.runtime.memory import fits_in_memory
 from ptychopinn.scan import Scan
 from ptychopinn.stitching.on_disk import Streamed, row_bands

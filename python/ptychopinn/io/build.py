@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import Geometry, geometry_metadata
+from ptychopinn.acquisition import Acquisition, geometry_metadata
 from ptychopinn.errors import InputError
-from ptychopinn.io.counts import Patterns, counts_of
+from ptychopinn.io.counts import RawPatterns, counts_of
 from ptychopinn.io.fields import Source
-from ptychopinn.io.options import MEASUREMENTS, Given
+from ptychopinn.io.geometry import resolved
+from ptychopinn.io.options import MEASUREMENTS, ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, probe_of
 from ptychopinn.scan import Scan
 
@@ -54,10 +55,10 @@ class Contents:
 
     source: Source
     key: str
-    patterns: Patterns
+    patterns: RawPatterns
     world: NDArray[np.float64] | None = None
     pixels: NDArray[np.float64] | None = None
-    geometry: Geometry = field(default_factory=Geometry)
+    geometry: Acquisition = field(default_factory=Acquisition)
     probe: NDArray[np.complex64] | None = None
     scale_known: str | None = None
     bad_pixels: NDArray[np.bool_] | None = None
@@ -69,7 +70,7 @@ class Contents:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def assemble(contents: Contents, given: Given) -> Scan:
+def assemble(contents: Contents, options: ReadOptions) -> Scan:
     """The scan that a file's contents make, with every decision in its metadata.
 
     The scan's pixel (0, 0) is that of the file's object where it has one; else positions are shifted so that the
@@ -83,10 +84,10 @@ def assemble(contents: Contents, given: Given) -> Scan:
     n, size = contents.patterns.shape[:2]
     if contents.stated not in (None, *MEASUREMENTS[1:]):
         source.fail(f"{contents.key}@measurement", "'amplitude' or 'counts'", repr(contents.stated))
-    if given.bad_pixels is not None:
-        contents.bad_pixels = _with_given(contents.bad_pixels, given.bad_pixels, size)
-    geometry = contents.geometry.resolve(
-        source, given, size, "for positions in metres" if contents.world is not None else None
+    if options.bad_pixels is not None:
+        contents.bad_pixels = _with_stated(contents.bad_pixels, options.bad_pixels, size)
+    geometry = resolved(
+        contents.geometry, source, options, size, "for positions in metres" if contents.world is not None else None
     )
     middle, truth = (size - 1) / 2, contents.truth
     if contents.world is not None:
@@ -111,16 +112,16 @@ def assemble(contents: Contents, given: Given) -> Scan:
         contents.key,
         contents.patterns,
         contents.bad_pixels,
-        given.measurement,
+        options.measurement,
         contents.stated,
         contents.default,
-        given.memory,
+        options.memory,
     )
     metadata["measurement"] = decision
     metadata.pop("geometry", None)
     if kept := geometry_metadata(geometry, origin):
         metadata["geometry"] = kept
-    probe = probe_of(source, contents.probe, contents.scale_known, counts, contents.bad_pixels, given, metadata)
+    probe = probe_of(source, contents.probe, contents.scale_known, counts, contents.bad_pixels, options, metadata)
     try:
         return Scan(
             counts=counts,
@@ -137,13 +138,13 @@ def assemble(contents: Contents, given: Given) -> Scan:
         raise InputError(f"{source.path}: {error}") from error
 
 
-def _with_given(known: NDArray[np.bool_] | None, given: NDArray[Any] | str | Path, size: int) -> NDArray[np.bool_]:
+def _with_stated(known: NDArray[np.bool_] | None, stated: NDArray[Any] | str | Path, size: int) -> NDArray[np.bool_]:
     """The mask that the caller states, and the file's."""
-    where, mask = "bad_pixels", given
-    if isinstance(given, (str, Path)):
-        where = str(given)
+    where, mask = "bad_pixels", stated
+    if isinstance(stated, (str, Path)):
+        where = str(stated)
         try:
-            mask = np.load(given, allow_pickle=False)
+            mask = np.load(stated, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{where}: expected an .npy file of a mask, found none that can be read") from error
     if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biu" or mask.shape != (size, size):

@@ -2,7 +2,7 @@
 """From stored patterns to photon counts: the one place where it is decided what a file's patterns are.
 
 :func:`counts_of` is the only way from a file's patterns to `Scan.counts`, for every format. It asks little of what it
-is given (:class:`Patterns`: a shape, a type and slices along the first axis), so patterns that stay on the disk can
+is given (:class:`RawPatterns`: a shape, a type and slices along the first axis), so patterns that stay on the disk can
 be put in its place; it is also the only place where patterns are read into memory whole.
 """
 
@@ -36,7 +36,7 @@ _DEFAULT_REASONS = {
 _log = logging.getLogger(__name__)
 
 
-class Patterns(Protocol):
+class RawPatterns(Protocol):
     """Patterns (n, N, N) as a file stores them, read a block at a time: an array, or frames of an open file."""
 
     @property
@@ -51,7 +51,7 @@ class Patterns(Protocol):
 def counts_of(
     source: Source,
     key: str,
-    patterns: Patterns,
+    patterns: RawPatterns,
     bad: NDArray[np.bool_] | None,
     requested: str = "auto",
     stated: str | None = None,
@@ -118,7 +118,7 @@ def counts_of(
 
 
 def _kept(
-    source: Source, key: str, patterns: Patterns, bad: NDArray[np.bool_] | None, memory: str
+    source: Source, key: str, patterns: RawPatterns, bad: NDArray[np.bool_] | None, memory: str
 ) -> NDArray[Any] | StoredPatterns:
     """The patterns in memory, or on disk where they can stay there; those refuse by themselves what is no count."""
     source.check_memory(key, (_AT_ONCE, *patterns.shape[1:]), np.dtype(np.float64))
@@ -155,7 +155,7 @@ def _decide(
     return default, _DEFAULT_REASONS[default]
 
 
-def frames_on_disk(patterns: Patterns, path: Path) -> StoredPatterns:
+def frames_on_disk(patterns: RawPatterns, path: Path) -> StoredPatterns:
     """The frames of an open file as patterns that stay there.
 
     Raises:

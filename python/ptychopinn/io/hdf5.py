@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError
 from ptychopinn.io.fields import Source
+from ptychopinn.io.lazy import h5py
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.atomic import atomic_path
 from ptychopinn.storage.stored import StoredPatterns

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptychopinn.acquisition import Geometry
+from ptychopinn.acquisition import Acquisition
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, truth_of
 from ptychopinn.io.fields import Source
-from ptychopinn.io.options import Given
+from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import stacked
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
@@ -41,7 +41,7 @@ def scan_from_arrays(
     *,
     bad_pixels: ArrayLike | None = None,
     image: ArrayLike | None = None,
-    geometry: Geometry | None = None,
+    geometry: Acquisition | None = None,
     origin_m: ArrayLike | None = None,
     measurement: str = "auto",
     name: str = "arrays",
@@ -86,7 +86,7 @@ def scan_from_arrays(
         key="patterns",
         patterns=counts,
         pixels=places.astype(np.float64),
-        geometry=geometry or Geometry(),
+        geometry=geometry or Acquisition(),
         probe=beam,
         bad_pixels=bad,
         truth=None if image is None else truth_of(source, "object", np.asarray(image)),
@@ -94,7 +94,7 @@ def scan_from_arrays(
         name=name,
         metadata=dict(metadata or {}),
     )
-    return assemble(contents, Given(measurement, memory="load"))
+    return assemble(contents, ReadOptions(measurement, memory="load"))
 
 
 def on_canvas(result: Reconstruction, shape: tuple[int, int]) -> NDArray[np.complex64]:

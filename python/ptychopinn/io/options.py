@@ -23,7 +23,7 @@ _POSITIVE = {
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class ReadOptions:
     """Statements about a scan, none of them required.
 
     Args:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError
 from ptychopinn.io.fields import Source
-from ptychopinn.io.options import Given
+from ptychopinn.io.options import ReadOptions
 from ptychopinn.storage.arrays import pattern_blocks
 
 #: What a file says of a probe that is already in sqrt(counts).
@@ -49,7 +49,7 @@ def probe_of(
     scale_known: str | None,
     counts: NDArray[Any],
     bad: NDArray[np.bool_] | None,
-    given: Given,
+    options: ReadOptions,
     metadata: dict[str, Any],
 ) -> NDArray[np.complex64]:
     """The probe in sqrt(counts): the caller's, else the file's, else a guess.
@@ -60,7 +60,7 @@ def probe_of(
         scale_known: why the file's probe is in sqrt(counts) already; None if it is not known to be.
         counts: (n, N, N) photon counts.
         bad: (N, N) bool, pixels whose counts mean nothing.
-        given: what the caller states.
+        options: what the caller states.
         metadata: of the scan; gets `probe` and `probe_scaling`, what was decided and why.
 
     Returns:
@@ -68,8 +68,8 @@ def probe_of(
         without bad ones, that is sum |P|^2 over its modes.
     """
     size = counts.shape[-1]
-    if given.probe is not None:
-        probe, scale_known = _given_probe(given.probe, size), None
+    if options.probe is not None:
+        probe, scale_known = _given_probe(options.probe, size), None
         metadata["probe"] = {"value": "given", "reason": "as requested"}
     elif probe is None:
         probe = guess_probe(counts, bad)

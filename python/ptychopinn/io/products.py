@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -23,10 +22,8 @@ from ptychopinn.io.formats.nexus import put_group
 from ptychopinn.io.formats.ptychodus import put_product
 from ptychopinn.io.hdf5 import new_hdf5, put_units
 from ptychopinn.io.indexes import scan_indexes
-
-if TYPE_CHECKING:
-    from ptychopinn.reconstruction import Reconstruction
-    from ptychopinn.scan import Scan
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.scan import Scan
 
 _SUFFIXES = (".h5", ".hdf5", ".nxs", ".nx")
 _PROGRAM = "ptychopinn"

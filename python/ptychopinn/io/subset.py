@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from ptychopinn.errors import InputError
-from ptychopinn.io.registry import format_to_write
+from ptychopinn.io.scans import format_to_write
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
 

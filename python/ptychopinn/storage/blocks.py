@@ -29,7 +29,7 @@ _CHUNK_CACHE = 64 << 20
 _ENCRYPTED = 1
 
 
-class Source(Protocol):
+class PatternSource(Protocol):
     """Patterns (n, h, w) of one native type, read by row.
 
     Attributes:

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptychopinn.errors import InputError
 from ptychopinn.runtime.memory import available_memory, fits_in_memory
-from ptychopinn.storage.blocks import FlatFile, Hdf5Dataset, Repeated, Source
+from ptychopinn.storage.blocks import FlatFile, Hdf5Dataset, PatternSource, Repeated
 
 #: From here on a value in a bad pixel is a marker, and zero; the square of what is smaller is still a count.
 LARGEST_BAD = np.float64(2**26)
@@ -47,7 +47,7 @@ class StoredPatterns:
 
     ndim = 3
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: PatternSource) -> None:
         self._source = source
         self._rows: NDArray[np.int64] | None = None  # of the source; none: all of them
         self._transpose = False

@@ -18,26 +18,27 @@ from ptychopinn.errors import InputError
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of
 from ptychopinn.io.fields import Source
 from ptychopinn.io.hdf5 import Frames, Hdf5
-from ptychopinn.io.options import Given
+from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import stacked
-from ptychopinn.io.sniff import HDF5_SUFFIXES, content_of
+from ptychopinn.io.registry import Format, register
+from ptychopinn.io.sniff import HDF5_SUFFIXES, Content, content_of
 from ptychopinn.scan import Scan
 
 _LARGEST_CSV = 1 << 30
 
 
-def read_arrays(path: Path, given: Given) -> Scan:
+def read_arrays(path: Path, options: ReadOptions) -> Scan:
     """Read patterns from an array and their positions from the CSV file beside it.
 
     Args:
         path: `.npy` of shape (n, N, N), or an HDF5 file with one data set of three axes. Beside it, with "patterns" in
             its name replaced or a name of their own: `positions.csv`, and optionally `probe.npy`, `bad_pixels.npy`.
-        given: what the caller states; the geometry is needed.
+        options: what the caller states; the geometry is needed.
 
     Raises:
         InputError: one sentence with the file, the key, what was expected and what was found.
     """
-    table = Path(given.positions) if given.positions is not None else beside(path, "positions", ".csv")
+    table = Path(options.positions) if options.positions is not None else beside(path, "positions", ".csv")
     if table is None:
         raise InputError(
             f"{path}: expected the positions of its patterns beside it, found no {path.with_name('positions.csv')}; "
@@ -49,10 +50,10 @@ def read_arrays(path: Path, given: Given) -> Scan:
         patterns = source.check("patterns", source.array("patterns"), "iuf", ndim=3, finite=False)
         if patterns.shape[1] != patterns.shape[2] or not patterns.size:
             source.fail("patterns", "square patterns, (n, N, N)", f"shape {patterns.shape}")
-        return _assemble(source, "patterns", patterns, world, path, given)
+        return _assemble(source, "patterns", patterns, world, path, options)
     with Hdf5(path) as file:
         key = _only_cube(path)
-        return _assemble(file, key, Frames(file, [key]), world, path, given)
+        return _assemble(file, key, Frames(file, [key]), world, path, options)
 
 
 def beside(path: Path, what: str, suffix: str) -> Path | None:
@@ -121,9 +122,11 @@ class _Arrays(Source):
         return array
 
 
-def _assemble(source: Source, key: str, patterns: Any, world: NDArray[np.float64], path: Path, given: Given) -> Scan:
+def _assemble(
+    source: Source, key: str, patterns: Any, world: NDArray[np.float64], path: Path, options: ReadOptions
+) -> Scan:
     size = patterns.shape[-1]
-    probe = None if given.probe is not None else beside(path, "probe", ".npy")
+    probe = None if options.probe is not None else beside(path, "probe", ".npy")
     mask = beside(path, "bad_pixels", ".npy")
     contents = Contents(
         source=source,
@@ -133,7 +136,7 @@ def _assemble(source: Source, key: str, patterns: Any, world: NDArray[np.float64
         probe=None if probe is None else stacked(*_of(probe), size),
         bad_pixels=None if mask is None else bad_pixels_of(_Arrays(mask), "bad_pixels", size),
     )
-    return assemble(contents, given)
+    return assemble(contents, options)
 
 
 def _of(path: Path) -> tuple[Source, str, NDArray[Any]]:
@@ -159,3 +162,24 @@ def _is_number(cell: str) -> bool:
         return bool(np.isfinite(float(cell)))
     except ValueError:
         return False
+
+
+def _is_arrays(content: Content) -> bool:
+    """An array that has positions beside it and says nothing else."""
+    if content.kind == "hdf5":
+        return len(content.cubes) == 1 and beside(content.path, "positions", ".csv") is not None
+    return content.kind == "npy" and content.path.suffix.lower() == ".npy"
+
+
+register(
+    Format(
+        "arrays",
+        "patterns in .npy or .h5 with positions.csv",
+        (".npy",),
+        _is_arrays,
+        read_arrays,
+        takes=("positions",),
+        last_resort=True,
+        order=80,
+    )
+)

@@ -9,25 +9,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.acquisition import (
     JOULE_PER_EV,
-    Geometry,
+    Acquisition,
     known_detector_pixel_size,
     known_distance,
     needed_pixel_size,
-    one_size,
     world_origin,
     world_positions,
 )
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, said_units, truth_of
+from ptychopinn.io.formats.nexus import is_nexus
+from ptychopinn.io.geometry import one_size
 from ptychopinn.io.hdf5 import OURS, Frames, Hdf5, new_hdf5, put_counts, put_ours
 from ptychopinn.io.indexes import indexes_of, pair_by_index
-from ptychopinn.io.options import Given
+from ptychopinn.io.lazy import h5py
+from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
+from ptychopinn.io.registry import Format, register
+from ptychopinn.io.sniff import Content
 from ptychopinn.scan import Scan
 
 _ENTRY = "entry_1"
@@ -44,13 +47,13 @@ _VERSION = 160
 _INVALID = 1  # the bit of a mask that says that a pixel is invalid
 
 
-def read_cxi(path: Path, given: Given) -> Scan:
+def read_cxi(path: Path, options: ReadOptions) -> Scan:
     """Read a scan from a CXI file.
 
     Args:
         path: the file, with patterns in `entry_1/instrument_1/detector_1/data` (or `entry_1/data_1/data`) and places in
             `entry_1/sample_1/geometry_1/translation`.
-        given: what the caller states.
+        options: what the caller states.
 
     Raises:
         InputError: one sentence with the file, the key, what was expected and what was found.
@@ -77,7 +80,7 @@ def read_cxi(path: Path, given: Given) -> Scan:
             key=key,
             patterns=frames if order is None else frames.take(order),
             world=translation[:, 1::-1],
-            geometry=Geometry(
+            geometry=Acquisition(
                 energy=None if joule is None else joule / JOULE_PER_EV,
                 distance=file.scalar(f"{_DETECTOR}/distance"),
                 detector_pixel_size=_detector_pixel(file),
@@ -92,7 +95,7 @@ def read_cxi(path: Path, given: Given) -> Scan:
             name=file.text(f"{_ENTRY}/title") or path.stem,
             metadata=metadata,
         )
-        return assemble(contents, given)
+        return assemble(contents, options)
 
 
 def write_cxi(scan: Scan, path: Path) -> None:
@@ -173,3 +176,12 @@ def _object(file: Hdf5) -> tuple[float | None, NDArray[np.complex64] | None, NDA
         file.fail(key, "an object (L, H, W)", f"shape {layers.shape}")
     origin = np.asarray(centre, np.float64) - pixel_size * (np.asarray(layers.shape[1:], np.float64) - 1) / 2
     return pixel_size, truth_of(file, key, layers[0]) if len(layers) == 1 else None, origin
+
+
+def _is_cxi(content: Content) -> bool:
+    """Names of CXI in a file of NeXus classes are those of NXcxi_ptycho."""
+    named = content.has("cxi_version") or content.has(PATTERNS[0])
+    return content.kind == "hdf5" and named and not is_nexus(content)
+
+
+register(Format("cxi", "CXI of cxidb.org", (".cxi",), _is_cxi, read_cxi, write_cxi, order=50))

@@ -9,25 +9,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.acquisition import (
     HC,
     JOULE_PER_EV,
-    Geometry,
+    Acquisition,
     known_detector_pixel_size,
     known_distance,
     needed_pixel_size,
-    one_size,
     world_origin,
     world_positions,
 )
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, origin_of, said_units, truth_of
+from ptychopinn.io.geometry import one_size
 from ptychopinn.io.hdf5 import OURS, Frames, Hdf5, new_hdf5, put_counts, put_ours, put_units
-from ptychopinn.io.options import Given
+from ptychopinn.io.lazy import h5py
+from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
+from ptychopinn.io.registry import Format, register
+from ptychopinn.io.sniff import Content
 from ptychopinn.scan import Scan
 
 _LENGTHS = {"m": 1.0, "metre": 1.0, "meter": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "micron": 1e-6}
@@ -36,12 +38,12 @@ _ENERGIES = {"ev": 1.0, "kev": 1e3, "mev": 1e6, "j": 1 / JOULE_PER_EV, "joule": 
 _INVALID_BITS = 0x1F  # gap, dead, under-responding, over-responding and noisy, of NXdetector's pixel_mask
 
 
-def read_nexus(path: Path, given: Given) -> Scan:
+def read_nexus(path: Path, options: ReadOptions) -> Scan:
     """Read a scan from a NeXus file.
 
     Args:
         path: the file, with an NXentry whose NXdetector holds `data` of three axes (or four, of a raster).
-        given: what the caller states.
+        options: what the caller states.
 
     Raises:
         InputError: one sentence with the file, the key, what was expected and what was found.
@@ -61,7 +63,7 @@ def read_nexus(path: Path, given: Given) -> Scan:
             key=key,
             patterns=frames,
             world=_places(file, entry, detector),
-            geometry=Geometry(
+            geometry=Acquisition(
                 energy=_energy(file, instrument, entry),
                 distance=_quantity(file, f"{detector}/distance", _LENGTHS),
                 detector_pixel_size=one_size(file, f"{detector}/x_pixel_size", *sides),
@@ -76,7 +78,7 @@ def read_nexus(path: Path, given: Given) -> Scan:
             name=file.text(f"{entry}/title") or path.stem,
             metadata=file.json(f"{ours}/metadata_json"),
         )
-        return assemble(contents, given)
+        return assemble(contents, options)
 
 
 def write_nexus(scan: Scan, path: Path) -> None:
@@ -229,3 +231,13 @@ def _bad_pixels(file: Hdf5, detector: str, size: int) -> NDArray[np.bool_] | Non
     if mask.ndim == 3 and len(mask) == 1:
         mask = mask[0]
     return bad_pixels_of(file, key, size, mask.astype(np.int64) & _INVALID_BITS != 0)
+
+
+def is_nexus(content: Content) -> bool:
+    """Groups have classes, an NXdetector among them."""
+    return content.kind == "hdf5" and {"NXentry", "NXdetector"} <= set(content.classes.values())
+
+
+register(
+    Format("nexus", "NeXus (NXptycho, NXcxi_ptycho)", (".nxs", ".nx"), is_nexus, read_nexus, write_nexus, order=70)
+)

@@ -23,8 +23,10 @@ from ptychopinn.acquisition import saved_geometry
 from ptychopinn.errors import InputError
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, said_units, truth_of
 from ptychopinn.io.fields import Source
-from ptychopinn.io.options import MEASUREMENTS, Given
+from ptychopinn.io.options import MEASUREMENTS, ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
+from ptychopinn.io.registry import Format, register
+from ptychopinn.io.sniff import Content
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.atomic import atomic_path
@@ -55,31 +57,31 @@ def read_npz(path: str | Path, measurement: str = "auto", memory: str = "auto") 
     Raises:
         InputError: one sentence with the file, the key, what was expected and what was found.
     """
-    return read_contract(Path(path), Given(measurement=measurement, memory=memory))
+    return read_contract(Path(path), ReadOptions(measurement=measurement, memory=memory))
 
 
-def read_contract(path: Path, given: Given) -> Scan:
+def read_contract(path: Path, options: ReadOptions) -> Scan:
     """Read a file of the contract, whose coordinates are those of patch sample N//2, under what the caller states."""
-    return _read(path, given, ptychodus=False)
+    return _read(path, options, ptychodus=False)
 
 
-def read_ptychodus_npz(path: Path, given: Given) -> Scan:
+def read_ptychodus_npz(path: Path, options: ReadOptions) -> Scan:
     """Read a training NPZ of ptychodus: counts, and coordinates of the middle of a patch, sample (N-1)/2.
 
     ptychodus maps a world coordinate x to the object pixel `(x - cx)/dx + (W - 1)/2` and writes that; the patch's first
     sample is then (N-1)/2 pixels before it, half a pixel from where the contract has it.
     """
-    return _read(path, given, ptychodus=True)
+    return _read(path, options, ptychodus=True)
 
 
-def _read(path: Path, given: Given, ptychodus: bool) -> Scan:
+def _read(path: Path, options: ReadOptions, ptychodus: bool) -> Scan:
     with _Archive(path) as archive:
         key = "diffraction" if "diffraction" in archive.keys else "diff3d"
-        probe = _read_probe(archive, given)
+        probe = _read_probe(archive, options)
         x, y = (archive.numbers(name, "iuf", ndim=1).astype(np.float64) for name in ("xcoords", "ycoords"))
         if len(y) != len(x):
             archive.fail("ycoords", f"{len(x)} values, as many as in xcoords", f"{len(y)}")
-        patterns = _read_patterns(archive, key, None if probe is None else probe.shape[-1], len(x), given.memory)
+        patterns = _read_patterns(archive, key, None if probe is None else probe.shape[-1], len(x), options.memory)
         size = patterns.shape[-1]
         stated = archive.text("measurement")
         if stated is not None and stated not in MEASUREMENTS[1:]:
@@ -109,7 +111,7 @@ def _read(path: Path, given: Given, ptychodus: bool) -> Scan:
             name=archive.text("name") or path.stem,
             metadata=metadata,
         )
-        return assemble(contents, given)
+        return assemble(contents, options)
 
 
 def write_npz(scan: Scan, path: str | Path) -> None:
@@ -208,9 +210,9 @@ class _Archive(Source):
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def _read_probe(archive: _Archive, given: Given) -> NDArray[np.complex64] | None:
+def _read_probe(archive: _Archive, options: ReadOptions) -> NDArray[np.complex64] | None:
     """The probe as (M, N, N), which sets N; None where the caller gives one in place of a missing one."""
-    if given.probe is not None and not archive.has("probeGuess"):
+    if options.probe is not None and not archive.has("probeGuess"):
         return None
     return stacked(archive, "probeGuess", archive.numbers("probeGuess", "iufc"), None)
 
@@ -258,3 +260,17 @@ def _read_metadata(archive: _Archive) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         archive.fail("metadata_json", "a JSON object", type(metadata).__name__)
     return metadata
+
+
+def _is_npz(content: Content) -> bool:
+    return content.kind == "npz" and not _is_ptychodus_npz(content)
+
+
+def _is_ptychodus_npz(content: Content) -> bool:
+    """ptychodus 1.7 alone writes these three without saying what the patterns or the axes are."""
+    marks = {"axes", "measurement", "probe_units", "metadata_json"}
+    return content.kind == "npz" and content.has("diff3d", "bad_pixels", "scan_index") and not marks & content.names
+
+
+register(Format("npz", "the PtychoPINN contract", (".npz",), _is_npz, read_contract, write_npz, order=10))
+register(Format("ptychodus-npz", "training NPZ of ptychodus", (), _is_ptychodus_npz, read_ptychodus_npz, order=20))

@@ -11,25 +11,27 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.acquisition import (
-    Geometry,
+    Acquisition,
     known_detector_pixel_size,
     known_distance,
     needed_pixel_size,
-    one_size,
     world_origin,
     world_positions,
 )
 from ptychopinn.errors import InputError
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, said_units, truth_of
+from ptychopinn.io.geometry import one_size
 from ptychopinn.io.hdf5 import OURS, Frames, Hdf5, put_counts, put_ours
 from ptychopinn.io.indexes import indexes_of, pair_by_index, scan_indexes
-from ptychopinn.io.options import Given
+from ptychopinn.io.lazy import h5py
+from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
+from ptychopinn.io.registry import Format, register
+from ptychopinn.io.sniff import Content
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
 
@@ -39,12 +41,12 @@ _TRAINING = ("probe_position_x_px", "probe_position_y_px")
 _log = logging.getLogger(__name__)
 
 
-def read_ptychodus(path: Path, given: Given) -> Scan:
+def read_ptychodus(path: Path, options: ReadOptions) -> Scan:
     """Read the pair of files that ptychodus keeps a scan in.
 
     Args:
         path: either file, or the folder that holds `diffraction.h5` and `product.h5`.
-        given: what the caller states; `partner` names the other file where it does not lie beside.
+        options: what the caller states; `partner` names the other file where it does not lie beside.
 
     Returns:
         The scan, of the patterns that have a position. `metadata["scan_indexes"]` keeps their indexes where they are
@@ -53,7 +55,7 @@ def read_ptychodus(path: Path, given: Given) -> Scan:
     Raises:
         InputError: one sentence with the file, the key, what was expected and what was found.
     """
-    first, second = _pair_to_read(path, given)
+    first, second = _pair_to_read(path, options)
     with Hdf5(first, "a diffraction file of ptychodus") as patterns, Hdf5(second, "a product of ptychodus") as product:
         frames = Frames(patterns, [patterns.need("patterns")])
         size = frames.shape[-1]
@@ -66,7 +68,7 @@ def read_ptychodus(path: Path, given: Given) -> Scan:
         width, height = (
             patterns.attribute("patterns", f"detector_pixel_{side}_m") or None for side in ("width", "height")
         )
-        geometry = Geometry(
+        geometry = Acquisition(
             energy=product.attribute("/", "photon_energy_eV") or product.attribute("/", "probe_energy_eV") or None,
             distance=product.attribute("/", "detector_object_distance_m") or None,
             detector_pixel_size=one_size(patterns, "patterns@detector_pixel_width_m", width, height),
@@ -90,10 +92,10 @@ def read_ptychodus(path: Path, given: Given) -> Scan:
             name=product.words("/", "name") or first.stem,
             metadata=metadata,
         )
-        return assemble(contents, given)
+        return assemble(contents, options)
 
 
-def read_training(path: Path, given: Given) -> Scan:
+def read_training(path: Path, options: ReadOptions) -> Scan:
     """Read the training data that ptychodus exports as HDF5; positions in it are pixels of the object."""
     with Hdf5(path, "a training file of ptychodus") as file:
         frames = Frames(file, [file.need("patterns")])
@@ -107,7 +109,7 @@ def read_training(path: Path, given: Given) -> Scan:
             key="patterns",
             patterns=frames,
             pixels=_columns(file, *_TRAINING),
-            geometry=Geometry(
+            geometry=Acquisition(
                 energy=file.scalar("photon_energy_eV"),
                 distance=file.scalar("detector_object_distance_m"),
                 pixel_size=pixel_size,
@@ -118,7 +120,7 @@ def read_training(path: Path, given: Given) -> Scan:
             origin_m=None if pixel_size is None else -pixel_size * (np.asarray(shape, np.float64) - 1) / 2,
             stated=file.words("patterns", "measurement"),
         )
-        return assemble(contents, given)
+        return assemble(contents, options)
 
 
 def pair_to_write(path: Path) -> tuple[Path, Path]:
@@ -226,14 +228,14 @@ def put_product(
     file["loss_epochs"], file["loss_values"] = np.zeros(0, np.int64), np.zeros(0)
 
 
-def _pair_to_read(path: Path, given: Given) -> tuple[Path, Path]:
+def _pair_to_read(path: Path, options: ReadOptions) -> tuple[Path, Path]:
     """(diffraction, product) of whichever was named."""
     if path.is_dir():
         return path / f"{PATTERNS}.h5", path / f"{PRODUCT}.h5"
     with Hdf5(path, "a file of a ptychodus pair") as file:
         has_patterns = file.has("patterns")
-    if given.partner is not None:
-        partner = Path(given.partner)
+    if options.partner is not None:
+        partner = Path(options.partner)
     else:
         named = _partner_name(path)
         beside = path.with_name(f"{PRODUCT if has_patterns else PATTERNS}.h5")
@@ -264,10 +266,10 @@ def _columns(file: Hdf5, x_key: str, y_key: str) -> NDArray[np.float64]:
 
 def _object(
     product: Hdf5, metadata: dict[str, Any]
-) -> tuple[Geometry, NDArray[np.complex64] | None, NDArray[np.float64] | None]:
+) -> tuple[Acquisition, NDArray[np.complex64] | None, NDArray[np.float64] | None]:
     """The pixel size that the object has, the object if it is a truth, and where its first pixel lies."""
     if not product.has("object"):
-        return Geometry(), None, None
+        return Acquisition(), None, None
     layers = product.numbers("object", "iufc")
     layers = layers[np.newaxis] if layers.ndim == 2 else layers
     if layers.ndim != 3 or not layers.size:
@@ -279,13 +281,13 @@ def _object(
     )
     centre = [product.attribute("object", f"center_{axis}_m") for axis in "yx"]
     if pixel_size is None or centre[0] is None or centre[1] is None:
-        return Geometry(pixel_size=pixel_size), None, None
+        return Acquisition(pixel_size=pixel_size), None, None
     origin = np.asarray(centre, np.float64) - pixel_size * (np.asarray(layers.shape[1:], np.float64) - 1) / 2
     if len(layers) > 1:
         _log.warning("%s: the object has %d layers: it is not taken as the truth", product.path, len(layers))
         metadata["layers"] = len(layers)
-        return Geometry(pixel_size=pixel_size), None, origin
-    return Geometry(pixel_size=pixel_size), truth_of(product, "object", layers[0]), origin
+        return Acquisition(pixel_size=pixel_size), None, origin
+    return Acquisition(pixel_size=pixel_size), truth_of(product, "object", layers[0]), origin
 
 
 def _probe(product: Hdf5, size: int, metadata: dict[str, Any]) -> NDArray[np.complex64] | None:
@@ -318,3 +320,31 @@ def _empty_shape(scan: Scan) -> tuple[int, int]:
     """Of a constant object from the scan's pixel (0, 0) to its last patch."""
     height, width = np.ceil(scan.positions.max(axis=0)).astype(int) + scan.patch_size + 1
     return max(int(height), scan.patch_size), max(int(width), scan.patch_size)
+
+
+def _is_ptychodus(content: Content) -> bool:
+    if content.kind == "folder":
+        return content.has("diffraction.h5", "product.h5")
+    patterns = content.has("patterns", "indexes")
+    product = content.has("probe_position_x_m", "probe_position_y_m")
+    return content.kind == "hdf5" and (patterns or product)
+
+
+def _is_training(content: Content) -> bool:
+    return content.kind == "hdf5" and content.has("patterns", *_TRAINING)
+
+
+register(
+    Format(
+        "ptychodus",
+        "diffraction.h5 and product.h5 of ptychodus",
+        (),
+        _is_ptychodus,
+        read_ptychodus,
+        write_ptychodus,
+        files_of=pair_to_write,
+        takes=("partner",),
+        order=30,
+    )
+)
+register(Format("ptychodus-training", "training HDF5 of ptychodus", (), _is_training, read_training, order=40))

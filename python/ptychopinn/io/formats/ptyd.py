@@ -15,19 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.acquisition import (
-    Geometry,
+    Acquisition,
     known_detector_pixel_size,
     known_distance,
     needed_pixel_size,
-    one_size,
     world_origin,
     world_positions,
 )
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, origin_of, truth_of
+from ptychopinn.io.geometry import one_size
 from ptychopinn.io.hdf5 import OURS, Frames, Hdf5, new_hdf5, put_counts, put_ours
 from ptychopinn.io.indexes import keep_indexes, scan_indexes, unique_indexes
-from ptychopinn.io.options import Given
+from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import stacked
+from ptychopinn.io.registry import Format, register
+from ptychopinn.io.sniff import Content
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 
@@ -36,12 +38,12 @@ _GROUPS = ("meta", "info", "common")
 _log = logging.getLogger(__name__)
 
 
-def read_ptyd(path: Path, given: Given) -> Scan:
+def read_ptyd(path: Path, options: ReadOptions) -> Scan:
     """Read a scan that ptypy prepared.
 
     Args:
         path: the file, with `chunks/0/data`, `chunks/0/positions` and so on, and geometry in `meta` (or `info`).
-        given: what the caller states; a probe is welcome.
+        options: what the caller states; a probe is welcome.
 
     Raises:
         InputError: one sentence with the file, the key, what was expected and what was found.
@@ -66,7 +68,7 @@ def read_ptyd(path: Path, given: Given) -> Scan:
             key=f"chunks/{chunks[0]}/data",
             patterns=frames,
             world=np.concatenate(places),
-            geometry=Geometry(
+            geometry=Acquisition(
                 energy=None if kev is None else kev * 1e3,
                 distance=_number(file, "distance"),
                 detector_pixel_size=_number(file, "psize"),
@@ -81,7 +83,7 @@ def read_ptyd(path: Path, given: Given) -> Scan:
             name=file.text(f"{OURS}/name") or _text(file, "label") or path.stem,
             metadata=metadata,
         )
-        return assemble(contents, given)
+        return assemble(contents, options)
 
 
 def write_ptyd(scan: Scan, path: Path) -> None:
@@ -172,3 +174,10 @@ def _bad_pixels(file: Hdf5, chunks: list[str], size: int) -> NDArray[np.bool_] |
     if unlike:
         _log.warning("%s: weights differ between patterns: a pixel of weight 0 in one is left out of all", file.path)
     return bad_pixels_of(file, "weights", size, bad)
+
+
+def _is_ptyd(content: Content) -> bool:
+    return content.kind == "hdf5" and content.has("chunks/0/data", "chunks/0/positions")
+
+
+register(Format("ptyd", "prepared data of ptypy", (".ptyd",), _is_ptyd, read_ptyd, write_ptyd, order=60))
