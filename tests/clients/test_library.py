@@ -101,7 +101,7 @@ def test_no_field_of_the_configuration_is_forgotten() -> None:
     for name, section in library.settings["Network"].sections.items():
         fields = {entry.name for entry in dataclasses.fields(getattr(Config(), name))}
         assert fields - set(section.parameters) <= without
-        assert all(section.meanings[field] for field in section.parameters)
+        assert all(section.field_docs[field] for field in section.parameters)
 
 
 def test_the_scan_of_an_input_has_all_that_ptychodus_knows(given: ReconstructInput, folder: Path) -> None:

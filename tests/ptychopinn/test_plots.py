@@ -13,8 +13,16 @@ from matplotlib.figure import Figure
 
 from ptychopinn.errors import InputError
 from ptychopinn.metrics import align
-from ptychopinn.plotting import plot_reconstruction, plot_scan_overview, plot_training, style
-from ptychopinn.plotting import reconstructions as plots
+from ptychopinn.plotting import (
+    images,
+    plot_reconstruction,
+    plot_scan_overview,
+    plot_training,
+    reconstructions,
+    scans,
+    style,
+    training,
+)
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
 
@@ -25,13 +33,14 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
     """Figures by file name, kept as they are saved."""
     figures: dict[str, Figure] = {}
-    save = plots.save_figure
+    save = style.save_figure
 
     def keep(figure: Figure, path: Path) -> Path:
         figures[path.name] = figure
         return save(figure, path)
 
-    monkeypatch.setattr(plots, "save_figure", keep)
+    for module in (reconstructions, scans, training):
+        monkeypatch.setattr(module, "save_figure", keep)
     monkeypatch.setattr(style, "_DPI", 40)
     return figures
 
@@ -117,7 +126,7 @@ def test_comparison_figures(tmp_path: Path, drawn: dict[str, Figure]) -> None:
     ],
 )
 def test_scale_bar_is_round(width: int, pixel_size: float | None, expected: tuple[float, str]) -> None:
-    length, text = plots._scale_bar(width, pixel_size)
+    length, text = images._scale_bar(width, pixel_size)
     assert length == pytest.approx(expected[0]) and text == expected[1]
 
 

@@ -18,7 +18,7 @@ from ptychopinn.batches.grouping import group_patterns
 from ptychopinn.errors import InputError
 from ptychopinn.inference.large import is_large, reconstruct_to_file
 from ptychopinn.inference.predict import reconstruct
-from ptychopinn.plotting.reconstructions import plot_scan_overview
+from ptychopinn.plotting.scans import plot_scan_overview
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.workflow import refine
 from ptychopinn.runtime.memory import available_memory, fits_in_memory
@@ -163,8 +163,8 @@ def test_refinement_loads_what_fits_and_refuses_the_rest(tmp_path: Path, monkeyp
 def test_the_overview_says_of_how_many_patterns_it_shows_the_mean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ptychopinn.plotting.reconstructions._AVERAGED", 5)
-    from ptychopinn.plotting.reconstructions import _mean_pattern
+    monkeypatch.setattr("ptychopinn.plotting.scans._AVERAGED", 5)
+    from ptychopinn.plotting.scans import _mean_pattern
 
     scan = tiny_scan()
     mean, of = _mean_pattern(on_disk(scan, tmp_path))

@@ -4,7 +4,7 @@
 Every pattern leads one group, or several different ones. A seeded share of the leaders, scattered or a region of the
 sample, is held out to measure the loss on; from the others each epoch draws as many groups as show every pattern about
 once, and their members anew where the pool is larger than the group. All that is drawn depends on the seed and the
-epoch alone. Of several processes each takes its share of every batch.
+epoch alone. Of several processes each takes its shard of every batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from ptychopinn.batches.dataset import Gathered, GroupBatch, GroupDataset, JoinedGroups, finished, good_pixels
-from ptychopinn.batches.distributed import Shares
+from ptychopinn.batches.distributed import ShardSampler
 from ptychopinn.batches.grouping import compact_region, group_patterns, within_bounds
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
@@ -135,11 +135,11 @@ class ScanDataModule(L.LightningDataModule):
             )
             places.append(place)
         dataset = JoinedGroups(parts, np.argsort(np.concatenate(places)))  # the groups' own order, over all scans
-        shares = Shares(len(dataset), self.batch_size, rank_and_size())
+        shards = ShardSampler(len(dataset), self.batch_size, rank_and_size())
         return DataLoader(
             dataset,
-            batch_sampler=shares,
-            collate_fn=partial(shares.collate, dataset),
+            batch_sampler=shards,
+            collate_fn=partial(shards.collate, dataset),
             num_workers=self.config.execution.workers,
         )
 

@@ -37,8 +37,8 @@ class GroupBatch(NamedTuple):
         canvas_size: (H, W).
         members: int64, (B, C), which patterns these are, counted over all scans.
         truth: complex64, (B, H, W), true canvases where they were asked for, zero outside the known object.
-        whole: groups of the whole batch, where this is one process's share of it.
-        stands_in: the share is empty, and these groups do not count (see :mod:`ptychopinn.batches.distributed`).
+        whole: groups of the whole batch, where this is one process's shard of it.
+        stands_in: the shard is empty, and these groups do not count (see :mod:`ptychopinn.batches.distributed`).
     """
 
     counts: Tensor

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Batches that several processes work on together: each takes a share of every batch.
+"""Batches that several processes work on together: each takes its shard of every batch.
 
 The batches are those of one process, whatever the number of processes, so that a training makes the same steps. (A
 sampler that deals the scan out to processes would make other batches, and drop or repeat groups to fill the last one.)
@@ -16,7 +16,7 @@ from ptychopinn.batches.dataset import Gathered, JoinedGroups, gathering
 from ptychopinn.errors import InputError
 
 
-class Shares(Sampler[list[int]]):
+class ShardSampler(Sampler[list[int]]):
     """Indices of one process's groups in every batch.
 
     Where a batch has fewer groups than there are processes, the others get its first one, which does not count: all
@@ -28,7 +28,7 @@ class Shares(Sampler[list[int]]):
         rank_and_size: (number of this process, number of all).
 
     Example:
-        >>> list(Shares(5, 4, rank_and_size=(1, 2)))
+        >>> list(ShardSampler(5, 4, rank_and_size=(1, 2)))
         [[1, 3], [4]]
     """
 
@@ -45,7 +45,7 @@ class Shares(Sampler[list[int]]):
             yield list(batch[self.rank :: self.size]) or [start]
 
     def collate(self, dataset: JoinedGroups, indices: Sequence[int]) -> Gathered | InputError:
-        """Gather the groups of a share as ``dataset.gathering`` does, and note of what batch it is one."""
+        """Gather the groups of a shard as ``dataset.gathering`` does, and note of what batch it is one."""
         start = indices[0] - indices[0] % self.batch_size
         whole = min(self.batch_size, self.groups - start)
         gathered = gathering(dataset)(indices)

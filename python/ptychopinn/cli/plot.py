@@ -24,7 +24,8 @@ def describe(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Draw a reconstruction, or the positions, probe and mean pattern of a scan, as PNG files."""
     from ptychopinn.io.reconstructions import is_reconstruction
-    from ptychopinn.plotting.reconstructions import plot_reconstruction, plot_scan_overview
+    from ptychopinn.plotting.reconstructions import plot_reconstruction
+    from ptychopinn.plotting.scans import plot_scan_overview
     from ptychopinn.reconstruction import Reconstruction
 
     path = Path(options.file)

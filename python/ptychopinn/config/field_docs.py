@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the fields of a section mean, in the words of its docstring, for pages and panes that show them."""
+"""The documentation of a section's fields, from its docstring, for pages and panes that show it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 
-def meanings(section: Any) -> dict[str, str]:
+def field_docs(section: Any) -> dict[str, str]:
     """Field -> its sentence in ``Args:``, on one line; nothing where Python runs without docstrings."""
     _, _, arguments = (inspect.getdoc(section) or "").partition("Args:\n")
     found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", arguments, re.MULTILINE)

@@ -35,7 +35,7 @@ from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.runtime.memory import fits_in_memory
 from ptychopinn.runtime.processes import distributed, together
 from ptychopinn.scan import Scan
-from ptychopinn.stitching.distributed import Share
+from ptychopinn.stitching.distributed import Shard
 from ptychopinn.stitching.on_disk import Streamed, bytes_to_stitch, stitch_streamed
 from ptychopinn.stitching.phases import Stitched, stitch
 
@@ -187,21 +187,21 @@ def reconstruct(
     config = config or Config()
     views, refined, probe = prepare(model, scan, config)
     predicting = stitching = 0.0
-    share = Share() if distributed() else None
+    shard = Shard() if distributed() else None
     images = []
     for member, orientation in views:
         start = time.perf_counter()
         dataset = groups_to_predict(member, refined, config)
-        if share is None and not fits_in_memory(bytes_to_stitch(dataset)):
+        if shard is None and not fits_in_memory(bytes_to_stitch(dataset)):
             streamed = predict_streamed(member, dataset, config, device, orientation, probe, Path(gettempdir()))
             images.append(streamed.loaded())
             predicting, stitching = predicting + streamed.predicting, stitching + streamed.stitching
             continue
-        prediction = predict(member, refined, config, device, orientation, probe, share and share.choose)
+        prediction = predict(member, refined, config, device, orientation, probe, shard and shard.choose)
         predicted = time.perf_counter()
         synchronise = config.inference.synchronise
-        if share is not None:
-            images.append(share.stitch(prediction.canvases, prediction.weights, synchronise=synchronise))
+        if shard is not None:
+            images.append(shard.stitch(prediction.canvases, prediction.weights, synchronise=synchronise))
         else:
             images.append(stitch(prediction.canvases, prediction.origins, prediction.weights, synchronise=synchronise))
         predicting += predicted - start

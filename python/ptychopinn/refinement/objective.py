@@ -47,7 +47,7 @@ class Downhill:
     residuals: Tensor
 
 
-class Misfit:
+class Objective:
     """The counts of a scan and the model of them.
 
     Args:

@@ -16,7 +16,7 @@ from ptychopinn.config import RefineConfig
 from ptychopinn.physics.propagation import far_field, near_field
 from ptychopinn.refinement.ambiguities import without_affine
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
-from ptychopinn.refinement.objective import Misfit
+from ptychopinn.refinement.objective import Objective
 from ptychopinn.refinement.state import State
 
 _log = logging.getLogger(__name__)
@@ -73,33 +73,33 @@ def defocused_by(probe: Tensor, phase: float) -> Tensor:
     return near_field(fields * torch.polar(torch.ones_like(angle), angle))
 
 
-def find_defocus(misfit: Misfit, state: State, config: RefineConfig) -> Tensor:
+def find_defocus(objective: Objective, state: State, config: RefineConfig) -> Tensor:
     """The probe, with the aperture of the mean pattern, at the defocus at which a part of the scan fits best.
 
     Every trial refines the object and the positions of the same few patterns from scratch, where patterns differ most
     from each other. With positions in error the probe cannot be refined from a wrong defocus by its gradient: object
-    and positions adapt to it first. Patterns in wrong places hide the valley: finer trials seek them on the way.
+    and positions adapt to it first. Patterns in wrong places hide the valley: finer trials search for them on the way.
     """
-    near = most_telling(misfit.counts, state.positions, _TRIAL_PATTERNS)
-    counts = misfit.counts.index_select(0, near)
+    near = most_telling(objective.counts, state.positions, _TRIAL_PATTERNS)
+    counts = objective.counts.index_select(0, near)
     low = state.positions[near].amin(0).floor() - 8
-    size = [int(v) for v in (state.positions[near] - low).amax(0).ceil() + misfit.size + 9]
+    size = [int(v) for v in (state.positions[near] - low).amax(0).ceil() + objective.size + 9]
     trial_config = dataclasses.replace(
         config, learn_probe=False, learn_positions=True, learn_intensities=False, total_variation=0.0, smoothness=0.0
     )
-    good = None if misfit.good is None else misfit.good > 0
-    probe = with_aperture(state.probe, misfit.counts, good)
+    good = None if objective.good is None else objective.good > 0
+    probe = with_aperture(state.probe, objective.counts, good)
     places = state.positions[near] - low
 
     def project(moves: Tensor) -> Tensor:
         # A scale of the positions would make up for a wrong defocus.
         return without_affine(places, moves)
 
-    part = Misfit(counts, good, (size[0], size[1]), trial_config)
+    part = Objective(counts, good, (size[0], size[1]), trial_config)
 
-    def misfit_at(phase: float, before: int, after: int) -> float:
+    def objective_at(phase: float, before: int, after: int) -> float:
         trial = State(
-            torch.full(size, state.object.abs().mean().item(), dtype=state.object.dtype, device=misfit.device),
+            torch.full(size, state.object.abs().mean().item(), dtype=state.object.dtype, device=objective.device),
             defocused_by(probe, phase),
             places.clone(),
             state.intensities[near],
@@ -112,7 +112,7 @@ def find_defocus(misfit: Misfit, state: State, config: RefineConfig) -> Tensor:
             engine.advance()
         if after:
             sought = badly_fitting(engine.residuals)
-            engine.state.positions = seek_patterns(part, engine.state, sought, places, config.search)
+            engine.state.positions = search_patterns(part, engine.state, sought, places, config.search)
             engine.start_again()
         for _ in range(after):
             engine.advance()
@@ -120,7 +120,7 @@ def find_defocus(misfit: Misfit, state: State, config: RefineConfig) -> Tensor:
 
     phases = _DEFOCUS
     for passes in _TRIAL_PASSES:
-        found = [misfit_at(float(phase), *passes) for phase in phases]
+        found = [objective_at(float(phase), *passes) for phase in phases]
         _log.debug("J at %s rad: %s", phases.round(2), np.round(found))
         best, step = lowest_valley(phases, found), phases[1] - phases[0]
         phases = best + step * np.array([-0.5, 0.0, 0.5])
@@ -165,24 +165,24 @@ def lowest_valley(places: np.ndarray, values: Sequence[float]) -> float:
     return float(places[best] + 0.5 * (left - right) / (left - 2 * middle + right) * (places[1] - places[0]))
 
 
-def seek_patterns(misfit: Misfit, state: State, sought: Tensor, centres: Tensor, radius: int) -> Tensor:
+def search_patterns(objective: Objective, state: State, sought: Tensor, centres: Tensor, radius: int) -> Tensor:
     """Positions (n, 2) in which the patterns sought stand where they fit best, if that is not where they are.
 
     Args:
-        misfit: of the scan.
+        objective: of the scan.
         state: the object and probe to fit to.
         sought: (k,) indices of patterns.
-        centres: (n, 2), canvas coordinates to seek around.
+        centres: (n, 2), canvas coordinates to search around.
         radius: of the search, pixels.
     """
     positions = state.positions.clone()
-    axis = torch.arange(-radius, radius + 1, _STRIDE, dtype=torch.float64, device=misfit.device)
+    axis = torch.arange(-radius, radius + 1, _STRIDE, dtype=torch.float64, device=objective.device)
     offsets = torch.cartesian_prod(axis, axis)
     for members in sought.split(_AT_ONCE) if len(sought) else ():
         places = torch.cat([state.positions[members, None], centres[members, None] + offsets], 1)
         repeated = members.repeat_interleave(places.shape[1])
         parts = zip(repeated.split(_AT_ONCE), places.reshape(-1, 2).split(_AT_ONCE), strict=True)
-        values = torch.cat([misfit.values(state, *part) for part in parts]).view(len(members), -1)
+        values = torch.cat([objective.values(state, *part) for part in parts]).view(len(members), -1)
         best, where = values.min(1)
         better = torch.where(best < _BETTER * values[:, 0], where, 0)
         positions[members] = places[torch.arange(len(members), device=places.device), better]

@@ -23,12 +23,12 @@ from ptychopinn.stitching.phases import Stitched, Window, agreeing_phases, overl
 _UNLIT = 1e-6
 
 
-class Share:
+class Shard:
     """What one process has of the groups of a scan; all processes must make the same calls.
 
     Example:
-        >>> share = Share()
-        >>> share.choose(np.array([[0, 0], [0, 9], [9, 0]])).tolist()  # all, in a single process
+        >>> shard = Shard()
+        >>> shard.choose(np.array([[0, 0], [0, 9], [9, 0]])).tolist()  # all, in a single process
         [0, 1, 2]
     """
 

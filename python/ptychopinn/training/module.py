@@ -24,7 +24,7 @@ from ptychopinn.physics.overlap import illumination_weight
 from ptychopinn.physics.priors import supervised_loss, total_variation
 from ptychopinn.runtime.processes import distributed
 from ptychopinn.training.optimiser import Together
-from ptychopinn.training.part_weights import Weights, weights_of
+from ptychopinn.training.shard_weights import Weights, weights_of
 
 #: Power of the noise that a full step may add to a probe of power 1.
 _NOISE = 3e-4

@@ -29,7 +29,8 @@ from ptychopinn.inference.predict import choose_probe
 from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.bundle import BUNDLE_NAME, save_bundle
 from ptychopinn.physics.positions import REACH
-from ptychopinn.plotting.reconstructions import plot_scan_overview, plot_training
+from ptychopinn.plotting.scans import plot_scan_overview
+from ptychopinn.plotting.training import plot_training
 from ptychopinn.runtime.processes import agree, broadcast, processes, said_once, together
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
