@@ -14,6 +14,10 @@ load_operators()
 from ptycho_ext._C import build_info, simd_level  # noqa: E402
 from ptycho_ext.canvas import CanvasGeometry  # noqa: E402
 from ptycho_ext.ops import (  # noqa: E402
+    correct_fields,
+    exit_waves,
+    exit_waves_adjoint,
+    exit_waves_adjoint_probe,
     extract_patches,
     extract_patches_adjoint,
     overlap_project,
@@ -29,6 +33,10 @@ __all__ = [
     "ScanPlan",
     "__version__",
     "build_info",
+    "correct_fields",
+    "exit_waves",
+    "exit_waves_adjoint",
+    "exit_waves_adjoint_probe",
     "extract_patches",
     "extract_patches_adjoint",
     "overlap_project",

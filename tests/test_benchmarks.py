@@ -103,6 +103,17 @@ def test_an_operator_that_no_case_has_is_said(run: ModuleType, capsys: pytest.Ca
     assert "No case" in capsys.readouterr().out
 
 
+def test_the_likelihood_script_compares_like_with_like(run: ModuleType, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        import likelihood
+    file = tmp_path / "rows.json"
+    small = ["--patterns", "3", "--modes", "1", "2", "--threads", "1", "--repeats", "1"]
+    assert likelihood.main([*small, "--json", str(file)]) == 0
+    rows = json.loads(file.read_text())
+    assert len(rows) == 12 and all(row["error"] < 1e-4 and row["ours_ms"] > 0 for row in rows)
+
+
 @pytest.fixture(scope="module")
 def gpu() -> ModuleType:
     """benchmarks/gpu.py, imported as it finds its neighbours when it is run as a script."""

@@ -118,8 +118,9 @@ class PixelReader {
 inline constexpr int kLinesAhead = 4;  // read together
 
 // Calls use(q, left, right) for the lines q = 0 ... rows that the rows of a column are made of.
-template <typename T, int lanes, int rows, typename Use>
-PTYCHO_HD inline void for_each_line(PixelReader<T, lanes> reader, const Use& use) {
+// Reader: PixelReader, or what has its functions sees() and next().
+template <typename T, int lanes, int rows, typename Reader, typename Use>
+PTYCHO_HD inline void for_each_line(Reader reader, const Use& use) {
   static_assert(rows < 31);
   PTYCHO_UNROLL
   for (int first = 0; first <= rows; first += kLinesAhead) {
@@ -134,8 +135,8 @@ PTYCHO_HD inline void for_each_line(PixelReader<T, lanes> reader, const Use& use
 }
 
 // Calls use(q, pixel) for the rows q of a column, interpolated from its lines q and q + 1.
-template <typename T, int lanes, int rows, typename Use>
-PTYCHO_HD inline void gather(const PixelReader<T, lanes>& source, const Blend<T>& by, const Use& use) {
+template <typename T, int lanes, int rows, typename Reader, typename Use>
+PTYCHO_HD inline void gather(const Reader& source, const Blend<T>& by, const Use& use) {
   T above[lanes];
   for_each_line<T, lanes, rows>(source, [&](int q, auto& left, auto& right) {
     T pixel[lanes];
@@ -177,11 +178,11 @@ struct Gradient {
 };
 
 // grads: its line q + 1 holds what row q is multiplied by
-template <typename T, int lanes, int rows>
-PTYCHO_HD inline Gradient<T> position_gradient(const PixelReader<T, lanes>& source, PixelReader<T, lanes> grads,
+template <typename T, int lanes, int rows, typename Reader>
+PTYCHO_HD inline Gradient<T> position_gradient(const PixelReader<T, lanes>& source, Reader grads,
                                                const Blend<T>& by) {
   Gradient<T> sum{T(0), T(0)};
-  T above[lanes], above_step[lanes];
+  T above[lanes] = {}, above_step[lanes] = {};
   for_each_line<T, lanes, rows>(source, [&](int q, auto& left, auto& right) {
     T grad[lanes], unused[lanes];
     grads.next(q, grad, unused);

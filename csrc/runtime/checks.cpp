@@ -35,6 +35,12 @@ namespace {
       return "int32";
     case ScalarType::Long:
       return "int64";
+    case ScalarType::UInt16:
+      return "uint16";
+    case ScalarType::UInt32:
+      return "uint32";
+    case ScalarType::UInt64:
+      return "uint64";
     case ScalarType::Half:
       return "float16";
     case ScalarType::BFloat16:
@@ -90,6 +96,10 @@ void Check::data(const char* argument, const Tensor& tensor) const {
 void Check::type(const char* argument, const Tensor& tensor, DataType wanted) const {
   if (type_code(tensor) != type_code(wanted)) [[unlikely]]
     throw_rule(op_, argument, "be " + text(wanted), text(tensor.scalar_type()));
+}
+
+void Check::wrong_type(const char* argument, const Tensor& tensor, const char* rule) const {
+  throw_rule(op_, argument, rule, text(tensor.scalar_type()));
 }
 
 void Check::dims(const char* argument, const Tensor& tensor, int64_t least, const char* shape) const {

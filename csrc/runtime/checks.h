@@ -16,10 +16,12 @@ class Check {
   // One of the four types of data.
   void data(const char* argument, const Tensor& tensor) const;
   void type(const char* argument, const Tensor& tensor, DataType wanted) const;
+  // Throws: for rules about types that are no data types.
+  [[noreturn, gnu::cold]] void wrong_type(const char* argument, const Tensor& tensor, const char* rule) const;
   // shape: in letters
   void dims(const char* argument, const Tensor& tensor, int64_t least, const char* shape) const;
   // Sizes `first` and then `last`.
-  void shape(const char* argument, const Tensor& tensor, Shape first, Shape last) const;
+  void shape(const char* argument, const Tensor& tensor, Shape first, Shape last = Shape()) const;
   void device(const char* argument, const Tensor& tensor, const Tensor& data) const;
   // Two positive integers.
   void size(const char* argument, Shape sizes) const;

@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+from ptycho_ext.ops.correct import correct_fields
 from ptycho_ext.ops.extract import extract_patches, extract_patches_adjoint
 from ptycho_ext.ops.overlap import overlap_project
 from ptycho_ext.ops.reassemble import reassemble_patches
 from ptycho_ext.ops.translate import translate_images
+from ptycho_ext.ops.waves import exit_waves, exit_waves_adjoint, exit_waves_adjoint_probe
 
 __all__ = [
+    "correct_fields",
+    "exit_waves",
+    "exit_waves_adjoint",
+    "exit_waves_adjoint_probe",
     "extract_patches",
     "extract_patches_adjoint",
     "overlap_project",

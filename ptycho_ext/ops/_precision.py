@@ -55,3 +55,10 @@ def weights_like(patches: Tensor, weights: Tensor | None) -> Tensor:
         return torch.ones(patches.shape[-2:], dtype=real_type(patches.dtype), device=patches.device)
     wanted = real_type(patches.dtype)
     return weights if weights.dtype == wanted or weights.is_complex() else weights.to(wanted)
+
+
+def in_type_of(data: Tensor, other: Tensor) -> Tensor:
+    """A probe or canvas in the type of the data that it is multiplied with; complex ones beside real data unchanged."""
+    if other.dtype == data.dtype or data.dtype not in _REAL or (other.is_complex() and not data.is_complex()):
+        return other
+    return other.to(data.dtype)

@@ -34,7 +34,8 @@ def differentiable(op: str, function: type[torch.autograd.Function]) -> Callable
 
     Args:
         op: name of the operator; its arguments are the Function's first ones.
-        function: its ``forward`` calls the operator; arguments that the operator has not got are None.
+        function: its ``forward`` calls the operator; arguments that the operator has not got are None, and defaults
+            are those of the operator.
 
     Returns:
         ``apply(*args)``: the operator, given the Function's arguments; cheaper than the raw operator, which the
@@ -42,11 +43,13 @@ def differentiable(op: str, function: type[torch.autograd.Function]) -> Callable
     """
     overload = getattr(torch.ops.ptycho, op).default
     own = len(overload._schema.arguments)
-    count = len(inspect.signature(function.forward).parameters)
+    parameters = inspect.signature(function.forward).parameters.values()
+    # The dispatcher passes no trailing arguments that have their default.
+    defaults: list[Any] = [None if p.default is p.empty else p.default for p in parameters]
     eager = _without_setup_context(function)
 
     def apply(*args: Any) -> Any:
-        args += (None,) * (count - len(args))
+        args = (*args, *defaults[len(args) :])
         if torch.compiler.is_compiling():
             return function.apply(*args) if any(a is not None for a in args[own:]) else overload(*args[:own])
         if torch._C._are_functorch_transforms_active():
@@ -58,11 +61,11 @@ def differentiable(op: str, function: type[torch.autograd.Function]) -> Callable
 
     def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
         if _gradient_wanted(args):
-            return eager.apply(*args, *[None] * (count - len(args)))
+            return eager.apply(*args, *defaults[len(args) :])
         return overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
     def transforms(*args: Any) -> Any:
-        return function.apply(*args, *[None] * (count - len(args)))
+        return function.apply(*args, *defaults[len(args) :])
 
     _library.impl(op, autograd, "Autograd", with_keyset=True)
     _library.impl(op, transforms, _TRANSFORMS)
@@ -79,12 +82,12 @@ def writes_to(op: str, *outputs: int) -> None:
     overload = getattr(torch.ops.ptycho, op).default
     check = Check(op.removesuffix("_out"))
 
-    def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> None:
+    def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
         check.no_gradient(_gradient_wanted(args))
         written = [args[i] for i in outputs]
         check.out(*written)
         torch.autograd.graph.increment_version(written)
-        overload.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, *args)
+        return overload.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, *args)
 
     def transforms(*args: Any) -> None:
         check.require(False, "out", "be None under torch.func's transforms", "a tensor")

@@ -7,6 +7,7 @@ across every border and outside. Symmetric examples hide sign and axis errors.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,8 +27,14 @@ TOLERANCE = {torch.float32: 1e-6, torch.complex64: 1e-6, torch.float64: 1e-14, t
 
 REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
+#: Of counts, as files hold them.
+COUNT_TYPES = [
+    torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.int64, torch.float32, torch.float64,
+]  # fmt: skip
+
 CANVAS = (13, 18)
 PATCH = (5, 4)
+PATTERN = (5, 7)
 
 #: (2 groups, 5 patches, 2): inside, integer, across the upper left and lower right corners, outside.
 POSITIONS = torch.tensor(
@@ -53,6 +60,30 @@ def weights(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 5) -> Tensor
     """Positive weights of the data type's real type."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return here(0.1 + torch.rand(shape, dtype=REAL.get(dtype, dtype), generator=generator, device="cpu"))
+
+
+def uniform(shape: tuple[int, ...], seed: int) -> Tensor:
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return here(torch.rand(shape, dtype=torch.float64, generator=generator, device="cpu"))
+
+
+def scene(
+    dtype: torch.dtype = torch.complex64,
+    counts_type: torch.dtype = torch.uint16,
+    modes: int = 2,
+    lead: tuple[int, ...] = (3,),
+    size: tuple[int, int] = PATTERN,
+) -> dict[str, Any]:
+    """Fields, counts near and far from what they predict, some of them zero, a mask of half the pixels, scales."""
+    fields = 5 * data((*lead, modes, *size), dtype)
+    counts = (fields.abs().double().square().sum(-3) * 2 * uniform((*lead, *size), 1)).round().clamp_max(250)
+    counts[..., 0, :2] = 0
+    return {
+        "fields": fields,
+        "counts": counts.to(counts_type),
+        "mask": uniform(size, 2) > 0.4,
+        "scale": (0.5 + uniform(lead, 3)).to(REAL.get(dtype, dtype)),
+    }
 
 
 def assert_close(got: Tensor, want: Any, dtype: torch.dtype) -> None:
@@ -120,6 +151,35 @@ def _case(name: str, *args: Any, **kwargs: Any) -> Case:
     return Case(getattr(px, name), getattr(reference, name), *args, **kwargs)
 
 
+def _smooth(shape: tuple[int, ...], like: Any) -> Tensor:
+    """A probe or canvas for data like these; no random numbers, for vmap's sake."""
+    like = torch.as_tensor(like)
+    phase = 1.3 * torch.arange(math.prod(shape), dtype=torch.float64)
+    values = torch.complex(0.7 + 0.5 * phase.sin(), phase.cos()) if like.is_complex() else 0.7 + 0.5 * phase.sin()
+    wide = like.dtype in (torch.float64, torch.complex128)
+    single = torch.complex64 if like.is_complex() else torch.float32
+    return values.reshape(shape).to(values.dtype if wide else single)
+
+
+def _waves_case(name: str, shape: tuple[int, ...], *options: Any) -> Case:
+    """A case of exit_waves or an adjoint, with a probe or canvas of its own: (data, coordinates, size, *options)."""
+
+    def made_of(module: Any) -> Callable[..., Any]:
+        function = getattr(module, name)
+
+        def of_probe(x: Any, at: Any, size: tuple[int, int], modes: int, kind: str, **more: Any) -> Any:
+            shape = (modes, *(size if name == "exit_waves" else x.shape[-2:]))
+            probe = _smooth(shape if kind == "shared" else (*at.shape[:-1], *shape), x)
+            return function(x, at, probe, *([] if name == "exit_waves" else [size]), **more)
+
+        def of_canvas(x: Any, at: Any, size: tuple[int, int], shared: bool, **more: Any) -> Any:
+            return function(x, _smooth((*at.shape[:-2], *size), x), at, shared=shared, **more)
+
+        return functools.wraps(function)(of_canvas if name == "exit_waves_adjoint_probe" else of_probe)
+
+    return Case(made_of(px), made_of(reference), shape, options)
+
+
 CASES: dict[str, Case] = {
     "extract": _case("extract_patches", CANVAS, (PATCH,)),
     "adjoint": _case("extract_patches_adjoint", (5, *PATCH), (CANVAS,)),
@@ -139,7 +199,20 @@ CASES: dict[str, Case] = {
         f"overlap-{kind}": _case("overlap_project", (5, *PATCH), (CANVAS,), weights=kind)
         for kind in ("none", "shared", "each")
     },
+    **{
+        f"waves-{kind}-{modes}": _waves_case("exit_waves", CANVAS, PATCH, modes, kind)
+        for kind, modes in [("shared", 1), ("shared", 3), ("each", 2)]
+    },
+    **{
+        f"waves-adjoint-{kind}-{modes}": _waves_case("exit_waves_adjoint", (5, modes, *PATCH), CANVAS, modes, kind)
+        for kind, modes in [("shared", 1), ("shared", 3), ("each", 2)]
+    },
+    "waves-probe-sum": _waves_case("exit_waves_adjoint_probe", (5, 3, *PATCH), CANVAS, True),
+    "waves-probe-each": _waves_case("exit_waves_adjoint_probe", (5, 2, *PATCH), CANVAS, False),
 }
+
+#: Cases whose result has no groups: a sum over them.
+SUMS = ["waves-probe-sum"]
 
 
 def on_cpu(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -155,6 +228,7 @@ def raw_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
     canvas, patches = data((2, *CANVAS), dtype), data((2, 5, *PATCH), dtype, 1)
     shifts = torch.tensor([[1.25, -2.5], [-0.75, 3.0]], dtype=torch.float64)
     at = here(POSITIONS)
+    waves, probe = data((2, 5, 3, *PATCH), dtype, 2), data((3, *PATCH), dtype, 3)
     return {
         "extract_patches": (canvas, at, list(PATCH)),
         "extract_patches_adjoint": (patches, at, list(CANVAS)),
@@ -170,4 +244,13 @@ def raw_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
             data(canvas.shape, dtype, 2),
         ),
         "overlap_project": (patches, at, weights(PATCH, dtype), list(CANVAS), 1e-6),
+        "exit_waves": (canvas, at, probe),
+        "exit_waves_adjoint": (waves, at, probe, list(CANVAS)),
+        "exit_waves_adjoint_probe": (waves, canvas, at, True),
+        "exit_waves_grad_positions": (waves, canvas, at, probe),
     }
+
+
+def place_of_coordinates(op: str) -> int:
+    """Which argument of a raw operator holds the positions or shifts."""
+    return 2 if op.endswith(("grad_positions", "adjoint_probe")) else 1

@@ -8,6 +8,8 @@ positions sums in another order.
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import subprocess
 import sys
@@ -18,7 +20,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from op_cases import CANVAS, DTYPES, PATCH, POSITIONS, data, raw_inputs, weights
+from op_cases import CANVAS, COUNT_TYPES, DTYPES, PATCH, POSITIONS, data, raw_inputs, scene, weights
 from torch import Tensor
 
 import ptycho_ext as px
@@ -63,6 +65,17 @@ def same_position_gradients(
     assert float((got - want).abs().max()) <= terms * (1e-15 if grads.dtype in WIDE else 3e-7)
 
 
+def same_wave_sums(blocks: Any, op: str, *args: Any) -> None:
+    """The shared probe, and the derivative by positions: to rounding of a sum of many terms."""
+    got, want = getattr(blocks, op)(*args), getattr(CPU, op)(*args)
+    largest = math.prod(
+        float(a.abs().max()) if a.numel() else 0.0 for a in args if isinstance(a, Tensor) and a.ndim > 2
+    )
+    terms = max(1.0, largest) * args[0].numel()
+    if got.numel():
+        assert float((got - want).abs().max()) <= terms * (1e-15 if args[0].dtype in WIDE else 3e-7)
+
+
 def test_both_sets_of_operators_have_the_same_schemas(blocks: Any) -> None:
     registered = [str(s) for s in torch._C._jit_get_all_schemas() if s.name.startswith("ptycho_blocks::")]
     library = [str(s) for s in torch._C._jit_get_all_schemas() if s.name.startswith("ptycho::")]
@@ -75,11 +88,38 @@ def test_every_operator_gives_the_bits_of_the_cpu(blocks: Any, op: str, dtype: t
     args = raw_inputs(dtype)[op]
     if op == "extract_patches_grad_positions":
         same_position_gradients(blocks, *args)
+    elif op in ("exit_waves_grad_positions", "exit_waves_adjoint_probe"):
+        same_wave_sums(blocks, op, *args)
     else:
         same(getattr(blocks, op)(*args), getattr(CPU, op)(*args))
 
 
 POINT = st.one_of(st.floats(-90, 90), st.integers(-160, 160).map(lambda v: v / 2), st.sampled_from([-1e300, 1e300]))
+
+
+@pytest.mark.parametrize("loss", ["poisson", "amplitude"])
+@pytest.mark.parametrize("size", [(1, 3), (16, 16), (13, 40), (90, 101)])
+@pytest.mark.parametrize("counts_type", COUNT_TYPES)
+def test_fields_are_corrected_with_the_bits_of_the_cpu(
+    blocks: Any, counts_type: torch.dtype, size: tuple[int, int], loss: str
+) -> None:
+    """Patterns of one part and of several, of one mode and of several, with everything and with nothing optional."""
+    for dtype, modes in itertools.product(DTYPES, (1, 3)):
+        fields, counts, mask, scale = scene(dtype, counts_type, modes, (9,), size).values()
+        by_correction = data(fields.shape, dtype, 4)
+        by_values, by_slopes = data((2, 9), torch.float64, 5)
+        everything, nothing = (fields, counts, mask, scale, loss, 0.1), (fields, counts, None, None, loss, 0.0)
+        each = (fields, counts, mask.expand(9, *size).contiguous(), None, loss, 0.1)
+        for inputs in (everything, nothing, each):
+            want = CPU.correct_fields(*inputs)
+            same(blocks.correct_fields(*inputs), want)
+            same(blocks.correct_fields(*inputs, False), (want[0][:, :0], *want[1:]))
+            for grads in ((by_correction, by_values, by_slopes), (by_correction, None, None), (None, by_values, None)):
+                same(blocks.correct_fields_backward(*grads, *inputs), CPU.correct_fields_backward(*grads, *inputs))
+            if inputs is everything:
+                place = fields.clone()
+                sums = blocks.correct_fields_out(place, *inputs[1:], place)
+                same((place, *sums), want)
 
 
 @given(
@@ -121,6 +161,78 @@ def test_any_geometry(
             blocks.translate_images(canvas, positions[:, 0], mode), CPU.translate_images(canvas, positions[:, 0], mode)
         )
     same_position_gradients(blocks, patches, canvas, positions)
+
+
+@given(
+    sizes=st.tuples(*[st.integers(1, 70), st.integers(0, 50)] * 2),
+    groups=st.integers(1, 2),
+    points=st.lists(st.tuples(POINT, POINT), min_size=1, max_size=4),
+    modes=st.integers(0, 3),
+    offset=st.integers(0, 3),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_exit_waves_of_any_geometry(
+    blocks: Any,
+    sizes: tuple[int, int, int, int],
+    groups: int,
+    points: list[tuple[float, float]],
+    modes: int,
+    offset: int,
+    dtype: torch.dtype,
+) -> None:
+    patch = sizes[::2]
+    size = (patch[0] + sizes[1], patch[1] + sizes[3])
+    positions = torch.tensor(points, dtype=torch.float64).expand(groups, -1, -1).contiguous()
+    positions = positions + torch.arange(groups).view(-1, 1, 1) * 0.3
+    canvas, waves = (
+        shifted((groups, *size), dtype, offset),
+        shifted((groups, len(points), modes, *patch), dtype, offset),
+    )
+    for probe in (shifted((modes, *patch), dtype, offset), waves.flip(-1)):
+        same(blocks.exit_waves(canvas, positions, probe), CPU.exit_waves(canvas, positions, probe))
+        args = (waves, positions, probe, list(size))
+        same(blocks.exit_waves_adjoint(*args), CPU.exit_waves_adjoint(*args))
+        same_wave_sums(blocks, "exit_waves_grad_positions", waves, canvas, positions, probe)
+    same(
+        blocks.exit_waves_adjoint_probe(waves, canvas, positions, False),
+        CPU.exit_waves_adjoint_probe(waves, canvas, positions, False),
+    )
+    same_wave_sums(blocks, "exit_waves_adjoint_probe", waves, canvas, positions, True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [30, 600])
+def test_exit_waves_with_plans(blocks: Any, count: int, dtype: torch.dtype) -> None:
+    size, patch = (97, 130), (11, 18)
+    positions = scan(count, size)
+    waves, canvas, probe = data((2, count, 2, *patch), dtype), data((2, *size), dtype, 3), data((2, *patch), dtype, 4)
+    order, *lists = blocks.plan_tiles(positions, list(patch), list(size))
+    same(blocks.exit_waves(canvas, positions, probe, order), CPU.exit_waves(canvas, positions, probe))
+    for plan in ((), lists):
+        got = blocks.exit_waves_adjoint(waves, positions, probe, list(size), *plan)
+        same(got, CPU.exit_waves_adjoint(waves, positions, probe, list(size)))
+    for op, args in (("exit_waves_adjoint_probe", (True,)), ("exit_waves_grad_positions", (probe,))):
+        same_wave_sums(blocks, op, waves, canvas, positions, *args)
+        same(
+            getattr(blocks, op)(waves, canvas, positions, *args, order),
+            getattr(blocks, op)(waves, canvas, positions, *args),
+        )
+
+
+def test_exit_waves_at_a_position_that_is_not_finite_are_nan(blocks: Any) -> None:
+    size, patch = (60, 70), (6, 9)
+    positions = scan(40, size)
+    broken = positions.clone()
+    broken[1, 2, 0] = torch.nan
+    canvas, waves, probe = (data(shape, torch.complex64) for shape in ((2, *size), (2, 40, 3, *patch), (3, *patch)))
+    got, want = blocks.exit_waves(canvas, broken, probe), blocks.exit_waves(canvas, positions, probe)
+    assert got[1, 2].isnan().all()
+    got[1, 2] = want[1, 2]
+    same(got, want)
+    assert blocks.exit_waves_adjoint(waves, broken, probe, size)[1].isnan().all()
+    assert blocks.exit_waves_adjoint_probe(waves, canvas, broken, True).isnan().all()
+    gradient = blocks.exit_waves_grad_positions(waves, canvas, broken, probe)
+    assert gradient[1, 2].isnan().all() and gradient.isnan().sum() == 2
 
 
 def shifted(shape: tuple[int, ...], dtype: torch.dtype, offset: int) -> Tensor:

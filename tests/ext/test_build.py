@@ -98,7 +98,10 @@ def test_only_torch_compat_includes_torch() -> None:
             assert "#include <torch" not in source.read_text(), source
 
 
-@pytest.mark.parametrize("name", ["canvas", "plan", "ops.extract", "ops.translate", "ops.reassemble"])
+@pytest.mark.parametrize(
+    "name",
+    ["canvas", "plan", "ops.extract", "ops.translate", "ops.reassemble", "ops.overlap", "ops.correct", "ops.waves"],
+)
 def test_examples_of_the_docstrings_run(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"ptycho_ext.{name}"))
     assert result.attempted > 0 and result.failed == 0

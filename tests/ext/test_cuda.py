@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from op_cases import CANVAS, CASES, DTYPES, PATCH, POSITIONS, data, on_cpu, raw, raw_inputs, weights
+from op_cases import CANVAS, CASES, COUNT_TYPES, DTYPES, PATCH, POSITIONS, data, on_cpu, raw, raw_inputs, scene, weights
 from torch import Tensor
 
 import ptycho_ext as px
@@ -35,6 +35,7 @@ def scan_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
     """Arguments of every raw operator for a scan of many tiles, patches and cells."""
     canvas, patches, positions = data(SIZE, dtype), data((COUNT, *WINDOW), dtype, 1), scan()
     weight = weights(WINDOW, dtype)
+    waves, probe = patches.view(-1, 2, *WINDOW), patches[:2]
     return {
         "extract_patches": (canvas, positions, list(WINDOW)),
         "extract_patches_adjoint": (patches, positions, list(SIZE)),
@@ -44,6 +45,10 @@ def scan_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
         "reassemble_patches": (patches, positions, weight, list(SIZE), 0.3),
         "reassemble_patches_adjoint": (canvas, positions, weight),
         "reassemble_patches_mean_backward": (canvas, weights(SIZE, dtype), 0.3, data(SIZE, dtype, 2)),
+        "exit_waves": (canvas, positions, probe),
+        "exit_waves_adjoint": (waves, positions[: COUNT // 2], probe, list(SIZE)),
+        "exit_waves_adjoint_probe": (waves, canvas, positions[: COUNT // 2], True),
+        "exit_waves_grad_positions": (waves, canvas, positions[: COUNT // 2], probe),
         "overlap_project": (patches.view(-1, 4, *WINDOW), positions.view(-1, 4, 2), weight, list(SIZE), 0.1),
     }
 
@@ -60,11 +65,27 @@ def test_cuda_gives_the_bits_of_the_cpu(op: str, dtype: torch.dtype, inputs: Any
     got, want = tensors(raw(op)(*on_gpu(args))), tensors(raw(op)(*args))
     for one, other in zip(got, want, strict=True):
         assert one.is_cuda
-        if op == "extract_patches_grad_positions":  # summed in another order
+        if op.endswith(("grad_positions", "adjoint_probe")):  # summed in another order
             scale = float(other.norm(dim=-1).max())
             assert float((one.cpu() - other).abs().max()) <= scale * (1e-13 if dtype in WIDE else 1e-6)
         else:
             assert torch.equal(one.cpu(), other)
+
+
+@pytest.mark.parametrize("loss", ["poisson", "amplitude"])
+@pytest.mark.parametrize("size", [(1, 3), (64, 64), (90, 101)])
+@pytest.mark.parametrize("counts_type", COUNT_TYPES)
+def test_fields_are_corrected_with_the_bits_of_the_cpu(
+    counts_type: torch.dtype, size: tuple[int, int], loss: str
+) -> None:
+    for dtype in DTYPES:
+        inputs = (*scene(dtype, counts_type, 3, (40,), size).values(), loss, 0.1)
+        grads = (data(inputs[0].shape, dtype, 4), *data((2, 40), torch.float64, 5))
+        want = raw("correct_fields")(*inputs), raw("correct_fields_backward")(*grads, *inputs)
+        for _ in range(3):
+            got = raw("correct_fields")(*on_gpu(inputs)), raw("correct_fields_backward")(*on_gpu((*grads, *inputs)))
+            for one, other in zip((*got[0], *got[1]), (*want[0], *want[1]), strict=True):
+                assert one.is_cuda and torch.equal(one.cpu(), other)
 
 
 @pytest.mark.parametrize("planned", [False, True])

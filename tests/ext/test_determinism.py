@@ -40,7 +40,27 @@ def digests(threads: int, planned: bool) -> dict[str, str]:
         by_canvas, by_positions, by_weight = gradients(canvas, positions, weight, plan)
         groups = (patches.view(9, 10, *patch), positions.view(9, 10, 2), size, weight[0].clone().requires_grad_())
         overlap_by_weights = torch.autograd.grad(px.overlap_project(*groups), groups[3], groups[0])[0]
+        counts = torch.randint(0, 9000, patch, generator=generator, dtype=torch.int32).to(torch.uint16)
+        modes = (patches.view(30, 3, *patch), counts.expand(30, *patch))
+        mask, scale = weight[0] > 0.3, weight[:30, 10, 10]
+        for loss in ("poisson", "amplitude"):
+            options = (mask, scale, loss, 0.1)
+            found = torch.ops.ptycho.correct_fields(*modes, *options)
+            grads = (patches.flip(0).view(30, 3, *patch), *found[1:])
+            back = torch.ops.ptycho.correct_fields_backward(*grads, *modes, *options)
+            for number, output in enumerate((*found, *back)):
+                results[f"{loss} {number} {dtype}"] = digest(output)
+        waves, probe = patches.view(30, 3, *patch), patches[:3]
+        at = positions[:30]
+        waves_plan = px.ScanPlan(at, patch, size) if planned else None
         outputs = {
+            "waves": px.exit_waves(canvas, at, probe, plan=waves_plan),
+            "waves' adjoint": px.exit_waves_adjoint(waves, at, probe, size, plan=waves_plan),
+            "waves' probe": px.exit_waves_adjoint_probe(waves, canvas, at, plan=waves_plan),
+            "waves' probes": px.exit_waves_adjoint_probe(waves, canvas, at, plan=waves_plan, shared=False),
+            "waves' slope": torch.ops.ptycho.exit_waves_grad_positions(
+                waves, canvas, at, probe, None if waves_plan is None else waves_plan.order
+            ),
             "by canvas": by_canvas,
             "by positions": by_positions,
             "by weights": by_weight,
@@ -55,8 +75,12 @@ def digests(threads: int, planned: bool) -> dict[str, str]:
             "total": total,
         }
         for name, output in outputs.items():
-            results[f"{name} {dtype}"] = hashlib.sha256(output.numpy().tobytes()).hexdigest()
+            results[f"{name} {dtype}"] = digest(output)
     return results
+
+
+def digest(output: torch.Tensor) -> str:
+    return hashlib.sha256(output.numpy().tobytes()).hexdigest()
 
 
 def gradients(

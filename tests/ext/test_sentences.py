@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from op_cases import CANVAS, CASES, PATCH, POSITIONS, data, raw, raw_inputs, weights
+from op_cases import CANVAS, CASES, PATCH, POSITIONS, data, place_of_coordinates, raw, raw_inputs, weights
 from torch import Tensor
 
 import ptycho_ext as px
@@ -66,6 +66,35 @@ SENTENCES: list[tuple[str, dict[int, Any], str]] = [
     ("translate_images", {2: "cubic"}, "mode must be 'bilinear' or 'nearest', got 'cubic'"),
     ("translate_images_adjoint", {2: ""}, "mode must be 'bilinear' or 'nearest', got ''"),
 ]
+WAVES = torch.zeros(2, 5, 3, 5, 4)
+SENTENCES += [
+    ("exit_waves", {0: torch.zeros(2, 13, 18).half()}, f"canvas must be {DATA}, got float16"),
+    ("exit_waves", {0: torch.zeros(4)}, "canvas must have shape (..., H, W), got (4,)"),
+    ("exit_waves", {1: POSITIONS[0]}, "positions must have shape (2, 5, 2), got (5, 2)"),
+    ("exit_waves", {2: WAVES[0, 0] + 0j}, "probe must be float32, got complex64"),
+    ("exit_waves", {2: torch.zeros(5, 4)}, "probe must have shape (..., M, h, w), got (5, 4)"),
+    ("exit_waves", {2: WAVES[0]}, "probe must have shape (2, 5, 3, 5, 4), got (5, 3, 5, 4)"),
+    ("exit_waves", {2: torch.zeros(1, 0, 4)}, "probe's size must be two positive integers, got (0, 4)"),
+    ("exit_waves", {2: torch.zeros(1, 14, 4)}, "canvas must be at least a patch's (14, 4), got (13, 18)"),
+    ("exit_waves_adjoint", {0: WAVES.long()}, f"waves must be {DATA}, got int64"),
+    ("exit_waves_adjoint", {0: WAVES[0, 0]}, "waves must have shape (..., n, M, h, w), got (3, 5, 4)"),
+    ("exit_waves_adjoint", {1: POSITIONS[:, 1:]}, "positions must have shape (2, 5, 2), got (2, 4, 2)"),
+    ("exit_waves_adjoint", {2: WAVES[0, 0, :2]}, "probe must have shape (3, 5, 4), got (2, 5, 4)"),
+    ("exit_waves_adjoint", {2: WAVES[0]}, "probe must have shape (2, 5, 3, 5, 4), got (5, 3, 5, 4)"),
+    ("exit_waves_adjoint", {3: [0, 9]}, "canvas_size must be two positive integers, got (0, 9)"),
+    ("exit_waves_adjoint", {3: [4, 18]}, "canvas_size must be at least a patch's (5, 4), got (4, 18)"),
+    ("exit_waves_adjoint_probe", {0: WAVES.bool()}, f"waves must be {DATA}, got bool"),
+    ("exit_waves_adjoint_probe", {1: torch.zeros(2, 13, 18).double()}, "canvas must be float32, got float64"),
+    ("exit_waves_adjoint_probe", {1: torch.zeros(3, 13, 18)}, "canvas must have shape (2, 13, 18), got (3, 13, 18)"),
+    ("exit_waves_adjoint_probe", {1: torch.zeros(2, 3, 18)}, "canvas must be at least a patch's (5, 4), got (3, 18)"),
+    ("exit_waves_grad_positions", {0: WAVES.double()}, "grad_waves must be float32, got float64"),
+    (
+        "exit_waves_grad_positions",
+        {0: WAVES[:, :4]},
+        "grad_waves must have shape (2, 5, 3, 5, 4), got (2, 4, 3, 5, 4)",
+    ),
+    ("exit_waves_grad_positions", {3: WAVES[0, 0, 1:]}, "probe must have shape (3, 5, 4), got (2, 5, 4)"),
+]
 SENTENCES += [
     (op, changes, sentence)
     for op in ("reassemble_patches", "overlap_project")
@@ -110,7 +139,7 @@ def test_devices_must_agree(op: str) -> None:
 @pytest.mark.parametrize("op", [op for op in OPS if not op.endswith("mean_backward")])
 def test_coordinates_must_be_finite(op: str, bad: str) -> None:
     args = list(raw_inputs(torch.float32)[op])
-    place = 2 if op.endswith("grad_positions") else 1
+    place = place_of_coordinates(op)
     args[place] = args[place].clone()
     args[place][1, ..., 0] = float(bad)
     name = "shifts" if op.startswith("translate") else "positions"

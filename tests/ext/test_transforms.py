@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from op_cases import CANVAS, CASES, PATCH, POSITIONS, data, raw, raw_inputs, weights
+from op_cases import CANVAS, CASES, PATCH, POSITIONS, SUMS, data, place_of_coordinates, raw, raw_inputs, weights
 from torch import Tensor
 from torch.autograd import gradcheck
 
@@ -25,6 +25,9 @@ class Everything(torch.nn.Module):
         patches = px.overlap_project(patches, positions, CANVAS, weight) + 0.1 * patches
         image, total = px.reassemble_patches(patches, positions, CANVAS, weight)
         spread = px.extract_patches_adjoint(patches, positions, CANVAS)
+        waves = px.exit_waves(image, positions, weight.expand(2, -1, -1))
+        waves = waves + 0.1 * px.exit_waves_adjoint_probe(waves, image, positions)
+        spread = spread + px.exit_waves_adjoint(waves, positions, weight.expand(2, -1, -1), CANVAS)
         return (image.abs().square() + total + spread.abs()).sum()
 
 
@@ -77,11 +80,14 @@ def test_functional_derivatives_are_those_of_backward(name: str) -> None:
     def one_group(x: Tensor, at: Tensor) -> Tensor:
         return loss(x[None], at[None])
 
-    if "each" not in name:  # its weights are another draw for one group
+    if "each" not in name and name not in SUMS:  # its weights are another draw for one group
         torch.testing.assert_close(torch.vmap(torch.func.grad(one_group, both))(x, at), want)
 
 
-@pytest.mark.parametrize("name", ["extract", "translate-fourier", "reassemble-shared-mean", "overlap-shared"])
+@pytest.mark.parametrize(
+    "name",
+    ["extract", "translate-fourier", "reassemble-shared-mean", "overlap-shared", "waves-shared-3", "waves-probe-sum"],
+)
 def test_jacobian_is_the_linear_map(name: str) -> None:
     """jacrev maps the backward over the basis of outputs; the Jacobian must be the operator itself."""
     case = CASES[name]
@@ -117,11 +123,13 @@ def allocated(function: Any) -> int:
     return max(event.cpu_memory_usage for event in profile.events() if event.name.startswith(names))
 
 
-@pytest.mark.parametrize("name", ["extract", "adjoint", "reassemble-shared-mean", "reassemble-each-sum"])
+@pytest.mark.parametrize(
+    "name", ["extract", "adjoint", "reassemble-shared-mean", "reassemble-each-sum", "waves-shared-3"]
+)
 def test_vmap_does_not_repeat_what_is_not_mapped(name: str) -> None:
     """1,000 sets of coordinates on one set of data: no more memory at once than the coordinates or results of all."""
     case, count, patches = CASES[name], 1000, 200
-    x = data((1000, 1000) if name == "extract" else (patches, *PATCH), torch.float32)
+    x = data((1000, 1000) if case.shape == CANVAS else (patches, *PATCH), torch.float32)
     coordinates = POSITIONS[0, :1].expand(count, patches, 2).contiguous()
     result = case.run(x, coordinates[0])
     most = count * max(result.numel() * 4, patches * 2 * 8)
@@ -138,8 +146,8 @@ def test_jacobian_does_not_repeat_the_canvas() -> None:
 def test_raw_operators_differentiate(op: str) -> None:
     """Also those that only backward calls: there is no operator whose gradient is silently missing."""
     args = list(raw_inputs(torch.complex128)[op])
-    places = [i for i, a in enumerate(args) if isinstance(a, Tensor) and (a.is_complex() or i != 1)]
-    if op == "extract_patches_grad_positions":
+    places = [i for i, a in enumerate(args) if isinstance(a, Tensor) and i != place_of_coordinates(op)]
+    if op.endswith("grad_positions"):
         args[0] = args[0].clone().requires_grad_()
         with pytest.raises(NotImplementedError, match="positions must be differentiated once only"):
             raw(op)(*args).sum().backward()

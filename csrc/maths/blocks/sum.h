@@ -43,8 +43,19 @@ PTYCHO_HD inline WeightRange<T> wider(const WeightRange<T>& a, const WeightRange
   return {b.least < a.least ? b.least : a.least, b.most > a.most ? b.most : a.most};
 }
 
+// Patches that lie in memory, as what SumTiles reads.
+template <typename T, int lanes>
+struct StackOfPatches : ImageStack<const T> {
+  PTYCHO_HD uintptr_t address(int64_t k, int64_t row, int64_t x) const {
+    return PixelReader<T, lanes>::address((*this)[k], row, x);
+  }
+  PTYCHO_HD PixelReader<T, lanes> reader(int64_t, uintptr_t at, uint32_t left, uint32_t right) const {
+    return {at, this->cols * static_cast<int64_t>(lanes * sizeof(T)), left, right};
+  }
+};
+
 // Sums patches, or patches times weights and the weights; divides the one by the other for the mean.
-template <typename T, int lanes, bool weighted>
+template <typename T, int lanes, bool weighted, typename Patches = StackOfPatches<T, lanes>>
 struct SumTiles {
   static constexpr int kRows = 8;  // of a thread's column
   static constexpr int kThreads = kTilePixels * (kTilePixels / kRows);
@@ -60,13 +71,14 @@ struct SumTiles {
     uint64_t lines[kBatch];
     uintptr_t at[kBatch];
     uintptr_t weight_at[weighted ? kBatch : 1];
+    int64_t patch[kBatch];
     int32_t x[kBatch];
     Blend<T> blend[kBatch];
     int refused;
     WeightRange<T> ranges[weighted ? kThreads : 1];
   };
 
-  ImageStack<const T> patches;
+  Patches patches;
   ImageStack<const T> weights;  // one image, or as many as patches
   Scan scan;
   TileGrid grid;
@@ -123,7 +135,8 @@ struct SumTiles {
     }
     const int64_t begin_line = clamp(-row, 0, kTilePixels + 1), end_line = clamp(scan.h - row, 0, kTilePixels + 1);
     shared.lines[i] = (uint64_t{1} << end_line) - (uint64_t{1} << begin_line);
-    shared.at[i] = PixelReader<T, lanes>::address(patches[k], row, col);
+    shared.at[i] = patches.address(k, row, col);
+    shared.patch[i] = k;
     if constexpr (weighted)
       shared.weight_at[i] = PixelReader<T, 1>::address(weights[weights.count == 1 ? 0 : k], row, col);
     shared.x[i] = static_cast<int32_t>(clamp(col, -kTilePixels, scan.w));
@@ -137,8 +150,7 @@ struct SumTiles {
     const int64_t x = shared.x[i] + c;
     const uint32_t left = x >= 0 && x < scan.w ? lines : 0u, right = x >= -1 && x < scan.w - 1 ? lines : 0u;
     if ((left | right) == 0) return;
-    const PixelReader<T, lanes> patch(shared.at[i] + pixel * lanes * sizeof(T), scan.w * lanes * sizeof(T), left,
-                                      right);
+    const auto patch = patches.reader(shared.patch[i], shared.at[i] + pixel * lanes * sizeof(T), left, right);
     if constexpr (weighted) {
       const PixelReader<T, 1> weight(shared.weight_at[i] + pixel * sizeof(T), scan.w * sizeof(T), left, right);
       add_weighted<T, lanes, kRows>(patch, weight, shared.blend[i], sums.image, sums.weight);

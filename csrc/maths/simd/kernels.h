@@ -57,6 +57,14 @@ struct Kernels {
   void (*divide)(T* image, const T* weights, int64_t pixels, int64_t lanes, Range<T>* range);
   // Copies `count` scalars past the caches, from and to any address.
   void (*stream)(T* out, const T* in, int64_t count);
+  // out = values * factors, or values * conj(factors), over `count` scalars; write: store or stream.
+  void (*multiply)(const T* values, const T* factors, bool conjugate, int64_t lanes, T* out, int64_t count, Write write);
+  // sums += values * conj(factors), over `count` scalars; next: the values of the next call, prefetched, or null.
+  void (*add_products)(const T* values, const T* factors, int64_t lanes, T* sums, int64_t count, const T* next);
+  // out = the sum over the modes, in their order, of values * conj(factors). The modes of either lie `stride` scalars
+  // apart; next: the values of the next call, prefetched, or null.
+  void (*sum_modes)(const T* values, const T* factors, int64_t modes, int64_t stride, int64_t lanes, T* out,
+                    int64_t count, const T* next);
   // Makes streamed rows visible to other threads; once per thread, at the end.
   void (*fence)();
 };

@@ -5,58 +5,11 @@
 #include "ops/extract_patches/cpu.h"
 
 #include "ops/extract_patches/dispatch.h"
+#include "runtime/cpu/row_blocks.h"
 #include "runtime/cpu/tile_sums.h"
 
 namespace ptycho::cpu {
 namespace {
-
-// A large patch makes several units of work. The number is part of the sums' order in the derivative.
-constexpr int64_t kBlockRows = 64;
-
-int64_t blocks_of(int64_t h) {
-  return (h + kBlockRows - 1) / kBlockRows;
-}
-
-// The first row of a block of rows, counted over all patches.
-template <typename T>
-struct BlockRows {
-  const ImageStack<T>& patches;
-  const int64_t blocks;
-
-  explicit BlockRows(const ImageStack<T>& patches) : patches(patches), blocks(blocks_of(patches.rows)) {}
-  T* operator()(int64_t block) const { return patches[block / blocks].row(block % blocks * kBlockRows); }
-};
-
-// What rows [begin, ...) of a patch are interpolated from.
-template <typename T>
-PatchView<T> view_of(const Image<const T>& canvas, const double* position, int64_t begin, int64_t rows, int64_t cols) {
-  Taps<T> y = gather_taps<T>(position[0]);
-  y.first += begin;
-  return {canvas.data, canvas.rows, canvas.cols, canvas.lanes, y, gather_taps<T>(position[1]), rows, cols, nullptr};
-}
-
-// Calls work(view, block, next block, scratch) for every block of rows; patch k has blocks k * blocks_of(h) onwards.
-template <typename T, typename Work>
-void for_each_block(const ImageStack<const T>& canvases, const Scan& scan, const Order& order, const Work& work) {
-  const int64_t blocks = blocks_of(scan.h);
-  const int64_t lanes = canvases.lanes;
-  const int64_t chunk = std::max<int64_t>(64, grain(std::min(scan.h, kBlockRows) * scan.w * lanes));
-  for_each_chunk(scan.count() * blocks, chunk, [&] {
-    return [&, scratch = Workspace<T>(scratch_size<T>(scan.w, lanes))](int64_t begin, int64_t end) mutable {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t k = order[i / blocks];
-        const int64_t block = i % blocks;
-        const int64_t first = block * kBlockRows;
-        const int64_t rows = std::min(kBlockRows, scan.h - first);
-        const double* position = scan.positions + 2 * k;
-        const int64_t next = order[std::min(i + 1, end - 1) / blocks] * blocks + std::min(i + 1, end - 1) % blocks;
-        work(view_of(canvases[scan.group_of(k)], position, first, rows, scan.w), k * blocks + block, next,
-             scratch.data());
-      }
-      kernels<T>().fence();
-    };
-  });
-}
 
 // weights: as the patches, or one for all, in as many scalars to a pixel; null for none.
 template <typename T>
@@ -82,10 +35,7 @@ void grad_positions_kernel(const ImageStack<const T>& grads, const ImageStack<co
   for_each_block<T>(canvases, scan, order, [&](const PatchView<T>& view, int64_t block, int64_t next, T* scratch) {
     kernels<T>().position_gradient(view, rows(block), rows(next), sums.data() + 2 * block, scratch);
   });
-  std::fill(result, result + 2 * scan.count(), 0.0);
-  for (int64_t k = 0; k < scan.count(); ++k)
-    for (int64_t block = k * blocks; block < (k + 1) * blocks; ++block)
-      for (int64_t axis = 0; axis < 2; ++axis) result[2 * k + axis] += sums[2 * block + axis];
+  sum_blocks(sums, scan.count(), blocks, result);
 }
 
 // Every weight as often as a pixel of the data has scalars.

@@ -51,8 +51,8 @@ void adjoint_into(const Queue& queue, const Tensor& patches, const Tensor& posit
   with_data_type(patches, [&](auto zero, auto lanes) {
     using T = decltype(zero);
     using Program = SumTiles<T, lanes.value, false>;
-    const Program program{image_stack<const T>(source), {}, scan,   grid, tiles.lists,
-                          image_stack<T>(canvas),       {}, nullptr};
+    const Program program{{image_stack<const T>(source)}, {}, scan,   grid, tiles.lists,
+                          image_stack<T>(canvas),         {}, nullptr};
     launch(queue, program, grid.tiles());
   });
 }
@@ -72,7 +72,7 @@ void grad_positions_into(const Queue& queue, const Tensor& grad_patches, const T
     const Tensor sums = parts > 1 ? queue.output(at, {scan.count(), parts}, {2}) : result;
     auto* const partial = write<GradientSum>(sums);
     const Program program{
-        image_stack<const T>(grads), image_stack<const T>(source), scan, sequence.data(), partial, grid, parts};
+        {image_stack<const T>(grads)}, image_stack<const T>(source), scan, sequence.data(), partial, grid, parts};
     launch(queue, program, program.blocks());
     if (parts > 1)
       launch(queue, SumParts{partial, parts, scan.count(), write<GradientSum>(result)},

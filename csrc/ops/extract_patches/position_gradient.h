@@ -5,6 +5,7 @@
 #pragma once
 
 #include "maths/blocks/extract.h"
+#include "maths/blocks/sum.h"
 
 namespace ptycho {
 
@@ -16,7 +17,7 @@ struct GradientSum {
 // sums[k * parts + part] = the sums over a part of patch k of <grads, d patch / d position>; NaN where the position is
 // not finite. A column of a strip is summed in T, everything else in double, in an order that the patch's size
 // determines.
-template <typename T, int lanes>
+template <typename T, int lanes, typename Grads = StackOfPatches<T, lanes>>
 struct PositionGradient {
   static constexpr int kThreads = 128;
   static constexpr int kStripsAtMost = 64;  // of a part
@@ -24,7 +25,7 @@ struct PositionGradient {
     GradientSum sums[kThreads];
   };
 
-  ImageStack<const T> grads;
+  Grads grads;
   ImageStack<const T> canvases;
   Scan scan;
   const int64_t* order;
@@ -63,14 +64,13 @@ struct PositionGradient {
     GradientSum sum{undefined, undefined};
     if (!is_finite(at_y) || !is_finite(at_x)) return sum;
     const Image<const T> source = canvases[scan.group_of(k)];
-    const Image<const T> grad = grads[k];
     const uint32_t first = part * kStripsAtMost;
     const uint32_t last = first + kStripsAtMost < grid.strips ? first + kStripsAtMost : grid.strips;
     for (uint32_t strip = first + thread / StripGrid::kCols; strip < last; strip += kThreads / StripGrid::kCols) {
       const int64_t r = grid.row(strip), c = grid.col(strip, thread);
       const PixelReader<T, lanes> taps(source, y.first + r, x.first + c, rows + 1);
-      if (c >= grad.cols || !taps.sees()) continue;
-      const PixelReader<T, lanes> factors(grad, r - 1, c, rows + 1);
+      if (c >= scan.w || !taps.sees()) continue;
+      const auto factors = grads.reader(k, grads.address(k, r - 1, c), lines_inside(r - 1, scan.h, rows + 1) & ~1u, 0u);
       const Gradient<T> column = position_gradient<T, lanes, rows>(taps, factors, blend_of(y, x));
       sum.y += static_cast<double>(column.y);
       sum.x += static_cast<double>(column.x);

@@ -27,7 +27,7 @@ void launch_reassemble(const Queue& queue, const Tensor& patches, const Tensor& 
     memory = queue.output(weights, {grid.tiles()}, {2});
     ranges = write<WeightRange<T>>(*memory);
   }
-  const Program program{image_stack<const T>(patches), image_stack<const T>(weights), scan,  grid, tiles.lists,
+  const Program program{{image_stack<const T>(patches)}, image_stack<const T>(weights), scan,  grid, tiles.lists,
                         image_stack<T>(image),         image_stack<T>(weight_sum),    ranges};
   launch(queue, program, grid.tiles());
   if (!eps || grid.groups == 0) return;

@@ -88,13 +88,14 @@ void write_tile(const Image<T>& canvas, const Tile& tile, const T* sums, bool pa
   }
 }
 
-// Calls sum(t, tile, sums, scratch) once per tile t; sums: `scalars` zeros per pixel.
+// Calls sum(t, tile, sums, scratch) once per tile t; sums: `scalars` zeros per pixel; scratch: scratch_size() scalars and
+// `more` behind them.
 template <typename T, typename Sum>
-void for_each_tile(const Tiles& tiles, int64_t scalars, int64_t lanes, const Sum& sum) {
+void for_each_tile(const Tiles& tiles, int64_t scalars, int64_t lanes, const Sum& sum, int64_t more = 0) {
   const TileGrid& grid = tiles.grid;
   for_each_chunk(grid.tiles(), 1, [&] {
-    return [&, sums = Workspace<T>(), scratch = Workspace<T>(scratch_size<T>(grid.tile_cols, lanes))](int64_t t,
-                                                                                                      int64_t) mutable {
+    return [&, sums = Workspace<T>(),
+            scratch = Workspace<T>(scratch_size<T>(grid.tile_cols, lanes) + more)](int64_t t, int64_t) mutable {
       const Tile tile{grid.group_of(t), grid.rows_of(t), grid.cols_of(t)};
       sum(t, tile, sums.zeros(tile.height() * tile.stride<T>() * scalars), scratch.data());
       kernels<T>().fence();

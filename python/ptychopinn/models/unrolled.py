@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptycho_ext import extract_patches, extract_patches_adjoint
+from ptycho_ext import correct_fields, extract_patches, extract_patches_adjoint
 from ptychopinn.errors import InputError
 from ptychopinn.models.registry import Generator, register_generator
 from ptychopinn.physics.likelihood import BACKGROUND
 from ptychopinn.physics.overlap import illumination_weight
-from ptychopinn.physics.propagation import exit_waves, far_field, mode_intensity, near_field, squared_modulus, sum_modes
+from ptychopinn.physics.propagation import exit_waves, far_field, near_field, squared_modulus, sum_modes
 from ptychopinn.physics.start import start_waves, transmission_level
 
 #: Modulus, relative to the mean transmission, below which a canvas has no phase to speak of.
@@ -149,7 +149,6 @@ class UnrolledGenerator(Generator):
     def forward(self, counts: Tensor, positions: Tensor, canvas_size: tuple[int, int], probe: Tensor) -> Tensor:
         groups, size = counts.shape[0], counts.shape[-1]
         height, width = canvas_size
-        amplitude = torch.sqrt(counts + BACKGROUND)
         weight = illumination_weight(probe)
         illumination = extract_patches_adjoint(weight.expand(counts.shape).contiguous(), positions, canvas_size)
         peak = illumination.amax((-2, -1), keepdim=True)
@@ -170,7 +169,7 @@ class UnrolledGenerator(Generator):
         velocity = None
         for step in range(self.steps):
             fields = far_field(exit_waves(extract_patches(canvas, positions, size), probe))
-            direction = _consistency_direction(fields, amplitude, conjugate)
+            direction = _consistency_direction(fields, counts, conjugate)
             direction = extract_patches_adjoint(direction, positions, canvas_size) * per_light
             velocity = direction if velocity is None else self.momentum[step - 1] * velocity + direction
             canvas = canvas + _split_step(self.step_size[step], velocity, canvas, level)
@@ -189,7 +188,7 @@ def _split_step(factors: Tensor, velocity: Tensor, canvas: Tensor, level: Tensor
     return unit * torch.complex(factors[0] * relative.real, factors[1] * relative.imag)
 
 
-def _consistency_direction(fields: Tensor, amplitude: Tensor, conjugate: Tensor) -> Tensor:
+def _consistency_direction(fields: Tensor, counts: Tensor, conjugate: Tensor) -> Tensor:
     """Correction of each exit wave towards the measured amplitude, times conj(P): (..., M, N, N) to (..., N, N)."""
-    ratio = amplitude * torch.rsqrt(mode_intensity(fields) + BACKGROUND) - 1
-    return sum_modes(near_field(fields * ratio.unsqueeze(-3)) * conjugate)
+    correction, _, _ = correct_fields(fields, counts, loss="amplitude", background=BACKGROUND)
+    return sum_modes(near_field(correction) * conjugate)

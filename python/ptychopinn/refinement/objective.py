@@ -1,29 +1,41 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How badly a state explains the counts, and which way is down: one pass over a batch of patterns.
 
-Per pattern, with one mode and Fourier shifts: four Fourier transforms and some twenty passes over N^2 complex numbers,
-no loop over patterns, nothing recorded by autograd. Batches are compact, so that their waves stay in the cache and
-their part of the canvas is a small window.
+Per pattern, with one mode and Fourier shifts: four Fourier transforms and some ten passes over N^2 complex numbers,
+no loop over patterns, nothing recorded by autograd. The counts stay in the type of their file: they are widened where
+they are compared. Batches are compact, so that their waves stay in the cache and their part of the canvas is a small
+window.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_ext import extract_patches, extract_patches_adjoint
+from ptycho_ext import correct_fields, extract_patches, extract_patches_adjoint
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.likelihood import BACKGROUND
-from ptychopinn.physics.propagation import far_field, mode_intensity, near_field, squared_modulus, sum_modes
+from ptychopinn.physics.propagation import far_field, near_field, squared_modulus, sum_modes
 from ptychopinn.refinement.shifts import Place, make_shift
 from ptychopinn.refinement.state import State
 from ptychopinn.runtime.processes import rank_and_size, reduce_sums
 
-_LEAST_EXCESS = -1 + 2.0**-24
+#: The types of counts that correct_fields reads, and signed ones of their width, for what CUDA can do with no others.
+_COUNTS = {
+    torch.uint8: torch.uint8,
+    torch.int16: torch.int16,
+    torch.uint16: torch.int16,
+    torch.int32: torch.int32,
+    torch.uint32: torch.int32,
+    torch.int64: torch.int64,
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+}
 
 
 @dataclass
@@ -51,7 +63,7 @@ class Objective:
     """The counts of a scan and the model of them.
 
     Args:
-        counts: (n, N, N) in FFT order, any real type, on the device to compute on.
+        counts: (n, N, N) in FFT order, any real type, on the device to compute on; of bad pixels, anything.
         good: bool, (N, N) in FFT order, or None.
         canvas_size: (H, W).
         config: loss, interpolation, and what is refined.
@@ -60,11 +72,8 @@ class Objective:
     """
 
     def __init__(self, counts: Tensor, good: Tensor | None, canvas_size: tuple[int, int], config: RefineConfig) -> None:
-        # What a bad pixel holds can be anything, infinity included.
-        if good is not None or (counts.is_cuda and not counts.is_floating_point()):
-            counts = counts.to(torch.float32)  # CUDA knows little to do with unsigned integers
-        self.counts = counts if good is None else torch.where(good, counts, 0)
-        self.good = None if good is None else good.to(torch.float32)
+        self.counts = counts if counts.dtype in _COUNTS else counts.to(torch.float32)
+        self.good = good
         self.canvas_size = canvas_size
         self.loss = config.loss
         self.learn_positions, self.learn_intensities = config.learn_positions, config.learn_intensities
@@ -108,58 +117,47 @@ class Objective:
         patches = extract_patches(place.cut(state.object), place.positions, self.size, plan=place.plan)
         rest = state.positions[members] - self.anchors[members]
         lit, kept = self.shift.lit(representation, rest)
-        factors = torch.exp(state.intensities[members]).float()[:, None, None]
-        fields, intensity, terms, step = self._compare(patches, lit, factors, members)
-        by_intensity = None
-        if self.learn_intensities:
-            by_intensity = (step * intensity).sum((1, 2)).double() / 2
-        waves = near_field(fields.mul_(step.mul_(factors).unsqueeze(1))).conj_physical_()
+        fields = far_field(patches.unsqueeze(1) * lit)
+        in_place = fields if fields.is_contiguous() else None
+        correction, values, by_intensity = self._compare(fields, state, members, out=in_place)
+        waves = near_field(correction).conj_physical_()
         to_object = sum_modes(waves * lit)
         window = extract_patches_adjoint(to_object, place.positions, place.shape, plan=place.plan).conj_physical_()
         to_probe, to_positions = self.shift.back(waves, patches, kept, place, self.learn_positions)
-        per_pattern = terms.sum((1, 2)).double()
         return Downhill(
-            value=per_pattern.sum(),
+            value=values.sum(),
             object=window,
             probe=to_probe,
             positions=torch.zeros_like(rest) if to_positions is None else to_positions,
-            intensities=torch.zeros_like(per_pattern) if by_intensity is None else by_intensity,
-            residuals=per_pattern * (4 * len(self.counts) / self.pixels),
+            intensities=by_intensity.div_(-2) if self.learn_intensities else torch.zeros_like(by_intensity),
+            residuals=values * (4 * len(self.counts) / self.pixels),
         )
 
-    def _compare(
-        self, patches: Tensor, lit: Tensor, factors: Tensor, members: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Far fields, intensities, J of every detector pixel, and the relative correction of the far fields."""
-        fields = far_field(patches.unsqueeze(1) * lit)
-        intensity = mode_intensity(fields).mul_(factors)
-        measured = self.counts.index_select(0, members).to(torch.float32).add_(BACKGROUND)
-        terms, step = self._terms(intensity, measured)
-        if self.good is not None:
-            terms, step = terms.mul_(self.good), step.mul_(self.good)
-        return fields, intensity, terms, step
+    def counts_of(self, members: Tensor) -> Tensor:
+        """Counts of some patterns, (b, N, N), in their type."""
+        kind = self.counts.dtype
+        return self.counts.view(_COUNTS[kind]).index_select(0, members).view(kind)
+
+    def _compare(self, fields: Tensor, state: State, members: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """The correction of far fields (b, M, N, N), and J and its derivative by the intensity of every pattern."""
+        factors = torch.exp(state.intensities[members]).float()
+        return correct_fields(
+            fields,
+            self.counts_of(members),
+            mask=self.good,
+            scale=factors,
+            loss=self.loss,
+            background=BACKGROUND,
+            **options,
+        )
 
     def values(self, state: State, members: Tensor, positions: Tensor) -> Tensor:
         """J of single patterns ``members`` (k,) if they were at ``positions`` (k, 2): (k,)."""
         anchors = self._anchors_of(positions)
         patches = extract_patches(state.object, anchors, self.size)
         lit, _ = self.shift.lit(self.shift.represent(state.probe), positions - anchors)
-        factors = torch.exp(state.intensities[members]).float()[:, None, None]
-        _, _, terms, _ = self._compare(patches, lit, factors, members)
-        return terms.sum((1, 2)).double()
-
-    def _terms(self, intensity: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
-        """J of every detector pixel, and ``-dJ / d conj(F)`` of its far field F, relative to F."""
-        predicted = intensity + BACKGROUND
-        if self.loss == "amplitude":
-            root = predicted.rsqrt()
-            ratio = measured.sqrt_().mul_(root)
-            step = ratio - 1
-            return step.square().mul_(predicted), step
-        excess = predicted / measured - 1
-        # Where a count is 1e8 times the prediction, excess is rounded to -1: the logarithm must stay finite.
-        terms = measured * (excess - torch.log1p(excess.clamp_min(_LEAST_EXCESS)))
-        return terms.mul_(0.5), (measured / predicted).sub_(1).mul_(0.5)
+        fields = far_field(patches.unsqueeze(1) * lit)
+        return self._compare(fields, state, members, correct=False)[1]
 
     def gradient(self, state: State) -> tuple[float, State, Tensor]:
         """J over all patterns, half its gradient, and the residuals (n,), deviance per pixel."""

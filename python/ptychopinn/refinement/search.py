@@ -80,22 +80,21 @@ def find_defocus(objective: Objective, state: State, config: RefineConfig) -> Te
     from each other. With positions in error the probe cannot be refined from a wrong defocus by its gradient: object
     and positions adapt to it first. Patterns in wrong places hide the valley: finer trials search for them on the way.
     """
-    near = most_telling(objective.counts, state.positions, _TRIAL_PATTERNS)
-    counts = objective.counts.index_select(0, near)
+    near = most_telling(objective.counts, state.positions, _TRIAL_PATTERNS, objective.good)
+    counts = objective.counts_of(near)
     low = state.positions[near].amin(0).floor() - 8
     size = [int(v) for v in (state.positions[near] - low).amax(0).ceil() + objective.size + 9]
     trial_config = dataclasses.replace(
         config, learn_probe=False, learn_positions=True, learn_intensities=False, total_variation=0.0, smoothness=0.0
     )
-    good = None if objective.good is None else objective.good > 0
-    probe = with_aperture(state.probe, objective.counts, good)
+    probe = with_aperture(state.probe, objective.counts, objective.good)
     places = state.positions[near] - low
 
     def project(moves: Tensor) -> Tensor:
         # A scale of the positions would make up for a wrong defocus.
         return without_affine(places, moves)
 
-    part = Objective(counts, good, (size[0], size[1]), trial_config)
+    part = Objective(counts, objective.good, (size[0], size[1]), trial_config)
 
     def objective_at(phase: float, before: int, after: int) -> float:
         trial = State(
@@ -128,16 +127,21 @@ def find_defocus(objective: Objective, state: State, config: RefineConfig) -> Te
     return defocused_by(probe, best)
 
 
-def most_telling(counts: Tensor, positions: Tensor, number: int) -> Tensor:
+def most_telling(counts: Tensor, positions: Tensor, number: int, good: Tensor | None = None) -> Tensor:
     """Indices of so many neighbours, ascending, from where patterns differ most from the mean pattern.
 
     Args:
         counts: (n, N, N).
         positions: (n, 2).
         number: all, if there are fewer.
+        good: bool, (N, N), or None.
     """
-    mean = torch.stack([part.float().sqrt().sum(0) for part in counts.split(256)]).sum(0) / len(counts)
-    differences = [(part.float().sqrt() - mean).square().sum((1, 2)) for part in counts.split(256)]
+
+    def amplitudes(part: Tensor) -> Tensor:
+        return (part.float() if good is None else torch.where(good, part.float(), 0)).sqrt()
+
+    mean = torch.stack([amplitudes(part).sum(0) for part in counts.split(256)]).sum(0) / len(counts)
+    differences = [(amplitudes(part) - mean).square().sum((1, 2)) for part in counts.split(256)]
     difference = torch.cat(differences).cpu().numpy()
     places = positions.cpu().numpy()
     centres = np.linspace(0, len(places) - 1, min(len(places), _TRIAL_PLACES)).astype(int)
