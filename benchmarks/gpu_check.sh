@@ -45,7 +45,7 @@ cd "$work/tests" || exit 2
 export PYTHONPATH="$work/site"
 export PYTHONDONTWRITEBYTECODE=1
 step import 60 "$python" -c 'import sys, ptycho_ext
-from ptychopinn.doctor import check_operators
+from ptychopinn.runtime.doctor import check_operators
 print(ptycho_ext.build_info())
 assert ptycho_ext.build_info()["cuda"]
 sys.exit(check_operators())'

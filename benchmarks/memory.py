@@ -33,10 +33,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptychopinn.batches.datamodule import ScanDataModule
 from ptychopinn.config import Config
-from ptychopinn.data.datamodule import ScanDataModule
-from ptychopinn.data.scan import Scan, pattern_blocks
-from ptychopinn.data.stored import StoredPatterns
 from ptychopinn.inference.large import reconstruct_to_file
 from ptychopinn.inference.predict import reconstruct
 from ptychopinn.models import Generator, PtychoModel
@@ -45,6 +43,9 @@ from ptychopinn.physics.objects import OBJECTS
 from ptychopinn.physics.probes import PROBES
 from ptychopinn.physics.simulate import diffract
 from ptychopinn.physics.start import transmission_level
+from ptychopinn.scan import Scan
+from ptychopinn.storage.arrays import pattern_blocks
+from ptychopinn.storage.stored import StoredPatterns
 from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.workflow import train
 

@@ -24,12 +24,12 @@ import torch
 from numpy.typing import NDArray
 from scans import OTHER_PICTURES, PICTURES
 
-from ptychopinn.data.scan import Scan
 from ptychopinn.inspection.orientation import ORIENTATIONS, check_orientation, compose, oriented
-from ptychopinn.metrics.style import new_figure, save_figure
 from ptychopinn.physics.objects import OBJECTS, photos
 from ptychopinn.physics.probes import add_modes, disk
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.plotting.style import new_figure, save_figure
+from ptychopinn.scan import Scan
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "orientation"

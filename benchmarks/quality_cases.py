@@ -16,11 +16,9 @@ import numpy as np
 import torch
 from scans import OTHER_PICTURES, PICTURES, default_scan, halves, lines_scan
 
+from ptychopinn.batches.dataset import GroupDataset
+from ptychopinn.batches.grouping import group_patterns
 from ptychopinn.config import Config
-from ptychopinn.data.dataset import GroupDataset
-from ptychopinn.data.grouping import group_patterns
-from ptychopinn.data.scan import Scan
-from ptychopinn.devices import resolve_device
 from ptychopinn.inference.predict import choose_positions, reconstruct
 from ptychopinn.metrics.align import Aligned
 from ptychopinn.metrics.evaluate import align_to_scan, evaluate
@@ -28,6 +26,8 @@ from ptychopinn.models import PtychoModel
 from ptychopinn.physics.objects import photos
 from ptychopinn.physics.probes import defocused
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.runtime.devices import resolve_device
+from ptychopinn.scan import Scan
 from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.workflow import TrainedRun, train
 

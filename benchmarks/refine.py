@@ -27,17 +27,17 @@ import torch
 from scans import OTHER_PICTURES, PICTURES, default_scan
 
 from ptychopinn.config import Config, RefineConfig
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
-from ptychopinn.inference.bundle import load_bundle
 from ptychopinn.inference.predict import reconstruct
 from ptychopinn.metrics.evaluate import evaluate
-from ptychopinn.metrics.halves import compare_halves
-from ptychopinn.metrics.plots import plot_reconstruction
-from ptychopinn.metrics.style import new_figure, save_figure
+from ptychopinn.metrics.split_half import compare_halves
+from ptychopinn.persistence.bundle import load_bundle
 from ptychopinn.physics.probes import add_modes
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.plotting.reconstructions import plot_reconstruction
+from ptychopinn.plotting.style import new_figure, save_figure
+from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.workflow import Progress, refine, split_half
+from ptychopinn.scan import Scan
 
 RESULTS = Path(__file__).parent / "results" / "refine"
 Row = dict[str, Any]

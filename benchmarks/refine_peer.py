@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 from ptycho_ext import extract_patches_adjoint
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.scan import Scan
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import data, transform
 
-from ptychopinn.data.scan import Scan, compact_counts
 from ptychopinn.physics.objects import OBJECTS
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.scan import Scan
+from ptychopinn.storage.arrays import compact_counts
 
 Complex = NDArray[np.complexfloating[Any, Any]]
 

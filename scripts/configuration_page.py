@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ptychopinn import config
-from ptychopinn.config.meaning import meanings
+from ptychopinn.config.field_docs import field_docs
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 SECTIONS: dict[str, Any] = {
@@ -54,7 +54,7 @@ def page() -> str:
 
 def _section(name: str, section: Any) -> str:
     text = inspect.getdoc(section) or ""
-    said = meanings(section)
+    said = field_docs(section)
     lines = [f"\n## {name}\n{text.splitlines()[0]}\n", "| field | type | default | meaning |", "|---|---|---|---|"]
     defaults = dataclasses.asdict(section())
     for entry in dataclasses.fields(section):

@@ -26,7 +26,7 @@ from PyQt5.QtGui import QFont, QFontDatabase, QPainter, QPixmap
 from PyQt5.QtWidgets import QApplication, QComboBox
 
 from ptychopinn import simulate
-from ptychopinn.data.geometry import object_pixel_size
+from ptychopinn.acquisition import object_pixel_size
 
 ALGORITHM = "ptychopinn_network"
 ENERGY, DETECTOR_PIXEL, SIZE = 1e4, 75e-6, 32

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -26,3 +27,26 @@ def test_links_lead_to_files_of_the_project(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         if not target.startswith(("http:", "https:", "mailto:")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def resolved(name: str) -> object:
+    """What a dotted name means: a module, or something in one."""
+    parts = name.split(".")
+    for k in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:k]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[k:]:
+            found = getattr(found, part)
+        return found
+    raise AttributeError(name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a page may say that a name is a former one
+def test_dotted_names_exist(page: Path) -> None:
+    for name in sorted(set(re.findall(r"\bptychopinn(?:\.[A-Za-z_]\w*)+", page.read_text()))):
+        # A file, the group of entry points, and what only ptychodus can import.
+        if not name.endswith((".py", ".formats")) and not name.startswith("ptychopinn.compat.ptychodus"):
+            assert resolved(name) is not None

@@ -31,7 +31,7 @@ def test_examples_run(name: str) -> None:
 
 
 def test_there_are_modules_and_examples() -> None:
-    assert {"ptycho_ext.ops.extract", "ptychopinn", "ptychopinn.data.scan"} <= set(modules())
+    assert {"ptycho_ext.ops.extract", "ptychopinn", "ptychopinn.scan"} <= set(modules())
     finder = doctest.DocTestFinder(exclude_empty=True)
-    found = finder.find(importlib.import_module("ptychopinn.data.scan"))
+    found = finder.find(importlib.import_module("ptychopinn.scan"))
     assert sum(len(test.examples) for test in found) >= 3

@@ -14,8 +14,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from ptychopinn.data.scan import Scan
 from ptychopinn.physics.simulate import predict_counts
+from ptychopinn.scan import Scan
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ptychopinn.config import Config
-from ptychopinn.inference.checkpoint import load_checkpoint
 from ptychopinn.models import PtychoModel as Network
+from ptychopinn.persistence.checkpoint import load_checkpoint
 
 
 class PtychoPINN_Lightning:  # the caller's name

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.config import Config
-from ptychopinn.data.scan import Scan
-from ptychopinn.devices import device_of
 from ptychopinn.errors import InputError
 from ptychopinn.inference.predict import predict, reconstruct
+from ptychopinn.runtime.devices import device_of
+from ptychopinn.scan import Scan
 from ptychopinn.training.workflow import TrainedRun, train
 
 Image = NDArray[np.float32]

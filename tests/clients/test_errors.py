@@ -17,7 +17,7 @@ import numpy as np
 from staged import CASES, Case, ptychodus, write
 
 from ptychopinn.config import Config
-from ptychopinn.data.scan import Scan
+from ptychopinn.scan import Scan
 from ptychopinn.training.workflow import train
 
 SMALL = replace(CASES[0], epochs=1)

@@ -23,14 +23,14 @@ from ptychodus.api.reconstruct import ReconstructInput, prepare_reconstruct_inpu
 from ptychodus.api.settings import SettingsRegistry
 from staged import CASES, write
 
+from ptychopinn.acquisition import world_positions
 from ptychopinn.compat.ptychodus.library import PtychoPINNLibrary
 from ptychopinn.compat.ptychodus.plugin import add_library
 from ptychopinn.compat.ptychodus.scans import product_of, scan_of, start_of
 from ptychopinn.config import Config, ExecutionConfig, RefineConfig
-from ptychopinn.data.geometry import world_positions
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.scan import Scan
 
 CASE = CASES[1]
 
@@ -101,7 +101,7 @@ def test_no_field_of_the_configuration_is_forgotten() -> None:
     for name, section in library.settings["Network"].sections.items():
         fields = {entry.name for entry in dataclasses.fields(getattr(Config(), name))}
         assert fields - set(section.parameters) <= without
-        assert all(section.meanings[field] for field in section.parameters)
+        assert all(section.field_docs[field] for field in section.parameters)
 
 
 def test_the_scan_of_an_input_has_all_that_ptychodus_knows(given: ReconstructInput, folder: Path) -> None:

@@ -21,7 +21,7 @@ import psutil
 from ptychodus.model import ModelCore
 from staged import CASES, write
 
-from ptychopinn.inference.checkpoint import load_checkpoint
+from ptychopinn.persistence.checkpoint import load_checkpoint
 
 #: Of which the tests see the first few.
 LONG = replace(CASES[0], epochs=100_000)

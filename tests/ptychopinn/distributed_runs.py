@@ -19,12 +19,12 @@ import torch
 from tiny_runs import tiny
 
 from ptychopinn.config import Config
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 from ptychopinn.inference.predict import reconstruct
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.simulate import simulate
-from ptychopinn.processes import processes, rank_and_size, together
+from ptychopinn.runtime.processes import processes, rank_and_size, together
+from ptychopinn.scan import Scan
 from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.workflow import train
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from scan_files import COUNTS, FILES, PATTERNS, WORLD, N
 
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
+from ptychopinn.scan import Scan
 
 Spoil = Callable[[Path], object]
 #: A good file, how it is spoiled, what the caller states, and what the sentence says.

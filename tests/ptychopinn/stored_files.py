@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ptychopinn.data.stored import StoredPatterns
+from ptychopinn.storage.stored import StoredPatterns
 
 
 def hdf5(folder: Path, values: np.ndarray, axis: int = 0, **options: Any) -> StoredPatterns:

@@ -35,8 +35,8 @@ from spoil import (
 )
 
 from ptychopinn.cli import main
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
+from ptychopinn.scan import Scan
 
 RECTANGLE = np.ones((PATTERNS, N, N + 2), np.uint16)
 

@@ -17,9 +17,9 @@ import pytest
 
 from ptychopinn.cli import main
 from ptychopinn.config import Config
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.inference.bundle import build_model, save_bundle
+from ptychopinn.persistence.bundle import build_model, save_bundle
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.reconstruction import Reconstruction
 
 TINY = ("--model.options", '{"steps": 2, "width": 8, "state": 2}', "--execution.progress", "false")
 CPU = ("--execution.accelerator", "cpu", "--data.group_size", "4")

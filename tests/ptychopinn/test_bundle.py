@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from ptychopinn.config import Config
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
-from ptychopinn.inference.bundle import BUNDLE_NAME, build_model, load_bundle, save_bundle
 from ptychopinn.inference.predict import predict
 from ptychopinn.models import PtychoModel
+from ptychopinn.persistence.bundle import BUNDLE_NAME, build_model, load_bundle, save_bundle
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.scan import Scan
 
 CONFIG = Config.from_dict({"data": {"group_size": 4}, "model": {"options": {"steps": 2, "width": 8, "state": 2}}})
 MEMBERS = ["manifest.json", "config.json", "weights.safetensors"]
@@ -223,6 +223,6 @@ def test_other_members_are_never_unpacked(intact: Path, tmp_path: Path, monkeypa
 
 
 def test_a_member_that_claims_too_much(intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ptychopinn.inference.archive._LARGEST", 1500)
+    monkeypatch.setattr("ptychopinn.persistence.archive._LARGEST", 1500)
     with pytest.raises(InputError, match=r"weights\.safetensors: expected at most 1500 bytes, found \d+"):
         load_bundle(intact)

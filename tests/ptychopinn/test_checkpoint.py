@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny_runs import tiny, tiny_scan
 
-from ptychopinn.inference.bundle import is_bundle, load_bundle
-from ptychopinn.inference.checkpoint import MODEL_NAME, best_checkpoint, copy_chosen, load_checkpoint
+from ptychopinn.persistence.bundle import is_bundle, load_bundle
+from ptychopinn.persistence.checkpoint import MODEL_NAME, best_checkpoint, copy_chosen, load_checkpoint
 from ptychopinn.training.workflow import train
 
 

@@ -20,13 +20,13 @@ import pytest
 import torch
 import yaml
 
-from ptychopinn import cli, doctor
-from ptychopinn.cli import main
-from ptychopinn.commands.options import quieten_lightning
+from ptychopinn.cli import app, main
+from ptychopinn.cli.options import quieten_lightning
 from ptychopinn.config import Config
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.inference.bundle import load_bundle, save_bundle
+from ptychopinn.persistence.bundle import load_bundle, save_bundle
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.runtime import doctor
 
 COMMANDS = {
     "simulate": ("SCAN.npz", "--object", "siemens", "--photons", "--step", "--overwrite"),
@@ -84,7 +84,7 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_command_is_in_the_help_and_tested_here(capsys: pytest.CaptureFixture[str]) -> None:
-    assert tuple(COMMANDS) == cli._COMMANDS
+    assert tuple(COMMANDS) == app._COMMANDS
     assert main([]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and all(f"    {command} " in printed.err for command in COMMANDS)
@@ -206,7 +206,7 @@ def test_simulate_is_the_function_of_that_name(tmp_path: Path, capsys: pytest.Ca
     arguments = ["--object", "lines", "--probe", "disk", "--scan", "spiral", "--modes", "2", "--patterns", "9"]
     arguments += ["--size", "32", "--step", "3.5", "--photons", "2e4", "--seed", "7"]
     assert main(["simulate", str(path), *arguments]) == 0
-    from ptychopinn.data.scan import Scan
+    from ptychopinn.scan import Scan
 
     made = Scan.load(path)
     expected = simulate("lines", "disk", "spiral", 9, 32, 3.5, 2e4, modes=2, seed=7)
@@ -270,13 +270,13 @@ def test_doctor_finds_nothing_wrong_here(monkeypatch: pytest.MonkeyPatch, capsys
     ("target", "value", "problem"),
     [
         (
-            "ptychopinn.doctor._PACKAGES",
+            "ptychopinn.runtime.doctor._PACKAGES",
             ("no-such-package",),
             "no-such-package is not installed: pip install no-such-package",
         ),
         ("torch.get_num_threads", lambda: 10_000, "torch uses 10000 threads on "),
         (
-            "ptychopinn.doctor._SELF_TEST",
+            "ptychopinn.runtime.doctor._SELF_TEST",
             "import sys; sys.exit('computes wrong values')",
             "the operators fail on cpu (computes wrong values): rebuild them: ",
         ),
@@ -293,8 +293,8 @@ def test_doctor_names_what_is_wrong(
 
 
 def test_doctor_without_native_libraries(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.delattr("ptychopinn.doctor", raising=False)
-    monkeypatch.setitem(sys.modules, "ptychopinn.doctor", None)
+    monkeypatch.delattr("ptychopinn.runtime.doctor", raising=False)
+    monkeypatch.setitem(sys.modules, "ptychopinn.runtime.doctor", None)
     assert main(["doctor"]) == 1
     assert capsys.readouterr().out.startswith("PROBLEM: ")
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny_groups import batch_of, run, scan_of_groups
 
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 from ptychopinn.models import build_generator
+from ptychopinn.scan import Scan
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
 from ptychopinn.metrics.evaluate import evaluate
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.scan import Scan
 
 # Seeds 1, 2, 3 gave amplitude 0.62, 0.52, 0.57 (high-passed 0.58, 0.50, 0.55) and phase 0.73, 0.72, 0.84 (high-passed
 # 0.74, 0.77, 0.86).

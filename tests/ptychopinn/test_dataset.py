@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from ptycho_ext import extract_patches, extract_patches_adjoint
+from ptychopinn.batches.datamodule import ScanDataModule
+from ptychopinn.batches.dataset import GroupDataset, JoinedGroups
+from ptychopinn.batches.grouping import group_patterns
 from ptychopinn.config import Config
-from ptychopinn.data.datamodule import ScanDataModule
-from ptychopinn.data.dataset import GroupDataset, JoinedGroups
-from ptychopinn.data.grouping import group_patterns
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
+from ptychopinn.scan import Scan
 
 
 def make_scan(n: int = 12, size: int = 16, dtype: Any = np.uint16, **fields: Any) -> Scan:

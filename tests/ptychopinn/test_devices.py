@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import ptycho_ext
-from ptychopinn import devices
 from ptychopinn.errors import InputError
+from ptychopinn.runtime import devices
 
 
 @pytest.mark.parametrize(("of_torch", "of_operators"), [(True, True), (True, False), (False, True), (False, False)])

@@ -22,12 +22,12 @@ import torch
 from distributed_runs import RECONSTRUCTIONS, TRAININGS, run_all
 from tiny_runs import tiny
 
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.shares import Shares
+from ptychopinn.batches.distributed import ShardSampler
 from ptychopinn.errors import InputError
-from ptychopinn.inference.bundle import load_bundle
-from ptychopinn.inference.shared import regions
+from ptychopinn.persistence.bundle import load_bundle
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.stitching.distributed import regions
 from ptychopinn.training.trainer import _devices
 from ptychopinn.training.workflow import read_config, train
 
@@ -188,14 +188,14 @@ def test_devices_must_be_those_of_the_processes(tmp_path: Path, monkeypatch: pyt
 def test_shares_are_the_batches_of_one_process() -> None:
     for groups in range(1, 12):
         for batch_size in range(1, 6):
-            whole = list(Shares(groups, batch_size))
+            whole = list(ShardSampler(groups, batch_size))
             for count in range(1, 5):
-                parts = [Shares(groups, batch_size, (rank, count)) for rank in range(count)]
+                parts = [ShardSampler(groups, batch_size, (rank, count)) for rank in range(count)]
                 assert {len(list(part)) for part in parts} == {len(part) for part in parts} == {len(whole)}
-                for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
-                    counted = [share for rank, share in enumerate(shares) if rank < len(batch)]
+                for batch, shards in zip(whole, zip(*parts, strict=True), strict=True):
+                    counted = [shard for rank, shard in enumerate(shards) if rank < len(batch)]
                     assert sorted(chain.from_iterable(counted)) == batch
-                    assert all(share == batch[:1] for share in shares[len(batch) :])
+                    assert all(shard == batch[:1] for shard in shards[len(batch) :])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])

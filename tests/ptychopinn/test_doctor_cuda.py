@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ptycho_ext
-from ptychopinn import doctor
+from ptychopinn.runtime import doctor
 
 
 @pytest.mark.parametrize(

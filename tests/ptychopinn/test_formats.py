@@ -37,11 +37,11 @@ from scan_files import (
     ptyd,
 )
 
-from ptychopinn.data.formats import FORMATS, format_to_read, format_to_write
-from ptychopinn.data.geometry import known_detector_pixel_size, known_distance, object_pixel_size, world_positions
-from ptychopinn.data.scan import Scan
-from ptychopinn.data.stored import StoredPatterns
+from ptychopinn.acquisition import known_detector_pixel_size, known_distance, object_pixel_size, world_positions
 from ptychopinn.errors import InputError
+from ptychopinn.io.scans import format_to_read, format_to_write, formats
+from ptychopinn.scan import Scan
+from ptychopinn.storage.stored import StoredPatterns
 
 SAMPLES = Path(__file__).parents[1] / "data" / "ptychodus"
 WRITTEN = {"npz": "a.npz", "ptychodus": "folder", "cxi": "a.cxi", "ptyd": "a.ptyd", "nexus": "a.nxs"}
@@ -120,8 +120,8 @@ def test_round_trip_of_types_and_of_a_scan_without_a_world(tmp_path: Path, writt
 
 
 def test_every_writer_is_tested_here() -> None:
-    assert set(WRITTEN) == {name for name, format in FORMATS.items() if format.writer}
-    assert {format for _, format, *_ in FILES.values()} == set(FORMATS)
+    assert set(WRITTEN) == {name for name, format in formats().items() if format.write}
+    assert {format for _, format, *_ in FILES.values()} == set(formats())
 
 
 def test_the_half_pixel_between_the_contract_and_ptychodus(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_the_suffix_decides_what_is_written_and_never_what_is_read(tmp_path: Pat
 def test_a_pair_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = Scan.load(pair(tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr("ptychopinn.data.ptychodus.put_ours", lambda *_: 1 / 0)
+    monkeypatch.setattr("ptychopinn.io.formats.ptychodus.put_ours", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         scan.save(tmp_path, format="ptychodus")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

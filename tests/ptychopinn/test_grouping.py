@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptychopinn.data.grouping import compact_region, covering_groups, group_patterns, within_bounds
+from ptychopinn.batches.grouping import compact_region, covering_groups, group_patterns, within_bounds
 from ptychopinn.errors import InputError
 
 

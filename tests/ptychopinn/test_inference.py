@@ -12,19 +12,19 @@ import torch
 from scipy import ndimage
 
 from ptycho_ext import CanvasGeometry, extract_patches
+from ptychopinn.batches.dataset import GroupDataset
+from ptychopinn.batches.grouping import group_patterns
 from ptychopinn.config import Config
-from ptychopinn.data.dataset import GroupDataset
-from ptychopinn.data.grouping import group_patterns
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 from ptychopinn.inference.orientations import ORIENTATIONS, turn_back, turn_group
 from ptychopinn.inference.predict import combine, predict, reconstruct
-from ptychopinn.inference.stitch import Stitched, stitch
-from ptychopinn.metrics.plots import plot_reconstruction
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.propagation import diffract
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.plotting.reconstructions import plot_reconstruction
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.scan import Scan
+from ptychopinn.stitching.phases import Stitched, stitch
 
 SMALL = {"steps": 2, "width": 8, "state": 2}
 

@@ -14,12 +14,12 @@ import pytest
 from numpy.typing import NDArray
 
 from ptychopinn.cli import main
-from ptychopinn.data.scan import Scan
-from ptychopinn.data.stored import StoredPatterns
 from ptychopinn.inspection import Inspection, inspect_scan, oriented
 from ptychopinn.physics.objects import OBJECTS
 from ptychopinn.physics.probes import PROBES, disk
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.scan import Scan
+from ptychopinn.storage.stored import StoredPatterns
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def keys(found: Inspection) -> set[str]:
 
 
 def test_patterns_on_disk_are_inspected_like_loaded_ones(good: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ptychopinn.data.scan._BLOCK_ELEMENTS", 10 * 32 * 32)
+    monkeypatch.setattr("ptychopinn.storage.arrays._BLOCK_ELEMENTS", 10 * 32 * 32)
     scan = with_counts(bright_hot_pixel)(good)
     stored = dataclasses.replace(scan, counts=StoredPatterns.virtual(scan.counts, np.arange(scan.n)))
     expected, found = inspect_scan(scan), inspect_scan(stored)

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 from ptychopinn.metrics import Aligned, align, align_to_scan, evaluate, scores, write_metrics
 from ptychopinn.metrics.align import fit_ramp, largest_rectangle
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.scan import Scan
 
 HEIGHT, WIDTH = 150, 190
 

@@ -22,8 +22,7 @@ from tiny_groups import batch_of, run, scan_of_groups
 from torch import Tensor, nn
 
 from ptycho_ext import extract_patches
-from ptychopinn.data.dataset import GroupBatch
-from ptychopinn.data.scan import Scan
+from ptychopinn.batches.dataset import GroupBatch
 from ptychopinn.errors import InputError
 from ptychopinn.models import GENERATORS, Generator, PtychoModel, UnrolledGenerator, build_generator, register_generator
 from ptychopinn.physics.likelihood import amplitude_loss, poisson_loss
@@ -31,6 +30,7 @@ from ptychopinn.physics.overlap import illumination_weight, merge_patches
 from ptychopinn.physics.probes import defocused
 from ptychopinn.physics.propagation import diffract
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.scan import Scan
 
 #: Small versions of every generator: the name, and options that make it fast.
 SMALL: dict[str, dict[str, Any]] = {

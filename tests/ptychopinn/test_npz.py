@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from scan_files import light_of
 
-from ptychopinn.data.npz import read_npz, write_npz
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
+from ptychopinn.io.formats.npz import read_npz, write_npz
+from ptychopinn.scan import Scan
 
 N, PATTERNS = 8, 11
 
@@ -128,7 +128,7 @@ def test_amplitude_or_counts(
     reason: str,
     exact: np.ndarray | None,
 ) -> None:
-    with caplog.at_level(logging.INFO, logger="ptychopinn.data.measurement"):
+    with caplog.at_level(logging.INFO, logger="ptychopinn.io.counts"):
         scan = read_npz(put(tmp_path, diff3d=patterns, **extra))
     decision = scan.metadata["measurement"]
     assert decision["value"] == value and reason in decision["reason"]

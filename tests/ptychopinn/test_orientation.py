@@ -15,11 +15,8 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from ptychopinn.acquisition import world_positions
 from ptychopinn.cli import main
-from ptychopinn.data.geometry import world_positions
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
-from ptychopinn.data.stored import StoredPatterns
 from ptychopinn.errors import InputError
 from ptychopinn.inspection.centre import centre_offset, in_fft_order, probe_far_field
 from ptychopinn.inspection.orientation import (
@@ -33,7 +30,10 @@ from ptychopinn.inspection.orientation import (
 from ptychopinn.inspection.trials import margin, take_sample, twin_likeness
 from ptychopinn.physics.probes import defocused, disk
 from ptychopinn.physics.simulate import simulate
-from ptychopinn.refinement.seek import most_telling
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.refinement.search import most_telling
+from ptychopinn.scan import Scan
+from ptychopinn.storage.stored import StoredPatterns
 
 TRAIN = ("--epochs", "1", "--model.options", '{"steps": 2, "width": 8, "state": 2}', "--data.group_size", "4",
          "--execution.progress", "false", "--execution.threads", "1", "--execution.accelerator", "cpu")  # fmt: skip
@@ -60,7 +60,7 @@ def test_every_error_is_found_and_mended(scan: Scan, error: str) -> None:
 
 
 def test_patterns_on_disk_give_the_same_report(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ptychopinn.data.scan._BLOCK_ELEMENTS", 10 * 32 * 32)
+    monkeypatch.setattr("ptychopinn.storage.arrays._BLOCK_ELEMENTS", 10 * 32 * 32)
     bad = np.zeros((32, 32), np.bool_)
     bad[5, 17] = True
     scan = dataclasses.replace(oriented(scan, "swap"), bad_pixels=bad)

@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.distributions import Poisson
 
 from ptycho_ext import extract_patches
-from ptychopinn.data.dataset import GroupDataset, good_pixels
-from ptychopinn.data.grouping import group_patterns
-from ptychopinn.data.scan import Scan
+from ptychopinn.batches.dataset import GroupDataset, good_pixels
+from ptychopinn.batches.grouping import group_patterns
 from ptychopinn.physics.illumination import Illumination
 from ptychopinn.physics.likelihood import BACKGROUND, LOSSES, amplitude_loss, poisson_loss
 from ptychopinn.physics.overlap import illumination_weight, merge_patches, overlap_project
@@ -26,6 +25,7 @@ from ptychopinn.physics.probes import defocused, disk
 from ptychopinn.physics.propagation import diffract, exit_waves, far_field, mode_intensity, near_field, squared_modulus
 from ptychopinn.physics.simulate import simulate
 from ptychopinn.physics.start import start_patches, start_waves
+from ptychopinn.scan import Scan
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 LOSS_CASES = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)

@@ -10,11 +10,11 @@ import pytest
 from tiny_runs import same, tiny, tiny_scan
 
 from ptychopinn import run
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
-from ptychopinn.inference.bundle import BUNDLE_NAME, load_bundle
 from ptychopinn.inference.predict import reconstruct
+from ptychopinn.persistence.bundle import BUNDLE_NAME, load_bundle
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.scan import Scan
 from ptychopinn.training.workflow import train
 
 

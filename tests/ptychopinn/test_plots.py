@@ -11,10 +11,20 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
-from ptychopinn.metrics import align, plot_reconstruction, plot_scan_overview, plot_training, plots, style
+from ptychopinn.metrics import align
+from ptychopinn.plotting import (
+    images,
+    plot_reconstruction,
+    plot_scan_overview,
+    plot_training,
+    reconstructions,
+    scans,
+    style,
+    training,
+)
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.scan import Scan
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -23,13 +33,14 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
     """Figures by file name, kept as they are saved."""
     figures: dict[str, Figure] = {}
-    save = plots.save_figure
+    save = style.save_figure
 
     def keep(figure: Figure, path: Path) -> Path:
         figures[path.name] = figure
         return save(figure, path)
 
-    monkeypatch.setattr(plots, "save_figure", keep)
+    for module in (reconstructions, scans, training):
+        monkeypatch.setattr(module, "save_figure", keep)
     monkeypatch.setattr(style, "_DPI", 40)
     return figures
 
@@ -115,7 +126,7 @@ def test_comparison_figures(tmp_path: Path, drawn: dict[str, Figure]) -> None:
     ],
 )
 def test_scale_bar_is_round(width: int, pixel_size: float | None, expected: tuple[float, str]) -> None:
-    length, text = plots._scale_bar(width, pixel_size)
+    length, text = images._scale_bar(width, pixel_size)
     assert length == pytest.approx(expected[0]) and text == expected[1]
 
 
@@ -173,8 +184,8 @@ def test_no_global_state(tmp_path: Path) -> None:
     """pyplot would choose a backend for the whole process; nothing here may import it."""
     code = (
         "import sys, numpy as np\n"
-        "from ptychopinn.data.reconstruction import Reconstruction\n"
-        "from ptychopinn.metrics import plot_reconstruction\n"
+        "from ptychopinn.reconstruction import Reconstruction\n"
+        "from ptychopinn.plotting import plot_reconstruction\n"
         f"plot_reconstruction(Reconstruction(np.ones((9, 9)), np.ones((9, 9)), (0, 0)), {str(tmp_path)!r})\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from ptychopinn.cli import main
 from ptychopinn.errors import InputError
-from ptychopinn.inference.bundle import load_bundle
-from ptychopinn.inference.predecessor import read_predecessor
+from ptychopinn.persistence.bundle import load_bundle
+from ptychopinn.persistence.predecessor import read_predecessor
 
 
 class Bomb:

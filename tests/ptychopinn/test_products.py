@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from scan_files import BAD, CENTRE, CORNERS, COUNTS, DETECTOR, ENERGY, INDEXES, OBJECT, PIXEL, SHAPE, WORLD, N, pair
 
-from ptychopinn.data.reconstruction import Reconstruction, is_reconstruction
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
+from ptychopinn.io.reconstructions import is_reconstruction
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.scan import Scan
 
 ORIGIN = (-3.0, 2.0)  # of the canvas, whose [0, 0] is another pixel than the object's
 CANVAS = np.pad(OBJECT, ((3, 5), (0, 0)), constant_values=1)[:, 2:]

@@ -29,10 +29,10 @@ from ptycho_torch.config_params import DataConfig, DatagenConfig, InferenceConfi
 from ptycho_torch.lightning_utils import find_best_checkpoint
 from ptycho_torch.mapping import to_config
 from ptycho_torch.model import PtychoPINN_Lightning
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 from ptychopinn.metrics.align import align
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.scan import Scan
 from ptychopinn.training.workflow import train as train_alone
 
 SIZE = 32
@@ -266,7 +266,7 @@ def test_no_package_of_another_name_is_there() -> None:
 
 def test_importing_everything_touches_nothing_of_ptychodus() -> None:
     code = (
-        "import sys, pathlib, ptychopinn.pipeline, ptychopinn.commands.train, ptychopinn.compat.ptychodus\n"
+        "import sys, pathlib, ptychopinn.pipeline, ptychopinn.cli.train, ptychopinn.compat.ptychodus\n"
         "import ptycho_torch.api.base_api, ptycho_torch.model, ptycho_torch.config_params\n"
         "print(sorted(name for name in sys.modules if name.split('.')[0] in ('ptychodus', 'ptycho')))"
     )

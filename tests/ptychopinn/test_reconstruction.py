@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from ptychopinn.data.reconstruction import Reconstruction
 from ptychopinn.errors import InputError
+from ptychopinn.reconstruction import Reconstruction
 
 SUFFIXES = [".h5", ".hdf5", ".npz"]
 

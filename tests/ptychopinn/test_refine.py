@@ -18,15 +18,15 @@ import torch
 from ptycho_ext import translate_images
 from ptychopinn.cli import main
 from ptychopinn.config import RefineConfig
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 from ptychopinn.metrics.evaluate import evaluate
-from ptychopinn.metrics.halves import compare_halves
+from ptychopinn.metrics.split_half import compare_halves
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement import workflow
-from ptychopinn.refinement.seek import defocused_by
+from ptychopinn.refinement.search import defocused_by
 from ptychopinn.refinement.workflow import Progress, refine
+from ptychopinn.scan import Scan
 
 QUICK = RefineConfig(iterations=25, split_half=False, batch_size=16)
 
@@ -346,8 +346,8 @@ _WORKER = """
 import sys, torch
 from pathlib import Path
 from ptychopinn.config import RefineConfig
-from ptychopinn.data.scan import Scan
-from ptychopinn.processes import processes
+from ptychopinn.scan import Scan
+from ptychopinn.runtime.processes import processes
 from ptychopinn.refinement.files import refine_to_files
 torch.set_num_threads(1)
 with processes(torch.device("cpu")) as device:

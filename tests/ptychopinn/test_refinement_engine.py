@@ -11,16 +11,16 @@ import torch
 
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.simulate import simulate
-from ptychopinn.refinement import gauge
+from ptychopinn.refinement import ambiguities
 from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, PieEngine
-from ptychopinn.refinement.misfit import Misfit, compact_batches
-from ptychopinn.refinement.seek import (
+from ptychopinn.refinement.objective import Objective, compact_batches
+from ptychopinn.refinement.search import (
     badly_fitting,
     defocused_by,
     find_defocus,
     lowest_valley,
     most_telling,
-    seek_patterns,
+    search_patterns,
     with_aperture,
 )
 from ptychopinn.refinement.state import State
@@ -28,8 +28,8 @@ from ptychopinn.refinement.state import State
 EVERYTHING = {"learn_probe": True, "learn_positions": True, "learn_intensities": True}
 
 
-def problem(modes: int = 1, bad: bool = False, **options: object) -> tuple[Misfit, State, RefineConfig]:
-    """A small scan with its misfit and its true state on a canvas with a margin of 4 px."""
+def problem(modes: int = 1, bad: bool = False, **options: object) -> tuple[Objective, State, RefineConfig]:
+    """A small scan with its objective and its true state on a canvas with a margin of 4 px."""
     config = RefineConfig(**{"batch_size": 7, **options})  # type: ignore[arg-type]
     scan = simulate("dead_leaves", patterns=25, size=16, modes=modes, photons=1e5, step=3, jitter=1, seed=2)
     assert scan.truth is not None
@@ -38,10 +38,10 @@ def problem(modes: int = 1, bad: bool = False, **options: object) -> tuple[Misfi
     if bad:
         good = torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) > 0.2
     truth = torch.from_numpy(np.pad(scan.truth, 4, constant_values=1.0))
-    misfit = Misfit(counts, good, (truth.shape[0], truth.shape[1]), config)
+    objective = Objective(counts, good, (truth.shape[0], truth.shape[1]), config)
     state = State(truth, torch.from_numpy(scan.probe), torch.from_numpy(scan.positions + 4), torch.zeros(25).double())
-    misfit.arrange(compact_batches(scan.positions, 7, np.random.default_rng(0)), state.positions)
-    return misfit, state, config
+    objective.arrange(compact_batches(scan.positions, 7, np.random.default_rng(0)), state.positions)
+    return objective, state, config
 
 
 def shaken(state: State, size: float = 0.05) -> State:
@@ -67,12 +67,12 @@ def keep(moves: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("interpolation", ["fourier", "bilinear"])
 @pytest.mark.parametrize("loss", ["poisson", "amplitude"])
 def test_gradient_of_every_part_against_differences(loss: str, interpolation: str, modes: int, bad: bool) -> None:
-    misfit, truth, _ = problem(modes, bad, loss=loss, interpolation=interpolation, **EVERYTHING)
+    objective, truth, _ = problem(modes, bad, loss=loss, interpolation=interpolation, **EVERYTHING)
     state = shaken(truth)
     state.positions[:, 0] = torch.floor(state.positions[:, 0]) + 0.3  # away from the kinks of bilinear windows
     state.positions[:, 1] = torch.floor(state.positions[:, 1]) + 0.6
-    misfit.anchor(state.positions)
-    _, gradient, _ = misfit.gradient(state)
+    objective.anchor(state.positions)
+    _, gradient, _ = objective.gradient(state)
     generator = torch.Generator().manual_seed(3)
     for name in ("object", "probe", "positions", "intensities"):
         part = getattr(state, name)
@@ -84,19 +84,19 @@ def test_gradient_of_every_part_against_differences(loss: str, interpolation: st
             values = []
             for sign in (1.0, -1.0):
                 moved = state.plus(sign, step)
-                misfit.anchor(moved.positions)
-                values.append(misfit.gradient(moved)[0])
-            misfit.anchor(state.positions)
+                objective.anchor(moved.positions)
+                values.append(objective.gradient(moved)[0])
+            objective.anchor(state.positions)
         else:
-            values = [misfit.gradient(state.plus(sign, step))[0] for sign in (1.0, -1.0)]
+            values = [objective.gradient(state.plus(sign, step))[0] for sign in (1.0, -1.0)]
         assert 2 * gradient.dot(step) == pytest.approx((values[0] - values[1]) / 2, rel=0.03, abs=0.05), name
 
 
 def test_residuals_are_the_deviance_of_a_complete_model() -> None:
-    misfit, truth, _ = problem()
-    value, _, residuals = misfit.gradient(truth)
+    objective, truth, _ = problem()
+    value, _, residuals = objective.gradient(truth)
     assert 0.3 < residuals.mean() < 1.3  # 1 for bright pixels, less for dark ones
-    assert 4 * value / misfit.pixels == pytest.approx(float(residuals.mean()), rel=1e-5)
+    assert 4 * value / objective.pixels == pytest.approx(float(residuals.mean()), rel=1e-5)
 
 
 def test_batches_are_disjoint_compact_and_cover_the_scan() -> None:
@@ -112,12 +112,12 @@ def test_batches_are_disjoint_compact_and_cover_the_scan() -> None:
 
 @pytest.mark.parametrize("batch_size", [3, 100])
 def test_batch_size_changes_the_gradient_by_rounding_only(batch_size: int) -> None:
-    misfit, truth, _ = problem(**EVERYTHING)
+    objective, truth, _ = problem(**EVERYTHING)
     state = shaken(truth)
-    value, gradient, _ = misfit.gradient(state)
+    value, gradient, _ = objective.gradient(state)
     batches = compact_batches(truth.positions.numpy(), batch_size, np.random.default_rng(5))
-    misfit.arrange(batches, truth.positions)
-    other_value, other, _ = misfit.gradient(state)
+    objective.arrange(batches, truth.positions)
+    other_value, other, _ = objective.gradient(state)
     assert other_value == pytest.approx(value, rel=1e-6)
     for one, two in zip(gradient, other, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4 * float(one.abs().max()))
@@ -125,34 +125,34 @@ def test_batch_size_changes_the_gradient_by_rounding_only(batch_size: int) -> No
 
 @pytest.mark.parametrize("loss", ["poisson", "amplitude"])
 @pytest.mark.parametrize("engine", list(ENGINES))
-def test_engines_lower_the_misfit_from_an_even_object(engine: str, loss: str) -> None:
-    misfit, truth, config = problem(engine=engine, loss=loss)
+def test_engines_lower_the_objective_from_an_even_object(engine: str, loss: str) -> None:
+    objective, truth, config = problem(engine=engine, loss=loss)
     state = dataclasses.replace(truth, object=torch.full_like(truth.object, 0.9))
-    made = ENGINES[engine](misfit, state.copy(), config, no_penalty, keep)
-    first = misfit.gradient(state)[0]
+    made = ENGINES[engine](objective, state.copy(), config, no_penalty, keep)
+    first = objective.gradient(state)[0]
     with torch.no_grad():
         values = [made.advance() for _ in range(25)]
-    at_truth = misfit.gradient(truth)[0]
+    at_truth = objective.gradient(truth)[0]
     assert values[-1] < 0.05 * first
     assert values[-1] < (1.5 if engine == "lbfgs" else 4) * at_truth  # "pie" wanders with the last batches
     assert made.state.finite()
 
 
-def test_lbfgs_never_raises_the_misfit() -> None:
-    misfit, truth, config = problem(**EVERYTHING)
-    engine = LbfgsEngine(misfit, shaken(truth, 0.2), config, no_penalty, keep)
+def test_lbfgs_never_raises_the_objective() -> None:
+    objective, truth, config = problem(**EVERYTHING)
+    engine = LbfgsEngine(objective, shaken(truth, 0.2), config, no_penalty, keep)
     values = [engine.value] + [engine.advance() for _ in range(30)]
     assert (np.diff(values) <= 0).all()
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
 def test_steps_that_are_too_long_are_taken_back(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A misfit that answers NaN, or a step far beyond reason, never reaches the state."""
-    misfit, truth, config = problem(object_step=2.0, probe_step=2.0, momentum=0.99)
-    made = ENGINES[engine](misfit, shaken(truth, 0.3), config, no_penalty, keep)
-    exact, calls = Misfit.downhill, []
+    """An objective that answers NaN, or a step far beyond reason, never reaches the state."""
+    objective, truth, config = problem(object_step=2.0, probe_step=2.0, momentum=0.99)
+    made = ENGINES[engine](objective, shaken(truth, 0.3), config, no_penalty, keep)
+    exact, calls = Objective.downhill, []
 
-    def sometimes(self: Misfit, index: int, state: State, representation: torch.Tensor):  # type: ignore[no-untyped-def]
+    def sometimes(self: Objective, index: int, state: State, representation: torch.Tensor):  # type: ignore[no-untyped-def]
         calls.append(index)
         found = exact(self, index, state, representation)
         if 8 < len(calls) < 24:
@@ -160,7 +160,7 @@ def test_steps_that_are_too_long_are_taken_back(engine: str, monkeypatch: pytest
             found.object = found.object * float("nan")
         return found
 
-    monkeypatch.setattr(Misfit, "downhill", sometimes)
+    monkeypatch.setattr(Objective, "downhill", sometimes)
     for _ in range(12):
         made.advance()
         assert made.state.finite()
@@ -168,51 +168,53 @@ def test_steps_that_are_too_long_are_taken_back(engine: str, monkeypatch: pytest
 
 
 def test_pie_finds_out_of_steps_that_are_too_long() -> None:
-    misfit, truth, config = problem(engine="pie", object_step=2.0, probe_step=2.0, momentum=0.97)
+    objective, truth, config = problem(engine="pie", object_step=2.0, probe_step=2.0, momentum=0.97)
     start = dataclasses.replace(truth, object=torch.full_like(truth.object, 0.9))
-    engine = PieEngine(misfit, start, config, no_penalty, keep)
+    engine = PieEngine(objective, start, config, no_penalty, keep)
     values = [engine.advance() for _ in range(40)]
-    assert engine.explained == pytest.approx(misfit.pixels * float(engine.residuals.mean()) / 4, rel=1e-3)
+    assert engine.explained == pytest.approx(objective.pixels * float(engine.residuals.mean()) / 4, rel=1e-3)
     assert values[-1] < 0.5 * values[0]
     assert len(set(values[-5:])) > 1  # not locked
 
 
 def test_bad_pixels_do_not_count() -> None:
-    misfit, truth, config = problem(bad=True)
-    value, gradient, _ = misfit.gradient(truth)
-    assert misfit.good is not None
-    wild = torch.where(misfit.good > 0, misfit.counts, torch.inf)
-    other = Misfit(wild, misfit.good > 0, misfit.canvas_size, config)
-    other.arrange([batch.numpy() for batch in misfit.batches], truth.positions)
+    objective, truth, config = problem(bad=True)
+    value, gradient, _ = objective.gradient(truth)
+    assert objective.good is not None
+    wild = torch.where(objective.good > 0, objective.counts, torch.inf)
+    other = Objective(wild, objective.good > 0, objective.canvas_size, config)
+    other.arrange([batch.numpy() for batch in objective.batches], truth.positions)
     other_value, other_gradient, _ = other.gradient(truth)
     assert other_value == value
     assert torch.equal(gradient.object, other_gradient.object)
 
 
 def test_orthogonal_modes_predict_the_same_patterns() -> None:
-    misfit, truth, _ = problem(modes=3)
+    objective, truth, _ = problem(modes=3)
     mixed = torch.linalg.qr(torch.randn(3, 3, dtype=torch.complex64))[0]
     probe = torch.einsum("ij,jyx->iyx", mixed, truth.probe)
-    found = gauge.orthogonalise_modes(probe)
+    found = ambiguities.orthogonalise_modes(probe)
     rows = found.reshape(3, -1)
     gram = (rows @ rows.conj().T).abs()
     assert float((gram - torch.diag(gram.diagonal())).max()) < 1e-3 * float(gram.max())
-    assert (gauge.mode_powers(found).diff() <= 0).all()
-    torch.testing.assert_close(gauge.mode_powers(found), gauge.mode_powers(truth.probe), rtol=1e-3, atol=1e-4)
-    assert misfit.gradient(dataclasses.replace(truth, probe=found))[0] == pytest.approx(
-        misfit.gradient(truth)[0], rel=1e-4
+    assert (ambiguities.mode_powers(found).diff() <= 0).all()
+    torch.testing.assert_close(
+        ambiguities.mode_powers(found), ambiguities.mode_powers(truth.probe), rtol=1e-3, atol=1e-4
+    )
+    assert objective.gradient(dataclasses.replace(truth, probe=found))[0] == pytest.approx(
+        objective.gradient(truth)[0], rel=1e-4
     )
 
 
 def test_modes_are_added_and_left_out() -> None:
     probe = problem()[1].probe
-    three = gauge.with_modes(probe, 3)
+    three = ambiguities.with_modes(probe, 3)
     assert three.shape == (3, 16, 16)
     assert float(three.norm()) == pytest.approx(float(probe.norm()), rel=1e-5)
     overlap = (three[0].conj() * probe[0]).sum().abs() / (three[0].norm() * probe[0].norm())
     assert float(overlap) == pytest.approx(1, abs=1e-5)
-    assert 0.9 < gauge.mode_powers(three)[0] < 1
-    assert gauge.with_modes(three, 1).shape == (1, 16, 16)
+    assert 0.9 < ambiguities.mode_powers(three)[0] < 1
+    assert ambiguities.with_modes(three, 1).shape == (1, 16, 16)
 
 
 def test_common_motion_is_taken_out_of_moves() -> None:
@@ -220,11 +222,11 @@ def test_common_motion_is_taken_out_of_moves() -> None:
     reported = torch.from_numpy(rng.uniform(0, 100, (50, 2)))
     matrix = torch.tensor([[1.01, 0.02], [-0.01, 0.98]], dtype=torch.float64)
     moves = reported @ matrix.T + 3 - reported
-    assert gauge.without_affine(reported, moves).abs().max() < 1e-9
+    assert ambiguities.without_affine(reported, moves).abs().max() < 1e-9
     noise = torch.from_numpy(rng.normal(size=(50, 2)))
-    left = gauge.without_affine(reported, moves + noise)
-    torch.testing.assert_close(gauge.without_affine(reported, left), left)
-    found, shift = gauge.fit_affine(reported.numpy(), (reported + moves).numpy())
+    left = ambiguities.without_affine(reported, moves + noise)
+    torch.testing.assert_close(ambiguities.without_affine(reported, left), left)
+    found, shift = ambiguities.fit_affine(reported.numpy(), (reported + moves).numpy())
     np.testing.assert_allclose(found, matrix.numpy(), atol=1e-9)
     np.testing.assert_allclose(shift, 3, atol=1e-7)
 
@@ -235,14 +237,14 @@ def test_aperture_and_defocus_of_a_wrong_guess_are_found() -> None:
     counts = torch.from_numpy(np.fft.ifftshift(scan.counts, axes=(1, 2)))
     true = torch.from_numpy(scan.probe)
     assert scan.truth is not None
-    misfit = Misfit(counts, None, (scan.truth.shape[0], scan.truth.shape[1]), config)
+    objective = Objective(counts, None, (scan.truth.shape[0], scan.truth.shape[1]), config)
     wrong = defocused_by(true, -1.2)
     shaped = with_aperture(wrong, counts, None)
     assert float(shaped.norm()) == pytest.approx(float(wrong.norm()), rel=1e-3)
     positions = torch.from_numpy(scan.positions)
     state = State(torch.full(scan.truth.shape, 0.8 + 0j), wrong, positions, torch.zeros(100).double())
     with torch.no_grad():
-        found = find_defocus(misfit, state, config)
+        found = find_defocus(objective, state, config)
 
     def likeness(probe: torch.Tensor) -> float:
         return float((probe.conj() * true).sum().abs() / (probe.norm() * true.norm()))
@@ -271,23 +273,23 @@ def test_the_lowest_valley_is_between_its_neighbours() -> None:
 
 
 def test_a_pattern_far_from_its_place_is_found() -> None:
-    misfit, truth, _ = problem(learn_positions=True)
+    objective, truth, _ = problem(learn_positions=True)
     lost = truth.copy()
     lost.positions[12] += torch.tensor([4.0, -4.0])
-    misfit.anchor(lost.positions)
-    residuals = misfit.gradient(lost)[2]
+    objective.anchor(lost.positions)
+    residuals = objective.gradient(lost)[2]
     sought = badly_fitting(residuals)
     assert 12 in sought.tolist()
-    found = seek_patterns(misfit, lost, sought, lost.positions, 6)
+    found = search_patterns(objective, lost, sought, lost.positions, 6)
     assert (found[12] - truth.positions[12]).abs().max() <= 1
     others = np.arange(25) != 12
     assert (found[others] - truth.positions[others]).abs().max() < 1e-12
 
 
 def test_an_engine_goes_on_from_what_it_saved() -> None:
-    misfit, truth, config = problem(**EVERYTHING)
+    objective, truth, config = problem(**EVERYTHING)
     for kind in (PieEngine, LbfgsEngine):
-        whole = kind(misfit, shaken(truth), config, no_penalty, keep)
+        whole = kind(objective, shaken(truth), config, no_penalty, keep)
         for _ in range(4):
             whole.advance()
         saved = whole.state_dict()

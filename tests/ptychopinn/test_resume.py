@@ -11,8 +11,8 @@ import pytest
 import torch
 from tiny_runs import rows, same, tiny, tiny_scan
 
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
+from ptychopinn.scan import Scan
 from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.workflow import read_config, train
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptychopinn.data.atomic import atomic_path
-from ptychopinn.data.scan import Scan, compact_counts, pattern_blocks
 from ptychopinn.errors import InputError
+from ptychopinn.scan import Scan
+from ptychopinn.storage.arrays import compact_counts, pattern_blocks
+from ptychopinn.storage.atomic import atomic_path
 
 
 def fields(**changes: Any) -> dict[str, Any]:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 from ptychopinn.physics.objects import OBJECTS, PHOTOGRAPHS, photos
 from ptychopinn.physics.probes import PROBES, add_modes
 from ptychopinn.physics.simulate import MARGIN, diffract, predict_counts, scan_positions, simulate
+from ptychopinn.scan import Scan
 
 RANGES = {
     "photos": ((0.7, 1.0), (-0.8, 0.8)),

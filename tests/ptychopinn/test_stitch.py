@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ptycho_ext import extract_patches
-from ptychopinn.inference.stitch import stitch, synchronise_phases
+from ptychopinn.stitching.phases import stitch, synchronise_phases
 
 SIZE = 24
 

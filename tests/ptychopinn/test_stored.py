@@ -14,9 +14,9 @@ import pytest
 import torch
 from stored_files import hdf5, npy, npz, virtual
 
-from ptychopinn.data.sources import Hdf5Dataset, runs
-from ptychopinn.data.stored import StoredPatterns
 from ptychopinn.errors import InputError
+from ptychopinn.storage.blocks import Hdf5Dataset, runs
+from ptychopinn.storage.stored import StoredPatterns
 
 N, SIZE = 23, 10
 
@@ -139,7 +139,7 @@ def test_conversion_transposes_crops_and_squares(tmp_path: Path) -> None:
 
 def test_conversion_in_pieces_is_that_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = npy(tmp_path, patterns(np.float32)).converted(dtype=np.uint16)
-    monkeypatch.setattr("ptychopinn.data.stored._BLOCK_ELEMENTS", 3 * SIZE * SIZE)
+    monkeypatch.setattr("ptychopinn.storage.stored._BLOCK_ELEMENTS", 3 * SIZE * SIZE)
     assert np.array_equal(stored[:], patterns()) and np.array_equal(stored[[9, 1, 1]], patterns()[[9, 1, 1]])
 
 

@@ -13,16 +13,18 @@ import torch
 from stored_files import hdf5, npy
 from tiny_runs import same, tiny, tiny_scan
 
-from ptychopinn.data.dataset import GroupDataset, JoinedGroups
-from ptychopinn.data.grouping import group_patterns
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan, total_counts
-from ptychopinn.data.stored import StoredPatterns, available_memory, fits_in_memory, load_counts
+from ptychopinn.batches.dataset import GroupDataset, JoinedGroups
+from ptychopinn.batches.grouping import group_patterns
 from ptychopinn.errors import InputError
 from ptychopinn.inference.large import is_large, reconstruct_to_file
 from ptychopinn.inference.predict import reconstruct
-from ptychopinn.metrics.plots import plot_scan_overview
+from ptychopinn.plotting.scans import plot_scan_overview
+from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.workflow import refine
+from ptychopinn.runtime.memory import available_memory, fits_in_memory
+from ptychopinn.scan import Scan
+from ptychopinn.storage.arrays import total_counts
+from ptychopinn.storage.stored import StoredPatterns, load_counts
 from ptychopinn.training.workflow import train
 
 #: Type in a file -> what its values are, and the marker that its bad pixels hold.
@@ -62,7 +64,7 @@ def test_a_stored_scan_is_the_loaded_one(tmp_path: Path, kind: str) -> None:
     assert kind not in MARKERS or not loaded.counts[:, 3, 4].any()
     assert stored.counts.dtype == loaded.counts.dtype and np.array_equal(stored.counts[:], loaded.counts)
     assert stored.metadata == loaded.metadata and np.array_equal(stored.probe, loaded.probe)
-    assert total_counts(stored) == total_counts(loaded)
+    assert total_counts(stored.counts) == total_counts(loaded.counts)
     stored.subset([5, 2]).save(tmp_path / "b.npz")
     loaded.subset([5, 2]).save(tmp_path / "c.npz")
     for name in np.load(tmp_path / "c.npz").files:
@@ -77,7 +79,7 @@ def test_auto_stores_what_is_larger_than_a_quarter_of_the_memory(
     for name, save in (("a", np.savez), ("z", np.savez_compressed)):
         save(tmp_path / f"{name}.npz", diffraction=scan.counts, xcoords=x, ycoords=y, probeGuess=scan.probe)
     assert isinstance(Scan.load(tmp_path / "a.npz").counts, np.ndarray)
-    monkeypatch.setattr("ptychopinn.data.stored.available_memory", lambda: 4 * scan.counts.nbytes - 1)
+    monkeypatch.setattr("ptychopinn.runtime.memory.available_memory", lambda: 4 * scan.counts.nbytes - 1)
     assert isinstance(Scan.load(tmp_path / "a.npz").counts, StoredPatterns)
     assert isinstance(Scan.load(tmp_path / "z.npz").counts, np.ndarray)  # compressed: there is no other way
     with pytest.raises(InputError, match=r"z\.npz: key 'diffraction': expected an uncompressed array"):
@@ -153,7 +155,7 @@ def test_refinement_loads_what_fits_and_refuses_the_rest(tmp_path: Path, monkeyp
     stored = on_disk(scan, tmp_path)
     assert np.array_equal(load_counts(stored.counts, "it"), np.fft.ifftshift(scan.counts, axes=(-2, -1)))
     assert np.array_equal(refine(stored, config=config).object, refine(scan, config=config).object)
-    monkeypatch.setattr("ptychopinn.data.stored.available_memory", lambda: scan.counts.nbytes)
+    monkeypatch.setattr("ptychopinn.storage.stored.available_memory", lambda: scan.counts.nbytes)
     with pytest.raises(InputError, match=r"refine needs all counts in memory, expected at most half of the 0\.0 GB av"):
         refine(stored, config=config)
 
@@ -161,8 +163,8 @@ def test_refinement_loads_what_fits_and_refuses_the_rest(tmp_path: Path, monkeyp
 def test_the_overview_says_of_how_many_patterns_it_shows_the_mean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ptychopinn.metrics.plots._AVERAGED", 5)
-    from ptychopinn.metrics.plots import _mean_pattern
+    monkeypatch.setattr("ptychopinn.plotting.scans._AVERAGED", 5)
+    from ptychopinn.plotting.scans import _mean_pattern
 
     scan = tiny_scan()
     mean, of = _mean_pattern(on_disk(scan, tmp_path))
@@ -192,7 +194,7 @@ def test_what_goes_through_files_is_what_is_stitched_at_once(
     config = tiny(inference=inference)
     once = reconstruct(model, scan, config)
     for name in ("_CACHED", "_CHUNK", "_ROWS"):  # as many parts as there can be
-        monkeypatch.setattr(f"ptychopinn.inference.stream.{name}", 30000)
+        monkeypatch.setattr(f"ptychopinn.stitching.on_disk.{name}", 30000)
     monkeypatch.setattr("ptychopinn.inference.large._ROWS_MULTIPLE", 16)
     monkeypatch.setattr("ptychopinn.inference.predict.fits_in_memory", lambda _: False)
     assert once.shape[0] > 3 * 16
@@ -211,7 +213,7 @@ def test_what_goes_through_files_is_what_is_stitched_at_once(
 
 
 def test_scratch_space_and_format_are_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ptychopinn.inference.stream import Rows
+    from ptychopinn.stitching.on_disk import Rows
 
     scan = tiny_scan()
     assert not is_large(scan)
@@ -224,5 +226,5 @@ def test_scratch_space_and_format_are_checked_first(tmp_path: Path, monkeypatch:
     with pytest.raises(InputError, match=r"r\.npz: a reconstruction larger than memory is written to HDF5"):
         reconstruct_to_file(model, scan, tmp_path / "new" / "r.npz", tiny())
     assert not (tmp_path / "new").exists()
-    monkeypatch.setattr("ptychopinn.data.stored.available_memory", lambda: 1000)
+    monkeypatch.setattr("ptychopinn.runtime.memory.available_memory", lambda: 1000)
     assert is_large(scan)

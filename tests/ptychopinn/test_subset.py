@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from ptychopinn.cli import main
-from ptychopinn.data.scan import Scan
-from ptychopinn.data.subset import clustered, coverage, stratified, write_subset
 from ptychopinn.errors import InputError
+from ptychopinn.io.subset import clustered, coverage, stratified, write_subset
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.scan import Scan
 
 
 @st.composite
@@ -195,7 +195,7 @@ def test_a_failure_leaves_neither_file(source: Path, tmp_path: Path, monkeypatch
     def fail(*_: object, **__: object) -> str:
         raise OSError("disk full")
 
-    monkeypatch.setattr("ptychopinn.data.subset.json.dumps", fail)
+    monkeypatch.setattr("ptychopinn.io.subset.json.dumps", fail)
     with pytest.raises(OSError, match="disk full"):
         write_subset(source, tmp_path / "small.npz", 9)
     assert list(tmp_path.iterdir()) == []

@@ -24,11 +24,11 @@ import yaml
 from tiny_runs import same, tiny, tiny_scan
 
 from ptychopinn.config import Config, TrainingConfig
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
-from ptychopinn.inference.bundle import BUNDLE_NAME, load_bundle
 from ptychopinn.inference.predict import predict
+from ptychopinn.persistence.bundle import BUNDLE_NAME, load_bundle
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.scan import Scan
 from ptychopinn.training.callbacks import Schedule
 from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.workflow import TrainedRun, train

@@ -17,15 +17,15 @@ from tiny_runs import rows, same, tiny, tiny_scan
 from ptycho_ext import extract_patches
 from ptychopinn.cli import main
 from ptychopinn.config import Config
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
-from ptychopinn.inference.bundle import load_bundle
 from ptychopinn.inference.predict import choose_positions, predict, reconstruct
+from ptychopinn.persistence.bundle import load_bundle
 from ptychopinn.physics.likelihood import LOSSES
 from ptychopinn.physics.positions import REACH, PositionOffsets
 from ptychopinn.physics.priors import supervised_loss, total_variation
 from ptychopinn.physics.propagation import diffract
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.scan import Scan
 from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.workflow import read_config, train
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tiny_runs import rows, same, tiny, tiny_scan
 
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
-from ptychopinn.inference.bundle import BUNDLE_NAME, load_bundle
+from ptychopinn.persistence.bundle import BUNDLE_NAME, load_bundle
+from ptychopinn.scan import Scan
 from ptychopinn.training.workflow import train
 
 

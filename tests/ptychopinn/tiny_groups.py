@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ptychopinn.data.dataset import GroupBatch, GroupDataset
-from ptychopinn.data.grouping import group_patterns
-from ptychopinn.data.scan import Scan
+from ptychopinn.batches.dataset import GroupBatch, GroupDataset
+from ptychopinn.batches.grouping import group_patterns
 from ptychopinn.models import Generator
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.scan import Scan
 
 
 def scan_of_groups() -> Scan:

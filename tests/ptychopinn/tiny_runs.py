@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ptychopinn.config import Config
-from ptychopinn.data.scan import Scan
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.scan import Scan
 from ptychopinn.training.workflow import TrainedRun
 
 

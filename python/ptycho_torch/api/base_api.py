@@ -23,13 +23,13 @@ from ptycho_torch.config_params import DataConfig, DatagenConfig, InferenceConfi
 from ptycho_torch.mapping import tell_what_has_no_effect, to_config
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptychopinn.config import Config
-from ptychopinn.data.exchange import on_canvas, scan_from_arrays
-from ptychopinn.data.scan import Scan
-from ptychopinn.devices import device_of
 from ptychopinn.errors import InputError
-from ptychopinn.inference.checkpoint import copy_chosen, load_checkpoint
 from ptychopinn.inference.predict import reconstruct
-from ptychopinn.parent import serve_parent
+from ptychopinn.io.in_memory import on_canvas, scan_from_arrays
+from ptychopinn.persistence.checkpoint import copy_chosen, load_checkpoint
+from ptychopinn.runtime.devices import device_of
+from ptychopinn.runtime.parent import serve_parent
+from ptychopinn.scan import Scan
 from ptychopinn.training.workflow import train
 
 _log = logging.getLogger("ptycho_torch")

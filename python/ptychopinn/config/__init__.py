@@ -7,8 +7,8 @@ configuration is written beside every run and into every bundle; nothing reads a
 
 from ptychopinn.config.execution import ExecutionConfig
 from ptychopinn.config.inference import InferenceConfig, RefineConfig
+from ptychopinn.config.root import Config
 from ptychopinn.config.training import DataConfig, ModelConfig, TrainingConfig
-from ptychopinn.config.whole import Config
 
 __all__ = [
     "Config",

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Scans in memory and on disk, and how patterns are grouped.
+"""Former place of :class:`ptychopinn.scan.Scan`, and of what :mod:`ptychopinn.io` and its neighbours hold now."""
 
-Everything a reconstruction needs is one :class:`~ptychopinn.data.scan.Scan`; the readers convert every file convention
-(centres or corners, amplitudes or counts, axis orders) into it, and nothing else in the package converts any.
-"""
+from ptychopinn._former import handed_on
 
-from ptychopinn.data.scan import Scan
-
-__all__ = ["Scan"]
+__getattr__ = handed_on("ptychopinn.data", "ptychopinn.scan")

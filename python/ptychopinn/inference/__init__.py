@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Applying a trained model: prediction in batches, stitching onto one canvas, and the bundle on disk."""
+"""Apply a trained network: predict in batches, reconstruct in memory or straight to a file."""

@@ -2,7 +2,7 @@
 """A reconstruction whose image is itself too large for memory: predicted, stitched, averaged and written in parts.
 
 The same steps as :func:`ptychopinn.inference.predict.reconstruct`, to rounding with the same result, straight to the
-HDF5 file that :class:`~ptychopinn.data.reconstruction.Reconstruction` reads, whole or by rows with h5py.
+HDF5 file that :class:`~ptychopinn.reconstruction.Reconstruction` reads, whole or by rows with h5py.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from ptycho_ext import CanvasGeometry
 from ptychopinn.config import Config
-from ptychopinn.data.reconstruction import check_parts_path, save_in_parts
-from ptychopinn.data.scan import Scan
-from ptychopinn.data.stored import fits_in_memory
 from ptychopinn.inference.predict import average, facts, groups_to_predict, predict_streamed, prepare, unit_phases
-from ptychopinn.inference.stitch import Stitched
-from ptychopinn.inference.stream import Streamed, row_bands
+from ptychopinn.io.reconstructions import check_parts_path, save_in_parts
 from ptychopinn.models import PtychoModel
+from ptychopinn.runtime.memory import fits_in_memory
+from ptychopinn.scan import Scan
+from ptychopinn.stitching.on_disk import Streamed, row_bands
+from ptychopinn.stitching.phases import Stitched
 
 _ROWS_MULTIPLE = 256  # chunks of the file are then written once
 #: Bytes of averaging images in memory for a pixel, and of each one more image.

@@ -23,21 +23,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ptycho_ext import extract_patches_adjoint
+from ptychopinn.batches.dataset import GroupDataset, finished, gathering
+from ptychopinn.batches.grouping import covering_groups, group_patterns
 from ptychopinn.config import Config
-from ptychopinn.data.dataset import GroupDataset, finished, gathering
-from ptychopinn.data.grouping import covering_groups, group_patterns
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
-from ptychopinn.data.stored import fits_in_memory
 from ptychopinn.errors import InputError
 from ptychopinn.inference.orientations import ORIENTATIONS, turn_back, turn_group
-from ptychopinn.inference.shared import Share
-from ptychopinn.inference.stitch import Stitched, stitch
-from ptychopinn.inference.stream import Streamed, bytes_to_stitch, stitch_streamed
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.overlap import illumination_weight
 from ptychopinn.physics.propagation import squared_modulus
-from ptychopinn.processes import distributed, together
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.runtime.memory import fits_in_memory
+from ptychopinn.runtime.processes import distributed, together
+from ptychopinn.scan import Scan
+from ptychopinn.stitching.distributed import Shard
+from ptychopinn.stitching.on_disk import Streamed, bytes_to_stitch, stitch_streamed
+from ptychopinn.stitching.phases import Stitched, stitch
 
 _log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def predict_streamed(
     probe: Tensor,
     folder: Path,
 ) -> Streamed:
-    """Predict and stitch with scratch files in `folder`; see :func:`~ptychopinn.inference.stream.stitch_streamed`."""
+    """Predict and stitch with scratch files in `folder`; see :func:`~ptychopinn.stitching.on_disk.stitch_streamed`."""
     batches = partial(predict_batches, model, dataset, config, device, orientation, probe)
     weight = group_weight(probe.cpu(), config.inference.weighting)
     return stitch_streamed(dataset, batches, weight, folder, synchronise=config.inference.synchronise)
@@ -176,7 +176,7 @@ def reconstruct(
 
     Where the groups' canvases would take more than a quarter of the available memory they go through scratch files in
     TMPDIR; an image that is itself that large is for :func:`ptychopinn.inference.large.reconstruct_to_file`. Processes
-    that have joined (see :mod:`ptychopinn.processes`) share the groups, and all return the whole.
+    that have joined (see :mod:`ptychopinn.runtime.processes`) share the groups, and all return the whole.
 
     Arguments and errors as for :func:`predict`.
 
@@ -187,21 +187,21 @@ def reconstruct(
     config = config or Config()
     views, refined, probe = prepare(model, scan, config)
     predicting = stitching = 0.0
-    share = Share() if distributed() else None
+    shard = Shard() if distributed() else None
     images = []
     for member, orientation in views:
         start = time.perf_counter()
         dataset = groups_to_predict(member, refined, config)
-        if share is None and not fits_in_memory(bytes_to_stitch(dataset)):
+        if shard is None and not fits_in_memory(bytes_to_stitch(dataset)):
             streamed = predict_streamed(member, dataset, config, device, orientation, probe, Path(gettempdir()))
             images.append(streamed.loaded())
             predicting, stitching = predicting + streamed.predicting, stitching + streamed.stitching
             continue
-        prediction = predict(member, refined, config, device, orientation, probe, share and share.choose)
+        prediction = predict(member, refined, config, device, orientation, probe, shard and shard.choose)
         predicted = time.perf_counter()
         synchronise = config.inference.synchronise
-        if share is not None:
-            images.append(share.stitch(prediction.canvases, prediction.weights, synchronise=synchronise))
+        if shard is not None:
+            images.append(shard.stitch(prediction.canvases, prediction.weights, synchronise=synchronise))
         else:
             images.append(stitch(prediction.canvases, prediction.origins, prediction.weights, synchronise=synchronise))
         predicting += predicted - start

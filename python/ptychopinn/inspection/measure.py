@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from ptychopinn.data.scan import Scan, pattern_blocks
 from ptychopinn.inspection.centre import centre_offset, filled, probe_far_field
-from ptychopinn.refinement.misfit import laid_out
+from ptychopinn.refinement.objective import laid_out
+from ptychopinn.scan import Scan
+from ptychopinn.storage.arrays import pattern_blocks
 
 #: Share of the probe's light in the circle that is taken for its diameter.
 ENCIRCLED = 0.9

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.data.geometry import saved_geometry
-from ptychopinn.data.scan import Scan
+from ptychopinn.acquisition import saved_geometry
 from ptychopinn.errors import InputError
 from ptychopinn.inspection.centre import misplaced
 from ptychopinn.inspection.trials import fit_all, margin, take_sample, twin_likeness
+from ptychopinn.scan import Scan
 
 _log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Circle
 
-from ptychopinn.data.scan import Scan
 from ptychopinn.inspection.findings import Inspection
-from ptychopinn.metrics.style import colour_bar, new_figure, save_figure
+from ptychopinn.plotting.style import colour_bar, new_figure, save_figure
+from ptychopinn.scan import Scan
 
 _UNSEEN = "0.8"
 _LEAST_DOTS, _MOST_DOTS = 2.0, 40.0

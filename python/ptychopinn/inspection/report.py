@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ptychopinn.data.scan import Scan
 from ptychopinn.inspection.centre import in_fft_order, misplaced
 from ptychopinn.inspection.findings import SEVERITIES, Finding, Inspection
 from ptychopinn.inspection.measure import FAINT, GLARING, Geometry, Patterns, measure_geometry, measure_patterns
 from ptychopinn.inspection.orientation import FEWEST, OrientationReport, check_orientation
+from ptychopinn.scan import Scan
 
 #: Linear overlap below which neighbours share too little, and hardly anything.
 _OVERLAP, _NO_OVERLAP = 0.5, 0.1

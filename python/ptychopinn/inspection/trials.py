@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.data.scan import Scan, pattern_blocks
 from ptychopinn.inspection.centre import centre_offset, filled
 from ptychopinn.physics.propagation import far_field, near_field, squared_modulus
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
-from ptychopinn.refinement.misfit import Misfit
-from ptychopinn.refinement.seek import most_telling, with_aperture
+from ptychopinn.refinement.objective import Objective
+from ptychopinn.refinement.search import most_telling, with_aperture
 from ptychopinn.refinement.state import State
+from ptychopinn.scan import Scan
+from ptychopinn.storage.arrays import pattern_blocks
 
 #: Patterns of a trial: as many as cost what 100 of 64 px do, within these bounds.
 _PATTERNS, _FEWEST, _MOST = 100, 24, 200
@@ -98,7 +99,7 @@ def fit(sample: Sample, turn: NDArray[np.int64], seed: int) -> NDArray[np.float6
     places = sample.places @ torch.from_numpy(turn.T.astype(np.float64))
     places = places - places.amin(0).floor() + _MARGIN
     height, width = (int(v) for v in places.amax(0).ceil() + sample.counts.shape[-1] + _MARGIN)
-    misfit = Misfit(sample.counts, sample.good, (height, width), config)
+    objective = Objective(sample.counts, sample.good, (height, width), config)
     number = len(sample.counts)
     state = State(
         torch.ones(height, width, dtype=torch.complex64),
@@ -107,10 +108,10 @@ def fit(sample: Sample, turn: NDArray[np.int64], seed: int) -> NDArray[np.float6
         torch.zeros(number, dtype=torch.float64),
     )
     with torch.no_grad():
-        warm = PieEngine(misfit, state, config, _no_penalty, _as_it_is)
+        warm = PieEngine(objective, state, config, _no_penalty, _as_it_is)
         for _ in range(_PASSES["pie"]):
             warm.advance()
-        engine = LbfgsEngine(misfit, warm.state, config, _no_penalty, _as_it_is)
+        engine = LbfgsEngine(objective, warm.state, config, _no_penalty, _as_it_is)
         for _ in range(_PASSES["lbfgs"]):
             engine.advance()
     return engine.residuals.numpy()

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from ptychopinn.data.atomic import atomic_path
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
 from ptychopinn.metrics import scores
 from ptychopinn.metrics.align import Aligned, align
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.scan import Scan
+from ptychopinn.storage.atomic import atomic_path
 
 
 def align_to_scan(

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ptychopinn.data.scan import Scan, pattern_blocks
+from ptychopinn.scan import Scan
+from ptychopinn.storage.arrays import pattern_blocks
 
 _SAME_PLACE = 1e-6
 

@@ -17,10 +17,11 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from ptychopinn.data.scan import Scan, compact_counts, pattern_blocks
 from ptychopinn.errors import InputError
 from ptychopinn.physics.objects import OBJECTS, Shape
 from ptychopinn.physics.probes import PROBES
+from ptychopinn.scan import Scan
+from ptychopinn.storage.arrays import compact_counts, pattern_blocks
 
 MARGIN = 8
 ObjectSource = (

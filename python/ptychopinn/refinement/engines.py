@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.processes import first_says, reduce_sums
-from ptychopinn.refinement.misfit import Misfit, compact_batches
+from ptychopinn.refinement.objective import Objective, compact_batches
 from ptychopinn.refinement.state import State
+from ptychopinn.runtime.processes import first_says, reduce_sums
 
 #: Relative to the brightest pixel: illumination below which the steps of object and probe are held back.
 OBJECT_FLOOR = 0.02
@@ -59,12 +59,12 @@ class Engine(Protocol):
     def load_state_dict(self, saved: dict[str, Any]) -> None: ...
 
 
-def scales(misfit: Misfit, state: State, config: RefineConfig, light: Tensor) -> State:
+def scales(objective: Objective, state: State, config: RefineConfig, light: Tensor) -> State:
     """The inverse root of the diagonal curvature of every refined part, zero for what stays as it is.
 
     ``light`` is the illumination of the canvas, (H, W).
     """
-    transmitted, motion = misfit.curvatures(state)
+    transmitted, motion = objective.curvatures(state)
     made = state.map(torch.zeros_like)
     made.object = torch.rsqrt(light + OBJECT_FLOOR * light.max()).to(state.object.dtype)
     if config.learn_probe:
@@ -73,7 +73,7 @@ def scales(misfit: Misfit, state: State, config: RefineConfig, light: Tensor) ->
     if config.learn_positions:
         made.positions = torch.rsqrt(motion + POSITION_FLOOR * motion.mean() + 1e-30)
     if config.learn_intensities:
-        power = (light.sum(dtype=torch.float64) / len(misfit.counts)).clamp_min(1.0)
+        power = (light.sum(dtype=torch.float64) / len(objective.counts)).clamp_min(1.0)
         made.intensities = torch.full_like(state.intensities, float(2 / torch.sqrt(power)))
     return made
 
@@ -82,9 +82,9 @@ class PieEngine:
     """See the head of this file."""
 
     def __init__(
-        self, misfit: Misfit, state: State, config: RefineConfig, penalty: Penalty, project: Projection
+        self, objective: Objective, state: State, config: RefineConfig, penalty: Penalty, project: Projection
     ) -> None:
-        self.misfit, self.state, self.config, self.penalty, self.project = misfit, state, config, penalty, project
+        self.objective, self.state, self.config, self.penalty, self.project = objective, state, config, penalty, project
         self.velocity = torch.zeros_like(state.object)
         self.residuals = torch.zeros_like(state.intensities)
         self.passes = 0
@@ -109,26 +109,26 @@ class PieEngine:
 
     def _pass(self) -> tuple[float, float, Tensor]:
         """One pass over all batches; J as it was met on the way with and without regularisers, and the residuals."""
-        misfit, state, config = self.misfit, self.state, self.config
+        objective, state, config = self.objective, self.state, self.config
         rng = np.random.default_rng([config.seed, self.passes])
-        misfit.arrange(compact_batches(state.positions.cpu().numpy(), config.batch_size, rng), state.positions)
+        objective.arrange(compact_batches(state.positions.cpu().numpy(), config.batch_size, rng), state.positions)
         self.passes += 1
-        light = misfit.illumination(state.probe)
-        per_light = scales(misfit, state, config, light).map(lambda part: part * part)
+        light = objective.illumination(state.probe)
+        per_light = scales(objective, state, config, light).map(lambda part: part * part)
         moves, brighter = torch.zeros_like(state.positions), torch.zeros_like(state.intensities)
         residuals = torch.zeros_like(state.intensities)
-        value = torch.zeros((), dtype=torch.float64, device=misfit.device)
-        for index in rng.permutation(len(misfit.batches)).tolist():
-            found = misfit.downhill(index, state, misfit.shift.represent(state.probe))
+        value = torch.zeros((), dtype=torch.float64, device=objective.device)
+        for index in rng.permutation(len(objective.batches)).tolist():
+            found = objective.downhill(index, state, objective.shift.represent(state.probe))
             reduce_sums(found.object, found.probe)
-            members, window = misfit.members[index], misfit.places[index].window
+            members, window = objective.members[index], objective.places[index].window
             value += found.value
             velocity = self.velocity[window]
             velocity.mul_(config.momentum).add_(found.object * per_light.object[window])
             state.object[window] += self.damping * config.object_step * velocity
             if config.learn_probe:
-                share = self.damping * config.probe_step * len(misfit.counts) / len(misfit.batches[index])
-                state.probe += share * per_light.probe * misfit.shift.probe_of(found.probe)
+                share = self.damping * config.probe_step * len(objective.counts) / len(objective.batches[index])
+                state.probe += share * per_light.probe * objective.shift.probe_of(found.probe)
             moves[members] = found.positions * per_light.positions[members]
             brighter[members] = found.intensities * per_light.intensities[members]
             residuals[members] = found.residuals
@@ -161,9 +161,9 @@ class LbfgsEngine:
     """See the head of this file."""
 
     def __init__(
-        self, misfit: Misfit, state: State, config: RefineConfig, penalty: Penalty, project: Projection
+        self, objective: Objective, state: State, config: RefineConfig, penalty: Penalty, project: Projection
     ) -> None:
-        self.misfit, self.state, self.config, self.penalty, self.project = misfit, state, config, penalty, project
+        self.objective, self.state, self.config, self.penalty, self.project = objective, state, config, penalty, project
         self.residuals = torch.zeros_like(state.intensities)
         self.evaluations = 0
         self.stuck = False
@@ -173,9 +173,9 @@ class LbfgsEngine:
         """Forget the curvature that was learned, and scale anew: after the state was changed from outside."""
         rng = np.random.default_rng([self.config.seed, 0])
         positions = self.state.positions
-        self.misfit.arrange(compact_batches(positions.cpu().numpy(), self.config.batch_size, rng), positions)
-        self.light = self.misfit.illumination(self.state.probe)
-        self.scale = scales(self.misfit, self.state, self.config, self.light)
+        self.objective.arrange(compact_batches(positions.cpu().numpy(), self.config.batch_size, rng), positions)
+        self.light = self.objective.illumination(self.state.probe)
+        self.scale = scales(self.objective, self.state, self.config, self.light)
         self.pairs: list[tuple[State, State, float]] = []
         self.value, self.explained, self.gradient, self.residuals = self._evaluate(self.state)
         self.stuck = not np.isfinite(self.value)
@@ -184,11 +184,11 @@ class LbfgsEngine:
         if self.stuck:
             return self.value
         direction = self._direction()
-        slope = first_says(2 * self.gradient.dot(direction), self.misfit.device)
+        slope = first_says(2 * self.gradient.dot(direction), self.objective.device)
         if not slope < 0:  # rounding has spoiled the curvature
             self.pairs.clear()
             direction = self.gradient.copy().scale_(-1.0)
-            slope = first_says(2 * self.gradient.dot(direction), self.misfit.device)
+            slope = first_says(2 * self.gradient.dot(direction), self.objective.device)
         move = direction.map(torch.mul, self.scale)
         # Before and after the scaling, or the slope would not be that of the step.
         move.positions = self.project(move.positions)
@@ -234,8 +234,8 @@ class LbfgsEngine:
     def _evaluate(self, state: State) -> tuple[float, float, State, Tensor]:
         """J with and without regularisers, half the gradient of the first by the scaled variables, the residuals."""
         self.evaluations += 1
-        explained, gradient, residuals = self.misfit.gradient(state)
-        value = first_says(explained + self.penalty(state, self.light, gradient), self.misfit.device)
+        explained, gradient, residuals = self.objective.gradient(state)
+        value = first_says(explained + self.penalty(state, self.light, gradient), self.objective.device)
         gradient.positions = self.project(gradient.positions)
         return value, explained, gradient.map(torch.mul, self.scale), residuals
 
@@ -248,8 +248,8 @@ class LbfgsEngine:
             "scale": self.scale.to_dict(),
             "light": self.light,
             "residuals": self.residuals,
-            "anchors": self.misfit.anchors,
-            "batches": self.misfit.batches,
+            "anchors": self.objective.anchors,
+            "batches": self.objective.batches,
             "pairs": [(step.to_dict(), change.to_dict(), inverse) for step, change, inverse in self.pairs],
             "evaluations": self.evaluations,
             "stuck": self.stuck,
@@ -261,8 +261,8 @@ class LbfgsEngine:
         self.light, self.residuals = saved["light"], saved["residuals"]
         self.evaluations, self.stuck = saved["evaluations"], saved["stuck"]
         self.pairs = [(State(**step), State(**change), inverse) for step, change, inverse in saved["pairs"]]
-        self.misfit.batches = saved["batches"]
-        self.misfit.anchor(saved["anchors"])
+        self.objective.batches = saved["batches"]
+        self.objective.anchor(saved["anchors"])
 
 
 ENGINES: dict[str, type[PieEngine] | type[LbfgsEngine]] = {"pie": PieEngine, "lbfgs": LbfgsEngine}

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
-from ptychopinn.metrics.plots import plot_reconstruction
-from ptychopinn.metrics.refinement_plots import plot_refinement
-from ptychopinn.processes import rank_and_size
+from ptychopinn.plotting.reconstructions import plot_reconstruction
+from ptychopinn.plotting.refinement import plot_refinement
+from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.workflow import Progress, refine
+from ptychopinn.runtime.processes import rank_and_size
+from ptychopinn.scan import Scan
 
 #: Name of the file in the folder of the pictures that a refinement can be resumed from.
 CHECKPOINT = "refinement.ckpt"

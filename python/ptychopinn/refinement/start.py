@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_ext import CanvasGeometry, translate_images
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan, pattern_blocks
 from ptychopinn.errors import InputError
 from ptychopinn.physics.propagation import squared_modulus
-from ptychopinn.refinement.gauge import with_modes
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.refinement.ambiguities import with_modes
 from ptychopinn.refinement.state import State
+from ptychopinn.scan import Scan
+from ptychopinn.storage.arrays import pattern_blocks
 
 #: Share of the typical light below which a start's object is not believed.
 _LIT = 1e-4

@@ -18,19 +18,14 @@ import torch
 from torch import Tensor
 
 from ptycho_ext import CanvasGeometry
+from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import RefineConfig
-from ptychopinn.data.atomic import atomic_path
-from ptychopinn.data.dataset import good_pixels
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan, total_counts
-from ptychopinn.data.stored import load_counts
 from ptychopinn.errors import InputError
-from ptychopinn.metrics.halves import compare_halves
+from ptychopinn.metrics.split_half import compare_halves
 from ptychopinn.physics.priors import roughness, total_variation
 from ptychopinn.physics.propagation import squared_modulus
-from ptychopinn.processes import agree, broadcast, distributed
-from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, Penalty, PieEngine
-from ptychopinn.refinement.gauge import (
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.refinement.ambiguities import (
     drift_of,
     fit_affine,
     mode_powers,
@@ -38,10 +33,16 @@ from ptychopinn.refinement.gauge import (
     spread_of,
     without_affine,
 )
-from ptychopinn.refinement.misfit import Misfit, laid_out
-from ptychopinn.refinement.seek import badly_fitting, find_defocus, seek_patterns
+from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, Penalty, PieEngine
+from ptychopinn.refinement.objective import Objective, laid_out
+from ptychopinn.refinement.search import badly_fitting, find_defocus, search_patterns
 from ptychopinn.refinement.start import start_state
 from ptychopinn.refinement.state import State
+from ptychopinn.runtime.processes import agree, broadcast, distributed
+from ptychopinn.scan import Scan
+from ptychopinn.storage.arrays import total_counts
+from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.stored import load_counts
 
 _log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def split_half(
     determined far better than any pixel of the object; the positions stay.
 
     Returns:
-        See :func:`ptychopinn.metrics.halves.compare_halves`; None where a half is too small to tell.
+        See :func:`ptychopinn.metrics.split_half.compare_halves`; None where a half is too small to tell.
     """
     order = np.random.default_rng([config.seed, 1]).permutation(scan.n)
     half_config = dataclasses.replace(
@@ -183,7 +184,7 @@ class _Run:
         self.geometry = CanvasGeometry.from_positions(reported, scan.patch_size, _MARGIN)
         counts = torch.from_numpy(load_counts(scan.counts, "refine")).to(device)
         good = good_pixels(scan)
-        self.misfit = Misfit(counts, None if good is None else good.to(device), self.geometry.shape, config)
+        self.objective = Objective(counts, None if good is None else good.to(device), self.geometry.shape, config)
         self.reported = self.geometry.to_canvas(scan.positions).to(device)
         self.state = start_state(scan, start, self.geometry, reported, config.modes).to(device)
         broadcast(*self.state)
@@ -196,8 +197,8 @@ class _Run:
 
     def go(self) -> None:
         config = self.config
-        if not self.prepared and self._seeks_defocus():
-            self.state.probe = find_defocus(self.misfit, self.state, config)
+        if not self.prepared and self._searches_defocus():
+            self.state.probe = find_defocus(self.objective, self.state, config)
             broadcast(self.state.probe)
             self.start_probe = self.state.probe.clone()
         self.prepared = True
@@ -214,7 +215,7 @@ class _Run:
             if self.passes % self.every == 0:
                 self._tell()
 
-    def _seeks_defocus(self) -> bool:
+    def _searches_defocus(self) -> bool:
         wish = self.config.find_defocus
         return (self.scratch and self.config.learn_positions and self.config.learn_probe) if wish == "auto" else wish
 
@@ -223,7 +224,7 @@ class _Run:
         warm = self.scratch and self.passes < self.config.warmup
         kind = ENGINES["pie" if warm else self.config.engine]
         if not isinstance(self.engine, kind):
-            self.engine = kind(self.misfit, self.state, self.config, self._penalty(), self._project())
+            self.engine = kind(self.objective, self.state, self.config, self._penalty(), self._project())
         return self.engine
 
     def _next_round(self, engine: PieEngine | LbfgsEngine) -> None:
@@ -234,7 +235,7 @@ class _Run:
             lost = (state.positions - centres).abs().amax(1, keepdim=True) > config.search
             state.positions = torch.where(lost, centres, state.positions)  # they ran away
             sought = badly_fitting(engine.residuals)
-            state.positions = seek_patterns(self.misfit, state, sought, centres, config.search)
+            state.positions = search_patterns(self.objective, state, sought, centres, config.search)
         # From where it began: a start may have a common motion of its own, which its object and probe belong to.
         state.positions = self.begun + self._project()(state.positions - self.begun)
         broadcast(state.positions)
@@ -259,7 +260,7 @@ class _Run:
     def _penalty(self) -> Penalty:
         weights = (self.config.total_variation, self.config.smoothness)
         # J is half the negative logarithm of the likelihood, in nats; the weights are nats per detector pixel.
-        scale = 0.5 * self.misfit.pixels
+        scale = 0.5 * self.objective.pixels
 
         def penalty(state: State, light: Tensor, gradient: State) -> float:
             total = 0.0
@@ -301,7 +302,7 @@ class _Run:
         return self.earlier + time.perf_counter() - self.began
 
     def _deviance(self) -> float:
-        return 4 * self.explained[-1] / self.misfit.pixels
+        return 4 * self.explained[-1] / self.objective.pixels
 
     def save(self, path: Path) -> None:
         """Write what :func:`refine` can resume."""
@@ -342,14 +343,14 @@ class _Run:
         self.spread, self.begun, self.explained = saved["spread"], saved["begun"], saved["explained"]
         kind = next(kind for kind in ENGINES.values() if kind.__name__ == saved["engine"])
         self.state = State(**saved["engine_state"]["state"])
-        self.engine = kind(self.misfit, self.state, self.config, self._penalty(), self._project())
+        self.engine = kind(self.objective, self.state, self.config, self._penalty(), self._project())
         self.engine.load_state_dict(saved["engine_state"])
         self.state = self.engine.state
 
     def _fingerprint(self) -> dict[str, Any]:
         return {
             "patterns": self.scan.n,
-            "counts": total_counts(self.scan),
+            "counts": total_counts(self.scan.counts),
             "positions": crc32(self.scan.positions.tobytes()),
             "probe": crc32(self.scan.probe.tobytes()),
             "origin": list(self.geometry.origin),
@@ -391,7 +392,7 @@ class _Run:
                 "refinement": {
                     "passes": self.passes,
                     "seconds": self._seconds(),
-                    "deviance": [4 * value / self.misfit.pixels for value in self.explained if np.isfinite(value)],
+                    "deviance": [4 * value / self.objective.pixels for value in self.explained if np.isfinite(value)],
                     "interrupted": self.interrupted,
                     "mode_powers": mode_powers(probe).tolist(),
                     "positions_affine": {"matrix": matrix.tolist(), "shift": shift.tolist()},

@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ptychopinn.config import TrainingConfig
 from ptychopinn.errors import InputError
-from ptychopinn.processes import agree, distributed
+from ptychopinn.runtime.processes import agree, distributed
 
 _log = logging.getLogger(__name__)
 

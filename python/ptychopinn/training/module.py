@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from ptycho_ext import extract_patches_adjoint
+from ptychopinn.batches.datamodule import batch_groups
+from ptychopinn.batches.dataset import GroupBatch
 from ptychopinn.config import Config
-from ptychopinn.data.datamodule import batch_groups
-from ptychopinn.data.dataset import GroupBatch
-from ptychopinn.inference.bundle import build_model
+from ptychopinn.persistence.bundle import build_model
 from ptychopinn.physics.likelihood import CURVATURES, LOSSES
 from ptychopinn.physics.overlap import illumination_weight
 from ptychopinn.physics.priors import supervised_loss, total_variation
-from ptychopinn.processes import distributed
+from ptychopinn.runtime.processes import distributed
 from ptychopinn.training.optimiser import Together
-from ptychopinn.training.shares import Weights, weights_of
+from ptychopinn.training.shard_weights import Weights, weights_of
 
 #: Power of the noise that a full step may add to a probe of power 1.
 _NOISE = 3e-4

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from ptychopinn.config import Config
-from ptychopinn.data.scan import Scan
 from ptychopinn.inference.predict import reconstruct
-from ptychopinn.metrics.plots import plot_reconstruction
+from ptychopinn.plotting.reconstructions import plot_reconstruction
+from ptychopinn.scan import Scan
 from ptychopinn.training.module import PtychoModule
 
 _log = logging.getLogger(__name__)

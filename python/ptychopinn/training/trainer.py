@@ -17,10 +17,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ptychopinn.config import Config
-from ptychopinn.data.scan import Scan
-from ptychopinn.devices import resolve_accelerator
 from ptychopinn.errors import InputError
-from ptychopinn.processes import launched
+from ptychopinn.runtime.devices import resolve_accelerator
+from ptychopinn.runtime.processes import launched
+from ptychopinn.scan import Scan
 from ptychopinn.training.callbacks import EpochLog, Schedule, StopOnNonFinite
 from ptychopinn.training.pictures import RunningPicture
 

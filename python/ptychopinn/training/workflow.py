@@ -21,18 +21,19 @@ import lightning as L
 import torch
 import yaml
 
+from ptychopinn.batches.datamodule import ScanDataModule, check_alike
+from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import Config
-from ptychopinn.data.atomic import atomic_path
-from ptychopinn.data.datamodule import ScanDataModule, check_alike
-from ptychopinn.data.dataset import good_pixels
-from ptychopinn.data.scan import Scan
 from ptychopinn.errors import InputError
-from ptychopinn.inference.bundle import BUNDLE_NAME, save_bundle
 from ptychopinn.inference.predict import choose_probe
-from ptychopinn.metrics.plots import plot_scan_overview, plot_training
 from ptychopinn.models import PtychoModel
+from ptychopinn.persistence.bundle import BUNDLE_NAME, save_bundle
 from ptychopinn.physics.positions import REACH
-from ptychopinn.processes import agree, broadcast, processes, said_once, together
+from ptychopinn.plotting.scans import plot_scan_overview
+from ptychopinn.plotting.training import plot_training
+from ptychopinn.runtime.processes import agree, broadcast, processes, said_once, together
+from ptychopinn.scan import Scan
+from ptychopinn.storage.atomic import atomic_path
 from ptychopinn.training.callbacks import BestEpoch, LastEpoch, StopTogether, stop_on_interrupt
 from ptychopinn.training.loggers import make_loggers
 from ptychopinn.training.module import PtychoModule

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from ptychopinn.parent import serve_parent
+from ptychopinn.runtime.parent import serve_parent
 
 
 def run_training(job: Any, queue: Any) -> None:

@@ -25,15 +25,15 @@ from ptychodus.model.processing.subprocess_reconstructor import TAG_MODEL_SAVED,
 from ptychopinn.compat.ptychodus.payloads import Inference, Refinement, Training
 from ptychopinn.compat.ptychodus.scans import product_of, scan_of, start_of
 from ptychopinn.config import Config, ExecutionConfig, RefineConfig
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
-from ptychopinn.devices import device_of
 from ptychopinn.errors import InputError
-from ptychopinn.inference.bundle import is_bundle, load_bundle
-from ptychopinn.inference.checkpoint import copy_chosen, load_checkpoint
 from ptychopinn.inference.predict import reconstruct
 from ptychopinn.models import PtychoModel
+from ptychopinn.persistence.bundle import is_bundle, load_bundle
+from ptychopinn.persistence.checkpoint import copy_chosen, load_checkpoint
+from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.workflow import Progress, refine
+from ptychopinn.runtime.devices import device_of
+from ptychopinn.scan import Scan
 from ptychopinn.training.callbacks import EpochLog
 from ptychopinn.training.workflow import train
 

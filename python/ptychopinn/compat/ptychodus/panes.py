@@ -44,7 +44,7 @@ class PaneFactory(ReconstructorViewControllerFactory):
 def _add(builder: ParameterViewBuilder, section: SectionSettings, group: str) -> None:
     for name, parameter in section.parameters.items():
         label = name.replace("_", " ").capitalize()
-        options = {"tool_tip": section.meanings.get(name, ""), "group": group}
+        options = {"tool_tip": section.field_docs.get(name, ""), "group": group}
         if name in section.choices:
             builder.add_combo_box(parameter, section.choices[name], f"{label}:", **options)
         elif isinstance(parameter, BooleanParameter):

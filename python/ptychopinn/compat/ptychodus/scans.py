@@ -17,11 +17,11 @@ from ptychodus.api.probe_positions import ProbePosition, ProbePositionSequence
 from ptychodus.api.product import LossValue, Product
 from ptychodus.api.reconstruct import ReconstructInput
 
-from ptychopinn.data.exchange import on_canvas, scan_from_arrays
-from ptychopinn.data.geometry import Geometry
-from ptychopinn.data.reconstruction import Reconstruction
-from ptychopinn.data.scan import Scan
+from ptychopinn.acquisition import Acquisition
 from ptychopinn.errors import InputError
+from ptychopinn.io.in_memory import on_canvas, scan_from_arrays
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.scan import Scan
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def scan_of(parameters: ReconstructInput) -> Scan:
         probes[0],
         bad_pixels=parameters.bad_pixels,
         image=array[0] if len(array) == 1 else None,
-        geometry=Geometry(
+        geometry=Acquisition(
             energy=metadata.photon_energy_eV or None,
             distance=metadata.detector_distance_m or None,
             pixel_size=height,

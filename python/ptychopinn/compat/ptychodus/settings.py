@@ -12,7 +12,7 @@ from ptychodus.api.parameters import Parameter, ParameterGroup
 from ptychodus.api.settings import SettingsRegistry
 
 from ptychopinn.config import DataConfig, ExecutionConfig, InferenceConfig, ModelConfig, RefineConfig, TrainingConfig
-from ptychopinn.config.meaning import meanings
+from ptychopinn.config.field_docs import field_docs
 
 #: Types of fields that ptychodus has a parameter for; others are text as in YAML, "none" for None.
 _KINDS = {"bool": "boolean", "int": "integer", "float": "real", "str": "string"}
@@ -31,7 +31,7 @@ class SectionSettings:
     Attributes:
         parameters: field -> its parameter.
         choices: field -> the words that it takes, where it takes some only.
-        meanings: field -> what it means.
+        field_docs: field -> what it means.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class SectionSettings:
     ) -> None:
         made, start = registry.create_group(group), section(**defaults or {})
         self.choices: dict[str, tuple[str, ...]] = getattr(section, "CHOICES", {})
-        self.meanings = meanings(section)
+        self.field_docs = field_docs(section)
         self.parameters: dict[str, Parameter[Any]] = {}
         self._text = set[str]()
         for entry in dataclasses.fields(section):

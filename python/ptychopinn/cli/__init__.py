@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command line: a module for each subcommand, with ``describe(parser)`` and ``run(options)``, thin over Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    from ptychopinn.cli.app import run
+
+    return run(arguments)

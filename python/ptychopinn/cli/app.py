@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command line: a module of this package for each subcommand.
+
+Options of the configuration have the same names as in Python and YAML (``--training.epochs``), read by jsonargparse
+with the precedence command line > ``--config`` file > default. Exit codes: 0 done, 1 a problem was found (doctor,
+inspect) or the program failed, 2 the user's input is not usable (one line says why), 130 interrupted. Of several
+processes that torchrun has started the first one speaks and fails for all.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module, metadata
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from ptychopinn.cli.options import Parser, speaks
+from ptychopinn.errors import InputError, SaidElsewhere
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser, commands = _parser()
+    if not arguments:
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        options = parser.parse_args(arguments)
+        command = options[options.subcommand]
+        # What the user wrote, without defaults: it goes over a bundle's configuration, defaults do not.
+        command.given = parser.parse_args(arguments, defaults=False)[options.subcommand]
+    except UnicodeDecodeError:
+        parser.error("--config: expected YAML text, found a binary file")
+    logging.basicConfig(level=logging.INFO if speaks() else logging.ERROR, format="%(message)s")
+    try:
+        return commands[options.subcommand](command)
+    except SaidElsewhere as error:
+        return 1 if error.lost else 0
+    except InputError as error:
+        return _complain(options.subcommand, str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _complain(options.subcommand, f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        print(f"ptychopinn {options.subcommand}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _complain(subcommand: str, sentence: str) -> int:
+    print(f"ptychopinn {subcommand}: {sentence}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> tuple[ArgumentParser, dict[str, Any]]:
+    parser = Parser(
+        prog="ptychopinn",
+        description="Physics-informed ptychographic reconstruction.",
+        allow_abbrev=False,
+        version=metadata.version("ptychopinn"),
+    )
+    subcommands = parser.add_subcommands(required=True, dest="subcommand")
+    commands = {}
+    for name in _COMMANDS:
+        command = import_module(f"ptychopinn.cli.{name}")
+        text = command.run.__doc__ or ""
+        sub = Parser(description=text, allow_abbrev=False)
+        command.describe(sub)
+        subcommands.add_subcommand(name, sub, help=text.splitlines()[0])
+        commands[name] = command.run
+    return parser, commands
+
+
+#: In the order of a scientist's day; a module of this package each.
+_COMMANDS = (
+    "simulate",
+    "inspect",
+    "convert",
+    "subset",
+    "train",
+    "reconstruct",
+    "refine",
+    "evaluate",
+    "plot",
+    "unpack",
+    "doctor",
+)

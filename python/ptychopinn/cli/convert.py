@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Write a scan in another format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ptychopinn.cli.options import (
+    add_orientation,
+    add_overwrite,
+    add_scan_options,
+    load_scan,
+    new_file,
+    say_written,
+)
+from ptychopinn.io.scans import formats
+
+
+def describe(parser: ArgumentParser) -> None:
+    parser.add_argument("scan_file", metavar="IN", help="the scan, a file or for some formats a folder")
+    parser.add_argument("out", metavar="OUT", help="file to write; for ptychodus a folder, or one of its two files")
+    parser.add_argument(
+        "--to",
+        default="auto",
+        choices=["auto", *(name for name, format in formats().items() if format.write)],
+        help="format to write; auto goes by the suffix of OUT",
+    )
+    add_scan_options(parser)
+    add_orientation(parser)
+    add_overwrite(parser)
+
+
+def run(options: Namespace) -> int:
+    """Read a scan of any format and write it in another; counts are kept exactly, positions to a nanometre."""
+    from ptychopinn.inspection.orientation import oriented
+    from ptychopinn.io.scans import format_to_write
+
+    target = format_to_write(options.out, options.to)
+    files = target.files_of(Path(options.out))
+    for path in files:
+        new_file(path, options.overwrite)
+    scan = oriented(load_scan(options), options.orientation or "given")
+    scan.save(Path(options.out), format=target.name)
+    pixel = "unknown" if scan.pixel_size is None else f"{scan.pixel_size * 1e9:.4g} nm"
+    print(f"{scan.n} patterns of {scan.patch_size} px, {scan.modes} probe modes, object pixels {pixel}")
+    say_written(files)
+    return 0

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Measure a reconstruction against a truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ptychopinn.cli.options import add_overwrite, add_scan_options, load_scan, new_file, say_written
+
+_SCORES = {
+    "pearson": "Pearson",
+    "pearson_high_pass": "Pearson, high-passed",
+    "rmse": "rms error",
+    "psnr_db": "PSNR (dB)",
+    "ssim": "SSIM",
+}
+
+
+def describe(parser: ArgumentParser) -> None:
+    parser.add_argument("reconstruction", metavar="RECON.h5", help="the reconstruction")
+    parser.add_argument("scan_file", metavar="SCAN", help="its scan, with a truth")
+    parser.add_argument("--out", default=None, type=str | None, help="JSON file for all figures")
+    add_scan_options(parser)
+    add_overwrite(parser)
+
+
+def run(options: Namespace) -> int:
+    """Measure a reconstruction against the truth of its scan."""
+    from ptychopinn.metrics.evaluate import align_to_scan, evaluate, write_metrics
+    from ptychopinn.plotting.reconstructions import plot_reconstruction
+    from ptychopinn.reconstruction import Reconstruction
+
+    out = None if options.out is None else new_file(options.out, options.overwrite)
+    result, scan = Reconstruction.load(options.reconstruction), load_scan(options)
+    aligned = align_to_scan(result, scan)
+    metrics = evaluate(result, scan, aligned=aligned)
+    written = [] if out is None else [write_metrics(metrics, out)]
+    written += plot_reconstruction(result, Path(options.reconstruction).with_suffix(""), aligned=aligned)
+    amplitude, phase, frc = metrics["amplitude"], metrics["phase"], metrics["frc"]
+    print(f"{'':22}{'amplitude':>10}{'phase':>10}")
+    for key, label in _SCORES.items():
+        print(f"{label:22}{amplitude[key]:10.3f}{phase[key]:10.3f}")
+    print(f"{'mean FRC':22}{frc['mean']:10.3f}")
+    print(f"{'FRC 0.5 at Nyquist x':22}{frc['crossing_0.5']:10.3f}")
+    say_written(written)
+    return 0

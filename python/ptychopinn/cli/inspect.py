@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is in a scan file, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ptychopinn.cli.options import (
+    add_orientation,
+    add_overwrite,
+    add_scan_options,
+    load_scan,
+    new_file,
+    say_written,
+)
+from ptychopinn.errors import InputError
+
+
+def describe(parser: ArgumentParser) -> None:
+    parser.add_argument("scan_file", metavar="SCAN", help="the scan")
+    parser.add_argument("--json", default=None, type=str | None, help="file for all of it, for programs")
+    parser.add_argument("--picture", default=None, type=str | None, metavar="FILE.png", help="picture to draw")
+    parser.add_argument(
+        "--mask",
+        default=None,
+        type=str | None,
+        metavar="FILE.npy",
+        help="file for the bad pixels, those found included",
+    )
+    parser.add_argument("--no-orientation", action="store_true", help="do not check the orientation (a few seconds)")
+    add_scan_options(parser)
+    add_orientation(parser)
+    add_overwrite(parser)
+
+
+def run(options: Namespace) -> int:
+    """Say what is in a scan, and what is wrong with it: units, dose, overlap, pixels, centre, orientation.
+
+    Exit code 1 if there is a problem.
+    """
+    import numpy as np
+
+    from ptychopinn.inspection import inspect_scan, oriented
+    from ptychopinn.storage.atomic import atomic_path
+
+    targets = {
+        name: None if options[name] is None else new_file(options[name], options.overwrite)
+        for name in ("json", "picture", "mask")
+    }
+    picture = targets["picture"]
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise InputError(f"--picture: expected a file ending in .png, found {picture}")
+    named = [target for target in targets.values() if target is not None]
+    if len(set(named)) < len(named):
+        raise InputError("--json, --mask, --picture: expected files of different names")
+    scan = oriented(load_scan(options), options.orientation or "given")
+    found = inspect_scan(scan, orientation=not options.no_orientation)
+    print(found)
+    written = []
+    if targets["json"] is not None:
+        with atomic_path(targets["json"]) as temporary:
+            temporary.write_text(json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        written.append(targets["json"])
+    if targets["mask"] is not None:
+        with atomic_path(targets["mask"]) as temporary, temporary.open("wb") as file:
+            np.save(file, found.bad_pixels, allow_pickle=False)
+        written.append(targets["mask"])
+    if targets["picture"] is not None:
+        from ptychopinn.inspection.picture import plot_inspection
+
+        written += plot_inspection(scan, found, targets["picture"])
+    say_written(written)
+    return 1 if found.problems else 0

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Draw a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ptychopinn.cli.options import add_scan_options, load_scan, say_written
+
+
+def describe(parser: ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a reconstruction (.h5, .npz) or a scan of any format")
+    parser.add_argument(
+        "--out",
+        default=None,
+        type=str | None,
+        help="folder; default: the file's name without suffix, or that of a folder and -pictures",
+    )
+    add_scan_options(parser)
+
+
+def run(options: Namespace) -> int:
+    """Draw a reconstruction, or the positions, probe and mean pattern of a scan, as PNG files."""
+    from ptychopinn.io.reconstructions import is_reconstruction
+    from ptychopinn.plotting.reconstructions import plot_reconstruction
+    from ptychopinn.plotting.scans import plot_scan_overview
+    from ptychopinn.reconstruction import Reconstruction
+
+    path = Path(options.file)
+    beside = path.with_name(f"{path.name}-pictures") if path.is_dir() else path.with_suffix("")
+    folder = Path(options.out or beside)
+    if options.format == "auto" and is_reconstruction(options.file):
+        say_written(plot_reconstruction(Reconstruction.load(options.file), folder))
+    else:
+        say_written(plot_scan_overview(load_scan(options, options.file), folder / "scan.png"))
+    return 0

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Take a small scan out of a large one."""
+
+from __future__ import annotations
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ptychopinn.cli.options import add_overwrite, add_scan_options, say_written, stated_of
+
+
+def describe(parser: ArgumentParser) -> None:
+    parser.add_argument("scan_file", metavar="SCAN", help="the scan")
+    parser.add_argument("out", metavar="OUT", help="file to write; a record of its origin goes beside it, as .json")
+    parser.add_argument("--n", type=int, default=64, help="patterns to choose, 4 or more")
+    parser.add_argument(
+        "--clusters",
+        type=int | None,
+        default=None,
+        metavar="K",
+        help="choose K clusters of overlapping patterns, for training and reconstruction; default: single patterns",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the choice")
+    add_scan_options(parser)
+    add_overwrite(parser)
+
+
+def run(options: Namespace) -> int:
+    """Take a small scan out of a large one, spread over the whole scanned area, with a record of its origin."""
+    from ptychopinn.io.subset import write_subset
+
+    asked = {name: options[name] for name in ("n", "clusters", "seed", "overwrite")}
+    stated = {name: value for name, value in stated_of(options).items() if value not in (None, "auto")}
+    say_written(write_subset(options.scan_file, options.out, **asked, **stated))
+    return 0

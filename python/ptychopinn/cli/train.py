@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Train a network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ptychopinn.cli.options import (
+    SECTIONS,
+    add_orientation,
+    add_overwrite,
+    add_scan_options,
+    add_sections,
+    load_scan,
+    new_file,
+    quieten_lightning,
+    settings_of,
+    speaks,
+)
+from ptychopinn.config import Config
+from ptychopinn.errors import InputError
+
+
+def describe(parser: ArgumentParser) -> None:
+    parser.add_argument("scan_files", metavar="SCAN", nargs="+", help="the scan, or several with one probe")
+    parser.add_argument("--out", required=True, help="folder for the model, checkpoints, logs and pictures")
+    parser.add_argument("--config", action="config", help="YAML file of the options below, such as a run's config.yaml")
+    parser.add_argument("--epochs", type=int | None, default=None, help="short for --training.epochs")
+    parser.add_argument("--minutes", type=float | None, default=None, help="short for --training.minutes")
+    parser.add_argument("--seed", type=int | None, default=None, help="short for --training.seed")
+    add_scan_options(parser)
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="RUN",
+        default=None,
+        type=str | None,
+        help="fine-tune: start with the network of this run (or bundle) and its data and model options",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last whole epoch of the run in --out, with its options"
+    )
+    add_orientation(parser)
+    add_overwrite(parser)
+    add_sections(parser, *SECTIONS)
+
+
+def run(options: Namespace) -> int:
+    """Train a network on the diffraction patterns of a scan; no truth is used, unless asked for.
+
+    First, the orientation of the positions is checked, unless --orientation states it.
+
+    Options that are not given are the defaults; with --resume those of the run, and with --from the data and model
+    options are those of the run that is started from.
+    """
+    from ptychopinn.inspection.orientation import oriented, require_orientation
+    from ptychopinn.runtime.processes import processes, together
+    from ptychopinn.training.workflow import train
+
+    quieten_lightning()
+    with processes():
+        with together():
+            config, start = _settings(options)
+            scans = [load_scan(options, path) for path in options.scan_files]
+            if options.orientation is None:
+                for path, scan in zip(options.scan_files, scans, strict=True):
+                    require_orientation(scan, file=path, alone=len(scans) == 1)
+            else:
+                scans = [oriented(scan, options.orientation) for scan in scans]
+        run = train(scans, options.out, config, overwrite=options.overwrite, start=start, resume=options.resume)
+    if not speaks():
+        return 0
+    losses = ", ".join(f"{name} {value:.4g}" for name, value in run.losses.items())
+    print(f"{run.folder}: trained on {sum(scan.n for scan in scans)} patterns, {losses}")
+    if run.interrupted:
+        print(f"ptychopinn train: interrupted; {run.folder} holds what was learned until then", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _settings(options: Namespace) -> tuple[Config, Any]:
+    """The configuration, and the model to begin with if there is one."""
+    from ptychopinn.persistence.bundle import BUNDLE_NAME, load_bundle
+    from ptychopinn.training.workflow import read_config
+
+    if options.resume and (options.start is not None or options.overwrite):
+        raise InputError("--resume goes on with the run in --out: leave --from and --overwrite away")
+    settings = settings_of(options, *SECTIONS)
+    start, earlier = (None, {}) if options.start is None else load_bundle(options.start)
+    if start is not None:
+        earlier = {name: earlier.to_dict()[name] for name in ("data", "model")}
+    if options.resume:
+        earlier = read_config(Path(options.out)).to_dict()
+    given = options.given.as_dict()
+    for name, values in earlier.items():
+        settings[name] = {**values, **given.get(name, {})}
+        if "options" in values:
+            settings[name]["options"] = {**values["options"], **given.get(name, {}).get("options", {})}
+    for name in ("epochs", "minutes", "seed"):
+        if options[name] is not None:
+            settings["training"][name] = options[name]
+    config = Config.from_dict(settings)
+    new_file(Path(options.out) / BUNDLE_NAME, options.overwrite or options.resume)
+    return config, start

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Turn an archive of PtychoPINN into plain files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ptychopinn.cli.options import add_overwrite, new_file, say_written
+
+
+def describe(parser: ArgumentParser) -> None:
+    parser.add_argument("archive", metavar="ARCHIVE.zip", help="what PtychoPINN's PyTorch backend wrote")
+    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--trust", action="store_true", help="the file is harmless: reading it runs what it says")
+    add_overwrite(parser)
+
+
+def run(options: Namespace) -> int:
+    """Write the weights and settings of a PtychoPINN archive as safetensors and JSON.
+
+    Its settings are pickled, and to read them is to run what the file says: only with --trust.
+    """
+    from ptychopinn.persistence.predecessor import PLAIN, read_predecessor, write_plain
+
+    folder = Path(options.out)
+    for name in PLAIN:
+        new_file(folder / name, options.overwrite)
+    say_written(write_plain(read_predecessor(options.archive, options.trust), folder))
+    return 0

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Read and write the PtychoPINN NPZ contract, and read the training NPZ of ptychodus, which looks like it.
+
+Keys: `diffraction` (wins) or `diff3d`, `xcoords`, `ycoords`, `probeGuess`, optionally `objectGuess`, `bad_pixels` and
+what our writer adds. The contract leaves open whether patterns are amplitudes or counts, which axis counts the patterns
+and how the probe is scaled; each is decided once, by a rule that `Scan.metadata` records, or refused.
+No pickle is ever loaded, and no array whose declared size its bytes do not bear out.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychopinn.acquisition import saved_geometry
+from ptychopinn.errors import InputError
+from ptychopinn.io.build import Contents, assemble, bad_pixels_of, said_units, truth_of
+from ptychopinn.io.fields import Source
+from ptychopinn.io.options import MEASUREMENTS, ReadOptions
+from ptychopinn.io.probe import PROBE_UNITS, stacked
+from ptychopinn.io.registry import Format, register
+from ptychopinn.io.sniff import Content
+from ptychopinn.scan import Scan
+from ptychopinn.storage.arrays import pattern_blocks
+from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.stored import StoredPatterns, left_on_disk, save_npz
+
+AXES = ("nyx", "yxn")
+
+
+def read_npz(path: str | Path, measurement: str = "auto", memory: str = "auto") -> Scan:
+    """Read a scan from an NPZ file of the PtychoPINN contract.
+
+    Patterns are counts or amplitudes (square roots of counts). Under "auto" this is decided by the key `measurement`,
+    else an integer type or whole values mean counts, else amplitudes. Amplitudes are squared in float64, and where the
+    squares are integers within the rounding of the file's type, the counts are those integers exactly.
+    A probe that is not marked `probe_units = "sqrt_counts"` is scaled so that sum |P|^2 over its modes is the mean
+    number of counts in a pattern, that is, for an object of mean transmission 1.
+
+    Args:
+        path: the file; patterns (n, N, N) or (N, N, n), `xcoords` and `ycoords` (n,), the object pixel of patch sample
+            N//2, `probeGuess` (N, N), (N, N, 1) or (M, N, N); a constant `objectGuess` is no truth.
+        measurement: "amplitude", "counts" or "auto".
+        memory: "load", "stored" or "auto"; patterns stay on disk only if they are uncompressed and (n, N, N). They are
+            read through once all the same, or twice, to decide what they are and to scale the probe.
+
+    Returns:
+        The scan; `metadata["measurement"]` and `metadata["probe_scaling"]` say what was decided and why.
+
+    Raises:
+        InputError: one sentence with the file, the key, what was expected and what was found.
+    """
+    return read_contract(Path(path), ReadOptions(measurement=measurement, memory=memory))
+
+
+def read_contract(path: Path, options: ReadOptions) -> Scan:
+    """Read a file of the contract, whose coordinates are those of patch sample N//2, under what the caller states."""
+    return _read(path, options, ptychodus=False)
+
+
+def read_ptychodus_npz(path: Path, options: ReadOptions) -> Scan:
+    """Read a training NPZ of ptychodus: counts, and coordinates of the middle of a patch, sample (N-1)/2.
+
+    ptychodus maps a world coordinate x to the object pixel `(x - cx)/dx + (W - 1)/2` and writes that; the patch's first
+    sample is then (N-1)/2 pixels before it, half a pixel from where the contract has it.
+    """
+    return _read(path, options, ptychodus=True)
+
+
+def _read(path: Path, options: ReadOptions, ptychodus: bool) -> Scan:
+    with _Archive(path) as archive:
+        key = "diffraction" if "diffraction" in archive.keys else "diff3d"
+        probe = _read_probe(archive, options)
+        x, y = (archive.numbers(name, "iuf", ndim=1).astype(np.float64) for name in ("xcoords", "ycoords"))
+        if len(y) != len(x):
+            archive.fail("ycoords", f"{len(x)} values, as many as in xcoords", f"{len(y)}")
+        patterns = _read_patterns(archive, key, None if probe is None else probe.shape[-1], len(x), options.memory)
+        size = patterns.shape[-1]
+        stated = archive.text("measurement")
+        if stated is not None and stated not in MEASUREMENTS[1:]:
+            archive.fail("measurement", "'amplitude' or 'counts'", repr(stated))
+        metadata = _read_metadata(archive)
+        geometry, origin_m = saved_geometry(metadata)
+        metadata["coordinates"] = {
+            "value": "sample (N-1)/2" if ptychodus else "sample N//2",
+            "reason": f"the format is {'ptychodus-npz' if ptychodus else 'npz'}",
+        }
+        pixels = np.stack([y, x], axis=1)
+        units = said_units(archive.text("probe_units"), "probe_units", archive)
+        truth = truth_of(archive, "objectGuess", archive.array("objectGuess")) if archive.has("objectGuess") else None
+        contents = Contents(
+            source=archive,
+            key=key,
+            patterns=patterns,
+            pixels=pixels if ptychodus else pixels - size // 2 + (size - 1) / 2,
+            geometry=replace(geometry, pixel_size=archive.scalar("pixel_size"), energy=archive.scalar("energy")),
+            probe=probe,
+            scale_known=units,
+            bad_pixels=bad_pixels_of(archive, "bad_pixels", size),
+            truth=truth,
+            origin_m=origin_m,
+            stated=stated,
+            default="counts" if ptychodus else "amplitude",
+            name=archive.text("name") or path.stem,
+            metadata=metadata,
+        )
+        return assemble(contents, options)
+
+
+def write_npz(scan: Scan, path: str | Path) -> None:
+    """Write a scan as an NPZ file of the contract, with amplitudes in `diff3d`, whole or not at all.
+
+    Amplitudes are float32, or float64 where a count reaches 2^22 and float32 could not give the integer back: reading
+    integer counts below 2^51 returns them exactly.
+
+    Args:
+        scan: what to write.
+        path: the file; missing parent folders are created, an existing file is replaced.
+    """
+    centres = scan.positions + scan.patch_size // 2
+    parts = pattern_blocks(scan.counts.shape)
+    exact_in_float32 = max(float(scan.counts[part].max()) for part in parts) < 2**22
+    kind = np.float32 if exact_in_float32 else np.float64
+    amplitudes = (np.sqrt(scan.counts[part], dtype=kind) for part in pattern_blocks(scan.counts.shape))
+    arrays: dict[str, Any] = {
+        "measurement": "amplitude",
+        "axes": "nyx",
+        "xcoords": centres[:, 1],
+        "ycoords": centres[:, 0],
+        "xcoords_start": centres[:, 1],
+        "ycoords_start": centres[:, 0],
+        "scan_index": np.zeros(scan.n, np.int64),
+        "probeGuess": scan.probe[0] if scan.modes == 1 else scan.probe,
+        "probe_units": PROBE_UNITS,
+        "objectGuess": scan.truth,
+        "bad_pixels": scan.bad_pixels,
+        "pixel_size": scan.pixel_size,
+        "energy": scan.energy,
+        "name": scan.name,
+        "metadata_json": json.dumps(scan.metadata),
+    }
+    with atomic_path(path) as temporary:
+        save_npz(temporary, "diff3d", scan.counts.shape, np.dtype(kind), amplitudes, arrays)
+
+
+class _Archive(Source):
+    """An open NPZ file that reads one key at a time and words every complaint about it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "an NPZ file")
+        try:
+            zipfile.ZipFile(path).close()  # np.load takes any other file for a pickle and words its refusal so
+            self._npz = np.load(path, allow_pickle=False)
+        except (ValueError, OSError, NotImplementedError, zipfile.BadZipFile) as error:
+            with path.open("rb") as file:
+                truncated = file.read(4) == b"PK\x03\x04"
+            found = "a zip archive without its end, truncated or still being written" if truncated else "no zip archive"
+            raise InputError(f"{path}: expected an NPZ file, found {found}") from error
+        self.keys = frozenset(self._npz.files)
+
+    def __enter__(self) -> _Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._npz.close()
+
+    def has(self, key: str) -> bool:
+        return key in self.keys
+
+    def array(self, key: str) -> NDArray[Any]:
+        if key not in self.keys:
+            self.fail(key, "the key to be there", f"only {', '.join(sorted(self.keys)) or 'an empty archive'}")
+        try:
+            self._check_declared(key)
+            array = self._npz[key]
+        except InputError:
+            raise
+        except (ValueError, SyntaxError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            if "allow_pickle" in str(error):
+                self.fail(key, "an array of numbers or text", "Python objects (pickle), which are never loaded")
+            self.fail(key, "an intact array", f"a damaged one ({error}); copy or export the file again")
+        if not isinstance(array, np.ndarray):
+            self.fail(key, "an array in NumPy's format", "other bytes")
+        return array
+
+    def _check_declared(self, key: str) -> None:
+        """NumPy makes room for what a header declares before it reads a byte of it."""
+        name = f"{key}.npy" if f"{key}.npy" in self._npz.zip.namelist() else key
+        member = self._npz.zip.getinfo(name)
+        self.check_memory(key, (member.file_size,), np.dtype(np.uint8))
+        with self._npz.zip.open(name) as stream:
+            if stream.read(6) != np.lib.format.MAGIC_PREFIX:
+                return
+            version = tuple(stream.read(2))
+            if version not in _HEADERS:
+                return
+            shape, _, dtype = _HEADERS[version](stream)
+        self.check_memory(key, shape, dtype)
+        if not dtype.hasobject and int(np.prod(shape, dtype=object)) * dtype.itemsize > member.file_size:
+            self.fail(key, "an intact array", f"{member.file_size} bytes for a shape of {shape} of {dtype}")
+
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def _read_probe(archive: _Archive, options: ReadOptions) -> NDArray[np.complex64] | None:
+    """The probe as (M, N, N), which sets N; None where the caller gives one in place of a missing one."""
+    if options.probe is not None and not archive.has("probeGuess"):
+        return None
+    return stacked(archive, "probeGuess", archive.numbers("probeGuess", "iufc"), None)
+
+
+def _read_patterns(archive: _Archive, key: str, size: int | None, n: int, memory: str) -> NDArray[Any] | StoredPatterns:
+    """The patterns as (n, N, N), in the file's type; the positions and the probe must agree with the axis order."""
+    stored = None
+    if key in archive.keys:
+        stored = left_on_disk(lambda: StoredPatterns.npz(archive.path, key), archive.path, memory)
+    patterns = archive.numbers(key, "iuf", ndim=3, finite=False) if stored is None else stored
+    axes = archive.text("axes")
+    if axes not in (None, *AXES):
+        archive.fail("axes", "'nyx' for (n, N, N) or 'yxn' for (N, N, n)", repr(axes))
+    first, second, third = patterns.shape
+    if axes is None:
+        if patterns.shape == (n, n, n) and size in (None, n):
+            archive.fail(
+                key,
+                f"patterns (n, N, N) or (N, N, n) that {n} positions and a probe of {n} px tell apart",
+                f"shape {patterns.shape}, which can be read both ways; add the key axes = 'nyx' or axes = 'yxn'",
+            )
+        axes = "yxn" if first == second != third else "nyx"
+    if axes == "yxn":
+        if isinstance(patterns, StoredPatterns):
+            archive.fail(key, "patterns (n, N, N) to read from where they lie", f"shape {patterns.shape}; load them")
+        patterns = np.moveaxis(patterns, -1, 0)
+    found = f"shape {first, second, third}"
+    if patterns.shape[1] != patterns.shape[2]:
+        archive.fail(key, "square patterns, (n, N, N) or (N, N, n)", found)
+    if patterns.shape[0] == 0:
+        archive.fail(key, "at least one pattern", found)
+    if size is not None and patterns.shape[1] != size:
+        archive.fail("probeGuess", f"a probe of the size of the patterns, {patterns.shape[1]} px", f"{size} px")
+    if patterns.shape[0] != n:
+        archive.fail(key, f"{n} patterns, one for each position in xcoords", f"{patterns.shape[0]} in {found}")
+    return patterns
+
+
+def _read_metadata(archive: _Archive) -> dict[str, Any]:
+    text = archive.text("metadata_json")
+    try:
+        metadata = json.loads(text or "{}")
+    except ValueError as error:
+        archive.fail("metadata_json", "JSON text", f"text that is not JSON ({error})")
+    if not isinstance(metadata, dict):
+        archive.fail("metadata_json", "a JSON object", type(metadata).__name__)
+    return metadata
+
+
+def _is_npz(content: Content) -> bool:
+    return content.kind == "npz" and not _is_ptychodus_npz(content)
+
+
+def _is_ptychodus_npz(content: Content) -> bool:
+    """ptychodus 1.7 alone writes these three without saying what the patterns or the axes are."""
+    marks = {"axes", "measurement", "probe_units", "metadata_json"}
+    return content.kind == "npz" and content.has("diff3d", "bad_pixels", "scan_index") and not marks & content.names
+
+
+register(Format("npz", "the PtychoPINN contract", (".npz",), _is_npz, read_contract, write_npz, order=10))
+register(Format("ptychodus-npz", "training NPZ of ptychodus", (), _is_ptychodus_npz, read_ptychodus_npz, order=20))

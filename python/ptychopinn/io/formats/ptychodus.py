@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The HDF5 files of ptychodus 1.7: `diffraction.h5` with `product.h5`, and `training_data.h5`.
+
+Patterns and positions lie in two files and are paired by scan index. World coordinates are metres, and the object's
+pixel of one is `(x - cx)/dx + (W - 1)/2`: that of the middle of the patch, whose first sample is (N-1)/2 before it.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychopinn.acquisition import (
+    Acquisition,
+    known_detector_pixel_size,
+    known_distance,
+    needed_pixel_size,
+    world_origin,
+    world_positions,
+)
+from ptychopinn.errors import InputError
+from ptychopinn.io.build import Contents, assemble, bad_pixels_of, said_units, truth_of
+from ptychopinn.io.geometry import one_size
+from ptychopinn.io.hdf5 import OURS, Frames, Hdf5, put_counts, put_ours
+from ptychopinn.io.indexes import indexes_of, pair_by_index, scan_indexes
+from ptychopinn.io.lazy import h5py
+from ptychopinn.io.options import ReadOptions
+from ptychopinn.io.probe import PROBE_UNITS, stacked
+from ptychopinn.io.registry import Format, register
+from ptychopinn.io.sniff import Content
+from ptychopinn.scan import Scan
+from ptychopinn.storage.atomic import atomic_path
+
+PATTERNS, PRODUCT = "diffraction", "product"
+_TRAINING = ("probe_position_x_px", "probe_position_y_px")
+
+_log = logging.getLogger(__name__)
+
+
+def read_ptychodus(path: Path, options: ReadOptions) -> Scan:
+    """Read the pair of files that ptychodus keeps a scan in.
+
+    Args:
+        path: either file, or the folder that holds `diffraction.h5` and `product.h5`.
+        options: what the caller states; `partner` names the other file where it does not lie beside.
+
+    Returns:
+        The scan, of the patterns that have a position. `metadata["scan_indexes"]` keeps their indexes where they are
+        not 0, 1, 2, ..., and `metadata["pairing"]` says how many of either had no partner.
+
+    Raises:
+        InputError: one sentence with the file, the key, what was expected and what was found.
+    """
+    first, second = _pair_to_read(path, options)
+    with Hdf5(first, "a diffraction file of ptychodus") as patterns, Hdf5(second, "a product of ptychodus") as product:
+        frames = Frames(patterns, [patterns.need("patterns")])
+        size = frames.shape[-1]
+        metadata = product.json(f"{OURS}/metadata_json")
+        world = _columns(product, "probe_position_x_m", "probe_position_y_m")
+        indexes = indexes_of(patterns, "indexes", frames.total)
+        theirs = indexes_of(product, "probe_position_indexes", len(world))
+        order, places = pair_by_index(patterns, indexes, theirs, frames.total, len(world), metadata)
+        geometry, truth, origin_m = _object(product, metadata)
+        width, height = (
+            patterns.attribute("patterns", f"detector_pixel_{side}_m") or None for side in ("width", "height")
+        )
+        geometry = Acquisition(
+            energy=product.attribute("/", "photon_energy_eV") or product.attribute("/", "probe_energy_eV") or None,
+            distance=product.attribute("/", "detector_object_distance_m") or None,
+            detector_pixel_size=one_size(patterns, "patterns@detector_pixel_width_m", width, height),
+            pixel_size=geometry.pixel_size,
+        )
+        if product.flag("/", "far_field") is False:
+            product.fail("far_field", "a far-field experiment", "a near-field one, which cannot be reconstructed here")
+        probe = _probe(product, size, metadata)
+        contents = Contents(
+            source=patterns,
+            key="patterns",
+            patterns=frames if order is None else frames.take(order),
+            world=world[places],
+            geometry=geometry,
+            probe=probe,
+            scale_known=_scale_known(product, probe),
+            bad_pixels=bad_pixels_of(patterns, "bad_pixels", size),
+            truth=truth,
+            origin_m=origin_m,
+            stated=patterns.words("patterns", "measurement"),
+            name=product.words("/", "name") or first.stem,
+            metadata=metadata,
+        )
+        return assemble(contents, options)
+
+
+def read_training(path: Path, options: ReadOptions) -> Scan:
+    """Read the training data that ptychodus exports as HDF5; positions in it are pixels of the object."""
+    with Hdf5(path, "a training file of ptychodus") as file:
+        frames = Frames(file, [file.need("patterns")])
+        size = frames.shape[-1]
+        pixel_size = one_size(
+            file, "object_pixel_width_m", *(file.scalar(f"object_pixel_{side}_m") for side in ("width", "height"))
+        )
+        shape = file.numbers("object", "iufc", ndim=2).shape
+        contents = Contents(
+            source=file,
+            key="patterns",
+            patterns=frames,
+            pixels=_columns(file, *_TRAINING),
+            geometry=Acquisition(
+                energy=file.scalar("photon_energy_eV"),
+                distance=file.scalar("detector_object_distance_m"),
+                pixel_size=pixel_size,
+            ),
+            probe=stacked(file, "probe", file.numbers("probe", "iufc"), size),
+            bad_pixels=bad_pixels_of(file, "bad_pixels", size),
+            truth=truth_of(file, "object", file.array("object")),
+            origin_m=None if pixel_size is None else -pixel_size * (np.asarray(shape, np.float64) - 1) / 2,
+            stated=file.words("patterns", "measurement"),
+        )
+        return assemble(contents, options)
+
+
+def pair_to_write(path: Path) -> tuple[Path, Path]:
+    """The two files of a scan: `path` is a folder, or one of two names that differ in diffraction and product.
+
+    Example:
+        >>> [str(name) for name in pair_to_write(Path("run/a_product.h5"))]
+        ['run/a_diffraction.h5', 'run/a_product.h5']
+    """
+    if path.suffix == "" or path.is_dir():
+        return path / f"{PATTERNS}.h5", path / f"{PRODUCT}.h5"
+    partner = _partner_name(path)
+    if partner is None:
+        raise InputError(
+            f"{path}: expected a folder to write diffraction.h5 and product.h5 in, or a file whose name says "
+            f"diffraction or product, found '{path.name}'"
+        )
+    return (path, partner) if PATTERNS in path.stem else (partner, path)
+
+
+def write_ptychodus(scan: Scan, path: Path) -> None:
+    """Write a scan as the pair of files that ptychodus opens, both or none.
+
+    Args:
+        scan: what to write; it must have a pixel size.
+        path: see :func:`pair_to_write`.
+    """
+    first, second = pair_to_write(path)
+    pixel_size = needed_pixel_size(scan)
+    indexes = scan_indexes(scan)
+    detector_pixel = known_detector_pixel_size(scan) or 0.0
+    truth = np.ones(_empty_shape(scan), np.complex64) if scan.truth is None else scan.truth
+    with atomic_path(first) as one, atomic_path(second) as two:
+        with h5py.File(one, "w") as file:
+            patterns = put_counts(file, "patterns", scan.counts)
+            patterns.attrs["detector_pixel_width_m"] = patterns.attrs["detector_pixel_height_m"] = detector_pixel
+            file["indexes"] = indexes
+            bad = scan.bad_pixels
+            file["bad_pixels"] = np.zeros(scan.counts.shape[1:], np.bool_) if bad is None else bad
+        with h5py.File(two, "w") as file:
+            put_product(
+                file,
+                name=scan.name,
+                image=truth,
+                probe=scan.probe,
+                pixel_size=pixel_size,
+                origin_m=world_origin(scan),
+                world=world_positions(scan),
+                indexes=indexes,
+                energy=scan.energy or 0.0,
+                distance=known_distance(scan) or 0.0,
+            )
+            put_ours(file, scan.name, scan.metadata)
+
+
+def put_product(
+    file: h5py.File,
+    *,
+    name: str,
+    image: NDArray[np.complex64],
+    probe: NDArray[np.complex64],
+    pixel_size: float,
+    origin_m: NDArray[np.float64],
+    world: NDArray[np.float64],
+    indexes: NDArray[np.int64],
+    energy: float,
+    distance: float,
+    comments: str = "",
+) -> None:
+    """Write a product in ptychodus' schema; 0 is its word for an energy or distance that is not known.
+
+    Args:
+        file: an empty file.
+        name: of the product.
+        image: (H, W), the object.
+        probe: (M, N, N) in sqrt(counts).
+        pixel_size: metres per object pixel.
+        origin_m: (y, x) metres, the world coordinate of the object's pixel (0, 0).
+        world: (n, 2) metres (y, x) of the positions.
+        indexes: (n,) scan indexes of the positions.
+        energy: eV.
+        distance: metres.
+        comments: free text.
+    """
+    numbers = {
+        "detector_object_distance_m": distance,
+        "focus_object_distance_m": 0.0,
+        "photon_energy_eV": energy,
+        "probe_photon_count": float(np.square(np.abs(probe.astype(np.complex128))).sum()),
+        "exposure_time_s": 0.0,
+        "mass_attenuation_m2_per_kg": 0.0,
+        "tomography_angle_deg": 0.0,
+        "tilt_angle_deg": 0.0,
+    }
+    file.attrs.update({"name": name, "comments": comments, "far_field": True, **numbers})
+    centre = origin_m + pixel_size * (np.asarray(image.shape, np.float64) - 1) / 2
+    file["object"], file["probe"] = image[np.newaxis], probe[np.newaxis]
+    for key in ("object", "probe"):
+        file[key].attrs.update({"pixel_width_m": pixel_size, "pixel_height_m": pixel_size})
+    file["object"].attrs.update({"center_y_m": centre[0], "center_x_m": centre[1]})
+    file["probe"].attrs["probe_units"] = PROBE_UNITS
+    file["probe_position_indexes"] = indexes
+    file["probe_position_y_m"], file["probe_position_x_m"] = world[:, 0], world[:, 1]
+    file["object_layer_spacing_m"] = np.zeros(0)
+    file["loss_epochs"], file["loss_values"] = np.zeros(0, np.int64), np.zeros(0)
+
+
+def _pair_to_read(path: Path, options: ReadOptions) -> tuple[Path, Path]:
+    """(diffraction, product) of whichever was named."""
+    if path.is_dir():
+        return path / f"{PATTERNS}.h5", path / f"{PRODUCT}.h5"
+    with Hdf5(path, "a file of a ptychodus pair") as file:
+        has_patterns = file.has("patterns")
+    if options.partner is not None:
+        partner = Path(options.partner)
+    else:
+        named = _partner_name(path)
+        beside = path.with_name(f"{PRODUCT if has_patterns else PATTERNS}.h5")
+        candidates = [name for name in (named, beside) if name is not None]
+        found = next((name for name in candidates if name.is_file()), None)
+        if found is None:
+            what = "product with its positions" if has_patterns else "diffraction file with its patterns"
+            looked = " or ".join(dict.fromkeys(str(name.name) for name in candidates))
+            raise InputError(f"{path}: expected its {what} beside it, found no {looked}; state partner= (--partner)")
+        partner = found
+    return (path, partner) if has_patterns else (partner, path)
+
+
+def _partner_name(path: Path) -> Path | None:
+    for one, other in ((PATTERNS, PRODUCT), (PRODUCT, PATTERNS)):
+        if one in path.stem:
+            return path.with_name(path.name.replace(one, other))
+    return None
+
+
+def _columns(file: Hdf5, x_key: str, y_key: str) -> NDArray[np.float64]:
+    """(n, 2), (y, x), from two lists."""
+    x, y = (file.numbers(key, "iuf", ndim=1).astype(np.float64) for key in (x_key, y_key))
+    if len(x) != len(y):
+        file.fail(y_key, f"{len(x)} values, as many as in {x_key}", f"{len(y)}")
+    return np.stack([y, x], axis=1)
+
+
+def _object(
+    product: Hdf5, metadata: dict[str, Any]
+) -> tuple[Acquisition, NDArray[np.complex64] | None, NDArray[np.float64] | None]:
+    """The pixel size that the object has, the object if it is a truth, and where its first pixel lies."""
+    if not product.has("object"):
+        return Acquisition(), None, None
+    layers = product.numbers("object", "iufc")
+    layers = layers[np.newaxis] if layers.ndim == 2 else layers
+    if layers.ndim != 3 or not layers.size:
+        product.fail("object", "an object (L, H, W)", f"shape {layers.shape}")
+    pixel_size = one_size(
+        product,
+        "object@pixel_width_m",
+        *(product.attribute("object", f"pixel_{side}_m") for side in ("width", "height")),
+    )
+    centre = [product.attribute("object", f"center_{axis}_m") for axis in "yx"]
+    if pixel_size is None or centre[0] is None or centre[1] is None:
+        return Acquisition(pixel_size=pixel_size), None, None
+    origin = np.asarray(centre, np.float64) - pixel_size * (np.asarray(layers.shape[1:], np.float64) - 1) / 2
+    if len(layers) > 1:
+        _log.warning("%s: the object has %d layers: it is not taken as the truth", product.path, len(layers))
+        metadata["layers"] = len(layers)
+        return Acquisition(pixel_size=pixel_size), None, origin
+    return Acquisition(pixel_size=pixel_size), truth_of(product, "object", layers[0]), origin
+
+
+def _probe(product: Hdf5, size: int, metadata: dict[str, Any]) -> NDArray[np.complex64] | None:
+    """The incoherent modes of the first coherent one; the others vary it along the scan, which a Scan cannot hold."""
+    if not product.has("probe"):
+        return None
+    probe = product.numbers("probe", "iufc")
+    if probe.ndim == 4:
+        if len(probe) > 1:
+            _log.warning("%s: the probe varies along the scan: its first of %d is taken", product.path, len(probe))
+            metadata["probe_variations"] = len(probe)
+        probe = probe[0]
+    return stacked(product, "probe", probe, size)
+
+
+def _scale_known(product: Hdf5, probe: NDArray[np.complex64] | None) -> str | None:
+    """Why the probe is in sqrt(counts), where the product says so."""
+    if probe is None:
+        return None
+    if (reason := said_units(product.words("probe", "probe_units"), "probe@probe_units", product)) is not None:
+        return reason
+    photons = product.attribute("/", "probe_photon_count") or 0.0
+    power = float(np.square(np.abs(probe.astype(np.complex128))).sum())
+    if photons > 0 and abs(power / photons - 1) < 1e-3:
+        return "its power is the probe_photon_count of the product"
+    return None
+
+
+def _empty_shape(scan: Scan) -> tuple[int, int]:
+    """Of a constant object from the scan's pixel (0, 0) to its last patch."""
+    height, width = np.ceil(scan.positions.max(axis=0)).astype(int) + scan.patch_size + 1
+    return max(int(height), scan.patch_size), max(int(width), scan.patch_size)
+
+
+def _is_ptychodus(content: Content) -> bool:
+    if content.kind == "folder":
+        return content.has("diffraction.h5", "product.h5")
+    patterns = content.has("patterns", "indexes")
+    product = content.has("probe_position_x_m", "probe_position_y_m")
+    return content.kind == "hdf5" and (patterns or product)
+
+
+def _is_training(content: Content) -> bool:
+    return content.kind == "hdf5" and content.has("patterns", *_TRAINING)
+
+
+register(
+    Format(
+        "ptychodus",
+        "diffraction.h5 and product.h5 of ptychodus",
+        (),
+        _is_ptychodus,
+        read_ptychodus,
+        write_ptychodus,
+        files_of=pair_to_write,
+        takes=("partner",),
+        order=30,
+    )
+)
+register(Format("ptychodus-training", "training HDF5 of ptychodus", (), _is_training, read_training, order=40))

@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""HDF5 files of others, opened with care, and of ours, written plainly.
+
+An HDF5 file can name other files (external links, virtual data sets, external storage), declare arrays that no memory
+holds, and end in the middle. Here links are followed by hand and never out of the file, and nothing is read before its
+type and size are known. Paths in the sentences are those of the format, so that a file can be looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychopinn.errors import InputError
+from ptychopinn.io.fields import Source
+from ptychopinn.io.lazy import h5py
+from ptychopinn.storage.arrays import pattern_blocks
+from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.stored import StoredPatterns
+
+_MOST_LINKS = 16
+_DAMAGED = (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError)
+#: Group for what a format has no place for.
+OURS = "ptychopinn"
+
+
+class Hdf5(Source):
+    """An open HDF5 file that reads one key at a time and words every complaint about it.
+
+    Args:
+        path: the file.
+        kind: the format with its article, for the sentences.
+    """
+
+    def __init__(self, path: Path, kind: str = "an HDF5 file") -> None:
+        super().__init__(path, kind)
+        self._file = open_hdf5(path, kind)
+
+    def __enter__(self) -> Hdf5:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def node(self, key: str) -> h5py.Group | h5py.Dataset | None:
+        """The group or data set at a path, None if there is none; links out of the file are refused."""
+        return self._follow(self._file, key, key, 0)
+
+    def has(self, key: str) -> bool:
+        return self.node(key) is not None
+
+    def first(self, *keys: str) -> str | None:
+        """The first of these paths that is there."""
+        return next((key for key in keys if self.has(key)), None)
+
+    def need(self, *keys: str) -> str:
+        """The first of these paths that is there; InputError if none is."""
+        key = self.first(*keys)
+        if key is None:
+            there = ", ".join(sorted(self.members("/"))[:12]) or "an empty file"
+            self.fail(keys[0], f"the key to be there{self._or(keys[1:])}", f"only {there}")
+        return key
+
+    def is_text(self, key: str) -> bool:
+        """Whether what stands at a path is text."""
+        return self.is_array(key) and h5py.check_string_dtype(self.dataset(key).dtype) is not None
+
+    def is_array(self, key: str) -> bool:
+        """Whether what stands at a path is a data set."""
+        return isinstance(self.node(key), h5py.Dataset)
+
+    def members(self, key: str) -> list[str]:
+        """The names in a group, none if there is no such group."""
+        node = self.node(key)
+        try:
+            return list(node) if isinstance(node, h5py.Group) else []
+        except _DAMAGED as error:
+            self.damaged(key, error)
+
+    def dataset(self, key: str) -> h5py.Dataset:
+        """The data set at a path, whose bytes are in this file."""
+        node = self.node(self.need(key))
+        if not isinstance(node, h5py.Dataset):
+            self.fail(key, "an array", "a group")
+        try:
+            others = [name for name, *_ in node.external or ()]
+            if node.is_virtual:
+                others += [part.file_name for part in node.virtual_sources() if part.file_name != "."]
+            _ = (node.shape, node.dtype, node.chunks)  # nothing that h5py works out on use may fail later
+        except _DAMAGED as error:
+            self.damaged(key, error)
+        if others:
+            self.fail(key, "data in this file", f"data in the other file {others[0]}")
+        return node
+
+    def array(self, key: str) -> NDArray[Any]:
+        dataset = self.dataset(key)
+        if dataset.shape is None:
+            self.fail(key, "an array", "an empty data set")
+        if h5py.check_string_dtype(dataset.dtype) is None and dataset.dtype.kind not in "biufcSU":
+            self.fail(key, "an array of numbers or text", f"{dataset.dtype}")
+        self.check_memory(key, dataset.shape, dataset.dtype)
+        try:
+            value = dataset[()]
+        except _DAMAGED as error:
+            self.damaged(key, error)
+        return np.asarray(value if not isinstance(value, bytes) else value.decode("utf-8", errors="replace"))
+
+    def text(self, key: str) -> str | None:
+        if not self.has(key):
+            return None
+        dataset = self.dataset(key)
+        if h5py.check_string_dtype(dataset.dtype) is None or dataset.size != 1:
+            self.fail(key, "one text", f"{dataset.dtype} of shape {dataset.shape}")
+        value = np.asarray(self.array(key)).item()
+        return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
+
+    def attribute(self, key: str, name: str, needed: bool = False) -> float | None:
+        """The real number in attribute `name` of what stands at `key`."""
+        value = self._attribute(key, name)
+        if value is None:
+            if needed:
+                self.fail(_at(key, name), "the attribute to be there", "none")
+            return None
+        array = np.asarray(value)
+        if array.size != 1 or array.dtype.kind not in "iuf":
+            self.fail(_at(key, name), "one number", f"{array.dtype} of shape {array.shape}")
+        if not np.isfinite(array).all():
+            self.fail(_at(key, name), "a finite number", f"{array.item()}")
+        return float(array.item())
+
+    def words(self, key: str, name: str) -> str | None:
+        """The text in attribute `name` of what stands at `key`, None if there is none."""
+        value = self._attribute(key, name)
+        if isinstance(value, np.ndarray) and value.size == 1:
+            value = value.item()
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", errors="replace")
+        return str(value) if isinstance(value, str) else None
+
+    def flag(self, key: str, name: str) -> bool | None:
+        """The truth value in attribute `name` of what stands at `key`, None if there is none."""
+        value = self._attribute(key, name)
+        return None if value is None or np.asarray(value).size != 1 else bool(np.asarray(value).item())
+
+    def json(self, key: str) -> dict[str, Any]:
+        """The JSON object under `key`, empty if there is none."""
+        try:
+            value = json.loads(self.text(key) or "{}")
+        except ValueError as error:
+            self.fail(key, "JSON text", f"text that is not JSON ({error})")
+        if not isinstance(value, dict):
+            self.fail(key, "a JSON object", type(value).__name__)
+        return value
+
+    def damaged(self, key: str, error: BaseException) -> NoReturn:
+        """The complaint about bytes that cannot be read."""
+        reason = " ".join(str(error).split())
+        self.fail(key, "an intact array", f"a damaged one ({reason}); copy or export the file again")
+
+    def _attribute(self, key: str, name: str) -> Any:
+        node = self.node(key)
+        try:
+            return None if node is None else node.attrs.get(name)
+        except _DAMAGED as error:
+            self.damaged(_at(key, name), error)
+
+    def _follow(self, start: h5py.Group, path: str, key: str, depth: int) -> h5py.Group | h5py.Dataset | None:
+        if depth > _MOST_LINKS:
+            self.fail(key, "a link with an end", "links in a circle")
+        node: Any = self._file if path.startswith("/") else start
+        try:
+            for name in path.split("/"):
+                if name in ("", "."):
+                    continue
+                if not isinstance(node, h5py.Group):
+                    return None
+                link = node.get(name, getlink=True)
+                if isinstance(link, h5py.ExternalLink):
+                    self.fail(key, "data in this file", f"a link to the other file {link.filename}")
+                if isinstance(link, h5py.SoftLink):
+                    node = self._follow(node, link.path, key, depth + 1)
+                else:
+                    node = node.get(name)
+                if node is None:
+                    return None
+        except InputError:
+            raise
+        except _DAMAGED as error:
+            self.damaged(key, error)
+        return node if isinstance(node, h5py.Group | h5py.Dataset) else None
+
+    @staticmethod
+    def _or(keys: Sequence[str]) -> str:
+        return f" (or {' or '.join(keys)})" if keys else ""
+
+
+def _at(key: str, name: str) -> str:
+    return name if key == "/" else f"{key}@{name}"
+
+
+class Frames:
+    """Patterns (n, H, W) in one or several data sets, read a block at a time, in any order of rows.
+
+    Args:
+        source: the file.
+        keys: paths of data sets (n, H, W), or (ny, nx, H, W) of a raster, that follow each other.
+        rows: which frames, in which order; all of them by default.
+    """
+
+    def __init__(self, source: Hdf5, keys: Sequence[str], rows: NDArray[np.int64] | None = None) -> None:
+        self._source, self._keys = source, list(keys)
+        self._sets = [source.dataset(key) for key in keys]
+        for key, dataset in zip(keys, self._sets, strict=True):
+            source.check_kind(key, dataset.dtype, "iuf")
+            if dataset.shape is None or dataset.ndim not in (3, 4):
+                source.fail(key, "patterns (n, N, N)", f"shape {dataset.shape}")
+            if dataset.shape[-2:] != self._sets[0].shape[-2:] or dataset.dtype != self._sets[0].dtype:
+                expected = f"patterns like those of {keys[0]}, {self._sets[0].dtype} {self._sets[0].shape[-2:]}"
+                source.fail(key, expected, f"{dataset.dtype} {dataset.shape[-2:]}")
+        counts = [int(np.prod(dataset.shape[:-2], dtype=object)) for dataset in self._sets]
+        self._starts = np.cumsum([0, *counts])
+        self._rows = rows
+        self.total = int(self._starts[-1])
+        height, width = self._sets[0].shape[-2:]
+        if height != width:
+            source.fail(keys[0], "square patterns, (n, N, N)", f"shape {self._sets[0].shape}")
+        if self.total == 0:
+            source.fail(keys[0], "at least one pattern", f"shape {self._sets[0].shape}")
+
+    def take(self, rows: NDArray[np.int64]) -> Frames:
+        """These frames, in this order."""
+        return Frames(self._source, self._keys, rows)
+
+    def on_disk(self) -> StoredPatterns | None:
+        """The same frames as patterns that stay on disk; None if they lie in several data sets, or in a raster."""
+        if len(self._keys) != 1 or self._sets[0].ndim != 3:
+            return None
+        stored = StoredPatterns.hdf5(self._source.path, self._keys[0])
+        return stored if self._rows is None else stored.subset(self._rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        n = self.total if self._rows is None else len(self._rows)
+        return (n, *(int(i) for i in self._sets[0].shape[-2:]))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = self._sets[0].dtype
+        return dtype
+
+    def __getitem__(self, part: slice) -> NDArray[Any]:
+        rows = np.arange(self.total)[part] if self._rows is None else self._rows[part]
+        block = np.empty((len(rows), *self.shape[1:]), self.dtype.newbyteorder("="))
+        for key, dataset, start, end in zip(self._keys, self._sets, self._starts, self._starts[1:], strict=False):
+            here = np.flatnonzero((rows >= start) & (rows < end))
+            here = here[np.argsort(rows[here])]
+            if here.size:
+                try:
+                    block[here] = _frames(dataset, rows[here] - start)
+                except _DAMAGED as error:
+                    self._source.damaged(key, error)
+        return block
+
+
+def _frames(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Frames in ascending order; a run of them in one read."""
+    if dataset.ndim == 4:
+        return np.stack([dataset[tuple(np.unravel_index(row, dataset.shape[:2]))] for row in rows])
+    first, last = int(rows[0]), int(rows[-1])
+    block: NDArray[Any] = dataset[first : last + 1] if last - first < 2 * len(rows) else dataset[rows]
+    return block[rows - first] if last - first < 2 * len(rows) else block
+
+
+def open_hdf5(path: Path, kind: str = "an HDF5 file") -> h5py.File:
+    """The file, opened for reading.
+
+    Raises:
+        InputError: it is no HDF5 file, or cut off, or not readable.
+    """
+    try:
+        if not h5py.is_hdf5(path):
+            raise InputError(f"{path}: expected {kind}, found no HDF5 file")
+        return h5py.File(path, "r")
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        found = f"one that is truncated, damaged or still being written ({reason})"
+        raise InputError(f"{path}: expected {kind}, found {found}") from error
+
+
+@contextmanager
+def new_hdf5(path: Path) -> Iterator[h5py.File]:
+    """A file to write that appears under its name when the block succeeds."""
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        yield file
+
+
+def put_counts(group: h5py.Group, name: str, counts: NDArray[Any] | StoredPatterns) -> h5py.Dataset:
+    """Write patterns one frame to a chunk, compressed, with the word that they are counts."""
+    dataset = group.create_dataset(
+        name, counts.shape, counts.dtype, chunks=(1, *counts.shape[1:]), compression="gzip", compression_opts=1
+    )
+    for part in pattern_blocks(counts.shape):
+        dataset[part] = counts[part]
+    dataset.attrs["measurement"] = "counts"
+    return dataset
+
+
+def put_units(group: h5py.Group, name: str, value: Any, units: str) -> h5py.Dataset:
+    """Write a quantity with its `units`, the way NeXus does."""
+    dataset = group.create_dataset(name, data=value)
+    dataset.attrs["units"] = units
+    return dataset
+
+
+def put_ours(group: h5py.Group, name: str, metadata: dict[str, Any], **arrays: NDArray[Any] | None) -> h5py.Group:
+    """Write what the format has no place for: the scan's name, its metadata, and these arrays."""
+    ours = group.create_group(OURS)
+    ours["name"] = name
+    ours["metadata_json"] = json.dumps(metadata)
+    for key, value in arrays.items():
+        if value is not None:
+            ours[key] = value
+    return ours

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Reconstructions for other programs: a product that ptychodus opens, and NeXus that any viewer draws.
+
+Both place the image in the world of the scan's file: centre, pixel size and orientation are those in which the
+positions were measured. They are written only; the package's own files (see `Reconstruction.save`) are read again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychopinn.acquisition import known_distance, world_origin
+from ptychopinn.errors import InputError
+from ptychopinn.io.formats.nexus import put_group
+from ptychopinn.io.formats.ptychodus import put_product
+from ptychopinn.io.hdf5 import new_hdf5, put_units
+from ptychopinn.io.indexes import scan_indexes
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.scan import Scan
+
+_SUFFIXES = (".h5", ".hdf5", ".nxs", ".nx")
+_PROGRAM = "ptychopinn"
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A reconstruction in metres: (y, x) of its first pixel and of the middles of its patches."""
+
+    pixel_size: float
+    origin_m: NDArray[np.float64]
+    probe: NDArray[np.complex64] | None
+    world: NDArray[np.float64] | None
+
+
+def check_export(path: str | Path, format: str, scan: Scan | None = None) -> None:
+    """Refuse at once what could not be written after hours of work.
+
+    Args:
+        path: of the file.
+        format: "ptychodus" or "nexus".
+        scan: that will be reconstructed, if it is known yet.
+
+    Raises:
+        InputError: the format or the suffix is unknown, or the scan has no pixel size.
+    """
+    if format not in EXPORTS:
+        raise InputError(f"{path}: the format of a reconstruction must be auto, {' or '.join(EXPORTS)}, got {format!r}")
+    suffix = Path(path).suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise InputError(
+            f"{path}: a {format} reconstruction must end in {', '.join(_SUFFIXES)}, got {suffix or 'no suffix'!r}"
+        )
+    if scan is not None and scan.pixel_size is None:
+        raise _no_pixel_size(path, format)
+
+
+def write_product(result: Reconstruction, path: Path, scan: Scan | None = None) -> None:
+    """Write a product of ptychodus, as its `product.h5`.
+
+    The object has its own canvas and is placed by its centre: ptychodus takes the world coordinate x to the column
+    `(x - cx)/dx + (W - 1)/2`, and so finds the patch of a position where this package had it.
+
+    Args:
+        result: the reconstruction; it, or the scan, must have a probe, positions and a pixel size.
+        path: the file; missing parent folders are created, an existing file is replaced.
+        scan: what was reconstructed: its energy, distance, world coordinates and scan indexes.
+
+    Raises:
+        InputError: something that a product must have is not known.
+    """
+    placed = _placed(result, path, "ptychodus", scan)
+    if placed.probe is None or placed.world is None:
+        missing = "probe" if placed.probe is None else "positions"
+        raise InputError(f"{path}: a product of ptychodus must have {missing}, found none; save it with scan=")
+    indexes = np.arange(len(placed.world))
+    if scan is not None and scan.n == len(indexes):
+        indexes = scan_indexes(scan)
+    with new_hdf5(path) as file:
+        put_product(
+            file,
+            name=path.stem if scan is None else scan.name,
+            image=result.object,
+            probe=placed.probe,
+            pixel_size=placed.pixel_size,
+            origin_m=placed.origin_m,
+            world=placed.world,
+            indexes=indexes,
+            energy=0.0 if scan is None else scan.energy or 0.0,
+            distance=0.0 if scan is None else known_distance(scan) or 0.0,
+            comments=f"reconstructed by {_PROGRAM}",
+        )
+
+
+def write_nexus_result(result: Reconstruction, path: Path, scan: Scan | None = None) -> None:
+    """Write NeXus whose default plot is the phase of the object, with axes in metres.
+
+    Groups of class NXdata: `phase` (shown first), `amplitude`, `object` (complex), `weights`, and where they are known
+    `uncertainty`, `error_map` and `probe`; `positions` in an NXsample, settings and versions in an NXprocess.
+
+    Args:
+        result: the reconstruction; it, or the scan, must have a pixel size.
+        path: the file; missing parent folders are created, an existing file is replaced.
+        scan: what was reconstructed: its energy, world coordinates and name.
+
+    Raises:
+        InputError: the pixel size is not known.
+    """
+    placed = _placed(result, path, "nexus", scan)
+    y, x = (placed.origin_m[axis] + placed.pixel_size * np.arange(result.shape[axis]) for axis in (0, 1))
+    images = {"phase": result.phase, "amplitude": result.amplitude, "object": result.object, "weights": result.weights}
+    images |= {
+        name: getattr(result, name) for name in ("uncertainty", "error_map") if getattr(result, name) is not None
+    }
+    units = {"phase": "rad"}
+    with new_hdf5(path) as file:
+        file.attrs.update({"NX_class": "NXroot", "default": "entry", "creator": _PROGRAM})
+        entry = put_group(file, "entry", "NXentry", default="phase")
+        entry["title"] = path.stem if scan is None else scan.name
+        for name, image in images.items():
+            _put_image(entry, name, image, {"y": y, "x": x}, units.get(name))
+        if placed.probe is not None:
+            side = placed.pixel_size * (np.arange(placed.probe.shape[-1]) - (placed.probe.shape[-1] - 1) / 2)
+            _put_image(entry, "probe", placed.probe, {"y": side, "x": side}, None)
+        if scan is not None and scan.energy is not None:
+            instrument = put_group(entry, "instrument", "NXinstrument")
+            put_units(put_group(instrument, "beam", "NXbeam"), "incident_energy", scan.energy, "eV")
+        if placed.world is not None:
+            motors = put_group(put_group(entry, "sample", "NXsample"), "positions", "NXcollection")
+            for axis, column in (("y", 0), ("x", 1)):
+                put_units(motors, axis, placed.world[:, column], "m")
+        process = put_group(entry, "process", "NXprocess")
+        process["program"], process["metadata"] = _PROGRAM, json.dumps(result.metadata)
+
+
+#: Name -> writer of (reconstruction, path, scan).
+EXPORTS: dict[str, Callable[[Reconstruction, Path, Scan | None], None]] = {
+    "ptychodus": write_product,
+    "nexus": write_nexus_result,
+}
+
+
+def _placed(result: Reconstruction, path: Path, format: str, scan: Scan | None) -> _Placed:
+    pixel_size = result.pixel_size if result.pixel_size is not None or scan is None else scan.pixel_size
+    if pixel_size is None:
+        raise _no_pixel_size(path, format)
+    zero = np.zeros(2) if scan is None or scan.pixel_size is None else world_origin(scan)
+    probe = result.probe if result.probe is not None or scan is None else scan.probe
+    positions = result.positions if result.positions is not None or scan is None else scan.positions
+    if positions is None or probe is None:
+        world = None
+    else:
+        world = zero + pixel_size * (positions + (probe.shape[-1] - 1) / 2)
+    return _Placed(pixel_size, zero + pixel_size * np.asarray(result.origin), probe, world)
+
+
+def _no_pixel_size(path: str | Path, format: str) -> InputError:
+    return InputError(
+        f"{path}: a {format} reconstruction is in metres, and the scan has no pixel size; load it with pixel_size= "
+        "(--pixel-size), or with energy=, distance= and detector_pixel_size="
+    )
+
+
+def _put_image(
+    entry: h5py.Group, name: str, image: NDArray[np.generic], axes: dict[str, NDArray[np.float64]], units: str | None
+) -> None:
+    """An image, or a stack of them, as an NXdata group of its own."""
+    names = [*["."] * (image.ndim - 2), *axes]
+    group = put_group(entry, name, "NXdata", signal="data", axes=np.array(names, "S"))
+    data = group.create_dataset("data", data=image, compression="gzip", shuffle=True)
+    data.attrs["interpretation"] = "image"
+    if units is not None:
+        data.attrs["units"] = units
+    for axis, values in axes.items():
+        put_units(group, axis, values, "m")

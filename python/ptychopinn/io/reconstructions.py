@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Files of reconstructions: plain arrays and JSON (HDF5 or NPZ, never pickle), replaced atomically.
+
+:meth:`Reconstruction.save` describes the layout. A canvas larger than memory is written in parts to the same layout;
+what other programs read is in :mod:`ptychopinn.io.products`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, is_zipfile
+from zlib import error as ZlibError
+
+import h5py
+import numpy as np
+
+from ptychopinn.errors import InputError
+from ptychopinn.io.products import EXPORTS, check_export
+from ptychopinn.io.sniff import content_of
+from ptychopinn.reconstruction import Reconstruction, json_of
+from ptychopinn.scan import Scan
+from ptychopinn.storage.atomic import atomic_path
+
+SCHEMA_VERSION = 1
+_ARRAYS = ("object", "weights", "probe", "uncertainty", "positions", "residuals", "error_map", "intensities")
+_SETTINGS = ("schema_version", "origin", "pixel_size")
+_REQUIRED = ("schema_version", "object", "weights", "origin")
+_HDF5_SUFFIXES = (".h5", ".hdf5")
+_CHUNK_SIDE = 256
+
+
+def write_reconstruction(
+    result: Reconstruction, path: str | Path, format: str = "auto", scan: Scan | None = None
+) -> Path:
+    """Write a reconstruction; see :meth:`Reconstruction.save`."""
+    path = Path(path)
+    suffix = reconstruction_suffix(path, format, scan)
+    if format != "auto":
+        EXPORTS[format](result, path, scan)
+        return path
+    arrays = {name: value for name in _ARRAYS if (value := getattr(result, name)) is not None}
+    settings: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "origin": np.asarray(result.origin)}
+    if result.pixel_size is not None:
+        settings["pixel_size"] = result.pixel_size
+    metadata = json_of(result.metadata)
+    with atomic_path(path) as temporary:
+        if suffix == ".npz":
+            np.savez_compressed(temporary, **arrays, **settings, metadata=metadata)
+        else:
+            with h5py.File(temporary, "w") as file:
+                file.attrs.update(settings)
+                for name, value in arrays.items():
+                    file.create_dataset(name, data=value, compression="gzip", shuffle=True)
+                file["metadata"] = metadata
+    return path
+
+
+def read_reconstruction(path: str | Path) -> Reconstruction:
+    """Read a reconstruction; see :meth:`Reconstruction.load`."""
+    path = Path(path)
+    suffix = reconstruction_suffix(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        entries = _read_npz(path) if suffix == ".npz" else _read_hdf5(path)
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, BadZipFile, ZlibError) as error:
+        kind = "NPZ" if suffix == ".npz" else "HDF5"
+        raise InputError(f"{path}: not a readable {kind} reconstruction, truncated or not one: {error}") from error
+    return _from_entries(path, entries)
+
+
+def check_parts_path(path: str | Path) -> None:
+    """InputError if a path has no suffix that :func:`save_in_parts` writes."""
+    if reconstruction_suffix(path) == ".npz":
+        raise InputError(f"{path}: a reconstruction larger than memory is written to HDF5: expected .h5 or .hdf5")
+
+
+def save_in_parts(
+    path: str | Path,
+    shape: tuple[int, int],
+    parts: Iterable[tuple[int, Mapping[str, np.ndarray]]],
+    *,
+    origin: tuple[float, float],
+    probe: np.ndarray,
+    positions: np.ndarray,
+    pixel_size: float | None,
+    metadata: dict[str, Any],
+) -> Path:
+    """Write what :meth:`Reconstruction.save` writes to HDF5, of a canvas that is never in memory as a whole.
+
+    Args:
+        path: destination, ``.h5`` or ``.hdf5``.
+        shape: (H, W) of the canvas.
+        parts: first row, and rows of object, weights and maybe uncertainty by name; best in multiples of 256 rows.
+        origin, probe, positions, pixel_size, metadata: as in :class:`Reconstruction`.
+
+    Raises:
+        InputError: another suffix, or values that are not finite.
+    """
+    path = Path(path)
+    check_parts_path(path)
+    chunks = (min(_CHUNK_SIDE, shape[0]), min(_CHUNK_SIDE, shape[1]))
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs.update({"schema_version": SCHEMA_VERSION, "origin": np.asarray(origin, np.float64)})
+        if pixel_size is not None:
+            file.attrs["pixel_size"] = pixel_size
+        for first, rows in parts:
+            for name, values in rows.items():
+                if not np.isfinite(values).all():
+                    raise InputError(f"{name} must be finite, got values that are not from row {first} on")
+                if name not in file:
+                    file.create_dataset(name, shape, values.dtype, chunks=chunks, compression="gzip", shuffle=True)
+                file[name][first : first + len(values)] = values
+        for name, array in (("probe", probe), ("positions", positions)):
+            file.create_dataset(name, data=array, compression="gzip", shuffle=True)
+        file["metadata"] = json_of(metadata)
+    return path
+
+
+def reconstruction_suffix(path: str | Path, format: str = "auto", scan: Scan | None = None) -> str:
+    """The suffix of a reconstruction file, lower case; InputError if it is none that can be written in this format."""
+    suffix = Path(path).suffix.lower()
+    if format != "auto":
+        check_export(path, format, scan)
+    elif suffix not in (*_HDF5_SUFFIXES, ".npz"):
+        raise InputError(f"{path}: a reconstruction file must end in .h5, .hdf5 or .npz, got {suffix or 'no suffix'!r}")
+    return suffix
+
+
+def is_reconstruction(path: str | Path) -> bool:
+    """Whether a file looks like a reconstruction rather than a scan: by its members, or its suffix if it is damaged."""
+    content = content_of(path)
+    if content.kind == "npz":
+        return set(_REQUIRED) <= content.names
+    if content.kind == "hdf5":
+        return content.has("object", "weights")
+    return Path(path).suffix.lower() in _HDF5_SUFFIXES
+
+
+def _read_hdf5(path: Path) -> dict[str, Any]:
+    with h5py.File(path, "r") as file:
+        entries = {name: file.attrs[name] for name in _SETTINGS if name in file.attrs}
+        datasets = {name: file[name] for name in (*_ARRAYS, "metadata") if isinstance(file.get(name), h5py.Dataset)}
+        return entries | {name: dataset[()] for name, dataset in datasets.items()}
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    if not is_zipfile(path):
+        raise BadZipFile("not a zip archive")
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in (*_SETTINGS, *_ARRAYS, "metadata") if name in file.files}
+
+
+def _from_entries(path: Path, entries: Mapping[str, Any]) -> Reconstruction:
+    for name in _REQUIRED:
+        if name not in entries:
+            found = ", ".join(sorted(entries)) or "none of the keys of a reconstruction"
+            raise InputError(
+                f"{path}: key {name!r} is missing; a reconstruction has {', '.join(_REQUIRED)}; found {found}"
+            )
+    version = np.asarray(entries["schema_version"])
+    if version.shape != () or version.dtype.kind not in "iu" or int(version) != SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: key 'schema_version' must be {SCHEMA_VERSION}, got {version}; written by another release"
+        )
+    try:
+        metadata = json.loads(_text(entries.get("metadata", "{}")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: key 'metadata' must be JSON text: {error}") from error
+    try:
+        pixel_size = float(entries["pixel_size"]) if "pixel_size" in entries else None
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: key 'pixel_size' must be a number of metres: {error}") from error
+    try:
+        return Reconstruction(
+            object=entries["object"],
+            weights=entries["weights"],
+            origin=entries["origin"],
+            probe=entries.get("probe"),
+            uncertainty=entries.get("uncertainty"),
+            positions=entries.get("positions"),
+            residuals=entries.get("residuals"),
+            error_map=entries.get("error_map"),
+            intensities=entries.get("intensities"),
+            pixel_size=pixel_size,
+            metadata=metadata,
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _text(value: Any) -> str | bytes:
+    return value if isinstance(value, str | bytes) else np.asarray(value).item()

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Files of scans: which formats there are, which one a file is of, reading and writing.
+
+Files are recognised by what is in them; the suffix decides only what to write, and which reader words the complaint
+about a file that cannot be looked into. Behind :meth:`Scan.load` and :meth:`Scan.save`. To add a format, see
+:mod:`ptychopinn.io.registry`.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from ptychopinn.errors import InputError
+from ptychopinn.io.options import ReadOptions
+from ptychopinn.io.registry import Format, load_entry_points, registered
+from ptychopinn.io.sniff import HDF5_SUFFIXES, Content, content_of
+from ptychopinn.scan import Scan
+
+_loading = threading.RLock()
+_loaded = False
+
+
+def formats() -> dict[str, Format]:
+    """Name -> format, in the order in which people are told of them; they are imported when this is first called."""
+    global _loaded
+    with _loading:
+        if not _loaded:
+            _loaded = True
+            import ptychopinn.io.formats  # noqa: F401  each module of it registers its formats
+
+            load_entry_points()
+    return registered()
+
+
+def read_scan(path: str | Path, format: str = "auto", **stated: Any) -> Scan:
+    """Read a scan; see :meth:`Scan.load`.
+
+    Args:
+        path: the file, or for some formats a folder.
+        format: its name, or "auto".
+        stated: fields of :class:`~ptychopinn.io.options.ReadOptions`.
+
+    Raises:
+        InputError: what is stated belongs to another format, or the file cannot be used.
+    """
+    options = ReadOptions(**stated)
+    found = format_to_read(path, format)
+    for statement in ("positions", "partner"):
+        if getattr(options, statement) is not None and statement not in found.takes:
+            owners = " or ".join(name for name, other in formats().items() if statement in other.takes)
+            raise InputError(
+                f"{path}: {statement} can be stated for scans of the format {owners} only, found one of {found.name}"
+            )
+    return found.read(Path(path), options)
+
+
+def write_scan(scan: Scan, path: str | Path, format: str = "auto", overwrite: bool = True) -> None:
+    """Write a scan, whole or not at all; see :meth:`Scan.save`.
+
+    Raises:
+        InputError: the format is read-only, a file exists and `overwrite` is False, or the scan lacks something.
+    """
+    target = format_to_write(path, format)
+    if target.write is None:
+        raise InputError(f"{path}: scans of the format {target.name} can be read but not written; {_writable()}")
+    for file in target.files_of(Path(path)):
+        if not overwrite and file.exists():
+            raise InputError(f"{file}: the file exists and overwrite is False")
+    target.write(scan, Path(path))
+
+
+def format_named(name: str) -> Format:
+    """The format called `name`; InputError lists the names if there is none."""
+    known = formats()
+    if name not in known:
+        raise InputError(f"format must be auto or one of {', '.join(known)}, got {name!r}")
+    return known[name]
+
+
+def format_to_read(path: str | Path, name: str = "auto") -> Format:
+    """The format of a file: the one that is named, else the one that its content is of.
+
+    Raises:
+        InputError: no format or several recognise the file, or it cannot be looked into; the sentence lists the names.
+    """
+    if name != "auto":
+        return format_named(name)
+    content = content_of(path)
+    known = formats().values()
+    found = [format for format in known if not format.last_resort and format.recognise(content)]
+    found = found or [format for format in known if format.last_resort and format.recognise(content)]
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(formats())
+    if found:
+        several = " and ".join(format.name for format in found)
+        raise InputError(
+            f"{path}: expected a scan of one format, found what {several} read; name one with format= (--format)"
+        )
+    by_suffix = _with_suffix(path)
+    if len(by_suffix) == 1:
+        return by_suffix[0]  # its reader says what is wrong
+    if content.kind in ("missing", "empty", "other") and Path(path).suffix.lower() in HDF5_SUFFIXES:
+        raise InputError(f"{path}: expected an HDF5 file, found {_said(content)}")
+    raise InputError(
+        f"{path}: expected a scan in one of the formats {listed}, found {_said(content)}; "
+        "name its format with format= (--format) if it is one"
+    )
+
+
+def format_to_write(path: str | Path, name: str = "auto") -> Format:
+    """The format to write: the one that is named, else the one that the suffix means.
+
+    Raises:
+        InputError: the suffix means no format that can be written, or several.
+    """
+    if name != "auto":
+        return format_named(name)
+    found = [format for format in _with_suffix(path) if format.write is not None]
+    if len(found) != 1:
+        suffix = Path(path).suffix
+        raise InputError(
+            f"{path}: expected a scan file ending in {' or '.join(_suffixes())}, found {suffix or 'no suffix'!r}; "
+            f"or name a format with format= (--to): {_writable()}"
+        )
+    return found[0]
+
+
+def _writable() -> str:
+    return f"{', '.join(format.name for format in formats().values() if format.write)} can be written"
+
+
+def _with_suffix(path: str | Path) -> list[Format]:
+    return [format for format in formats().values() if Path(path).suffix.lower() in format.suffixes]
+
+
+def _suffixes() -> list[str]:
+    return [format.suffixes[0] for format in formats().values() if format.write and format.suffixes]
+
+
+def _said(content: Content) -> str:
+    if content.kind in ("npz", "hdf5", "folder"):
+        names = sorted(name for name in content.names if "/" not in name)[:8]
+        holder = {"npz": "a zip archive", "hdf5": "HDF5", "folder": "a folder"}[content.kind]
+        return f"{holder} with {', '.join(names) or 'nothing in it'}"
+    if content.kind == "other":
+        with content.path.open("rb") as file:
+            if file.read(8) == b"\x89HDF\r\n\x1a\n":
+                return "an HDF5 file that is truncated, damaged or still being written"
+    said = {"missing": "no file", "empty": "an empty file (0 bytes)", "npy": "an array without positions"}
+    return said.get(content.kind, "neither HDF5 nor an NPZ archive")

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Lightning's checkpoints of a training, read without Lightning and without running anything that is in them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from ptychopinn.config import Config
+from ptychopinn.errors import InputError
+from ptychopinn.models import PtychoModel
+from ptychopinn.persistence.bundle import build_model
+from ptychopinn.storage.atomic import atomic_path
+
+_PREFIX = "model."
+
+#: Name of a run's best checkpoint where another program looks for one file.
+MODEL_NAME = "model.ckpt"
+
+
+def load_checkpoint(path: str | Path) -> tuple[PtychoModel, Config, dict[str, Any]]:
+    """Read the model of a checkpoint, such as ``run/checkpoints/best.ckpt``.
+
+    Returns:
+        The model, on the CPU and in evaluation mode; its configuration; and everything that the checkpoint holds.
+
+    Raises:
+        InputError: no such file, not a checkpoint of ptychopinn, or a damaged one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: expected a checkpoint of ptychopinn, found no file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        facts, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+        config = Config.from_dict(facts["config"])
+        model = build_model(config, facts["patch_size"], facts["modes"], facts["patterns"])
+        model.load_state_dict(
+            {name.removeprefix(_PREFIX): value for name, value in weights.items() if name.startswith(_PREFIX)}
+        )
+    except (RuntimeError, KeyError, TypeError, AttributeError, EOFError, OSError, ValueError, UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path}: expected a checkpoint of ptychopinn, found another or damaged file: {reason}"
+        ) from None
+    return model.eval(), config, checkpoint
+
+
+def best_checkpoint(folder: str | Path) -> Path | None:
+    """``model.ckpt`` in the folder of a run, else its best epoch, else the last one, or None."""
+    names = (MODEL_NAME, "checkpoints/best.ckpt", "checkpoints/last.ckpt")
+    return next((path for name in names if (path := Path(folder) / name).exists()), None)
+
+
+def copy_chosen(checkpoint: str | Path, folder: str | Path) -> Path:
+    """Copy the checkpoint that a training chose to ``model.ckpt`` in its folder; its path."""
+    target = Path(folder) / MODEL_NAME
+    with atomic_path(target) as temporary:
+        shutil.copyfile(checkpoint, temporary)
+    return target

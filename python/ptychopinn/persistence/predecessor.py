@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Archives that PtychoPINN wrote, which have the name of our bundles: recognised, and read only where they are trusted.
+
+Their configuration is pickled, and to read a pickle is to run what it says. So they are refused with a sentence unless
+the caller states that the file is trusted. Weights of the PyTorch backend are tensors, and are read as such.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ptychopinn.errors import InputError
+from ptychopinn.persistence.archive import read_member
+from ptychopinn.storage.atomic import atomic_path
+
+_MODEL = "diffraction_to_obj"
+#: Files that :func:`write_plain` writes.
+PLAIN = ("weights.safetensors", "settings.json", "manifest.json")
+
+
+@dataclass(frozen=True)
+class Predecessor:
+    """What a PyTorch archive of PtychoPINN holds.
+
+    Attributes:
+        weights: parameters and buffers of its network, by its own names.
+        settings: its flat configuration, as it was pickled.
+        manifest: what it says of itself.
+    """
+
+    weights: dict[str, Tensor]
+    settings: dict[str, Any]
+    manifest: dict[str, Any]
+
+
+def kind_of(names: list[str]) -> str | None:
+    """Which backend of PtychoPINN wrote an archive with these members: "pytorch", "tensorflow", or none of them.
+
+    Example:
+        >>> kind_of(["manifest.dill", "diffraction_to_obj/model.pth"])
+        'pytorch'
+        >>> kind_of(["manifest.dill", "autoencoder/saved_model.pb"])
+        'tensorflow'
+    """
+    if "manifest.dill" not in names:
+        return None
+    return "pytorch" if f"{_MODEL}/model.pth" in names else "tensorflow"
+
+
+def refusal(path: Path, kind: str) -> InputError:
+    """The sentence for an archive that was given where a bundle of ours is expected."""
+    if kind == "tensorflow":
+        return InputError(
+            f"{path}: expected a ptychopinn bundle, found an archive of PtychoPINN's TensorFlow backend; ptychopinn is "
+            "a library of its own on PyTorch and cannot run it: train anew with 'ptychopinn train', which takes minutes"
+        )
+    return InputError(
+        f"{path}: expected a ptychopinn bundle, found an archive of PtychoPINN's PyTorch backend, whose network is "
+        "another one: train anew with 'ptychopinn train'. Its settings are pickled, which can run code: if the file is "
+        "trusted, 'ptychopinn unpack --trust' writes weights and settings as plain files"
+    )
+
+
+def read_predecessor(path: str | Path, trust: bool = False) -> Predecessor:
+    """Read the weights and the configuration of an archive that PtychoPINN's PyTorch backend wrote.
+
+    Args:
+        path: the archive, often named wts.h5.zip.
+        trust: the file is known to be harmless. Its configuration is unpickled, which runs what the file says.
+
+    Raises:
+        InputError: the file is not trusted, is no such archive, or is damaged.
+    """
+    path = Path(path)
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{path}: expected an archive of PtychoPINN, found another or damaged file: {error}") from None
+    with archive:
+        kind = kind_of(archive.namelist())
+        if kind is None:
+            raise InputError(f"{path}: expected an archive of PtychoPINN with manifest.dill, found none")
+        if kind == "tensorflow" or not trust:
+            raise refusal(path, kind)
+        try:
+            weights = torch.load(
+                io.BytesIO(read_member(archive, path, f"{_MODEL}/model.pth")), "cpu", weights_only=True
+            )
+            settings = _unpickle(read_member(archive, path, f"{_MODEL}/params.dill"))
+            manifest = _unpickle(read_member(archive, path, "manifest.dill"))
+        except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ImportError, ValueError) as error:
+            raise InputError(f"{path}: expected an intact archive, found: {' '.join(str(error).split())}") from None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise InputError(f"{path}: {_MODEL}/model.pth: expected tensors by name, found something else")
+    if not isinstance(settings, dict) or not isinstance(manifest, dict):
+        raise InputError(f"{path}: expected settings and a manifest by name, found something else")
+    return Predecessor(weights, settings, manifest)
+
+
+def write_plain(archive: Predecessor, folder: Path) -> list[Path]:
+    """Write weights.safetensors, settings.json and manifest.json, which anybody can read without running anything.
+
+    What JSON does not know, such as an array, is written as text.
+    """
+    paths = [folder / name for name in PLAIN]
+    weights = {name: tensor.contiguous().clone() for name, tensor in archive.weights.items()}
+    texts = (json.dumps(values, indent=2, default=str) for values in (archive.settings, archive.manifest))
+    for path, content in zip(paths, (save_tensors(weights), *(text.encode() for text in texts)), strict=True):
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+    return paths
+
+
+def _unpickle(data: bytes) -> Any:
+    """Called for trusted files only."""
+    return pickle.loads(data)

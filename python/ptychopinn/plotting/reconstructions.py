@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Figures of a reconstruction, alone and beside the truth, as PNG files.
+
+Images keep their aspect, carry scan coordinates, a colour bar and a scale bar, and show never-illuminated pixels in
+grey.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from ptychopinn.metrics import scores
+from ptychopinn.metrics.align import Aligned, fit_ramp, phasor
+from ptychopinn.plotting.images import (
+    AMPLITUDE_MAP,
+    COUNTS_MAP,
+    CYCLIC_MAP,
+    PHASE_MAP,
+    draw_image,
+    image_figure,
+    percentiles,
+)
+from ptychopinn.plotting.style import new_figure, save_figure
+from ptychopinn.reconstruction import Reconstruction
+
+
+def plot_reconstruction(
+    reconstruction: Reconstruction, folder: str | Path, *, aligned: Aligned | None = None
+) -> list[Path]:
+    """Draw ``amplitude.png`` and ``phase.png``, with a known truth ``comparison.png`` and ``frc.png``, and the
+    ``uncertainty.png`` and ``error_map.png`` of a reconstruction that has them.
+
+    The phase is centred on its median over the covered pixels, and a ramp of more than half a turn across the canvas
+    is removed first (neither can be observed; the title says so). It is drawn with a cyclic colour map where it still
+    spans nearly a turn. Colours span the 0.5 to 99.5 percentiles of the covered pixels.
+
+    Args:
+        reconstruction: what to draw.
+        folder: destination of the files; created if missing.
+        aligned: the result of ``align_to_scan``, where the scan has a truth.
+
+    Returns:
+        The paths written.
+    """
+    folder = Path(folder)
+    illuminated, covered = reconstruction.weights > 0, reconstruction.covered()
+    seen = covered if covered.any() else np.ones_like(covered)
+    amplitude = reconstruction.amplitude
+    phase, note = _centred_phase(reconstruction.object, seen)
+    limits, colours = _phase_style(phase[seen])
+    written = []
+    images = [
+        ("amplitude", amplitude, "amplitude", percentiles(amplitude[seen]), AMPLITUDE_MAP, ""),
+        ("phase", phase, "phase (rad)", limits, colours, note),
+    ]
+    spread = reconstruction.uncertainty
+    if spread is not None:
+        images.append(("uncertainty", spread, "standard deviation", percentiles(spread[seen]), COUNTS_MAP, ""))
+    error = reconstruction.error_map
+    if error is not None:
+        images.append(("error_map", error, "deviance per detector pixel", percentiles(error[seen]), COUNTS_MAP, ""))
+    for name, image, label, span, colour_map, title in images:
+        figure, (axes,) = image_figure(reconstruction.shape, 1)
+        draw_image(
+            axes,
+            np.where(illuminated, image, np.nan),
+            label=label,
+            limits=span,
+            colour_map=colour_map,
+            origin=reconstruction.origin,
+            pixel_size=reconstruction.pixel_size,
+        )
+        axes.set_title(title, fontsize="medium")
+        written.append(save_figure(figure, folder / f"{name}.png"))
+    if aligned is not None:
+        written += plot_comparison(aligned, folder, pixel_size=reconstruction.pixel_size)
+    return written
+
+
+def plot_comparison(aligned: Aligned, folder: str | Path, *, pixel_size: float | None = None) -> list[Path]:
+    """Draw an aligned reconstruction beside its truth and their error (``comparison.png``), and ``frc.png``.
+
+    Args:
+        aligned: the result of ``align`` or ``align_to_scan``.
+        folder: destination of the files; created if missing.
+        pixel_size: metres per pixel, for the scale bar.
+
+    Returns:
+        The paths written.
+    """
+    folder = Path(folder)
+    image_phase, truth_phase = scores.matched_phases(aligned.image, aligned.truth)
+    figure, grid = image_figure(aligned.truth.shape, 3, rows=2)
+    for row, (name, image, truth, colour_map) in enumerate(
+        (
+            ("amplitude", np.abs(aligned.image), np.abs(aligned.truth), AMPLITUDE_MAP),
+            ("phase (rad)", image_phase, truth_phase, PHASE_MAP),
+        )
+    ):
+        limits = percentiles(truth)
+        error = image - truth
+        reach = max(float(np.percentile(np.abs(error), 99)), 1e-6)
+        for column, (title, panel, span, colours) in enumerate(
+            (
+                ("reconstruction", image, limits, colour_map),
+                ("truth", truth, limits, colour_map),
+                ("reconstruction - truth", error, (-reach, reach), "RdBu_r"),
+            )
+        ):
+            axes = grid[3 * row + column]
+            draw_image(
+                axes,
+                panel,
+                label=name,
+                limits=span,
+                colour_map=colours,
+                origin=(aligned.region[0].start, aligned.region[1].start),
+                pixel_size=pixel_size,
+                coordinates="canvas px",
+                scale_bar=column == 0,
+            )
+            axes.set_title(title if row == 0 else "")
+            axes.label_outer()
+    levelled = aligned.levelled()
+    frequency, correlation = scores.frc(*levelled)
+    label = f"mean {scores.mean_frc(*levelled):.3f}"
+    return [
+        save_figure(figure, folder / "comparison.png"),
+        plot_frc(frequency, correlation, folder / "frc.png", label, pixel_size),
+    ]
+
+
+def plot_frc(frequency: np.ndarray, correlation: np.ndarray, path: Path, label: str, pixel_size: float | None) -> Path:
+    """Draw a Fourier ring correlation with where it falls below 0.5 and 1/7.
+
+    Args:
+        frequency, correlation: as from :func:`scores.frc`; the first ring is not drawn.
+        path: the file.
+        label: of the curve.
+        pixel_size: metres per pixel, for half periods.
+    """
+    figure = new_figure(6.4, 4.0)
+    axes = figure.subplots()
+    axes.plot(frequency[1:], correlation[1:], color="C0", linewidth=1.6, label=label)
+    for level, name, colour in ((0.5, "0.5", "C1"), (1 / 7, "1/7", "C3")):
+        at = scores.crossing(frequency, correlation, level)
+        place = "not reached" if at >= 1 else f"at {at:.2f}"
+        if at < 1 and pixel_size is not None:
+            place += f" ({1e9 * pixel_size / at:.3g} nm half period)"
+        axes.axhline(level, color=colour, linestyle="--", linewidth=1, label=f"{name} {place}")
+        if at < 1:
+            axes.plot(at, level, "o", color=colour, markersize=5)
+    axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="spatial frequency / Nyquist", ylabel="Fourier ring correlation")
+    axes.grid(alpha=0.3, linewidth=0.5)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize="small")
+    return save_figure(figure, path)
+
+
+def _centred_phase(image: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, str]:
+    """Phase about its median over the seen pixels, without a steep ramp, and the note that says so."""
+    note = ""
+    ramp = fit_ramp(seen.astype(np.float64), np.where(seen, image, 0))
+    if np.abs(ramp * image.shape).max() > np.pi:
+        image = image * phasor(image.shape, -ramp)
+        note = f"ramp (y, x) = ({ramp[0]:.2g}, {ramp[1]:.2g}) rad/px removed"
+    phase = np.angle(image * np.exp(-1j * np.angle(image[seen].sum(dtype=np.complex128))))
+    return np.angle(np.exp(1j * (phase - np.median(phase[seen])))), note
+
+
+def _phase_style(phase: np.ndarray) -> tuple[tuple[float, float], str]:
+    low, high = percentiles(phase)
+    return ((-math.pi, math.pi), CYCLIC_MAP) if high - low > 1.8 * math.pi else ((low, high), PHASE_MAP)

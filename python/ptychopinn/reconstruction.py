@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The result of a reconstruction: the object on its canvas, with what is known of it.
+
+One type is made by inference and refinement and taken by the metrics, the plots and the command line. It carries where
+its canvas lies in scan coordinates and how strongly each pixel was illuminated, so that nobody has to guess either.
+Its files are read and written by :mod:`ptychopinn.io.reconstructions`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptychopinn.errors import InputError
+from ptychopinn.scan import Scan
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """A complex object on its canvas, with the illumination that each pixel received.
+
+    Args:
+        object: (H, W) complex64 transmission; finite.
+        weights: (H, W) float32 >= 0, summed illumination weight; 0 marks a pixel that was never illuminated.
+        origin: (y, x) scan coordinate of ``object[0, 0]``, in pixels.
+        probe: (M, N, N) complex64 incoherent modes, in sqrt(counts), or None.
+        uncertainty: (H, W) float32 >= 0, standard deviation of the object, or None.
+        positions: (n, 2) float64 (y, x) scan positions that were used, in pixels, or None.
+        residuals: (n,) float32 >= 0, how badly each pattern is explained: deviance per detector pixel, or None.
+        error_map: (H, W) float32 >= 0, the residuals where their light fell, or None.
+        intensities: (n,) float32 >= 0, each pattern's light in units of the probe's, or None.
+        pixel_size: metres per pixel, or None.
+        metadata: anything that JSON can hold.
+
+    Raises:
+        InputError: a field has the wrong shape or kind, or is not finite.
+
+    Example:
+        >>> r = Reconstruction(np.ones((4, 6), np.complex64), np.ones((4, 6), np.float32), origin=(-2.0, 3.0))
+        >>> r.shape, int(r.covered().sum())
+        ((4, 6), 24)
+    """
+
+    object: np.ndarray
+    weights: np.ndarray
+    origin: tuple[float, float]
+    probe: np.ndarray | None = None
+    uncertainty: np.ndarray | None = None
+    positions: np.ndarray | None = None
+    residuals: np.ndarray | None = None
+    error_map: np.ndarray | None = None
+    intensities: np.ndarray | None = None
+    pixel_size: float | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        image = _array("object", self.object, 2, np.complex64)
+        weights = _array("weights", self.weights, 2, np.float32)
+        if weights.shape != image.shape:
+            raise InputError(f"weights must have the shape of object, {image.shape}, got {weights.shape}")
+        if weights.min() < 0:
+            raise InputError(f"weights must be >= 0, got a minimum of {weights.min():g}")
+        probe = None if self.probe is None else _array("probe", self.probe, 3, np.complex64)
+        if probe is not None and probe.shape[1] != probe.shape[2]:
+            raise InputError(f"probe must be (modes, N, N), got shape {probe.shape}")
+        maps = {name: self._not_negative(name, image.shape) for name in ("uncertainty", "error_map")}
+        positions = None if self.positions is None else _array("positions", self.positions, 2, np.float64)
+        if positions is not None and positions.shape[1] != 2:
+            raise InputError(f"positions must be (n, 2), got shape {positions.shape}")
+        count = None if positions is None else (len(positions),)
+        lists = {name: self._not_negative(name, count) for name in ("residuals", "intensities")}
+        origin = np.asarray(self.origin)
+        if origin.shape != (2,) or origin.dtype.kind not in "iuf" or not np.isfinite(origin).all():
+            raise InputError(f"origin must be two finite numbers (y, x), got {self.origin!r}")
+        pixel_size = None if self.pixel_size is None else float(self.pixel_size)
+        if pixel_size is not None and not (math.isfinite(pixel_size) and pixel_size > 0):
+            raise InputError(f"pixel_size must be positive metres, got {pixel_size:g}")
+        json_of(self.metadata)
+        checked = {
+            "object": image,
+            "weights": weights,
+            "origin": (float(origin[0]), float(origin[1])),
+            "probe": probe,
+            "positions": positions,
+            **maps,
+            **lists,
+            "pixel_size": pixel_size,
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def _not_negative(self, name: str, shape: tuple[int, ...] | None) -> np.ndarray | None:
+        """The real array of a field, of this shape (none: one-dimensional) and >= 0; None if there is none."""
+        if getattr(self, name) is None:
+            return None
+        array = _array(name, getattr(self, name), 1 if shape is None else len(shape), np.float32)
+        if (shape is not None and array.shape != shape) or array.min() < 0:
+            where = (
+                "hold one value for each position"
+                if shape is None or len(shape) == 1
+                else f"have the shape of object, {shape}"
+            )
+            raise InputError(
+                f"{name} must be >= 0 and {where}, got shape {array.shape} with a minimum of {array.min():g}"
+            )
+        return array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) of the canvas."""
+        height, width = self.object.shape
+        return height, width
+
+    @property
+    def amplitude(self) -> np.ndarray:
+        """(H, W) float32 modulus of the object."""
+        return np.abs(self.object)
+
+    @property
+    def phase(self) -> np.ndarray:
+        """(H, W) float32 phase of the object, in (-pi, pi] rad."""
+        return np.angle(self.object)
+
+    def covered(self, threshold: float = 0.2) -> np.ndarray:
+        """Mask of the well-illuminated pixels.
+
+        A pixel is covered when its weight is above ``threshold`` times the typical weight: the weighted median, that
+        is, the weight such that half of all illumination fell on pixels at least as bright. Unlike the maximum it
+        ignores a few hot pixels, and unlike the plain median it ignores the wide, dim rim of a canvas. With the default
+        the mask is close to the hull of the scan positions (at a straight edge of a scan the weight falls to one half
+        and at a corner to one quarter).
+
+        Args:
+            threshold: fraction of the typical weight, >= 0; with 0 every pixel that was illuminated at all.
+
+        Returns:
+            (H, W) bool.
+
+        Raises:
+            InputError: threshold is negative or not finite.
+
+        Example:
+            >>> r = Reconstruction(np.ones((1, 4)), np.array([[0.0, 1.0, 8.0, 10.0]]), origin=(0, 0))
+            >>> r.covered().tolist()
+            [[False, False, True, True]]
+        """
+        if not (math.isfinite(threshold) and threshold >= 0):
+            raise InputError(f"threshold must be a finite number >= 0, got {threshold}")
+        ordered = np.sort(self.weights, axis=None).astype(np.float64)
+        total = np.cumsum(ordered)
+        typical = ordered[np.searchsorted(total, 0.5 * total[-1])]
+        return self.weights > threshold * typical
+
+    def cropped(self, threshold: float = 0.2) -> Reconstruction:
+        """The rectangle around the pixels that :meth:`covered` marks, in its place in the scan's coordinates.
+
+        Example:
+            >>> r = Reconstruction(np.ones((1, 4)), np.array([[0.0, 1.0, 8.0, 10.0]]), origin=(0, 0))
+            >>> r.cropped().shape, r.cropped().origin
+            ((1, 2), (0.0, 2.0))
+        """
+        rows, columns = (np.flatnonzero(self.covered(threshold).any(axis)) for axis in (1, 0))
+        part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        maps = {
+            name: None if (value := getattr(self, name)) is None else value[part]
+            for name in ("object", "weights", "uncertainty", "error_map")
+        }
+        return replace(self, **maps, origin=(self.origin[0] + int(rows[0]), self.origin[1] + int(columns[0])))
+
+    def save(self, path: str | Path, format: str = "auto", scan: Scan | None = None) -> Path:
+        """Write the reconstruction atomically; the suffix chooses the format, unless one of another program is named.
+
+        HDF5 (``.h5``, ``.hdf5``)::
+
+            /            attributes: schema_version = 1, origin (2,) float64 (y, x) px, pixel_size float64 m [optional]
+            /object      (H, W) complex64, gzip
+            /weights     (H, W) float32, gzip
+            /probe       (M, N, N) complex64, gzip [optional]
+            /uncertainty (H, W) float32, gzip [optional]
+            /positions   (n, 2) float64, gzip [optional]
+            /residuals   (n,) float32, gzip [optional]
+            /error_map   (H, W) float32, gzip [optional]
+            /intensities (n,) float32, gzip [optional]
+            /metadata    JSON text (scalar string)
+
+        NPZ (``.npz``, compressed): the same names as arrays, the settings 0-d or (2,), ``metadata`` a 0-d string.
+
+        Args:
+            path: destination; missing folders are created.
+            format: "auto", or for other programs "ptychodus" (a product) or "nexus", which :meth:`load` does not read.
+            scan: what was reconstructed, for the other programs: its world coordinates, energy and distance.
+
+        Returns:
+            The path written.
+
+        Raises:
+            InputError: the suffix is not one of the above, or something that the format needs is not known.
+        """
+        from ptychopinn.io.reconstructions import write_reconstruction
+
+        return write_reconstruction(self, path, format, scan)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Reconstruction:
+        """Read a file written by :meth:`save`.
+
+        Args:
+            path: an ``.h5``, ``.hdf5`` or ``.npz`` file.
+
+        Returns:
+            The reconstruction; arrays and settings are bitwise those saved.
+
+        Raises:
+            InputError: the file is missing, unreadable, of another schema, or lacks or misstates a key.
+        """
+        from ptychopinn.io.reconstructions import read_reconstruction
+
+        return read_reconstruction(path)
+
+
+def _array(name: str, value: Any, dimensions: int, dtype: type[np.generic]) -> np.ndarray:
+    array = np.asarray(value)
+    kinds = "iufc" if np.issubdtype(dtype, np.complexfloating) else "iuf"
+    if array.ndim != dimensions or array.size == 0 or array.dtype.kind not in kinds:
+        wanted = f"a non-empty {dimensions}-d {'complex' if 'c' in kinds else 'real'} array"
+        raise InputError(f"{name} must be {wanted}, got {array.dtype} of shape {array.shape}")
+    array = np.ascontiguousarray(array, dtype=dtype)
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} must be finite, got {np.count_nonzero(~np.isfinite(array))} values that are not")
+    return array
+
+
+def json_of(metadata: Any) -> str:
+    """Metadata as JSON text; InputError if it is no dictionary of what JSON can hold."""
+    if not isinstance(metadata, dict):
+        raise InputError(f"metadata must be a dictionary, got {type(metadata).__name__}")
+    try:
+        return json.dumps(metadata, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"metadata must hold only what JSON can: {error}") from error

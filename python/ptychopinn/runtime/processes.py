@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One of several processes: joining those that torchrun has started, and deciding, summing and failing together.
+
+Training, reconstruction and refinement share this. Decisions and error sentences go through gloo on the CPU, whatever
+the device, so that they never wait for a GPU; sums go where their tensors are. In a single process everything here does
+nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ptychopinn.errors import InputError, SaidElsewhere
+
+
+def launched() -> int:
+    """How many processes torchrun has started, on all nodes; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def distributed() -> bool:
+    """Whether this is one of several processes that have joined."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank_and_size() -> tuple[int, int]:
+    """(number of this process, number of all)."""
+    return (dist.get_rank(), dist.get_world_size()) if distributed() else (0, 1)
+
+
+@contextmanager
+def processes(device: torch.device | None = None) -> Iterator[torch.device]:
+    """Join the processes that torchrun has started, if any; yields the device of this one.
+
+    They stay joined until they end. Of the results the first one writes the files. May be entered again, and inside.
+
+    Raises:
+        SaidElsewhere: another process ended before its time; torchrun says which.
+    """
+    device = device or torch.device("cpu")
+    if launched() == 1:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if dist.is_initialized():
+        yield device
+        return
+    # Once: torchrun's store keeps the addresses of a group that was left. And until the end: the others see the
+    # connection break, and torchrun might end this process before it has said what is wrong.
+    atexit.register(_leave)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield device
+        dist.barrier()
+    except RuntimeError as error:
+        if "gloo" in str(error) and "by peer" in str(error):
+            raise SaidElsewhere("another process has ended; what it said is the reason", lost=True) from None
+        raise
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What the user must mend is found by all processes, or all fail with the same sentence, said once.
+
+    No process goes on to wait for one that has given up. The block must not communicate.
+
+    Raises:
+        InputError: in the first process; in the others its subclass SaidElsewhere.
+    """
+    if not distributed():
+        yield
+        return
+    sentence = None
+    try:
+        yield
+    except InputError as error:
+        sentence = str(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sentence = f"{error.filename}: {error.strerror}"
+    _, count = rank_and_size()
+    said: list[str | None] = [None] * count
+    dist.all_gather_object(said, sentence)
+    failed = [who for who in range(count) if said[who] is not None]
+    if failed:
+        text = str(said[failed[0]])
+        if said != [text] * count:
+            text = f"{text} (found by process {failed[0] + 1} of {count})"
+        raise said_once(InputError(text)) from None
+
+
+def said_once(error: InputError) -> InputError:
+    """An error that all processes have found, as the one to raise in this process: the first one speaks for all."""
+    return error if rank_and_size()[0] == 0 else SaidElsewhere(str(error))
+
+
+def reduce_sums(*tensors: Tensor) -> None:
+    """Sum each tensor over all processes, in place."""
+    if distributed():
+        for tensor in tensors:
+            dist.all_reduce(torch.view_as_real(tensor) if tensor.is_complex() else tensor)
+
+
+def broadcast(*tensors: Tensor) -> None:
+    """Overwrite each tensor with the first process's, so that all go on from the same numbers."""
+    if distributed():
+        for tensor in tensors:
+            dist.broadcast(torch.view_as_real(tensor) if tensor.is_complex() else tensor, 0)
+
+
+def first_says(value: float, device: torch.device) -> float:
+    """The first process's number, where all must decide alike."""
+    said = torch.tensor(value, dtype=torch.float64, device=device)
+    broadcast(said)
+    return float(said)
+
+
+def agree(over: bool) -> bool:
+    """Whether any process says so: clocks and signals differ, but all must end at the same step."""
+    if not distributed():
+        return over
+    said = torch.tensor(float(over), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(said)
+    return bool(said > 0)

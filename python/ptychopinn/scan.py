@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The one in-memory scan: what every reader produces and everything downstream consumes.
+
+It holds photon counts, (y, x) positions of patch sample [0, 0] and a probe in sqrt(counts) units, so that no other room
+of the package has to ask which convention a file followed. Validation happens once, here, when a scan is made.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ptychopinn.errors import InputError
+from ptychopinn.storage.arrays import pattern_blocks
+from ptychopinn.storage.stored import StoredPatterns
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A ptychographic scan: n diffraction patterns of N x N pixels, where they were taken, and the probe.
+
+    The predicted intensity of pattern k is `I_k = sum_m |fftshift(FFT2_ortho(P_m * o_k))|^2` with
+    `o_k[i, j] = object(y_k + i, x_k + j)`; it is in the units of `counts`.
+
+    Args:
+        counts: (n, N, N) photon counts, an unsigned integer type or float32, zero frequency at pixel (N//2, N//2).
+            Patterns on disk are looked at in a few places when the scan is made, and checked whenever they are read.
+        positions: (n, 2) float64 (y, x) in object pixels: where sample [0, 0] of the patch lies.
+        probe: (M, N, N) complex64, M incoherent modes in sqrt(counts): sum |P|^2 is the number of photons per pattern
+            behind an object of transmission 1.
+        truth: (H, W) complex64, the known object, if any; its pixel [0, 0] is at position (0, 0).
+        bad_pixels: (N, N) bool, True where the detector is to be ignored.
+        pixel_size: metres per object pixel.
+        energy: photon energy in eV.
+        name: a short name for logs, titles and default file names.
+        metadata: what else is known, as JSON types only.
+
+    Raises:
+        InputError: a field has the wrong shape, type or values; the message names the field.
+
+    Example:
+        >>> scan = Scan(np.ones((3, 8, 8), np.uint16), np.zeros((3, 2)), np.ones((1, 8, 8), np.complex64))
+        >>> scan.n, scan.patch_size, scan.modes
+        (3, 8, 1)
+        >>> scan.subset([2, 0]).n
+        2
+    """
+
+    counts: NDArray[Any] | StoredPatterns
+    positions: NDArray[np.float64]
+    probe: NDArray[np.complex64]
+    truth: NDArray[np.complex64] | None = None
+    bad_pixels: NDArray[np.bool_] | None = None
+    pixel_size: float | None = None
+    energy: float | None = None
+    name: str = "scan"
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_counts(self.counts)
+        n, size = self.counts.shape[:2]
+        _check_array("positions", self.positions, np.float64, (n, 2), "one (y, x) row for each pattern")
+        modes = self.probe.shape[0] if isinstance(self.probe, np.ndarray) and self.probe.ndim == 3 else "M"
+        _check_array("probe", self.probe, np.complex64, (modes, size, size), "modes of the size of the patterns")
+        if not self.probe.size or not self.probe.any():
+            raise InputError("Scan.probe must have at least one mode and not be all zero")
+        if self.truth is not None:
+            shape = self.truth.shape if np.ndim(self.truth) == 2 else ("H", "W")
+            _check_array("truth", self.truth, np.complex64, shape, "one complex image")
+        if self.bad_pixels is not None:
+            _check_array("bad_pixels", self.bad_pixels, np.bool_, (size, size), "one mask for all patterns")
+        for key in ("pixel_size", "energy"):
+            value = getattr(self, key)
+            if value is not None and not (isinstance(value, Real) and 0 < float(value) < float("inf")):
+                raise InputError(f"Scan.{key} must be a positive finite number or None, got {value!r}")
+        try:
+            json.dumps(self.metadata)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"Scan.metadata must hold JSON types only: {error}") from error
+
+    @property
+    def n(self) -> int:
+        """Number of diffraction patterns."""
+        return int(self.counts.shape[0])
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels along one side of a pattern, of the probe and of a patch (N)."""
+        return int(self.counts.shape[-1])
+
+    @property
+    def modes(self) -> int:
+        """Number of incoherent probe modes (M)."""
+        return int(self.probe.shape[0])
+
+    def subset(self, indices: ArrayLike) -> Scan:
+        """The patterns and positions `indices` picks, in that order; the rest of the scan is shared, not copied.
+
+        Patterns on disk stay there. `metadata["scan_indexes"]` follows the patterns; where one is picked twice it is
+        left out, since an index stands for one pattern.
+
+        Args:
+            indices: integers from -n to n - 1, or a bool mask of length n.
+
+        Raises:
+            InputError: an index is out of range, or none is left.
+        """
+        chosen = np.asarray(indices)
+        if chosen.ndim != 1 or chosen.size == 0 or chosen.dtype.kind not in "iub":
+            raise InputError(
+                f"Scan.subset: indices must be a 1-D array of at least one integer, or a bool mask, "
+                f"got shape {chosen.shape} of {chosen.dtype}"
+            )
+        try:
+            counts = self.counts.subset(chosen) if isinstance(self.counts, StoredPatterns) else self.counts[chosen]
+            metadata = self._metadata_of(np.arange(self.n)[chosen])
+            return replace(self, counts=counts, positions=self.positions[chosen], metadata=metadata)
+        except IndexError as error:
+            raise InputError(f"Scan.subset: indices must fit a scan of {self.n} patterns: {error}") from error
+
+    def _metadata_of(self, rows: NDArray[np.int64]) -> dict[str, Any]:
+        """The metadata of these patterns; what belongs to single ones is theirs."""
+        indexes = self.metadata.get("scan_indexes")
+        if not isinstance(indexes, list) or len(indexes) != self.n:
+            return self.metadata
+        metadata = {key: value for key, value in self.metadata.items() if key != "scan_indexes"}
+        return metadata if len(np.unique(rows)) < len(rows) else metadata | {"scan_indexes": [indexes[k] for k in rows]}
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        format: str = "auto",
+        measurement: str = "auto",
+        memory: str = "auto",
+        *,
+        probe: NDArray[Any] | str | Path | None = None,
+        bad_pixels: NDArray[Any] | str | Path | None = None,
+        pixel_size: float | None = None,
+        energy: float | None = None,
+        distance: float | None = None,
+        detector_pixel_size: float | None = None,
+        positions: str | Path | None = None,
+        partner: str | Path | None = None,
+    ) -> Scan:
+        """Read a scan; what is in the file decides its format (see `ptychopinn.io.scans.formats`).
+
+        What is stated here goes over what the file says.
+
+        Args:
+            path: the file, or for some formats a folder.
+            format: the name of a format where the content does not decide, or decides wrongly.
+            measurement: what the patterns in the file are, "amplitude" or "counts"; "auto" decides from the file and
+                records why in `metadata["measurement"]`.
+            memory: "load" reads all patterns, "stored" leaves them on disk, "auto" does so if they would take more than
+                a quarter of the available memory and the file allows it (see docs/memory.md).
+            probe: (N, N) or (M, N, N) complex, or an `.npy` file of it; a file without one gets a guess, and a warning.
+            bad_pixels: (N, N) bool or an `.npy` file of it, as `ptychopinn inspect --mask` writes: pixels to ignore
+                besides those that the file names.
+            pixel_size: metres per object pixel; else it follows from the next three, or from the file.
+            energy: photon energy in eV.
+            distance: metres from the sample to the detector.
+            detector_pixel_size: metres.
+            positions: CSV file of the positions (y, x) in metres, for plain arrays.
+            partner: the other file of a ptychodus pair, where it does not lie beside the first.
+
+        Raises:
+            InputError: the file cannot be used; one sentence says which key, what was expected and what was found.
+        """
+        from ptychopinn.io.scans import read_scan
+
+        return read_scan(
+            path,
+            format,
+            measurement=measurement,
+            memory=memory,
+            probe=probe,
+            bad_pixels=bad_pixels,
+            pixel_size=pixel_size,
+            energy=energy,
+            distance=distance,
+            detector_pixel_size=detector_pixel_size,
+            positions=positions,
+            partner=partner,
+        )
+
+    def save(self, path: str | Path, format: str = "auto", overwrite: bool = True) -> None:
+        """Write the scan, whole or not at all; the suffix decides the format unless one is named.
+
+        Args:
+            path: the file; missing parent folders are created. For "ptychodus" a folder, or one name of the two files.
+            format: "npz", "ptychodus", "cxi", "ptyd" or "nexus"; all but the first need a pixel size.
+            overwrite: False refuses to replace a file that exists.
+
+        Raises:
+            InputError: the suffix means no format, the scan lacks what the format needs, or a file exists and
+                `overwrite` is False.
+        """
+        from ptychopinn.io.scans import write_scan
+
+        write_scan(self, path, format, overwrite)
+
+
+def _check_counts(counts: NDArray[Any] | StoredPatterns) -> None:
+    if not isinstance(counts, np.ndarray | StoredPatterns) or not (
+        counts.dtype.kind == "u" or counts.dtype == np.float32
+    ):
+        found = counts.dtype if isinstance(counts, np.ndarray | StoredPatterns) else type(counts).__name__
+        raise InputError(f"Scan.counts must be an array of an unsigned integer type or float32, got {found}")
+    if counts.ndim != 3 or counts.shape[1] != counts.shape[2]:
+        raise InputError(f"Scan.counts must have shape (n, N, N), got {counts.shape}")
+    n, size = counts.shape[:2]
+    if n == 0:
+        raise InputError("Scan.counts must hold at least one pattern, got none")
+    if size < 8 or size % 2:
+        raise InputError(f"Scan.counts must have patterns of an even size of 8 or more pixels, got {size}")
+    if isinstance(counts, StoredPatterns):
+        counts.look()
+        return
+    largest = 0.0
+    for block in pattern_blocks(counts.shape):
+        low, high = float(counts[block].min()), float(counts[block].max())  # a NaN comes through min and max
+        if not (low >= 0 and np.isfinite(high)):
+            raise InputError(f"Scan.counts must be finite and not negative, got values from {low} to {high}")
+        largest = max(largest, high)
+    if largest == 0:
+        raise InputError("Scan.counts must have at least one count, got patterns that are all zero")
+
+
+def _check_array(key: str, array: Any, dtype: Any, shape: tuple[int | str, ...], meaning: str) -> None:
+    expected = f"{np.dtype(dtype)} of shape ({', '.join(map(str, shape))}), {meaning}"
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"Scan.{key} must be {expected}, got {type(array).__name__}")
+    if array.dtype != dtype or array.shape != shape:
+        raise InputError(f"Scan.{key} must be {expected}, got {array.dtype} of shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise InputError(f"Scan.{key} must be finite, got {int((~np.isfinite(array)).sum())} values that are not")

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where stored patterns lie: an HDF5 dataset, a stretch of a plain file, or a few patterns that stand for many.
+
+A source is asked for sorted rows and reads them in runs. Plain files are read rather than mapped: a mapped page counts
+as resident memory, and a file that has lost its end would kill the process instead of raising an error. Sources can be
+pickled, and a process that is forked off opens the file anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import os
+import threading
+import weakref
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychopinn.errors import InputError
+
+#: Bytes of chunks that HDF5 keeps for each open dataset: its own 1 MiB holds no chunk of a modern detector.
+_CHUNK_CACHE = 64 << 20
+_ENCRYPTED = 1
+
+
+class PatternSource(Protocol):
+    """Patterns (n, h, w) of one native type, read by row.
+
+    Attributes:
+        name: the file and what in it, for messages.
+        shape: (n, h, w).
+        dtype: in native byte order.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """The patterns of these rows, which are unique and ascending, as a new array (k, h, w)."""
+
+
+def runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int, slice]]:
+    """Neighbours among ascending rows as (first, one after the last, place among the rows).
+
+    Example:
+        >>> list(runs(np.array([3, 4, 5, 9])))
+        [(3, 6, slice(0, 3, None)), (9, 10, slice(3, 4, None))]
+    """
+    cuts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+    for start, stop in itertools.pairwise(cuts):
+        if stop > start:
+            yield int(rows[start]), int(rows[stop - 1]) + 1, slice(start, stop)
+
+
+class FlatFile:
+    """Patterns one after the other in a file, from a byte on.
+
+    Args:
+        path: the file.
+        offset: of the first pattern, in bytes.
+        shape: (n, h, w).
+        dtype: in the file.
+        key: which array of the file this is, for messages.
+
+    Raises:
+        InputError: the file ends too early.
+    """
+
+    def __init__(
+        self, path: str | Path, offset: int, shape: tuple[int, int, int], dtype: np.dtype[Any], key: str = ""
+    ) -> None:
+        self.path, self.offset, self.shape, self.stored = Path(path), offset, shape, dtype
+        self.dtype = dtype.newbyteorder("=")
+        self.name = f"{path}: key '{key}'" if key else f"{path}"
+        expected, found = offset + math.prod(shape) * dtype.itemsize, self.path.stat().st_size
+        if found < expected:
+            raise InputError(
+                f"{self.name}: expected {shape[0]} patterns in a file of at least {expected} bytes, found {found} "
+                "bytes, truncated or still being written"
+            )
+
+    @classmethod
+    def npy(cls, path: str | Path) -> FlatFile:
+        """A .npy file; InputError if it is not one, or not of three axes in C order."""
+        path = _existing(path)
+        with path.open("rb") as file:
+            shape, dtype = _npy_header(file, f"{path}")
+            return cls(path, file.tell(), shape, dtype)
+
+    @classmethod
+    def npz(cls, path: str | Path, key: str) -> FlatFile:
+        """An array of an uncompressed .npz file; InputError if it is compressed, missing, or not of three axes."""
+        path, name = _existing(path), f"{path}: key '{key}'"
+        try:
+            with zipfile.ZipFile(path) as archive:
+                member = archive.getinfo(f"{key}.npy")
+        except KeyError:
+            raise InputError(f"{name}: expected the key to be there, found none of this name") from None
+        except (zipfile.BadZipFile, OSError) as error:
+            raise InputError(f"{path}: expected an NPZ file, found another or damaged file: {error}") from None
+        if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & _ENCRYPTED:
+            raise InputError(
+                f"{name}: expected an uncompressed array (numpy.savez) to read patterns from where they lie, found a "
+                "compressed one; write it without compression, or load it into memory (memory='load')"
+            )
+        with path.open("rb") as file:
+            # The lengths of name and extra field in front of the data are not those of the central directory.
+            file.seek(member.header_offset)
+            local = file.read(30)
+            if len(local) < 30 or local[:4] != b"PK\x03\x04":
+                raise InputError(f"{name}: expected an intact array, found a damaged archive; copy the file again")
+            file.seek(int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little"), os.SEEK_CUR)
+            shape, dtype = _npy_header(file, name)
+            return cls(path, file.tell(), shape, dtype, key)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        out = np.empty((len(rows), *self.shape[1:]), self.stored)
+        size = math.prod(self.shape[1:]) * self.stored.itemsize
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                for first, _, place in runs(rows):
+                    file.seek(self.offset + first * size)
+                    rest = out[place].reshape(-1).view(np.uint8)
+                    while len(rest):
+                        got = file.readinto(rest.data)
+                        if not got:
+                            raise InputError(f"{self.name}: expected {self.shape[0]} patterns, found the file's end")
+                        rest = rest[got:]
+        except OSError as error:
+            raise InputError(f"{self.name}: the patterns cannot be read: {error.strerror}") from error
+        return out.astype(self.dtype, copy=False)
+
+
+class Hdf5Dataset:
+    """A dataset of an HDF5 file, chunked or contiguous, with any filter that h5py knows.
+
+    The file is opened when it is first read, and closed before the process forks: no handle is ever shared.
+
+    Args:
+        path: the file.
+        key: of the dataset.
+        axis: which counts the patterns, 0 or 2.
+
+    Raises:
+        InputError: no such file or dataset, or it does not hold patterns.
+    """
+
+    def __init__(self, path: str | Path, key: str, axis: int = 0) -> None:
+        self.path, self.key, self.axis = _existing(path), key, axis
+        self.name = f"{path}: key '{key}'"
+        self._file: Any = None
+        self._lock = threading.RLock()
+        dataset = self._dataset()
+        if not hasattr(dataset, "chunks"):  # nothing, or a group
+            raise InputError(f"{self.name}: expected a dataset, found none of this name")
+        if dataset.ndim != 3 or dataset.dtype.kind not in "iuf":
+            raise InputError(f"{self.name}: expected 3 axes of real numbers, found {dataset.dtype} of {dataset.shape}")
+        shape = dataset.shape if axis == 0 else (dataset.shape[2], *dataset.shape[:2])
+        self.shape: tuple[int, int, int] = shape
+        self.dtype = dataset.dtype.newbyteorder("=")
+        self._close()
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        with self._lock:
+            for first, last, place in runs(rows):
+                try:
+                    dataset = self._dataset()
+                    out[place] = dataset[first:last] if self.axis == 0 else dataset[:, :, first:last].transpose(2, 0, 1)
+                except (OSError, KeyError, ValueError, TypeError) as error:
+                    raise InputError(
+                        f"{self.name}: patterns {first} to {last - 1} cannot be read, the file is damaged or was "
+                        f"changed: {error}"
+                    ) from error
+        return out
+
+    def _dataset(self) -> Any:
+        import h5py  # the command line answers --help without it
+
+        if self._file is None:
+            try:
+                self._file = h5py.File(self.path, "r", rdcc_nbytes=_CHUNK_CACHE)
+            except OSError as error:
+                raise InputError(
+                    f"{self.path}: expected an HDF5 file, found another or damaged file: {error}"
+                ) from None
+            _close_before_fork(self)
+        return self._file.get(self.key)
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_file", "_lock", "_guarded")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _file=None, _lock=threading.RLock())
+
+    _guarded = False
+
+
+class Repeated:
+    """A few patterns that stand for many, for tests and benchmarks: pattern k is ``patterns[which[k]]``.
+
+    Args:
+        patterns: (m, h, w).
+        which: (n,) integers below m.
+    """
+
+    def __init__(self, patterns: NDArray[Any], which: NDArray[np.integer]) -> None:
+        self.patterns, self.which = patterns.astype(patterns.dtype.newbyteorder("="), copy=False), which
+        self.name = f"virtual patterns, {len(which)} of {len(patterns)}"
+        height, width = patterns.shape[1:]
+        self.shape: tuple[int, int, int] = (len(which), height, width)
+        self.dtype = self.patterns.dtype
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        patterns: NDArray[Any] = self.patterns[self.which[rows]]
+        return patterns
+
+
+def _close_before_fork(source: Hdf5Dataset) -> None:
+    """HDF5 would hand a forked process its parent's descriptor, so none may be open while it is made."""
+    if source._guarded or not hasattr(os, "register_at_fork"):
+        return
+    source._guarded = True
+    known = weakref.ref(source)
+
+    def call(method: Callable[[Hdf5Dataset], object]) -> None:
+        if (alive := known()) is not None:
+            method(alive)
+
+    def hold(alive: Hdf5Dataset) -> None:
+        alive._lock.acquire()
+        alive._close()
+
+    release = functools.partial(call, lambda alive: alive._lock.release())
+    os.register_at_fork(before=functools.partial(call, hold), after_in_parent=release, after_in_child=release)
+
+
+def _existing(path: str | Path) -> Path:
+    if not Path(path).is_file():
+        raise InputError(f"{path}: expected a file of patterns, found none")
+    return Path(path)
+
+
+def _npy_header(file: Any, name: str) -> tuple[tuple[int, int, int], np.dtype[Any]]:
+    def fail(found: str) -> NoReturn:
+        raise InputError(f"{name}: expected patterns (n, N, N) of real numbers in C order, found {found}")
+
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+    except ValueError as error:
+        fail(f"no array in NumPy's format: {error}")
+    if len(shape) != 3 or dtype.kind not in "iuf" or fortran:
+        fail(f"{dtype} of shape {shape}{' in Fortran order' if fortran else ''}")
+    return shape, dtype

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Patterns that stay on disk and look like an array: what ``Scan.counts`` is where a scan is larger than memory.
+
+Rows are read when they are asked for, in the file's order and type, and become counts by a rule that is fixed when the
+object is made. Nothing is read ahead and nothing kept; an array is never made of all patterns unless ``[:]`` says so.
+Values are checked each time they are read, so that a file that turns out to hold none is found where it matters.
+"""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ptychopinn.errors import InputError
+from ptychopinn.runtime.memory import available_memory, fits_in_memory
+from ptychopinn.storage.blocks import FlatFile, Hdf5Dataset, PatternSource, Repeated
+
+#: From here on a value in a bad pixel is a marker, and zero; the square of what is smaller is still a count.
+LARGEST_BAD = np.float64(2**26)
+
+_BLOCK_ELEMENTS = 1 << 22
+_LOOKED_AT = 16
+
+_log = logging.getLogger(__name__)
+
+
+class StoredPatterns:
+    """n patterns of N x N pixels on disk, indexed like an array along the first axis.
+
+    An index is an integer, a slice, a bool mask of length n, or integers of any order and shape; the result is a new
+    NumPy array. Objects can be pickled, and every process opens the file for itself.
+
+    Args:
+        source: where they lie; made by :meth:`hdf5`, :meth:`npy`, :meth:`npz` or :meth:`virtual`.
+
+    Example:
+        >>> stored = StoredPatterns.virtual(np.arange(2 * 64, dtype=np.uint16).reshape(2, 8, 8), [0, 1, 0, 1, 0])
+        >>> stored.shape, stored[[4, 1]].shape, int(stored.subset([3, 2])[0][0, 0])
+        ((5, 8, 8), (2, 8, 8), 64)
+    """
+
+    ndim = 3
+
+    def __init__(self, source: PatternSource) -> None:
+        self._source = source
+        self._rows: NDArray[np.int64] | None = None  # of the source; none: all of them
+        self._transpose = False
+        self._crop: tuple[slice, slice] | None = None
+        self._bad: NDArray[np.bool_] | None = None
+        self._power = 1
+        self._tolerance = 0.0
+        self.shape: tuple[int, int, int] = source.shape
+        self.dtype: np.dtype[Any] = source.dtype
+
+    @classmethod
+    def hdf5(cls, path: str | Path, key: str, axis: int = 0) -> StoredPatterns:
+        """A dataset (n, N, N) of an HDF5 file, or with ``axis=2`` (N, N, n).
+
+        Raises:
+            InputError: no such file or dataset, or it does not hold patterns; the same below.
+        """
+        return cls(Hdf5Dataset(path, key, axis))
+
+    @classmethod
+    def npy(cls, path: str | Path) -> StoredPatterns:
+        """The array (n, N, N) of a .npy file."""
+        return cls(FlatFile.npy(path))
+
+    @classmethod
+    def npz(cls, path: str | Path, key: str) -> StoredPatterns:
+        """An array (n, N, N) of an uncompressed .npz file; its checksum is not looked at."""
+        return cls(FlatFile.npz(path, key))
+
+    @classmethod
+    def virtual(cls, patterns: NDArray[Any], which: ArrayLike) -> StoredPatterns:
+        """Patterns ``patterns[which]``, gathered when they are asked for: for tests and benchmarks."""
+        return cls(Repeated(patterns, np.asarray(which)))
+
+    def converted(
+        self,
+        *,
+        transpose: bool = False,
+        size: int | None = None,
+        bad: NDArray[np.bool_] | None = None,
+        power: int = 1,
+        dtype: Any = None,
+        tolerance: float = 1e-3,
+    ) -> StoredPatterns:
+        """The same patterns, with what is done to each after it is read, in this order.
+
+        Args:
+            transpose: exchange the axes of the detector.
+            size: cut out the middle, so that the pixel at N//2 stays the one at size//2.
+            bad: (N, N) after that; where True, values that are no counts, or 2^26 and more, become zero. Elsewhere
+                values that are no counts are an error. Unsigned integers that need no conversion stay as they are.
+            power: 2 for patterns that are amplitudes; they are squared in float64.
+            dtype: of the result; to an unsigned integer type values are rounded. None: the file's.
+            tolerance: by how much a value, relative to it, may be off the integer it is rounded to.
+
+        Raises:
+            InputError: the patterns are smaller than `size`. When read: values that are no counts, not whole where
+                they are to be, or too large for `dtype`.
+        """
+        made = self._copy()
+        height, width = self.shape[1:]
+        if transpose:
+            made._transpose, (height, width) = not self._transpose, (width, height)
+        if size is not None:
+            if size > min(height, width):
+                raise InputError(f"{self}: expected patterns of {size} px or more to crop, found {height} x {width} px")
+            top, left = height // 2 - size // 2, width // 2 - size // 2
+            made._crop = slice(top, top + size), slice(left, left + size)
+            height = width = size
+        made.shape = (self.shape[0], height, width)
+        made._bad, made._power, made._tolerance = bad, power, tolerance
+        made.dtype = self.dtype if dtype is None else np.dtype(dtype)
+        return made
+
+    def subset(self, indices: ArrayLike) -> StoredPatterns:
+        """The patterns that integers, a mask or a slice pick, in that order, still on disk.
+
+        Raises:
+            IndexError: an index is out of range, or a mask has another length.
+        """
+        rows = self._resolve(indices)
+        made = self._copy()
+        made._rows = rows if self._rows is None else self._rows[rows]
+        made.shape = (len(rows), *self.shape[1:])
+        return made
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all patterns take in memory."""
+        n, height, width = self.shape
+        return n * height * width * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return self._source.name
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return (self[k] for k in range(len(self)))
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(f"{self}: patterns on disk are not loaded unasked; take patterns[:] or a part of them")
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        if isinstance(index, int | np.integer):
+            pattern: NDArray[Any] = self._read(self._resolve([index]))[0]
+            return pattern
+        asked = self._resolve(index)
+        return self._read(asked.ravel()).reshape(*asked.shape, *self.shape[1:])
+
+    def look(self) -> None:
+        """Read a few patterns from all over the scan, which checks them, and more until one has a count.
+
+        Raises:
+            InputError: what they hold are no counts, or no pattern has any.
+        """
+        few = np.unique(np.linspace(0, len(self) - 1, _LOOKED_AT).astype(np.int64))
+        rows = max(1, _BLOCK_ELEMENTS // (self.shape[1] * self.shape[2]))
+        parts = [few, *(slice(start, start + rows) for start in range(0, len(self), rows))]
+        if not any(self[part].any() for part in parts):
+            raise InputError(f"{self}: expected photons, found patterns that are all zero")
+
+    def _copy(self) -> StoredPatterns:
+        made = StoredPatterns.__new__(StoredPatterns)
+        vars(made).update(vars(self))
+        return made
+
+    def _resolve(self, index: Any) -> NDArray[np.int64]:
+        """Integers from 0 to n - 1, in the shape of the index."""
+        n = len(self)
+        if isinstance(index, slice):
+            return np.arange(*index.indices(n))
+        if isinstance(index, tuple):
+            raise IndexError("stored patterns are indexed along their first axis only: patterns[rows][..., part]")
+        asked = np.asarray(index)
+        if asked.dtype == np.bool_:
+            if asked.shape != (n,):
+                raise IndexError(f"a mask of {n} patterns must have shape ({n},), got {asked.shape}")
+            return np.flatnonzero(asked)
+        if asked.size == 0:
+            return asked.astype(np.int64)
+        if asked.dtype.kind not in "iu":
+            raise IndexError(f"stored patterns are indexed by integers, a slice or a mask, got {asked.dtype}")
+        rows = asked.astype(np.int64)
+        if rows.min() < -n or rows.max() >= n:
+            wrong = rows[(rows < -n) | (rows >= n)].flat[0]
+            raise IndexError(f"index {wrong} is out of bounds for {n} patterns")
+        return np.where(rows < 0, rows + n, rows)
+
+    def _read(self, asked: NDArray[np.int64]) -> NDArray[Any]:
+        rows = asked if self._rows is None else self._rows[asked]
+        if len(rows) > 1 and (np.diff(rows) <= 0).any():
+            unique, places = np.unique(rows, return_inverse=True)
+            return self._convert_all(unique)[places]
+        return self._convert_all(rows)
+
+    def _convert_all(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Source rows, unique and ascending, as counts; piece by piece, since conversion needs more than its result."""
+        height, width = self._source.shape[1:]
+        step = max(1, _BLOCK_ELEMENTS // (height * width))
+        if len(rows) <= step:
+            return self._convert(self._source.read(rows), rows)
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            out[start : start + step] = self._convert(self._source.read(part), part)
+        return out
+
+    def _convert(self, values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+        if self._transpose:
+            values = values.swapaxes(1, 2)
+        if self._crop is not None:
+            values = values[:, self._crop[0], self._crop[1]]
+        if values.dtype.kind != "u" or self._power != 1 or values.dtype != self.dtype:
+            values = self._valid(values, rows)
+        if self._power == 1 and values.dtype == self.dtype:
+            return np.ascontiguousarray(values)
+        exact = values.astype(np.float64) ** self._power
+        if self.dtype.kind != "u":
+            return exact.astype(self.dtype)
+        whole = np.rint(exact)
+        off = np.abs(exact - whole) > self._tolerance * exact
+        if self._bad is not None:
+            off &= ~self._bad
+        if off.any():
+            square = "a square that is" if self._power == 2 else "a value that is"
+            self._fail(values, rows, off, f"{square} a whole number, as in the patterns looked at before")
+        if (over := whole > np.iinfo(self.dtype).max).any():
+            self._fail(values, rows, over, f"counts that fit {self.dtype}, as in the patterns looked at before")
+        return whole.astype(self.dtype)
+
+    def _valid(self, values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+        ceiling = np.inf if self._bad is None else LARGEST_BAD
+        if values.size == 0 or (values.min() >= 0 and values.max() < ceiling):  # a NaN comes through both
+            return values
+        wrong = ~(np.isfinite(values) & (values >= 0))
+        outside = wrong if self._bad is None else wrong & ~self._bad
+        if outside.any():
+            self._fail(values, rows, outside, "finite values that are not negative")
+        if self._bad is not None:
+            wrong |= self._bad & (values >= LARGEST_BAD)
+        values = values.copy()
+        values[wrong] = 0
+        return values
+
+    def _fail(self, values: NDArray[Any], rows: NDArray[np.int64], wrong: NDArray[np.bool_], expected: str) -> NoReturn:
+        pattern, y, x = (int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))
+        raise InputError(
+            f"{self}: pattern {rows[pattern]}: expected {expected}, found {values[pattern, y, x]} at pixel ({y}, {x}) "
+            f"and {int(wrong.sum()) - 1} more among the patterns read with it"
+        )
+
+
+def left_on_disk(open_it: Callable[[], StoredPatterns], path: Path, memory: str) -> StoredPatterns | None:
+    """Patterns of a file if `memory` (see :meth:`Scan.load`) leaves them there; None if it loads them.
+
+    Raises:
+        InputError: "stored" is asked for, and they are compressed or in an order that cannot be read in part.
+    """
+    if memory == "load":
+        return None
+    try:
+        patterns = open_it()
+    except InputError:
+        if memory == "stored":
+            raise
+        return None  # the one who loads them says what is wrong
+    if memory == "auto" and (fits_in_memory(patterns.nbytes) or patterns.shape[1] != patterns.shape[2]):
+        return None
+    _log.info("%s: the patterns, %.1f GB, stay on disk", path, patterns.nbytes / 1e9)
+    return patterns
+
+
+def load_counts(counts: NDArray[Any] | StoredPatterns, purpose: str) -> NDArray[Any]:
+    """All counts with the zero frequency at [0, 0], for what cannot do with a part of them.
+
+    Args:
+        counts: (n, N, N).
+        purpose: what needs them, for the message.
+
+    Raises:
+        InputError: they are on disk and larger than half of the available memory.
+    """
+    if isinstance(counts, np.ndarray):
+        return np.fft.ifftshift(counts, axes=(-2, -1))
+    free = available_memory()
+    if counts.nbytes > free / 2:
+        raise InputError(
+            f"{counts}: {purpose} needs all counts in memory, expected at most half of the {free / 1e9:.1f} GB "
+            f"available, found {counts.nbytes / 1e9:.1f} GB; take a part of the scan (Scan.subset) or a larger machine"
+        )
+    loaded = np.empty(counts.shape, counts.dtype)
+    rows = max(1, _BLOCK_ELEMENTS // (counts.shape[1] * counts.shape[2]))
+    for start in range(0, len(counts), rows):
+        part = slice(start, start + rows)
+        loaded[part] = np.fft.ifftshift(counts[part], axes=(-2, -1))
+    return loaded
+
+
+def save_npz(
+    path: Path,
+    key: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    blocks: Iterable[NDArray[Any]],
+    others: Mapping[str, Any],
+) -> None:
+    """What numpy.savez writes, with the array `key` of `shape` in blocks, and without others that are None."""
+    with zipfile.ZipFile(path, "w") as archive:
+        with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+            header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(member, header)
+            for block in blocks:
+                member.write(np.ascontiguousarray(block, dtype).data)
+        for name, value in others.items():
+            if value is not None:
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(value), allow_pickle=False)

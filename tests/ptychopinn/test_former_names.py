@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Names of modules that earlier documentation gave still work, and say where they are now."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("ptychopinn.processes", "ptychopinn.runtime.processes", "processes"),
+        ("ptychopinn.data.subset", "ptychopinn.io.subset", "write_subset"),
+        ("ptychopinn.data", "ptychopinn.scan", "Scan"),
+    ],
+)
+def test_former_names_hand_on(old: str, new: str, name: str) -> None:
+    former = importlib.import_module(old)
+    with pytest.warns(DeprecationWarning, match=rf"{old}\.{name} is now {new}\.{name}"):
+        assert getattr(former, name) is getattr(importlib.import_module(new), name)
+    with pytest.raises(AttributeError, match=f"module '{old}' has no attribute 'nothing'"):
+        former.nothing  # noqa: B018
