@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptycho_ext import correct_fields, extract_patches, extract_patches_adjoint
+from ptycho_ext import correct_fields, exit_waves, exit_waves_adjoint, extract_patches_adjoint
 from ptychopinn.errors import InputError
 from ptychopinn.models.registry import Generator, register_generator
 from ptychopinn.physics.likelihood import BACKGROUND
 from ptychopinn.physics.overlap import illumination_weight
-from ptychopinn.physics.propagation import exit_waves, far_field, near_field, squared_modulus, sum_modes
+from ptychopinn.physics.propagation import far_field, near_field, squared_modulus
 from ptychopinn.physics.start import start_waves, transmission_level
 
 #: Modulus, relative to the mean transmission, below which a canvas has no phase to speak of.
@@ -147,7 +147,7 @@ class UnrolledGenerator(Generator):
         self.gain = nn.Parameter(torch.tensor(0.3))
 
     def forward(self, counts: Tensor, positions: Tensor, canvas_size: tuple[int, int], probe: Tensor) -> Tensor:
-        groups, size = counts.shape[0], counts.shape[-1]
+        groups = counts.shape[0]
         height, width = canvas_size
         weight = illumination_weight(probe)
         illumination = extract_patches_adjoint(weight.expand(counts.shape).contiguous(), positions, canvas_size)
@@ -160,7 +160,6 @@ class UnrolledGenerator(Generator):
         waves, mode = start_waves(counts, probe)
         level = transmission_level(counts, weight)  # fills what no light reached, and scales the network's channels
         per_level = (1 / level).to(probe.dtype)
-        conjugate = probe.conj().resolve_conj()
         canvas = extract_patches_adjoint(mode.conj() * waves, positions, canvas_size)
         canvas = (canvas + level * floor) * per_light
         canvas = torch.complex(canvas.real, self.start_phase * canvas.imag)
@@ -168,9 +167,9 @@ class UnrolledGenerator(Generator):
         state = canvas.real.new_zeros(groups, height // 2, width // 2, self.state)
         velocity = None
         for step in range(self.steps):
-            fields = far_field(exit_waves(extract_patches(canvas, positions, size), probe))
-            direction = _consistency_direction(fields, counts, conjugate)
-            direction = extract_patches_adjoint(direction, positions, canvas_size) * per_light
+            fields = far_field(exit_waves(canvas, positions, probe))
+            correction, _, _ = correct_fields(fields, counts, loss="amplitude", background=BACKGROUND)
+            direction = exit_waves_adjoint(near_field(correction), positions, probe, canvas_size) * per_light
             velocity = direction if velocity is None else self.momentum[step - 1] * velocity + direction
             canvas = canvas + _split_step(self.step_size[step], velocity, canvas, level)
             left = self.steps - 1 - step
@@ -186,9 +185,3 @@ def _split_step(factors: Tensor, velocity: Tensor, canvas: Tensor, level: Tensor
     unit = canvas * torch.rsqrt(squared_modulus(canvas) + (_FAINT * level) ** 2)
     relative = velocity * unit.conj()
     return unit * torch.complex(factors[0] * relative.real, factors[1] * relative.imag)
-
-
-def _consistency_direction(fields: Tensor, counts: Tensor, conjugate: Tensor) -> Tensor:
-    """Correction of each exit wave towards the measured amplitude, times conj(P): (..., M, N, N) to (..., N, N)."""
-    correction, _, _ = correct_fields(fields, counts, loss="amplitude", background=BACKGROUND)
-    return sum_modes(near_field(correction) * conjugate)

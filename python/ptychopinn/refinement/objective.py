@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_ext import correct_fields, extract_patches, extract_patches_adjoint
+from ptycho_ext import correct_fields, exit_waves, exit_waves_adjoint, extract_patches, extract_patches_adjoint
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.likelihood import BACKGROUND
-from ptychopinn.physics.propagation import far_field, near_field, squared_modulus, sum_modes
+from ptychopinn.physics.propagation import far_field, near_field, squared_modulus
 from ptychopinn.refinement.shifts import Place, make_shift
 from ptychopinn.refinement.state import State
 from ptychopinn.runtime.processes import rank_and_size, reduce_sums
@@ -114,16 +114,15 @@ class Objective:
             return Downhill(
                 nothing.sum(), window, torch.zeros_like(representation), nothing.new_zeros(0, 2), nothing, nothing
             )
-        patches = extract_patches(place.cut(state.object), place.positions, self.size, plan=place.plan)
+        canvas = place.cut(state.object)
         rest = state.positions[members] - self.anchors[members]
         lit, kept = self.shift.lit(representation, rest)
-        fields = far_field(patches.unsqueeze(1) * lit)
+        fields = far_field(exit_waves(canvas, place.positions, lit, plan=place.plan))
         in_place = fields if fields.is_contiguous() else None
         correction, values, by_intensity = self._compare(fields, state, members, out=in_place)
-        waves = near_field(correction).conj_physical_()
-        to_object = sum_modes(waves * lit)
-        window = extract_patches_adjoint(to_object, place.positions, place.shape, plan=place.plan).conj_physical_()
-        to_probe, to_positions = self.shift.back(waves, patches, kept, place, self.learn_positions)
+        waves = near_field(correction)
+        window = exit_waves_adjoint(waves, place.positions, lit, place.shape, plan=place.plan)
+        to_probe, to_positions = self.shift.back(waves, kept, place, self.learn_positions)
         return Downhill(
             value=values.sum(),
             object=window,
@@ -154,9 +153,8 @@ class Objective:
     def values(self, state: State, members: Tensor, positions: Tensor) -> Tensor:
         """J of single patterns ``members`` (k,) if they were at ``positions`` (k, 2): (k,)."""
         anchors = self._anchors_of(positions)
-        patches = extract_patches(state.object, anchors, self.size)
         lit, _ = self.shift.lit(self.shift.represent(state.probe), positions - anchors)
-        fields = far_field(patches.unsqueeze(1) * lit)
+        fields = far_field(exit_waves(state.object, anchors, lit))
         return self._compare(fields, state, members, correct=False)[1]
 
     def gradient(self, state: State) -> tuple[float, State, Tensor]:

@@ -17,8 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ptycho_ext import ScanPlan, extract_patches
-from ptychopinn.physics.propagation import sum_modes
+from ptycho_ext import ScanPlan, exit_waves_adjoint_probe
 
 
 class Shift(Protocol):
@@ -38,9 +37,7 @@ class Shift(Protocol):
     def probe_of(self, representation: Tensor) -> Tensor: ...
     def anchors(self, positions: Tensor) -> Tensor: ...
     def lit(self, representation: Tensor, rest: Tensor) -> tuple[Tensor, Any]: ...
-    def back(
-        self, conjugate_waves: Tensor, patches: Tensor, kept: Any, place: Place, by_position: bool
-    ) -> tuple[Tensor, Tensor | None]: ...
+    def back(self, waves: Tensor, kept: Any, place: Place, by_position: bool) -> tuple[Tensor, Tensor | None]: ...
 
 
 class Place:
@@ -100,12 +97,11 @@ class FourierShift:
         moved = representation * ramp
         return torch.fft.ifft2(moved), (ramp, moved)
 
-    def back(
-        self, conjugate_waves: Tensor, patches: Tensor, kept: Any, place: Place, by_position: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    def back(self, waves: Tensor, kept: Any, place: Place, by_position: bool) -> tuple[Tensor, Tensor | None]:
         ramp, moved = kept
-        # The conjugate of the Fourier transform of waves conj(patches).
-        spectra = torch.fft.ifft2(conjugate_waves * patches.unsqueeze(-3), norm="forward")
+        assert place.canvas is not None
+        products = exit_waves_adjoint_probe(waves, place.canvas, place.positions, plan=place.plan, shared=False)
+        spectra = torch.fft.fft2(products).conj_physical_()
         slope = None
         if by_position:
             # Re sum conj(G) d(P_hat ramp): the derivative brings down -i k.
@@ -132,18 +128,13 @@ class BilinearShift:
     def lit(self, representation: Tensor, rest: Tensor) -> tuple[Tensor, Any]:
         return representation, representation
 
-    def back(
-        self, conjugate_waves: Tensor, patches: Tensor, kept: Any, place: Place, by_position: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    def back(self, waves: Tensor, kept: Any, place: Place, by_position: bool) -> tuple[Tensor, Tensor | None]:
+        assert place.canvas is not None and place.plan is not None
         slope = None
         if by_position:
-            assert place.canvas is not None
-            corrections = sum_modes(conjugate_waves * kept).conj_physical_()
-            with torch.enable_grad():
-                free = place.positions.detach().requires_grad_()
-                windows = extract_patches(place.canvas, free, corrections.shape[-1], plan=place.plan)
-                (slope,) = torch.autograd.grad(windows, free, corrections)
-        return (conjugate_waves * patches.unsqueeze(-3)).sum(0).conj_physical_(), slope
+            order = place.plan.order
+            slope = torch.ops.ptycho.exit_waves_grad_positions(waves, place.canvas, place.positions, kept, order)
+        return exit_waves_adjoint_probe(waves, place.canvas, place.positions, plan=place.plan), slope
 
 
 def make_shift(name: str, size: int, device: torch.device) -> Shift:
