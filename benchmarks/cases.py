@@ -65,6 +65,8 @@ GPU_CASES = {
         Case("100000x128-16384", 100_000, 128, 16384),
         Case("groups-2048x4x64", 4, 64, 78, groups=2048, ops=("overlap",)),
         Case("translate-100000x64", 100_000, 64, 64, ops=("translate",)),
+        Case("waves-20000x1x64-4096", 20_000, 64, 4096, ops=WAVE_OPS, modes=1),
+        Case("waves-20000x3x64-4096", 20_000, 64, 4096, ops=WAVE_OPS, modes=3),
     )
 }
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from cases import CASES, DTYPES, GPU_CASES, Case, Problem, make_problem
+from cases import CASES, DTYPES, GPU_CASES, WAVE_OPS, Case, Problem, make_problem
 from torch import Tensor
 
 import ptycho_ext
@@ -147,6 +147,21 @@ def make_translate(i: Inputs) -> Call:
     return lambda: ptycho_ext.translate_images(i.problem.patches, i.problem.shifts, out=i.patches)
 
 
+def make_exit_waves(i: Inputs) -> Call:
+    p, out = i.problem, torch.empty_like(i.problem.waves)
+    return lambda: ptycho_ext.exit_waves(p.canvas, p.positions, p.probe, plan=i.plan, out=out)
+
+
+def make_exit_waves_adjoint(i: Inputs) -> Call:
+    p, size = i.problem, (i.problem.case.canvas,) * 2
+    return lambda: ptycho_ext.exit_waves_adjoint(p.waves, p.positions, p.probe, size, plan=i.plan, out=i.canvas)
+
+
+def make_exit_waves_adjoint_probe(i: Inputs) -> Call:
+    p, out = i.problem, torch.empty_like(i.problem.probe)
+    return lambda: ptycho_ext.exit_waves_adjoint_probe(p.waves, p.canvas, p.positions, plan=i.plan, out=out)
+
+
 OPS = {
     "extract": Op(make_extract, lambda p: p.patches.nbytes + p.canvas.nbytes),
     "adjoint": Op(make_adjoint, lambda p: p.patches.nbytes + p.canvas.nbytes),
@@ -155,6 +170,9 @@ OPS = {
     "grad_positions": Op(make_grad_positions, lambda p: p.patches.nbytes + p.canvas.nbytes),
     "overlap": Op(make_overlap, lambda p: 2 * p.patches.nbytes),
     "translate": Op(make_translate, lambda p: 2 * p.patches.nbytes),
+    "exit_waves": Op(make_exit_waves, lambda p: p.bytes("exit_waves")),
+    "exit_waves_adjoint": Op(make_exit_waves_adjoint, lambda p: p.bytes("exit_waves_adjoint")),
+    "exit_waves_adjoint_probe": Op(make_exit_waves_adjoint_probe, lambda p: p.bytes("exit_waves_adjoint_probe")),
 }
 
 
@@ -315,9 +333,12 @@ def check(op: str, p: Problem, plan: ptycho_ext.ScanPlan | None, got: Tensor, pa
     """The relative error of a result; patches: memory that a sum's check may write to.
 
     A sum of patches onto a canvas is checked whole, by the transpose: <canvas, sum> = <extract(canvas), patches> for a
-    canvas of noise, as a part of that number's standard deviation. Anything else is compared with the CPU's on the
-    first 8 patches or groups.
+    canvas of noise, as a part of that number's standard deviation. Exit waves and their adjoints are compared with the
+    separate operators. Anything else is compared with the CPU's on the first 8 patches or groups.
     """
+    if op in WAVE_OPS:
+        want = separate_waves(op, p, plan)
+        return float((got - want).abs().max() / want.abs().max())
     if op in ("adjoint", "reassemble"):
         weights = p.weights if op == "reassemble" else None
         if op == "reassemble":  # back from the mean to the sum
@@ -333,6 +354,15 @@ def check(op: str, p: Problem, plan: ptycho_ext.ScanPlan | None, got: Tensor, pa
                    p.grad_canvas[:0].cpu(), head.shifts.cpu())  # fmt: skip
     want = OPS[op].make(Inputs(host, None, torch.empty_like(host.patches), torch.empty_like(host.canvas)))()
     return float((got[: len(want)].cpu() - want).abs().max() / want.abs().max())
+
+
+def separate_waves(op: str, p: Problem, plan: ptycho_ext.ScanPlan | None) -> Tensor:
+    """Exit waves, or one of their adjoints, by extraction, product and sum."""
+    if op == "exit_waves_adjoint":
+        products = (p.waves * p.probe.conj()).sum(-3)
+        return ptycho_ext.extract_patches_adjoint(products, p.positions, (p.case.canvas,) * 2, plan=plan)
+    patches = ptycho_ext.extract_patches(p.canvas, p.positions, p.case.patch, plan=plan).unsqueeze(-3)
+    return patches * p.probe if op == "exit_waves" else (patches.conj() * p.waves).flatten(0, -4).sum(0)
 
 
 def real_products(a: Tensor, b: Tensor, weights: Tensor | None = None, few: int = 256) -> list[float]:

@@ -132,6 +132,7 @@ def test_the_gpu_script_measures_and_writes_tables(tmp_path: Path) -> None:
         rows = list(csv.DictReader(sheet))
     ours = [row for row in rows if row["way"] == "ours"]
     ops = ("extract", "adjoint", "reassemble", "grad_positions", "overlap", "translate")
+    ops += ("exit_waves", "exit_waves_adjoint", "exit_waves_adjoint_probe")
     assert [(row["op"], row["dtype"]) for row in ours] == [(op, t) for t in ("float32", "complex64") for op in ops]
     for row in ours:
         assert float(row["error"]) < 1e-5
@@ -166,6 +167,10 @@ def test_the_bytes_that_an_operator_must_move(gpu: ModuleType, dtype: torch.dtyp
         "grad_positions": stack + canvas,
         "overlap": 2 * stack,
         "translate": 2 * stack,
+        **{
+            name: 2 * stack + 2 * 8 * 8 * dtype.itemsize + canvas
+            for name in ("exit_waves", "exit_waves_adjoint", "exit_waves_adjoint_probe")
+        },
     }
 
 
