@@ -19,10 +19,10 @@ from ptycho_ext.ops._plan import plan_tensors
 from ptycho_ext.ops._precision import coordinates_of, weights_like, widened
 from ptycho_ext.ops._registration import differentiable, writes_to
 from ptycho_ext.ops._vmap import lead, lead_weights, loop
+from ptycho_ext.ops._waves import apply_adjoint as waves_adjoint
+from ptycho_ext.ops._waves import apply_adjoint_probe as waves_adjoint_probe
+from ptycho_ext.ops._waves import apply_grad_positions as waves_grad_positions
 from ptycho_ext.ops.extract import _extract, grad_positions
-from ptycho_ext.ops.waves import _adjoint as waves_adjoint
-from ptycho_ext.ops.waves import _adjoint_probe as waves_adjoint_probe
-from ptycho_ext.ops.waves import _grad_positions as waves_grad_positions
 
 if TYPE_CHECKING:
     from ptycho_ext.plan import ScanPlan
