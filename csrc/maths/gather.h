@@ -247,8 +247,7 @@ struct Gradient {
 
 // grads: its line q + 1 holds what row q is multiplied by
 template <typename T, int lanes, int rows, typename Source, typename Reader>
-PTYCHO_HD inline Gradient<T> position_gradient(const Source& source, Reader grads,
-                                               const Blend<T>& by) {
+PTYCHO_HD inline Gradient<T> position_gradient(const Source& source, Reader grads, const Blend<T>& by) {
   Gradient<T> sum{T(0), T(0)};
   T above[lanes] = {}, above_step[lanes] = {};
   for_each_line<T, lanes, rows>(source, [&](int q, auto& left, auto& right) {

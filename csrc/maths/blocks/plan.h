@@ -55,8 +55,7 @@ struct EmitPairs {
     for_each_item<EmitPairs>(block, scan.count() * slots, [&](int64_t i) {
       const int64_t k = i / slots;
       values[i] = k;
-      keys[i] =
-          static_cast<uint32_t>(has_position(scan, k) ? tile_at(scan, grid, k, i % slots, across) : grid.tiles());
+      keys[i] = static_cast<uint32_t>(has_position(scan, k) ? tile_at(scan, grid, k, i % slots, across) : grid.tiles());
     });
   }
 };

@@ -135,8 +135,8 @@ struct SumTiles {
   TileLists lists;
   ImageStack<T> image;
   ImageStack<T> weight_sum;
-  T* least;  // of every tile its least weight, infinity for none; null for the sum
-  CanvasState* state;    // of every canvas; null for a sum without lists, or of lists that another launch checks
+  T* least;            // of every tile its least weight, infinity for none; null for the sum
+  CanvasState* state;  // of every canvas; null for a sum without lists, or of lists that another launch checks
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {

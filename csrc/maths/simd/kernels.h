@@ -25,8 +25,8 @@ struct PatchView {
   Taps<T> x;
   int64_t rows;
   int64_t cols;
-  const T* next;               // the first sample that the next view will need, prefetched; may be null
-  const T* weights = nullptr;  // (rows, cols) of `lanes` scalars, that the output is multiplied by; null for none
+  const T* next;                 // the first sample that the next view will need, prefetched; may be null
+  const T* weights = nullptr;    // (rows, cols) of `lanes` scalars, that the output is multiplied by; null for none
   bool complex_weights = false;  // whether a pixel's weight is a complex number, and not a real one for each scalar
 };
 
@@ -54,7 +54,8 @@ struct Kernels {
   // Adds to sums[0] and sums[1] <grads, d out / d y> and <grads, d out / d x>. grads: (rows, cols), contiguous;
   // next_grads: those of the next view, or null.
   void (*position_gradient)(const PatchView<T>& view, const T* grads, const T* next_grads, double* sums, T* scratch);
-  // image /= weight, and zero where the weight is not positive, over `pixels` pixels; widens the range by their weights.
+  // image /= weight, and zero where the weight is not positive, over `pixels` pixels; widens the range by their
+  // weights.
   void (*divide)(T* image, const T* weights, int64_t pixels, int64_t lanes, Range<T>* range);
   // Copies `count` scalars past the caches, from and to any address.
   void (*stream)(T* out, const T* in, int64_t count);

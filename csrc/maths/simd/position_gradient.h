@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The derivative of an interpolated view by its position, summed over its pixels. Part of kernels.cpp, which is compiled
-// once per instruction set; of internal linkage, as vectors.h is.
+// The derivative of an interpolated view by its position, summed over its pixels. Part of kernels.cpp, which is
+// compiled once per instruction set; of internal linkage, as vectors.h is.
 #pragma once
 
 #include "maths/simd/lines.h"

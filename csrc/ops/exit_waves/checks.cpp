@@ -70,7 +70,8 @@ void check_exit_waves_grad_positions_inputs(const Tensor& grad_waves, const Tens
   check.positions_of_canvas(positions, canvas);
   check.type("grad_waves", grad_waves, data_type(canvas));
   check.dims("grad_waves", grad_waves, 3, "(..., n, M, h, w)");
-  check.shape("grad_waves", grad_waves, grad_waves.dim() == 3 ? Shape() : leading(positions, 1), modes_shape(grad_waves));
+  check.shape("grad_waves", grad_waves, grad_waves.dim() == 3 ? Shape() : leading(positions, 1),
+              modes_shape(grad_waves));
   check.device("grad_waves", grad_waves, canvas);
   check_probe_of_waves(check, probe, positions, grad_waves);
   check.holds_patch("canvas", trailing(canvas), trailing(grad_waves));

@@ -81,13 +81,12 @@ void exit_waves_into(const Host&, const Tensor& canvas, const Tensor& positions,
     const Modes<T> out(waves);
     const int64_t lanes = out.images.lanes;
     if (out.count == 1) return one_mode_kernel(image_stack<const T>(source), scan, sequence, modes, out, write);
-    for_each_part_of_patch<T>(image_stack<const T>(source), scan, sequence,
-                              [&](int64_t k, int64_t row, int64_t rows, const T* patch) {
-                                for (int64_t m = 0; m < out.count; ++m)
-                                  kernels<T>().multiply(patch, modes.row(k, row) + m * out.stride(), false, lanes,
-                                                        out.row(k, row) + m * out.stride(), rows * out.row_stride(),
-                                                        write);
-                              });
+    for_each_part_of_patch<T>(
+        image_stack<const T>(source), scan, sequence, [&](int64_t k, int64_t row, int64_t rows, const T* patch) {
+          for (int64_t m = 0; m < out.count; ++m)
+            kernels<T>().multiply(patch, modes.row(k, row) + m * out.stride(), false, lanes,
+                                  out.row(k, row) + m * out.stride(), rows * out.row_stride(), write);
+        });
   });
 }
 

@@ -51,7 +51,7 @@ void adjoint_into(const Queue& queue, const Tensor& patches, const Tensor& posit
   with_data_type(patches, [&](auto zero, auto lanes) {
     using T = decltype(zero);
     using Program = SumTiles<T, lanes.value, false>;
-    const Program program{{image_stack<const T>(source)}, {}, scan,    grid,        tiles.lists,
+    const Program program{{image_stack<const T>(source)}, {}, scan,    grid,       tiles.lists,
                           image_stack<T>(canvas),         {}, nullptr, tiles.state};
     launch(queue, program, grid.tiles());
   });

@@ -185,8 +185,8 @@ void backward_kernel(const ImageStack<const T>& grads, const ImageStack<const T>
                      const ImageStack<const T>& weights, const Scan& scan, Shape canvas_size, T eps,
                      const ImageStack<T>& grad_patches, const ImageStack<T>* grad_weights, bool shared) {
   const int64_t lanes = grads.lanes, pixels = scan.h * scan.w;
-  const int64_t chunk = shared ? (scan.groups + kWeightParts - 1) / kWeightParts
-                               : grain(4 * scan.per_group * scan.h * scan.w * lanes);
+  const int64_t chunk =
+      shared ? (scan.groups + kWeightParts - 1) / kWeightParts : grain(4 * scan.per_group * scan.h * scan.w * lanes);
   const int64_t chunks = chunk > 0 ? (scan.groups + chunk - 1) / chunk : 0;
   std::vector<T> parts(shared ? chunks * pixels : 0, T(0));
   parallel_for(chunks, 1, [&](int64_t begin, int64_t end) {

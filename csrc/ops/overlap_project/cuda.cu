@@ -69,9 +69,9 @@ void project_into(const Queue& queue, const Tensor& patches, const Tensor& posit
 // grad_patches and grad_weights of canvases of any size; grad_weights: one for every patch, or null.
 template <typename T, int lanes>
 void backward_by_canvases(const Queue& queue, const Tensor& grads, const Tensor& patches, const Tensor& at,
-                          const Tensor& weights, const Scan& scan, Shape canvas_size, double eps,
-                          const int64_t* order, const MaybeTensor& tile_start, const MaybeTensor& tile_patches,
-                          Tensor& grad_patches, Tensor* grad_weights) {
+                          const Tensor& weights, const Scan& scan, Shape canvas_size, double eps, const int64_t* order,
+                          const MaybeTensor& tile_start, const MaybeTensor& tile_patches, Tensor& grad_patches,
+                          Tensor* grad_weights) {
   const TileGrid grid = square_tiles(scan.groups, canvas_size[0], canvas_size[1]);
   const Tiles tiles(queue, "overlap_project_backward", grid, scan, at, tile_start, tile_patches, true);
   const auto canvases = [&](const Tensor& model) { return queue.output(model, {scan.groups}, canvas_size); };
@@ -79,16 +79,22 @@ void backward_by_canvases(const Queue& queue, const Tensor& grads, const Tensor&
   const Tensor weight_sum = canvases(weights), grad_total = canvases(weights);
   const Tensor least = queue.output(weights, {grid.tiles()}, {});
   // A mean without its threshold, which the next program but one applies to its gradient.
-  const SumTiles<T, lanes, true> means{image_stack<const T>(patches), image_stack<const T>(weights), scan,
-                                       grid, tiles.lists, image_stack<T>(image), image_stack<T>(weight_sum),
-                                       write<T>(least), tiles.state};
+  const SumTiles<T, lanes, true> means{image_stack<const T>(patches),
+                                       image_stack<const T>(weights),
+                                       scan,
+                                       grid,
+                                       tiles.lists,
+                                       image_stack<T>(image),
+                                       image_stack<T>(weight_sum),
+                                       write<T>(least),
+                                       tiles.state};
   launch(queue, means, grid.tiles());
-  const SumTiles<T, lanes, false> sums{image_stack<const T>(grads), {}, scan, grid, tiles.lists,
-                                       image_stack<T>(grad_sum), {}, nullptr, nullptr};
+  const SumTiles<T, lanes, false> sums{image_stack<const T>(grads), {}, scan,    grid,   tiles.lists,
+                                       image_stack<T>(grad_sum),    {}, nullptr, nullptr};
   launch(queue, sums, grid.tiles());
   const int64_t pixels = product(canvas_size);
   using Divide = DivideGradients<T, lanes>;
-  const Divide divide{tiles.state, static_cast<T>(eps), pixels, scan.groups, read<T>(weight_sum), read<T>(image),
+  const Divide divide{tiles.state,        static_cast<T>(eps), pixels, scan.groups, read<T>(weight_sum), read<T>(image),
                       write<T>(grad_sum), write<T>(grad_total)};
   launch(queue, divide, blocks_for<Divide>(scan.groups * pixels));
   launch_extract(queue, grad_sum, scan, 1.0, order, weights, grad_patches);
@@ -140,8 +146,8 @@ void backward_into(const Queue& queue, const Tensor& grad, const Tensor& patches
       if (!has_small_groups(scan, canvas_size)) return false;
       using Program = ProjectGroupsBackward<T, lanes.value, for_weights.value>;
       return launched(queue, Program{image_stack<const T>(grads), image_stack<const T>(source),
-                                     image_stack<const T>(weight), group_of<T>(scan, canvas_size),
-                                     static_cast<T>(eps), image_stack<T>(grad_patches), by_weights});
+                                     image_stack<const T>(weight), group_of<T>(scan, canvas_size), static_cast<T>(eps),
+                                     image_stack<T>(grad_patches), by_weights});
     };
     const bool done = each ? in_groups(std::true_type{}, image_stack<T>(*each)) : in_groups(std::false_type{}, {});
     if (!done)

@@ -135,7 +135,7 @@ struct Group {
   // What a column of patch k is interpolated from: an image of the box.
   template <int lanes>
   PTYCHO_HD SharedReader<T, lanes> box_reader(const GroupGeometry<T>& at, const Pixel<T, lanes>* image, int k, int r,
-                                               int c) const {
+                                              int c) const {
     const int row = at.row[k] + r - box_row(at), col = at.col[k] + c - box_col(at);
     const int width = box_cols(at);
     const uint32_t lines = lines_inside(row, box_rows(at), kCut + 1);
@@ -218,8 +218,8 @@ struct ProjectGroups {
         if ((taken.left | taken.right) == 0) continue;
         const int64_t n = g * group.patches() + k;
         add_weighted<T, lanes, kRows, kAhead>(group.template reader<lanes>(patches[n].data, taken),
-                                      group.template reader<1>(weights[weights.count == 1 ? 0 : n].data, taken),
-                                      taken.blend, sums, weight_sums);
+                                              group.template reader<1>(weights[weights.count == 1 ? 0 : n].data, taken),
+                                              taken.blend, sums, weight_sums);
       }
       PTYCHO_UNROLL
       for (int q = 0; q < kRows; ++q) {
@@ -244,15 +244,15 @@ struct ProjectGroups {
     const int stride = group.w() * lanes;
     const T undefined = kInfinity<T> - kInfinity<T>;
     gather<T, lanes, kCut>(group.template box_reader<lanes>(at, box.image, k, r, c), at.blend[k],
-                            [&](int q, T(&pixel)[lanes]) {
-                              if (inside & (1u << q)) {
-                                PTYCHO_UNROLL
-                                for (int lane = 0; lane < lanes; ++lane)
-                                  if (at.refused) pixel[lane] = undefined;
-                                store_pixel(to, pixel);
-                              }
-                              to += stride;
-                            });
+                           [&](int q, T(&pixel)[lanes]) {
+                             if (inside & (1u << q)) {
+                               PTYCHO_UNROLL
+                               for (int lane = 0; lane < lanes; ++lane)
+                                 if (at.refused) pixel[lane] = undefined;
+                               store_pixel(to, pixel);
+                             }
+                             to += stride;
+                           });
   }
 };
 
@@ -370,38 +370,39 @@ struct ProjectGroupsBackward {
     T totals_above(0);
     auto total_reader = group.template box_reader<1>(at, reinterpret_cast<const Pixel<T, 1>*>(totals), k, r, c);
     T above[lanes] = {};
-    for_each_line<T, lanes, kCut>(
-        group.template box_reader<lanes>(at, box.image, k, r, c), [&](int q, auto& left, auto& right) {
-          T spread[lanes];
-          PTYCHO_UNROLL
-          for (int lane = 0; lane < lanes; ++lane) {
-            const T next = by.x0 * left[lane] + by.x1 * right[lane];
-            spread[lane] = by.y0 * above[lane] + by.y1 * next;
-            above[lane] = next;
-          }
-          T total(0);
-          if constexpr (for_weights) {
-            T left_total[1], right_total[1];
-            total_reader.next(q, left_total, right_total);
-            const T next = by.x0 * left_total[0] + by.x1 * right_total[0];
-            total = by.y0 * totals_above + by.y1 * next;
-            totals_above = next;
-          }
-          if (q == 0) return;
-          if (inside & (1u << (q - 1))) {
-            T factor[1], values[lanes];
-            load_pixel(weight + sample, factor);
-            PTYCHO_UNROLL
-            for (int lane = 0; lane < lanes; ++lane) values[lane] = defined(at, spread[lane] * factor[0]);
-            store_pixel(to + sample * lanes, values);
-            if constexpr (for_weights) {
-              T own[lanes];
-              load_pixel(patch + sample * lanes, own);
-              weight_to[sample] = defined(at, product(own, spread) + total);
-            }
-          }
-          sample += group.w();
-        });
+    for_each_line<T, lanes, kCut>(group.template box_reader<lanes>(at, box.image, k, r, c),
+                                  [&](int q, auto& left, auto& right) {
+                                    T spread[lanes];
+                                    PTYCHO_UNROLL
+                                    for (int lane = 0; lane < lanes; ++lane) {
+                                      const T next = by.x0 * left[lane] + by.x1 * right[lane];
+                                      spread[lane] = by.y0 * above[lane] + by.y1 * next;
+                                      above[lane] = next;
+                                    }
+                                    T total(0);
+                                    if constexpr (for_weights) {
+                                      T left_total[1], right_total[1];
+                                      total_reader.next(q, left_total, right_total);
+                                      const T next = by.x0 * left_total[0] + by.x1 * right_total[0];
+                                      total = by.y0 * totals_above + by.y1 * next;
+                                      totals_above = next;
+                                    }
+                                    if (q == 0) return;
+                                    if (inside & (1u << (q - 1))) {
+                                      T factor[1], values[lanes];
+                                      load_pixel(weight + sample, factor);
+                                      PTYCHO_UNROLL
+                                      for (int lane = 0; lane < lanes; ++lane)
+                                        values[lane] = defined(at, spread[lane] * factor[0]);
+                                      store_pixel(to + sample * lanes, values);
+                                      if constexpr (for_weights) {
+                                        T own[lanes];
+                                        load_pixel(patch + sample * lanes, own);
+                                        weight_to[sample] = defined(at, product(own, spread) + total);
+                                      }
+                                    }
+                                    sample += group.w();
+                                  });
   }
 
   PTYCHO_HD static T defined(const GroupGeometry<T>& at, T value) {

@@ -24,7 +24,7 @@ void launch_reassemble(const Queue& queue, const Tensor& patches, const Tensor& 
     memory = queue.output(weights, {grid.tiles()}, {});
     least = write<T>(*memory);
   }
-  const Program program{{image_stack<const T>(patches)}, image_stack<const T>(weights), scan,  grid, tiles.lists,
+  const Program program{{image_stack<const T>(patches)}, image_stack<const T>(weights), scan,  grid,       tiles.lists,
                         image_stack<T>(image),           image_stack<T>(weight_sum),    least, tiles.state};
   launch(queue, program, grid.tiles());
   if (!eps) return;
@@ -75,9 +75,15 @@ void mean_backward_into(const Queue& queue, const Tensor& grad_image, const Tens
     const Tensor largest = queue.output(weights, Shape(sizes, 2), Shape());
     const LargestWeight<T> find{read<T>(weights), pixels, parts, stack.count, write<T>(largest)};
     launch(queue, find, stack.count * parts);
-    const Program program{stack.data,          read<T>(weights), mean ? read<T>(*mean) : nullptr,
-                          read<T>(largest),    static_cast<T>(eps), pixels,
-                          parts,               stack.count,      write<T>(grad_sum),
+    const Program program{stack.data,
+                          read<T>(weights),
+                          mean ? read<T>(*mean) : nullptr,
+                          read<T>(largest),
+                          static_cast<T>(eps),
+                          pixels,
+                          parts,
+                          stack.count,
+                          write<T>(grad_sum),
                           write<T>(grad_weight_sum)};
     launch(queue, program, stack.count * parts);
   });

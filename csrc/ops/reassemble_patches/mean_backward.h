@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The derivative of a mean S / W by its two sums, a pixel at a time, on every backend; and the block programs that find
-// the largest weight of a canvas and apply the derivative to its pixels. With f = 1 / W, or 0 at or below the threshold,
-// the derivative by S is g f, and that by W is -Re(conj(g f) S / W).
+// the largest weight of a canvas and apply the derivative to its pixels. With f = 1 / W, or 0 at or below the
+// threshold, the derivative by S is g f, and that by W is -Re(conj(g f) S / W).
 #pragma once
 
 #include "maths/block.h"

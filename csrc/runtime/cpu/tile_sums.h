@@ -94,8 +94,8 @@ template <typename T, typename Sum>
 void for_each_tile(const Tiles& tiles, int64_t scalars, int64_t lanes, const Sum& sum, int64_t more = 0) {
   const TileGrid& grid = tiles.grid;
   for_each_chunk(grid.tiles(), 1, [&] {
-    return [&, sums = Workspace<T>(),
-            scratch = Workspace<T>(scratch_size<T>(grid.tile_cols, lanes) + more)](int64_t t, int64_t) mutable {
+    return [&, sums = Workspace<T>(), scratch = Workspace<T>(scratch_size<T>(grid.tile_cols, lanes) + more)](
+               int64_t t, int64_t) mutable {
       const Tile tile{grid.group_of(t), grid.rows_of(t), grid.cols_of(t)};
       sum(t, tile, sums.zeros(tile.height() * tile.stride<T>() * scalars), scratch.data());
       kernels<T>().fence();

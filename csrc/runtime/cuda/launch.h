@@ -75,12 +75,12 @@ class Block {
   }
   template <typename Integer>
   __device__ void add(Integer* at, Integer value) {
-    atomicAdd(as_unsigned(at), static_cast<Unsigned<Integer>>(value));
+    atomicAdd(as_unsigned(at), static_cast<Unsigned<Integer> >(value));
   }
   template <typename Integer>
   __device__ void most(Integer* at, Integer value) {
     static_assert(std::is_unsigned_v<Integer>);
-    atomicMax(as_unsigned(at), static_cast<Unsigned<Integer>>(value));
+    atomicMax(as_unsigned(at), static_cast<Unsigned<Integer> >(value));
   }
   // The barrier makes the block's writes thread 0's, its fence orders them before the count and what follows after it.
   __device__ bool last(int64_t* at, int64_t count) {
@@ -134,9 +134,9 @@ bool has_memory(const Queue& queue, const Program& program) {
 template <typename Program>
 void allow_memory(const Queue& queue) {
   const char* const what = "ptycho_ext: a kernel must have its shared memory, got";
-  require_success(cudaFuncSetAttribute(run<Program>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       memory_at_most<Program>(queue)),
-                  what);
+  require_success(
+      cudaFuncSetAttribute(run<Program>, cudaFuncAttributeMaxDynamicSharedMemorySize, memory_at_most<Program>(queue)),
+      what);
   require_success(cudaFuncSetAttribute(run<Program>, cudaFuncAttributePreferredSharedMemoryCarveout,
                                        cudaSharedmemCarveoutMaxShared),
                   what);

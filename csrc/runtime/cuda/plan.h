@@ -23,7 +23,6 @@ struct Lists {
 
 Lists make_lists(const Queue& queue, const TileGrid& grid, const Scan& scan, const Tensor& positions);
 
-
 class Tiles {
  public:
   // positions: those of the scan; for_mean: whether the largest weight is wanted
