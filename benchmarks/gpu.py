@@ -13,23 +13,23 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
-import importlib
 import math
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from cases import CASES, DTYPES, GPU_CASES, WAVE_OPS, Case, Problem, make_problem
+from gpu_ops import OPS, Call, Inputs
+from gpu_peers import PEERS
 from torch import Tensor
 
 import ptycho_ext
 
-Call = Callable[[], Any]
 Row = dict[str, Any]
 
 COLUMNS = (
@@ -99,83 +99,6 @@ class Device:
         return graph.replay
 
 
-class Inputs(NamedTuple):
-    """What a call reads and the memory that it writes to: patches like the stack, canvas like the canvas."""
-
-    problem: Problem
-    plan: ptycho_ext.ScanPlan | None
-    patches: Tensor
-    canvas: Tensor
-
-
-@dataclass(frozen=True)
-class Op:
-    """An operator: how its call is made, and the bytes that it must move (S: of the stack, C: of the canvases)."""
-
-    make: Callable[[Inputs], Call]
-    bytes: Callable[[Problem], int]
-
-
-def make_extract(i: Inputs) -> Call:
-    p = i.problem
-    return lambda: ptycho_ext.extract_patches(p.canvas, p.positions, p.case.patch, plan=i.plan, out=i.patches)
-
-
-def make_adjoint(i: Inputs) -> Call:
-    p, size = i.problem, (i.problem.case.canvas,) * 2
-    return lambda: ptycho_ext.extract_patches_adjoint(p.patches, p.positions, size, plan=i.plan, out=i.canvas)
-
-
-def make_reassemble(i: Inputs) -> Call:
-    p, size, total = i.problem, (i.problem.case.canvas,) * 2, torch.empty_like(i.canvas.real)
-    return lambda: ptycho_ext.reassemble_patches(
-        p.patches, p.positions, size, p.weights, plan=i.plan, out=(i.canvas, total)
-    )[0]
-
-
-def make_grad_positions(i: Inputs) -> Call:
-    p, order = i.problem, None if i.plan is None else i.plan.order
-    return lambda: torch.ops.ptycho.extract_patches_grad_positions(p.patches, p.canvas, p.positions, order)
-
-
-def make_overlap(i: Inputs) -> Call:
-    p, size = i.problem, (i.problem.case.canvas,) * 2
-    return lambda: ptycho_ext.overlap_project(p.patches, p.positions, size, p.weights, out=i.patches)
-
-
-def make_translate(i: Inputs) -> Call:
-    return lambda: ptycho_ext.translate_images(i.problem.patches, i.problem.shifts, out=i.patches)
-
-
-def make_exit_waves(i: Inputs) -> Call:
-    p, out = i.problem, torch.empty_like(i.problem.waves)
-    return lambda: ptycho_ext.exit_waves(p.canvas, p.positions, p.probe, plan=i.plan, out=out)
-
-
-def make_exit_waves_adjoint(i: Inputs) -> Call:
-    p, size = i.problem, (i.problem.case.canvas,) * 2
-    return lambda: ptycho_ext.exit_waves_adjoint(p.waves, p.positions, p.probe, size, plan=i.plan, out=i.canvas)
-
-
-def make_exit_waves_adjoint_probe(i: Inputs) -> Call:
-    p, out = i.problem, torch.empty_like(i.problem.probe)
-    return lambda: ptycho_ext.exit_waves_adjoint_probe(p.waves, p.canvas, p.positions, plan=i.plan, out=out)
-
-
-OPS = {
-    "extract": Op(make_extract, lambda p: p.patches.nbytes + p.canvas.nbytes),
-    "adjoint": Op(make_adjoint, lambda p: p.patches.nbytes + p.canvas.nbytes),
-    # The sum of the weights is real: 2 C for real data, 1.5 C for complex data.
-    "reassemble": Op(make_reassemble, lambda p: p.patches.nbytes + p.canvas.nbytes + p.canvas.real.nbytes),
-    "grad_positions": Op(make_grad_positions, lambda p: p.patches.nbytes + p.canvas.nbytes),
-    "overlap": Op(make_overlap, lambda p: 2 * p.patches.nbytes),
-    "translate": Op(make_translate, lambda p: 2 * p.patches.nbytes),
-    "exit_waves": Op(make_exit_waves, lambda p: p.bytes("exit_waves")),
-    "exit_waves_adjoint": Op(make_exit_waves_adjoint, lambda p: p.bytes("exit_waves_adjoint")),
-    "exit_waves_adjoint_probe": Op(make_exit_waves_adjoint_probe, lambda p: p.bytes("exit_waves_adjoint_probe")),
-}
-
-
 class Ceiling(NamedTuple):
     """What the card takes to read a stack and to write one, in microseconds: the better of copy_ and neg."""
 
@@ -207,126 +130,6 @@ class Ceiling(NamedTuple):
             "copy_us": self.copy_us,
             "neg_us": self.neg_us,
         }
-
-
-# The other ways. Data are real lanes, (H W, 1) or (H W, 2), as the compiler of torch.compile has no complex numbers.
-
-
-@dataclass(frozen=True)
-class Peer:
-    """Another way to an operator's result: its calls, whether it needs whole pixels, and whether it is captured."""
-
-    make: Callable[[Sequence[Inputs], str], list[Call]]
-    whole_pixels: bool = False
-    graph: bool = True
-    note: str = ""
-
-
-def lanes(t: Tensor) -> Tensor:
-    """Real numbers with a last dimension of 1, or of 2 for complex data."""
-    return torch.view_as_real(t) if t.is_complex() else t.unsqueeze(-1)
-
-
-def corners(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The flat index of each patch's first pixel (n), and the fractions (n, 1, 1, 1) along y and x."""
-    whole = p.positions.floor()
-    fraction = (p.positions - whole).to(p.patches.real.dtype)[:, :, None, None, None]
-    whole = whole.long()
-    return whole[:, 0] * p.case.canvas + whole[:, 1], fraction[:, 0], fraction[:, 1]
-
-
-def pixel_index(first: Tensor, size: int, width: int) -> Tensor:
-    """The flat indices (n, h, w) of the pixels of each patch."""
-    steps = torch.arange(size, device=first.device)
-    return first[:, None, None] + steps[:, None] * width + steps
-
-
-def gather(flat: Tensor, first: Tensor, y: Tensor, x: Tensor, size: int, width: int, out: Tensor) -> Tensor:
-    """Extraction in plain torch, to be compiled: four taps of flat (H W, lanes) for every pixel."""
-    index = pixel_index(first, size, width)
-    top = (1 - x) * flat[index] + x * flat[index + 1]
-    bottom = (1 - x) * flat[index + width] + x * flat[index + width + 1]
-    return out.copy_((1 - y) * top + y * bottom)
-
-
-def scatter(patches: Tensor, first: Tensor, y: Tensor, x: Tensor, size: int, width: int, out: Tensor) -> Tensor:
-    """The adjoint in plain torch, to be compiled: four weighted copies are added to out (H W, lanes)."""
-    index = pixel_index(first, size, width).flatten()
-    out.zero_()
-    for step, weight in ((0, (1 - y) * (1 - x)), (1, (1 - y) * x), (width, y * (1 - x)), (width + 1, y * x)):
-        out.index_add_(0, index + step, (patches * weight).flatten(0, 2))
-    return out
-
-
-def compiled_gather(inputs: Sequence[Inputs], backend: str) -> list[Call]:
-    torch.compiler.reset()
-    compiled = torch.compile(gather, fullgraph=True, dynamic=False, backend=backend)
-
-    def call(i: Inputs) -> Call:
-        p = i.problem
-        flat, taps, out = lanes(p.canvas).flatten(0, 1), corners(p), lanes(i.patches)
-        return lambda: (compiled(flat, *taps, p.case.patch, p.case.canvas, out), i.patches)[1]
-
-    return [call(i) for i in inputs]
-
-
-def compiled_scatter(inputs: Sequence[Inputs], backend: str) -> list[Call]:
-    torch.compiler.reset()
-    compiled = torch.compile(scatter, fullgraph=True, dynamic=False, backend=backend)
-
-    def call(i: Inputs) -> Call:
-        p = i.problem
-        patches, taps, out = lanes(p.patches), corners(p), lanes(i.canvas).flatten(0, 1)
-        return lambda: (compiled(patches, *taps, p.case.patch, p.case.canvas, out), i.canvas)[1]
-
-    return [call(i) for i in inputs]
-
-
-def index_add(inputs: Sequence[Inputs], _: str) -> list[Call]:
-    """The adjoint in plain torch: four weighted copies of the patches, added by an index that is ready-made."""
-
-    def make(i: Inputs) -> Call:
-        p, flat = i.problem, i.canvas.view(-1)
-        first, y, x = corners(p)
-        y, x, index = y.squeeze(-1), x.squeeze(-1), pixel_index(first, p.case.patch, p.case.canvas).flatten()
-        steps = (0, 1, p.case.canvas, p.case.canvas + 1)
-        weights = ((1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x)
-
-        def run() -> Tensor:
-            flat.zero_()
-            for step, weight in zip(steps, weights, strict=True):
-                flat[step:].index_add_(0, index, (p.patches * weight).flatten())
-            return i.canvas
-
-        return run
-
-    return [make(i) for i in inputs]
-
-
-def ptychi_accumulate(inputs: Sequence[Inputs], _: str) -> list[Call]:
-    """What pty-chi 2.2's ptychi.image_proc.place_patches_integer launches on a GPU, in its deterministic form.
-
-    It adds whole-pixel patches to an image and returns a new one. The public function also looks for the patches'
-    limits and waits for the device, several times; this is its kernel alone.
-    """
-    accumulate = importlib.import_module("ptychi.triton.patch_kernels").accumulate_patches
-
-    def make(i: Inputs) -> Call:
-        rows, cols = i.problem.positions.int().unbind(-1)
-        rows, cols, empty = rows.contiguous(), cols.contiguous(), torch.zeros_like(i.canvas)
-        return lambda: accumulate(empty, i.problem.patches, rows, cols, True)
-
-    return [make(i) for i in inputs]
-
-
-PEERS = {
-    "extract": {"compiled gather": Peer(compiled_gather)},
-    "adjoint": {
-        "index_add_": Peer(index_add, graph=False),
-        "compiled index_add_": Peer(compiled_scatter),
-        "pty-chi": Peer(ptychi_accumulate, whole_pixels=True, note="whole-pixel positions on both sides"),
-    },
-}
 
 
 def check(op: str, p: Problem, plan: ptycho_ext.ScanPlan | None, got: Tensor, patches: Tensor) -> float:

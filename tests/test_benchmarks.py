@@ -7,6 +7,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -185,7 +186,8 @@ def test_another_way_that_fails_is_reported_and_not_timed(
     gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     if fault == "result":
-        wrong = gpu.Peer(lambda inputs, _: [lambda i=i: torch.zeros_like(i.patches) for i in inputs])
+        zeros = lambda inputs, _: [lambda i=i: torch.zeros_like(i.patches) for i in inputs]  # noqa: E731
+        wrong = replace(gpu.PEERS["extract"]["compiled gather"], make=zeros)
         monkeypatch.setattr(gpu, "PEERS", {"extract": {"zeros": wrong}})
     else:
         monkeypatch.setattr(gpu, "PEERS", {"extract": {"compiled": gpu.PEERS["extract"]["compiled gather"]}})

@@ -3,7 +3,7 @@
 
 One operator in place of reassembly, division and extraction: the canvases of all groups never exist together. Its
 gradients by patches and weights come from one operator too; where they are to be differentiated again, and for the
-positions, the backward is spelled with the other operators, on canvases.
+positions, the backward is composed of the other operators, on canvases.
 """
 
 from __future__ import annotations
