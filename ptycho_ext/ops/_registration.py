@@ -194,7 +194,11 @@ def _recorded(
         function.setup_context(ctx, args, output)
         return output
 
-    # What backward returns for packed arguments is None, and autograd drops as many too many.
-    members = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return *function.backward(ctx, *grads), None
+
+    # What backward returns for packed arguments is None, and autograd drops those that are too many.
+    enough = len(inspect.signature(function.forward).parameters) > packed
+    members = {"forward": staticmethod(forward), "backward": staticmethod(function.backward if enough else backward)}
     eager = type(f"{function.__name__}Eager", (torch.autograd.Function,), members)
     return super(torch.autograd.Function, eager).apply, packed  # type: ignore[misc]

@@ -227,15 +227,14 @@ class _Reassemble(torch.autograd.Function):
         positions, weights, weight_sum, order, tile_start, tile_patches, *more = ctx.saved_tensors
         if grad_image is None:
             grad_image = torch.zeros(ctx.sizes, dtype=ctx.type, device=weights.device)
-        plan, patch_size = (order, tile_start, tile_patches), list(weights.shape[-2:])
-        by_patches = by_positions = by_weights = None
         if not more:  # of the patches alone
             if weight_sum is None:
-                by_patches = _adjoint(grad_image, positions, weights, *plan)
+                by_patches = _adjoint(grad_image, positions, weights, order, tile_start, tile_patches)
             else:
                 by_patches = _backward(grad_image, positions, weights, weight_sum, ctx.eps, order)
             return by_patches, None, None, None, None, None, None, None
-        patches, image = more
+        (patches, image), plan, patch_size = more, (order, tile_start, tile_patches), list(weights.shape[-2:])
+        by_patches = by_positions = by_weights = None
         for_patches, for_positions, for_weights, *_ = ctx.needs_input_grad
         if grad_sum is None:
             grad_sum = torch.zeros(ctx.sizes, dtype=weights.dtype, device=weights.device)
