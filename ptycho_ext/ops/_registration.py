@@ -63,8 +63,7 @@ def differentiable(op: str, function: type[torch.autograd.Function]) -> Callable
         if torch._C._are_functorch_transforms_active():
             return function.apply(*args)
         if gradient_wanted(args):  # a tensor that outlived its transform is unwrapped by the dispatcher, else here
-            alive = [unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in args[:packed]]
-            return record(*alive, args[packed:])
+            return record(*map(_unwrapped, args[:packed]), args[packed:])
         with _below_autograd():
             return overload(*args[:own])
 
@@ -87,14 +86,14 @@ def composed(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
         function: the same of operators that are differentiable; takes the operator's arguments.
 
     Returns:
-        ``apply(*args)``: the operator; cheaper than the raw one where no gradient is wanted.
+        ``apply(*args)``: the operator; cheaper than the raw one in a backward that is not differentiated itself.
     """
     overload = getattr(torch.ops.ptycho, op).default
     gradient_wanted = _test_of(overload)
 
     def apply(*args: Any) -> Any:
-        plain = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
-        if not plain or gradient_wanted(args):
+        recording = torch.is_grad_enabled() or forward_ad._current_level >= 0
+        if recording or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return overload(*args)
         with _below_autograd():
             return overload(*args)
@@ -135,6 +134,10 @@ def writes_to(op: str, *outputs: int) -> None:
     _library.impl(op, transforms, _TRANSFORMS)
 
 
+def _unwrapped(argument: Any) -> Any:
+    return unwrap_if_dead(argument) if isinstance(argument, Tensor) else argument
+
+
 def _autograd(
     overload: torch._ops.OpOverload, gradient_wanted: Callable[[tuple[Any, ...]], bool], recorded: Callable[..., Any]
 ) -> Callable[..., Any]:
@@ -157,8 +160,10 @@ def _test_of(overload: torch._ops.OpOverload) -> Callable[[tuple[Any, ...]], boo
 
     def gradient_wanted(args: tuple[Any, ...]) -> bool:
         for place in places:
-            if args[place].requires_grad and torch.is_grad_enabled():
-                return True
+            if args[place].requires_grad:
+                if torch.is_grad_enabled():
+                    return True
+                break
         return forward_ad._current_level >= 0
 
     def with_optional_data(args: tuple[Any, ...]) -> bool:

@@ -212,21 +212,20 @@ class _Reassemble(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        patches, positions, weights, canvas_size, ctx.eps, tile_start, tile_patches, order = inputs
-        plan, (_, for_positions, for_weights, *_) = (order, tile_start, tile_patches), ctx.needs_input_grad
-        weight_sum = None if ctx.eps is None else output[1]
-        if for_positions or for_weights:
-            image = None if ctx.eps is None else output[0]
+        patches, positions, weights, ctx.canvas_size, ctx.eps, *plan = inputs
+        image, weight_sum = (None, None) if ctx.eps is None else output
+        needed = ctx.needs_input_grad
+        if needed[1] or needed[2]:
             ctx.save_for_backward(positions, weights, weight_sum, *plan, patches, image)
         else:
             ctx.save_for_backward(positions, weights, weight_sum, *plan)
-        ctx.sizes, ctx.type = (*patches.shape[:-3], *canvas_size), patches.dtype
+        ctx.type = patches.dtype
 
     @staticmethod
     def backward(ctx: Any, grad_image: Tensor | None, grad_sum: Tensor | None) -> tuple[Tensor | None, ...]:
-        positions, weights, weight_sum, order, tile_start, tile_patches, *more = ctx.saved_tensors
+        positions, weights, weight_sum, tile_start, tile_patches, order, *more = ctx.saved_tensors
         if grad_image is None:
-            grad_image = torch.zeros(ctx.sizes, dtype=ctx.type, device=weights.device)
+            grad_image = _zeros(positions, ctx.canvas_size, weights, ctx.type)
         if not more:  # of the patches alone
             if weight_sum is None:
                 by_patches = _adjoint(grad_image, positions, weights, order, tile_start, tile_patches)
@@ -237,7 +236,7 @@ class _Reassemble(torch.autograd.Function):
         by_patches = by_positions = by_weights = None
         for_patches, for_positions, for_weights, *_ = ctx.needs_input_grad
         if grad_sum is None:
-            grad_sum = torch.zeros(ctx.sizes, dtype=weights.dtype, device=weights.device)
+            grad_sum = _zeros(positions, ctx.canvas_size, weights, weights.dtype)
         if weight_sum is not None:  # image = S / W: from here on grad_image is that of S, grad_sum that of W
             grad_image, by_weight_sum = _mean_backward(grad_image, weight_sum, ctx.eps, image)
             grad_sum = grad_sum + by_weight_sum
@@ -351,6 +350,11 @@ class _MeanBackward(torch.autograd.Function):
         grad_image, weight_sum = args[0].movedim(in_dims[0], 0), args[1].movedim(in_dims[1], 0)
         moved = None if image is None else image.movedim(in_dims[3], 0)
         return op(grad_image, weight_sum, args[2], moved), (0, None if image is None else 0)
+
+
+def _zeros(positions: Tensor, canvas_size: list[int], like: Tensor, dtype: torch.dtype) -> Tensor:
+    """The gradient of a canvas that was not used."""
+    return like.new_zeros((*positions.shape[:-2], *canvas_size), dtype=dtype)
 
 
 def _weighted_grad_positions(

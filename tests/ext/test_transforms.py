@@ -213,3 +213,21 @@ def test_autocast_compiles_to_one_graph() -> None:
         got = torch.compile(step, fullgraph=True, backend="aot_eager")(x)
         assert got.dtype == torch.float32
         torch.testing.assert_close(got, step(x))
+
+
+@pytest.mark.parametrize("call", [px.extract_patches, torch.ops.ptycho.extract_patches])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_tensor_that_outlived_its_transform_counts_as_what_it_wraps(call: Any, recorded: bool) -> None:
+    kept: list[Tensor] = []
+
+    def loss(x: Tensor) -> Tensor:
+        kept.append(2 * x)
+        return x.square().sum()
+
+    canvas = data(CANVAS, torch.float64).requires_grad_(recorded)
+    torch.func.grad(loss)(canvas)
+    got, want = call(kept[0], POSITIONS[0], list(PATCH)), call(2 * canvas, POSITIONS[0], list(PATCH))
+    assert torch.equal(got, want) and got.requires_grad == recorded
+    if recorded:
+        of_both = (torch.autograd.grad(y.sum(), canvas)[0] for y in (got, want))
+        torch.testing.assert_close(*of_both, rtol=0, atol=0)
