@@ -7,6 +7,9 @@ where the log goes to pytest, so that standard error holds the complaint alone.
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptychopinn.cli import main
+from ptychopinn.cli import app, main
 from ptychopinn.config import Config
 from ptychopinn.persistence.bundle import build_model, save_bundle
 from ptychopinn.physics.simulate import simulate
@@ -27,10 +30,14 @@ CPU = ("--execution.accelerator", "cpu", "--data.group_size", "4")
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a scan, a run's bundle and a reconstruction."""
+    """A folder with scans, a run's bundle and a reconstruction."""
     folder = tmp_path_factory.mktemp("good")
     scan = simulate("dead_leaves", patterns=16, size=32, photons=1e4)
     scan.save(folder / "scan.npz")
+    np.save(folder / "patterns.npy", scan.counts)
+    with tempfile.TemporaryDirectory() as pair:
+        dataclasses.replace(scan, pixel_size=1e-8, energy=8e3).save(pair, format="ptychodus")
+        shutil.copy(Path(pair) / "diffraction.h5", folder)  # without its partner
     config = Config.from_dict({"model": {"options": {"steps": 2, "width": 8, "state": 2}}, "data": {"group_size": 4}})
     save_bundle(build_model(config, 32, 1), config, folder / "run" / "wts.h5.zip")
     Reconstruction(np.ones((60, 60), np.complex64), np.ones((60, 60), np.float32), (0.0, 0.0)).save(folder / "recon.h5")
@@ -91,10 +98,6 @@ def text(good: Path, path: Path) -> None:
     path.write_text("x y counts\n")
 
 
-def nothing(good: Path, path: Path) -> None:
-    pass
-
-
 def folder(good: Path, path: Path) -> None:
     path.mkdir()
 
@@ -110,7 +113,6 @@ SCANS: dict[str, tuple[Callable[[Path, Path], None], tuple[str, ...]]] = {
     "empty": (empty, ("expected an NPZ file", "an empty file (0 bytes)")),
     "truncated": (truncated, ("expected an NPZ file", "truncated")),
     "text": (text, ("expected an NPZ file", "no zip archive")),
-    "missing": (nothing, ("expected an NPZ file", "no file")),
     "folder": (folder, ("expected an NPZ file", "a folder")),
 }
 WITH_SCAN = {
@@ -155,10 +157,9 @@ def test_unknown_suffix(work: Path, capsys: pytest.CaptureFixture[str], command:
 
 
 RECONSTRUCTIONS = {
-    "missing": (nothing, "bad.h5: no such file"),
     "empty": (empty, "bad.h5: not a readable HDF5 reconstruction"),
     "truncated": (truncated, "bad.h5: not a readable HDF5 reconstruction"),
-    "folder": (folder, "bad.h5: no such file"),
+    "folder": (folder, "bad.h5: expected a file of a reconstruction, found a folder"),
 }
 
 
@@ -187,7 +188,7 @@ OPTIONS = [
     ((*TRAIN, "--training.epochs", "0"), "training.epochs must be at least 1, got 0"),
     ((*TRAIN, "--epochs", "0"), "training.epochs must be at least 1, got 0"),
     ((*TRAIN, "--minutes", "-1"), "training.minutes must be positive, got -1"),
-    ((*TRAIN, "--training.epochs", "many"), "\"training.epochs\": Expected a <class 'int'>. Got value: many"),
+    ((*TRAIN, "--training.epochs", "many"), "training.epochs must be a whole number, got 'many'"),
     ((*TRAIN, "--training.loss", "l1"), "training.loss must be poisson or amplitude, got 'l1'"),
     ((*TRAIN, "--training.epoch", "3"), "unrecognized arguments: --training.epoch 3"),
     ((*TRAIN, "--model.generator", "gan"), "model.generator: must be one of cnn, unet, unrolled, got 'gan'"),
@@ -196,7 +197,7 @@ OPTIONS = [
     ((*TRAIN, "--data.group_size", "17"), "a group of 17 needs a scan of at least 17 patterns, got 16"),
     ((*TRAIN, "--execution.accelerator", "abacus"), "execution.accelerator must be auto, cpu or gpu, got 'abacus'"),
     ((*TRAIN, "--measurement", "guess"), "invalid choice: 'guess'"),
-    ((*TRAIN, "--config", "absent.yaml"), "File does not exist"),
+    ((*TRAIN, "--epochs", "many"), "--epochs must be a whole number or none, got 'many'"),
     ((*TRAIN, "--config", "recon.h5"), "--config: expected YAML text"),
     (("train", "scan.npz"), "the following arguments are required: train.out"),
     (("train", "scan.npz", "--out", "scan.npz/out", *TINY, *CPU), "scan.npz/out: expected a folder that can be made"),
@@ -217,8 +218,11 @@ OPTIONS = [
         ("reconstruct", "run", "scan.npz", "--out", "out.h5", "--inference.batch_size", "0"),
         "inference.batch_size must be",
     ),
-    (("reconstruct", "absent", "scan.npz", "--out", "out.h5"), "absent: expected a trained model"),
-    (("reconstruct", ".", "scan.npz", "--out", "out.h5"), "wts.h5.zip: expected a trained model"),
+    (("reconstruct", ".", "scan.npz", "--out", "out.h5"), "wts.h5.zip: not found; expected a trained model"),
+    (
+        ("reconstruct", "run", "scan.npz", "--out", "out.h5", "--execution.accelerator", "abacus"),
+        "execution.accelerator must be auto, cpu or gpu, got 'abacus'",
+    ),
     (("reconstruct", "scan.npz", "scan.npz", "--out", "out.h5"), "scan.npz: manifest.json: expected a bundle"),
     (
         ("reconstruct", "recon.h5", "scan.npz", "--out", "out.h5"),
@@ -233,6 +237,57 @@ OPTIONS = [
 )
 def test_options(work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], phrase: str) -> None:
     assert phrase in refused(arguments, capsys)
+
+
+#: Command lines whose files are all there, and the places in them where one may be missing.
+PATHS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
+    "inspect": (("inspect", "scan.npz", "--no-orientation"), (1,)),
+    "convert": (("convert", "scan.npz", "out.cxi"), (1,)),
+    "subset": (("subset", "scan.npz", "out.npz", "--n", "8"), (1,)),
+    "train": (("train", "scan.npz", "scan.npz", "--out", "out", "--from", "run", *CPU), (1, 2, 6)),
+    "reconstruct": (("reconstruct", "run", "scan.npz", "--out", "out.h5", "--ensemble", "run"), (1, 2, 6)),
+    "refine": (("refine", "run", "scan.npz", "--out", "out.h5"), (1, 2)),
+    "evaluate": (("evaluate", "recon.h5", "scan.npz"), (1, 2)),
+    "plot": (("plot", "scan.npz"), (1,)),
+    "unpack": (("unpack", "wts.zip", "--out", "out", "--trust"), (1,)),
+    "simulate": (("simulate", "out.npz"), ()),
+    "doctor": (("doctor",), ()),
+}
+#: Placeholders of options that name a file to read.
+READ = ("FILE.yaml", "FILE.npy", "FILE.csv", "FILE.h5")
+#: Options that apply to files of one format.
+OF_A_FORMAT = {"--positions": "patterns.npy", "--partner": "diffraction.h5"}
+
+
+def with_absent_file() -> list[tuple[str, ...]]:
+    """Every command line of PATHS with one of its files missing, and with each option that reads a missing file."""
+    parser, commands = app._parser()
+    assert set(PATHS) == set(commands)
+    found = []
+    for name, (arguments, places) in PATHS.items():
+        found += [(*arguments[:k], f"absent{Path(arguments[k]).suffix}", *arguments[k + 1 :]) for k in places]
+        for action in parser._subcommands_action._name_parser_map[name]._actions:
+            option = action.option_strings[-1] if action.option_strings else ""
+            if action.metavar in READ and (name, option) != ("inspect", "--mask"):
+                scan = OF_A_FORMAT.get(option, "scan.npz")
+                line = tuple(scan if argument == "scan.npz" else argument for argument in arguments)
+                found.append((*line, option, f"absent{Path(action.metavar).suffix}"))
+    return found
+
+
+@pytest.mark.parametrize("arguments", with_absent_file(), ids=" ".join)
+def test_a_file_that_does_not_exist(work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    (name,) = (argument for argument in arguments if argument.startswith("absent"))
+    line = refused(arguments, capsys)
+    assert line.startswith(f"ptychopinn {arguments[0]}: {name}: not found"), line
+
+
+def test_a_similar_name_is_suggested(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "scam.npz: not found; did you mean scan.npz?" in refused(("plot", "scam.npz"), capsys)
+    assert "data/scan.npz: not found, nor is its folder data" in refused(("plot", "data/scan.npz"), capsys)
+    for command in ("train", "refine"):
+        files = ("scan.npz",) if command == "train" else ("run", "scan.npz")
+        assert ": not found" in refused((command, *files, "--out", "other.h5", "--resume"), capsys)
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,9 @@ COMMANDS = {
     "inspect": ("SCAN", "--json", "--picture", "--mask", "--no-orientation", "if there is a problem"),
     "convert": ("IN", "OUT", "--to", "--format", "--pixel-size", "ptychodus", "nexus", "kept exactly"),
     "subset": ("SCAN", "OUT", "--n", "--clusters", "--seed", "record of its origin"),
-    "train": ("SCAN", "--out", "--config", "--training.epochs", "--model.options", "--data.group_size", "--minutes"),
-    "reconstruct": ("RUN", "SCAN", "--out", "--inference.synchronise", "--device", "those of the training"),
-    "refine": ("[START] SCAN", "--from-scratch", "--resume", "--refine.learn_positions", "or from scratch"),
+    "train": ("SCAN", "--out", "--config", "--minutes", "--from", "--resume", "--orientation"),
+    "reconstruct": ("RUN", "SCAN", "--out", "--device", "those of the training"),
+    "refine": ("[START] SCAN", "--from-scratch", "--resume", "or from scratch"),
     "evaluate": ("RECON.h5", "SCAN", "--out", "--overwrite"),
     "plot": ("FILE", "--out"),
     "unpack": ("ARCHIVE.zip", "--out", "--trust", "--overwrite"),
@@ -52,6 +52,26 @@ TINY = (
     ),
     *("--execution.progress", "false", "--execution.threads", "1", "--execution.accelerator", "cpu"),
 )
+#: Words that only the full help has.
+FULL = {
+    "subset": ("scan file:", "--format"),
+    "train": (
+        "scan file:",
+        "--training.epochs N",
+        "--training.loss {poisson,amplitude}",
+        "data: how",
+    ),
+    "reconstruct": ("--inference.synchronise {true,false}", "--inference.augment {1,2,4,8}", "--execution.threads N"),
+    "refine": ("--refine.learn_positions", "--refine.engine {lbfgs,pie}", "--execution.accelerator {auto,cpu,gpu}"),
+    "evaluate": ("--measurement {auto,amplitude,counts}",),
+    "plot": ("--probe FILE.npy",),
+}
+USAGE = {
+    "train": "ptychopinn train [options] SCAN... --out RUN",
+    "reconstruct": "ptychopinn reconstruct [options] RUN SCAN --out OUT.h5",
+    "refine": "ptychopinn refine [options] [START] SCAN --out OUT.h5",
+    "doctor": "ptychopinn doctor [options]",
+}
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
@@ -73,21 +93,42 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def help_of(command: str, option: str, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as end:
-        main([command, "--help"])
-    text = capsys.readouterr().out
+        main([command, option])
     assert end.value.code == 0
-    for word in COMMANDS[command]:
-        assert word in text
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    text, full = (help_of(command, option, capsys) for option in ("--help", "--help-all"))
+    usage = text.splitlines()[0].removeprefix("usage: ")
+    assert usage == full.splitlines()[0].removeprefix("usage: ") == USAGE.get(command, usage)
+    assert usage.startswith(f"ptychopinn {command} [options]") and text.splitlines()[1] == ""
+    assert all(word in " ".join(shown.split()) for shown in (text, full) for word in COMMANDS[command])
+    assert all(word in full and word not in text for word in FULL.get(command, ()))
+    more = f"More options with ptychopinn {command} --help-all: "
+    assert more not in full
+    assert text.splitlines()[-1].startswith(more) if command in FULL else text == full
+
+
+def test_every_option_is_in_the_full_help_and_in_a_titled_group(capsys: pytest.CaptureFixture[str]) -> None:
+    parser, commands = app._parser()
+    for command in commands:
+        text = help_of(command, "--help-all", capsys)
+        sub = parser._subcommands_action._name_parser_map[command]
+        for action in sub._actions:
+            assert all(f"  {option}" in text or f", {option}" in text for option in action.option_strings), action
+        assert all(group.title for group in sub._action_groups)
 
 
 def test_every_command_is_in_the_help_and_tested_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert tuple(COMMANDS) == app._COMMANDS
     assert main([]) == 2
     printed = capsys.readouterr()
-    assert printed.out == "" and all(f"    {command} " in printed.err for command in COMMANDS)
+    assert printed.out == "" and all(f"\n  {command} " in printed.err for command in COMMANDS)
 
 
 def test_help_and_import_are_light() -> None:
@@ -223,7 +264,7 @@ def test_reconstructions_agree_between_formats(folder: Path) -> None:
         assert (folder / "recon" / name).stat().st_size > 5_000
 
 
-def test_inference_options_are_those_of_the_training_unless_given(folder: Path, tmp_path: Path) -> None:
+def test_inference_options_are_those_of_the_training_unless_stated(folder: Path, tmp_path: Path) -> None:
     model, config = load_bundle(folder / "run")
     settings = config.to_dict() | {"inference": {"group_size": 2, "synchronise": False, "probe": "scan"}}
     save_bundle(model, Config.from_dict(settings), tmp_path / "model.zip")
@@ -235,6 +276,18 @@ def test_inference_options_are_those_of_the_training_unless_given(folder: Path, 
         assert main([*command, "--out", str(tmp_path / name), *options]) == 0
         used = Reconstruction.load(tmp_path / name).metadata["config"]["inference"]
         assert (used["group_size"], used["synchronise"], used["probe"]) == expected
+
+
+def test_execution_is_that_of_the_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    scan, cpu = str(folder / "scan.npz"), ("--execution.accelerator", "cpu", "--execution.threads", "3")
+    out = tmp_path / "a.npz"
+    assert main(["reconstruct", str(folder / "run"), scan, "--out", str(out), *cpu]) == 0
+    assert used == [3] and Reconstruction.load(out).metadata["config"]["execution"]["threads"] == 3
+    refined = str(tmp_path / "b.h5")
+    assert main(["refine", "--from-scratch", scan, "--out", refined, "--iterations", "1", *cpu]) == 0
+    assert used == [3, 3]
 
 
 def test_plot(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

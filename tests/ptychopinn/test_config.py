@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 import yaml
 
-from ptychopinn.config import Config, DataConfig, ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptychopinn.config import (
+    Config,
+    DataConfig,
+    ExecutionConfig,
+    InferenceConfig,
+    ModelConfig,
+    RefineConfig,
+    TrainingConfig,
+)
+from ptychopinn.config.field_docs import field_choices, field_docs
 from ptychopinn.errors import InputError
 
 REFUSED = [
@@ -134,6 +143,27 @@ def test_every_number_of_the_configuration_has_a_rule_that_is_tested() -> None:
     assert numbers <= tested
 
 
+def test_a_choice_is_refused_from_python_with_the_choices() -> None:
+    with pytest.raises(InputError, match=r"^training\.loss must be poisson or amplitude, got 'x'$"):
+        TrainingConfig(loss="x")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^refine\.find_defocus must be true, false or auto, got 'no'$"):
+        RefineConfig(find_defocus="no")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^execution\.precision must be '32', 'bf16' or '16', got 32$"):
+        Config.from_dict({"execution": {"precision": 32}})
+
+
+SECTIONS = [*vars(Config()).values(), RefineConfig()]
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: type(section).__name__)
+def test_every_choice_is_accepted_and_every_field_is_documented(section: Any) -> None:
+    for field, choices in field_choices(type(section)).items():
+        for choice in choices:
+            assert getattr(dataclasses.replace(section, **{field: choice}), field) == choice
+    assert list(field_docs(type(section))) == [field.name for field in dataclasses.fields(section)]
+    assert all(field_docs(type(section)).values())
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -169,8 +199,8 @@ def test_dictionary_json_and_yaml_give_the_same_configuration_back(values: dict[
     assert Config.from_dict(config.to_dict()) == config
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert Config.from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config
-    for section, given in values.items():
-        for field, value in given.items():
+    for section, fields in values.items():
+        for field, value in fields.items():
             assert config.to_dict()[section][field] == value
     assert Config.from_dict({}) == Config()
 
@@ -203,7 +233,7 @@ def test_overrides_go_over_the_file_and_the_file_over_the_defaults(tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
-        (None, {}, "no.yaml: expected a YAML file, found: No such file or directory"),
+        (None, {}, "no.yaml: not found"),
         ("a: [", {}, "no.yaml: expected YAML text: "),
         ("- 1", {}, "no.yaml: configuration must be a mapping"),
         ("training: {epoch: 1}", {}, "no.yaml: training has no 'epoch'"),

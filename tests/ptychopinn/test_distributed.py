@@ -142,7 +142,7 @@ def test_what_one_process_finds_wrong_ends_all_and_is_said_once(two: Path) -> No
     first, second = (json.loads((two / f"failures {rank}.json").read_text()) for rank in (0, 1))
     sentences = [f"scan.npz: something is wrong (found by process {number} of 2)" for number in (1, 2)]
     assert first == [["InputError", sentence] for sentence in sentences]
-    assert second == [["SaidElsewhere", sentence] for sentence in sentences]
+    assert second == [["RemoteError", sentence] for sentence in sentences]
 
 
 def test_the_command_says_once_what_is_wrong(tmp_path: Path) -> None:

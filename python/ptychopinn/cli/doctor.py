@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
+
+from ptychopinn.cli.parser import Parser
 
 
-def describe(parser: ArgumentParser) -> None:
+def describe(parser: Parser) -> None:
     pass
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
-from ptychopinn.cli.options import add_overwrite, new_file, say_written
+from ptychopinn.cli.options import add_overwrite, new_file, print_written
+from ptychopinn.cli.parser import Parser
 
 
-def describe(parser: ArgumentParser) -> None:
+def describe(parser: Parser) -> None:
     parser.add_argument("archive", metavar="ARCHIVE.zip", help="what PtychoPINN's PyTorch backend wrote")
-    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to write to")
     parser.add_argument("--trust", action="store_true", help="the file is harmless: reading it runs what it says")
     add_overwrite(parser)
 
@@ -27,5 +28,5 @@ def run(options: Namespace) -> int:
     folder = Path(options.out)
     for name in PLAIN:
         new_file(folder / name, options.overwrite)
-    say_written(write_plain(read_predecessor(options.archive, options.trust), folder))
+    print_written(write_plain(read_predecessor(options.archive, options.trust), folder))
     return 0

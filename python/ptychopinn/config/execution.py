@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Literal
 
 from ptychopinn.config.checks import check_fields, require
 
@@ -32,22 +32,15 @@ class ExecutionConfig:
         picture_every: epochs between pictures of the running reconstruction; none: no pictures.
     """
 
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "accelerator": ("auto", "cpu", "gpu"),
-        "strategy": ("auto", "ddp"),
-        "precision": ("32", "bf16", "16"),
-        "logger": ("csv", "tensorboard", "mlflow", "none"),
-    }
-
-    accelerator: str = "auto"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int | str = "auto"
-    strategy: str = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
     deterministic: bool = False
-    precision: str = "32"
+    precision: Literal["32", "bf16", "16"] = "32"
     threads: int | None = None
     workers: int = 0
     progress: bool = True
-    logger: str = "csv"
+    logger: Literal["csv", "tensorboard", "mlflow", "none"] = "csv"
     checkpoints: bool = True
     early_stopping: int | None = None
     picture_every: int | None = 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from ptychopinn.config.checks import check_fields, require
 
@@ -29,23 +29,16 @@ class InferenceConfig:
             "ensemble" (models and orientations), or "none".
     """
 
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "weighting": ("probe", "centre", "uniform"),
-        "probe": ("auto", "scan", "model"),
-        "positions": ("auto", "scan"),
-        "uncertainty": ("none", "overlaps", "ensemble"),
-    }
-
     batch_size: int = 16
     group_size: int | None = None
     coverage: int | None = 2
-    weighting: str = "probe"
+    weighting: Literal["probe", "centre", "uniform"] = "probe"
     crop: bool = False
     synchronise: bool = True
-    probe: str = "auto"
-    positions: str = "auto"
-    augment: int = 1
-    uncertainty: str = "none"
+    probe: Literal["auto", "scan", "model"] = "auto"
+    positions: Literal["auto", "scan"] = "auto"
+    augment: Literal[1, 2, 4, 8] = 1
+    uncertainty: Literal["none", "overlaps", "ensemble"] = "none"
 
     def __post_init__(self) -> None:
         check_fields(self, "inference")
@@ -53,7 +46,6 @@ class InferenceConfig:
         size = self.group_size
         require(size is None or size >= 1, "inference.group_size", "be at least 1", size)
         require(self.coverage is None or self.coverage >= 1, "inference.coverage", "be at least 1", self.coverage)
-        require(self.augment in (1, 2, 4, 8), "inference.augment", "be 1, 2, 4 or 8", self.augment)
 
 
 @dataclass(frozen=True)
@@ -90,26 +82,19 @@ class RefineConfig:
         seed: of the batches and the halves.
     """
 
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "engine": ("lbfgs", "pie"),
-        "loss": ("poisson", "amplitude"),
-        "interpolation": ("fourier", "bilinear"),
-        "affine": ("remove", "keep"),
-    }
-
-    engine: str = "lbfgs"
+    engine: Literal["lbfgs", "pie"] = "lbfgs"
     iterations: int = 200
     minutes: float | None = None
     tolerance: float = 2e-3
     warmup: int = 5
-    loss: str = "poisson"
-    interpolation: str = "fourier"
+    loss: Literal["poisson", "amplitude"] = "poisson"
+    interpolation: Literal["fourier", "bilinear"] = "fourier"
     modes: int | None = None
     learn_probe: bool = True
     learn_positions: bool = False
     learn_intensities: bool = False
     find_defocus: bool | Literal["auto"] = "auto"
-    affine: str = "remove"
+    affine: Literal["remove", "keep"] = "remove"
     search: int = 10
     centre_probe: bool = True
     keep_power: bool = True
@@ -128,12 +113,6 @@ class RefineConfig:
         for name in ("iterations", "batch_size", "history"):
             require(getattr(self, name) >= 1, f"refine.{name}", "be at least 1", getattr(self, name))
         require(self.minutes is None or self.minutes > 0, "refine.minutes", "be positive", self.minutes)
-        require(
-            self.find_defocus in (True, False, "auto"),
-            "refine.find_defocus",
-            "be true, false or auto",
-            self.find_defocus,
-        )
         require(self.modes is None or self.modes >= 1, "refine.modes", "be at least 1", self.modes)
         for name in ("tolerance", "warmup", "search", "total_variation", "smoothness"):
             value = getattr(self, name)

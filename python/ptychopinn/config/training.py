@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 from ptychopinn.config.checks import check_fields, require
 
@@ -30,13 +30,8 @@ class DataConfig:
             "region" of their own, of which training sees nothing.
     """
 
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "neighbours": ("nearest", "quadrants"),
-        "validation": ("scattered", "region"),
-    }
-
     group_size: int = 16
-    neighbours: str = "nearest"
+    neighbours: Literal["nearest", "quadrants"] = "nearest"
     pool: int | None = None
     min_distance: float = 0.0
     max_distance: float | None = None
@@ -45,7 +40,7 @@ class DataConfig:
     y_bounds: tuple[float, float] = (0.0, 1.0)
     x_bounds: tuple[float, float] = (0.0, 1.0)
     validation_fraction: float = 0.05
-    validation: str = "scattered"
+    validation: Literal["scattered", "region"] = "scattered"
 
     def __post_init__(self) -> None:
         check_fields(self, "data")
@@ -113,11 +108,6 @@ class TrainingConfig:
         seed: of initialisation, grouping and shuffling.
     """
 
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "schedule": ("cosine", "exponential", "plateau", "constant"),
-        "loss": ("poisson", "amplitude"),
-    }
-
     epochs: int = 40
     minutes: float | None = None
     batch_size: int | None = None
@@ -125,10 +115,10 @@ class TrainingConfig:
     learning_rate: float = 2e-3
     probe_step: float = 0.1
     position_step: float = 0.02
-    schedule: str = "cosine"
+    schedule: Literal["cosine", "exponential", "plateau", "constant"] = "cosine"
     patience: int = 5
     warmup: float = 0.02
-    loss: str = "poisson"
+    loss: Literal["poisson", "amplitude"] = "poisson"
     total_variation: float = 0.0
     supervised: bool = False
     gradient_clip: float = 0.1

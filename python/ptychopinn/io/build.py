@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.acquisition import Acquisition, geometry_metadata
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.io.counts import RawPatterns, counts_of
 from ptychopinn.io.fields import Source
 from ptychopinn.io.geometry import resolved
@@ -145,6 +145,8 @@ def _with_stated(known: NDArray[np.bool_] | None, stated: NDArray[Any] | str | P
         where = str(stated)
         try:
             mask = np.load(stated, allow_pickle=False)
+        except FileNotFoundError:
+            raise not_found(stated) from None
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{where}: expected an .npy file of a mask, found none that can be read") from error
     if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biu" or mask.shape != (size, size):

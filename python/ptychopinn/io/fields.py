@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.runtime.memory import physical_memory
 
 
@@ -31,8 +31,10 @@ class Source(ABC):
     def __init__(self, path: Path, kind: str) -> None:
         self.path = path
         self.kind = kind
+        if not path.exists():
+            raise not_found(path)
         if not path.is_file():
-            raise InputError(f"{path}: expected {kind}, found {'a folder' if path.is_dir() else 'no file'}")
+            raise InputError(f"{path}: expected {kind}, found a folder")
         if path.stat().st_size == 0:
             raise InputError(f"{path}: expected {kind}, found an empty file (0 bytes)")
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.io.fields import Source
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.storage.arrays import pattern_blocks
@@ -131,6 +131,8 @@ def _given_probe(probe: NDArray[Any] | str | Path, size: int) -> NDArray[np.comp
         where = f"{probe}"
         try:
             array = np.load(probe, allow_pickle=False)
+        except FileNotFoundError:
+            raise not_found(probe) from None
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{probe}: expected an .npy file of a probe, found none that can be read") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufc":

@@ -17,7 +17,7 @@ from zlib import error as ZlibError
 import h5py
 import numpy as np
 
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.io.products import EXPORTS, check_export
 from ptychopinn.io.sniff import content_of
 from ptychopinn.reconstruction import Reconstruction, json_of
@@ -62,8 +62,10 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
     """Read a reconstruction; see :meth:`Reconstruction.load`."""
     path = Path(path)
     suffix = reconstruction_suffix(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    if not path.exists():
+        raise not_found(path)
+    if path.is_dir():
+        raise InputError(f"{path}: expected a file of a reconstruction, found a folder")
     try:
         entries = _read_npz(path) if suffix == ".npz" else _read_hdf5(path)
     except (OSError, EOFError, KeyError, ValueError, RuntimeError, BadZipFile, ZlibError) as error:

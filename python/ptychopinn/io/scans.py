@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.registry import Format, load_entry_points, registered
 from ptychopinn.io.sniff import HDF5_SUFFIXES, Content, content_of
@@ -88,6 +88,8 @@ def format_to_read(path: str | Path, name: str = "auto") -> Format:
     if name != "auto":
         return format_named(name)
     content = content_of(path)
+    if content.kind == "missing":
+        raise not_found(path)
     known = formats().values()
     found = [format for format in known if not format.last_resort and format.recognise(content)]
     found = found or [format for format in known if format.last_resort and format.recognise(content)]
@@ -102,7 +104,7 @@ def format_to_read(path: str | Path, name: str = "auto") -> Format:
     by_suffix = _with_suffix(path)
     if len(by_suffix) == 1:
         return by_suffix[0]  # its reader says what is wrong
-    if content.kind in ("missing", "empty", "other") and Path(path).suffix.lower() in HDF5_SUFFIXES:
+    if content.kind in ("empty", "other") and Path(path).suffix.lower() in HDF5_SUFFIXES:
         raise InputError(f"{path}: expected an HDF5 file, found {_said(content)}")
     raise InputError(
         f"{path}: expected a scan in one of the formats {listed}, found {_said(content)}; "
@@ -149,5 +151,5 @@ def _said(content: Content) -> str:
         with content.path.open("rb") as file:
             if file.read(8) == b"\x89HDF\r\n\x1a\n":
                 return "an HDF5 file that is truncated, damaged or still being written"
-    said = {"missing": "no file", "empty": "an empty file (0 bytes)", "npy": "an array without positions"}
+    said = {"empty": "an empty file (0 bytes)", "npy": "an array without positions"}
     return said.get(content.kind, "neither HDF5 nor an NPZ archive")

@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 
 from ptycho_ext import __version__
 from ptychopinn.config import Config
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.archive import fail, read_member
 from ptychopinn.persistence.predecessor import kind_of, refusal
@@ -105,7 +105,7 @@ def load_bundle(path: str | Path) -> tuple[PtychoModel, Config]:
     if path.is_dir():
         path = path / BUNDLE_NAME
     if not path.exists():
-        raise InputError(f"{path}: expected a trained model (a run's folder or its {BUNDLE_NAME}), found nothing there")
+        raise not_found(path, f"a trained model (a run's folder or its {BUNDLE_NAME})")
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ptychopinn.config import Config
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.bundle import build_model
 from ptychopinn.storage.atomic import atomic_path
@@ -32,8 +32,8 @@ def load_checkpoint(path: str | Path) -> tuple[PtychoModel, Config, dict[str, An
         InputError: no such file, not a checkpoint of ptychopinn, or a damaged one.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: expected a checkpoint of ptychopinn, found no file")
+    if not path.exists():
+        raise not_found(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         facts, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]

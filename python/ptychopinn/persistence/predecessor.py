@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.persistence.archive import read_member
 from ptychopinn.storage.atomic import atomic_path
 
@@ -82,6 +82,8 @@ def read_predecessor(path: str | Path, trust: bool = False) -> Predecessor:
         InputError: the file is not trusted, is no such archive, or is damaged.
     """
     path = Path(path)
+    if not path.exists():
+        raise not_found(path)
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:

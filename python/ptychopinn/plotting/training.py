@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.plotting.style import new_figure, save_figure
 
 
@@ -53,8 +53,8 @@ def plot_training(history: str | Path | Mapping[str, Sequence[float]], path: str
 
 
 def _read_csv(path: Path) -> dict[str, list[float]]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    if not path.exists():
+        raise not_found(path)
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else ()) if name is not None}

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.errors import InputError
+from ptychopinn.errors import not_found
 from ptychopinn.plotting.reconstructions import plot_reconstruction
 from ptychopinn.plotting.refinement import plot_refinement
 from ptychopinn.reconstruction import Reconstruction
@@ -46,7 +46,7 @@ def refine_to_files(
     folder = out.with_suffix("")
     checkpoint = folder / CHECKPOINT
     if resume and not checkpoint.is_file():
-        raise InputError(f"{out}: expected a refinement to resume, with {checkpoint}, found none")
+        raise not_found(checkpoint, f"the refinement to resume that wrote {out}")
     if not resume:
         checkpoint.unlink(missing_ok=True)  # of an earlier refinement
     writes = rank_and_size()[0] == 0

@@ -51,6 +51,13 @@ def device_of(execution: ExecutionConfig) -> torch.device:
     return device
 
 
+def prepare_device(execution: ExecutionConfig) -> torch.device:
+    """:func:`device_of` these settings, with torch's number of threads set to theirs."""
+    if execution.threads is not None:
+        torch.set_num_threads(execution.threads)
+    return device_of(execution)
+
+
 def resolve_accelerator(name: str) -> str:
     """Lightning's accelerator for ``execution.accelerator``.
 

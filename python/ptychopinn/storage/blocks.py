@@ -22,7 +22,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 
 #: Bytes of chunks that HDF5 keeps for each open dataset: its own 1 MiB holds no chunk of a modern detector.
 _CHUNK_CACHE = 64 << 20
@@ -249,8 +249,10 @@ def _close_before_fork(source: Hdf5Dataset) -> None:
 
 
 def _existing(path: str | Path) -> Path:
+    if not Path(path).exists():
+        raise not_found(path)
     if not Path(path).is_file():
-        raise InputError(f"{path}: expected a file of patterns, found none")
+        raise InputError(f"{path}: expected a file of patterns, found a folder")
     return Path(path)
 
 

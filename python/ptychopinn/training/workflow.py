@@ -24,14 +24,14 @@ import yaml
 from ptychopinn.batches.datamodule import ScanDataModule, check_alike
 from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import Config
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.inference.predict import choose_probe
 from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.bundle import BUNDLE_NAME, save_bundle
 from ptychopinn.physics.positions import REACH
 from ptychopinn.plotting.scans import plot_scan_overview
 from ptychopinn.plotting.training import plot_training
-from ptychopinn.runtime.processes import agree, broadcast, processes, said_once, together
+from ptychopinn.runtime.processes import agree, broadcast, for_this_process, processes, together
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
 from ptychopinn.training.callbacks import BestEpoch, LastEpoch, StopTogether, stop_on_interrupt
@@ -161,12 +161,12 @@ def _train(
             with stop_on_interrupt(trainer, asked):
                 trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
         except InputError as error:  # of figures that all processes share
-            raise said_once(error) from None
+            raise for_this_process(error) from None
     interrupted = agree(asked.is_set())
     if trainer.global_step == 0:
         if interrupted:
             raise KeyboardInterrupt
-        raise said_once(
+        raise for_this_process(
             InputError("training: no step was made; allow more training.minutes or a smaller training.accumulate")
         )
     seconds = time.perf_counter() - began
@@ -192,10 +192,14 @@ def _train(
 
 
 def _check_folder(out: Path, overwrite: bool, resume: bool) -> None:
-    if resume and not (out / "checkpoints" / "last.ckpt").exists():
-        raise InputError(
-            f"{out}: expected a run to resume, with checkpoints/last.ckpt, found none: it is written after the first "
-            "whole epoch, unless execution.checkpoints is off; a model that was saved can be begun with by --from"
+    last = out / "checkpoints" / "last.ckpt"
+    if resume and not out.exists():
+        raise not_found(out, "the folder of a run to resume")
+    if resume and not last.exists():
+        raise not_found(
+            last,
+            "a run to resume, whose last.ckpt is written after the first whole epoch, unless execution.checkpoints is "
+            "off; --from starts with a model that was saved",
         )
     if (out / BUNDLE_NAME).exists() and not (overwrite or resume):
         raise InputError(
@@ -288,7 +292,7 @@ def read_config(folder: Path) -> Config:
     """
     path = folder / "config.yaml"
     if not path.exists():
-        raise InputError(f"{folder}: expected the folder of a run, with config.yaml, found none")
+        raise not_found(path if folder.exists() else folder, "the folder of a run, with its config.yaml")
     return Config.load(path)
 
 

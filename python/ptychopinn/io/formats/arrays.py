@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of
 from ptychopinn.io.fields import Source
 from ptychopinn.io.hdf5 import Frames, Hdf5
@@ -74,8 +74,10 @@ def read_positions(path: Path) -> NDArray[np.float64]:
     Raises:
         InputError: the file is no such table; the sentence names the line.
     """
+    if not path.exists():
+        raise not_found(path)
     if not path.is_file() or not 0 < path.stat().st_size < _LARGEST_CSV:
-        found = "no file" if not path.is_file() else f"{path.stat().st_size} bytes"
+        found = "a folder" if path.is_dir() else f"{path.stat().st_size} bytes"
         raise InputError(f"{path}: expected a CSV file of positions y, x in metres, found {found}")
     rows: list[tuple[float, float]] = []
     columns = (0, 1)
