@@ -148,7 +148,7 @@ def test_what_one_process_finds_wrong_ends_all_and_is_said_once(two: Path) -> No
 def test_the_command_says_once_what_is_wrong(tmp_path: Path) -> None:
     done = torchrun("-m", "ptychopinn.cli", "reconstruct", "absent", "scan.npz", "--out", str(tmp_path / "recon.h5"))
     assert done.returncode != 0 and list(tmp_path.iterdir()) == []
-    assert done.stderr.count("ptychopinn reconstruct: absent: expected a trained model") == 1
+    assert done.stderr.count("ptychopinn reconstruct: absent: not found; expected a trained model") == 1
 
 
 def test_an_interrupt_ends_all_after_the_same_step_and_saves(tmp_path: Path) -> None:

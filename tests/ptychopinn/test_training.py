@@ -12,6 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import Timer
 from tiny_runs import same, tiny, tiny_scan
 
 from ptychopinn.config import Config, TrainingConfig
@@ -29,8 +31,8 @@ from ptychopinn.inference.predict import predict
 from ptychopinn.persistence.bundle import BUNDLE_NAME, load_bundle
 from ptychopinn.physics.simulate import simulate
 from ptychopinn.scan import Scan
-from ptychopinn.training.callbacks import Schedule
 from ptychopinn.training.module import PtychoModule
+from ptychopinn.training.schedule import ProgressLR, progress_of
 from ptychopinn.training.workflow import TrainedRun, train
 
 
@@ -180,10 +182,16 @@ def test_what_a_bad_pixel_says_changes_nothing(scan: Scan, tmp_path: Path) -> No
     assert torch.equal(*canvases)
 
 
+def schedule_of(**training: Any) -> ProgressLR:
+    """A schedule of two rates, 1 and 0.1."""
+    groups = [{"params": [torch.zeros(1)], "lr": rate} for rate in (1.0, 0.1)]
+    return ProgressLR(torch.optim.SGD(groups), TrainingConfig(**training))
+
+
 @pytest.mark.parametrize("warmup", [0.0, 0.1])
 @pytest.mark.parametrize(("kind", "end"), [("cosine", 0.0), ("exponential", 0.01)])
 def test_the_learning_rate_rises_and_falls(kind: str, end: float, warmup: float) -> None:
-    factor = Schedule(TrainingConfig(schedule=kind, warmup=warmup)).factor
+    factor = schedule_of(schedule=kind, warmup=warmup).factor
     progress = np.linspace(0, 1, 201)
     values = np.array([factor(p) for p in progress])
     peak = int(values.argmax())
@@ -195,56 +203,92 @@ def test_the_learning_rate_rises_and_falls(kind: str, end: float, warmup: float)
 
 
 def test_a_constant_rate_only_warms_up() -> None:
-    factor = Schedule(TrainingConfig(schedule="constant", warmup=0.1)).factor
+    factor = schedule_of(schedule="constant", warmup=0.1).factor
     assert factor(0.0) < 0.02 and factor(0.1) == factor(0.5) == factor(1.0) == 1
 
 
 def test_rates_halve_on_a_plateau() -> None:
-    schedule = Schedule(TrainingConfig(schedule="plateau", warmup=0.0, patience=2))
+    schedule = schedule_of(schedule="plateau", warmup=0.0, patience=2)
     seen = []
     for loss in (3.0, 2.0, 2.0, 2.5, 2.1, 1.9, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0):
-        schedule.judge(loss)
-        seen.append(schedule.factor(0.5))
-    assert seen == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+        schedule.advance(0.5)
+        schedule.end_epoch(loss)
+        seen.append([group["lr"] for group in schedule.optimizer.param_groups])
+    factors = [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+    assert seen == [[factor, 0.1 * factor] for factor in factors]
+    resumed = schedule_of(schedule="plateau", warmup=0.0, patience=2, learning_rate=1.0)
+    resumed.load_state_dict(schedule.state_dict())
+    resumed.apply(0.5)
+    assert [group["lr"] for group in resumed.optimizer.param_groups] == [0.125, 0.0125]
+
+
+class Rates(L.Callback):
+    """Records the rates of every step."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[float]] = []
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Any) -> None:
+        self.seen.append([group["lr"] for group in optimizer.param_groups])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("kind", ["cosine", "exponential", "plateau", "constant"])
+def test_every_step_has_the_rate_of_its_progress(scan: Scan, tmp_path: Path, kind: str, accumulate: int) -> None:
+    """Bit for bit what a factor of the fraction of steps done makes of the peaks, from the first step to the last."""
+    options = {"schedule": kind, "warmup": 0.2, "epochs": 3, "accumulate": accumulate, "learning_rate": 0.01}
+    rates = Rates()
+    train(scan, tmp_path, tiny(training=options, model={"learn_positions": True}), callbacks=[rates])
+    steps = len(rates.seen)
+    assert steps == 12 // accumulate
+    for step, (network, probe, positions) in enumerate(rates.seen):
+        progress = step / steps
+        fall = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "exponential": 0.01**progress}.get(kind, 1.0)
+        factor = min(1.0, (progress + 1e-3) / (0.2 + 1e-3)) * fall
+        assert (network, positions) == (0.01 * factor, 0.02 * factor)
+        assert probe / factor == pytest.approx(rates.seen[0][1] / rates.seen[0][0] * 0.01)
+
+
+def test_rates_are_logged_once_an_epoch(scan: Scan, tmp_path: Path) -> None:
+    run = train(scan, tmp_path, tiny(training={"epochs": 3, "schedule": "constant", "warmup": 0}))
+    assert history(run, "learning_rate/network") == [2e-3] * 3 and len(history(run, "learning_rate/probe")) == 3
+    assert len(history(run, "train_loss")) == 3
 
 
 def test_a_plateau_is_seen_in_a_training(scan: Scan, tmp_path: Path) -> None:
     """No step at all: the loss cannot fall after the first epoch."""
     rates = {"learning_rate": 1e-30, "schedule": "plateau", "patience": 1, "warmup": 0, "epochs": 5}
     config = tiny(training=rates, model={"learn_probe": False}, data={"validation_fraction": 0})
-    run = train(scan, tmp_path, config)
-    state = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["Schedule"]
+    seen = Rates()
+    run = train(scan, tmp_path, config, callbacks=[seen])
+    factors = [rate / 1e-30 for (rate,) in seen.seen]
+    assert factors[:8] == [1.0] * 8 and factors[-4:] == [factors[-4]] * 4 and factors[-4] in (0.5, 0.25)
+    (state,) = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["lr_schedulers"]
     assert state["reduced"] in (0.5, 0.25)
 
 
-def test_the_schedule_follows_steps_or_time_whichever_is_further(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_of_steps_or_time_whichever_is_further(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)
-    groups = [{"lr": 1e-2}, {"lr": 1e-3}]
+    timer = Timer(timedelta(minutes=2), verbose=False)
     trainer: Any = SimpleNamespace(
-        optimizers=[SimpleNamespace(param_groups=groups)],
+        callbacks=[timer],
         strategy=SimpleNamespace(broadcast=lambda value: value),
         estimated_stepping_batches=100,
         global_step=25,
         should_stop=False,
     )
     module: Any = None
-    schedule = Schedule(TrainingConfig(warmup=0.0, minutes=2.0))
-    schedule.on_fit_start(trainer, module)
-    schedule.on_train_start(trainer, module)
-    expected = {100.0: 0.25, 160.0: 0.5, 220.0: 1.0}
-    for clock, progress in expected.items():  # noqa: B007
-        schedule.on_train_batch_start(trainer, module, None, 0)
-        cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        assert [group["lr"] for group in groups] == pytest.approx([1e-2 * cosine, 1e-3 * cosine])
+    timer.on_train_start(trainer, module)
+    for clock, progress in {100.0: 0.25, 160.0: 0.5, 220.0: 1.0}.items():  # noqa: B007
+        assert progress_of(trainer) == pytest.approx(progress)
+        timer.on_train_batch_end(trainer, module)
         assert trainer.should_stop is (progress == 1.0)
-    resumed = Schedule(TrainingConfig(warmup=0.0, minutes=4.0))
-    resumed.load_state_dict(schedule.state_dict())
-    groups[0]["lr"], groups[1]["lr"] = 1e-2, 1e-3
-    resumed.on_fit_start(trainer, module)
+    resumed = Timer(timedelta(minutes=4), verbose=False)
+    resumed.load_state_dict(timer.state_dict())
+    trainer.callbacks = [resumed]
     resumed.on_train_start(trainer, module)
-    resumed.on_train_batch_start(trainer, module, None, 0)  # half of the time was spent before
-    assert [group["lr"] for group in groups] == pytest.approx([5e-3, 5e-4])
+    assert progress_of(trainer) == pytest.approx(0.5)  # half of the time was spent before
 
 
 def test_a_time_limit_ends_a_long_run_and_saves_it(scan: Scan, tmp_path: Path) -> None:

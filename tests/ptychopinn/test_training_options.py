@@ -292,4 +292,4 @@ def test_the_command_line_resumes_fine_tunes_and_averages(
     capsys.readouterr()
     for wrong in (["--from", "run"], ["--overwrite"]):
         assert main(["train", "scan.npz", "--out", "run", "--resume", *wrong]) == 2
-        assert "leave --from and --overwrite away" in capsys.readouterr().err
+        assert "omit --from and --overwrite" in capsys.readouterr().err

@@ -9,7 +9,6 @@ from __future__ import annotations
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ptychopinn.errors import InputError
@@ -49,7 +48,6 @@ def check_fields(section: Any, name: str) -> None:
             require(False, f"{name}.{entry.name}", f"be {described(kinds, quoted=value in map(_number, kinds))}", value)
 
 
-@cache
 def hints_of(section: type) -> dict[str, Any]:
     """Field -> its annotation, as a type."""
     return get_type_hints(section)

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Callbacks: a learning rate that fits epochs and a time limit at once, and the ways a training can end early.
-
-The schedule follows progress, the larger of the shares of steps done and of time spent, so that a run with
-``--minutes`` ends annealed wherever the time runs out. Without a time limit it depends on the step alone and is
-reproducible.
-"""
+"""Callbacks: checkpoints of whole epochs, what is printed, and the ways a training can end early."""
 
 from __future__ import annotations
 
@@ -21,7 +16,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ptychopinn.config import TrainingConfig
 from ptychopinn.errors import InputError
 from ptychopinn.runtime.processes import agree, distributed
 
@@ -29,83 +23,6 @@ _log = logging.getLogger(__name__)
 
 #: Seconds within which two signals are one Ctrl-C.
 _SAME_INTERRUPT = 2.0
-
-
-class Schedule(L.Callback):
-    """Learning rates: a linear rise, then as ``training.schedule`` says; stops the training when the time is over.
-
-    All groups of parameters follow one factor. The time spent and the plateaus are part of a checkpoint; the rates are
-    not, so that a resumed training follows its own configuration.
-
-    Args:
-        config: of the training.
-    """
-
-    def __init__(self, config: TrainingConfig) -> None:
-        self.kind = config.schedule
-        self.warmup = config.warmup
-        self.patience = config.patience
-        self.seconds = math.inf if config.minutes is None else 60 * config.minutes
-        self._started = 0.0
-        self._spent_before = 0.0
-        self._peaks: list[float] = []
-        self._best, self._waited, self._reduced = math.inf, 0, 1.0
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Before a checkpoint restores the optimiser, and with it rates of an earlier moment.
-        self._peaks = [group["lr"] for group in trainer.optimizers[0].param_groups]
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._started = time.monotonic()
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        spent = self._spent() / self.seconds
-        # One decision for all processes, or some would wait for the others forever.
-        spent = float(trainer.strategy.broadcast(spent)) if self.seconds < math.inf else 0.0
-        progress = max(trainer.global_step / max(1, trainer.estimated_stepping_batches), spent)
-        factor = self.factor(progress)
-        for group, peak in zip(trainer.optimizers[0].param_groups, self._peaks, strict=True):
-            group["lr"] = peak * factor
-        if progress >= 1:
-            trainer.should_stop = True
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.kind == "plateau":
-            self.judge(float(trainer.callback_metrics["train_loss"]))
-
-    def factor(self, progress: float) -> float:
-        """Learning rate relative to its peak at ``progress`` in [0, 1]."""
-        rise = min(1.0, (progress + 1e-3) / (self.warmup + 1e-3))
-        progress = min(progress, 1.0)
-        if self.kind == "cosine":
-            return rise * 0.5 * (1 + math.cos(math.pi * progress))
-        if self.kind == "exponential":
-            return rise * 0.01**progress
-        return rise * self._reduced
-
-    def judge(self, loss: float) -> None:
-        """Halve the rates when ``loss`` has not been the lowest for longer than the patience."""
-        self._waited = 0 if loss < self._best else self._waited + 1
-        self._best = min(loss, self._best)
-        if self._waited > self.patience:
-            self._reduced, self._waited = 0.5 * self._reduced, 0
-
-    def _spent(self) -> float:
-        return self._spent_before + time.monotonic() - self._started
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "spent": self._spent(),
-            "best": self._best,
-            "waited": self._waited,
-            "reduced": self._reduced,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._spent_before = state_dict["spent"]
-        self._best, self._waited, self._reduced = (state_dict[name] for name in ("best", "waited", "reduced"))
 
 
 class LastEpoch(ModelCheckpoint):

@@ -277,9 +277,15 @@ def _logged(path: Path, last_epoch: int) -> list[tuple[int, dict[str, float]]]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= last_epoch]
+        rows = list(csv.DictReader(file))
+    # Rates have rows without an epoch, before those of its losses.
+    kept = [k for k, row in enumerate(rows) if row["epoch"] and int(row["epoch"]) <= last_epoch]
+    rows = rows[: kept[-1] + 1] if kept else []
     return [
-        (int(row["step"]), {"epoch": int(row["epoch"])} | {k: float(v) for k, v in row.items() if v and "_" in k})
+        (
+            int(row["step"]),
+            {k: int(v) if k == "epoch" else float(v) for k, v in row.items() if v and k != "step"},
+        )
         for row in rows
     ]
 

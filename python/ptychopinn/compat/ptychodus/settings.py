@@ -12,7 +12,7 @@ from ptychodus.api.parameters import Parameter, ParameterGroup
 from ptychodus.api.settings import SettingsRegistry
 
 from ptychopinn.config import DataConfig, ExecutionConfig, InferenceConfig, ModelConfig, RefineConfig, TrainingConfig
-from ptychopinn.config.field_docs import field_docs
+from ptychopinn.config.field_docs import field_choices, field_docs
 
 #: Types of fields that ptychodus has a parameter for; others are text as in YAML, "none" for None.
 _KINDS = {"bool": "boolean", "int": "integer", "float": "real", "str": "string"}
@@ -43,16 +43,18 @@ class SectionSettings:
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
         made, start = registry.create_group(group), section(**defaults or {})
-        self.choices: dict[str, tuple[str, ...]] = getattr(section, "CHOICES", {})
+        choices = field_choices(section)
+        self.choices = {name: values for name, values in choices.items() if isinstance(values[0], str)}
         self.field_docs = field_docs(section)
         self.parameters: dict[str, Parameter[Any]] = {}
         self._text = set[str]()
         for entry in dataclasses.fields(section):
             if entry.name in without:
                 continue
-            if entry.type not in _KINDS:
+            kind = type(choices[entry.name][0]).__name__ if entry.name in choices else str(entry.type)
+            if kind not in _KINDS:
                 self._text.add(entry.name)
-            self.parameters[entry.name] = _parameter(made, entry, getattr(start, entry.name))
+            self.parameters[entry.name] = _parameter(made, entry.name, kind, getattr(start, entry.name))
 
     def values(self) -> dict[str, Any]:
         """What the parameters say, for the dataclass to check."""
@@ -129,11 +131,10 @@ def _with_numbers(value: Any) -> Any:
     return from_text(value) if isinstance(value, str) else value
 
 
-def _parameter(group: ParameterGroup, entry: dataclasses.Field[Any], value: Any) -> Parameter[Any]:
-    kind = _KINDS.get(str(entry.type))
-    if kind is not None:
-        made: Parameter[Any] = getattr(group, f"create_{kind}_parameter")(entry.name, value)
+def _parameter(group: ParameterGroup, name: str, kind: str, value: Any) -> Parameter[Any]:
+    if kind in _KINDS:
+        made: Parameter[Any] = getattr(group, f"create_{_KINDS[kind]}_parameter")(name, value)
         return made
     plain = "none" if value is None else list(value) if isinstance(value, tuple) else value
     text = yaml.safe_dump(plain, default_flow_style=True).removesuffix("...\n").strip()
-    return group.create_string_parameter(entry.name, text)
+    return group.create_string_parameter(name, text)
