@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import constants
 
 from ptychopinn.errors import InputError
 from ptychopinn.scan import Scan
 
 #: Planck's constant times the speed of light, in eV m (both are exact in SI).
-HC = 1.2398419843320026e-06
-JOULE_PER_EV = 1.602176634e-19
+HC: float = constants.h * constants.c / constants.e
+JOULE_PER_EV: float = constants.electron_volt
 #: eV, of what a file may say; a caller may state any.
 ENERGIES = (10.0, 1e6)
 

@@ -261,7 +261,7 @@ OF_A_FORMAT = {"--positions": "patterns.npy", "--partner": "diffraction.h5"}
 
 def with_absent_file() -> list[tuple[str, ...]]:
     """Every command line of PATHS with one of its files missing, and with each option that reads a missing file."""
-    parser, commands = app._parser()
+    parser, commands = app._parser(app._COMMANDS)
     assert set(PATHS) == set(commands)
     found = []
     for name, (arguments, places) in PATHS.items():

@@ -115,7 +115,7 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
 
 def test_every_option_is_in_the_full_help_and_in_a_titled_group(capsys: pytest.CaptureFixture[str]) -> None:
-    parser, commands = app._parser()
+    parser, commands = app._parser(app._COMMANDS)
     for command in commands:
         text = help_of(command, "--help-all", capsys)
         sub = parser._subcommands_action._name_parser_map[command]

@@ -23,7 +23,8 @@ from ptychopinn.errors import InputError, RemoteError, not_found
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser, commands = _parser()
+    named = arguments[0] if arguments and arguments[0] in _COMMANDS else None
+    parser, commands = _parser(_COMMANDS if named is None else (named,))
     if not arguments:
         parser.print_help(sys.stderr)
         return 2
@@ -57,7 +58,8 @@ def _complain(subcommand: str, sentence: str) -> int:
     return 2
 
 
-def _parser() -> tuple[Parser, dict[str, Callable[[Namespace], int]]]:
+def _parser(names: Sequence[str]) -> tuple[Parser, dict[str, Callable[[Namespace], int]]]:
+    """The parser of these commands, and what runs each; a command alone is there sooner than all of them."""
     parser = Parser(
         prog="ptychopinn",
         description="Physics-informed ptychographic reconstruction.",
@@ -68,7 +70,7 @@ def _parser() -> tuple[Parser, dict[str, Callable[[Namespace], int]]]:
     version.help = "show the version and exit"
     subcommands = parser.add_subcommands(required=True, dest="subcommand", title="commands", description=None)
     commands: dict[str, Callable[[Namespace], int]] = {}
-    for name in _COMMANDS:
+    for name in names:
         command = import_module(f"ptychopinn.cli.{name}")
         text = command.run.__doc__ or ""
         sub = Parser(description=text)

@@ -34,9 +34,6 @@ def is_main_process() -> bool:
 class HelpFormatter(DefaultHelpFormatter):
     """Placeholders that show type and choices, and defaults where they say something."""
 
-    def __init__(self, prog: str, *args: Any, **options: Any) -> None:
-        super().__init__(prog, *args, **{"max_help_position": 30, **options})
-
     def add_usage(
         self, usage: str | None, actions: Iterable[argparse.Action], groups: Any, prefix: str | None = None
     ) -> None:

@@ -35,6 +35,8 @@ class PtychoModel(nn.Module):
     The probe is all ones until ``illumination.set_probe``, or until a state dict is loaded.
     """
 
+    good: Tensor
+
     def __init__(
         self,
         generator: str,

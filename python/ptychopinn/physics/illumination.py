@@ -26,6 +26,8 @@ class Illumination(nn.Module):
         learn_scale: refine the global intensity scale during training.
     """
 
+    unit: Tensor
+
     def __init__(self, probe: Tensor, *, learn_probe: bool = False, learn_scale: bool = False) -> None:
         super().__init__()
         if probe.dim() != 3 or not probe.is_complex():

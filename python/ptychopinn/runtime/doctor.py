@@ -25,6 +25,8 @@ _PACKAGES = (
     "scikit-image",
     "h5py",
     "jsonargparse",
+    "docstring-parser",
+    "psutil",
     "matplotlib",
     "safetensors",
 )

@@ -86,7 +86,8 @@ def progress_of(trainer: L.Trainer) -> float:
     """Progress of a training: the fraction of its steps that are done, or of the time of its Timer if that is more."""
     steps = trainer.global_step / max(1, trainer.estimated_stepping_batches)
     spent = 0.0
-    for timer in (callback for callback in trainer.callbacks if isinstance(callback, Timer)):
+    callbacks: list[L.Callback] = getattr(trainer, "callbacks", [])  # which the Trainer's type does not declare
+    for timer in (callback for callback in callbacks if isinstance(callback, Timer)):
         elapsed, remaining = timer.time_elapsed(), timer.time_remaining()
         if remaining is not None:
             # One decision for all processes, whose rates must be the same.

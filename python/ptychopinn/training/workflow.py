@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -171,8 +171,9 @@ def _train(
         )
     seconds = time.perf_counter() - began
 
-    figures = trainer.callback_metrics or dict(pair for _, row in earlier for pair in row.items())
-    losses = {name: float(value) for name, value in figures.items() if name.endswith("_loss")}
+    values: Mapping[str, float | torch.Tensor] = trainer.callback_metrics
+    values = values or dict(pair for _, row in earlier for pair in row.items())
+    losses = {name: float(value) for name, value in values.items() if name.endswith("_loss")}
     model = module.model.cpu().eval()
     chosen = None
     if trainer.is_global_zero:
