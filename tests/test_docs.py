@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ptychopinn.cli import app
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -50,3 +52,36 @@ def test_dotted_names_exist(page: Path) -> None:
         # A file, the group of entry points, and what only ptychodus can import.
         if not name.endswith((".py", ".formats")) and not name.startswith("ptychopinn.compat.ptychodus"):
             assert resolved(name) is not None
+
+
+def commands_in(text: str) -> list[tuple[str, list[str]]]:
+    """(command, options) of every command line in code: in fences, in backticks, in a Makefile or a script."""
+    joined = text.replace("\\\n", " ")
+    code = re.findall(r"^```.*?\n(.*?)^```", joined, re.M | re.S) + re.findall(r"`([^`\n]+)`", joined)
+    found = []
+    for line in (line.partition(" # ")[0] for part in code for line in part.splitlines()):
+        for command, rest in re.findall(
+            r"(?:(?<!from )(?<!import )\bptychopinn|-m ptychopinn\.cli) ([a-z]+)\b([^|;&]*)", line
+        ):
+            found.append((command, re.findall(r"(?<!\S)--[\w.-]+", rest)))
+    return found
+
+
+FILES = [*PAGES, ROOT / "benchmarks" / "README.md", *sorted((ROOT / "scripts" / "slurm").iterdir()), ROOT / "Makefile"]
+
+
+@pytest.mark.parametrize("page", FILES, ids=lambda page: page.name)
+def test_commands_are_those_of_the_help(page: Path) -> None:
+    parser, commands = app._parser(app._COMMANDS)
+    text = page.read_text()
+    for command, options in commands_in(text if page.suffix == ".md" else f"```\n{text}\n```\n"):
+        assert command in commands, f"{page.name}: ptychopinn {command}"
+        actions = parser._subcommands_action._name_parser_map[command]._actions
+        known = {option for action in actions for option in action.option_strings}
+        assert set(options) <= known, f"{page.name}: ptychopinn {command} {set(options) - known}"
+
+
+def test_commands_are_found_in_pages_and_scripts() -> None:
+    text = "`ptychopinn train a.npz --out b` and\n```\ntorchrun -m ptychopinn.cli plot x \\\n  --out y  # --no\n```\n"
+    assert commands_in(text) == [("plot", ["--out"]), ("train", ["--out"])]
+    assert sum(len(commands_in(page.read_text())) for page in PAGES) > 50
