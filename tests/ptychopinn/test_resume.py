@@ -131,7 +131,7 @@ def test_a_run_that_is_overwritten_leaves_nothing_to_resume(
 
     monkeypatch.setattr(PtychoModule, "training_step", training_step)
     assert train(scan, tmp_path, tiny(training={"seed": 2}), overwrite=True).interrupted
-    with pytest.raises(InputError, match="written after the first whole epoch"):
+    with pytest.raises(InputError, match="written after the first complete epoch"):
         train(scan, tmp_path, tiny(training={"seed": 2}), resume=True)
 
 

@@ -32,7 +32,7 @@ def is_main_process() -> bool:
 
 
 class HelpFormatter(DefaultHelpFormatter):
-    """Placeholders that show type and choices, and defaults where they say something."""
+    """Placeholders that show type and choices, and defaults where there are any."""
 
     def add_usage(
         self, usage: str | None, actions: Iterable[argparse.Action], groups: Any, prefix: str | None = None

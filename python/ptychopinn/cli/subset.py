@@ -29,7 +29,7 @@ def run(options: Namespace) -> int:
     """Take a small scan out of a large one, spread over the whole scanned area, with a record of its origin."""
     from ptychopinn.io.subset import write_subset
 
-    asked = {name: options[name] for name in ("n", "clusters", "seed", "overwrite")}
+    choice = {name: options[name] for name in ("n", "clusters", "seed", "overwrite")}
     stated = {name: value for name, value in scan_options(options).items() if value not in (None, "auto")}
-    print_written(write_subset(options.scan_file, options.out, **asked, **stated))
+    print_written(write_subset(options.scan_file, options.out, **choice, **stated))
     return 0

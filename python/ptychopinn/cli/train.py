@@ -46,7 +46,9 @@ def describe(parser: Parser) -> None:
         help="fine-tune: start with the network of this run (or bundle) and its data and model options",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="continue from the last whole epoch of the run in --out, with its options"
+        "--resume",
+        action="store_true",
+        help="continue from the last complete epoch of the run in --out, with its options",
     )
     add_orientation(parser)
     add_overwrite(parser)
@@ -55,7 +57,7 @@ def describe(parser: Parser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Train a network on the diffraction patterns of a scan; no truth is used, unless asked for.
+    """Train a network on the diffraction patterns of a scan; no truth is used, unless training.supervised.
 
     First, the orientation of the positions is checked, unless --orientation states it.
 

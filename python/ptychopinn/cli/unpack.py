@@ -14,14 +14,14 @@ from ptychopinn.cli.parser import Parser
 def describe(parser: Parser) -> None:
     parser.add_argument("archive", metavar="ARCHIVE.zip", help="what PtychoPINN's PyTorch backend wrote")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to write to")
-    parser.add_argument("--trust", action="store_true", help="the file is harmless: reading it runs what it says")
+    parser.add_argument("--trust", action="store_true", help="the file is harmless: reading it runs the code in it")
     add_overwrite(parser)
 
 
 def run(options: Namespace) -> int:
     """Write the weights and settings of a PtychoPINN archive as safetensors and JSON.
 
-    Its settings are pickled, and to read them is to run what the file says: only with --trust.
+    Its settings are pickled, and reading them runs the code in the file: only with --trust.
     """
     from ptychopinn.persistence.predecessor import PLAIN, read_predecessor, write_plain
 

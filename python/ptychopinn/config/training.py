@@ -18,14 +18,14 @@ class DataConfig:
         group_size: patterns C that are reconstructed together on one canvas.
         neighbours: rule for a group's other members: "nearest", or "quadrants" (from each of the four around the first
             in turn).
-        pool: nearest neighbours K from which they are drawn anew in every epoch; none: the nearest ones, always.
+        pool: nearest neighbours K from which they are drawn again in every epoch; none: the nearest ones, always.
         min_distance: pixels; nearer patterns are no neighbours.
         max_distance: pixels; patterns further away are no neighbours; none: no limit.
         oversampling: groups that every pattern may lead in an epoch, all different (at most K choose C - 1).
         largest_canvas: pixels; a group that spreads further is an error; none: 8 times the patterns' size.
         y_bounds: fractions of the scanned extent along y within which patterns lead groups in training.
         x_bounds: the same along x.
-        validation_fraction: share of the patterns whose groups are kept out of training to measure the loss on.
+        validation_fraction: fraction of the patterns whose groups are kept out of training to measure the loss on.
         validation: which those are: "scattered" over the scan (their groups share patterns with training), or a
             "region" of their own, of which training sees nothing.
     """
@@ -56,8 +56,8 @@ class DataConfig:
         for name in ("y_bounds", "x_bounds"):
             bounds = tuple(getattr(self, name))  # a list, where it comes from a file
             object.__setattr__(self, name, bounds)
-            numbers = all(isinstance(bound, (int, float)) for bound in bounds)
-            fits = numbers and len(bounds) == 2 and 0 <= bounds[0] < bounds[1] <= 1
+            real = all(isinstance(bound, (int, float)) for bound in bounds)
+            fits = real and len(bounds) == 2 and 0 <= bounds[0] < bounds[1] <= 1
             require(fits, f"data.{name}", "be two fractions, 0 <= low < high <= 1", bounds)
         require(0 <= self.validation_fraction < 1, "data.validation_fraction", "be in [0, 1)", self.validation_fraction)
 

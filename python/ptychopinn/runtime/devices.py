@@ -2,7 +2,7 @@
 """Where to compute: a GPU only if both torch and the operators can use it.
 
 One rule for training (Lightning's accelerators) and inference (torch's devices), so that a GPU node with a CPU-only
-build runs on its CPU, and is told so when it was asked for the GPU.
+build runs on its CPU, and refuses a request for the GPU.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def resolve_accelerator(name: str) -> str:
     """Lightning's accelerator for ``execution.accelerator``.
 
     Raises:
-        InputError: a GPU is asked for and the operators cannot use it.
+        InputError: a GPU is requested and the operators cannot use it.
     """
     if name == "auto":
         return "gpu" if gpu_usable() else "cpu"

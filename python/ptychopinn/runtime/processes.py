@@ -42,7 +42,7 @@ def processes(device: torch.device | None = None) -> Iterator[torch.device]:
     They stay joined until they end. Of the results the first one writes the files. May be entered again, and inside.
 
     Raises:
-        RemoteError: another process ended before its time; torchrun says which.
+        RemoteError: another process ended before its time; torchrun names it.
     """
     device = device or torch.device("cpu")
     if launched() == 1:

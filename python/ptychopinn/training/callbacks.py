@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Callbacks: checkpoints of whole epochs, what is printed, and the ways a training can end early."""
+"""Callbacks: checkpoints of complete epochs, what is printed, and the ways a training can end early."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SAME_INTERRUPT = 2.0
 
 
 class LastEpoch(ModelCheckpoint):
-    """Keeps ``last.ckpt``, the state after the last whole epoch, from which a training can be resumed exactly.
+    """Keeps ``last.ckpt``, the state after the last complete epoch, from which a training can be resumed exactly.
 
     Args:
         folder: of the checkpoint.
@@ -36,12 +36,12 @@ class LastEpoch(ModelCheckpoint):
         super().__init__(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if _whole_epoch(trainer):
+        if _complete_epoch(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 
 
 class BestEpoch(ModelCheckpoint):
-    """Keeps ``best.ckpt``, the whole epoch of the lowest loss, and beside it an epoch that was cut short.
+    """Keeps ``best.ckpt``, the complete epoch of the lowest loss, and beside it an epoch that was cut short.
 
     Ctrl-C or the time limit may end an epoch early, after which a resumed training does it again: it must not find a
     best epoch that it has not had.
@@ -57,11 +57,11 @@ class BestEpoch(ModelCheckpoint):
         self._cut = math.inf
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if _whole_epoch(trainer):
+        if _complete_epoch(trainer):
             super().on_validation_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if _whole_epoch(trainer):
+        if _complete_epoch(trainer):
             super().on_train_epoch_end(trainer, pl_module)
         else:
             self._cut = float(trainer.callback_metrics.get(str(self.monitor), math.inf))
@@ -74,14 +74,14 @@ class BestEpoch(ModelCheckpoint):
         return path if path.exists() else None
 
 
-def _whole_epoch(trainer: L.Trainer) -> bool:
+def _complete_epoch(trainer: L.Trainer) -> bool:
     return bool(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
 
 
 class StopOnNonFinite(L.Callback):
     """Ends a training whose loss is no longer a number, with a sentence instead of a file full of NaN.
 
-    It looks at the mean over an epoch, which any such step spoils: looking at every step would wait for the device.
+    It looks at the mean over an epoch, which any such step makes non-finite: at every step it would wait for the device.
     """
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -117,11 +117,11 @@ class StopTogether(L.Callback):
     """Of several processes, those that were not interrupted end after the same step as one that was.
 
     Args:
-        asked: whether this process was interrupted.
+        interrupt: set where this process was interrupted.
     """
 
-    def __init__(self, asked: threading.Event) -> None:
-        self.asked = asked
+    def __init__(self, interrupt: threading.Event) -> None:
+        self.interrupt = interrupt
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Lightning's answer to SIGTERM waits for the other processes, whose end is why torchrun sends it.
@@ -131,20 +131,20 @@ class StopTogether(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if distributed() and agree(self.asked.is_set()):
-            self.asked.set()
+        if distributed() and agree(self.interrupt.is_set()):
+            self.interrupt.set()
             trainer.should_stop = True
 
 
 @contextmanager
-def stop_on_interrupt(trainer: L.Trainer, asked: threading.Event) -> Iterator[None]:
+def stop_on_interrupt(trainer: L.Trainer, interrupt: threading.Event) -> Iterator[None]:
     """The first Ctrl-C ends the training after its current step, so that it can be saved; a second one ends it at once.
 
     Outside the main thread the first one does.
 
     Args:
         trainer: about to train, of several processes with :class:`StopTogether`.
-        asked: set by the first Ctrl-C.
+        interrupt: set by the first Ctrl-C.
 
     Raises:
         KeyboardInterrupt: the training was ended at once.
@@ -156,12 +156,12 @@ def stop_on_interrupt(trainer: L.Trainer, asked: threading.Event) -> Iterator[No
 
     def stop(*arguments: Any) -> None:
         nonlocal first
-        if asked.is_set():
+        if interrupt.is_set():
             # One Ctrl-C reaches a process twice, from the terminal and from torchrun.
             if time.monotonic() - first > _SAME_INTERRUPT or not distributed():
                 again(*arguments)
             return
-        asked.set()
+        interrupt.set()
         first = time.monotonic()
         trainer.should_stop = not distributed()
         _log.warning("interrupted: this step is finished and the model saved; interrupt again to stop at once")

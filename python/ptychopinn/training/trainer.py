@@ -33,7 +33,7 @@ _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 
 
 def watchers_of(config: Config, monitor: str, scan: Scan, out: Path) -> list[L.Callback]:
-    """What looks on: early stopping and pictures, if asked for."""
+    """The optional callbacks: early stopping and pictures."""
     execution, watchers = config.execution, list[L.Callback]()
     if execution.early_stopping is not None:
         watchers.append(EarlyStopping(monitor, patience=execution.early_stopping, check_finite=False))
@@ -83,7 +83,7 @@ def make_trainer(config: Config, out: Path, first: Sequence[L.Callback], loggers
             enable_progress_bar=bar,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            # Members of the groups are drawn anew in every epoch.
+            # Members of the groups are drawn again in every epoch.
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,  # batches are shared as they are
         )

@@ -93,9 +93,9 @@ def train(
         overwrite: replace the model of an earlier run in that folder.
         start: a trained model whose network to begin with. The probe is the scan's, unless ``inference.probe`` is
             "model".
-        resume: go on from the last whole epoch of the run in that folder. On the CPU, with
+        resume: continue from the last complete epoch of the run in that folder. On the CPU, with
             ``execution.deterministic``, the result is bit for bit that of a run that was never stopped.
-        callbacks: Lightning's, which look on besides our own.
+        callbacks: Lightning's, besides our own.
 
     Raises:
         InputError: the folder holds a model already (or, to resume, no checkpoint), the configuration does not fit the
@@ -117,7 +117,7 @@ def _train(
     callbacks: Sequence[L.Callback],
 ) -> TrainedRun:
     last = out / "checkpoints" / "last.ckpt"
-    asked = threading.Event()
+    interrupt = threading.Event()
     with together():
         _check_folder(out, overwrite, resume)
         if config.execution.threads is not None:
@@ -138,7 +138,7 @@ def _train(
         earlier = _logged(out / "metrics.csv", finished) if resume else []
         loggers = make_loggers(config, out)
         kept = [best, LastEpoch(out / "checkpoints")] if config.execution.checkpoints else []
-        watchers = [StopTogether(asked), *watchers_of(config, monitor, scans[0], out), *callbacks]
+        watchers = [StopTogether(interrupt), *watchers_of(config, monitor, scans[0], out), *callbacks]
         trainer = make_trainer(config, out, [*kept, *watchers], loggers)
     if trainer.world_size > data.batch_size:
         _log.warning(
@@ -158,11 +158,11 @@ def _train(
         for step, row in earlier if loggers else ():
             loggers[0].log_metrics(row, step)
         try:
-            with stop_on_interrupt(trainer, asked):
+            with stop_on_interrupt(trainer, interrupt):
                 trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
-        except InputError as error:  # of figures that all processes share
+        except InputError as error:  # of losses that all processes share
             raise for_this_process(error) from None
-    interrupted = agree(asked.is_set())
+    interrupted = agree(interrupt.is_set())
     if trainer.global_step == 0:
         if interrupted:
             raise KeyboardInterrupt
@@ -199,8 +199,8 @@ def _check_folder(out: Path, overwrite: bool, resume: bool) -> None:
     if resume and not last.exists():
         raise not_found(
             last,
-            "a run to resume, whose last.ckpt is written after the first whole epoch, unless execution.checkpoints is "
-            "off; --from starts with a model that was saved",
+            "a run to resume, whose last.ckpt is written after the first complete epoch, unless execution.checkpoints "
+            "is off; --from starts with a model that was saved",
         )
     if (out / BUNDLE_NAME).exists() and not (overwrite or resume):
         raise InputError(
@@ -215,7 +215,7 @@ def _begin_folder(out: Path, config: Config, scan: Scan, resume: bool) -> None:
     except OSError as error:
         raise InputError(f"{out}: expected a folder that can be made, found: {error.strerror}") from error
     for name in ("best", "last", "cut") if not resume else ("cut",):
-        (out / "checkpoints" / f"{name}.ckpt").unlink(missing_ok=True)  # of an earlier run, or begun again
+        (out / "checkpoints" / f"{name}.ckpt").unlink(missing_ok=True)  # of an earlier run, or written again
     for name in ("metrics.csv", "training.png") if not resume else ():
         (out / name).unlink(missing_ok=True)
     _write_config(config, out / "config.yaml")
@@ -223,7 +223,7 @@ def _begin_folder(out: Path, config: Config, scan: Scan, resume: bool) -> None:
 
 
 def _module(scans: Sequence[Scan], config: Config, start: PtychoModel | None) -> PtychoModule:
-    """What is trained, with everything that the scans and the earlier model say."""
+    """What is trained, with what the scans and the earlier model determine."""
     scan = scans[0]
     module = PtychoModule(config.to_dict(), scan.patch_size, scan.modes, sum(scan.n for scan in scans))
     model = module.model
