@@ -81,7 +81,7 @@ def _complete_epoch(trainer: L.Trainer) -> bool:
 class StopOnNonFinite(L.Callback):
     """Ends a training whose loss is no longer a number, with a sentence instead of a file full of NaN.
 
-    It looks at the mean over an epoch, which any such step makes non-finite: at every step it would wait for the device.
+    It looks at the mean over an epoch, which any such step makes non-finite. Every step would wait for the device.
     """
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
