@@ -47,6 +47,9 @@ def lens(
     """A round pupil of ``radius`` N pixels, out of focus so that light spreads over ``spread`` N pixels (signed).
 
     Args:
+        size: N, pixels.
+        spread: of the light, signed.
+        radius: of the pupil.
         aberrations: trefoil, coma and astigmatism, rad at the edge of the pupil.
         stop: in the middle of the pupil.
     """

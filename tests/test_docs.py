@@ -85,3 +85,17 @@ def test_commands_are_found_in_pages_and_scripts() -> None:
     text = "`ptychopinn train a.npz --out b` and\n```\ntorchrun -m ptychopinn.cli plot x \\\n  --out y  # --no\n```\n"
     assert commands_in(text) == [("plot", ["--out"]), ("train", ["--out"])]
     assert sum(len(commands_in(page.read_text())) for page in PAGES) > 50
+
+
+def test_pre_commit_checks_with_the_tools_of_the_project() -> None:
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    (ruff,) = re.findall(r"^ruff==(.*)$", (ROOT / "requirements.txt").read_text(), re.M)
+    assert f"ruff-pre-commit\n    rev: v{ruff}\n" in hooks
+
+
+def test_requirements_have_every_dependency() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    (block,) = re.findall(r"^dependencies = \[\n(.*?)^\]", project, re.M | re.S)
+    names = set(re.findall(r'^  "([\w-]+)', block, re.M)) - {"torch", "pyyaml"}  # jsonargparse has pyyaml
+    pinned = set(re.findall(r"^([\w-]+)(?:\[\w+\])?==", (ROOT / "requirements.txt").read_text(), re.M))
+    assert names <= pinned

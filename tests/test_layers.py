@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The floors of the architecture (docs/architecture.md): a file imports from lower floors and from its own room only,
-and no modules import each other in a circle. Both are read from the source, inside functions too.
+"""The floors of the architecture (docs/architecture.md).
 
-Names of modules in string literals count as imports, because some modules import others on first use; so do imports
-for type checkers. The checker itself is tested on sources that break a rule.
+A file imports from lower floors and from its own room only, and no modules import each other in a circle. Both are read
+from the source, inside functions too. Names of modules in string literals count as imports, because some modules import
+others on first use; so do imports for type checkers. The checker itself is tested on sources that break a rule.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""correct_fields: agreement with its reference for every type of data and counts, extremes, derivatives, and what torch
-may do with it. It is not linear in the fields, so the tables of test_contracts.py do not hold it."""
+"""correct_fields: agreement with its reference for every type, extremes, derivatives, and what torch may do with it.
+
+It is not linear in the fields, so the tables of test_contracts.py do not hold it.
+"""
 
 from __future__ import annotations
 
@@ -70,8 +72,10 @@ def test_sizes_of_one_chunk_and_of_many_parts(size: tuple[int, int], loss: str) 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("counts_type", [torch.float32, torch.int64])
 def test_every_pixel_is_accurate_relative_to_itself(counts_type: torch.dtype, loss: str) -> None:
-    """float32, a pixel to a pattern, predicted and measured from 0 to 1e12 and as near as 1e-7: within 24 units in the
-    last place of the value of that pixel, 3 of its correction."""
+    """Within 24 units in the last place of the value of that pixel, 3 of its correction.
+
+    float32, a pixel to a pattern, predicted and measured from 0 to 1e12 and as near as 1e-7.
+    """
     levels = np.array([0, *np.logspace(-3, 12, 61)])
     near = 10 ** np.linspace(-7, -0.01, 60)
     near, close = np.concatenate([near, -near]), np.array([[1.0], [30.0], [1e4], [1e6]])

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What CUDA adds to the contracts: the bits of the CPU, the same over runs, streams, graphs, devices and processes, no
-waiting for the device, and NaN where the CPU raises. Needs a GPU; test_blocks.py is what can be tested without one.
+"""What CUDA adds to the contracts.
+
+The bits of the CPU, the same over runs, streams, graphs, devices and processes, no waiting for the device, and NaN
+where the CPU raises. Needs a GPU; test_blocks.py is what can be tested without one.
 """
 
 from __future__ import annotations

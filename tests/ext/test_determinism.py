@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The promise: results are bitwise the same for any number of threads, over runs, with and without a plan, and on
-every instruction set. Run as a script, this file prints a digest of every result under the level PTYCHO_SIMD names.
+"""Results are bitwise the same for any number of threads, over runs, with and without a plan, on every instruction set.
+
+Run as a script, this file prints a digest of every result under the level PTYCHO_SIMD names.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The operators on fake tensors of device "cuda", on any build of torch: nothing reads a value, makes a tensor
-on another device, or mixes devices without a sentence. Derivatives are raw operators too; autograd itself needs a
-real device."""
+"""The operators on fake tensors of device "cuda", on any build of torch.
+
+Nothing reads a value, makes a tensor on another device, or mixes devices without a sentence. Derivatives are raw
+operators too; autograd itself needs a real device.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What torch may do with every public function: compile it into one graph, export it, map and differentiate it with
-torch.func, and run it under autocast. Each against the plain call."""
+"""What torch may do with every public function, each against the plain call.
+
+Compile it into one graph, export it, map and differentiate it with torch.func, and run it under autocast.
+"""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_at_least_nine_tenths_of_both_axes_are_covered(points: NDArray[np.float6
     clusters = data.draw(st.integers(4, n))
     for chosen in (stratified(points, n, seed), clustered(points, n, clusters, seed)):
         assert chosen.dtype == np.int64 and len(chosen) == n
-        assert (np.diff(chosen) > 0).all() and 0 <= chosen[0] and chosen[-1] < len(points)
+        assert (np.diff(chosen) > 0).all() and chosen[0] >= 0 and chosen[-1] < len(points)
         assert min(coverage(points, chosen)) >= 0.9
     np.testing.assert_array_equal(stratified(points, n, seed), stratified(points, n, seed))
 

@@ -20,6 +20,7 @@ from ptychopinn.io.scans import formats
 
 
 def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     parser.add_argument("scan_file", metavar="IN", help="the scan, a file or for some formats a folder")
     parser.add_argument("out", metavar="OUT", help="file to write; for ptychodus a folder, or one of its two files")
     parser.add_argument(

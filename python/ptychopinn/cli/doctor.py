@@ -9,7 +9,7 @@ from ptychopinn.cli.parser import Parser
 
 
 def describe(parser: Parser) -> None:
-    pass
+    """Add the options of the command."""
 
 
 def run(options: Namespace) -> int:

@@ -20,6 +20,7 @@ _SCORES = {
 
 
 def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     parser.add_argument("reconstruction", metavar="RECON.h5", help="the reconstruction")
     parser.add_argument("scan_file", metavar="SCAN", help="its scan, with a truth")
     parser.add_argument("--out", type=str | None, metavar="FILE.json", help="JSON file for all figures")

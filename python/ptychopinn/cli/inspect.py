@@ -20,6 +20,7 @@ from ptychopinn.errors import InputError
 
 
 def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     parser.add_argument("scan_file", metavar="SCAN", help="the scan")
     parser.add_argument("--json", type=str | None, metavar="FILE.json", help="file for all of it, for programs")
     parser.add_argument("--picture", type=str | None, metavar="FILE.png", help="picture to draw")

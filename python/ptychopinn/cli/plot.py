@@ -12,6 +12,7 @@ from ptychopinn.cli.parser import Parser
 
 
 def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     parser.add_argument("file", metavar="FILE", help="a reconstruction (.h5, .npz) or a scan of any format")
     parser.add_argument(
         "--out",

@@ -24,6 +24,7 @@ from ptychopinn.errors import InputError
 
 
 def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     parser.add_argument("run", metavar="RUN", help="folder of a training, or the bundle in it")
     parser.add_argument("scan_file", metavar="SCAN", help="the scan to reconstruct")
     parser.add_argument(

@@ -38,6 +38,7 @@ _INCOMPLETE = 1.5  # deviance per detector pixel; noise alone makes about 1
 
 
 def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     parser.add_argument(
         "files", metavar="[START] SCAN", nargs="+", help="what to begin with, a run or a reconstruction; the scan"
     )

@@ -10,6 +10,7 @@ from ptychopinn.cli.parser import Parser
 
 
 def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     from ptychopinn.physics.objects import OBJECTS
     from ptychopinn.physics.probes import PROBES
 

@@ -10,6 +10,7 @@ from ptychopinn.cli.parser import Parser
 
 
 def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     parser.add_argument("scan_file", metavar="SCAN", help="the scan")
     parser.add_argument("out", metavar="OUT", help="file to write; a record of its origin goes beside it, as .json")
     parser.add_argument("--n", type=int, default=64, help="patterns to choose, 4 or more")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     parser.add_argument("scan_files", metavar="SCAN", nargs="+", help="the scan, or several with one probe")
     parser.add_argument(
         "--out", required=True, metavar="RUN", help="folder for the model, checkpoints, logs and pictures"

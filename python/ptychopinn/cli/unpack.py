@@ -12,6 +12,7 @@ from ptychopinn.cli.parser import Parser
 
 
 def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     parser.add_argument("archive", metavar="ARCHIVE.zip", help="what PtychoPINN's PyTorch backend wrote")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to write to")
     parser.add_argument("--trust", action="store_true", help="the file is harmless: reading it runs the code in it")

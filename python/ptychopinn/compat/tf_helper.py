@@ -210,7 +210,7 @@ def _reassemble_position_batched(
     allowed and puts the patches half a pixel before the centre. The original refuses complex patches here.
     """
     size, (B, N, _, C) = batch_size if batch_size > 0 else 64, imgs.shape
-    if B * C < size:
+    if size > B * C:
         return _reassemble_patches_position_real(imgs, offsets_xy, padded_size=padded_size, centre=centre)
     if padded_size < N:
         raise ValueError(f"reassemble: padded_size must be at least N={N}, got {padded_size}")
