@@ -49,7 +49,7 @@ BAD: dict[str, Row] = {
     ),
     "pair a text": ("pair", text, {}, r"diffraction\.h5: expected an HDF5 file, found neither HDF5 nor an NPZ archive"),
     "pair empty": ("pair", empty, {}, r"diffraction\.h5: expected an HDF5 file, found an empty file \(0 bytes\)"),
-    "pair missing": ("pair", missing, {}, r"diffraction\.h5: expected an HDF5 file, found no file"),
+    "pair missing": ("pair", missing, {}, r"diffraction\.h5: not found"),
     "pair a folder": (
         "pair",
         folder,

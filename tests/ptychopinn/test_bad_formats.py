@@ -313,13 +313,13 @@ BAD: dict[str, Row] = {
         "pair",
         lambda path: None,
         {"probe": "absent.npy"},
-        r"absent\.npy: expected an \.npy file of a probe",
+        r"absent\.npy: not found",
     ),
     "stated partner": (
         "pair",
         lambda path: None,
         {"partner": "absent.h5"},
-        r"absent\.h5: expected a product of ptychodus, found no",
+        r"absent\.h5: not found",
     ),
 }
 

@@ -101,7 +101,7 @@ def test_refine_from_scratch_writes_a_product(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize("command", ["train", "reconstruct", "refine", "evaluate", "plot", "convert"])
 def test_every_command_that_reads_a_scan_takes_its_format(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main([command, "--help"])
+        main([command, "--help-all"])
     text = capsys.readouterr().out
     assert all(f"--{name} " in text for name in ("format", "measurement", "probe", "pixel-size", "energy", "partner"))
 

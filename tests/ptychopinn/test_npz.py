@@ -314,7 +314,7 @@ def lone_array(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (remove, "expected an NPZ file, found no file"),
+        (remove, ": not found"),
         (folder, "expected an NPZ file, found a folder"),
         (empty, r"expected an NPZ file, found an empty file \(0 bytes\)"),
         (text, "expected an NPZ file, found no zip archive"),

@@ -172,7 +172,7 @@ def test_training_by_step_and_with_negative_losses(tmp_path: Path, drawn: dict[s
 
 
 def test_training_errors(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.csv: no such file"):
+    with pytest.raises(InputError, match=r"none\.csv: not found"):
         plot_training(tmp_path / "none.csv", tmp_path / "t.png")
     (tmp_path / "m.csv").write_text("epoch,train_loss,accuracy\n0,,1\n")
     with pytest.raises(InputError, match=r"m\.csv: no column with 'loss'.*\['accuracy', 'epoch', 'train_loss'\]"):

@@ -238,7 +238,7 @@ def test_what_does_not_fit_is_one_sentence(scan: Scan, tmp_path: Path, run: tupl
     export(scan, tmp_path / "train_data.npz")
     with pytest.raises(InputError, match=r"expected patterns of 64 px, the model size in the settings, found 32 px"):
         PtychoDataLoader(tmp_path, manager(N=64))
-    with pytest.raises(InputError, match="expected a checkpoint of ptychopinn, found no file"):
+    with pytest.raises(InputError, match=r"none\.ckpt: not found"):
         loaded(tmp_path / "none.ckpt")
     (tmp_path / "other.ckpt").write_bytes(pickle.dumps({"state_dict": {}}))
     with pytest.raises(InputError, match="expected a checkpoint of ptychopinn, found another or damaged file"):

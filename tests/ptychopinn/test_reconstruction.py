@@ -122,7 +122,7 @@ def test_unknown_suffix(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_missing_file(tmp_path: Path, suffix: str) -> None:
-    with pytest.raises(InputError, match=rf"gone\{suffix}: no such file"):
+    with pytest.raises(InputError, match=rf"gone\{suffix}: not found"):
         Reconstruction.load(tmp_path / f"gone{suffix}")
 
 

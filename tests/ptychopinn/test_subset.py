@@ -159,7 +159,7 @@ def test_the_record_says_where_it_came_from(
         (("scan.npz", "small.npz", "--clusters", "2", "--n", "8"), "clusters must be from 4 to the 8 patterns"),
         (("scan.npz", "new/small.tif"), "new/small.tif: expected a scan file ending in .npz or"),
         (("scan.npz", "scan.npz", "--overwrite"), "scan.npz: expected another name than the scan's own"),
-        (("absent.npz", "small.npz"), "absent.npz: expected an NPZ file, found no file"),
+        (("absent.npz", "small.npz"), "absent.npz: not found"),
         (("scan.npz", "first.npz"), "first.npz: expected a new file, found an earlier one; name another, or"),
         (("scan.npz", "second.npz"), "second.json: expected a new file, found an earlier one; name another, or"),
     ],

@@ -102,7 +102,7 @@ def run(options: Namespace) -> int:
         print("the model does not explain the patterns yet: try --refine.modes 2, or --refine.learn_positions true")
     split = found.get("split_half")
     if split:
-        print(f"split half: FRC 0.5 at {split['crossing_0.5']:.2f} of Nyquist, mean {split['mean']:.3f}")
+        print(f"split halves: FRC 0.5 at {split['crossing_0.5']:.2f} of Nyquist, mean {split['mean']:.3f}")
     print_written(written[1:])
     if found["interrupted"]:
         print(f"ptychopinn refine: interrupted; {out} holds what was reached, --resume continues", file=sys.stderr)

@@ -46,7 +46,7 @@ def refine_to_files(
     folder = out.with_suffix("")
     checkpoint = folder / CHECKPOINT
     if resume and not checkpoint.is_file():
-        raise not_found(checkpoint, f"the refinement to resume that wrote {out}")
+        raise not_found(checkpoint, f"a refinement to resume, whose result is {out}")
     if not resume:
         checkpoint.unlink(missing_ok=True)  # of an earlier refinement
     writes = rank_and_size()[0] == 0
