@@ -204,7 +204,7 @@ def test_files_that_hold_no_patterns_are_refused(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "z.npz", diffraction=patterns())
     (tmp_path / "text.npy").write_text("no array")
     for make, message in (
-        (lambda: StoredPatterns.hdf5(tmp_path / "none.h5", "x"), r"none\.h5: expected a file of patterns, found none"),
+        (lambda: StoredPatterns.hdf5(tmp_path / "none.h5", "x"), r"none\.h5: not found"),
         (lambda: StoredPatterns.hdf5(tmp_path / "text.npy", "x"), "expected an HDF5 file, found another or damaged"),
         (lambda: StoredPatterns.hdf5(tmp_path / "a.h5", "group"), "'group': expected a dataset, found none of this"),
         (lambda: StoredPatterns.hdf5(tmp_path / "a.h5", "flat"), r"expected 3 axes of real numbers, .* \(3, 4\)"),
