@@ -48,11 +48,9 @@ def add_section(parser: Parser, name: str, section: type) -> None:
     parser.hide(group, name)
 
 
-def add_config_file(parser: Parser) -> None:
+def add_config_file(parser: Parser, text: str = "YAML file of options") -> None:
     """``--config``, and with it ``--print_config``."""
-    parser.add_argument(
-        "--config", action="config", metavar="FILE.yaml", help="YAML file of options, such as a run's config.yaml"
-    )
+    parser.add_argument("--config", action="config", metavar="FILE.yaml", help=text)
     (printing,) = (action for action in parser._actions if "--print_config" in action.option_strings)
     printing.help, printing.metavar = "print the options as a YAML file and exit", "\b[=skip_default]"
 

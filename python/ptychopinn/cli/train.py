@@ -35,7 +35,7 @@ def describe(parser: Parser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="RUN", help="folder for the model, checkpoints, logs and pictures"
     )
-    add_config_file(parser)
+    add_config_file(parser, "YAML file of options, such as a run's config.yaml")
     parser.add_argument("--epochs", type=int | None, help="short for --training.epochs")
     parser.add_argument("--minutes", type=float | None, help="short for --training.minutes")
     parser.add_argument("--seed", type=int | None, help="short for --training.seed")
