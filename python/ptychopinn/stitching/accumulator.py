@@ -108,15 +108,11 @@ class Accumulator:
         box = (slice(0, self.geometry.shape[0]), slice(0, self.geometry.shape[1])) if box is None else box
         sums = self.store.read(box)
         uncovered = sums.weights <= THRESHOLD * self.store.largest_weight
-        divisor = torch.where(uncovered, 1, sums.weights)
+        divisor = sums.weights.masked_fill(uncovered, 1)
         # Real and imaginary part by themselves, as the operator does: a complex quotient rounds more often.
-        image = torch.complex(sums.image.real / divisor, sums.image.imag / divisor)
-        return Stitched(
-            torch.where(uncovered, 0, image),
-            sums.weights,
-            box_geometry(self.geometry, box),
-            torch.where(uncovered, 0, sums.square / divisor),
-        )
+        image = torch.complex(sums.image.real / divisor, sums.image.imag / divisor).masked_fill_(uncovered, 0)
+        square = (sums.square / divisor).masked_fill_(uncovered, 0)
+        return Stitched(image, sums.weights, box_geometry(self.geometry, box), square)
 
 
 def box_geometry(geometry: CanvasGeometry, box: Box) -> CanvasGeometry:

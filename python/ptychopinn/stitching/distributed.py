@@ -17,7 +17,7 @@ from torch import Tensor
 from ptycho_ext import CanvasGeometry
 from ptychopinn.runtime.processes import broadcast, rank_and_size, reduce_sums
 from ptychopinn.stitching.accumulator import Accumulator, Stitched
-from ptychopinn.stitching.overlaps import overlap_products, overlapping_pairs, weighted
+from ptychopinn.stitching.overlaps import WeightedPatches, overlap_products, overlapping_pairs, weighted_patches
 from ptychopinn.stitching.phases import agreeing_phases
 from ptychopinn.stitching.stores import SharedStore
 
@@ -72,14 +72,19 @@ class Shard:
         owner = np.empty(count, np.int64)
         for rank, region in enumerate(self.regions):
             owner[region] = rank
-        patches = dict(zip(self.regions[self.rank].tolist(), weighted(canvases, weights), strict=True))
-        patches |= self._borrow(patches, owner, pairs, size)
+        row = {group: row for row, group in enumerate(self.regions[self.rank].tolist())}
+        here = canvases.numpy(), weights.numpy()
+        own = weighted_patches(lambda group: (here[0][row[group]], here[1][row[group]]), size)
+        borrowed = self._borrow(own, owner, pairs, size)
+
+        def patch(group: int) -> NDArray[np.complexfloating]:
+            return borrowed[group] if group in borrowed else own(group)
 
         # The owner of a pair's first group compares it; the others leave it zero.
-        own = owner[pairs[:, 0]] == self.rank
+        mine = owner[pairs[:, 0]] == self.rank
+        compared = overlap_products(patch, self.origins, size, pairs[mine])
         products = torch.zeros(len(pairs), dtype=torch.complex128)
-        compared = overlap_products(patches.__getitem__, self.origins, size, pairs[own])
-        products[torch.from_numpy(own)] = torch.from_numpy(compared)
+        products[torch.from_numpy(mine)] = torch.from_numpy(compared)
         reduce_sums(products)
         phases = torch.zeros(count, dtype=torch.complex128)
         if self.rank == 0:
@@ -88,11 +93,7 @@ class Shard:
         return phases
 
     def _borrow(
-        self,
-        own: dict[int, NDArray[np.complexfloating]],
-        owner: NDArray[np.int64],
-        pairs: NDArray[np.int64],
-        size: tuple[int, int],
+        self, own: WeightedPatches, owner: NDArray[np.int64], pairs: NDArray[np.int64], size: tuple[int, int]
     ) -> dict[int, NDArray[np.complexfloating]]:
         """Weighted canvases of other processes that overlap this one's, for those given; all know who needs what."""
         received: dict[int, NDArray[np.complexfloating]] = {}
@@ -101,7 +102,7 @@ class Shard:
         for there in range(self.size):
             wanted = np.unique(pairs[(needed[:, 0] == there) & (needed[:, 1] == self.rank), 1])
             if there != self.rank and len(wanted):
-                canvases = torch.from_numpy(np.stack([own[group] for group in wanted.tolist()]))
+                canvases = torch.from_numpy(np.stack([own(group) for group in wanted.tolist()]))
                 kept.append(torch.view_as_real(canvases))
                 requests.append(dist.isend(kept[-1], there))
             wanted = np.unique(pairs[(needed[:, 0] == self.rank) & (needed[:, 1] == there), 1])

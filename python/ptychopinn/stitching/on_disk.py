@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from ptycho_ext import CanvasGeometry
 from ptychopinn.batches.dataset import GroupDataset
 from ptychopinn.physics.overlap import canvas_illumination
 from ptychopinn.stitching.accumulator import Accumulator
-from ptychopinn.stitching.overlaps import overlap_products, overlapping_pairs, weighted
+from ptychopinn.stitching.overlaps import overlap_products, overlapping_pairs, weighted_patches
 from ptychopinn.stitching.phases import agreeing_phases
 from ptychopinn.stitching.scratch import ScratchArray
 from ptychopinn.stitching.stores import DiskStore
@@ -34,7 +33,6 @@ from ptychopinn.stitching.stores import DiskStore
 #: Canvases, weights and origins of groups, batch by batch, in the order that is asked for.
 Batches = Callable[[Sequence[int]], Iterator[tuple[Tensor, Tensor, Tensor]]]
 
-_CACHED = 256 << 20  # bytes of weighted canvases kept while overlaps are taken
 _CHUNK = 64 << 20  # bytes of canvases added to the image at a time
 #: Bytes of stitching in memory for a pixel of the groups' canvases: they, their weights, and what is made of them.
 _IN_MEMORY = 28
@@ -122,14 +120,14 @@ def _phases(
     row = np.empty_like(order)
     row[order] = np.arange(len(order))
 
-    @lru_cache(max(2, _CACHED // (8 * math.prod(dataset.canvas_size))))
-    def canvas(group: int) -> NDArray[np.complexfloating]:
-        values = torch.from_numpy(stored.read(row[group], row[group] + 1)[0])
-        return weighted(values, _illumination(dataset, np.array([group]), weight)[0])
+    def read(group: int) -> tuple[NDArray[np.complexfloating], NDArray[np.floating]]:
+        (canvas,) = stored.read(row[group], row[group] + 1)
+        return canvas, _illumination(dataset, np.array([group]), weight)[0].numpy()
 
+    canvases = weighted_patches(read, dataset.canvas_size)
     pairs = overlapping_pairs(dataset.origins, dataset.canvas_size)
     pairs = pairs[np.argsort(row[pairs].min(1), kind="stable")]  # as they lie in the file
-    products = overlap_products(canvas, dataset.origins, dataset.canvas_size, pairs)
+    products = overlap_products(canvases, dataset.origins, dataset.canvas_size, pairs)
     return agreeing_phases(len(dataset), pairs, products).astype(np.complex64)
 
 

@@ -7,27 +7,34 @@ Patches are asked for by number, so that they may come from memory, from a file 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from torch import Tensor
 
 #: A patch times its weights, complex (h, w), by the patch's number.
 WeightedPatches = Callable[[int], NDArray[np.complexfloating]]
 
+_KEPT = 256 << 20  # bytes of weighted patches
 
-def weighted(patches: Tensor, weights: Tensor) -> NDArray[np.complexfloating]:
-    """Patches times their weights, for the overlap products.
+
+def weighted_patches(
+    read: Callable[[int], tuple[NDArray[np.complexfloating], NDArray[np.floating]]], size: tuple[int, int]
+) -> WeightedPatches:
+    """Multiply patches by their weights when they are asked for; those used last are kept.
 
     Args:
-        patches: complex, (..., h, w).
-        weights: real, (h, w) or (..., h, w).
-
-    Returns:
-        complex, (..., h, w), on the CPU.
+        read: a patch, complex (h, w), and its weights, real (h, w), by the patch's number.
+        size: (h, w) of a patch.
     """
-    product: NDArray[np.complexfloating] = (patches.detach() * weights.detach()).cpu().numpy()
+
+    @lru_cache(max(2, _KEPT // (8 * size[0] * size[1])))
+    def product(number: int) -> NDArray[np.complexfloating]:
+        patch, weights = read(number)
+        weighted: NDArray[np.complexfloating] = patch * weights
+        return weighted
+
     return product
 
 

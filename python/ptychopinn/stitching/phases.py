@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ptycho_ext import CanvasGeometry
 from ptychopinn.stitching.accumulator import Accumulator, Stitched
-from ptychopinn.stitching.overlaps import overlap_products, overlapping_pairs, weighted
+from ptychopinn.stitching.overlaps import overlap_products, overlapping_pairs, weighted_patches
 from ptychopinn.stitching.stores import MemoryStore
 
 
@@ -61,10 +61,13 @@ def synchronise_phases(
         complex, (n,), of modulus 1; multiply each patch by its factor. Patches without any overlap keep 1. The mean
         phase over each connected part of the scan is left as it was.
     """
-    corners, size = positions.detach().cpu().numpy(), (patches.shape[1], patches.shape[2])
+    values, corners = patches.detach().cpu().numpy(), positions.detach().cpu().numpy()
+    shared = np.broadcast_to(weights.detach().cpu().numpy(), values.shape)
+    size = (values.shape[1], values.shape[2])
     pairs = overlapping_pairs(corners, size, neighbours)
-    products = overlap_products(weighted(patches, weights).__getitem__, corners, size, pairs, stride)
-    return torch.from_numpy(agreeing_phases(len(patches), pairs, products)).to(patches)
+    weighted = weighted_patches(lambda number: (values[number], shared[number]), size)
+    products = overlap_products(weighted, corners, size, pairs, stride)
+    return torch.from_numpy(agreeing_phases(len(values), pairs, products)).to(patches)
 
 
 def agreeing_phases(count: int, pairs: NDArray[np.int64], products: NDArray[np.complex128]) -> NDArray[np.complex128]:

@@ -76,7 +76,7 @@ class MemoryStore:
 
 
 class SharedStore(MemoryStore):
-    """Sums in the memory of several processes, each of which adds patches of its own; arguments as its base has."""
+    """Sums over several processes, each of which adds patches of its own; arguments as for :class:`MemoryStore`."""
 
     def reduce(self) -> None:
         """Sum over the processes, once, after the last patches; all must call this, and all have the result."""
