@@ -24,7 +24,8 @@ from ptychopinn.physics.simulate import simulate
 from ptychopinn.plotting.reconstructions import plot_reconstruction
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
-from ptychopinn.stitching.phases import Stitched, stitch
+from ptychopinn.stitching.accumulator import Stitched
+from ptychopinn.stitching.phases import stitch
 
 SMALL = {"steps": 2, "width": 8, "state": 2}
 

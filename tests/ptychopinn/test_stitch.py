@@ -63,18 +63,18 @@ def test_object_comes_back_in_its_place(shape: tuple[int, int], synchronise: boo
     assert image.dtype == torch.complex64 and image.shape == weights.shape == geometry.shape
     (top, left), (height, width) = geometry.origin, geometry.shape
     window = truth[top : top + height, left : left + width]
-    seen = weights > 0.1 * weights.max()
-    assert seen.float().mean() > 0.4
-    phase = global_phase(image[seen], window[seen])
+    covered = weights > 0.1 * weights.max()
+    assert covered.float().mean() > 0.4
+    phase = global_phase(image[covered], window[covered])
     assert abs(torch.angle(phase).item()) < 1e-3
-    got, true = (image * phase)[seen], window[seen]
+    got, true = (image * phase)[covered], window[covered]
     assert correlation(got, true) > 0.9995
     for part in (torch.real, torch.imag, torch.abs, torch.angle):
         assert np.corrcoef(part(got).numpy(), part(true).numpy())[0, 1] > 0.9995, part.__name__
     # The geometry is right to a pixel: moved by one, or with the axes swapped, it fits worse.
     for shift in ((1, 0), (-1, 0), (0, 1), (0, -1)):
         moved = torch.roll(truth, shift, (0, 1))[top : top + height, left : left + width]
-        assert correlation(image[seen], moved[seen]) < correlation(got, true) - 1e-3
+        assert correlation(image[covered], moved[covered]) < correlation(got, true) - 1e-3
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (8, 9)], ids=["dense eigenvectors", "sparse eigenvectors"])
@@ -181,13 +181,13 @@ def test_patches_that_do_not_meet_keep_their_phases() -> None:
 
 
 @pytest.mark.parametrize("synchronise", [True, False])
-def test_constant_stays_constant_and_the_unseen_is_zero(synchronise: bool) -> None:
+def test_constant_stays_constant_and_the_uncovered_is_zero(synchronise: bool) -> None:
     positions = grid(5, 7)
-    weight = probe_weight() * (torch.arange(SIZE) > 3)  # no light in the first columns
+    weight = probe_weight() * (torch.arange(SIZE) > 3)  # the first columns are not illuminated
     patches = torch.full((len(positions), SIZE, SIZE), 0.6 - 0.8j, dtype=torch.complex64)
     image, weights, _, _ = stitch(patches, positions, weight, synchronise=synchronise)
-    lit = weights > 1e-5 * weights.max()
-    torch.testing.assert_close(image[lit], torch.full_like(image[lit], 0.6 - 0.8j), atol=1e-5, rtol=0)
+    covered = weights > 1e-5 * weights.max()
+    torch.testing.assert_close(image[covered], torch.full_like(image[covered], 0.6 - 0.8j), atol=1e-5, rtol=0)
     assert (weights == 0).any() and (image[weights == 0] == 0).all()
 
 
@@ -199,13 +199,13 @@ def test_canvases_on_the_integer_grid_come_back_exactly() -> None:
     weights = torch.rand(5, 32, 40, generator=torch.Generator().manual_seed(0)) + 0.01
     image, total, geometry, _ = stitch(canvases, origins + 100, weights)
     assert geometry.origin == (100, 100) and geometry.shape == (60, 80)
-    seen = total > 0
-    torch.testing.assert_close(image[seen], truth[seen], atol=1e-6, rtol=1e-6)
+    covered = total > 0
+    torch.testing.assert_close(image[covered], truth[covered], atol=1e-6, rtol=1e-6)
     assert total.sum().item() == pytest.approx(weights.sum().item(), rel=1e-5)
     turned = canvases * random_phases(5)[:, None, None]
     image, _, _, _ = stitch(turned, origins + 100, weights)
-    phase = global_phase(image[seen], truth[seen])
-    torch.testing.assert_close((image * phase)[seen], truth[seen], atol=1e-5, rtol=0)
+    phase = global_phase(image[covered], truth[covered])
+    torch.testing.assert_close((image * phase)[covered], truth[covered], atol=1e-5, rtol=0)
 
 
 def test_dark_patches_do_no_harm() -> None:

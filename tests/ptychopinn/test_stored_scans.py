@@ -193,8 +193,8 @@ def test_what_goes_through_files_is_what_is_stitched_at_once(
     model.illumination.set_probe(torch.from_numpy(scan.probe))
     config = tiny(inference=inference)
     once = reconstruct(model, scan, config)
-    for name in ("_CACHED", "_CHUNK", "_ROWS"):  # as many parts as there can be
-        monkeypatch.setattr(f"ptychopinn.stitching.on_disk.{name}", 30000)
+    for name in ("stitching.overlaps._KEPT", "stitching.on_disk._CHUNK", "inference.large._ROWS"):
+        monkeypatch.setattr(f"ptychopinn.{name}", 30000)  # as many parts as there can be
     monkeypatch.setattr("ptychopinn.inference.large._ROWS_MULTIPLE", 16)
     monkeypatch.setattr("ptychopinn.inference.predict.fits_in_memory", lambda _: False)
     assert once.shape[0] > 3 * 16
@@ -213,12 +213,12 @@ def test_what_goes_through_files_is_what_is_stitched_at_once(
 
 
 def test_scratch_space_and_format_are_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ptychopinn.stitching.on_disk import Rows
+    from ptychopinn.stitching.scratch import ScratchArray
 
     scan = tiny_scan()
     assert not is_large(scan)
     with pytest.raises(InputError, match=r"expected 1000000\.0 GB of free space for a scratch file, found .* GB; free"):
-        Rows(tmp_path, (10**9, 125, 1000), np.complex64)
+        ScratchArray(tmp_path, (10**9, 125, 1000), np.complex64)
     from ptychopinn.models import PtychoModel
 
     model = PtychoModel("unrolled", {"steps": 1, "width": 4, "state": 2}, 32)

@@ -22,22 +22,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ptycho_ext import extract_patches_adjoint
 from ptychopinn.batches.dataset import GroupDataset, finished, gathering
 from ptychopinn.batches.grouping import covering_groups, group_patterns
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
 from ptychopinn.inference.orientations import ORIENTATIONS, turn_back, turn_group
 from ptychopinn.models import PtychoModel
-from ptychopinn.physics.overlap import illumination_weight
+from ptychopinn.physics.overlap import canvas_illumination, illumination_weight
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.runtime.memory import fits_in_memory
 from ptychopinn.runtime.processes import distributed, together
 from ptychopinn.scan import Scan
+from ptychopinn.stitching.accumulator import Stitched
 from ptychopinn.stitching.distributed import Shard
 from ptychopinn.stitching.on_disk import Streamed, bytes_to_stitch, stitch_streamed
-from ptychopinn.stitching.phases import Stitched, stitch
+from ptychopinn.stitching.phases import stitch
 
 _log = logging.getLogger(__name__)
 
@@ -134,8 +134,7 @@ def predict_batches(
         batch = finished(gathered, device)
         turned = turn_group(batch.counts, batch.positions, batch.canvas_size, probe, orientation)
         canvases = turn_back(model(*turned), orientation).cpu()
-        fallen = weight.expand(batch.counts.shape).contiguous()
-        weights = extract_patches_adjoint(fallen, batch.positions, batch.canvas_size).cpu()
+        weights = canvas_illumination(weight, batch.positions, batch.canvas_size).cpu()
         yield canvases, weights, batch.origins.cpu()
 
 
@@ -194,10 +193,11 @@ def reconstruct(
         dataset = groups_to_predict(member, refined, config)
         if shard is None and not fits_in_memory(bytes_to_stitch(dataset)):
             streamed = predict_streamed(member, dataset, config, device, orientation, probe, Path(gettempdir()))
-            images.append(streamed.loaded())
+            images.append(streamed.average.mean())
             predicting, stitching = predicting + streamed.predicting, stitching + streamed.stitching
             continue
-        prediction = predict(member, refined, config, device, orientation, probe, shard and shard.choose)
+        choose = None if shard is None else shard.choose
+        prediction = predict(member, refined, config, device, orientation, probe, choose)
         predicted = time.perf_counter()
         synchronise = config.inference.synchronise
         if shard is not None:
@@ -265,10 +265,13 @@ def combine(images: Sequence[Stitched], uncertainty: str = "none") -> tuple[Tens
     """
     height, width = (min(image.image.shape[axis] for image in images) for axis in (0, 1))
     assert len({tuple(image.geometry.origin) for image in images}) == 1
-    part = np.s_[:height, :width]
-    images = [Stitched(i.image[part], i.weights[part], i.geometry, i.square[part]) for i in images]
-    products = [(image.weights * image.image.conj() * images[0].image).sum() for image in images]
-    return average(images, unit_phases(products), uncertainty)
+    images = [image.part((slice(0, height), slice(0, width))) for image in images]
+    return average(images, unit_phases([phase_product(image, images[0]) for image in images]), uncertainty)
+
+
+def phase_product(image: Stitched, first: Stitched) -> Tensor:
+    """``sum w conj(o) o_1`` over an image or a part of it, complex (): its phase takes the image to the first one."""
+    return (image.weights * image.image.conj() * first.image).sum()
 
 
 def unit_phases(products: Sequence[Tensor]) -> list[Tensor | float]:

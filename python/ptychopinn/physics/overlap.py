@@ -11,13 +11,28 @@ from __future__ import annotations
 from torch import Tensor
 
 import ptycho_ext
-from ptycho_ext import reassemble_patches
+from ptycho_ext import extract_patches_adjoint, reassemble_patches
 from ptychopinn.physics.propagation import squared_modulus
 
 
 def illumination_weight(probe: Tensor) -> Tensor:
     """Probe intensity ``sum_m |P_m|^2``: complex (M, N, N) to real (N, N), in counts per pixel."""
     return squared_modulus(probe).sum(0)
+
+
+def canvas_illumination(weight: Tensor, positions: Tensor, canvas_size: tuple[int, int]) -> Tensor:
+    """Sum a weight over the positions of every group, on its canvas.
+
+    Args:
+        weight: real, (N, N), of one pattern, usually :func:`illumination_weight`.
+        positions: float64, (B, C, 2), (y, x) of each patch's first sample on its canvas, in pixels.
+        canvas_size: (H, W) in pixels.
+
+    Returns:
+        real, (B, H, W), in the unit of the weight.
+    """
+    weights = weight.expand(*positions.shape[:2], *weight.shape).contiguous()
+    return extract_patches_adjoint(weights, positions, canvas_size)
 
 
 def merge_patches(
