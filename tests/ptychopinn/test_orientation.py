@@ -31,7 +31,7 @@ from ptychopinn.inspection.trials import margin, take_sample, twin_likeness
 from ptychopinn.physics.probes import defocused, disk
 from ptychopinn.physics.simulate import simulate
 from ptychopinn.reconstruction import Reconstruction
-from ptychopinn.refinement.search import most_telling
+from ptychopinn.refinement.search import select_trial_patterns
 from ptychopinn.scan import Scan
 from ptychopinn.storage.stored import StoredPatterns
 
@@ -91,9 +91,9 @@ def test_bad_pixels_choose_no_patterns_where_the_zero_frequency_is_misplaced(
 
     def noted(thinned: Tensor, *others: Any) -> Tensor:
         seen.append(thinned)
-        return most_telling(thinned, *others)
+        return select_trial_patterns(thinned, *others)
 
-    monkeypatch.setattr("ptychopinn.inspection.trials.most_telling", noted)
+    monkeypatch.setattr("ptychopinn.inspection.trials.select_trial_patterns", noted)
     sample = take_sample(dataclasses.replace(scan, counts=counts, bad_pixels=bad))
     assert np.rint(sample.offset).tolist() == [3, -2]
     np.testing.assert_array_equal(seen[0].numpy(), np.where(bad, 0, counts))

@@ -15,7 +15,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from ptychopinn.inspection.centre import centre_offset, filled, probe_far_field
-from ptychopinn.refinement.objective import laid_out
+from ptychopinn.refinement.objective import accumulate_weight
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 
@@ -266,7 +266,7 @@ def _lit_pixels(scan: Scan, light: NDArray[np.float64], canvas: tuple[int, int],
         return int((light > _LIT * light.max()).sum()) * scan.n
     places = torch.from_numpy(np.floor(scan.positions - low + 0.5))
     weight = torch.from_numpy(light.astype(np.float32))
-    total = laid_out(weight, places, torch.ones(scan.n), (canvas[0] + 1, canvas[1] + 1))
+    total = accumulate_weight(weight, places, torch.ones(scan.n), (canvas[0] + 1, canvas[1] + 1))
     return int((total > _LIT * total.max()).sum())
 
 

@@ -22,7 +22,7 @@ from ptychopinn.inspection.centre import centre_offset, filled
 from ptychopinn.physics.propagation import far_field, near_field, squared_modulus
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
 from ptychopinn.refinement.objective import Objective
-from ptychopinn.refinement.search import most_telling, with_aperture
+from ptychopinn.refinement.search import impose_aperture, select_trial_patterns
 from ptychopinn.refinement.state import State
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
@@ -80,7 +80,7 @@ def take_sample(scan: Scan) -> Sample:
 
     positions = torch.from_numpy(scan.positions)
     number = int(np.clip(_PATTERNS * (_SIDE / side) ** 2, _FEWEST, _MOST))
-    chosen = most_telling(thinned, positions, number)
+    chosen = select_trial_patterns(thinned, positions, number)
     counts = np.roll(scan.counts[chosen.numpy()], back, (1, 2))[:, window, window].astype(np.float32)
 
     good = good[window, window]
@@ -89,7 +89,7 @@ def take_sample(scan: Scan) -> Sample:
     probe = near_field(torch.fft.ifftshift(fields, (-2, -1)))
     # Its scale may be anything: that of the counts, so that the object begins at 1.
     probe = probe * math.sqrt(float(mean[window, window].sum()) / float(squared_modulus(probe).sum()))
-    probe = with_aperture(probe, _fft_order(mean[window, window].astype(np.float32))[None], mask)
+    probe = impose_aperture(probe, _fft_order(mean[window, window].astype(np.float32))[None], mask)
     return Sample(_fft_order(counts), positions[chosen] * (side / size), probe, mask, offset)
 
 
