@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which checkpoint a training chose, even of an epoch that was cut short: it is the model of the bundle."""
+"""The checkpoint that a training run chooses, also of an incomplete epoch, is the model of the bundle."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Refinement from end to end: starts, results, resuming, several processes, the command line."""
+"""Refinement from beginning to end: initial states, results, resuming, several processes, the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ptychopinn.metrics.split_half import compare_halves
 from ptychopinn.physics.simulate import simulate
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement import workflow
-from ptychopinn.refinement.search import defocused_by
+from ptychopinn.refinement.search import defocus_probe
 from ptychopinn.refinement.workflow import Progress, refine
 from ptychopinn.scan import Scan
 
@@ -36,7 +36,7 @@ def small_scan(**options: object) -> Scan:
 
 
 def with_wrong_probe(scan: Scan, phase: float = -0.5) -> Scan:
-    probe = defocused_by(torch.from_numpy(scan.probe), phase).numpy()
+    probe = defocus_probe(torch.from_numpy(scan.probe), phase).numpy()
     return dataclasses.replace(scan, probe=probe)
 
 
@@ -56,25 +56,25 @@ def test_from_scratch_with_a_wrong_probe(engine: str) -> None:
 
 @pytest.mark.parametrize("loss", ["poisson", "amplitude"])
 @pytest.mark.parametrize("engine", ["lbfgs", "pie"])
-def test_the_truth_stays_the_truth(engine: str, loss: str) -> None:
+def test_the_truth_is_a_fixed_point(engine: str, loss: str) -> None:
     scan = small_scan(photons=1e9)
     state = refine(scan, true_start(scan), dataclasses.replace(QUICK, engine=engine, loss=loss, iterations=1))
     assert scan.truth is not None
     first = -np.array(state.origin).astype(int)
     part = tuple(slice(f, f + side) for f, side in zip(first, scan.truth.shape, strict=True))
-    lit = state.covered()[part]
-    change = (state.object[part] - scan.truth)[lit]
-    assert np.linalg.norm(change) < 1e-3 * np.linalg.norm(scan.truth[lit])
+    covered = state.covered()[part]
+    change = (state.object[part] - scan.truth)[covered]
+    assert np.linalg.norm(change) < 1e-3 * np.linalg.norm(scan.truth[covered])
 
 
-def test_a_start_is_better_than_none() -> None:
+def test_an_initial_object_saves_passes() -> None:
     scan = small_scan()
-    begun = refine(scan, true_start(scan), dataclasses.replace(QUICK, iterations=3))
+    continued = refine(scan, true_start(scan), dataclasses.replace(QUICK, iterations=3))
     scratch = refine(scan, None, dataclasses.replace(QUICK, iterations=8))
-    assert evaluate(begun, scan)["frc"]["mean"] > evaluate(scratch, scan)["frc"]["mean"] + 0.02
+    assert evaluate(continued, scan)["frc"]["mean"] > evaluate(scratch, scan)["frc"]["mean"] + 0.02
 
 
-def test_the_result_is_a_start_for_more_with_its_place_and_probe() -> None:
+def test_a_refinement_continues_from_a_result() -> None:
     scan = with_wrong_probe(small_scan())
     moved = dataclasses.replace(scan, probe=np.roll(scan.probe, (2, -1), (1, 2)))
     once = refine(moved, None, dataclasses.replace(QUICK, iterations=40))
@@ -83,7 +83,7 @@ def test_the_result_is_a_start_for_more_with_its_place_and_probe() -> None:
     assert values[0] <= 1.01 * once.metadata["refinement"]["deviance"][-1]
 
 
-def test_a_fractional_origin_of_the_start_is_met() -> None:
+def test_a_fractional_origin_of_the_initial_object() -> None:
     scan = small_scan()
     truth = torch.from_numpy(true_start(scan).object)
     moved = translate_images(truth, torch.tensor([-0.4, 0.3]), mode="fourier").numpy()
@@ -96,14 +96,14 @@ def test_a_fractional_origin_of_the_start_is_met() -> None:
 
 
 @pytest.mark.parametrize("interpolation", ["fourier", "bilinear"])
-def test_positions_come_back_in_the_frame_of_the_scan(interpolation: str) -> None:
+def test_positions_are_found_in_the_coordinates_of_the_scan(interpolation: str) -> None:
     scan = small_scan(patterns=144)
     rng = np.random.default_rng(0)
-    shaken = dataclasses.replace(scan, positions=scan.positions + rng.normal(0, 0.7, scan.positions.shape))
+    displaced = dataclasses.replace(scan, positions=scan.positions + rng.normal(0, 0.7, scan.positions.shape))
     config = dataclasses.replace(
         QUICK, learn_positions=True, find_defocus=False, iterations=90, interpolation=interpolation
     )
-    found = refine(shaken, None, config)
+    found = refine(displaced, None, config)
     assert found.positions is not None
 
     def error(positions: np.ndarray) -> float:
@@ -112,14 +112,14 @@ def test_positions_come_back_in_the_frame_of_the_scan(interpolation: str) -> Non
         rest = moves - terms @ np.linalg.lstsq(terms, moves, rcond=None)[0]
         return float(np.median(np.hypot(*rest.T)))
 
-    assert error(found.positions) < 0.35 * error(shaken.positions)
+    assert error(found.positions) < 0.35 * error(displaced.positions)
     fitted = found.metadata["refinement"]["positions_affine"]
     np.testing.assert_allclose(fitted["matrix"], np.eye(2), atol=1e-6)
-    without = refine(shaken, None, dataclasses.replace(QUICK, iterations=40))
+    without = refine(displaced, None, dataclasses.replace(QUICK, iterations=40))
     assert evaluate(found, scan)["frc"]["mean"] > evaluate(without, scan)["frc"]["mean"] + 0.1
 
 
-def test_a_common_shift_of_the_start_stays_with_its_object() -> None:
+def test_a_common_shift_of_initial_object_and_positions_is_kept() -> None:
     scan = small_scan(patterns=100)
     start = dataclasses.replace(
         true_start(scan), origin=(5.0, 5.0), positions=scan.positions + 5, weights=np.ones_like(scan.truth, np.float32)
@@ -129,20 +129,20 @@ def test_a_common_shift_of_the_start_stays_with_its_object() -> None:
     assert deviance[31] < 1.1 * deviance[29]
 
 
-def test_a_probe_of_any_power_is_kept_while_its_defocus_is_sought() -> None:
+def test_the_defocus_search_keeps_the_power_of_the_probe() -> None:
     scan = small_scan(patterns=100)
     config = dataclasses.replace(QUICK, learn_positions=True, iterations=35)
     ends = []
     for factor in (1, 10):
-        loud = dataclasses.replace(scan, probe=scan.probe * np.float32(factor))
-        found = refine(loud, None, config)
+        scaled = dataclasses.replace(scan, probe=scan.probe * np.float32(factor))
+        found = refine(scaled, None, config)
         assert found.probe is not None
-        assert np.linalg.norm(found.probe) == pytest.approx(np.linalg.norm(loud.probe), rel=1e-3)
+        assert np.linalg.norm(found.probe) == pytest.approx(np.linalg.norm(scaled.probe), rel=1e-3)
         ends.append(found.metadata["refinement"]["deviance"][-1])
     assert ends[1] == pytest.approx(ends[0], rel=0.05)
 
 
-def test_a_hot_pixel_that_nobody_marked_is_survived() -> None:
+def test_a_hot_pixel_without_a_mask_makes_no_nan() -> None:
     scan = small_scan(patterns=49)
     counts = scan.counts.astype(np.uint32)
     counts[7, 3, 4] = 2**32 - 1
@@ -151,31 +151,31 @@ def test_a_hot_pixel_that_nobody_marked_is_survived() -> None:
         assert np.isfinite(found.object).all()
 
 
-def test_the_deviance_is_of_the_likelihood_alone() -> None:
+def test_the_deviance_excludes_regularisers() -> None:
     scan = small_scan(patterns=49)
     found = refine(scan, None, dataclasses.replace(QUICK, total_variation=5.0))
     assert found.residuals is not None
     assert found.metadata["refinement"]["deviance"][-1] == pytest.approx(found.residuals.mean(), rel=1e-3)
 
 
-def test_an_interrupt_among_the_halves_keeps_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_of_the_split_half_keeps_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     scan = small_scan(patterns=100)
-    made = workflow._Run.go
+    original = workflow._Refinement.iterate
     calls = []
 
-    def go(self: workflow._Run) -> None:
+    def iterate(self: workflow._Refinement) -> None:
         calls.append(self)
         if len(calls) > 1:
             raise KeyboardInterrupt
-        made(self)
+        original(self)
 
-    monkeypatch.setattr(workflow._Run, "go", go)
+    monkeypatch.setattr(workflow._Refinement, "iterate", iterate)
     found = refine(scan, None, dataclasses.replace(QUICK, split_half=True))
     assert found.metadata["refinement"]["passes"] == 25
     assert "split_half" not in found.metadata["refinement"]
 
 
-def test_an_interrupt_ends_with_what_was_reached(tmp_path: Path) -> None:
+def test_an_interrupted_refinement_returns_its_state_and_can_be_resumed(tmp_path: Path) -> None:
     scan = small_scan(patterns=49)
     seen: list[int] = []
 
@@ -191,7 +191,7 @@ def test_an_interrupt_ends_with_what_was_reached(tmp_path: Path) -> None:
     assert np.array_equal(rest.object, refine(scan, None, QUICK).object)
 
 
-def test_right_positions_stay() -> None:
+def test_correct_positions_are_kept() -> None:
     scan = small_scan(patterns=144)
     config = dataclasses.replace(QUICK, learn_positions=True, find_defocus=False, iterations=90)
     found = refine(scan, None, config)
@@ -200,7 +200,7 @@ def test_right_positions_stay() -> None:
     assert np.median(moves) < 0.1
 
 
-def test_intensities_of_patterns() -> None:
+def test_intensities_of_patterns_are_found() -> None:
     scan = small_scan(noise=False, photons=1e5)
     factors = np.random.default_rng(0).uniform(0.7, 1.3, scan.n).astype(np.float32)
     factors /= factors.mean()
@@ -225,7 +225,7 @@ def test_modes_are_found_orthogonal_and_sorted() -> None:
     assert found.metadata["refinement"]["deviance"][-1] < 0.5 * single.metadata["refinement"]["deviance"][-1]
 
 
-def test_power_and_place_of_the_probe_are_kept() -> None:
+def test_power_and_centre_of_the_probe_are_kept() -> None:
     scan = small_scan()
     shifted = dataclasses.replace(scan, probe=np.roll(scan.probe, 3, 1) * np.float32(1.1))
     found = refine(shifted, None, QUICK)
@@ -235,25 +235,25 @@ def test_power_and_place_of_the_probe_are_kept() -> None:
     assert evaluate(found, scan)["frc"]["mean"] > 0.7
 
 
-def test_bad_pixels_are_left_out() -> None:
+def test_bad_pixels_are_ignored() -> None:
     scan = small_scan()
     bad = np.zeros((32, 32), bool)
     bad[10:13, 20] = True
-    spoilt = np.where(bad, 2**32 - 1, scan.counts.astype(np.int64)).astype(np.uint32)
-    found = refine(dataclasses.replace(scan, counts=spoilt, bad_pixels=bad), None, QUICK)
+    corrupt = np.where(bad, 2**32 - 1, scan.counts.astype(np.int64)).astype(np.uint32)
+    found = refine(dataclasses.replace(scan, counts=corrupt, bad_pixels=bad), None, QUICK)
     reference = refine(scan, None, QUICK)
     assert evaluate(found, scan)["frc"]["mean"] > evaluate(reference, scan)["frc"]["mean"] - 0.03
 
 
-def test_total_variation_helps_where_photons_are_few() -> None:
+def test_total_variation_improves_a_low_dose() -> None:
     scan = small_scan(photons=3e3)
-    plain, even = (
+    without, regularised = (
         refine(scan, None, dataclasses.replace(QUICK, total_variation=weight, iterations=40)) for weight in (0.0, 0.3)
     )
-    assert evaluate(even, scan)["frc"]["mean"] > evaluate(plain, scan)["frc"]["mean"] + 0.02
+    assert evaluate(regularised, scan)["frc"]["mean"] > evaluate(without, scan)["frc"]["mean"] + 0.02
 
 
-def test_smoothness_smoothes() -> None:
+def test_smoothness_lowers_the_gradient() -> None:
     scan = small_scan(photons=3e3)
     steps = []
     for weight in (0.0, 3.0):
@@ -263,7 +263,7 @@ def test_smoothness_smoothes() -> None:
     assert steps[1] < 0.8 * steps[0]
 
 
-def test_it_ends_by_itself() -> None:
+def test_the_stopping_rule() -> None:
     scan = small_scan()
     found = refine(scan, None, RefineConfig(iterations=1000, split_half=False, tolerance=0.02))
     assert found.metadata["refinement"]["passes"] < 100
@@ -283,7 +283,7 @@ def test_empty_patterns_make_no_nan() -> None:
     [{}, {"engine": "pie"}, {"learn_positions": True, "find_defocus": False, "learn_intensities": True, "modes": 2}],
     ids=["lbfgs", "pie", "everything"],
 )
-def test_a_resumed_refinement_is_the_same_bit_for_bit(options: dict[str, object], tmp_path: Path) -> None:
+def test_a_resumed_refinement_equals_an_uninterrupted_one(options: dict[str, object], tmp_path: Path) -> None:
     scan = small_scan(patterns=49)
     config = dataclasses.replace(QUICK, iterations=38, **options)  # type: ignore[arg-type]
 
@@ -295,16 +295,16 @@ def test_a_resumed_refinement_is_the_same_bit_for_bit(options: dict[str, object]
         return note
 
     for passes in (3, 30, 33):
-        whole = refine(scan, None, config, progress=save_at(passes), every=1)
+        uninterrupted = refine(scan, None, config, progress=save_at(passes), every=1)
         resumed = refine(scan, None, config, resume=tmp_path / f"{passes}.ckpt")
-        assert np.array_equal(whole.object, resumed.object)
-        assert whole.probe is not None
-        assert np.array_equal(whole.probe, resumed.probe)
-        assert np.array_equal(whole.positions, resumed.positions)
-        assert whole.metadata["refinement"]["deviance"] == resumed.metadata["refinement"]["deviance"]
+        assert np.array_equal(uninterrupted.object, resumed.object)
+        assert uninterrupted.probe is not None
+        assert np.array_equal(uninterrupted.probe, resumed.probe)
+        assert np.array_equal(uninterrupted.positions, resumed.positions)
+        assert uninterrupted.metadata["refinement"]["deviance"] == resumed.metadata["refinement"]["deviance"]
 
 
-def test_what_cannot_be_resumed_or_begun_with_is_refused(tmp_path: Path) -> None:
+def test_wrong_checkpoints_and_initial_reconstructions_are_refused(tmp_path: Path) -> None:
     scan = small_scan(patterns=49)
     path = tmp_path / "some.ckpt"
     refine(scan, None, dataclasses.replace(QUICK, iterations=10), progress=lambda p: p.save(path))
@@ -316,7 +316,7 @@ def test_what_cannot_be_resumed_or_begun_with_is_refused(tmp_path: Path) -> None
     with pytest.raises(InputError, match="expected a refinement to resume"):
         refine(scan, None, QUICK, resume=path)
     far = Reconstruction(np.ones((8, 8), np.complex64), np.ones((8, 8), np.float32), (1000.0, 0.0))
-    with pytest.raises(InputError, match="expected a start that lies on the scan"):
+    with pytest.raises(InputError, match="expected a start whose object overlaps the scan"):
         refine(scan, far, QUICK)
     other = dataclasses.replace(true_start(scan), probe=np.ones((1, 64, 64), np.complex64))
     with pytest.raises(InputError, match="32 pixels wide like the patterns, found 64"):
@@ -329,7 +329,7 @@ def test_the_same_seed_gives_the_same_result() -> None:
     assert np.array_equal(one.object, two.object)
 
 
-def test_split_halves_tell_good_from_bad() -> None:
+def test_the_split_half_resolution_follows_the_dose() -> None:
     found = {}
     for photons in (3e3, 1e7):
         scan = small_scan(photons=photons, patterns=196)
@@ -338,8 +338,8 @@ def test_split_halves_tell_good_from_bad() -> None:
     assert found[1e7]["mean"] > found[3e3]["mean"] + 0.2
     assert found[1e7]["crossing_0.5"] > found[3e3]["crossing_0.5"]
     noise = np.random.default_rng(0).normal(size=(2, 2, 80, 80))
-    halves = [Reconstruction(1 + n[0] + 1j * n[1], np.ones((80, 80)), (0.0, 0.0)) for n in noise]
-    assert compare_halves(*halves)["mean"] < 0.2
+    independent = [Reconstruction(1 + n[0] + 1j * n[1], np.ones((80, 80)), (0.0, 0.0)) for n in noise]
+    assert compare_halves(*independent)["mean"] < 0.2
 
 
 _WORKER = """
@@ -356,7 +356,7 @@ with processes(torch.device("cpu")) as device:
 """
 
 
-def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     small_scan(patterns=49).save(tmp_path / "scan.npz")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -374,11 +374,11 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
     one, two = (Reconstruction.load(tmp_path / f"{name}.h5") for name in ("one", "two"))
-    # Sums in another order, then sixteen passes that amplify the rounding.
+    # Sums have another order, and sixteen passes amplify the rounding.
     for first, second in zip(*(r.metadata["refinement"]["deviance"] for r in (one, two)), strict=True):
         assert second == pytest.approx(first, rel=0.02)
-    lit = one.covered()
-    assert np.linalg.norm((one.object - two.object)[lit]) < 0.02 * np.linalg.norm(one.object[lit])
+    covered = one.covered()
+    assert np.linalg.norm((one.object - two.object)[covered]) < 0.02 * np.linalg.norm(one.object[covered])
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -386,11 +386,11 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     small_scan(patterns=196).save(scan)
     quick = ["--iterations", "12", "--device", "cpu"]
     assert main(["refine", "--from-scratch", str(scan), "--out", str(out), *quick]) == 0
-    said = capsys.readouterr().out
-    assert "12 passes over 196 patterns" in said
-    assert "split halves: FRC 0.5 at" in said
-    pictures = {path.name for path in (tmp_path / "refined").iterdir()}
-    assert pictures == {
+    printed = capsys.readouterr().out
+    assert "12 passes over 196 patterns" in printed
+    assert "split halves: FRC 0.5 at" in printed
+    figures = {path.name for path in (tmp_path / "refined").iterdir()}
+    assert figures == {
         "amplitude.png", "phase.png", "error_map.png", "probe.png", "refinement.png", "split_half.png",
         "refinement.ckpt",
     }  # fmt: skip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The figure of a training: its losses."""
+"""The figure of a training run: its losses."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ptychopinn.plotting.style import new_figure, save_figure
 
 
 def plot_training(history: str | Path | Mapping[str, Sequence[float]], path: str | Path) -> list[Path]:
-    """Draw every loss of a training run.
+    """Draw all losses of a training run.
 
     Args:
-        history: Lightning's ``metrics.csv``, or columns by name. Columns with "loss" in their name are drawn, against
-            "epoch", or against "step" where a loss was logged more than once an epoch; blanks (nan) are skipped.
+        history: Lightning's ``metrics.csv``, or columns by name. Columns with "loss" in their name are drawn over
+            "epoch", or over "step" if a loss was logged more than once in an epoch; NaN is skipped.
         path: the PNG file.
 
     Returns:
