@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ptychopinn.config import RefineConfig
 from ptychopinn.inspection.centre import centre_offset, filled
-from ptychopinn.physics.propagation import far_field, near_field, squared_modulus
+from ptychopinn.physics.propagation import far_field, squared_modulus
+from ptychopinn.physics.propagation import inverse_far_field as near_field
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
 from ptychopinn.refinement.objective import Objective
 from ptychopinn.refinement.search import most_telling, with_aperture

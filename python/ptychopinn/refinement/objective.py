@@ -20,7 +20,8 @@ from torch import Tensor
 from ptycho_ext import correct_fields, exit_waves, exit_waves_adjoint, extract_patches, extract_patches_adjoint
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.likelihood import BACKGROUND
-from ptychopinn.physics.propagation import far_field, near_field, squared_modulus
+from ptychopinn.physics.propagation import far_field, squared_modulus
+from ptychopinn.physics.propagation import inverse_far_field as near_field
 from ptychopinn.refinement.shifts import Place, make_shift
 from ptychopinn.refinement.state import State
 from ptychopinn.runtime.processes import rank_and_size, reduce_sums

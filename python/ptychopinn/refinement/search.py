@@ -13,7 +13,8 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.physics.propagation import far_field, near_field
+from ptychopinn.physics.propagation import far_field
+from ptychopinn.physics.propagation import inverse_far_field as near_field
 from ptychopinn.refinement.ambiguities import without_affine
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
 from ptychopinn.refinement.objective import Objective
