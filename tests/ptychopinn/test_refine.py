@@ -20,7 +20,7 @@ from ptychopinn.cli import main
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
 from ptychopinn.metrics.evaluate import evaluate
-from ptychopinn.metrics.split_half import compare_halves
+from ptychopinn.metrics.split_half import split_half_frc as compare_halves
 from ptychopinn.physics.simulate import simulate
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement import workflow

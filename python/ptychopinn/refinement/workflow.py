@@ -21,7 +21,7 @@ from ptycho_ext import CanvasGeometry
 from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
-from ptychopinn.metrics.split_half import compare_halves
+from ptychopinn.metrics.split_half import split_half_frc as compare_halves
 from ptychopinn.physics.priors import roughness, total_variation
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.reconstruction import Reconstruction
