@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The benchmark of memory measures what it says; how fast anything is is not asserted here."""
+"""The memory benchmark runs, and measures memory correctly; times are not asserted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bench() -> Iterator[ModuleType]:
         GENERATORS.pop("level", None)
 
 
-def test_the_virtual_scan_is_one_of_a_periodic_object(bench: ModuleType) -> None:
+def test_virtual_scan_has_a_periodic_object(bench: ModuleType) -> None:
     scan = bench.virtual_scan(12, 11)
     assert scan.n == 132 and scan.counts.dtype == np.uint16
     moved = scan.positions.reshape(12, 11, 2)
@@ -43,7 +43,7 @@ def test_the_virtual_scan_is_one_of_a_periodic_object(bench: ModuleType) -> None
     assert np.array_equal(counts[5:, 5:], counts[:-5, :-5]) and not np.array_equal(counts[0, 0], counts[0, 1])
 
 
-def test_a_peak_is_that_of_the_process_and_of_its_workers(bench: ModuleType, tmp_path: Path) -> None:
+def test_peak_includes_the_process_and_its_workers(bench: ModuleType, tmp_path: Path) -> None:
     watch = bench.Peak()
     with subprocess.Popen([sys.executable, "-c", 'x = b"x" * (300 << 20); input()'], stdin=subprocess.PIPE) as child:
         until = time.monotonic() + 20

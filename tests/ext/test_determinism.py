@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Results are bitwise the same for any number of threads, over runs, with and without a plan, on every instruction set.
 
-Run as a script, this file prints a digest of every result under the level PTYCHO_SIMD names.
+As a script, this file prints a digest of every result for the instruction set in PTYCHO_SIMD.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEVELS = ["sse2", "avx2", "avx512"]
 
 
 def digests(threads: int, planned: bool) -> dict[str, str]:
-    """A digest per operator and type; sizes that fill no vector and no tile, positions inside, across and outside."""
+    """A digest per operator and type; sizes that fill no vector and no tile; positions inside, across and outside."""
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(6)
     size, patch, count = (201, 1061), (71, 37), 90
@@ -87,7 +87,7 @@ def digest(output: torch.Tensor) -> str:
 def gradients(
     canvas: torch.Tensor, positions: torch.Tensor, weight: torch.Tensor, plan: px.ScanPlan | None
 ) -> tuple[torch.Tensor, ...]:
-    """Of a canvas extracted and reassembled, by everything that goes in."""
+    """Gradients of an extraction and a reassembly, by all inputs."""
     leaves = [t.detach().clone().requires_grad_() for t in (canvas, positions, weight)]
     patches = px.extract_patches(leaves[0], leaves[1], weight.shape[-2:], plan=plan)
     image, _ = px.reassemble_patches(patches, leaves[1], canvas.shape, leaves[2], eps=0.05, plan=plan)
@@ -115,7 +115,7 @@ def test_instruction_sets(expected: dict[str, str], level: str) -> None:
     assert run.stdout.splitlines() == [level, *(f"{name}: {value}" for name, value in expected.items())]
 
 
-def test_large_outputs_past_the_caches_are_the_same_as_small_ones() -> None:
+def test_outputs_larger_than_the_caches_equal_small_ones() -> None:
     canvas = torch.randn(200, 300, dtype=torch.complex64)
     positions = torch.rand(1100, 2, dtype=torch.float64) * 200
     stack = px.extract_patches(canvas, positions, 64)
@@ -125,7 +125,7 @@ def test_large_outputs_past_the_caches_are_the_same_as_small_ones() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident memory from /proc")
-def test_reassembly_needs_little_memory_beyond_its_inputs_and_outputs() -> None:
+def test_reassembly_needs_little_temporary_memory() -> None:
     patches, positions = torch.ones(1500, 64, 64, dtype=torch.complex64), torch.rand(1500, 2) * 400
     resident, done = [], threading.Event()
 

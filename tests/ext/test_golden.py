@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Parity with PtychoPINN: every golden file, through the adapters of ptychopinn.compat, and what a file cannot hold.
+"""Parity with PtychoPINN: every golden file, through the adapters of ptychopinn.compat.
 
-A file says which function it is (`func`) and with which parameters (`params`); HANDLERS compute its outputs from its
-inputs, one entry per output, so an output that nothing computes fails, and so does an unknown function. The folder is
-tests/data/golden, or PTYCHO_GOLDEN_DIR. Its README names the traps that the handlers avoid.
+A file has the name of a function (`func`) and its parameters (`params`); HANDLERS compute its outputs from its inputs,
+one entry per output, so that an unknown output or function fails. The folder is
+tests/data/golden, or PTYCHO_GOLDEN_DIR. Its README lists special cases of the original.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ TOLERANCES: dict[str, tuple[float, str]] = {
 
 @dataclass
 class Result:
-    """What we computed, where it can be compared (None: everywhere), and by how much errors of its numerator grow."""
+    """A result, where it can be compared (None: everywhere), and the factor by which errors of its numerator grow."""
 
     value: Any
     where: Tensor | None = None
@@ -88,7 +88,7 @@ class Case:
 
 
 def decided(cover: Tensor) -> Tensor:
-    """Where a quotient over cover (..., H, W) is more than rounding noise: above 1e-3, or a pixel away from any."""
+    """Pixels where a quotient by cover (..., H, W) is above rounding: cover > 1e-3, or no cover within a pixel."""
     reach = torch.nn.functional.max_pool2d(cover.reshape(-1, 1, *cover.shape[-2:]), 3, 1, 1).reshape(cover.shape)
     return (cover > 1e-3) | (reach == 0)
 
@@ -111,7 +111,7 @@ def translate(case: Case) -> Outputs:
 def translate_gradient(case: Case) -> Outputs:
     images, offsets = case["in_images"].requires_grad_(), case["in_translations"].requires_grad_()
     tf_helper.translate(images, offsets).backward(case["in_grad_output"])
-    # At whole shifts the derivative jumps, and the side is a matter of rounding.
+    # At integer shifts the derivative is discontinuous, and rounding decides the side.
     return {
         "out_grad_images": lambda: images.grad,
         "out_grad_translations": lambda: Result(offsets.grad, where=offsets.detach() != offsets.detach().round()),
@@ -185,17 +185,17 @@ def reassembly(case: Case) -> Outputs:
     position = partial(tf_helper._reassemble_patches_position_real, padded_size=side, **options)
     each = tf_helper.mk_reassemble_position_real(offsets, padded_size=side, **options)
     shared = tf_helper.mk_reassemble_position_batched_real(offsets, batch, padded_size=side, **options)
-    whole = partial(tf_helper.reassemble_whole_object, image, offsets, side, **options)
+    merge = partial(tf_helper.reassemble_whole_object, image, offsets, side, **options)
 
     def quotient(fn: tf_helper.Reassemble) -> Result:
         return Result(tf_helper.reassemble_patches(image, fn), gain=1 / tf_helper.mk_norm(real, fn))
 
     def summed(fn: tf_helper.Reassemble, batch_size: int | None) -> Result:
-        return Result(whole(batch_size=batch_size), gain=1 / tf_helper.mk_norm(real, fn).amin(0))
+        return Result(merge(batch_size=batch_size), gain=1 / tf_helper.mk_norm(real, fn).amin(0))
 
     def ratio(fn: tf_helper.Reassemble, batch_size: int | None) -> Result:
         cover = fn(torch.ones_like(real)).sum(0)
-        return Result(whole(norm=True, batch_size=batch_size), (cover > 1e-3) | (cover == 0), 1 / cover.clamp(max=1))
+        return Result(merge(norm=True, batch_size=batch_size), (cover > 1e-3) | (cover == 0), 1 / cover.clamp(max=1))
 
     return {
         "out_position_real": lambda: position(real, offsets),
@@ -256,14 +256,14 @@ def diffract(case: Case) -> Outputs:
     h, w = image.shape[1:3]
     scale = diffsim.scale_nphotons(amp, probe[0, ..., None], nphotons=photons)
     wave = scale * torch.polar(amp, case["in_phase"]) * probe[0, ..., None]
-    lit = partial(torch_helper.illuminate_and_diffract, image[..., 0], probe, nphotons=photons)
+    simulated = partial(torch_helper.illuminate_and_diffract, image[..., 0], probe, nphotons=photons)
     return {
         "out_tf_padded": lambda: tf_helper.pad_and_diffract(image, h, w)[0],
         "out_tf_amp_pad": lambda: tf_helper.pad_and_diffract(image, h, w)[1],
         "out_tf_amp_nopad": lambda: tf_helper.pad_and_diffract(image, h, w, pad=False)[1],
         "out_torch_modes_amp_pad": lambda: torch_helper.pad_and_diffract(case["in_obj_modes"])[0],
-        "out_torch_illum_intensity": lambda: lit()[0],
-        "out_torch_scaled_probe": lambda: lit()[2],
+        "out_torch_illum_intensity": lambda: simulated()[0],
+        "out_torch_scaled_probe": lambda: simulated()[2],
         "out_tf_scale_nphotons": lambda: scale,
         "out_tf_illuminated_amp_times_scale": lambda: diffsim.diffract_obj(wave),
     }
@@ -278,18 +278,18 @@ def torch_reassemble(case: Case) -> Outputs:
         offsets_xy=offsets,
         **({"padded_size": side} if crop is None else {"crop_size": crop}),
     )
-    windows = torch_helper._centre_window(patches)
+    mask = torch_helper._centre_window(patches)
     intensity = {
         "probe2d": case["in_probe"].abs() ** 2,
         "probe_modes": (case["in_probe_modes"].abs() ** 2).sum(2),
-        "binary": windows,
+        "binary": mask,
     }
     probes = {"probe2d": case["in_probe"], "probe_modes": case["in_probe_modes"], "binary": case["in_probe"]}
 
     def cover(weights: Tensor) -> Tensor:
         return decided(merge(weights.expand(patches.shape).contiguous(), agg=False).sum(1))
 
-    seen = cover(windows if crop is None else torch.ones(()))
+    seen = cover(mask if crop is None else torch.ones(()))
     outputs: Outputs = {
         "out_merged": lambda: Result(merge(patches)[0], seen),
         "out_mask": lambda: Result(merge(patches)[1], seen),
@@ -373,7 +373,7 @@ def error(result: Result, want: Tensor) -> float:
     if result.where is not None:
         where = result.where.expand(want.shape)
         got, want, gain = got[where], want[where], gain[where]
-    assert torch.equal(got.isnan(), want.isnan()), "NaN in other places than in the original"
+    assert torch.equal(got.isnan(), want.isnan()), "NaN at other positions than in the original"
     known = ~want.isnan()
     got, want, gain = got[known], want[known], gain[known]
     if want.numel() == 0:
@@ -454,7 +454,7 @@ MUTATIONS = {
         "accumulator_n7_S8_40x44_sub_s96",
     ],
 )
-def test_a_wrong_offset_is_noticed(monkeypatch: pytest.MonkeyPatch, name: str, mutation: str) -> None:
+def test_wrong_offset_is_detected(monkeypatch: pytest.MonkeyPatch, name: str, mutation: str) -> None:
     for module in (tf_helper, torch_helper):
         monkeypatch.setattr(module, "to_yx", MUTATIONS[mutation])
     with pytest.raises(AssertionError):

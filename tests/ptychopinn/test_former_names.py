@@ -9,6 +9,23 @@ import pytest
 
 
 @pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("start_patches", "initial_patches"),
+        ("start_waves", "initial_waves"),
+        ("transmission_level", "transmission_level"),
+    ],
+)
+def test_former_names_of_the_initial_estimate(old: str, new: str) -> None:
+    from ptychopinn.physics import initial_estimate, start
+
+    with pytest.warns(DeprecationWarning, match=rf"start\.{old} is now ptychopinn\.physics\.initial_estimate\.{new}"):
+        assert getattr(start, old) is getattr(initial_estimate, new)
+    with pytest.raises(AttributeError, match=r"module 'ptychopinn\.physics\.start' has no attribute 'nothing'"):
+        start.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
     ("old", "new", "name"),
     [
         ("ptychopinn.processes", "ptychopinn.runtime.processes", "processes"),

@@ -20,7 +20,7 @@ from ptychopinn.cli import main
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
 from ptychopinn.metrics.evaluate import evaluate
-from ptychopinn.metrics.split_half import compare_halves
+from ptychopinn.metrics.split_half import split_half_frc as split_half_frc
 from ptychopinn.physics.simulate import simulate
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement import workflow
@@ -339,7 +339,7 @@ def test_the_split_half_resolution_follows_the_dose() -> None:
     assert found[1e7]["crossing_0.5"] > found[3e3]["crossing_0.5"]
     noise = np.random.default_rng(0).normal(size=(2, 2, 80, 80))
     independent = [Reconstruction(1 + n[0] + 1j * n[1], np.ones((80, 80)), (0.0, 0.0)) for n in noise]
-    assert compare_halves(*independent)["mean"] < 0.2
+    assert split_half_frc(*independent)["mean"] < 0.2
 
 
 _WORKER = """

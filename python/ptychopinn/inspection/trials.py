@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ptychopinn.config import RefineConfig
 from ptychopinn.inspection.centre import centre_offset, fill_pixels
-from ptychopinn.physics.propagation import far_field, near_field, squared_modulus
+from ptychopinn.physics.propagation import far_field, inverse_far_field, squared_modulus
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
 from ptychopinn.refinement.objective import Objective
 from ptychopinn.refinement.search import impose_aperture, select_trial_patterns
@@ -86,7 +86,7 @@ def select_sample(scan: Scan) -> Sample:
     good = good[centre, centre]
     mask = None if good.all() else _fft_order(good)
     fields = torch.fft.fftshift(far_field(torch.from_numpy(scan.probe)), (-2, -1))[:, centre, centre]
-    probe = near_field(torch.fft.ifftshift(fields, (-2, -1)))
+    probe = inverse_far_field(torch.fft.ifftshift(fields, (-2, -1)))
     # Scaled to the counts, so that the initial object is 1.
     probe = probe * math.sqrt(float(mean[centre, centre].sum()) / float(squared_modulus(probe).sum()))
     probe = impose_aperture(probe, _fft_order(mean[centre, centre].astype(np.float32))[None], mask)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The overlap constraint: patches of one group must agree where they overlap.
 
-Merging is the weighted average of the patches on the group's canvas, with the probe's intensity as the weight (a pixel
-counts where light fell on it); projecting cuts the patches out of that canvas again. Numerator and denominator carry
-the same weight, so a constant object stays the same constant.
+Merging is the weighted average of the patches on the group's canvas; the weight is usually the probe's intensity.
+Projecting extracts the patches from that canvas again. Numerator and denominator have the same weight, so a constant
+object is preserved.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def canvas_illumination(weight: Tensor, positions: Tensor, canvas_size: tuple[in
 def merge_patches(
     patches: Tensor, positions: Tensor, canvas_size: tuple[int, int], weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Average the patches of every group on its canvas, weighted.
+    """Compute the weighted average of the patches of every group on its canvas.
 
     Args:
         patches: complex, (B, C, N, N).
@@ -53,5 +53,11 @@ def merge_patches(
 
 
 def overlap_project(patches: Tensor, positions: Tensor, canvas_size: tuple[int, int], weights: Tensor) -> Tensor:
-    """Replace each patch by what its group agrees on: merge on the canvas, cut out again. (B, C, N, N) to the same."""
+    """Project patches onto the overlap constraint: merge them on the group's canvas, then extract them again.
+
+    Arguments as for :func:`merge_patches`.
+
+    Returns:
+        complex, (B, C, N, N).
+    """
     return ptycho_ext.overlap_project(patches, positions, canvas_size, weights)

@@ -19,7 +19,7 @@ from torch import Tensor
 from ptycho_ext import correct_fields, exit_waves, exit_waves_adjoint, extract_patches, extract_patches_adjoint
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.likelihood import BACKGROUND
-from ptychopinn.physics.propagation import far_field, near_field, squared_modulus
+from ptychopinn.physics.propagation import far_field, inverse_far_field, squared_modulus
 from ptychopinn.refinement.shifts import BatchRegion, make_shift
 from ptychopinn.refinement.state import State
 from ptychopinn.runtime.processes import rank_and_size, reduce_sums
@@ -125,7 +125,7 @@ class Objective:
         fields = far_field(exit_waves(canvas, region.positions, probes, plan=region.plan))
         in_place = fields if fields.is_contiguous() else None
         correction, values, by_intensity = self._correct(fields, state, members, out=in_place)
-        waves = near_field(correction)
+        waves = inverse_far_field(correction)
         by_object = exit_waves_adjoint(waves, region.positions, probes, region.shape, plan=region.plan)
         by_probe, by_positions = self.shift.backward(waves, saved, region, self.learn_positions)
         return BatchCorrection(

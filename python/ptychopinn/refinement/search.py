@@ -13,7 +13,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.physics.propagation import far_field, near_field
+from ptychopinn.physics.propagation import far_field, inverse_far_field
 from ptychopinn.refinement.ambiguities import remove_affine
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
 from ptychopinn.refinement.objective import Objective
@@ -59,7 +59,7 @@ def impose_aperture(probe: Tensor, counts: Tensor, good: Tensor | None) -> Tenso
         known &= good
     factor = torch.sqrt((mean / len(counts)).float() / power.clamp_min(1e-30))
     shaped = fields * torch.where(known, factor, 0.0)
-    return near_field(shaped * torch.sqrt(power.sum() / shaped.abs().square().sum()))
+    return inverse_far_field(shaped * torch.sqrt(power.sum() / shaped.abs().square().sum()))
 
 
 def defocus_probe(probe: Tensor, phase: float) -> Tensor:
@@ -70,7 +70,7 @@ def defocus_probe(probe: Tensor, phase: float) -> Tensor:
     power = fields.abs().square().sum(0)
     radius = (power * square).sum() / power.sum()
     angle = phase * square / radius
-    return near_field(fields * torch.polar(torch.ones_like(angle), angle))
+    return inverse_far_field(fields * torch.polar(torch.ones_like(angle), angle))
 
 
 def find_defocus(objective: Objective, state: State, config: RefineConfig) -> Tensor:

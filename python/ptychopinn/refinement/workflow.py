@@ -18,7 +18,7 @@ from ptycho_ext import CanvasGeometry
 from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
-from ptychopinn.metrics.split_half import compare_halves
+from ptychopinn.metrics.split_half import split_half_frc
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.ambiguities import (
@@ -141,7 +141,7 @@ def split_half(
         device: where to compute.
 
     Returns:
-        Fourier ring correlation, see :func:`ptychopinn.metrics.split_half.compare_halves`; None where the halves have
+        Fourier ring correlation, see :func:`ptychopinn.metrics.split_half.split_half_frc`; None where the halves have
         too few pixels in common.
     """
     order = np.random.default_rng([config.seed, 1]).permutation(scan.n)
@@ -158,7 +158,7 @@ def split_half(
             with torch.no_grad():
                 run.iterate()
             results.append(run.result())
-        figures = compare_halves(*results)
+        figures = split_half_frc(*results)
     except InputError as error:
         _log.warning("no split-half resolution: %s", error)
         return None

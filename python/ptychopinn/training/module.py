@@ -86,7 +86,7 @@ class PtychoModule(L.LightningModule):
     def _logged_loss(self, name: str, batch: GroupBatch) -> Tensor:
         # DDP and Lightning's log take the mean over processes, of gradients and of losses, and the sum is wanted.
         loss = self._loss(batch, weights_of(batch, self.model.good)) * self.trainer.world_size
-        groups = len(batch.counts) if batch.whole is None else batch.whole
+        groups = len(batch.counts) if batch.batch_size is None else batch.batch_size
         self.log(name, loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=groups, sync_dist=True)
         return loss
 
