@@ -79,18 +79,19 @@ def run(options: Namespace) -> int:
         )
     if not written:  # another process speaks for all
         return 0
-    found = result.metadata["refinement"]
+    found = result.refinement
+    assert found is not None
     print(
-        f"{out}: {found['passes']} passes over {scan.n} patterns in {found['seconds']:.0f} s, deviance "
-        f"{found['deviance'][-1]:.4g} per detector pixel"
+        f"{out}: {found.passes} passes over {scan.n} patterns in {found.seconds:.0f} s, deviance "
+        f"{found.deviance[-1]:.4g} per detector pixel"
     )
-    if found["deviance"][-1] > _INCOMPLETE:
+    if found.deviance[-1] > _INCOMPLETE:
         print("the model does not explain the patterns yet: try --refine.modes 2, or --refine.learn_positions true")
-    halves = found.get("split_half")
+    halves = found.split_half
     if halves:
         print(f"split halves: FRC 0.5 at {halves['crossing_0.5']:.2f} of Nyquist, mean {halves['mean']:.3f}")
     say_written(written[1:])
-    if found["interrupted"]:
+    if found.interrupted:
         print(f"ptychopinn refine: interrupted; {out} holds what was reached, --resume goes on", file=sys.stderr)
         return 130
     return 0

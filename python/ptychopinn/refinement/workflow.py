@@ -38,6 +38,7 @@ from ptychopinn.refinement.objective import Objective, laid_out
 from ptychopinn.refinement.search import badly_fitting, find_defocus, search_patterns
 from ptychopinn.refinement.start import start_state
 from ptychopinn.refinement.state import State
+from ptychopinn.refinement_report import RefinementReport
 from ptychopinn.runtime.processes import agree, broadcast, distributed
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import total_counts
@@ -124,7 +125,9 @@ def refine(
     result = run.result()
     if run.config.split_half and not run.interrupted:
         try:
-            result.metadata["refinement"]["split_half"] = split_half(scan, result, run.config, device)
+            assert result.refinement is not None
+            halves = split_half(scan, result, run.config, device)
+            result = dataclasses.replace(result, refinement=dataclasses.replace(result.refinement, split_half=halves))
         except KeyboardInterrupt:
             if distributed():
                 raise
@@ -143,10 +146,11 @@ def split_half(
     Returns:
         See :func:`ptychopinn.metrics.split_half.compare_halves`; None where a half is too small to tell.
     """
+    assert result.refinement is not None
     order = np.random.default_rng([config.seed, 1]).permutation(scan.n)
     half_config = dataclasses.replace(
         config, split_half=False, learn_positions=False, find_defocus=False, modes=None, minutes=None,
-        iterations=max(1, result.metadata["refinement"]["passes"]),
+        iterations=max(1, result.refinement.passes),
     )  # fmt: skip
     assert result.positions is not None
     known = dataclasses.replace(scan, probe=result.probe, positions=result.positions)
@@ -375,7 +379,7 @@ class _Run:
             laid_out(weight, places, part, self.geometry.shape) for part in (torch.ones_like(residuals), residuals)
         )
         positions = self.geometry.to_scan(state.positions.cpu()).numpy()
-        matrix, shift = fit_affine(self.scan.positions, positions)
+        ((a, b), (c, d)), (y, x) = (part.tolist() for part in fit_affine(self.scan.positions, positions))
         return Reconstruction(
             object=image.cpu().numpy(),
             weights=light.cpu().numpy(),
@@ -386,17 +390,17 @@ class _Run:
             error_map=(error / light.clamp_min(1e-6 * float(light.max()))).cpu().numpy(),
             intensities=torch.exp(state.intensities).cpu().numpy() if config.learn_intensities else None,
             pixel_size=self.scan.pixel_size,
-            metadata={
-                "scan": self.scan.name,
-                "patterns": self.scan.n,
-                "refinement": {
-                    "passes": self.passes,
-                    "seconds": self._seconds(),
-                    "deviance": [4 * value / self.objective.pixels for value in self.explained if np.isfinite(value)],
-                    "interrupted": self.interrupted,
-                    "mode_powers": mode_powers(probe).tolist(),
-                    "positions_affine": {"matrix": matrix.tolist(), "shift": shift.tolist()},
-                    "config": dataclasses.asdict(config),
-                },
-            },
+            metadata={"scan": self.scan.name, "patterns": self.scan.n},
+            acquisition=self.scan.acquisition,
+            orientation=self.scan.orientation,
+            refinement=RefinementReport(
+                passes=self.passes,
+                seconds=self._seconds(),
+                deviance=tuple(4 * value / self.objective.pixels for value in self.explained if np.isfinite(value)),
+                interrupted=self.interrupted,
+                mode_powers=tuple(mode_powers(probe).tolist()),
+                affine_matrix=((a, b), (c, d)),
+                affine_shift=(y, x),
+                config=dataclasses.asdict(config),
+            ),
         )
