@@ -61,7 +61,7 @@ def ours(scan: Scan, start: Reconstruction | None, every: int = 2, before: float
     config = RefineConfig(**{"split_half": False, **options})
     result = refine(scan, start, config, progress=note, every=every)
     clock["spent"] += time.process_time() - clock["since"]
-    passes = result.metadata["refinement"]["passes"]
+    passes = result.refinement.passes
     if not states or states[-1][0] != passes:
         states.append((passes, clock["spent"], result))
     return iter(states)
@@ -204,7 +204,7 @@ def modes(options: argparse.Namespace) -> list[Row]:
             begun = dataclasses.replace(scan, probe=(guess * np.sqrt(powers.sum()) / np.linalg.norm(guess)))
             *_, (passes, seconds, state) = ours(begun, None, 1000, modes=count, iterations=300, tolerance=2e-4)
             rows += measured(iter([(passes, seconds, state)]), scan, photons=photons, modes=count)
-            rows[-1]["powers"] = " ".join(f"{p:.3f}" for p in state.metadata["refinement"]["mode_powers"])
+            rows[-1]["powers"] = " ".join(f"{p:.3f}" for p in state.refinement.mode_powers)
             rows[-1]["true_powers"] = " ".join(f"{p:.3f}" for p in powers / powers.sum())
             print(summary(rows[-1:]))
     return rows

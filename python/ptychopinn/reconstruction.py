@@ -16,7 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from ptychopinn._former import Metadata
+from ptychopinn.acquisition import Acquisition, check_orientation_name
 from ptychopinn.errors import InputError
+from ptychopinn.records import RESULT_KEYS, ResultRecord, refuse_keys
+from ptychopinn.refinement_report import RefinementReport
 from ptychopinn.scan import Scan
 
 
@@ -35,7 +39,10 @@ class Reconstruction:
         error_map: (H, W) float32 >= 0, the residuals where their light fell, or None.
         intensities: (n,) float32 >= 0, each pattern's light in units of the probe's, or None.
         pixel_size: metres per pixel, or None.
-        metadata: anything that JSON can hold.
+        metadata: what else is known, anything that JSON can hold; no code reads it.
+        acquisition: distance, detector pixels and the origin in the world, of the scan.
+        orientation: that of the scan's positions.
+        refinement: the report of the refinement that made it, or None.
 
     Raises:
         InputError: a field has the wrong shape or kind, or is not finite.
@@ -57,6 +64,9 @@ class Reconstruction:
     intensities: np.ndarray | None = None
     pixel_size: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    acquisition: Acquisition = field(default_factory=Acquisition)
+    orientation: str = "given"
+    refinement: RefinementReport | None = None
 
     def __post_init__(self) -> None:
         image = _array("object", self.object, 2, np.complex64)
@@ -81,6 +91,10 @@ class Reconstruction:
         if pixel_size is not None and not (math.isfinite(pixel_size) and pixel_size > 0):
             raise InputError(f"pixel_size must be positive metres, got {pixel_size:g}")
         json_of(self.metadata)
+        refuse_keys("Reconstruction", self.metadata, RESULT_KEYS)
+        acquisition = self.acquisition.checked("Reconstruction")
+        check_orientation_name("Reconstruction", self.orientation)
+        former = ResultRecord(acquisition, self.orientation, self.refinement).to_json
         checked = {
             "object": image,
             "weights": weights,
@@ -90,6 +104,8 @@ class Reconstruction:
             **maps,
             **lists,
             "pixel_size": pixel_size,
+            "acquisition": acquisition,
+            "metadata": Metadata(self.metadata, "Reconstruction", RESULT_KEYS, former),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -125,6 +141,10 @@ class Reconstruction:
     def phase(self) -> np.ndarray:
         """(H, W) float32 phase of the object, in (-pi, pi] rad."""
         return np.angle(self.object)
+
+    def record(self) -> ResultRecord:
+        """What files of the result keep as JSON."""
+        return ResultRecord(self.acquisition, self.orientation, self.refinement, self.metadata)
 
     def covered(self, threshold: float = 0.2) -> np.ndarray:
         """Mask of the well-illuminated pixels.
@@ -186,7 +206,7 @@ class Reconstruction:
             /residuals   (n,) float32, gzip [optional]
             /error_map   (H, W) float32, gzip [optional]
             /intensities (n,) float32, gzip [optional]
-            /metadata    JSON text (scalar string)
+            /metadata    JSON text (scalar string): metadata, and geometry, orientation, refinement where set
 
         NPZ (``.npz``, compressed): the same names as arrays, the settings 0-d or (2,), ``metadata`` a 0-d string.
 

@@ -16,7 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ptychopinn._former import Metadata
+from ptychopinn.acquisition import Acquisition, check_orientation_name
+from ptychopinn.decisions import Decisions
 from ptychopinn.errors import InputError
+from ptychopinn.records import SCAN_KEYS, ScanRecord, refuse_keys
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.stored import StoredPatterns
 
@@ -39,7 +43,12 @@ class Scan:
         pixel_size: metres per object pixel.
         energy: photon energy in eV.
         name: a short name for logs, titles and default file names.
-        metadata: what else is known, as JSON types only.
+        metadata: what else is known, as JSON types only; no code reads it.
+        acquisition: distance, detector pixels and the origin in the world.
+        orientation: how the positions were mapped from the axes that the file gives.
+        frame_indexes: (n,) int64, the index of each pattern in the file or at the detector, none twice; None: 0, 1,
+            2, ... .
+        decisions: what was decided when the scan was read (units, probe, ...), each value with its reason.
 
     Raises:
         InputError: a field has the wrong shape, type or values; the message names the field.
@@ -61,6 +70,10 @@ class Scan:
     energy: float | None = None
     name: str = "scan"
     metadata: dict[str, Any] = field(default_factory=dict)
+    acquisition: Acquisition = field(default_factory=Acquisition)
+    orientation: str = "given"
+    frame_indexes: NDArray[np.int64] | None = None
+    decisions: Decisions = field(default_factory=Decisions)
 
     def __post_init__(self) -> None:
         _check_counts(self.counts)
@@ -79,10 +92,21 @@ class Scan:
             value = getattr(self, key)
             if value is not None and not (isinstance(value, Real) and 0 < float(value) < float("inf")):
                 raise InputError(f"Scan.{key} must be a positive finite number or None, got {value!r}")
+        object.__setattr__(self, "acquisition", self.acquisition.checked("Scan"))
+        check_orientation_name("Scan", self.orientation)
+        if self.frame_indexes is not None:
+            _check_array("frame_indexes", self.frame_indexes, np.int64, (n,), "one index for each pattern")
+            if len(np.unique(self.frame_indexes)) < n:
+                raise InputError("Scan.frame_indexes must hold each index once, got some that repeat")
+        if not isinstance(self.metadata, dict):
+            raise InputError(f"Scan.metadata must be a dictionary, got {type(self.metadata).__name__}")
         try:
             json.dumps(self.metadata)
         except (TypeError, ValueError) as error:
             raise InputError(f"Scan.metadata must hold JSON types only: {error}") from error
+        refuse_keys("Scan", self.metadata, SCAN_KEYS)
+        former = ScanRecord(self.acquisition, self.orientation, self.frame_indexes, self.decisions).to_json
+        object.__setattr__(self, "metadata", Metadata(self.metadata, "Scan", SCAN_KEYS, former))
 
     @property
     def n(self) -> int:
@@ -99,11 +123,15 @@ class Scan:
         """Number of incoherent probe modes (M)."""
         return int(self.probe.shape[0])
 
+    def record(self) -> ScanRecord:
+        """What files of the scan keep as JSON."""
+        return ScanRecord(self.acquisition, self.orientation, self.frame_indexes, self.decisions, self.metadata)
+
     def subset(self, indices: ArrayLike) -> Scan:
         """The patterns and positions `indices` picks, in that order; the rest of the scan is shared, not copied.
 
-        Patterns on disk stay there. `metadata["scan_indexes"]` follows the patterns; where one is picked twice it is
-        left out, since an index stands for one pattern.
+        Patterns on disk stay there. `frame_indexes` follow the patterns; where one is picked twice they are dropped,
+        since an index represents one pattern.
 
         Args:
             indices: integers from -n to n - 1, or a bool mask of length n.
@@ -119,18 +147,12 @@ class Scan:
             )
         try:
             counts = self.counts.subset(chosen) if isinstance(self.counts, StoredPatterns) else self.counts[chosen]
-            metadata = self._metadata_of(np.arange(self.n)[chosen])
-            return replace(self, counts=counts, positions=self.positions[chosen], metadata=metadata)
+            indexes = None if self.frame_indexes is None else self.frame_indexes[chosen]
+            if indexes is not None and len(np.unique(indexes)) < len(indexes):
+                indexes = None
+            return replace(self, counts=counts, positions=self.positions[chosen], frame_indexes=indexes)
         except IndexError as error:
             raise InputError(f"Scan.subset: indices must fit a scan of {self.n} patterns: {error}") from error
-
-    def _metadata_of(self, rows: NDArray[np.int64]) -> dict[str, Any]:
-        """The metadata of these patterns; what belongs to single ones is theirs."""
-        indexes = self.metadata.get("scan_indexes")
-        if not isinstance(indexes, list) or len(indexes) != self.n:
-            return self.metadata
-        metadata = {key: value for key, value in self.metadata.items() if key != "scan_indexes"}
-        return metadata if len(np.unique(rows)) < len(rows) else metadata | {"scan_indexes": [indexes[k] for k in rows]}
 
     @classmethod
     def load(
@@ -157,7 +179,7 @@ class Scan:
             path: the file, or for some formats a folder.
             format: the name of a format where the content does not decide, or decides wrongly.
             measurement: what the patterns in the file are, "amplitude" or "counts"; "auto" decides from the file and
-                records why in `metadata["measurement"]`.
+                records why in `decisions.measurement`.
             memory: "load" reads all patterns, "stored" leaves them on disk, "auto" does so if they would take more than
                 a quarter of the available memory and the file allows it (see docs/memory.md).
             probe: (N, N) or (M, N, N) complex, or an `.npy` file of it; a file without one gets a guess, and a warning.

@@ -23,7 +23,6 @@ from ptychodus.api.reconstruct import ReconstructInput, prepare_reconstruct_inpu
 from ptychodus.api.settings import SettingsRegistry
 from staged import CASES, write
 
-from ptychopinn.acquisition import world_positions
 from ptychopinn.compat.ptychodus.library import PtychoPINNLibrary
 from ptychopinn.compat.ptychodus.plugin import add_library
 from ptychopinn.compat.ptychodus.scans import product_of, scan_of, start_of
@@ -31,6 +30,7 @@ from ptychopinn.config import Config, ExecutionConfig, RefineConfig
 from ptychopinn.errors import InputError
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
+from ptychopinn.world import world_positions
 
 CASE = CASES[1]
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""CUDA: results bitwise equal to those of the CPU and over runs, streams, graphs, devices and processes, no
-synchronisation with the device, and NaN where the CPU raises. Needs a GPU; test_blocks.py needs none.
+"""CUDA: results bitwise equal to those of the CPU and over runs, streams, graphs, devices and processes.
+
+No synchronisation with the device, and NaN where the CPU raises. Needs a GPU; test_blocks.py needs none.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Small files of every format, made by their public layouts with h5py and NumPy and never by the package's writers.
 
-One scan is behind all of them: not square, other offsets on either axis, two probe modes, a bad pixel, scan indexes
+One scan is behind all of them: not square, other offsets on either axis, two probe modes, a bad pixel, frame indexes
 that are out of order where a format has any.
 """
 

@@ -109,9 +109,9 @@ BAD: dict[str, Row] = {
         "pair",
         put("indexes", np.full(PATTERNS, 3)),
         {},
-        r"'indexes': expected each scan index once, .* 3",
+        r"'indexes': expected each frame index once, .* 3",
     ),
-    "indexes few": ("pair", put("indexes", np.arange(4)), {}, r"'indexes': expected 13 scan indexes, found 4"),
+    "indexes few": ("pair", put("indexes", np.arange(4)), {}, r"'indexes': expected 13 frame indexes, found 4"),
     "indexes apart": (
         "pair",
         put("indexes", np.arange(13) + 900),

@@ -99,7 +99,7 @@ BAD: dict[str, Row] = {
         "ptyd",
         put("chunks/1/indices", np.zeros(7)),
         {},
-        r"indices': expected each scan index once, found 1 that",
+        r"indices': expected each frame index once, found 1 that",
     ),
     "ptyd weights": (
         "ptyd",

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from scan_files import CORNERS, COUNTS, ENERGY, FILES, PIXEL, WORLD, arrays, nexus, pair, training
 
-from ptychopinn.acquisition import world_positions
 from ptychopinn.cli import main
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
+from ptychopinn.world import world_positions
 
 GEOMETRY = ["--energy", str(ENERGY), "--distance", "1.9", "--detector-pixel-size", "55e-6"]
 

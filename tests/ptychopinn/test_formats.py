@@ -37,11 +37,14 @@ from scan_files import (
     ptyd,
 )
 
-from ptychopinn.acquisition import known_detector_pixel_size, known_distance, object_pixel_size, world_positions
+from ptychopinn.acquisition import object_pixel_size
+from ptychopinn.decisions import Decision
 from ptychopinn.errors import InputError
+from ptychopinn.io.indexes import frame_indexes
 from ptychopinn.io.scans import format_to_read, format_to_write, formats
 from ptychopinn.scan import Scan
 from ptychopinn.storage.stored import StoredPatterns
+from ptychopinn.world import known_detector_pixel_size, world_positions
 
 SAMPLES = Path(__file__).parents[1] / "data" / "ptychodus"
 WRITTEN = {"npz": "a.npz", "ptychodus": "folder", "cxi": "a.cxi", "ptyd": "a.ptyd", "nexus": "a.nxs"}
@@ -58,7 +61,7 @@ def test_every_file_is_recognised_and_read_into_one_convention(tmp_path: Path, n
     assert format_to_read(path).name == format
     scan = load(name, path)
     np.testing.assert_array_equal(scan.counts, COUNTS)
-    assert scan.counts.dtype.kind == "u" and scan.metadata["measurement"]["value"] == "counts"
+    assert scan.counts.dtype.kind == "u" and scan.decisions.measurement.value == "counts"
     expected = CORNERS if has_object else CORNERS - CORNERS.min(axis=0)
     np.testing.assert_allclose(scan.positions, expected, rtol=0, atol=1e-9)
     if has_object:
@@ -66,7 +69,7 @@ def test_every_file_is_recognised_and_read_into_one_convention(tmp_path: Path, n
     if has_probe:
         np.testing.assert_allclose(scan.probe / PROBE, scan.probe[0, 0, 0] / PROBE[0, 0, 0], rtol=1e-5)
     else:
-        assert scan.metadata["probe"]["value"] == "guessed" and scan.modes == 1
+        assert scan.decisions.probe.value == "guessed" and scan.modes == 1
     if name != "contract_npz":
         np.testing.assert_array_equal(scan.bad_pixels, BAD)
         counted = COUNTS[:, ~BAD].sum() / PATTERNS
@@ -75,7 +78,7 @@ def test_every_file_is_recognised_and_read_into_one_convention(tmp_path: Path, n
         np.testing.assert_allclose([scan.pixel_size, scan.energy], [PIXEL, ENERGY], rtol=1e-12)
         if name != "training":  # whose world is the object's own
             np.testing.assert_allclose(world_positions(scan), WORLD, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(known_distance(scan), DISTANCE)
+        np.testing.assert_allclose(scan.acquisition.distance, DISTANCE)
         np.testing.assert_allclose(known_detector_pixel_size(scan), DETECTOR)
 
 
@@ -98,9 +101,9 @@ def test_round_trip_of_every_file_through_every_writer(tmp_path: Path, name: str
     if scan.bad_pixels is not None:
         np.testing.assert_array_equal(back.bad_pixels, scan.bad_pixels)
     np.testing.assert_allclose([back.pixel_size, back.energy], [scan.pixel_size, scan.energy], rtol=1e-12)
-    assert back.name == scan.name and back.metadata["measurement"]["value"] in ("counts", "amplitude")
-    assert back.metadata.get("scan_indexes") == scan.metadata.get("scan_indexes")
-    assert back.metadata.get("probe") == scan.metadata.get("probe")  # a guess stays known as one
+    assert back.name == scan.name and back.decisions.measurement.value in ("counts", "amplitude")
+    np.testing.assert_array_equal(frame_indexes(back), frame_indexes(scan))
+    assert back.decisions.probe == scan.decisions.probe  # a guess stays known as one
 
 
 @pytest.mark.parametrize("written", WRITTEN)
@@ -130,7 +133,7 @@ def test_the_half_pixel_between_the_contract_and_ptychodus(tmp_path: Path) -> No
     ours, theirs = Scan.load(path, format="npz"), Scan.load(path)
     np.testing.assert_allclose(theirs.positions - ours.positions, 0.5, rtol=0, atol=1e-12)
     np.testing.assert_allclose(theirs.positions, CORNERS, rtol=0, atol=1e-12)
-    assert theirs.metadata["coordinates"]["value"] == "sample (N-1)/2"
+    assert theirs.decisions.coordinates.value == "sample (N-1)/2"
 
 
 @pytest.mark.parametrize("name", ["diffraction.h5", "product.h5", "training_data.h5", ""])
@@ -158,9 +161,9 @@ def test_a_truth_of_ptychodus_explains_its_patterns(tmp_path: Path) -> None:
     assert 0.8 < error < 1.2  # Poisson noise alone
 
 
-def test_pairs_by_scan_index_and_say_what_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pairs_by_frame_index_and_says_what_is_omitted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = pair(tmp_path)
-    assert Scan.load(path).metadata["scan_indexes"] == INDEXES.tolist()
+    np.testing.assert_array_equal(Scan.load(path).frame_indexes, INDEXES)
     kept = SHUFFLED[2:]
     with h5py.File(tmp_path / "product.h5", "a") as file:
         for key, values in (("indexes", INDEXES[kept]), ("y_m", WORLD[kept, 0]), ("x_m", WORLD[kept, 1])):
@@ -171,25 +174,25 @@ def test_pairs_by_scan_index_and_say_what_is_left_out(tmp_path: Path, caplog: py
     there = np.sort(kept)
     np.testing.assert_array_equal(scan.counts, COUNTS[there])
     np.testing.assert_allclose(scan.positions, CORNERS[there], rtol=0, atol=1e-9)
-    assert "2 patterns have no position and 0 positions no pattern: left out" in caplog.text
-    assert scan.metadata["pairing"]["left_out"] == {"patterns": 2, "positions": 0}
+    assert "2 patterns have no position and 0 positions no pattern: omitted" in caplog.text
+    assert (scan.decisions.pairing.patterns, scan.decisions.pairing.positions) == (2, 0)
     with h5py.File(tmp_path / "diffraction.h5", "a") as file:
         del file["indexes"]
     with pytest.raises(InputError, match="expected 11 patterns, one for each position, or indexes in both files"):
         Scan.load(path, format="ptychodus")
 
 
-def test_scan_indexes_follow_the_patterns_of_a_subset(tmp_path: Path) -> None:
+def test_frame_indexes_follow_the_patterns_of_a_subset(tmp_path: Path) -> None:
     scan = Scan.load(pair(tmp_path))
     for picked in ([4, 0, 7], np.arange(PATTERNS) % 3 == 1):
         part = scan.subset(picked)
-        assert part.metadata["scan_indexes"] == INDEXES[picked].tolist()
+        np.testing.assert_array_equal(part.frame_indexes, INDEXES[picked])
         part.save(tmp_path / "part", format="ptychodus")
         with h5py.File(tmp_path / "part" / "diffraction.h5") as file:
             np.testing.assert_array_equal(file["indexes"], INDEXES[picked])
             np.testing.assert_array_equal(file["patterns"], COUNTS[picked])
-    assert scan.metadata["scan_indexes"] == INDEXES.tolist()
-    assert "scan_indexes" not in scan.subset([3, 3]).metadata
+    np.testing.assert_array_equal(scan.frame_indexes, INDEXES)
+    assert scan.subset([3, 3]).frame_indexes is None
 
 
 def test_partners_are_found_by_name_or_stated(tmp_path: Path) -> None:
@@ -226,7 +229,7 @@ def test_the_caller_goes_over_the_file(tmp_path: Path) -> None:
     for given in (probe, tmp_path / "probe.npy"):
         scan = Scan.load(path, probe=given)
         np.testing.assert_allclose(scan.probe[0] / probe, scan.probe[0, 0, 0] / probe[0, 0], rtol=1e-5)
-        assert scan.metadata["probe"] == {"value": "given", "reason": "as requested"}
+        assert scan.decisions.probe == Decision("given", "as requested")
     amplitudes = Scan.load(path, measurement="amplitude")
     np.testing.assert_array_equal(amplitudes.counts, COUNTS.astype(int) ** 2)
 
@@ -240,11 +243,11 @@ def test_a_truth_of_other_pixels_than_stated_is_left_out(
     said = {"pixel_size": PIXEL, "detector_pixel_size": DETECTOR, "energy": ENERGY}[key]
     same = Scan.load(path, **{key: said * (1 + 1e-6)})
     np.testing.assert_array_equal(same.truth, OBJECT)
-    assert "truth" not in same.metadata and "left out" not in caplog.text
+    assert same.decisions.truth is None and "omitted" not in caplog.text
     scan = Scan.load(path, **{key: said * 2})
-    assert scan.truth is None and scan.metadata["truth"]["value"] == "left out"
+    assert scan.truth is None and scan.decisions.truth.value == "omitted"
     size = PIXEL * (2 if key == "pixel_size" else 0.5)
-    assert f"the known object is left out: its pixels are {PIXEL:.6g} m, those of the scan as stated {size:.6g} m" in (
+    assert f"the known object is omitted: its pixels are {PIXEL:.6g} m, those of the scan as stated {size:.6g} m" in (
         caplog.text
     )
 

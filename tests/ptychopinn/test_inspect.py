@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ptychopinn.cli import main
+from ptychopinn.decisions import Decision, Decisions
 from ptychopinn.inspection import Inspection, inspect_scan, oriented
 from ptychopinn.inspection.measure import FORMER_NAMES
 from ptychopinn.physics.objects import OBJECTS
@@ -69,8 +70,8 @@ def wide_disk(field: NDArray[np.complex64]) -> NDArray[np.complex64]:
 
 
 def undecided(scan: Scan) -> Scan:
-    decision = {"value": "amplitude", "reason": "the contract's default, since neither the values nor ..."}
-    return dataclasses.replace(scan, metadata={"measurement": decision})
+    decision = Decision("amplitude", "the contract's default, since neither the values nor ...", by_default=True)
+    return dataclasses.replace(scan, decisions=Decisions(measurement=decision))
 
 
 #: Key of the finding -> fault that is made in a good scan, severity, and words of sentence and advice.

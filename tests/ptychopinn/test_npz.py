@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from scan_files import light_of
 
+from ptychopinn.decisions import Decision
 from ptychopinn.errors import InputError
 from ptychopinn.io.formats.npz import read_npz, write_npz
 from ptychopinn.scan import Scan
@@ -79,7 +80,7 @@ def test_round_trip_of_the_other_fields_and_of_a_cube(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.probe, probe)
     np.testing.assert_array_equal(back.bad_pixels, bad)
     assert (back.pixel_size, back.energy, back.metadata["a"]) == (1.5e-8, 8000.0, [1, "b"])
-    assert back.metadata["probe_scaling"]["factor"] == 1.0
+    assert back.decisions.probe_scale.factor == 1.0
 
 
 def test_positions_are_y_x_of_the_first_sample(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_every_type_of_pattern_either_way(tmp_path: Path, dtype: str, measuremen
     expected = values if measurement == "counts" else values**2
     np.testing.assert_array_equal(scan.counts, expected)
     assert scan.counts.dtype.kind == "u" and scan.counts.dtype.isnative
-    assert scan.metadata["measurement"] == {"value": measurement, "reason": "as requested"}
+    assert scan.decisions.measurement == Decision(measurement, "as requested")
 
 
 WHOLE = np.random.default_rng(8).poisson(900, (PATTERNS, N, N))
@@ -130,9 +131,10 @@ def test_amplitude_or_counts(
 ) -> None:
     with caplog.at_level(logging.INFO, logger="ptychopinn.io.counts"):
         scan = read_npz(put(tmp_path, diff3d=patterns, **extra))
-    decision = scan.metadata["measurement"]
-    assert decision["value"] == value and reason in decision["reason"]
-    assert f"'diff3d' read as {value}" in caplog.text and decision["reason"] in caplog.text
+    decision = scan.decisions.measurement
+    assert decision is not None and decision.value == value and reason in decision.reason
+    assert decision.by_default == ("default" in reason)
+    assert f"'diff3d' read as {value}" in caplog.text and decision.reason in caplog.text
     if exact is not None:
         np.testing.assert_array_equal(scan.counts, exact)
         assert scan.counts.dtype.kind == "u"
@@ -175,7 +177,7 @@ def test_probe_shapes_and_scale(tmp_path: Path, shape: tuple[int, ...], modes: i
     scan = read_npz(put(tmp_path, probeGuess=probe))
     assert scan.probe.shape == (modes, N, N)
     np.testing.assert_allclose(np.sum(np.abs(scan.probe) ** 2), scan.counts.sum() / PATTERNS, rtol=1e-5)
-    factor = scan.metadata["probe_scaling"]["factor"]
+    factor = scan.decisions.probe_scale.factor
     np.testing.assert_allclose(scan.probe, factor * probe.reshape(modes, N, N), rtol=1e-5)
     marked = read_npz(put(tmp_path, probeGuess=probe, probe_units="sqrt_counts"))
     np.testing.assert_array_equal(marked.probe, probe.reshape(modes, N, N))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from ptychopinn.acquisition import world_positions
+from ptychopinn.acquisition import ORIENTATION_NAMES, Acquisition
 from ptychopinn.cli import main
 from ptychopinn.errors import InputError
 from ptychopinn.inspection.centre import centre_offset, in_fft_order, probe_far_field
@@ -34,6 +34,7 @@ from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.search import select_trial_patterns
 from ptychopinn.scan import Scan
 from ptychopinn.storage.stored import StoredPatterns
+from ptychopinn.world import world_positions
 
 TRAIN = ("--epochs", "1", "--model.options", '{"steps": 2, "width": 8, "state": 2}', "--data.group_size", "4",
          "--execution.progress", "false", "--execution.threads", "1", "--execution.accelerator", "cpu")  # fmt: skip
@@ -55,7 +56,7 @@ def test_every_wrong_orientation_is_found_and_corrected(scan: Scan, error: str) 
     assert report.scores[report.best] == min(report.scores.values()) and set(report.scores) == set(ORIENTATIONS)
     corrected = oriented(wrong, report.best)
     np.testing.assert_allclose(corrected.positions, scan.positions, atol=1e-9)
-    assert "orientation" not in corrected.metadata
+    assert corrected.orientation == "given"
     assert ("as they are" in report.sentence) == (error == "given")
 
 
@@ -70,14 +71,13 @@ def test_patterns_on_disk_give_the_same_report(scan: Scan, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("name", ORIENTATIONS)
 def test_the_extent_in_world_coordinates_is_kept_or_swapped(scan: Scan, name: str) -> None:
-    geometry = {"distance_m": 2.0, "world_origin_m": [1e-6, -3e-6]}
-    scan = dataclasses.replace(scan, pixel_size=1e-8, metadata={"geometry": geometry})
+    scan = dataclasses.replace(scan, pixel_size=1e-8, acquisition=Acquisition(2.0, world_origin=(1e-6, -3e-6)))
     order = slice(None, None, -1 if name.startswith("swap") else None)
     before, after = world_positions(scan), world_positions(oriented(scan, name))
     for end in (np.min, np.max):
         np.testing.assert_allclose(end(after, axis=0), end(before, axis=0)[order], rtol=0, atol=1e-14)
-    assert oriented(scan, name).metadata["geometry"]["distance_m"] == 2.0
-    assert scan.metadata == {"geometry": {"distance_m": 2.0, "world_origin_m": [1e-6, -3e-6]}}
+    assert oriented(scan, name).acquisition.distance == 2.0
+    assert scan.acquisition.world_origin == (1e-6, -3e-6)
 
 
 def test_bad_pixels_do_not_affect_the_choice_of_patterns_off_centre(
@@ -193,9 +193,9 @@ def test_orientations_are_a_group_and_act_as_named(scan: Scan) -> None:
 def test_the_truth_is_dropped_and_the_orientation_recorded(scan: Scan) -> None:
     assert oriented(scan, "given") is scan and scan.truth is not None
     once = oriented(scan, "swap")
-    assert once.truth is None and once.metadata["orientation"] == "swap"
-    assert oriented(once, "flip_y").metadata["orientation"] == "swap_flip_y"
-    assert "orientation" not in scan.metadata
+    assert once.truth is None and once.orientation == "swap"
+    assert oriented(once, "flip_y").orientation == "swap_flip_y"
+    assert scan.orientation == "given" and tuple(ORIENTATIONS) == ORIENTATION_NAMES
 
 
 def test_unknown_names_and_single_patterns_are_refused(scan: Scan) -> None:
@@ -235,7 +235,7 @@ def test_train_refuses_a_wrong_orientation_and_accepts_a_stated_one(
     scan: Scan, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    dataclasses.replace(oriented(scan, "swap_flip_y"), metadata={}).save("wrong.npz")
+    dataclasses.replace(oriented(scan, "swap_flip_y"), orientation="given").save("wrong.npz")
     assert main(["train", "wrong.npz", "--out", "run", *TRAIN]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("ptychopinn train: ") and "use --orientation swap_flip_x" in line

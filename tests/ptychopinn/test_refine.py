@@ -80,7 +80,7 @@ def test_a_refinement_continues_from_a_result() -> None:
     once = refine(moved, None, dataclasses.replace(QUICK, iterations=40))
     values: list[float] = []
     refine(moved, once, dataclasses.replace(QUICK, iterations=3), every=1, progress=lambda p: values.append(p.deviance))
-    assert values[0] <= 1.01 * once.metadata["refinement"]["deviance"][-1]
+    assert values[0] <= 1.01 * once.refinement.deviance[-1]
 
 
 def test_a_fractional_origin_of_the_initial_object() -> None:
@@ -91,7 +91,7 @@ def test_a_fractional_origin_of_the_initial_object() -> None:
     for origin in ((0.4, -0.3), (0.0, 0.0)):
         start = dataclasses.replace(true_start(scan), object=moved, origin=origin)
         found = refine(scan, start, dataclasses.replace(QUICK, iterations=1))
-        deviance.append(found.metadata["refinement"]["deviance"][0])
+        deviance.append(found.refinement.deviance[0])
     assert deviance[0] < 0.8 * deviance[1]
 
 
@@ -113,8 +113,7 @@ def test_positions_are_found_in_the_coordinates_of_the_scan(interpolation: str) 
         return float(np.median(np.hypot(*rest.T)))
 
     assert error(found.positions) < 0.35 * error(displaced.positions)
-    fitted = found.metadata["refinement"]["positions_affine"]
-    np.testing.assert_allclose(fitted["matrix"], np.eye(2), atol=1e-6)
+    np.testing.assert_allclose(found.refinement.affine_matrix, np.eye(2), atol=1e-6)
     without = refine(displaced, None, dataclasses.replace(QUICK, iterations=40))
     assert evaluate(found, scan)["frc"]["mean"] > evaluate(without, scan)["frc"]["mean"] + 0.1
 
@@ -125,7 +124,7 @@ def test_a_common_shift_of_initial_object_and_positions_is_kept() -> None:
         true_start(scan), origin=(5.0, 5.0), positions=scan.positions + 5, weights=np.ones_like(scan.truth, np.float32)
     )
     config = dataclasses.replace(QUICK, learn_positions=True, iterations=34)
-    deviance = refine(scan, start, config).metadata["refinement"]["deviance"]
+    deviance = refine(scan, start, config).refinement.deviance
     assert deviance[31] < 1.1 * deviance[29]
 
 
@@ -138,7 +137,7 @@ def test_the_defocus_search_keeps_the_power_of_the_probe() -> None:
         found = refine(scaled, None, config)
         assert found.probe is not None
         assert np.linalg.norm(found.probe) == pytest.approx(np.linalg.norm(scaled.probe), rel=1e-3)
-        ends.append(found.metadata["refinement"]["deviance"][-1])
+        ends.append(found.refinement.deviance[-1])
     assert ends[1] == pytest.approx(ends[0], rel=0.05)
 
 
@@ -155,7 +154,7 @@ def test_the_deviance_excludes_regularisers() -> None:
     scan = small_scan(patterns=49)
     found = refine(scan, None, dataclasses.replace(QUICK, total_variation=5.0))
     assert found.residuals is not None
-    assert found.metadata["refinement"]["deviance"][-1] == pytest.approx(found.residuals.mean(), rel=1e-3)
+    assert found.refinement.deviance[-1] == pytest.approx(found.residuals.mean(), rel=1e-3)
 
 
 def test_an_interrupt_of_the_split_half_keeps_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,8 +170,8 @@ def test_an_interrupt_of_the_split_half_keeps_the_result(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(workflow._Refinement, "iterate", iterate)
     found = refine(scan, None, dataclasses.replace(QUICK, split_half=True))
-    assert found.metadata["refinement"]["passes"] == 25
-    assert "split_half" not in found.metadata["refinement"]
+    assert found.refinement.passes == 25
+    assert found.refinement.split_half is None
 
 
 def test_an_interrupted_refinement_returns_its_state_and_can_be_resumed(tmp_path: Path) -> None:
@@ -186,7 +185,7 @@ def test_an_interrupted_refinement_returns_its_state_and_can_be_resumed(tmp_path
             raise KeyboardInterrupt
 
     found = refine(scan, None, QUICK, progress=stop, every=2)
-    assert found.metadata["refinement"]["interrupted"] and found.metadata["refinement"]["passes"] == 6
+    assert found.refinement.interrupted and found.refinement.passes == 6
     rest = refine(scan, None, QUICK, resume=tmp_path / "cut.ckpt")
     assert np.array_equal(rest.object, refine(scan, None, QUICK).object)
 
@@ -219,10 +218,10 @@ def test_modes_are_found_orthogonal_and_sorted() -> None:
     single = refine(one, None, dataclasses.replace(QUICK, iterations=80))
     assert found.probe is not None
     assert abs(np.vdot(found.probe[0], found.probe[1])) < 1e-3 * np.vdot(found.probe[0], found.probe[0]).real
-    powers = found.metadata["refinement"]["mode_powers"]
+    powers = found.refinement.mode_powers
     true = np.square(np.abs(scan.probe)).sum((1, 2))
     np.testing.assert_allclose(powers, true / true.sum(), atol=0.08)
-    assert found.metadata["refinement"]["deviance"][-1] < 0.5 * single.metadata["refinement"]["deviance"][-1]
+    assert found.refinement.deviance[-1] < 0.5 * single.refinement.deviance[-1]
 
 
 def test_power_and_centre_of_the_probe_are_kept() -> None:
@@ -266,7 +265,7 @@ def test_smoothness_lowers_the_gradient() -> None:
 def test_the_stopping_rule() -> None:
     scan = small_scan()
     found = refine(scan, None, RefineConfig(iterations=1000, split_half=False, tolerance=0.02))
-    assert found.metadata["refinement"]["passes"] < 100
+    assert found.refinement.passes < 100
 
 
 def test_empty_patterns_make_no_nan() -> None:
@@ -301,7 +300,7 @@ def test_a_resumed_refinement_equals_an_uninterrupted_one(options: dict[str, obj
         assert uninterrupted.probe is not None
         assert np.array_equal(uninterrupted.probe, resumed.probe)
         assert np.array_equal(uninterrupted.positions, resumed.positions)
-        assert uninterrupted.metadata["refinement"]["deviance"] == resumed.metadata["refinement"]["deviance"]
+        assert uninterrupted.refinement.deviance == resumed.refinement.deviance
 
 
 def test_wrong_checkpoints_and_initial_reconstructions_are_refused(tmp_path: Path) -> None:
@@ -334,7 +333,7 @@ def test_the_split_half_resolution_follows_the_dose() -> None:
     for photons in (3e3, 1e7):
         scan = small_scan(photons=photons, patterns=196)
         result = refine(scan, None, dataclasses.replace(QUICK, split_half=True, iterations=30))
-        found[photons] = result.metadata["refinement"]["split_half"]
+        found[photons] = result.refinement.split_half
     assert found[1e7]["mean"] > found[3e3]["mean"] + 0.2
     assert found[1e7]["crossing_0.5"] > found[3e3]["crossing_0.5"]
     noise = np.random.default_rng(0).normal(size=(2, 2, 80, 80))
@@ -375,7 +374,7 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
         assert process.returncode == 0, errors
     one, two = (Reconstruction.load(tmp_path / f"{name}.h5") for name in ("one", "two"))
     # Sums have another order, and sixteen passes amplify the rounding.
-    for first, second in zip(*(r.metadata["refinement"]["deviance"] for r in (one, two)), strict=True):
+    for first, second in zip(*(r.refinement.deviance for r in (one, two)), strict=True):
         assert second == pytest.approx(first, rel=0.02)
     covered = one.covered()
     assert np.linalg.norm((one.object - two.object)[covered]) < 0.02 * np.linalg.norm(one.object[covered])
@@ -402,10 +401,10 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     more = tmp_path / "more.npz"
     assert main(["refine", str(out), str(scan), "--out", str(more), *again]) == 0
     first, second = (Reconstruction.load(path) for path in (out, more))
-    assert second.metadata["refinement"]["deviance"][-1] < first.metadata["refinement"]["deviance"][-1]
+    assert second.refinement.deviance[-1] < first.refinement.deviance[-1]
     assert second.residuals is not None
     assert second.residuals.shape == (196,)
-    json.dumps(second.metadata)
+    json.dumps(second.record().to_json(), allow_nan=False)
     assert main(["refine", str(scan), "--out", str(tmp_path / "x.h5")]) == 2
     assert "expected what to begin with" in capsys.readouterr().err
     assert main(["refine", "--from-scratch", str(scan), "--out", str(tmp_path / "y.h5"), "--resume"]) == 2

@@ -223,7 +223,8 @@ def within_bounds(
 
     Args:
         positions: (n, 2) scan positions, pixels.
-        y_bounds, x_bounds: (low, high), 0 to 1.
+        y_bounds: (low, high), 0 to 1.
+        x_bounds: (low, high), 0 to 1.
 
     Example:
         >>> within_bounds([[0, 0], [5, 5], [10, 10]], (0.1, 0.9), (0.0, 1.0)).tolist()

@@ -114,7 +114,7 @@ def turned(scan: Any, options: Namespace, run: str | Path | None = None) -> Any:
 
     if options.orientation is None and run is not None:
         trained = bundle_info(run).get("orientation", ["given"])
-        if trained != ["given"] and scan.metadata.get("orientation", "given") not in trained:
+        if trained != ["given"] and scan.orientation not in trained:
             raise InputError(
                 f"{run}: trained with --orientation {' and '.join(trained)}: expected --orientation for this scan as "
                 f"well, found none; --orientation {trained[0]} if it is of the same kind, --orientation given if not"

@@ -93,19 +93,20 @@ def run(options: Namespace) -> int:
         )
     if not written:  # another process prints for all
         return 0
-    found = result.metadata["refinement"]
+    found = result.refinement
+    assert found is not None
     print(
-        f"{out}: {found['passes']} passes over {scan.n} patterns in {found['seconds']:.0f} s, deviance "
-        f"{found['deviance'][-1]:.4g} per detector pixel"
+        f"{out}: {found.passes} passes over {scan.n} patterns in {found.seconds:.0f} s, deviance "
+        f"{found.deviance[-1]:.4g} per detector pixel"
     )
-    if found["deviance"][-1] > _INCOMPLETE:
+    if found.deviance[-1] > _INCOMPLETE:
         print("the model does not explain the patterns yet: try --refine.modes 2, or --refine.learn_positions true")
-    split = found.get("split_half")
+    split = found.split_half
     if split:
         print(f"split halves: FRC 0.5 at {split['crossing_0.5']:.2f} of Nyquist, mean {split['mean']:.3f}")
     print_written(written[1:])
-    if found["interrupted"]:
-        print(f"ptychopinn refine: interrupted; {out} holds what was reached, --resume continues", file=sys.stderr)
+    if found.interrupted:
+        print(f"ptychopinn refine: interrupted; {out} has the state so far, --resume continues", file=sys.stderr)
         return 130
     return 0
 

@@ -88,6 +88,8 @@ def reconstruct_to_file(
         positions=refined.positions,
         pixel_size=scan.pixel_size,
         metadata=facts(scan, config, sum(i.predicting for i in streamed), sum(i.stitching for i in streamed)),
+        acquisition=scan.acquisition,
+        orientation=scan.orientation,
     )
     return shape
 

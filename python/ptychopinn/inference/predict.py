@@ -217,6 +217,8 @@ def reconstruct(
         positions=refined.positions,
         pixel_size=scan.pixel_size,
         metadata=facts(scan, config, predicting, stitching),
+        acquisition=scan.acquisition,
+        orientation=scan.orientation,
     )
     return result.cropped() if config.inference.crop else result
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import saved_geometry
 from ptychopinn.errors import InputError
 from ptychopinn.inspection.centre import off_centre
 from ptychopinn.inspection.trials import fit_trials, margin, select_sample, twin_similarity
@@ -131,7 +130,7 @@ def oriented(scan: Scan, name: str) -> Scan:
     An axis is reversed within its extent, which keeps its place in pixels and in the world, so that the same part of
     the plane is covered; swapped axes swap their extents, and so the world coordinates of pixel (0, 0). The truth is
     dropped, unless nothing changes: where it lies under the changed positions is not known.
-    `metadata["orientation"]` names what was done, all in all.
+    `orientation` of the scan names what was done, all in all.
 
     Args:
         scan: the scan.
@@ -156,14 +155,11 @@ def oriented(scan: Scan, name: str) -> Scan:
         low, high = low[::-1], high[::-1]
     reversed_axes = ORIENTATIONS[name].sum(1) < 0
     positions[:, reversed_axes] += (low + high)[reversed_axes]
-    total = compose(name, str(scan.metadata.get("orientation", "given")))
-    metadata = {key: value for key, value in scan.metadata.items() if key != "orientation"}
-    if total != "given":
-        metadata["orientation"] = total
-    origin = saved_geometry(metadata)[1]
+    acquisition, origin = scan.acquisition, scan.acquisition.world_origin
     if name.startswith("swap") and origin is not None:
-        metadata["geometry"] = metadata["geometry"] | {"world_origin_m": origin[::-1].tolist()}
-    return replace(scan, positions=positions, truth=None, metadata=metadata)
+        acquisition = replace(acquisition, world_origin=(origin[1], origin[0]))
+    total = compose(name, scan.orientation)
+    return replace(scan, positions=positions, truth=None, acquisition=acquisition, orientation=total)
 
 
 def compose(second: str, first: str) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ptychopinn.decisions import Decision
 from ptychopinn.inspection.centre import in_fft_order, off_centre
 from ptychopinn.inspection.findings import SEVERITIES, Finding, Inspection
 from ptychopinn.inspection.measure import (
@@ -51,7 +52,7 @@ def inspect_scan(scan: Scan, orientation: bool = True, seed: int = 0) -> Inspect
     """
     patterns = measure_patterns(scan)
     geometry = measure_geometry(scan, patterns)
-    decision = scan.metadata.get("measurement", {})
+    decision = scan.decisions.measurement
     turned = None
     if orientation and scan.n >= FEWEST and geometry.step > 0:
         turned = check_orientation(replace(scan, bad_pixels=patterns.masked | patterns.suspects), seed)
@@ -68,8 +69,8 @@ def inspect_scan(scan: Scan, orientation: bool = True, seed: int = 0) -> Inspect
         name=scan.name,
         pixel_size=scan.pixel_size,
         energy=scan.energy,
-        measurement=decision.get("value"),
-        measurement_reason=decision.get("reason"),
+        measurement=None if decision is None else decision.value,
+        measurement_reason=None if decision is None else decision.reason,
         patterns=patterns,
         geometry=geometry,
         orientation=turned,
@@ -77,12 +78,12 @@ def inspect_scan(scan: Scan, orientation: bool = True, seed: int = 0) -> Inspect
     )
 
 
-def _of_units(decision: dict[str, str], patterns: PatternStatistics) -> Iterator[Finding]:
-    if "default" in decision.get("reason", ""):
+def _of_units(decision: Decision | None, patterns: PatternStatistics) -> Iterator[Finding]:
+    if decision is not None and decision.by_default:
         yield Finding(
             "warning", "measurement",
             f"the file does not record whether patterns are amplitudes or counts; they were read as "
-            f"{decision['value']}",
+            f"{decision.value}",
             "state it with --measurement",
         )  # fmt: skip
     elif not patterns.integer:

@@ -137,7 +137,8 @@ def margin(better: NDArray[np.float64], worse: NDArray[np.float64]) -> float:
     Ratios are used because the deviance varies more between patterns than between trials.
 
     Args:
-        better, worse: (k,), deviance of every pattern in two trials.
+        better: (k,), deviance of every pattern in the first trial.
+        worse: (k,), the same of the second.
 
     Returns:
         The margin, positive where ``worse`` has the larger deviance; 0 for one pattern, or without variation.

@@ -9,20 +9,23 @@ all of them.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import Acquisition, geometry_metadata
+from ptychopinn.acquisition import Acquisition, pair_of_numbers
+from ptychopinn.decisions import Decision
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.io.counts import RawPatterns, counts_of
 from ptychopinn.io.fields import Source
-from ptychopinn.io.geometry import resolved
+from ptychopinn.io.geometry import own_pixel_size, resolved
 from ptychopinn.io.options import MEASUREMENTS, ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, probe_of
+from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 
 #: Object pixels by which a truth may be stretched against the positions, over all of it.
@@ -41,16 +44,19 @@ class Contents:
         patterns: (n, N, N) as stored.
         world: (n, 2) metres (y, x), where the middle of the beam was in the world; or None with `pixels`.
         pixels: (n, 2) the same in pixels of the object, whose pixel (0, 0) is the scan's; or None with `world`.
-        geometry: what the file says of it.
+        energy: eV, as the file has it.
+        pixel_size: metres per pixel of the file's object.
+        acquisition: as the file has it; its origin is the world coordinate of the object's pixel (0, 0), None where the
+            file has no object.
         probe: (M, N, N), if it has one.
         scale_known: why the probe is in sqrt(counts), if it is known to be.
         bad_pixels: (N, N), True where a pixel is to be ignored.
         truth: the known object, if any.
-        origin_m: (y, x) metres, the world coordinate of the object's pixel (0, 0), if the file has an object.
         stated: what the file itself says its patterns are.
         default: what its format holds where nothing else decides.
         name: of the scan.
-        metadata: to keep.
+        frame_indexes: of the patterns, see :class:`Scan`.
+        record: what our own writer recorded in the file: decisions, orientation and metadata to keep.
     """
 
     source: Source
@@ -58,56 +64,63 @@ class Contents:
     patterns: RawPatterns
     world: NDArray[np.float64] | None = None
     pixels: NDArray[np.float64] | None = None
-    geometry: Acquisition = field(default_factory=Acquisition)
+    energy: float | None = None
+    pixel_size: float | None = None
+    acquisition: Acquisition = field(default_factory=Acquisition)
     probe: NDArray[np.complex64] | None = None
     scale_known: str | None = None
     bad_pixels: NDArray[np.bool_] | None = None
     truth: NDArray[np.complex64] | None = None
-    origin_m: NDArray[np.float64] | None = None
     stated: str | None = None
     default: str = "counts"
     name: str = ""
-    metadata: dict[str, Any] = field(default_factory=dict)
+    frame_indexes: NDArray[np.int64] | None = None
+    record: ScanRecord = field(default_factory=ScanRecord)
 
 
 def assemble(contents: Contents, options: ReadOptions) -> Scan:
-    """The scan that a file's contents make, with every decision in its metadata.
+    """The scan that a file's contents make, with every decision and its reason.
 
     The scan's pixel (0, 0) is that of the file's object where it has one; else positions are shifted so that the
-    smallest is 0 on either axis. `metadata["geometry"]["world_origin_m"]` keeps where that is in the world. A truth is
-    left out where positions in metres are scaled by another pixel size than its own; `metadata["truth"]` says so.
+    smallest is 0 on either axis. `acquisition.world_origin` keeps where that is in the world. A truth is omitted where
+    positions in metres are scaled by another pixel size than its own; `decisions.truth` records it.
 
     Raises:
         InputError: one sentence with the file, the key, what was expected and what was found.
     """
-    source, metadata = contents.source, dict(contents.metadata)
+    source, decisions = contents.source, contents.record.decisions
     n, size = contents.patterns.shape[:2]
     if contents.stated not in (None, *MEASUREMENTS[1:]):
         source.fail(f"{contents.key}@measurement", "'amplitude' or 'counts'", repr(contents.stated))
     if options.bad_pixels is not None:
         contents.bad_pixels = _with_stated(contents.bad_pixels, options.bad_pixels, size)
-    geometry = resolved(
-        contents.geometry, source, options, size, "for positions in metres" if contents.world is not None else None
-    )
+    acquisition = contents.acquisition
+    stated = {
+        "energy": contents.energy,
+        "distance": acquisition.distance,
+        "detector_pixel_size": acquisition.detector_pixel_size,
+        "pixel_size": contents.pixel_size,
+    }
+    found = resolved(stated, source, options, size, "for positions in metres" if contents.world is not None else None)
+    pixel_size, origin = found["pixel_size"], acquisition.world_origin
     middle, truth = (size - 1) / 2, contents.truth
     if contents.world is not None:
-        assert geometry.pixel_size is not None
-        origin = contents.origin_m
+        assert pixel_size is not None
         if origin is None:
-            origin = contents.world.min(axis=0) - geometry.pixel_size * middle
-        positions = (contents.world - origin) / geometry.pixel_size - middle
-        own = contents.geometry.own_pixel_size(size) or geometry.pixel_size
-        if truth is not None and abs(own / geometry.pixel_size - 1) * max(truth.shape) > _STRETCH:
+            origin = pair_of_numbers(contents.world.min(axis=0) - pixel_size * middle)
+        positions = (contents.world - np.asarray(origin)) / pixel_size - middle
+        own = own_pixel_size(stated, size) or pixel_size
+        if truth is not None and abs(own / pixel_size - 1) * max(truth.shape) > _STRETCH:
             truth = None
-            reason = f"its pixels are {own:.6g} m, those of the scan as stated {geometry.pixel_size:.6g} m"
-            metadata["truth"] = {"value": "left out", "reason": reason}
-            _log.warning("%s: the known object is left out: %s", source.path, reason)
+            reason = f"its pixels are {own:.6g} m, those of the scan as stated {pixel_size:.6g} m"
+            decisions = replace(decisions, truth=Decision("omitted", reason))
+            _log.warning("%s: the known object is omitted: %s", source.path, reason)
     else:
         assert contents.pixels is not None
-        origin, positions = contents.origin_m, contents.pixels - middle
+        positions = contents.pixels - middle
     if len(positions) != n:
         source.fail(contents.key, f"{len(positions)} patterns, one for each position", f"{n}")
-    counts, decision = counts_of(
+    counts, measurement = counts_of(
         source,
         contents.key,
         contents.patterns,
@@ -117,11 +130,11 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
         contents.default,
         options.memory,
     )
-    metadata["measurement"] = decision
-    metadata.pop("geometry", None)
-    if kept := geometry_metadata(geometry, origin):
-        metadata["geometry"] = kept
-    probe = probe_of(source, contents.probe, contents.scale_known, counts, contents.bad_pixels, options, metadata)
+    decisions = replace(decisions, measurement=measurement)
+    probe, decisions = probe_of(
+        source, contents.probe, contents.scale_known, counts, contents.bad_pixels, options, decisions
+    )
+    indexes = contents.frame_indexes
     try:
         return Scan(
             counts=counts,
@@ -129,10 +142,14 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
             probe=probe,
             truth=truth,
             bad_pixels=contents.bad_pixels,
-            pixel_size=geometry.pixel_size,
-            energy=geometry.energy,
+            pixel_size=pixel_size,
+            energy=found["energy"],
             name=contents.name or source.path.stem,
-            metadata=metadata,
+            metadata=contents.record.metadata,
+            acquisition=Acquisition(found["distance"], found["detector_pixel_size"], origin),
+            orientation=contents.record.orientation,
+            frame_indexes=None if indexes is None or len(indexes) != n else indexes,
+            decisions=decisions,
         )
     except InputError as error:
         raise InputError(f"{source.path}: {error}") from error
@@ -181,15 +198,20 @@ def truth_of(source: Source, key: str, array: NDArray[Any]) -> NDArray[np.comple
     return None if constant else truth.astype(np.complex64)
 
 
-def origin_of(source: Source, group: str) -> NDArray[np.float64] | None:
-    """(2,) the world coordinate of the scan's pixel (0, 0) that our own writer left in `group`, if any."""
+def origin_of(source: Source, group: str) -> tuple[float, float] | None:
+    """(y, x) the world coordinate of the scan's pixel (0, 0) that our own writer left in `group`, if any."""
     key = f"{group}/origin_m"
     if not source.has(key):
         return None
     origin = source.numbers(key, "f").astype(np.float64)
     if origin.shape != (2,):
         source.fail(key, "two metres (y, x)", f"shape {origin.shape}")
-    return origin
+    return pair_of_numbers(origin)
+
+
+def first_pixel(centre: Sequence[float], pixel_size: float, shape: Sequence[int]) -> tuple[float, float] | None:
+    """(y, x) metres of the middle of the first pixel of an image of this shape (H, W) that lies around a centre."""
+    return pair_of_numbers(np.asarray(centre, np.float64) - pixel_size * (np.asarray(shape, np.float64) - 1) / 2)
 
 
 def said_units(words: str | None, key: str, source: Source) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn.decisions import Decision
 from ptychopinn.errors import InputError
 from ptychopinn.io.fields import Source
 from ptychopinn.storage.arrays import pattern_blocks
@@ -57,7 +58,7 @@ def counts_of(
     stated: str | None = None,
     default: str = "amplitude",
     memory: str = "load",
-) -> tuple[NDArray[Any] | StoredPatterns, dict[str, str]]:
+) -> tuple[NDArray[Any] | StoredPatterns, Decision]:
     """Photon counts from stored patterns, with the decision what was stored and its reason.
 
     The caller's word goes before the file's word, then an integer type or whole values mean counts, whole squares mean
@@ -75,8 +76,8 @@ def counts_of(
         memory: see :meth:`Scan.load`; patterns that stay on disk are read through once to decide.
 
     Returns:
-        (n, N, N) counts, an unsigned integer type where all are whole and float32 otherwise, and
-        `{"value": ..., "reason": ...}` for `Scan.metadata["measurement"]`.
+        (n, N, N) counts, an unsigned integer type where all are whole and float32 otherwise, and what was stored, for
+        `Scan.decisions.measurement`.
 
     Raises:
         InputError: values of good pixels are NaN, negative, no plausible counts, or all zero; or memory is too small.
@@ -97,10 +98,10 @@ def counts_of(
     if largest == 0:
         source.fail(key, "photons", "patterns that are all zero")
 
-    value, reason = _decide(stored.dtype, whole and largest > 1, squares_whole, requested, stated, default)
-    level = logging.WARNING if reason == _DEFAULT_REASONS[default] else logging.INFO
-    _log.log(level, "%s: '%s' read as %s: %s", source.path, key, value, reason)
-    decision = {"value": value, "reason": reason}
+    decision = _decide(stored.dtype, whole and largest > 1, squares_whole, requested, stated, default)
+    value = decision.value
+    level = logging.WARNING if decision.by_default else logging.INFO
+    _log.log(level, "%s: '%s' read as %s: %s", source.path, key, value, decision.reason)
     power = 2 if value == "amplitude" else 1
     if not largest**power < LARGEST_COUNT:
         source.fail(key, "at most 2^53 photons in a pixel", f"{value} of up to {largest:g}")
@@ -141,18 +142,18 @@ def _kept(
 
 def _decide(
     dtype: np.dtype[Any], whole: bool, squares_whole: bool, requested: str, stated: str | None, default: str
-) -> tuple[str, str]:
+) -> Decision:
     if requested != "auto":
-        return requested, "as requested"
+        return Decision(requested, "as requested")
     if stated is not None:
-        return stated, "the key 'measurement' says so"
+        return Decision(stated, "the key 'measurement' says so")
     if dtype.kind != "f":
-        return "counts", f"the type is {dtype}"
+        return Decision("counts", f"the type is {dtype}")
     if whole:
-        return "counts", "all values are whole numbers"
+        return Decision("counts", "all values are whole numbers")
     if squares_whole:
-        return "amplitude", "all squares are whole numbers within rounding"
-    return default, _DEFAULT_REASONS[default]
+        return Decision("amplitude", "all squares are whole numbers within rounding")
+    return Decision(default, _DEFAULT_REASONS[default], by_default=True)
 
 
 def frames_on_disk(patterns: RawPatterns, path: Path) -> StoredPatterns:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ptychopinn.errors import InputError
 from ptychopinn.io.fields import Source
 from ptychopinn.io.lazy import h5py
+from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.atomic import atomic_path
 from ptychopinn.storage.stored import StoredPatterns
@@ -319,11 +320,11 @@ def put_units(group: h5py.Group, name: str, value: Any, units: str) -> h5py.Data
     return dataset
 
 
-def put_ours(group: h5py.Group, name: str, metadata: dict[str, Any], **arrays: NDArray[Any] | None) -> h5py.Group:
-    """Write what the format has no place for: the scan's name, its metadata, and these arrays."""
+def put_ours(group: h5py.Group, scan: Scan, **arrays: NDArray[Any] | None) -> h5py.Group:
+    """Write what the format has no place for: the scan's name, its record, and these arrays."""
     ours = group.create_group(OURS)
-    ours["name"] = name
-    ours["metadata_json"] = json.dumps(metadata)
+    ours["name"] = scan.name
+    ours["metadata_json"] = json.dumps(scan.record().to_json())
     for key, value in arrays.items():
         if value is not None:
             ours[key] = value

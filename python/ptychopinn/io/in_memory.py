@@ -17,9 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 from ptychopinn.acquisition import Acquisition
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, truth_of
 from ptychopinn.io.fields import Source
+from ptychopinn.io.indexes import unique_indexes, unless_in_order
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import stacked
 from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 
 
@@ -41,8 +43,10 @@ def scan_from_arrays(
     *,
     bad_pixels: ArrayLike | None = None,
     image: ArrayLike | None = None,
-    geometry: Acquisition | None = None,
-    origin_m: ArrayLike | None = None,
+    energy: float | None = None,
+    pixel_size: float | None = None,
+    acquisition: Acquisition | None = None,
+    frame_indexes: ArrayLike | None = None,
     measurement: str = "auto",
     name: str = "arrays",
     metadata: Mapping[str, Any] | None = None,
@@ -57,8 +61,10 @@ def scan_from_arrays(
         probe: (M, N, N) or (N, N) complex, scaled to the mean counts of a pattern; none: a guess.
         bad_pixels: (N, N), true where a pixel is to be ignored.
         image: (H, W) complex, the object as the program has it; a truth, unless it is constant.
-        geometry: what is known of the experiment.
-        origin_m: (y, x) metres, the world coordinate of the object's pixel (0, 0).
+        energy: eV.
+        pixel_size: metres per object pixel.
+        acquisition: distance and detector pixels; its origin is the world coordinate of the object's pixel (0, 0).
+        frame_indexes: (n,) integers, the program's indexes of the patterns, none twice.
         measurement: "auto", "counts" or "amplitude".
         name: of the scan, and of the arrays in complaints.
         metadata: to keep, JSON types.
@@ -81,18 +87,24 @@ def scan_from_arrays(
         source.fail("centres", "(y, x) for each pattern, (n, 2)", f"shape {places.shape}")
     beam = None if probe is None else stacked(source, "probe", source.check("probe", np.asarray(probe), "iufc"), size)
     bad = None if bad_pixels is None else bad_pixels_of(source, "bad_pixels", size, np.asarray(bad_pixels))
+    indexes = None
+    if frame_indexes is not None:
+        stated = source.check("frame_indexes", np.asarray(frame_indexes), "iu", ndim=1)
+        indexes = unless_in_order(unique_indexes(source, "frame_indexes", stated, len(places)))
     contents = Contents(
         source=source,
         key="patterns",
         patterns=counts,
         pixels=places.astype(np.float64),
-        geometry=geometry or Acquisition(),
+        energy=energy,
+        pixel_size=pixel_size,
+        acquisition=acquisition or Acquisition(),
         probe=beam,
         bad_pixels=bad,
         truth=None if image is None else truth_of(source, "object", np.asarray(image)),
-        origin_m=None if origin_m is None else np.asarray(origin_m, np.float64),
         name=name,
-        metadata=dict(metadata or {}),
+        frame_indexes=indexes,
+        record=ScanRecord(metadata=dict(metadata or {})),
     )
     return assemble(contents, ReadOptions(measurement, memory="load"))
 

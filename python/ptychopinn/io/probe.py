@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The probe of a scan that was read: from the file or the caller, scaled to counts; or a first guess, which is said.
+"""The probe of a scan that was read: from the file or the caller, scaled to counts; or a first guess.
 
 This is the only place where a probe from a file meets a scale factor.
 """
@@ -7,12 +7,14 @@ This is the only place where a probe from a file meets a scale factor.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn.decisions import Decision, Decisions, ProbeScale
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.io.fields import Source
 from ptychopinn.io.options import ReadOptions
@@ -50,8 +52,8 @@ def probe_of(
     counts: NDArray[Any],
     bad: NDArray[np.bool_] | None,
     options: ReadOptions,
-    metadata: dict[str, Any],
-) -> NDArray[np.complex64]:
+    decisions: Decisions,
+) -> tuple[NDArray[np.complex64], Decisions]:
     """The probe in sqrt(counts): the caller's, else the file's, else a guess.
 
     Args:
@@ -61,23 +63,24 @@ def probe_of(
         counts: (n, N, N) photon counts.
         bad: (N, N) bool, pixels whose counts mean nothing.
         options: what the caller states.
-        metadata: of the scan; gets `probe` and `probe_scaling`, what was decided and why.
+        decisions: on the scan so far.
 
     Returns:
         (M, N, N) complex64; unless its scale is known, its light on good pixels is the mean counts of a pattern there:
-        without bad ones, that is sum |P|^2 over its modes.
+        without bad ones, that is sum |P|^2 over its modes. And the decisions, with `probe` and `probe_scale`.
     """
     size = counts.shape[-1]
     if options.probe is not None:
         probe, scale_known = _given_probe(options.probe, size), None
-        metadata["probe"] = {"value": "given", "reason": "as requested"}
+        decisions = replace(decisions, probe=Decision("given", "as requested"))
     elif probe is None:
         probe = guess_probe(counts, bad)
-        metadata["probe"] = {"value": "guessed", "reason": "the file has none: focus of the mean pattern's root"}
+        reason = "the file has none: focus of the mean pattern's root"
+        decisions = replace(decisions, probe=Decision("guessed", reason))
         _log.warning("%s: no probe in the file: it is guessed from the mean pattern; state probe=", source.path)
     if scale_known is not None:
-        metadata.setdefault("probe_scaling", {"factor": 1.0, "reason": scale_known})
-        return probe
+        earlier = decisions.probe_scale  # of our own file, whose probe it scaled
+        return probe, replace(decisions, probe_scale=earlier or ProbeScale(1.0, scale_known))
     good = np.ones(counts.shape[1:], np.bool_) if bad is None else ~bad
     total = sum(float(counts[part].sum(axis=0, dtype=np.float64)[good].sum()) for part in pattern_blocks(counts.shape))
     power, reason = (
@@ -89,8 +92,8 @@ def probe_of(
     if arriving > _SEEN * power:
         power, reason = arriving, "its light on good pixels is the mean counts"
     factor = float(np.sqrt(total / counts.shape[0] / power))
-    metadata["probe_scaling"] = {"factor": factor, "reason": f"{reason} of a pattern"}
-    return (probe * factor).astype(np.complex64)
+    decisions = replace(decisions, probe_scale=ProbeScale(factor, f"{reason} of a pattern"))
+    return (probe * factor).astype(np.complex64), decisions
 
 
 def _light(probe: NDArray[np.complex64]) -> NDArray[np.float64]:

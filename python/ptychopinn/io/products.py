@@ -16,14 +16,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import known_distance, world_origin
 from ptychopinn.errors import InputError
 from ptychopinn.io.formats.nexus import put_group
 from ptychopinn.io.formats.ptychodus import put_product
 from ptychopinn.io.hdf5 import new_hdf5, put_units
-from ptychopinn.io.indexes import scan_indexes
+from ptychopinn.io.indexes import frame_indexes
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
+from ptychopinn.world import world_origin
 
 _SUFFIXES = (".h5", ".hdf5", ".nxs", ".nx")
 _PROGRAM = "ptychopinn"
@@ -70,7 +70,7 @@ def write_product(result: Reconstruction, path: Path, scan: Scan | None = None) 
     Args:
         result: the reconstruction; it, or the scan, must have a probe, positions and a pixel size.
         path: the file; missing parent folders are created, an existing file is replaced.
-        scan: what was reconstructed: its energy, distance, world coordinates and scan indexes.
+        scan: what was reconstructed: its energy, distance, world coordinates and frame indexes.
 
     Raises:
         InputError: something that a product must have is not known.
@@ -81,7 +81,7 @@ def write_product(result: Reconstruction, path: Path, scan: Scan | None = None) 
         raise InputError(f"{path}: a product of ptychodus must have {missing}, found none; save it with scan=")
     indexes = np.arange(len(placed.world))
     if scan is not None and scan.n == len(indexes):
-        indexes = scan_indexes(scan)
+        indexes = frame_indexes(scan)
     with new_hdf5(path) as file:
         put_product(
             file,
@@ -93,7 +93,7 @@ def write_product(result: Reconstruction, path: Path, scan: Scan | None = None) 
             world=placed.world,
             indexes=indexes,
             energy=0.0 if scan is None else scan.energy or 0.0,
-            distance=0.0 if scan is None else known_distance(scan) or 0.0,
+            distance=(result if scan is None else scan).acquisition.distance or 0.0,
             comments=f"reconstructed by {_PROGRAM}",
         )
 
@@ -136,7 +136,7 @@ def write_nexus_result(result: Reconstruction, path: Path, scan: Scan | None = N
             for axis, column in (("y", 0), ("x", 1)):
                 put_units(motors, axis, placed.world[:, column], "m")
         process = put_group(entry, "process", "NXprocess")
-        process["program"], process["metadata"] = _PROGRAM, json.dumps(result.metadata)
+        process["program"], process["metadata"] = _PROGRAM, json.dumps(result.record().to_json())
 
 
 #: Name -> writer of (reconstruction, path, scan).
@@ -150,7 +150,10 @@ def _placed(result: Reconstruction, path: Path, format: str, scan: Scan | None) 
     pixel_size = result.pixel_size if result.pixel_size is not None or scan is None else scan.pixel_size
     if pixel_size is None:
         raise _no_pixel_size(path, format)
-    zero = np.zeros(2) if scan is None or scan.pixel_size is None else world_origin(scan)
+    if scan is not None and scan.pixel_size is not None:
+        zero = world_origin(scan)
+    else:
+        zero = np.asarray(result.acquisition.world_origin or (0.0, 0.0))
     probe = result.probe if result.probe is not None or scan is None else scan.probe
     positions = result.positions if result.positions is not None or scan is None else scan.positions
     if positions is None or probe is None:

@@ -17,10 +17,12 @@ from zlib import error as ZlibError
 import h5py
 import numpy as np
 
+from ptychopinn.acquisition import Acquisition
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.io.products import EXPORTS, check_export
 from ptychopinn.io.sniff import content_of
 from ptychopinn.reconstruction import Reconstruction, json_of
+from ptychopinn.records import ResultRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
 
@@ -45,7 +47,7 @@ def write_reconstruction(
     settings: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "origin": np.asarray(result.origin)}
     if result.pixel_size is not None:
         settings["pixel_size"] = result.pixel_size
-    metadata = json_of(result.metadata)
+    metadata = json_of(result.record().to_json())
     with atomic_path(path) as temporary:
         if suffix == ".npz":
             np.savez_compressed(temporary, **arrays, **settings, metadata=metadata)
@@ -90,6 +92,8 @@ def save_in_parts(
     positions: np.ndarray,
     pixel_size: float | None,
     metadata: dict[str, Any],
+    acquisition: Acquisition,
+    orientation: str,
 ) -> Path:
     """Write what :meth:`Reconstruction.save` writes to HDF5, of a canvas that is never in memory as a whole.
 
@@ -97,7 +101,7 @@ def save_in_parts(
         path: destination, ``.h5`` or ``.hdf5``.
         shape: (H, W) of the canvas.
         parts: first row, and rows of object, weights and maybe uncertainty by name; best in multiples of 256 rows.
-        origin, probe, positions, pixel_size, metadata: as in :class:`Reconstruction`.
+        origin, probe, positions, pixel_size, metadata, acquisition, orientation: as in :class:`Reconstruction`.
 
     Raises:
         InputError: another suffix, or values that are not finite.
@@ -118,7 +122,7 @@ def save_in_parts(
                 file[name][first : first + len(values)] = values
         for name, array in (("probe", probe), ("positions", positions)):
             file.create_dataset(name, data=array, compression="gzip", shuffle=True)
-        file["metadata"] = json_of(metadata)
+        file["metadata"] = json_of(ResultRecord(acquisition, orientation, metadata=metadata).to_json())
     return path
 
 
@@ -172,6 +176,9 @@ def _from_entries(path: Path, entries: Mapping[str, Any]) -> Reconstruction:
         metadata = json.loads(_text(entries.get("metadata", "{}")))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: key 'metadata' must be JSON text: {error}") from error
+    if not isinstance(metadata, dict):
+        raise InputError(f"{path}: key 'metadata' must be a JSON object, got {type(metadata).__name__}")
+    record = ResultRecord.from_json(metadata)
     try:
         pixel_size = float(entries["pixel_size"]) if "pixel_size" in entries else None
     except (ValueError, TypeError) as error:
@@ -188,7 +195,10 @@ def _from_entries(path: Path, entries: Mapping[str, Any]) -> Reconstruction:
             error_map=entries.get("error_map"),
             intensities=entries.get("intensities"),
             pixel_size=pixel_size,
-            metadata=metadata,
+            metadata=record.metadata,
+            acquisition=record.acquisition,
+            orientation=record.orientation,
+            refinement=record.refinement,
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

@@ -28,7 +28,7 @@ def plot_refinement(result: Reconstruction, scan: Scan, folder: str | Path) -> l
     """
     folder = Path(folder)
     written = [_plot_probe(result, folder / "probe.png"), _plot_state(result, scan, folder / "refinement.png")]
-    figures = result.metadata.get("refinement", {}).get("split_half")
+    figures = None if result.refinement is None else result.refinement.split_half
     if figures:
         frequency, correlation = np.array(figures["frequency"]), np.array(figures["correlation"])
         label = f"split half, mean {figures['mean']:.3f}"
@@ -58,9 +58,10 @@ def _plot_state(result: Reconstruction, scan: Scan, path: Path) -> Path:
     """Draw the deviance of every pass, the residuals over the scan, and the moves of the positions."""
     assert result.positions is not None
     assert result.residuals is not None
+    assert result.refinement is not None
     figure = new_figure(15.0, 4.2)
     course, residuals, moves = figure.subplots(1, 3, gridspec_kw={"wspace": 0.4})
-    deviance = result.metadata["refinement"]["deviance"]
+    deviance = result.refinement.deviance
     course.semilogy(np.arange(1, len(deviance) + 1), deviance)
     course.set(xlabel="passes over the scan", ylabel="deviance per detector pixel")
     course.grid(alpha=0.3, which="both", linewidth=0.5)

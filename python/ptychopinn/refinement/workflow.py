@@ -36,6 +36,7 @@ from ptychopinn.refinement.objective import Objective, accumulate_weight
 from ptychopinn.refinement.regularisation import Regularisers, make_projection
 from ptychopinn.refinement.search import find_defocus, find_outliers, search_positions
 from ptychopinn.refinement.state import State
+from ptychopinn.refinement_report import RefinementReport
 from ptychopinn.runtime.processes import agree, broadcast, distributed
 from ptychopinn.scan import Scan
 from ptychopinn.storage.stored import load_counts
@@ -118,7 +119,9 @@ def refine(
     result = run.result()
     if run.config.split_half and not run.interrupted:
         try:
-            result.metadata["refinement"]["split_half"] = split_half(scan, result, run.config, device)
+            assert result.refinement is not None
+            halves = split_half(scan, result, run.config, device)
+            result = dataclasses.replace(result, refinement=dataclasses.replace(result.refinement, split_half=halves))
         except KeyboardInterrupt:
             if distributed():
                 raise
@@ -144,10 +147,11 @@ def split_half(
         Fourier ring correlation, see :func:`ptychopinn.metrics.split_half.split_half_frc`; None where the halves have
         too few pixels in common.
     """
+    assert result.refinement is not None
     order = np.random.default_rng([config.seed, 1]).permutation(scan.n)
     half_config = dataclasses.replace(
         config, split_half=False, learn_positions=False, find_defocus=False, modes=None, minutes=None,
-        iterations=max(1, result.metadata["refinement"]["passes"]),
+        iterations=max(1, result.refinement.passes),
     )  # fmt: skip
     assert result.probe is not None and result.positions is not None
     known = dataclasses.replace(scan, probe=result.probe, positions=result.positions)
@@ -331,7 +335,7 @@ class _Refinement:
             for values in (torch.ones_like(residuals), residuals)
         )
         positions = self.geometry.to_scan(state.positions.cpu()).numpy()
-        matrix, shift = fit_affine(self.scan.positions, positions)
+        ((a, b), (c, d)), (y, x) = (part.tolist() for part in fit_affine(self.scan.positions, positions))
         return Reconstruction(
             object=image.cpu().numpy(),
             weights=illumination.cpu().numpy(),
@@ -342,17 +346,17 @@ class _Refinement:
             error_map=(error / illumination.clamp_min(1e-6 * float(illumination.max()))).cpu().numpy(),
             intensities=torch.exp(state.intensities).cpu().numpy() if config.learn_intensities else None,
             pixel_size=self.scan.pixel_size,
-            metadata={
-                "scan": self.scan.name,
-                "patterns": self.scan.n,
-                "refinement": {
-                    "passes": self.passes,
-                    "seconds": self._seconds(),
-                    "deviance": [4 * value / self.objective.pixels for value in self.explained if np.isfinite(value)],
-                    "interrupted": self.interrupted,
-                    "mode_powers": mode_powers(probe).tolist(),
-                    "positions_affine": {"matrix": matrix.tolist(), "shift": shift.tolist()},
-                    "config": dataclasses.asdict(config),
-                },
-            },
+            metadata={"scan": self.scan.name, "patterns": self.scan.n},
+            acquisition=self.scan.acquisition,
+            orientation=self.scan.orientation,
+            refinement=RefinementReport(
+                passes=self.passes,
+                seconds=self._seconds(),
+                deviance=tuple(4 * value / self.objective.pixels for value in self.explained if np.isfinite(value)),
+                interrupted=self.interrupted,
+                mode_powers=tuple(mode_powers(probe).tolist()),
+                affine_matrix=((a, b), (c, d)),
+                affine_shift=(y, x),
+                config=dataclasses.asdict(config),
+            ),
         )

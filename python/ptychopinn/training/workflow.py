@@ -181,7 +181,7 @@ def _train(
         if chosen is not None:
             module.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
         names = ", ".join(scan.name for scan in scans)
-        turned = sorted({str(scan.metadata.get("orientation", "given")) for scan in scans})
+        turned = sorted({scan.orientation for scan in scans})
         info = {"scan": names, "orientation": turned, "epochs": trainer.current_epoch, "seconds": seconds, **losses}
         save_bundle(model, config, out / BUNDLE_NAME, info)
         if loggers:

@@ -12,26 +12,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import (
-    JOULE_PER_EV,
-    Acquisition,
-    known_detector_pixel_size,
-    known_distance,
-    needed_pixel_size,
-    world_origin,
-    world_positions,
-)
-from ptychopinn.io.build import Contents, assemble, bad_pixels_of, said_units, truth_of
+from ptychopinn.acquisition import JOULE_PER_EV, Acquisition
+from ptychopinn.io.build import Contents, assemble, bad_pixels_of, first_pixel, said_units, truth_of
 from ptychopinn.io.formats.nexus import is_nexus
 from ptychopinn.io.geometry import one_size
 from ptychopinn.io.hdf5 import OURS, Frames, Hdf5, new_hdf5, put_counts, put_ours
-from ptychopinn.io.indexes import indexes_of, pair_by_index
+from ptychopinn.io.indexes import indexes_of, pair_by_index, with_pairing
 from ptychopinn.io.lazy import h5py
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
+from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
 _ENTRY = "entry_1"
 _DETECTOR = f"{_ENTRY}/instrument_1/detector_1"
@@ -67,33 +61,32 @@ def read_cxi(path: Path, options: ReadOptions) -> Scan:
         if translation.shape[1] not in (2, 3):
             file.fail(places, "columns x, y and z", f"shape {translation.shape}")
         joule = file.scalar(f"{_SOURCE}/energy")
-        pixel_size, truth, origin_m = _object(file)
-        metadata = file.json(f"{_ENTRY}/{OURS}/metadata_json")
+        pixel_size, truth, origin = _object(file)
+        record = ScanRecord.from_json(file.json(f"{_ENTRY}/{OURS}/metadata_json"))
+        frame_indexes = record.frame_indexes
         indexes = indexes_of(file, f"{_PTYCHODUS}/probe_position_indexes", len(translation))
         order: NDArray[np.int64] | None = None
         if indexes is not None:
             ours = np.arange(frames.total)
-            order, rows = pair_by_index(file, ours, indexes, frames.total, len(translation), metadata)
-            translation = translation[rows]
+            pairs = pair_by_index(file, ours, indexes, frames.total, len(translation))
+            order, frame_indexes, translation = pairs.patterns, pairs.frame_indexes, translation[pairs.positions]
+            record = with_pairing(record, pairs)
         contents = Contents(
             source=file,
             key=key,
             patterns=frames if order is None else frames.take(order),
             world=translation[:, 1::-1],
-            geometry=Acquisition(
-                energy=None if joule is None else joule / JOULE_PER_EV,
-                distance=file.scalar(f"{_DETECTOR}/distance"),
-                detector_pixel_size=_detector_pixel(file),
-                pixel_size=pixel_size,
-            ),
+            energy=None if joule is None else joule / JOULE_PER_EV,
+            pixel_size=pixel_size,
+            acquisition=Acquisition(file.scalar(f"{_DETECTOR}/distance"), _detector_pixel(file), origin),
             probe=_probe(file, size),
             scale_known=said_units(file.words(f"{_ENTRY}/image_1/data", "probe_units"), "image_1/data", file),
             bad_pixels=bad_pixels_of(file, f"{_DETECTOR}/mask", size),
             truth=truth,
-            origin_m=origin_m,
             stated=file.words(key, "measurement"),
             name=file.text(f"{_ENTRY}/title") or path.stem,
-            metadata=metadata,
+            frame_indexes=frame_indexes,
+            record=record,
         )
         return assemble(contents, options)
 
@@ -116,7 +109,7 @@ def write_cxi(scan: Scan, path: Path) -> None:
             detector["mask"] = np.where(scan.bad_pixels, _INVALID, 0).astype(np.uint32)
         if scan.energy is not None:
             source["energy"] = scan.energy * JOULE_PER_EV
-        if (distance := known_distance(scan)) is not None:
+        if (distance := scan.acquisition.distance) is not None:
             detector["distance"] = distance
         if (side := known_detector_pixel_size(scan)) is not None:
             detector["x_pixel_size"] = detector["y_pixel_size"] = side
@@ -137,7 +130,7 @@ def write_cxi(scan: Scan, path: Path) -> None:
                 entry[f"ptychodus/{kind}_pixel_{side_name}_m"] = pixel_size
         entry["image_1/data"].attrs["probe_units"] = PROBE_UNITS
         entry["ptychodus/object_center_y_m"], entry["ptychodus/object_center_x_m"] = centre
-        put_ours(entry, scan.name, scan.metadata)
+        put_ours(entry, scan)
 
 
 def _detector_pixel(file: Hdf5) -> float | None:
@@ -162,7 +155,7 @@ def _probe(file: Hdf5, size: int) -> NDArray[np.complex64] | None:
     return stacked(file, key, probe[0] if probe.ndim == 4 else probe, size)
 
 
-def _object(file: Hdf5) -> tuple[float | None, NDArray[np.complex64] | None, NDArray[np.float64] | None]:
+def _object(file: Hdf5) -> tuple[float | None, NDArray[np.complex64] | None, tuple[float, float] | None]:
     """Its pixel size, the object if it is a truth of one layer, and where its first pixel lies; each if it is known."""
     key = f"{_ENTRY}/image_2/data"
     sides = [file.scalar(f"{_PTYCHODUS}/object_pixel_{side}_m") for side in ("width", "height")]
@@ -174,7 +167,7 @@ def _object(file: Hdf5) -> tuple[float | None, NDArray[np.complex64] | None, NDA
     layers = layers[np.newaxis] if layers.ndim == 2 else layers
     if layers.ndim != 3 or not layers.size:
         file.fail(key, "an object (L, H, W)", f"shape {layers.shape}")
-    origin = np.asarray(centre, np.float64) - pixel_size * (np.asarray(layers.shape[1:], np.float64) - 1) / 2
+    origin = first_pixel((centre[0], centre[1]), pixel_size, layers.shape[1:])
     return pixel_size, truth_of(file, key, layers[0]) if len(layers) == 1 else None, origin
 
 

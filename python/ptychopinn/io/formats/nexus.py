@@ -12,16 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import (
-    HC,
-    JOULE_PER_EV,
-    Acquisition,
-    known_detector_pixel_size,
-    known_distance,
-    needed_pixel_size,
-    world_origin,
-    world_positions,
-)
+from ptychopinn.acquisition import HC, JOULE_PER_EV, Acquisition
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, origin_of, said_units, truth_of
 from ptychopinn.io.geometry import one_size
 from ptychopinn.io.hdf5 import OURS, Frames, Hdf5, new_hdf5, put_counts, put_ours, put_units
@@ -30,7 +21,9 @@ from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
+from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
 _LENGTHS = {"m": 1.0, "metre": 1.0, "meter": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "micron": 1e-6}
 _LENGTHS |= {"nm": 1e-9, "angstrom": 1e-10, "å": 1e-10, "a": 1e-10, "pm": 1e-12, "cm": 1e-2}
@@ -58,25 +51,27 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
         sides = [_quantity(file, f"{detector}/{axis}_pixel_size", _LENGTHS) for axis in "xy"]
         ours = f"{entry}/{OURS}"
         probe, truth = f"{ours}/probe", f"{ours}/truth"
+        record = ScanRecord.from_json(file.json(f"{ours}/metadata_json"))
         contents = Contents(
             source=file,
             key=key,
             patterns=frames,
             world=_places(file, entry, detector),
-            geometry=Acquisition(
-                energy=_energy(file, instrument, entry),
+            energy=_energy(file, instrument, entry),
+            pixel_size=file.scalar(f"{ours}/pixel_size"),
+            acquisition=Acquisition(
                 distance=_quantity(file, f"{detector}/distance", _LENGTHS),
                 detector_pixel_size=one_size(file, f"{detector}/x_pixel_size", *sides),
-                pixel_size=file.scalar(f"{ours}/pixel_size"),
+                world_origin=origin_of(file, ours),
             ),
             probe=stacked(file, probe, file.numbers(probe, "iufc"), size) if file.has(probe) else None,
             scale_known=said_units(file.words(probe, "probe_units"), probe, file),
             bad_pixels=_bad_pixels(file, detector, size),
             truth=truth_of(file, truth, file.array(truth)) if file.has(truth) else None,
-            origin_m=origin_of(file, ours),
             stated=file.words(key, "measurement"),
             name=file.text(f"{entry}/title") or path.stem,
-            metadata=file.json(f"{ours}/metadata_json"),
+            frame_indexes=record.frame_indexes,
+            record=record,
         )
         return assemble(contents, options)
 
@@ -100,7 +95,7 @@ def write_nexus(scan: Scan, path: Path) -> None:
             beam = put_group(instrument, "beam_1", "NXbeam")
             put_units(beam, "incident_beam_energy", scan.energy, "eV")
             put_units(beam, "energy", scan.energy, "eV")
-        if (distance := known_distance(scan)) is not None:
+        if (distance := scan.acquisition.distance) is not None:
             put_units(detector, "distance", distance, "m")
         if (side := known_detector_pixel_size(scan)) is not None:
             for axis in "xy":
@@ -122,7 +117,7 @@ def write_nexus(scan: Scan, path: Path) -> None:
             data[axis] = h5py.SoftLink(f"/entry_1/sample_1/transformations/{axis}")
             data.attrs[f"{axis}_indices"] = 0
         arrays = {"probe": scan.probe, "truth": scan.truth, "origin_m": world_origin(scan)}
-        ours = put_ours(entry, scan.name, scan.metadata, **arrays)
+        ours = put_ours(entry, scan, **arrays)
         ours.attrs["NX_class"] = "NXcollection"
         ours["pixel_size"] = pixel_size
         ours["probe"].attrs["probe_units"] = PROBE_UNITS

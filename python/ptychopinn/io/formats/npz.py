@@ -3,7 +3,7 @@
 
 Keys: `diffraction` (wins) or `diff3d`, `xcoords`, `ycoords`, `probeGuess`, optionally `objectGuess`, `bad_pixels` and
 what our writer adds. The contract leaves open whether patterns are amplitudes or counts, which axis counts the patterns
-and how the probe is scaled; each is decided once, by a rule that `Scan.metadata` records, or refused.
+and how the probe is scaled; each is decided once, by a rule that `Scan.decisions` records, or refused.
 No pickle is ever loaded, and no array whose declared size its bytes do not bear out.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import saved_geometry
+from ptychopinn.decisions import Decision
 from ptychopinn.errors import InputError
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, said_units, truth_of
 from ptychopinn.io.fields import Source
@@ -27,6 +27,7 @@ from ptychopinn.io.options import MEASUREMENTS, ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.atomic import atomic_path
@@ -52,7 +53,7 @@ def read_npz(path: str | Path, measurement: str = "auto", memory: str = "auto") 
             read through once all the same, or twice, to decide what they are and to scale the probe.
 
     Returns:
-        The scan; `metadata["measurement"]` and `metadata["probe_scaling"]` say what was decided and why.
+        The scan; `decisions` records what was decided and why.
 
     Raises:
         InputError: one sentence with the file, the key, what was expected and what was found.
@@ -86,12 +87,11 @@ def _read(path: Path, options: ReadOptions, ptychodus: bool) -> Scan:
         stated = archive.text("measurement")
         if stated is not None and stated not in MEASUREMENTS[1:]:
             archive.fail("measurement", "'amplitude' or 'counts'", repr(stated))
-        metadata = _read_metadata(archive)
-        geometry, origin_m = saved_geometry(metadata)
-        metadata["coordinates"] = {
-            "value": "sample (N-1)/2" if ptychodus else "sample N//2",
-            "reason": f"the format is {'ptychodus-npz' if ptychodus else 'npz'}",
-        }
+        record = _read_record(archive)
+        coordinates = Decision(
+            "sample (N-1)/2" if ptychodus else "sample N//2",
+            f"the format is {'ptychodus-npz' if ptychodus else 'npz'}",
+        )
         pixels = np.stack([y, x], axis=1)
         units = said_units(archive.text("probe_units"), "probe_units", archive)
         truth = truth_of(archive, "objectGuess", archive.array("objectGuess")) if archive.has("objectGuess") else None
@@ -100,16 +100,18 @@ def _read(path: Path, options: ReadOptions, ptychodus: bool) -> Scan:
             key=key,
             patterns=patterns,
             pixels=pixels if ptychodus else pixels - size // 2 + (size - 1) / 2,
-            geometry=replace(geometry, pixel_size=archive.scalar("pixel_size"), energy=archive.scalar("energy")),
+            energy=archive.scalar("energy"),
+            pixel_size=archive.scalar("pixel_size"),
+            acquisition=record.acquisition,
             probe=probe,
             scale_known=units,
             bad_pixels=bad_pixels_of(archive, "bad_pixels", size),
             truth=truth,
-            origin_m=origin_m,
             stated=stated,
             default="counts" if ptychodus else "amplitude",
             name=archive.text("name") or path.stem,
-            metadata=metadata,
+            frame_indexes=record.frame_indexes,
+            record=replace(record, decisions=replace(record.decisions, coordinates=coordinates)),
         )
         return assemble(contents, options)
 
@@ -144,7 +146,7 @@ def write_npz(scan: Scan, path: str | Path) -> None:
         "pixel_size": scan.pixel_size,
         "energy": scan.energy,
         "name": scan.name,
-        "metadata_json": json.dumps(scan.metadata),
+        "metadata_json": json.dumps(scan.record().to_json()),
     }
     with atomic_path(path) as temporary:
         save_npz(temporary, "diff3d", scan.counts.shape, np.dtype(kind), amplitudes, arrays)
@@ -251,7 +253,7 @@ def _read_patterns(archive: _Archive, key: str, size: int | None, n: int, memory
     return patterns
 
 
-def _read_metadata(archive: _Archive) -> dict[str, Any]:
+def _read_record(archive: _Archive) -> ScanRecord:
     text = archive.text("metadata_json")
     try:
         metadata = json.loads(text or "{}")
@@ -259,7 +261,7 @@ def _read_metadata(archive: _Archive) -> dict[str, Any]:
         archive.fail("metadata_json", "JSON text", f"text that is not JSON ({error})")
     if not isinstance(metadata, dict):
         archive.fail("metadata_json", "a JSON object", type(metadata).__name__)
-    return metadata
+    return ScanRecord.from_json(metadata)
 
 
 def _is_npz(content: Content) -> bool:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The HDF5 files of ptychodus 1.7: `diffraction.h5` with `product.h5`, and `training_data.h5`.
 
-Patterns and positions lie in two files and are paired by scan index. World coordinates are metres, and the object's
+Patterns and positions lie in two files and are paired by frame index. World coordinates are metres, and the object's
 pixel of one is `(x - cx)/dx + (W - 1)/2`: that of the middle of the patch, whose first sample is (N-1)/2 before it.
 """
 
@@ -14,26 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import (
-    Acquisition,
-    known_detector_pixel_size,
-    known_distance,
-    needed_pixel_size,
-    world_origin,
-    world_positions,
-)
+from ptychopinn.acquisition import Acquisition
 from ptychopinn.errors import InputError
-from ptychopinn.io.build import Contents, assemble, bad_pixels_of, said_units, truth_of
+from ptychopinn.io.build import Contents, assemble, bad_pixels_of, first_pixel, said_units, truth_of
 from ptychopinn.io.geometry import one_size
 from ptychopinn.io.hdf5 import OURS, Frames, Hdf5, put_counts, put_ours
-from ptychopinn.io.indexes import indexes_of, pair_by_index, scan_indexes
+from ptychopinn.io.indexes import frame_indexes, indexes_of, pair_by_index, with_pairing
 from ptychopinn.io.lazy import h5py
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
 PATTERNS, PRODUCT = "diffraction", "product"
 _TRAINING = ("probe_position_x_px", "probe_position_y_px")
@@ -49,8 +44,8 @@ def read_ptychodus(path: Path, options: ReadOptions) -> Scan:
         options: what the caller states; `partner` names the other file where it does not lie beside.
 
     Returns:
-        The scan, of the patterns that have a position. `metadata["scan_indexes"]` keeps their indexes where they are
-        not 0, 1, 2, ..., and `metadata["pairing"]` says how many of either had no partner.
+        The scan, of the patterns that have a position. `frame_indexes` are their indexes where they are not 0, 1, 2,
+        ..., and `decisions.pairing` records how many of either had no partner.
 
     Raises:
         InputError: one sentence with the file, the key, what was expected and what was found.
@@ -59,38 +54,38 @@ def read_ptychodus(path: Path, options: ReadOptions) -> Scan:
     with Hdf5(first, "a diffraction file of ptychodus") as patterns, Hdf5(second, "a product of ptychodus") as product:
         frames = Frames(patterns, [patterns.need("patterns")])
         size = frames.shape[-1]
-        metadata = product.json(f"{OURS}/metadata_json")
+        record = ScanRecord.from_json(product.json(f"{OURS}/metadata_json"))
         world = _columns(product, "probe_position_x_m", "probe_position_y_m")
         indexes = indexes_of(patterns, "indexes", frames.total)
         theirs = indexes_of(product, "probe_position_indexes", len(world))
-        order, places = pair_by_index(patterns, indexes, theirs, frames.total, len(world), metadata)
-        geometry, truth, origin_m = _object(product, metadata)
+        pairs = pair_by_index(patterns, indexes, theirs, frames.total, len(world))
+        pixel_size, truth, origin = _object(product, record.metadata)
         width, height = (
             patterns.attribute("patterns", f"detector_pixel_{side}_m") or None for side in ("width", "height")
         )
-        geometry = Acquisition(
-            energy=product.attribute("/", "photon_energy_eV") or product.attribute("/", "probe_energy_eV") or None,
-            distance=product.attribute("/", "detector_object_distance_m") or None,
-            detector_pixel_size=one_size(patterns, "patterns@detector_pixel_width_m", width, height),
-            pixel_size=geometry.pixel_size,
-        )
         if product.flag("/", "far_field") is False:
             product.fail("far_field", "a far-field experiment", "a near-field one, which cannot be reconstructed here")
-        probe = _probe(product, size, metadata)
+        probe = _probe(product, size, record.metadata)
         contents = Contents(
             source=patterns,
             key="patterns",
-            patterns=frames if order is None else frames.take(order),
-            world=world[places],
-            geometry=geometry,
+            patterns=frames if pairs.patterns is None else frames.take(pairs.patterns),
+            world=world[pairs.positions],
+            energy=product.attribute("/", "photon_energy_eV") or product.attribute("/", "probe_energy_eV") or None,
+            pixel_size=pixel_size,
+            acquisition=Acquisition(
+                distance=product.attribute("/", "detector_object_distance_m") or None,
+                detector_pixel_size=one_size(patterns, "patterns@detector_pixel_width_m", width, height),
+                world_origin=origin,
+            ),
             probe=probe,
             scale_known=_scale_known(product, probe),
             bad_pixels=bad_pixels_of(patterns, "bad_pixels", size),
             truth=truth,
-            origin_m=origin_m,
             stated=patterns.words("patterns", "measurement"),
             name=product.words("/", "name") or first.stem,
-            metadata=metadata,
+            frame_indexes=pairs.frame_indexes,
+            record=with_pairing(record, pairs),
         )
         return assemble(contents, options)
 
@@ -109,15 +104,15 @@ def read_training(path: Path, options: ReadOptions) -> Scan:
             key="patterns",
             patterns=frames,
             pixels=_columns(file, *_TRAINING),
-            geometry=Acquisition(
-                energy=file.scalar("photon_energy_eV"),
+            energy=file.scalar("photon_energy_eV"),
+            pixel_size=pixel_size,
+            acquisition=Acquisition(
                 distance=file.scalar("detector_object_distance_m"),
-                pixel_size=pixel_size,
+                world_origin=None if pixel_size is None else first_pixel((0.0, 0.0), pixel_size, shape),
             ),
             probe=stacked(file, "probe", file.numbers("probe", "iufc"), size),
             bad_pixels=bad_pixels_of(file, "bad_pixels", size),
             truth=truth_of(file, "object", file.array("object")),
-            origin_m=None if pixel_size is None else -pixel_size * (np.asarray(shape, np.float64) - 1) / 2,
             stated=file.words("patterns", "measurement"),
         )
         return assemble(contents, options)
@@ -150,7 +145,7 @@ def write_ptychodus(scan: Scan, path: Path) -> None:
     """
     first, second = pair_to_write(path)
     pixel_size = needed_pixel_size(scan)
-    indexes = scan_indexes(scan)
+    indexes = frame_indexes(scan)
     detector_pixel = known_detector_pixel_size(scan) or 0.0
     truth = np.ones(_empty_shape(scan), np.complex64) if scan.truth is None else scan.truth
     with atomic_path(first) as one, atomic_path(second) as two:
@@ -171,9 +166,9 @@ def write_ptychodus(scan: Scan, path: Path) -> None:
                 world=world_positions(scan),
                 indexes=indexes,
                 energy=scan.energy or 0.0,
-                distance=known_distance(scan) or 0.0,
+                distance=scan.acquisition.distance or 0.0,
             )
-            put_ours(file, scan.name, scan.metadata)
+            put_ours(file, scan)
 
 
 def put_product(
@@ -200,7 +195,7 @@ def put_product(
         pixel_size: metres per object pixel.
         origin_m: (y, x) metres, the world coordinate of the object's pixel (0, 0).
         world: (n, 2) metres (y, x) of the positions.
-        indexes: (n,) scan indexes of the positions.
+        indexes: (n,) frame indexes of the positions.
         energy: eV.
         distance: metres.
         comments: free text.
@@ -266,10 +261,10 @@ def _columns(file: Hdf5, x_key: str, y_key: str) -> NDArray[np.float64]:
 
 def _object(
     product: Hdf5, metadata: dict[str, Any]
-) -> tuple[Acquisition, NDArray[np.complex64] | None, NDArray[np.float64] | None]:
+) -> tuple[float | None, NDArray[np.complex64] | None, tuple[float, float] | None]:
     """The pixel size that the object has, the object if it is a truth, and where its first pixel lies."""
     if not product.has("object"):
-        return Acquisition(), None, None
+        return None, None, None
     layers = product.numbers("object", "iufc")
     layers = layers[np.newaxis] if layers.ndim == 2 else layers
     if layers.ndim != 3 or not layers.size:
@@ -281,13 +276,13 @@ def _object(
     )
     centre = [product.attribute("object", f"center_{axis}_m") for axis in "yx"]
     if pixel_size is None or centre[0] is None or centre[1] is None:
-        return Acquisition(pixel_size=pixel_size), None, None
-    origin = np.asarray(centre, np.float64) - pixel_size * (np.asarray(layers.shape[1:], np.float64) - 1) / 2
+        return pixel_size, None, None
+    origin = first_pixel((centre[0], centre[1]), pixel_size, layers.shape[1:])
     if len(layers) > 1:
         _log.warning("%s: the object has %d layers: it is not taken as the truth", product.path, len(layers))
         metadata["layers"] = len(layers)
-        return Acquisition(pixel_size=pixel_size), None, origin
-    return Acquisition(pixel_size=pixel_size), truth_of(product, "object", layers[0]), origin
+        return pixel_size, None, origin
+    return pixel_size, truth_of(product, "object", layers[0]), origin
 
 
 def _probe(product: Hdf5, size: int, metadata: dict[str, Any]) -> NDArray[np.complex64] | None:

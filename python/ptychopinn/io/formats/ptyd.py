@@ -9,29 +9,23 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import (
-    Acquisition,
-    known_detector_pixel_size,
-    known_distance,
-    needed_pixel_size,
-    world_origin,
-    world_positions,
-)
+from ptychopinn.acquisition import Acquisition
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, origin_of, truth_of
 from ptychopinn.io.geometry import one_size
 from ptychopinn.io.hdf5 import OURS, Frames, Hdf5, new_hdf5, put_counts, put_ours
-from ptychopinn.io.indexes import keep_indexes, scan_indexes, unique_indexes
+from ptychopinn.io.indexes import frame_indexes, unique_indexes, unless_in_order
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import stacked
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
+from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
 _GROUPS = ("meta", "info", "common")
 
@@ -55,33 +49,28 @@ def read_ptyd(path: Path, options: ReadOptions) -> Scan:
         frames = Frames(file, [file.need(f"chunks/{name}/data") for name in chunks])
         places = [_positions(file, f"chunks/{name}") for name in chunks]
         size = frames.shape[-1]
-        metadata = file.json(f"{OURS}/metadata_json")
         kev = _number(file, "energy")
         if _text(file, "propagation") == "nearfield":
             file.fail(
                 "meta/propagation", "a far-field experiment", "a near-field one, which cannot be reconstructed here"
             )
         probe, truth = f"{OURS}/probe", f"{OURS}/truth"
-        _keep_indexes(file, chunks, frames.total, metadata)
         contents = Contents(
             source=file,
             key=f"chunks/{chunks[0]}/data",
             patterns=frames,
             world=np.concatenate(places),
-            geometry=Acquisition(
-                energy=None if kev is None else kev * 1e3,
-                distance=_number(file, "distance"),
-                detector_pixel_size=_number(file, "psize"),
-                pixel_size=file.scalar(f"{OURS}/pixel_size"),
-            ),
+            energy=None if kev is None else kev * 1e3,
+            pixel_size=file.scalar(f"{OURS}/pixel_size"),
+            acquisition=Acquisition(_number(file, "distance"), _number(file, "psize"), origin_of(file, OURS)),
             probe=stacked(file, probe, file.numbers(probe, "iufc"), size) if file.has(probe) else None,
             scale_known="our own probe is in sqrt_counts" if file.has(probe) else None,
             bad_pixels=_bad_pixels(file, chunks, size),
             truth=truth_of(file, truth, file.array(truth)) if file.has(truth) else None,
-            origin_m=origin_of(file, OURS),
             stated=file.words(f"chunks/{chunks[0]}/data", "measurement"),
             name=file.text(f"{OURS}/name") or _text(file, "label") or path.stem,
-            metadata=metadata,
+            frame_indexes=_frame_indexes(file, chunks, frames.total),
+            record=ScanRecord.from_json(file.json(f"{OURS}/metadata_json")),
         )
         return assemble(contents, options)
 
@@ -94,7 +83,7 @@ def write_ptyd(scan: Scan, path: Path) -> None:
         path: the file; missing parent folders are created, an existing file is replaced.
     """
     pixel_size, world = needed_pixel_size(scan), world_positions(scan)
-    side, distance = known_detector_pixel_size(scan), known_distance(scan)
+    side, distance = known_detector_pixel_size(scan), scan.acquisition.distance
     with new_hdf5(path) as file:
         meta = file.create_group("meta")
         meta["label"], meta["propagation"], meta["num_frames"] = scan.name, "farfield", scan.n
@@ -105,13 +94,13 @@ def write_ptyd(scan: Scan, path: Path) -> None:
                 meta[name] = value
         chunk = file.create_group("chunks/0")
         put_counts(chunk, "data", scan.counts)
-        chunk["positions"], chunk["indices"] = world, scan_indexes(scan)
+        chunk["positions"], chunk["indices"] = world, frame_indexes(scan)
         good = np.ones(scan.counts.shape[1:]) if scan.bad_pixels is None else 1.0 - scan.bad_pixels
         shape = (scan.n, *good.shape)
         weights = chunk.create_dataset("weights", shape, np.float32, chunks=(1, *good.shape), compression="gzip")
         for part in pattern_blocks(shape):
             weights[part] = good
-        put_ours(file, scan.name, scan.metadata, probe=scan.probe, truth=scan.truth, origin_m=world_origin(scan))
+        put_ours(file, scan, probe=scan.probe, truth=scan.truth, origin_m=world_origin(scan))
         file[OURS]["pixel_size"] = pixel_size
 
 
@@ -141,14 +130,13 @@ def _positions(file: Hdf5, chunk: str) -> NDArray[np.float64]:
     return positions
 
 
-def _keep_indexes(file: Hdf5, chunks: list[str], n: int, metadata: dict[str, Any]) -> None:
-    """The scan indexes of the patterns, for who writes them again; none may repeat."""
-    metadata.pop("scan_indexes", None)
+def _frame_indexes(file: Hdf5, chunks: list[str], n: int) -> NDArray[np.int64] | None:
+    """The indexes of the patterns, for who writes them again; none may repeat."""
     keys = [f"chunks/{name}/indices" for name in chunks]
     if not all(file.has(key) for key in keys):
-        return
+        return None
     indexes = np.concatenate([file.numbers(key, "iuf", ndim=1) for key in keys])
-    keep_indexes(metadata, unique_indexes(file, keys[0], indexes, n))
+    return unless_in_order(unique_indexes(file, keys[0], indexes, n))
 
 
 def _bad_pixels(file: Hdf5, chunks: list[str], size: int) -> NDArray[np.bool_] | None:
