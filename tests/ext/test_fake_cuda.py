@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The operators on fake tensors of device "cuda", on any build of torch.
 
-No kernel reads a value or makes a tensor on another device, and mixed devices are errors. Derivatives are raw operators too; autograd itself needs a real device.
+No kernel reads a value or makes a tensor on another device, and mixed devices are errors. Derivatives are raw operators
+too; autograd itself needs a real device.
 """
 
 from __future__ import annotations
