@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("ptychodus.api", reason="ptychodus is not installed: make ptychodus")
+pytest.importorskip("ptychopinn_ptychodus", reason="not installed: pip install --no-deps ./integrations/ptychodus")
 
 import numpy as np
 from ptychodus.api.io import load_diffraction_data, load_product
@@ -24,9 +25,9 @@ from ptychodus.api.settings import SettingsRegistry
 from staged import CASES, write
 
 from ptychopinn.acquisition import world_positions
-from ptychopinn.compat.ptychodus.library import PtychoPINNLibrary
-from ptychopinn.compat.ptychodus.plugin import add_library
-from ptychopinn.compat.ptychodus.scans import product_of, scan_of, start_of
+from ptychopinn_ptychodus.library import PtychoPINNLibrary
+from ptychopinn_ptychodus.plugin import add_library
+from ptychopinn_ptychodus.scans import product_of, scan_of, start_of
 from ptychopinn.config import Config, ExecutionConfig, RefineConfig
 from ptychopinn.errors import InputError
 from ptychopinn.reconstruction import Reconstruction

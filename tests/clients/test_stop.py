@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ptychodus.api", reason="ptychodus is not installed: make ptychodus")
+pytest.importorskip("ptychopinn_ptychodus", reason="not installed: pip install --no-deps ./integrations/ptychodus")
 
 import psutil
 from ptychodus.model import ModelCore

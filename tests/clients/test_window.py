@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ptychodus.api", reason="ptychodus is not installed: make ptychodus")
+pytest.importorskip("ptychopinn_ptychodus", reason="not installed: pip install --no-deps ./integrations/ptychodus")
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 pytest.importorskip("PyQt5.QtWidgets", reason="PyQt5 cannot be used here", exc_type=ImportError)
 
@@ -19,8 +20,8 @@ from ptychodus.controller.processing import ReconstructorViewControllerFactory
 from PyQt5.QtGui import QImage
 from PyQt5.QtWidgets import QApplication, QComboBox, QGroupBox, QLabel, QLineEdit, QWidget
 
-from ptychopinn.compat.ptychodus.library import PtychoPINNLibrary
-from ptychopinn.compat.ptychodus.panes import PaneFactory
+from ptychopinn_ptychodus.library import PtychoPINNLibrary
+from ptychopinn_ptychodus.panes import PaneFactory
 from ptychopinn.config import Config
 
 #: A window that cannot be made ends its process: it is tried in another one.

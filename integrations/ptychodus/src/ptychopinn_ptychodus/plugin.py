@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import ptychodus.model.core
 
-from ptychopinn.compat.ptychodus.library import PtychoPINNLibrary
+from ptychopinn_ptychodus.library import PtychoPINNLibrary
 
 _log = logging.getLogger("ptychopinn")
 
@@ -68,7 +68,7 @@ def _listing(core: Any) -> Any:
 
 
 def _showing(controller: Any) -> Any:
-    from ptychopinn.compat.ptychodus.panes import PaneFactory
+    from ptychopinn_ptychodus.panes import PaneFactory
 
     signature = inspect.signature(controller)
 

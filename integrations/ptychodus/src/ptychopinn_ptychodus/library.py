@@ -24,14 +24,14 @@ from ptychodus.api.settings import SettingsRegistry
 from ptychodus.model.processing._subprocess_protocol import ChildError
 from ptychodus.model.processing.subprocess_reconstructor import SubprocessReconstructor
 
-from ptychopinn.compat.ptychodus.payloads import Inference, Refinement, Training
-from ptychopinn.compat.ptychodus.scans import scan_of
-from ptychopinn.compat.ptychodus.settings import NetworkSettings, RefinementSettings
+from ptychopinn_ptychodus.payloads import Inference, Refinement, Training
+from ptychopinn_ptychodus.scans import scan_of
+from ptychopinn_ptychodus.settings import NetworkSettings, RefinementSettings
 from ptychopinn.config import Config, ExecutionConfig, RefineConfig
 from ptychopinn.errors import InputError
 
 NAME = "PtychoPINN"
-_JOBS = "ptychopinn.compat.ptychodus.children"
+_JOBS = "ptychopinn_ptychodus.children"
 _log = logging.getLogger("ptychopinn")
 
 

@@ -266,7 +266,7 @@ def test_no_package_of_another_name_is_there() -> None:
 
 def test_importing_everything_touches_nothing_of_ptychodus() -> None:
     code = (
-        "import sys, pathlib, ptychopinn.pipeline, ptychopinn.cli.train, ptychopinn.compat.ptychodus\n"
+        "import sys, pathlib, ptychopinn.pipeline, ptychopinn.cli.train, ptychopinn_ptychodus\n"
         "import ptycho_torch.api.base_api, ptycho_torch.model, ptycho_torch.config_params\n"
         "print(sorted(name for name in sys.modules if name.split('.')[0] in ('ptychodus', 'ptycho')))"
     )
@@ -282,6 +282,6 @@ def test_a_ptychodus_that_cannot_list_us_starts_all_the_same(caplog: pytest.LogC
     spec.loader.exec_module(plugin)
     with pytest.MonkeyPatch.context() as patch:  # of another version, which has no such module
         patch.setitem(sys.modules, "ptychodus.model.core", None)
-        patch.delitem(sys.modules, "ptychopinn.compat.ptychodus.plugin", raising=False)
+        patch.delitem(sys.modules, "ptychopinn_ptychodus.plugin", raising=False)
         plugin.register_plugins(object())
     assert "this ptychodus cannot list ptychopinn's reconstructors" in caplog.text

@@ -22,8 +22,8 @@ from ptychodus.api.product import LossValue
 from ptychodus.api.reconstruct import ReconstructOutput, TrainOutput
 from ptychodus.model.processing.subprocess_reconstructor import TAG_MODEL_SAVED, TAG_OUTPUT, TAG_TRAIN_OUTPUT
 
-from ptychopinn.compat.ptychodus.payloads import Inference, Refinement, Training
-from ptychopinn.compat.ptychodus.scans import product_of, scan_of, start_of
+from ptychopinn_ptychodus.payloads import Inference, Refinement, Training
+from ptychopinn_ptychodus.scans import product_of, scan_of, start_of
 from ptychopinn.config import Config, ExecutionConfig, RefineConfig
 from ptychopinn.errors import InputError
 from ptychopinn.inference.predict import reconstruct
