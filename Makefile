@@ -80,7 +80,8 @@ $(PTYCHODUS)/.installed: $(VENV)/.dependencies
 	touch $@
 
 ptychodus: $(VENV)/.installed $(PTYCHODUS)/.installed
-	$(PTYCHODUS)/venv/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes ptychopinn ptychopinn-ptychodus
+	# --ignore-installed, for .venv has both, leaves the files of an earlier run.
+	$(PTYCHODUS)/venv/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes ptychopinn-ptychodus ptychopinn
 	$(PTYCHODUS)/venv/bin/python -m pip --disable-pip-version-check install --quiet --no-build-isolation --no-deps \
 	  --ignore-installed . ./$(INTEGRATION)
 	$(PTYCHODUS)/venv/bin/python $(BIN)/pytest -p no:cacheprovider -k "ptycho_torch or ptychodus or clients" --durations 5 \

@@ -9,11 +9,15 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+import ptycho_ext
+from ptychopinn.runtime import doctor
 
 tomllib = pytest.importorskip("tomllib", reason="a part of Python from 3.11 on")
 
@@ -100,3 +104,34 @@ def test_the_wheel_for_ptychodus_needs_no_torch_and_no_compiler(contents: Module
     names = zipfile.ZipFile(wheel).namelist()
     sources = {str(path.relative_to(INTEGRATION / "src")) for path in (INTEGRATION / "src").rglob("*.py")}
     assert sources | {"ptychodus/plugins/ptychopinn.py"} == {name for name in names if name.endswith(".py")}
+
+
+@pytest.mark.parametrize(
+    ("versions", "owners", "problem"),
+    [
+        ({}, ["PtychoPINN"], None),
+        ({"ptychodus": "1.7.0"}, [], None),
+        ({"ptychopinn-ptychodus": ptycho_ext.__version__}, ["ptychopinn-ptychodus"], None),
+        ({"ptychopinn-ptychodus": "0.0.1"}, [], "ptychopinn-ptychodus is of version 0.0.1 and ptychopinn of "),
+        (
+            {"ptychopinn-ptychodus": ptycho_ext.__version__},
+            ["PtychoPINN", "ptychopinn-ptychodus"],
+            "PtychoPINN installs ptycho_torch, as ptychopinn-ptychodus does",
+        ),
+    ],
+    ids=["none", "ptychodus", "ours", "version", "collision"],
+)
+def test_the_doctor_reports_what_is_beside_the_library(
+    monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], owners: list[str], problem: str | None
+) -> None:
+    def version(package: str) -> str:
+        if package not in versions:
+            raise metadata.PackageNotFoundError(package)
+        return versions[package]
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: {"ptycho_torch": owners})
+    facts, problems = doctor._integrations()
+    assert dict(facts) == {name: versions.get(name, "not installed") for name in ("ptychopinn-ptychodus", "ptychodus")}
+    assert len(problems) == (problem is not None)
+    assert all(found.startswith(str(problem)) for found in problems)
