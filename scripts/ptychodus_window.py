@@ -3,8 +3,8 @@
 
     QT_QPA_PLATFORM=offscreen python scripts/ptychodus_window.py FILE
 
-Run it with the Python of an environment that holds ptychodus with its window and this package: make ptychodus makes
-one.
+Run it with the Python of an environment that holds ptychodus with its window and both distributions: make
+ptychodus makes one.
 """
 
 from __future__ import annotations

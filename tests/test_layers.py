@@ -20,13 +20,15 @@ ROOT = Path(__file__).parents[1]
 SOURCES = {
     "ptycho_ext": ROOT / "ptycho_ext",
     "ptychopinn": ROOT / "python" / "ptychopinn",
-    "ptycho_torch": ROOT / "python" / "ptycho_torch",
+    "ptycho_torch": ROOT / "integrations" / "ptychodus" / "src" / "ptycho_torch",
+    "ptychopinn_ptychodus": ROOT / "integrations" / "ptychodus" / "src" / "ptychopinn_ptychodus",
 }
 
 #: From the top. A room is a folder or a module right under ptychopinn; neighbours on a floor do not import each other.
-#: What only hands on to others is on top, where nothing imports it: compat, ptycho_torch, and former names of modules.
+#: What only hands on to others is on top, where nothing imports it: compat, the packages of integrations/ptychodus, and
+#: former names of modules.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("cli", "compat", "ptycho_torch", "data", "processes"),
+    ("cli", "compat", "ptycho_torch", "ptychopinn_ptychodus", "data", "processes"),
     ("__init__",),
     ("pipeline",),
     ("inspection",),
@@ -81,7 +83,7 @@ FORBIDDEN_OUTSIDE: dict[str, set[str]] = {
     "inspection": _LIGHTNING,
 }
 
-_MODULE_NAME = re.compile(r"(ptychopinn|ptycho_ext|ptycho_torch)(\.[A-Za-z_]\w*)+")
+_MODULE_NAME = re.compile(r"(ptychopinn|ptycho_ext|ptycho_torch|ptychopinn_ptychodus)(\.[A-Za-z_]\w*)+")
 
 
 class Import(NamedTuple):
@@ -118,10 +120,8 @@ def imports(source: str, package: str) -> Iterator[Import]:
 def room_of(name: str) -> str | None:
     """The room that a dotted name lies in; None outside the library."""
     parts = name.split(".")
-    if parts[0] in ("ptycho_ext", "ptycho_torch"):
-        return parts[0]
     if parts[0] != "ptychopinn":
-        return None
+        return parts[0] if parts[0] in SOURCES else None
     return parts[1] if len(parts) > 1 and parts[1] in FLOOR_OF else "__init__"
 
 
@@ -148,7 +148,7 @@ def violations(source: str, module: str, *, package: bool = False) -> list[str]:
 
 
 def module_of(path: Path) -> str:
-    base = ROOT if "ptycho_ext" in path.relative_to(ROOT).parts[:1] else ROOT / "python"
+    base = next(folder.parent for folder in SOURCES.values() if path.is_relative_to(folder))
     parts = path.relative_to(base).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -196,6 +196,9 @@ def test_rooms_are_found() -> None:
         ("ptychopinn.inference.a", "import ptychopinn.training.module", "inference must not import training"),
         ("ptychopinn.training.a", "from ptychopinn.cli import main", "training must not import cli"),
         ("ptychopinn.cli.a", "import ptychopinn.compat", "cli must not import compat"),
+        ("ptychopinn.io.a", "import ptycho_torch.mapping", "io must not import ptycho_torch"),
+        ("ptychopinn.io.a", 'X = "ptychopinn_ptychodus.scans"', "io must not import ptychopinn_ptychodus"),
+        ("ptycho_torch.a", "from ptychopinn_ptychodus import b", "ptycho_torch must not import ptychopinn_ptychodus"),
         ("ptychopinn.config.a", "from ptychopinn.models.registry import X", "config must not import models"),
         ("ptychopinn.errors", "import torch", "errors must not import torch"),
         ("ptychopinn.scan", "from ptychopinn.io.scans import read_scan", "line 1: scan must not import io"),

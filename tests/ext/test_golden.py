@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ptychopinn.compat import _layout, diffsim, tf_helper, torch_helper
+from ptychopinn.compat import _layout, _tf_reassembly, _tf_translation, diffsim, tf_helper, torch_helper
 
 COMMITTED = Path(__file__).parents[1] / "data" / "golden"
 FOLDER = Path(os.environ.get("PTYCHO_GOLDEN_DIR") or COMMITTED)
@@ -455,7 +455,7 @@ MUTATIONS = {
     ],
 )
 def test_wrong_offset_is_detected(monkeypatch: pytest.MonkeyPatch, name: str, mutation: str) -> None:
-    for module in (tf_helper, torch_helper):
+    for module in (tf_helper, _tf_translation, _tf_reassembly, torch_helper):
         monkeypatch.setattr(module, "to_yx", MUTATIONS[mutation])
     with pytest.raises(AssertionError):
         check(Case.load(COMMITTED / f"{name}.npz"))

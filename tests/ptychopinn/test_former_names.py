@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 
 import pytest
 
@@ -39,3 +40,10 @@ def test_former_names_hand_on(old: str, new: str, name: str) -> None:
         assert getattr(former, name) is getattr(importlib.import_module(new), name)
     with pytest.raises(AttributeError, match=f"module '{old}' has no attribute 'nothing'"):
         former.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["ptychopinn.compat.ptychodus", "ptychopinn.compat.ptychodus.plugin"])
+def test_a_former_name_in_another_distribution_names_its_command(name: str) -> None:
+    sentence = "ptychopinn.compat.ptychodus is now ptychopinn_ptychodus, in a distribution of its own: "
+    with pytest.raises(ImportError, match=re.escape(f"{sentence}pip install ./integrations/ptychodus")):
+        importlib.import_module(name)

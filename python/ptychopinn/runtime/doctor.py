@@ -36,7 +36,7 @@ def diagnose() -> tuple[list[tuple[str, str]], list[str]]:
     """Facts as (name, value) pairs in the order to print them, and problems, each one sentence."""
     facts: list[tuple[str, str]] = []
     problems: list[str] = []
-    for check in (_versions, _build, _cpu, _cuda, _operators):
+    for check in (_versions, _integrations, _build, _cpu, _cuda, _operators):
         found, wrong = check()
         facts += found
         problems += wrong
@@ -53,6 +53,30 @@ def _versions() -> tuple[list[tuple[str, str]], list[str]]:
             facts.append((package, "missing"))
             problems.append(f"{package} is not installed: pip install {package}")
     return facts, problems
+
+
+def _integrations() -> tuple[list[tuple[str, str]], list[str]]:
+    """Report what connects the library to ptychodus, which need not be installed."""
+    versions = {}
+    for package in ("ptychopinn-ptychodus", "ptychodus"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    problems, connection = [], versions["ptychopinn-ptychodus"]
+    if connection not in ("not installed", ptycho_ext.__version__):
+        problems.append(
+            f"ptychopinn-ptychodus is of version {connection} and ptychopinn of {ptycho_ext.__version__}: "
+            "pip install --no-deps ./integrations/ptychodus"
+        )
+    if connection != "not installed":
+        owners = set(metadata.packages_distributions().get("ptycho_torch", [])) - {"ptychopinn-ptychodus"}
+        problems += [
+            f"{owner} installs ptycho_torch, as ptychopinn-ptychodus does: pip uninstall one of them, and install the "
+            "other again"
+            for owner in sorted(owners)
+        ]
+    return list(versions.items()), problems
 
 
 def _build() -> tuple[list[tuple[str, str]], list[str]]:

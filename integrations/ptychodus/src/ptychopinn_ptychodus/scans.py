@@ -107,10 +107,11 @@ def start_of(scan: Scan) -> Reconstruction | None:
     """The input's object to begin a refinement with, in the power of the scan's probe; None where it is constant."""
     if scan.truth is None:
         return None
-    lit = np.ones(scan.truth.shape, np.float32)
+    weights = np.ones(scan.truth.shape, np.float32)
     # Where the probe is made stronger, the object has to be weaker: their product explains the patterns.
-    image = scan.truth / np.float32(scan.decisions.probe_scale.factor)
-    return Reconstruction(image, lit, (0.0, 0.0), probe=scan.probe)
+    factor = 1.0 if scan.decisions.probe_scale is None else scan.decisions.probe_scale.factor
+    image = scan.truth / np.float32(factor)
+    return Reconstruction(image, weights, (0.0, 0.0), probe=scan.probe)
 
 
 def _moved(

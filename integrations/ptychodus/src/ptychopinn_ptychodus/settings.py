@@ -25,7 +25,7 @@ class SectionSettings:
         registry: of ptychodus.
         group: its name, that of a section in settings files.
         section: the dataclass.
-        without: fields that have no meaning in ptychodus.
+        without: fields that do not apply in ptychodus.
         defaults: where they are others in ptychodus.
 
     Attributes:
@@ -57,9 +57,9 @@ class SectionSettings:
             self.parameters[entry.name] = _parameter(made, entry.name, kind, getattr(start, entry.name))
 
     def values(self) -> dict[str, Any]:
-        """What the parameters say, for the dataclass to check."""
-        said = {name: parameter.get_value() for name, parameter in self.parameters.items()}
-        return {name: from_text(value) if name in self._text else value for name, value in said.items()}
+        """The values of the parameters, for the dataclass to check."""
+        values = {name: parameter.get_value() for name, parameter in self.parameters.items()}
+        return {name: from_text(value) if name in self._text else value for name, value in values.items()}
 
 
 class NetworkSettings:
@@ -116,18 +116,18 @@ def from_text(text: str) -> Any:
             continue
     if text.strip()[0] in "[{":
         try:
-            return _with_numbers(yaml.safe_load(text))
+            return _parsed(yaml.safe_load(text))
         except yaml.YAMLError:
             return text
     return text
 
 
-def _with_numbers(value: Any) -> Any:
+def _parsed(value: Any) -> Any:
     """A list or a mapping, with numbers where YAML 1.1 has texts, such as 1e-3."""
     if isinstance(value, list):
-        return [_with_numbers(part) for part in value]
+        return [_parsed(part) for part in value]
     if isinstance(value, dict):
-        return {name: _with_numbers(part) for name, part in value.items()}
+        return {name: _parsed(part) for name, part in value.items()}
     return from_text(value) if isinstance(value, str) else value
 
 
