@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "maths/geometry.h"
@@ -87,14 +88,15 @@ void for_each_touched_tile(const TileGrid& grid, const Scan& scan, int64_t patch
 
 inline TilePlan plan_tiles(const TileGrid& grid, const Scan& scan) {
   TilePlan plan{std::vector<int64_t>(grid.tiles() + 1, 0), {}};
+  int64_t* const next = plan.start.data() + 1;  // where tile t begins while the patches are counted and listed
   for (int64_t k = 0; k < scan.count(); ++k)
-    for_each_touched_tile(grid, scan, k, [&](int64_t tile) { ++plan.start[tile + 1]; });
-  for (int64_t t = 0; t < grid.tiles(); ++t) plan.start[t + 1] += plan.start[t];
-  plan.patches.resize(plan.start.back());
-  std::vector<int64_t> next(plan.start.begin(), plan.start.end() - 1);
+    for_each_touched_tile(grid, scan, k, [&](int64_t tile) { ++next[tile]; });
+  int64_t pairs = 0;
+  for (int64_t t = 0; t < grid.tiles(); ++t) pairs += std::exchange(next[t], pairs);
+  plan.patches.resize(pairs);
   for (int64_t k = 0; k < scan.count(); ++k)
     for_each_touched_tile(grid, scan, k, [&](int64_t tile) { plan.patches[next[tile]++] = k; });
-  return plan;
+  return plan;  // every tile was moved on to the next one's begin
 }
 
 // True if the lists are those that plan_tiles makes; they may hold anything. Patches that ascend within a tile are

@@ -8,7 +8,8 @@ register_autograd would do the first of these, but it knows no torch.func.
 
 ``Function.apply`` inspects the signature of a Function that has a ``setup_context`` at every call, which costs more
 than a small operator. So a second Function, in the style without ``setup_context``, is made of the first one for plain
-eager calls.
+eager calls. Whatever cannot have a gradient is one argument of it, since autograd looks at each; and it is applied
+without the Python of ``Function.apply``, which does nothing more where no transform of torch.func is active.
 """
 
 from __future__ import annotations
@@ -19,11 +20,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 
 from ptycho_ext.ops._checks import Check
 
 _library = torch.library.Library("ptycho", "IMPL")
+_below_autograd = torch._C._AutoDispatchBelowAutograd
+_keys_below_autograd = torch._C._after_autograd_keyset.__and__
+
+#: Arguments of a plan: tensors of integers.
+_PLAN = ("order", "tile_start", "tile_patches")
 
 #: Where torch.func's transforms intercept a call.
 _TRANSFORMS = "FuncTorchDynamicLayerFrontMode"
@@ -46,7 +53,8 @@ def differentiable(op: str, function: type[torch.autograd.Function]) -> Callable
     parameters = inspect.signature(function.forward).parameters.values()
     # The dispatcher passes no trailing arguments that have their default.
     defaults: list[Any] = [None if p.default is p.empty else p.default for p in parameters]
-    eager = _without_setup_context(function)
+    gradient_wanted = _test_of(overload)
+    record, packed = _recorded(function, overload)
 
     def apply(*args: Any) -> Any:
         args = (*args, *defaults[len(args) :])
@@ -54,43 +62,52 @@ def differentiable(op: str, function: type[torch.autograd.Function]) -> Callable
             return function.apply(*args) if any(a is not None for a in args[own:]) else overload(*args[:own])
         if torch._C._are_functorch_transforms_active():
             return function.apply(*args)
-        if _gradient_wanted(args):
-            return eager.apply(*args)
-        with torch._C._AutoDispatchBelowAutograd():
+        if gradient_wanted(args):  # a tensor that outlived its transform is unwrapped by the dispatcher, else here
+            alive = [unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in args[:packed]]
+            return record(*alive, args[packed:])
+        with _below_autograd():
             return overload(*args[:own])
 
-    def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
-        if _gradient_wanted(args):
-            return eager.apply(*args, *defaults[len(args) :])
-        return overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+    def recorded(args: tuple[Any, ...]) -> Any:
+        return record(*args[:packed], (*args[packed:], *defaults[len(args) :]))
 
     def transforms(*args: Any) -> Any:
         return function.apply(*args, *defaults[len(args) :])
 
-    _library.impl(op, autograd, "Autograd", with_keyset=True)
+    _library.impl(op, _autograd(overload, gradient_wanted, recorded), "Autograd", with_keyset=True)
     _library.impl(op, transforms, _TRANSFORMS)
     return apply
 
 
-def composed(op: str, function: Callable[..., Any]) -> None:
+def composed(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Replace a raw operator by a composition of others where it is to be differentiated, and under torch.func.
 
     Args:
         op: name of the operator, which is the quicker way.
         function: the same of operators that are differentiable; takes the operator's arguments.
+
+    Returns:
+        ``apply(*args)``: the operator; cheaper than the raw one where no gradient is wanted.
     """
     overload = getattr(torch.ops.ptycho, op).default
+    gradient_wanted = _test_of(overload)
 
-    def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
-        if _gradient_wanted(args):
-            return function(*args)
-        return overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+    def apply(*args: Any) -> Any:
+        plain = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+        if not plain or gradient_wanted(args):
+            return overload(*args)
+        with _below_autograd():
+            return overload(*args)
+
+    def recorded(args: tuple[Any, ...]) -> Any:
+        return function(*args)
 
     def transforms(*args: Any) -> Any:
         return function(*args)
 
-    _library.impl(op, autograd, "Autograd", with_keyset=True)
+    _library.impl(op, _autograd(overload, gradient_wanted, recorded), "Autograd", with_keyset=True)
     _library.impl(op, transforms, _TRANSFORMS)
+    return apply
 
 
 def writes_to(op: str, *outputs: int) -> None:
@@ -101,10 +118,11 @@ def writes_to(op: str, *outputs: int) -> None:
         outputs: places of the arguments.
     """
     overload = getattr(torch.ops.ptycho, op).default
+    gradient_wanted = _test_of(overload)
     check = Check(op.removesuffix("_out"))
 
     def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
-        check.no_gradient(_gradient_wanted(args))
+        check.no_gradient(gradient_wanted(args))
         written = [args[i] for i in outputs]
         check.out(*written)
         torch.autograd.graph.increment_version(written)
@@ -117,22 +135,70 @@ def writes_to(op: str, *outputs: int) -> None:
     _library.impl(op, transforms, _TRANSFORMS)
 
 
-def _gradient_wanted(args: tuple[Any, ...]) -> bool:
-    """Under forward mode too: there the Function refuses, where a kernel would drop the tangents."""
-    return (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)) or forward_ad._current_level >= 0
+def _autograd(
+    overload: torch._ops.OpOverload, gradient_wanted: Callable[[tuple[Any, ...]], bool], recorded: Callable[..., Any]
+) -> Callable[..., Any]:
+    """What the dispatcher calls under the key Autograd: recorded(args), or the backend."""
+    backend = overload._handle.redispatch_boxed  # what OpOverload.redispatch calls
+
+    def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
+        return recorded(args) if gradient_wanted(args) else backend(_keys_below_autograd(keyset), *args)
+
+    return autograd
 
 
-def _without_setup_context(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
-    """The Function in the style that has no ``setup_context``; its operator is called beneath autograd."""
+def _test_of(overload: torch._ops.OpOverload) -> Callable[[tuple[Any, ...]], bool]:
+    """Whether a gradient is wanted of these arguments of an operator, or tangents are carried along.
+
+    Under forward mode the answer is yes: there the Function refuses, where a kernel would drop the tangents. The
+    tensors of a plan are integers and not looked at.
+    """
+    places = _places_of_data(overload)
+
+    def gradient_wanted(args: tuple[Any, ...]) -> bool:
+        for place in places:
+            if args[place].requires_grad and torch.is_grad_enabled():
+                return True
+        return forward_ad._current_level >= 0
+
+    def with_optional_data(args: tuple[Any, ...]) -> bool:
+        return (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)) or forward_ad._current_level >= 0
+
+    required = all(overload._schema.arguments[i].type.kind() == "TensorType" for i in places)
+    return gradient_wanted if required else with_optional_data
+
+
+def _places_of_data(overload: torch._ops.OpOverload) -> list[int]:
+    """Which arguments of an operator are tensors, those of a plan apart."""
+    arguments = enumerate(overload._schema.arguments)
+    return [i for i, a in arguments if "Tensor" in str(a.type) and a.name not in _PLAN]
+
+
+def _recorded(
+    function: type[torch.autograd.Function], overload: torch._ops.OpOverload
+) -> tuple[Callable[..., Any], int]:
+    """The Function's ``apply`` for plain eager calls, and from which argument on it takes them as one tuple.
+
+    The operator is called beneath autograd.
+    """
+    own = len(overload._schema.arguments)
+    packed = _places_of_data(overload)[-1] + 1
+    lenient = getattr(function, "takes_no_gradient", False)
 
     def forward(ctx: Any, *args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            output = function.forward(*args)
+        args = (*args[:-1], *args[-1])
+        with _below_autograd():
+            output = overload(*args[:own])
+        if lenient:
+            ctx.set_materialize_grads(False)
         function.setup_context(ctx, args, output)
         return output
 
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return function.backward(ctx, *grads)
+        return *function.backward(ctx, *grads), None
 
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    return type(f"{function.__name__}Eager", (torch.autograd.Function,), members)
+    # What backward returns for packed arguments is None, and autograd drops those that are too many.
+    enough = len(inspect.signature(function.forward).parameters) > packed
+    members = {"forward": staticmethod(forward), "backward": staticmethod(function.backward if enough else backward)}
+    eager = type(f"{function.__name__}Eager", (torch.autograd.Function,), members)
+    return super(torch.autograd.Function, eager).apply, packed  # type: ignore[misc]

@@ -161,9 +161,8 @@ class _Project(torch.autograd.Function):
         if for_positions:
             gradients = _composed_backward(grad, patches, positions, weights, *options, ctx.needs_input_grad, plan)
             return *gradients, *[None] * 5
-        op = torch.ops.ptycho.overlap_project_backward
         given = grad if patches is None else patches
-        by_patches, by_weights = op(grad, given, positions, weights, *options, for_weights, *plan)
+        by_patches, by_weights = _backward(grad, given, positions, weights, *options, for_weights, *plan)
         return by_patches if for_patches else None, None, by_weights if for_weights else None, *[None] * 5
 
     @staticmethod
@@ -240,5 +239,5 @@ def _backward_to_differentiate(
 
 
 _project = differentiable("overlap_project", _Project)
-composed("overlap_project_backward", _backward_to_differentiate)
+_backward = composed("overlap_project_backward", _backward_to_differentiate)
 writes_to("overlap_project_out", 8)

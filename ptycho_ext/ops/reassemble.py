@@ -17,7 +17,7 @@ from torch import Tensor
 from ptycho_ext.ops._checks import Check, as_pair
 from ptycho_ext.ops._plan import plan_tensors
 from ptycho_ext.ops._precision import coordinates_of, weights_like, widened
-from ptycho_ext.ops._registration import differentiable, writes_to
+from ptycho_ext.ops._registration import composed, differentiable, writes_to
 from ptycho_ext.ops._vmap import lead, lead_weights, loop
 from ptycho_ext.ops._waves import apply_adjoint as waves_adjoint
 from ptycho_ext.ops._waves import apply_adjoint_probe as waves_adjoint_probe
@@ -172,13 +172,29 @@ def _fake_reassemble_patches_mean_backward(
     return grad_image.new_empty(grad_image.shape), weight_sum.new_empty(0 if image is None else weight_sum.shape)
 
 
+def _fake_reassemble_patches_backward(
+    grad_image: Tensor,
+    positions: Tensor,
+    weights: Tensor,
+    weight_sum: Tensor,
+    eps: float,
+    order: Tensor | None = None,
+) -> Tensor:
+    check = Check("reassemble_patches_backward")
+    check.same_device(grad_image, positions=positions, weights=weights, weight_sum=weight_sum, plan=order)
+    return grad_image.new_empty((*positions.shape[:-1], *weights.shape[-2:]))
+
+
 torch.library.register_fake("ptycho::reassemble_patches", _fake_reassemble_patches)
 torch.library.register_fake("ptycho::reassemble_patches_adjoint", _fake_reassemble_patches_adjoint)
 torch.library.register_fake("ptycho::reassemble_patches_out", _fake_reassemble_patches_out)
 torch.library.register_fake("ptycho::reassemble_patches_mean_backward", _fake_reassemble_patches_mean_backward)
+torch.library.register_fake("ptycho::reassemble_patches_backward", _fake_reassemble_patches_backward)
 
 
 class _Reassemble(torch.autograd.Function):
+    takes_no_gradient = True  # of a result that was not used
+
     @staticmethod
     def forward(
         patches: Tensor,
@@ -196,24 +212,35 @@ class _Reassemble(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        patches, positions, weights, _, ctx.eps, tile_start, tile_patches, order = inputs
-        needs_patches = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        patches_ = patches if needs_patches else None
-        image, weight_sum = (None, None) if ctx.eps is None else output
-        ctx.save_for_backward(positions, weights, patches_, image, weight_sum, order, tile_start, tile_patches)
-        ctx.patch_size = list(patches.shape[-2:])
+        patches, positions, weights, canvas_size, ctx.eps, tile_start, tile_patches, order = inputs
+        plan, (_, for_positions, for_weights, *_) = (order, tile_start, tile_patches), ctx.needs_input_grad
+        weight_sum = None if ctx.eps is None else output[1]
+        if for_positions or for_weights:
+            image = None if ctx.eps is None else output[0]
+            ctx.save_for_backward(positions, weights, weight_sum, *plan, patches, image)
+        else:
+            ctx.save_for_backward(positions, weights, weight_sum, *plan)
+        ctx.sizes, ctx.type = (*patches.shape[:-3], *canvas_size), patches.dtype
 
     @staticmethod
-    def backward(ctx: Any, grad_image: Tensor, grad_sum: Tensor) -> tuple[Tensor | None, ...]:
-        positions, weights, patches, image, weight_sum, order, tile_start, tile_patches = ctx.saved_tensors
-        plan = (order, tile_start, tile_patches)
-        for_patches, for_positions, for_weights, *_ = ctx.needs_input_grad
-        if ctx.eps is not None:  # image = S / W: from here on grad_image is that of S, grad_sum that of W
-            both = for_positions or for_weights
-            grad_image, by_weight_sum = _mean_backward(grad_image, weight_sum, ctx.eps, image if both else None)
-            if both:
-                grad_sum = grad_sum + by_weight_sum
+    def backward(ctx: Any, grad_image: Tensor | None, grad_sum: Tensor | None) -> tuple[Tensor | None, ...]:
+        positions, weights, weight_sum, order, tile_start, tile_patches, *more = ctx.saved_tensors
+        if grad_image is None:
+            grad_image = torch.zeros(ctx.sizes, dtype=ctx.type, device=weights.device)
+        if not more:  # of the patches alone
+            if weight_sum is None:
+                by_patches = _adjoint(grad_image, positions, weights, order, tile_start, tile_patches)
+            else:
+                by_patches = _backward(grad_image, positions, weights, weight_sum, ctx.eps, order)
+            return by_patches, None, None, None, None, None, None, None
+        (patches, image), plan, patch_size = more, (order, tile_start, tile_patches), list(weights.shape[-2:])
         by_patches = by_positions = by_weights = None
+        for_patches, for_positions, for_weights, *_ = ctx.needs_input_grad
+        if grad_sum is None:
+            grad_sum = torch.zeros(ctx.sizes, dtype=weights.dtype, device=weights.device)
+        if weight_sum is not None:  # image = S / W: from here on grad_image is that of S, grad_sum that of W
+            grad_image, by_weight_sum = _mean_backward(grad_image, weight_sum, ctx.eps, image)
+            grad_sum = grad_sum + by_weight_sum
         if for_patches:
             by_patches = _adjoint(grad_image, positions, weights, *plan)
         if for_weights and weights.ndim == 2:  # summed over the patches while they are cut
@@ -221,8 +248,8 @@ class _Reassemble(torch.autograd.Function):
             by_sum = waves_adjoint_probe(patches.unsqueeze(-3), grad_image, positions, True, *plan)
             by_weights = (by_sum + waves_adjoint_probe(one, grad_sum, positions, True, *plan)).real[0]
         elif for_weights:
-            by_weights = real_product(_extract(grad_image, positions, ctx.patch_size, *plan), patches)
-            by_weights = by_weights + _extract(grad_sum, positions, ctx.patch_size, *plan)
+            by_weights = real_product(_extract(grad_image, positions, patch_size, *plan), patches)
+            by_weights = by_weights + _extract(grad_sum, positions, patch_size, *plan)
         if for_positions:
             by_positions = _weighted_grad_positions(patches, weights, grad_image, positions, order)
             by_positions = by_positions + _weighted_grad_positions(None, weights, grad_sum, positions, order)
@@ -339,6 +366,20 @@ def _weighted_grad_positions(
     )
 
 
+def _backward_to_differentiate(
+    grad_image: Tensor,
+    positions: Tensor,
+    weights: Tensor,
+    weight_sum: Tensor,
+    eps: float,
+    order: Tensor | None = None,
+) -> Tensor:
+    """What the backward operator returns, from operators that have derivatives."""
+    grad_sum: Tensor = _mean_backward(grad_image, weight_sum, eps)[0]
+    by_patches: Tensor = _adjoint(grad_sum, positions, weights, order)
+    return by_patches
+
+
 def below_threshold(weight_sum: Tensor, eps: float) -> Tensor:
     """Where the mean is zero by its definition: neither do NaN weights count, nor have they any part in the largest."""
     largest = weight_sum.detach().nan_to_num(nan=0.0, posinf=None).amax((-2, -1), keepdim=True).clamp_min(0)
@@ -353,4 +394,5 @@ def real_product(a: Tensor, b: Tensor) -> Tensor:
 _reassemble = differentiable("reassemble_patches", _Reassemble)
 _adjoint = differentiable("reassemble_patches_adjoint", _Adjoint)
 _mean_backward = differentiable("reassemble_patches_mean_backward", _MeanBackward)
+_backward = composed("reassemble_patches_backward", _backward_to_differentiate)
 writes_to("reassemble_patches_out", 6, 7)

@@ -238,6 +238,7 @@ def raw_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
         "translate_images_adjoint": (canvas, shifts, "nearest"),
         "reassemble_patches": (patches, at, weights(PATCH, dtype), list(CANVAS)),
         "reassemble_patches_adjoint": (canvas, at, weights(PATCH, dtype)),
+        "reassemble_patches_backward": (canvas, at, weights(PATCH, dtype), weights((2, *CANVAS), dtype) - 0.3, 0.2),
         "reassemble_patches_mean_backward": (
             canvas,
             weights((2, *CANVAS), dtype) - 0.3,

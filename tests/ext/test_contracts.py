@@ -214,6 +214,9 @@ def test_bitwise_the_same_over_threads_and_runs(op: str) -> None:
         "translate_images_adjoint": (canvas, positions[:, 0], "nearest"),
         "reassemble_patches": (patches, positions, weights((24, 21), torch.float32), [150, 161]),
         "reassemble_patches_adjoint": (canvas, positions, weights((24, 21), torch.float32)),
+        "reassemble_patches_backward": (
+            *(canvas, positions, weights((24, 21), torch.float32), weights((3, 150, 161), torch.float32), 0.2),
+        ),
         "reassemble_patches_mean_backward": (canvas, weights((3, 150, 161), torch.float32), 0.2, canvas),
         "overlap_project": (patches, positions, weights((24, 21), torch.float32), [150, 161], 1e-6),
         "exit_waves": (canvas, positions, probe),

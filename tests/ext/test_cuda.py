@@ -45,6 +45,7 @@ def scan_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
         "translate_images_adjoint": (patches, positions / 9, "nearest"),
         "reassemble_patches": (patches, positions, weight, list(SIZE), 0.3),
         "reassemble_patches_adjoint": (canvas, positions, weight),
+        "reassemble_patches_backward": (canvas, positions, weight, weights(SIZE, dtype), 0.3),
         "reassemble_patches_mean_backward": (canvas, weights(SIZE, dtype), 0.3, data(SIZE, dtype, 2)),
         "exit_waves": (canvas, positions, probe),
         "exit_waves_adjoint": (waves, positions[: COUNT // 2], probe, list(SIZE)),

@@ -26,6 +26,37 @@ def test_matches_the_reference(dtype: torch.dtype, kind: str, normalize: bool) -
     assert_close(total, want_total, dtype)
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("needed", [(0,), (2,), (0, 1, 2)])
+def test_gradients_where_one_result_is_not_used(needed: tuple[int, ...], normalize: bool) -> None:
+    """The result that was not used counts as one with a gradient of zeros, of patches alone and of all inputs."""
+    values = [data((5, *PATCH), torch.complex128), POSITIONS[0], weights(PATCH, torch.float64)]
+    inputs = [v.clone().requires_grad_(i in needed) for i, v in enumerate(values)]
+    wanted = [inputs[i] for i in needed]
+    patches, positions, weight = inputs
+    image, total = reassemble_patches(patches, positions, CANVAS, weight, normalize)
+    by_image, by_total = data(CANVAS, torch.complex128, 1), data(CANVAS, torch.float64, 2)
+    both = [(by_image, by_total), (by_image, torch.zeros_like(by_total)), (torch.zeros_like(by_image), by_total)]
+    of_both, of_image, of_total = (torch.autograd.grad((image, total), wanted, g, retain_graph=True) for g in both)
+    alone = torch.autograd.grad(image, wanted, by_image, retain_graph=True)
+    torch.testing.assert_close(alone, of_image, rtol=0, atol=0)
+    alone = torch.autograd.grad(total, wanted, by_total)
+    torch.testing.assert_close(alone, of_total, rtol=0, atol=0)
+    for one, image_s, total_s in zip(of_both, of_image, of_total, strict=True):
+        torch.testing.assert_close(one, image_s + total_s)
+
+
+def test_the_backward_of_the_mean_has_the_bits_of_its_two_parts() -> None:
+    grad, total = data((2, *CANVAS), torch.complex64), weights((2, *CANVAS), torch.float32) - 0.3
+    at, weight, ops = POSITIONS, weights(PATCH, torch.float32), torch.ops.ptycho
+    by_sum, nothing = ops.reassemble_patches_mean_backward(grad, total, 0.2)
+    assert nothing.numel() == 0
+    want = ops.reassemble_patches_adjoint(by_sum, at, weight)
+    assert torch.equal(ops.reassemble_patches_backward(grad, at, weight, total, 0.2), want)
+    leaf = grad.clone().requires_grad_()  # composed of both where it is differentiated
+    assert torch.equal(ops.reassemble_patches_backward(leaf, at, weight, total, 0.2), want)
+
+
 @given(
     seed=st.integers(0, 999),
     scale=st.sampled_from([1e-9, 1.0, 1e9]),

@@ -20,7 +20,7 @@ inline void add(T* target, Vector<T> value) {
   store(target, load(target) + value);
 }
 
-enum class Factor { none, real, complex };
+enum class Factor { none, real, complex, of_source };
 
 template <typename T, int64_t lanes, Write write, Factor factor>
 void interpolate_as(const PatchView<T>& view, T* out, int64_t stride, T* scratch) {
@@ -33,21 +33,33 @@ void interpolate_as(const PatchView<T>& view, T* out, int64_t stride, T* scratch
   const T y0 = view.y.w0, y1 = view.y.w1;
   T* const above = scratch;  // the line interpolated last
   const Lines<T> lines(view, above + scratch_line<T>(view.cols, lanes), view.next);
+  PatchView<T> view_of_factors = view;
+  view_of_factors.source = view.factors;
+  const Lines<T> lines_of_factors(view_of_factors, above + scratch_line<T>(view.cols, lanes), nullptr);
+  // A line, interpolated; by: that of the factors.
+  const auto blend = [&](const auto& at, const T* line, [[maybe_unused]] const T* by) __attribute__((always_inline)) {
+    if constexpr (factor == Factor::of_source) {
+      const TwoVectors<T> taps = at.products(line, by);
+      return vectors.blend(taps.left, taps.right);
+    } else {
+      return vectors.blend(at.left(line), at.right(line));
+    }
+  };
   const T* const top = lines[0];
+  const T* const top_factors = lines_of_factors[0];
   vectors.template for_each<kWide<T>>([&](int64_t m, auto edge) __attribute__((always_inline)) {
-    const auto at = vectors.at(m, edge);
-    store(vectors.in(above, m), vectors.blend(at.left(top), at.right(top)));
+    store(vectors.in(above, m), blend(vectors.at(m, edge), top, top_factors));
   });
   for_row_blocks(lines, view.rows, [&](int64_t r, auto rows) __attribute__((always_inline)) {
     const T* const line = lines[r + 1];
+    const T* const by = lines_of_factors[r + 1];
     T* const row = out + r * stride;
     vectors.template for_each<kWide<T>>([&](int64_t m, auto edge) __attribute__((always_inline)) {
       const auto at = vectors.at(m, edge);
       Vector<T> last = load(vectors.in(above, m));
 #pragma GCC unroll 4
       for (int64_t q = 0; q < rows.value; ++q) {
-        const T* const taps = line + q * lines.stride();
-        const Vector<T> next = vectors.blend(at.left(taps), at.right(taps));
+        const Vector<T> next = blend(at, line + q * lines.stride(), by + q * lines.stride());
         Vector<T> value = y0 * last + y1 * next;
         if constexpr (factor == Factor::real) value = value * at.own(view.weights + (r + q) * vectors.size());
         if constexpr (factor == Factor::complex)
@@ -82,7 +94,9 @@ void interpolate_times(const PatchView<T>& view, T* out, int64_t stride, T* scra
 
 template <typename T, int64_t lanes>
 void interpolate_lanes(const PatchView<T>& view, T* out, int64_t stride, Write write, T* scratch) {
-  if (write == Write::add) {
+  if (write == Write::add && lanes == 1 && view.factors) {
+    interpolate_as<T, lanes, Write::add, lanes == 1 ? Factor::of_source : Factor::none>(view, out, stride, scratch);
+  } else if (write == Write::add) {
     interpolate_as<T, lanes, Write::add, Factor::none>(view, out, stride, scratch);
   } else if (write == Write::stream) {
     interpolate_times<T, lanes, Write::stream>(view, out, stride, scratch);
@@ -99,12 +113,6 @@ void interpolate(const PatchView<T>& view, T* out, int64_t stride, Write write, 
     interpolate_lanes<T, 2>(view, out, stride, write, scratch);
   }
 }
-
-template <typename T>
-struct TwoVectors {
-  Vector<T> left;
-  Vector<T> right;
-};
 
 // The view of source * weights, and that of the weights, in one pass: a pixel has `lanes` scalars and one weight.
 template <typename T, int64_t lanes>

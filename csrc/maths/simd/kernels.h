@@ -28,6 +28,7 @@ struct PatchView {
   const T* next;                 // the first sample that the next view will need, prefetched; may be null
   const T* weights = nullptr;    // (rows, cols) of `lanes` scalars, that the output is multiplied by; null for none
   bool complex_weights = false;  // whether a pixel's weight is a complex number, and not a real one for each scalar
+  const T* factors = nullptr;    // as the source, which is multiplied by them first; of real data, for Write::add
 };
 
 // Weights of a view's source, one per pixel.

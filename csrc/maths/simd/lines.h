@@ -16,6 +16,12 @@ namespace {
 constexpr int64_t kRowsAhead = 24;
 constexpr int64_t kRowsAtOnce = 4;  // output rows made together: a line stays in registers between two of them
 
+template <typename T>
+struct TwoVectors {
+  Vector<T> left;
+  Vector<T> right;
+};
+
 // A line of a view as vectors of scalars, of which a pixel has `lanes`. Scalar m of the output has its left tap at m of
 // a source line that begins at the view's first tap, and its right tap a pixel further.
 template <typename T, int64_t lanes>
@@ -61,6 +67,15 @@ class LineVectors {
     Vector<T> left(const T* line) const { return load(line + m); }
     Vector<T> right(const T* line) const { return load(line + m + lanes); }
     Vector<T> own(const T* line) const { return load(line + m); }
+    // Both taps of a line times another; of one lane. All but one of the right taps are left ones.
+    TwoVectors<T> products(const T* line, const T* by) const {
+      static_assert(lanes == 1);
+      const Vector<T> first = left(line) * left(by);
+      const Vector<T> last = Vector<T>{} + line[m + kWide<T>] * by[m + kWide<T>];
+      return [&]<int... s>(std::integer_sequence<int, s...>) {
+        return TwoVectors<T>{first, __builtin_shufflevector(first, last, (s + 1)...)};
+      }(std::make_integer_sequence<int, kWide<T>>{});
+    }
   };
   struct Edge {
     int64_t m;
@@ -70,6 +85,9 @@ class LineVectors {
     Vector<T> left(const T* line) const { return left_part.load(line + m); }
     Vector<T> right(const T* line) const { return right_part.load(line + m + lanes); }
     Vector<T> own(const T* line) const { return own_part.load(line + m); }
+    TwoVectors<T> products(const T* line, const T* by) const {
+      return {left(line) * left(by), right(line) * right(by)};
+    }
   };
   Scalars clip(int64_t low, int64_t high) const { return {low > 0 ? low : 0, high < size_ ? high : size_}; }
   static int within(int64_t s) { return static_cast<int>(s < 0 ? 0 : s > kWide<T> ? kWide<T> : s); }

@@ -91,11 +91,18 @@ void exit_waves_into(const Host&, const Tensor& canvas, const Tensor& positions,
 }
 
 // Adds to a tile's sums its part of the patch sum_m conj(probe[m]) * waves[m]; next: the first wave of the tile's next
-// patch. The lines of the sum over the modes that the rows of the tile are interpolated from are made some at a time.
+// patch. The lines of the sum over the modes that the rows of the tile are interpolated from are made some at a time;
+// those of one real mode are made in registers.
 template <typename T>
 void add_waves(T* sums, const Tile& tile, const Modes<const T>& waves, const Modes<const T>& probe, const Scan& scan,
                int64_t k, const T* next, T* scratch) {
   const int64_t lanes = waves.images.lanes, stride = waves.row_stride();
+  if (waves.count == 1 && lanes == 1) {
+    Splat<T> splat(tile, waves.row(k, 0), lanes, scan, k, next);
+    splat.view.factors = probe.row(k, 0);
+    kernels<T>().interpolate(splat.view, sums + splat.pixel, tile.stride<T>(), Write::add, scratch);
+    return;
+  }
   T* const lines = scratch + scratch_size<T>(tile.width(), lanes);
   const Splat<T> splat(tile, nullptr, lanes, scan, k, nullptr);
   const int64_t at_once = rows_at_once<T>(stride);

@@ -5,6 +5,28 @@
 #include "runtime/checks.h"
 
 namespace ptycho {
+namespace {
+
+void check_adjoint_inputs(const Check& check, const char* argument, const Tensor& image, const Tensor& positions,
+                          const Tensor& weights) {
+  check.data(argument, image);
+  check.dims(argument, image, 2, "(..., H, W)");
+  check.positions_of_canvas(positions, image);
+  check.type("weights", weights, real_type(data_type(image)));
+  check.dims("weights", weights, 2, "(..., h, w)");
+  if (weights.dim() > 2) check.shape("weights", weights, leading(positions, 1), trailing(weights));
+  check.device("weights", weights, image);
+  check.size("weights' size", trailing(weights));
+  check.holds_patch(argument, trailing(image), trailing(weights));
+}
+
+void check_weight_sum(const Check& check, const Tensor& weight_sum, const Tensor& grad_image) {
+  check.type("weight_sum", weight_sum, real_type(data_type(grad_image)));
+  check.shape("weight_sum", weight_sum, grad_image.sizes(), Shape());
+  check.device("weight_sum", weight_sum, grad_image);
+}
+
+}  // namespace
 
 void check_reassemble_patches_inputs(const Tensor& patches, const Tensor& positions, const Tensor& weights,
                                      Shape canvas_size, std::optional<double> eps) {
@@ -14,16 +36,15 @@ void check_reassemble_patches_inputs(const Tensor& patches, const Tensor& positi
 }
 
 void check_reassemble_patches_adjoint_inputs(const Tensor& image, const Tensor& positions, const Tensor& weights) {
-  const Check check("reassemble_patches_adjoint");
-  check.data("image", image);
-  check.dims("image", image, 2, "(..., H, W)");
-  check.positions_of_canvas(positions, image);
-  check.type("weights", weights, real_type(data_type(image)));
-  check.dims("weights", weights, 2, "(..., h, w)");
-  if (weights.dim() > 2) check.shape("weights", weights, leading(positions, 1), trailing(weights));
-  check.device("weights", weights, image);
-  check.size("weights' size", trailing(weights));
-  check.holds_patch("image", trailing(image), trailing(weights));
+  check_adjoint_inputs(Check("reassemble_patches_adjoint"), "image", image, positions, weights);
+}
+
+void check_reassemble_patches_backward_inputs(const Tensor& grad_image, const Tensor& positions, const Tensor& weights,
+                                              const Tensor& weight_sum, double eps) {
+  const Check check("reassemble_patches_backward");
+  check_adjoint_inputs(check, "grad_image", grad_image, positions, weights);
+  check_weight_sum(check, weight_sum, grad_image);
+  check.threshold(eps);
 }
 
 void check_reassemble_patches_mean_backward_inputs(const Tensor& grad_image, const Tensor& weight_sum, double eps,
@@ -31,9 +52,7 @@ void check_reassemble_patches_mean_backward_inputs(const Tensor& grad_image, con
   const Check check("reassemble_patches_mean_backward");
   check.data("grad_image", grad_image);
   check.dims("grad_image", grad_image, 2, "(..., H, W)");
-  check.type("weight_sum", weight_sum, real_type(data_type(grad_image)));
-  check.shape("weight_sum", weight_sum, grad_image.sizes(), Shape());
-  check.device("weight_sum", weight_sum, grad_image);
+  check_weight_sum(check, weight_sum, grad_image);
   check.threshold(eps);
   if (!image) return;
   check.type("image", *image, data_type(grad_image));

@@ -17,4 +17,8 @@ void check_reassemble_patches_adjoint_inputs(const Tensor& image, const Tensor& 
 void check_reassemble_patches_mean_backward_inputs(const Tensor& grad_image, const Tensor& weight_sum, double eps,
                                                    const MaybeTensor& image);
 
+// grad_image (..., H, W), positions (..., n, 2), weights (h, w) or (..., n, h, w), weight_sum (..., H, W)
+void check_reassemble_patches_backward_inputs(const Tensor& grad_image, const Tensor& positions, const Tensor& weights,
+                                              const Tensor& weight_sum, double eps);
+
 }  // namespace ptycho

@@ -27,7 +27,7 @@ void reassemble_kernel(const ImageStack<const T>& patches, const ImageStack<cons
                        const Tiles& tiles, std::optional<double> eps, bool past_caches, const ImageStack<T>& images,
                        const ImageStack<T>& weight_sums) {
   const int64_t lanes = patches.lanes;
-  std::vector<Range<T>> ranges(tiles.grid.tiles(), {std::numeric_limits<T>::infinity(), T(0)});
+  std::vector<Range<T>> ranges(eps ? tiles.grid.tiles() : 0, {std::numeric_limits<T>::infinity(), T(0)});
   for_each_tile<T>(tiles, lanes + 1, lanes, [&](int64_t t, const Tile& tile, T* image, T* scratch) {
     const int64_t pixels = tile.height() * tile.stride<T>();
     T* weight_sum = image + pixels * lanes;
@@ -44,13 +44,16 @@ void reassemble_kernel(const ImageStack<const T>& patches, const ImageStack<cons
     write_tile(weight_sums[tile.group], tile, weight_sum, past_caches);
   });
   if (!eps) return;
-  std::vector<T> most(tiles.grid.groups, T(0));
-  for (int64_t t = 0; t < tiles.grid.tiles(); ++t)
-    most[tiles.grid.group_of(t)] = std::max(most[tiles.grid.group_of(t)], ranges[t].most);
+  const int64_t of_group = tiles.grid.tiles_down() * tiles.grid.tiles_across();
+  for (int64_t first = 0; first < tiles.grid.tiles(); first += of_group) {
+    T most(0);
+    for (int64_t t = first; t < first + of_group; ++t) most = std::max(most, ranges[t].most);
+    for (int64_t t = first; t < first + of_group; ++t) ranges[t].most = most;  // of the group
+  }
   parallel_for(tiles.grid.tiles(), 1, [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; ++t) {
       const Tile tile{tiles.grid.group_of(t), tiles.grid.rows_of(t), tiles.grid.cols_of(t)};
-      const T threshold = static_cast<T>(*eps) * most[tile.group];
+      const T threshold = static_cast<T>(*eps) * ranges[t].most;
       if (ranges[t].least <= threshold) apply_threshold(images[tile.group], weight_sums[tile.group], tile, threshold);
     }
   });
@@ -93,13 +96,13 @@ void mean_backward_kernel(const ImageStack<const T>& grads, const T* weight_sum,
       const T threshold = static_cast<T>(eps) * largest[r];
       for (int64_t p = r * cols; p < (r + 1) * cols; ++p)
         mean_backward<T, lanes>(grads.data + p * lanes, weight_sum[p], threshold, image ? image + p * lanes : nullptr,
-                                grad_sum + p * lanes, grad_weight_sum + p);
+                                grad_sum + p * lanes, image ? grad_weight_sum + p : nullptr);
     }
   });
 }
 
 void mean_backward_into(const Host&, const Tensor& grad_image, const Tensor& weight_sum, double eps,
-                        const MaybeTensor& image, Tensor& grad_sum, Tensor& grad_weight_sum) {
+                        const MaybeTensor& image, Tensor& grad_sum, Tensor* grad_weight_sum) {
   if (grad_image.numel() == 0) return;
   const Tensor grads = as_contiguous(grad_image), weights = as_contiguous(weight_sum);
   const MaybeTensor mean = image ? MaybeTensor(as_contiguous(*image)) : std::nullopt;
@@ -107,7 +110,7 @@ void mean_backward_into(const Host&, const Tensor& grad_image, const Tensor& wei
     using T = decltype(zero);
     const auto kernel = lanes_of(grads) == 1 ? mean_backward_kernel<T, 1> : mean_backward_kernel<T, 2>;
     kernel(image_stack<const T>(grads), read<T>(weights), eps, mean ? read<T>(*mean) : nullptr, write<T>(grad_sum),
-           write<T>(grad_weight_sum));
+           grad_weight_sum ? write<T>(*grad_weight_sum) : nullptr);
   });
 }
 
@@ -121,6 +124,8 @@ STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) {
   m.impl("reassemble_patches", TORCH_BOX((&dispatch::reassemble_patches<Host, backend::reassemble_into>)));
   m.impl("reassemble_patches_out", TORCH_BOX((&dispatch::reassemble_patches_out<Host, backend::reassemble_into>)));
   m.impl("reassemble_patches_adjoint", TORCH_BOX((&dispatch::reassemble_patches_adjoint<Host, backend::extract_into>)));
+  m.impl("reassemble_patches_backward", TORCH_BOX((&dispatch::reassemble_patches_backward<
+                                            Host, backend::mean_backward_into, backend::extract_into>)));
   m.impl("reassemble_patches_mean_backward",
          TORCH_BOX((&dispatch::reassemble_patches_mean_backward<Host, backend::mean_backward_into>)));
 }

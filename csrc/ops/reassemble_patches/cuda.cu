@@ -60,7 +60,7 @@ void reassemble_into(const Queue& queue, const Tensor& patches, const Tensor& po
 }
 
 void mean_backward_into(const Queue& queue, const Tensor& grad_image, const Tensor& weight_sum, double eps,
-                        const MaybeTensor& image, Tensor& grad_sum, Tensor& grad_weight_sum) {
+                        const MaybeTensor& image, Tensor& grad_sum, Tensor* grad_weight_sum) {
   if (grad_image.numel() == 0) return;
   constexpr int64_t kBlocks = 1056;  // eight for each multiprocessor
   const Tensor grads = as_contiguous(grad_image), weights = as_contiguous(weight_sum);
@@ -84,7 +84,7 @@ void mean_backward_into(const Queue& queue, const Tensor& grad_image, const Tens
                           parts,
                           stack.count,
                           write<T>(grad_sum),
-                          write<T>(grad_weight_sum)};
+                          grad_weight_sum ? write<T>(*grad_weight_sum) : nullptr};
     launch(queue, program, stack.count * parts);
   });
 }
@@ -100,6 +100,8 @@ STABLE_TORCH_LIBRARY_IMPL(PTYCHO_LIBRARY, PTYCHO_DEVICE, m) {
   m.impl("reassemble_patches_out", TORCH_BOX((&dispatch::reassemble_patches_out<Queue, backend::reassemble_into>)));
   m.impl("reassemble_patches_adjoint",
          TORCH_BOX((&dispatch::reassemble_patches_adjoint<Queue, backend::extract_into>)));
+  m.impl("reassemble_patches_backward", TORCH_BOX((&dispatch::reassemble_patches_backward<
+                                            Queue, backend::mean_backward_into, backend::extract_into>)));
   m.impl("reassemble_patches_mean_backward",
          TORCH_BOX((&dispatch::reassemble_patches_mean_backward<Queue, backend::mean_backward_into>)));
 }

@@ -46,7 +46,8 @@ Tensor reassemble_patches_adjoint(const Tensor& image, const Tensor& positions, 
   return patches;
 }
 
-// into(context, grad_image, weight_sum, eps, image, grad_sum, grad_weight_sum)
+// into(context, grad_image, weight_sum, eps, image, grad_sum, grad_weight_sum), grad_weight_sum: null where there is no
+//      image
 template <typename Context, auto into>
 std::tuple<Tensor, Tensor> reassemble_patches_mean_backward(const Tensor& grad_image, const Tensor& weight_sum,
                                                             double eps, const MaybeTensor& image) {
@@ -54,8 +55,21 @@ std::tuple<Tensor, Tensor> reassemble_patches_mean_backward(const Tensor& grad_i
   const Context context(grad_image);
   Tensor grad_sum = context.output(grad_image, grad_image.sizes(), Shape());
   Tensor grad_weight_sum = context.output(weight_sum, image ? weight_sum.sizes() : Shape{0}, Shape());
-  into(context, grad_image, weight_sum, eps, image, grad_sum, grad_weight_sum);
+  into(context, grad_image, weight_sum, eps, image, grad_sum, image ? &grad_weight_sum : nullptr);
   return {std::move(grad_sum), std::move(grad_weight_sum)};
+}
+
+// mean_into: as that of reassemble_patches_mean_backward; into: as that of extract_patches
+template <typename Context, auto mean_into, auto into>
+Tensor reassemble_patches_backward(const Tensor& grad_image, const Tensor& positions, const Tensor& weights,
+                                   const Tensor& weight_sum, double eps, const MaybeTensor& order) {
+  check_reassemble_patches_backward_inputs(grad_image, positions, weights, weight_sum, eps);
+  const Context context(grad_image);
+  Tensor grad_sum = context.output(grad_image, grad_image.sizes(), Shape());
+  mean_into(context, grad_image, weight_sum, eps, std::nullopt, grad_sum, nullptr);
+  Tensor grad_patches = context.output(grad_image, leading(positions, 1), trailing(weights));
+  into(context, "reassemble_patches_backward", grad_sum, positions, order, weights, grad_patches);
+  return grad_patches;
 }
 
 }  // namespace ptycho::dispatch

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The schemas of reassemble_patches and its adjoint; library.cpp states what they have in common.
+// The schemas of reassemble_patches, its adjoint and its backward pass; library.cpp states what they have in common.
 #pragma once
 
 namespace ptycho {
@@ -13,6 +13,9 @@ inline constexpr const char* reassemble_patches_schemas[] = {
     // grad_weight_sum is empty where there is no image.
     "reassemble_patches_mean_backward(Tensor grad_image, Tensor weight_sum, float eps, Tensor? image=None)"
     " -> (Tensor grad_sum, Tensor grad_weight_sum)",
+    // Of the mean by the patches alone.
+    "reassemble_patches_backward(Tensor grad_image, Tensor positions, Tensor weights, Tensor weight_sum, float eps,"
+    " Tensor? order=None) -> Tensor",
 };
 
 }  // namespace ptycho

@@ -42,13 +42,15 @@ void for_each_chunk(int64_t count, int64_t chunk, const Start& start) {
   });
 }
 
-// Memory of one thread on a cache line's boundary, uninitialised.
+// Memory of one thread on a cache line's boundary, uninitialised: a little of it where the object is, which is a stack,
+// so that small work asks for none.
 template <typename T>
 class Workspace {
  public:
   explicit Workspace(int64_t count = 0) {
     if (count > 0) reserve(count);
   }
+  Workspace(const Workspace&) = delete;
   T* data() const { return data_; }
   T* zeros(int64_t count) {
     reserve(count);
@@ -58,17 +60,21 @@ class Workspace {
 
  private:
   static constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  static constexpr int64_t kFew = 4096 / static_cast<int64_t>(sizeof(T));
 
   void reserve(int64_t count) {
     if (count <= size_) return;
-    memory_ = std::make_unique_for_overwrite<T[]>(count + kLine);
     size_ = count;
+    data_ = few_;
+    if (count <= kFew) return;
+    memory_ = std::make_unique_for_overwrite<T[]>(count + kLine);
     const auto past = reinterpret_cast<uintptr_t>(memory_.get()) % 64;
     data_ = memory_.get() + (past ? (64 - past) / sizeof(T) : 0);
   }
   std::unique_ptr<T[]> memory_;
   int64_t size_ = 0;
   T* data_ = nullptr;
+  alignas(64) T few_[kFew];
 };
 
 }  // namespace ptycho::cpu
