@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Every example in a docstring of the library runs and prints what it says."""
+"""Every example in a docstring of the library runs and prints the documented output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def modules() -> list[str]:
-    """Names of all modules of both packages."""
+    """Return the names of all modules of both packages."""
     names = []
     for base in (ROOT, ROOT / "python"):
         for package in ("ptycho_ext", "ptychopinn"):
@@ -30,7 +30,7 @@ def test_examples_run(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-def test_there_are_modules_and_examples() -> None:
+def test_modules_and_examples_are_found() -> None:
     assert {"ptycho_ext.ops.extract", "ptychopinn", "ptychopinn.scan"} <= set(modules())
     finder = doctest.DocTestFinder(exclude_empty=True)
     found = finder.find(importlib.import_module("ptychopinn.scan"))

@@ -80,7 +80,7 @@ def test_group_size_and_modes_are_free_with_one_set_of_weights(name: str, size: 
 
 
 @EACH
-def test_the_largest_patterns(name: str) -> None:
+def test_largest_patterns_are_accepted(name: str) -> None:
     probe = torch.from_numpy(defocused(256, 1)) * 1e3
     generator = build_generator(name, 256, {**SMALL.get(name, {}), **({"steps": 1} if name == "unrolled" else {})})
     with torch.no_grad():

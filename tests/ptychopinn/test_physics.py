@@ -63,7 +63,7 @@ def measured(scan: Scan) -> Tensor:
 # Propagation.
 
 
-def test_counts_behind_an_empty_object_are_the_probes_photons() -> None:
+def test_counts_without_an_object_are_the_photons_of_the_probe() -> None:
     probe = torch.from_numpy(defocused(32, modes=3)) * 100.0  # 1e4 photons in the sum of all modes
     pattern = diffract(torch.ones(32, 32, dtype=torch.complex64), probe)
     assert pattern.sum().item() == pytest.approx(1e4, rel=1e-5)

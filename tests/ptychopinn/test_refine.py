@@ -46,7 +46,7 @@ def true_start(scan: Scan) -> Reconstruction:
 
 
 @pytest.mark.parametrize("engine", ["lbfgs", "pie"])
-def test_from_scratch_with_a_wrong_probe(engine: str) -> None:
+def test_refinement_from_scratch_corrects_a_wrong_probe(engine: str) -> None:
     scan = with_wrong_probe(small_scan())
     config = dataclasses.replace(QUICK, engine=engine, iterations=40)
     figures = evaluate(refine(scan, None, config), scan)
@@ -56,7 +56,7 @@ def test_from_scratch_with_a_wrong_probe(engine: str) -> None:
 
 @pytest.mark.parametrize("loss", ["poisson", "amplitude"])
 @pytest.mark.parametrize("engine", ["lbfgs", "pie"])
-def test_the_truth_is_a_fixed_point(engine: str, loss: str) -> None:
+def test_truth_is_a_fixed_point(engine: str, loss: str) -> None:
     scan = small_scan(photons=1e9)
     state = refine(scan, true_start(scan), dataclasses.replace(QUICK, engine=engine, loss=loss, iterations=1))
     assert scan.truth is not None
@@ -83,7 +83,7 @@ def test_a_refinement_continues_from_a_result() -> None:
     assert values[0] <= 1.01 * once.refinement.deviance[-1]
 
 
-def test_a_fractional_origin_of_the_initial_object() -> None:
+def test_fractional_origin_of_the_initial_object_is_used() -> None:
     scan = small_scan()
     truth = torch.from_numpy(true_start(scan).object)
     moved = translate_images(truth, torch.tensor([-0.4, 0.3]), mode="fourier").numpy()
@@ -157,7 +157,7 @@ def test_the_deviance_excludes_regularisers() -> None:
     assert found.refinement.deviance[-1] == pytest.approx(found.residuals.mean(), rel=1e-3)
 
 
-def test_an_interrupt_of_the_split_half_keeps_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_of_the_split_half_keeps_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     scan = small_scan(patterns=100)
     original = workflow._Refinement.iterate
     calls = []
@@ -176,12 +176,12 @@ def test_an_interrupt_of_the_split_half_keeps_the_result(monkeypatch: pytest.Mon
 
 def test_an_interrupted_refinement_returns_its_state_and_can_be_resumed(tmp_path: Path) -> None:
     scan = small_scan(patterns=49)
-    seen: list[int] = []
+    passes: list[int] = []
 
     def stop(progress: Progress) -> None:
-        seen.append(progress.passes)
+        passes.append(progress.passes)
         progress.save(tmp_path / "cut.ckpt")
-        if progress.passes == 6 and len(seen) == 3:
+        if progress.passes == 6 and len(passes) == 3:
             raise KeyboardInterrupt
 
     found = refine(scan, None, QUICK, progress=stop, every=2)
@@ -262,7 +262,7 @@ def test_smoothness_lowers_the_gradient() -> None:
     assert steps[1] < 0.8 * steps[0]
 
 
-def test_the_stopping_rule() -> None:
+def test_stopping_rule_ends_a_converged_refinement() -> None:
     scan = small_scan()
     found = refine(scan, None, RefineConfig(iterations=1000, split_half=False, tolerance=0.02))
     assert found.refinement.passes < 100
@@ -380,7 +380,7 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     assert np.linalg.norm((one.object - two.object)[covered]) < 0.02 * np.linalg.norm(one.object[covered])
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refine_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scan, out = tmp_path / "scan.npz", tmp_path / "refined.h5"
     small_scan(patterns=196).save(scan)
     quick = ["--iterations", "12", "--device", "cpu"]
