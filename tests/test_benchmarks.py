@@ -126,7 +126,7 @@ def gpu() -> ModuleType:
 
 
 def test_gpu_script_measures_and_writes_tables(tmp_path: Path) -> None:
-    """Run all code on the CPU, where the times are not those of a GPU."""
+    """Run all code on the CPU; its times are not those of a GPU."""
     arguments = ["--repeats", "2", "--case", "tiny", "--device", "cpu", "--backend", "eager", "--out", tmp_path]
     subprocess.run([sys.executable, FOLDER / "gpu.py", *arguments], capture_output=True, text=True, check=True)
     with (tmp_path / "cpu.csv").open() as sheet:
@@ -156,7 +156,7 @@ def test_gpu_script_measures_and_writes_tables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
-def test_bytes_that_an_operator_moves(gpu: ModuleType, dtype: torch.dtype) -> None:
+def test_bytes_moved_by_an_operator(gpu: ModuleType, dtype: torch.dtype) -> None:
     problem = gpu.make_problem(gpu.CASES["tiny"], dtype)
     stack, canvas = 12 * 8 * 8 * dtype.itemsize, 24 * 24 * dtype.itemsize
     moved = {name: op.bytes(problem) for name, op in gpu.OPS.items()}
@@ -195,7 +195,7 @@ def test_failing_method_is_reported_and_not_timed(gpu: ModuleType, monkeypatch: 
     assert row["note"] in gpu.format_row(row)
 
 
-def test_rows_of_the_gpu_script_are_written_as_they_are_measured(gpu: ModuleType, tmp_path: Path) -> None:
+def test_gpu_script_writes_each_row_when_it_is_measured(gpu: ModuleType, tmp_path: Path) -> None:
     table = gpu.Table(tmp_path, gpu.Device("cpu"))
     for lines in (2, 3):
         table.add({"case": "some", "op": "extract", "dtype": "float32", "way": "host, public", "us": 1.0})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Every example in a docstring of the library runs and prints what it says."""
+"""Every example in a docstring of the library runs and prints the documented output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORMER = "ptychopinn.compat.ptychodus"
 
 
 def modules() -> list[str]:
-    """Names of all modules of all packages."""
+    """Return the names of all modules of all packages."""
     names = []
     for base in (ROOT, ROOT / "python", ROOT / "integrations" / "ptychodus" / "src"):
         for package in ("ptycho_ext", "ptychopinn", "ptycho_torch", "ptychopinn_ptychodus"):
@@ -34,7 +34,7 @@ def test_examples_run(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-def test_there_are_modules_and_examples() -> None:
+def test_modules_and_examples_are_found() -> None:
     assert {"ptycho_ext.ops.extract", "ptychopinn", "ptychopinn.scan", "ptycho_torch.model"} <= set(modules())
     finder = doctest.DocTestFinder(exclude_empty=True)
     found = finder.find(importlib.import_module("ptychopinn.scan"))

@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 def bench() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
-        patch.delitem(GENERATORS, "level", raising=False)  # entered by every import
+        patch.delitem(GENERATORS, "level", raising=False)  # registered by every import
         patch.delitem(sys.modules, "memory", raising=False)
         import memory
 
@@ -50,7 +50,7 @@ def test_peak_includes_the_process_and_its_workers(bench: ModuleType, tmp_path: 
         while watch.figures()["workers_gb"] < 0.3 and time.monotonic() < until:
             time.sleep(0.05)
         child.communicate(b"\n")
-    # A child that has not begun its program yet counts as large as this process.
+    # Before it starts its program, a child has the size of this process.
     assert watch.figures()["workers_gb"] > 0.3 and watch.figures()["peak_gb"] > 0.1
     found = bench.peak("pass", 0.001, 0, tmp_path, 1.0)
     assert found["what"] == "pass" and found["used"] == found["patterns"] >= 24

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Metadata are for people: no code reads a key of them. What code needs is a field (docs/architecture.md).
+"""No code reads a key of metadata, which are for people; values for code are fields (docs/architecture.md).
 
-Read from the source: an expression that is called `metadata`, or ends in `.metadata`, must not be asked for a key that
-is written out. Writing a note is allowed. Where JSON becomes fields and back, the object is called something else.
+The check reads the source: no literal key may be read from an expression that is `metadata` or ends in `.metadata`.
+Writing a key is allowed. Code that converts between JSON and fields has another name for the object.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def is_key(node: ast.expr) -> bool:
 
 
 def keys_read(source: str) -> Iterator[str]:
-    """One sentence for every key of metadata that a source reads."""
+    """Yield one sentence for every key of metadata that a source reads."""
     for node in ast.walk(ast.parse(source)):
         owner = key = None
         if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Store):
@@ -62,7 +62,7 @@ def test_no_code_reads_a_key_of_metadata(path: Path) -> None:
         'del metadata["geometry"]',
     ],
 )
-def test_checker_sees_a_key_that_is_read(source: str) -> None:
+def test_key_that_is_read_is_reported(source: str) -> None:
     assert len(list(keys_read(source))) == 1
 
 
@@ -76,5 +76,5 @@ def test_checker_sees_a_key_that_is_read(source: str) -> None:
         'record["geometry"]',
     ],
 )
-def test_checker_lets_the_others_pass(source: str) -> None:
+def test_other_uses_of_metadata_are_not_reported(source: str) -> None:
     assert list(keys_read(source)) == []

@@ -47,7 +47,7 @@ def test_row_has_the_orientation_that_corrects_the_error(bench: ModuleType) -> N
     assert found["right"] == (found["mends"] in (found["best"], found["twin"]))
 
 
-def test_the_summary_counts_each_kind_of_answer(bench: ModuleType) -> None:
+def test_summary_counts_each_kind_of_answer(bench: ModuleType) -> None:
     rows = [
         row("wrong"), row("wrong", right=False), row("wrong", twin="swap", mends="rotate_180", refused=False),
         row("right", refused=False), row("right", right=False), row("none", sure=False, refused=False, margin=1.0),

@@ -33,9 +33,9 @@ def row(engine: str, seconds: float, frc: float, rate: int = 1000) -> dict[str, 
 
 
 def test_time_is_that_of_the_first_state_above_the_level(bench: ModuleType) -> None:
-    course = [row("scratch", 1, 0.5), row("scratch", 2, 0.92), row("scratch", 3, 0.91)]
-    assert bench.time_to(course, 0.9) == 2
-    assert bench.time_to(course, 0.95) is None
+    states = [row("scratch", 1, 0.5), row("scratch", 2, 0.92), row("scratch", 3, 0.91)]
+    assert bench.time_to(states, 0.9) == 2
+    assert bench.time_to(states, 0.95) is None
 
 
 def test_verdicts_compare_at_the_level_of_the_peer(bench: ModuleType) -> None:
@@ -63,8 +63,8 @@ def test_remaining_position_error_has_no_affine_part(bench: ModuleType) -> None:
 def test_cases_write_their_tables(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scans = sys.modules["scans"]
     monkeypatch.setattr(bench, "scan_of", lambda seed, **options: scans.default_scan(side=9, **options))
-    quick = bench.ours
-    monkeypatch.setattr(bench, "ours", lambda *a, **o: quick(*a, **{**o, "iterations": 4, "find_defocus": False}))
+    run = bench.ours
+    monkeypatch.setattr(bench, "ours", lambda *a, **o: run(*a, **{**o, "iterations": 4, "find_defocus": False}))
     monkeypatch.setattr(sys, "argv", ["refine.py", "closed", "positions", "--threads", "1"])
     bench.main()
     with (tmp_path / "positions.csv").open() as file:

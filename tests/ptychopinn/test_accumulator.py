@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The weighted average of patches is the operator's, wherever the sums lie and in whatever parts patches are added.
+"""The weighted average of patches equals the operator's, in every store and for patches added in any parts.
 
 Patches are not square, positions fractional and partly negative; there is a gap in the scan, and a patch of it whose
 weights are below the threshold.
@@ -42,8 +42,8 @@ def positions() -> Tensor:
     generator = np.random.default_rng(1)
     y, x = np.meshgrid(np.arange(8) * 5.3 - 20, np.arange(6) * 6.1 + 3, indexing="ij")
     points = np.stack([y, x], -1).reshape(-1, 2) + generator.uniform(-1, 1, (48, 2))
-    points[40:, 0] += 17  # the last row and a bit lie behind a gap
-    points[47] += 30  # and one patch by itself
+    points[40:, 0] += 17  # a gap before the last positions
+    points[47] += 30  # one patch without neighbours
     return torch.from_numpy(points)
 
 
@@ -81,7 +81,7 @@ def backwards(patches: Tensor, positions: Tensor, weights: Tensor, canvas: Canva
 def on_disk(
     patches: Tensor, positions: Tensor, weights: Tensor, canvas: CanvasGeometry, folder: Path, **_: object
 ) -> Accumulator:
-    """In bands, the present mean read in between."""
+    """Add patches in bands, and read the mean after each."""
     average = Accumulator(canvas, DiskStore(folder, canvas.shape, BAND))
     bands = (canvas.to_canvas(positions)[:, 0] // BAND).long()
     for band in bands.unique():
@@ -99,7 +99,7 @@ def over_two_processes(
     monkeypatch: pytest.MonkeyPatch,
     **_: object,
 ) -> Accumulator:
-    """Without the processes: what is summed over them is a second store. Two real ones: test_distributed.py."""
+    """Replace the second process with a second store; test_distributed.py runs two processes."""
     averages = []
     for part in (slice(0, None, 2), slice(1, None, 2)):
         averages.append(Accumulator(canvas, SharedStore(canvas.shape, patches.dtype)))
@@ -132,7 +132,7 @@ def route(
     return run
 
 
-def test_every_store_has_the_mean_of_the_operator(
+def test_every_store_gives_the_mean_of_the_operator(
     route: Callable[..., Accumulator], patches: Tensor, positions: Tensor, weights: Tensor, canvas: CanvasGeometry
 ) -> None:
     average = route(patches, positions, weights)
@@ -149,7 +149,7 @@ def test_every_store_has_the_mean_of_the_operator(
     assert not got.image[uncovered].any() and not got.square[uncovered].any() and got.image[~uncovered].all()
 
 
-def test_sums_made_at_once_have_the_bits_of_the_operator(
+def test_sums_in_one_call_equal_the_operator_bitwise(
     patches: Tensor, positions: Tensor, weights: Tensor, canvas: CanvasGeometry
 ) -> None:
     image, total = reassemble_patches(patches, canvas.to_canvas(positions), canvas.shape, weights)
@@ -157,35 +157,35 @@ def test_sums_made_at_once_have_the_bits_of_the_operator(
     assert torch.equal(got.image, image) and torch.equal(got.weights, total)
 
 
-def test_the_threshold_is_the_default_of_the_operator() -> None:
+def test_threshold_is_the_default_of_the_operator() -> None:
     assert inspect.signature(reassemble_patches).parameters["eps"].default == THRESHOLD
 
 
-def test_a_box_is_that_part_of_the_mean(
+def test_mean_of_a_box_is_part_of_the_full_mean(
     route: Callable[..., Accumulator], patches: Tensor, positions: Tensor, weights: Tensor
 ) -> None:
     average = route(patches, positions, weights)
-    whole, box = average.mean(), (slice(7, 31), slice(2, 29))
-    got, expected = average.mean(box), whole.part(box)
-    assert torch.equal(expected.image, whole.image[7:31, 2:29])
-    (top, left) = whole.geometry.origin
+    full, box = average.mean(), (slice(7, 31), slice(2, 29))
+    got, expected = average.mean(box), full.part(box)
+    assert torch.equal(expected.image, full.image[7:31, 2:29])
+    (top, left) = full.geometry.origin
     assert got.geometry == expected.geometry == CanvasGeometry((top + 7, left + 2), (24, 27))
     for name in ("image", "weights", "square"):
         assert torch.equal(getattr(got, name), getattr(expected, name)), name
 
 
-def test_a_weight_that_is_not_a_number_corrupts_only_its_pixels(
+def test_nan_weight_affects_only_its_pixels(
     route: Callable[..., Accumulator], patches: Tensor, positions: Tensor, weights: Tensor
 ) -> None:
-    whole = route(patches, positions, weights).mean()
+    full = route(patches, positions, weights).mean()
     weights[9, 4, 5] = torch.nan
     got = route(patches, positions, weights).mean()
     corrupt = got.image.isnan()
     assert 1 <= corrupt.sum() <= 4 and torch.equal(corrupt, got.weights.isnan())
-    torch.testing.assert_close(got.image[~corrupt], whole.image[~corrupt], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got.image[~corrupt], full.image[~corrupt], rtol=1e-5, atol=1e-5)
 
 
-def test_the_mean_is_up_to_date_after_every_addition(patches: Tensor, positions: Tensor, weights: Tensor) -> None:
+def test_mean_is_current_after_every_addition(patches: Tensor, positions: Tensor, weights: Tensor) -> None:
     geometry = CanvasGeometry.from_positions(positions, SIZE)
     average = Accumulator(geometry, MemoryStore(geometry.shape, torch.complex64))
     assert not average.mean().image.any()
@@ -199,7 +199,7 @@ def test_the_mean_is_up_to_date_after_every_addition(patches: Tensor, positions:
 
 
 @pytest.mark.parametrize("shift", [(-0.5, 0), (0, -1), (0.5, 0), (0, 2)])
-def test_patches_outside_of_the_canvas_are_refused(shift: tuple[float, float]) -> None:
+def test_patches_outside_the_canvas_are_refused(shift: tuple[float, float]) -> None:
     average = Accumulator(CanvasGeometry((5, -7), SIZE), MemoryStore(SIZE, torch.complex64))
     at, patch = torch.tensor([[5.0, -7.0]], dtype=torch.float64), torch.ones(1, *SIZE, dtype=torch.complex64)
     average.add(patch, at, torch.ones(SIZE))
@@ -216,7 +216,7 @@ def test_boxes_on_disk_go_from_top_to_bottom(tmp_path: Path, patches: Tensor, po
         average.add(patches[:1], positions[:1], torch.ones(SIZE))
 
 
-# The same groups of a scan by every way to stitch them.
+# All ways to stitch the groups of a scan.
 
 
 def groups_of_a_scan() -> tuple[GroupDataset, Tensor, Tensor, Tensor]:
@@ -259,7 +259,7 @@ def stitched_as_a_shard(folder: Path, synchronise: bool) -> Stitched:
 
 @pytest.mark.parametrize("synchronise", [True, False])
 @pytest.mark.parametrize("way", [stitched_in_memory, stitched_on_disk, stitched_as_a_shard])
-def test_every_way_to_stitch_gives_the_same_image(
+def test_all_ways_to_stitch_give_the_same_image(
     tmp_path: Path, way: Callable[[Path, bool], Stitched], synchronise: bool
 ) -> None:
     got = way(tmp_path, synchronise)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a user can get wrong, command by command: one line that says what and where, exit code 2, and nothing written.
+"""Errors of the user, for each command: one line with the fault and its location, exit code 2, and no file written.
 
 Each row is a mistake, the command lines it is made with, and what the line must say. The commands run in this process,
-where the log goes to pytest, so that standard error holds the complaint alone.
+where the log goes to pytest, so that standard error has the error message only.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ WITH_SCAN = {
 
 
 def refused(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line with which a command refuses; fails if it does anything else or leaves anything behind."""
+    """Return the one line of error of a command; fail if it succeeds, prints more or writes a file."""
     before = sorted(Path.cwd().rglob("*"))
     try:
         code = main(arguments)
@@ -140,7 +140,9 @@ def refused(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> s
 
 @pytest.mark.parametrize("command", WITH_SCAN)
 @pytest.mark.parametrize("mistake", SCANS)
-def test_scan_files(work: Path, good: Path, capsys: pytest.CaptureFixture[str], mistake: str, command: str) -> None:
+def test_bad_scan_file_is_refused(
+    work: Path, good: Path, capsys: pytest.CaptureFixture[str], mistake: str, command: str
+) -> None:
     write, phrases = SCANS[mistake]
     write(good, work / "bad.npz")
     line = refused(WITH_SCAN[command], capsys)
@@ -150,7 +152,7 @@ def test_scan_files(work: Path, good: Path, capsys: pytest.CaptureFixture[str], 
 
 
 @pytest.mark.parametrize("command", WITH_SCAN)
-def test_unknown_suffix(work: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_unknown_suffix_is_refused(work: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     (work / "bad.tif").write_bytes(b"II*\0")
     arguments = tuple(argument.replace("bad.npz", "bad.tif") for argument in WITH_SCAN[command])
     assert "bad.tif: expected a scan in one of the formats npz, ptychodus" in refused(arguments, capsys)
@@ -165,7 +167,7 @@ RECONSTRUCTIONS = {
 
 @pytest.mark.parametrize("arguments", [("evaluate", "bad.h5", "scan.npz"), ("plot", "bad.h5")], ids=lambda row: row[0])
 @pytest.mark.parametrize("mistake", RECONSTRUCTIONS)
-def test_reconstruction_files(
+def test_bad_reconstruction_file_is_refused(
     work: Path, good: Path, capsys: pytest.CaptureFixture[str], mistake: str, arguments: tuple[str, ...]
 ) -> None:
     write, phrase = RECONSTRUCTIONS[mistake]
@@ -173,12 +175,12 @@ def test_reconstruction_files(
     assert phrase in refused(arguments, capsys)
 
 
-def test_a_scan_for_a_reconstruction(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scan_in_place_of_a_reconstruction_is_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(("evaluate", "scan.npz", "scan.npz"), capsys)
     assert "scan.npz: key 'schema_version' is missing" in line
 
 
-def test_no_truth(work: Path, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_truth_is_reported(work: Path, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
     without("objectGuess")(good, work / "bad.npz")
     assert "truth" in refused(("evaluate", "recon.h5", "bad.npz", "--out", "out.json"), capsys)
 
@@ -235,11 +237,13 @@ OPTIONS = [
 @pytest.mark.parametrize(
     ("arguments", "phrase"), OPTIONS, ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
 )
-def test_options(work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], phrase: str) -> None:
+def test_wrong_option_is_refused(
+    work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], phrase: str
+) -> None:
     assert phrase in refused(arguments, capsys)
 
 
-#: Command lines whose files are all there, and the places in them where one may be missing.
+#: Command lines whose files exist, and the indices of the arguments that are files to read.
 PATHS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "inspect": (("inspect", "scan.npz", "--no-orientation"), (1,)),
     "convert": (("convert", "scan.npz", "out.cxi"), (1,)),
@@ -260,12 +264,12 @@ OF_A_FORMAT = {"--positions": "patterns.npy", "--partner": "diffraction.h5"}
 
 
 def with_absent_file() -> list[tuple[str, ...]]:
-    """Every command line of PATHS with one of its files missing, and with each option that reads a missing file."""
+    """Return every command line of PATHS with one missing file, and with each option that reads a missing file."""
     parser, commands = app._parser(app._COMMANDS)
     assert set(PATHS) == set(commands)
     found = []
-    for name, (arguments, places) in PATHS.items():
-        found += [(*arguments[:k], f"absent{Path(arguments[k]).suffix}", *arguments[k + 1 :]) for k in places]
+    for name, (arguments, indices) in PATHS.items():
+        found += [(*arguments[:k], f"absent{Path(arguments[k]).suffix}", *arguments[k + 1 :]) for k in indices]
         for action in parser._subcommands_action._name_parser_map[name]._actions:
             option = action.option_strings[-1] if action.option_strings else ""
             if action.metavar in READ and (name, option) != ("inspect", "--mask"):
@@ -276,13 +280,13 @@ def with_absent_file() -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("arguments", with_absent_file(), ids=" ".join)
-def test_a_file_that_does_not_exist(work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+def test_missing_file_is_reported(work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     (name,) = (argument for argument in arguments if argument.startswith("absent"))
     line = refused(arguments, capsys)
     assert line.startswith(f"ptychopinn {arguments[0]}: {name}: not found"), line
 
 
-def test_a_similar_name_is_suggested(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_similar_name_is_suggested(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "scam.npz: not found; did you mean scan.npz?" in refused(("plot", "scam.npz"), capsys)
     assert "data/scan.npz: not found, nor is its folder data" in refused(("plot", "data/scan.npz"), capsys)
     for command in ("train", "refine"):
@@ -300,7 +304,7 @@ def test_a_similar_name_is_suggested(work: Path, capsys: pytest.CaptureFixture[s
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_an_earlier_result_is_kept(
+def test_earlier_result_is_kept(
     work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], earlier: str
 ) -> None:
     path = work / earlier
@@ -311,14 +315,14 @@ def test_an_earlier_result_is_kept(
     assert path.read_text() == "earlier"
 
 
-def test_a_damaged_bundle(work: Path, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_bundle_is_refused(work: Path, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with zipfile.ZipFile(work / "bad.zip", "w") as archive:
         archive.writestr("manifest.json", "{}")
     line = refused(("reconstruct", "bad.zip", "scan.npz", "--out", "out.h5"), capsys)
     assert "bad.zip: config.json: expected a bundle with this member, found only manifest.json" in line
 
 
-def test_patterns_of_another_size(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_patterns_of_another_size_are_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     simulate("dead_leaves", patterns=9, size=48, photons=1e4).save("other.npz")
     line = refused(("reconstruct", "run", "other.npz", "--out", "out.h5"), capsys)
     assert "patterns must be 32 x 32 pixels as in the model's training, got 48 x 48" in line

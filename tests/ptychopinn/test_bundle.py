@@ -31,7 +31,7 @@ MEMBERS = ["manifest.json", "config.json", "weights.safetensors"]
 
 @pytest.fixture(scope="module")
 def model() -> PtychoModel:
-    """A model with no parameter at its initial value."""
+    """Return a model whose parameters all differ from their initial values."""
     torch.manual_seed(5)
     model = build_model(CONFIG, 32, 1)
     with torch.no_grad():
@@ -61,7 +61,7 @@ def manifest_with(source: Path, **changes: object) -> dict[str, bytes | None]:
         return {"manifest.json": json.dumps(json.loads(archive.read("manifest.json")) | changes).encode()}
 
 
-def test_another_process_predicts_the_same_bits(model: PtychoModel, intact: Path, tmp_path: Path) -> None:
+def test_predictions_of_another_process_are_bitwise_equal(model: PtychoModel, intact: Path, tmp_path: Path) -> None:
     path = tmp_path / "scan.npz"
     simulate("dead_leaves", patterns=16, size=32, photons=1e5, seed=2).save(path)
     code = (
@@ -82,13 +82,13 @@ def test_another_process_predicts_the_same_bits(model: PtychoModel, intact: Path
     assert other.stdout.strip() == expected
 
 
-def test_file_or_folder(intact: Path) -> None:
+def test_bundle_is_loaded_by_file_or_folder(intact: Path) -> None:
     (a, config), (b, _) = load_bundle(intact), load_bundle(str(intact.parent))
     assert config == CONFIG and not a.training
     assert all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
 
 
-def test_members_and_manifest(intact: Path) -> None:
+def test_bundle_has_the_documented_members_and_manifest(intact: Path) -> None:
     with zipfile.ZipFile(intact) as archive:
         assert archive.namelist() == MEMBERS
         manifest = json.loads(archive.read("manifest.json"))
@@ -98,7 +98,7 @@ def test_members_and_manifest(intact: Path) -> None:
     assert manifest["info"] == {"scan": "a", "epochs": 3}
 
 
-def test_a_bundle_is_saved_atomically(model: PtychoModel, tmp_path: Path) -> None:
+def test_bundle_is_saved_atomically(model: PtychoModel, tmp_path: Path) -> None:
     path = save_bundle(model, CONFIG, tmp_path / "new" / "model.zip")
     before = path.read_bytes()
     with pytest.raises(TypeError, match="not JSON serializable"):
@@ -122,7 +122,7 @@ def _torch_saved() -> bytes:
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_a_missing_member(intact: Path, tmp_path: Path, member: str) -> None:
+def test_missing_member_is_reported(intact: Path, tmp_path: Path, member: str) -> None:
     path = rewrite(intact, tmp_path / "b.zip", {member: None})
     with pytest.raises(InputError, match=rf"b\.zip: {member}: expected a bundle with this member, found only "):
         load_bundle(path)
@@ -132,7 +132,7 @@ def test_a_missing_member(intact: Path, tmp_path: Path, member: str) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\x00\xff\xfe", _pickled(), _torch_saved()], ids=["empty", "bytes", "pickle", "torch"]
 )
-def test_other_data_in_place_of_a_member(
+def test_invalid_member_is_reported(
     intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, member: str, data: bytes
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -152,14 +152,14 @@ def test_other_data_in_place_of_a_member(
         ({"modes": -1}, "expected an integer from 1 under 'modes', found -1"),
     ],
 )
-def test_a_wrong_manifest(intact: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_wrong_manifest_is_reported(intact: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
     path = rewrite(intact, tmp_path / "b.zip", manifest_with(intact, **changes))
     with pytest.raises(InputError, match=rf"b\.zip: manifest\.json: {message}"):
         load_bundle(path)
 
 
 @pytest.mark.parametrize("changes", [{"patch_size": 64}, {"modes": 2}])
-def test_weights_of_another_scan(intact: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+def test_weights_of_another_size_are_refused(intact: Path, tmp_path: Path, changes: dict[str, object]) -> None:
     path = rewrite(intact, tmp_path / "b.zip", manifest_with(intact, **changes))
     with pytest.raises(InputError, match=r"weights\.safetensors: expected the weights of this .*, found size mismatch"):
         load_bundle(path)
@@ -175,7 +175,7 @@ def test_weights_of_another_scan(intact: Path, tmp_path: Path, changes: dict[str
         ({"colour": 1}, "config.json", "model has no 'colour'"),
     ],
 )
-def test_a_wrong_configuration(
+def test_wrong_configuration_is_reported(
     intact: Path, tmp_path: Path, settings: dict[str, object], member: str, message: str
 ) -> None:
     path = rewrite(intact, tmp_path / "b.zip", {"config.json": json.dumps({"model": settings}).encode()})
@@ -183,14 +183,14 @@ def test_a_wrong_configuration(
         load_bundle(path)
 
 
-def test_a_manifest_for_another_patch_size_names_the_file(intact: Path, tmp_path: Path) -> None:
+def test_unsupported_patch_size_is_reported_with_the_file(intact: Path, tmp_path: Path) -> None:
     path = rewrite(intact, tmp_path / "b.zip", manifest_with(intact, patch_size=40))
     with pytest.raises(InputError, match=r"b\.zip: .*patterns of 32 to 256 pixels in multiples of .*, got 40"):
         load_bundle(path)
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "half", "flipped"])
-def test_a_damaged_file(intact: Path, tmp_path: Path, damage: str) -> None:
+def test_damaged_file_is_reported(intact: Path, tmp_path: Path, damage: str) -> None:
     data = intact.read_bytes()
     middle = len(data) // 2
     damaged = {
@@ -206,13 +206,13 @@ def test_a_damaged_file(intact: Path, tmp_path: Path, damage: str) -> None:
         load_bundle(path)
 
 
-def test_a_missing_bundle(tmp_path: Path) -> None:
+def test_missing_bundle_is_reported(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(InputError, match=r"expected a trained model \(a run's folder or its wts\.h5\.zip\)"):
             load_bundle(path)
 
 
-def test_other_members_are_never_unpacked(intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_members_are_never_unpacked(intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
     monkeypatch.chdir(inner)
@@ -222,7 +222,7 @@ def test_other_members_are_never_unpacked(intact: Path, tmp_path: Path, monkeypa
     assert list(inner.iterdir()) == [path] and list(tmp_path.iterdir()) == [inner]
 
 
-def test_a_member_that_is_too_large(intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oversized_member_is_refused(intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ptychopinn.persistence.archive._MAX_BYTES", 1500)
     with pytest.raises(InputError, match=r"weights\.safetensors: expected at most 1500 bytes, found \d+"):
         load_bundle(intact)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Names of modules that earlier documentation gave still work, and say where they are now."""
+"""Former module names of earlier documentation still work, with a warning that gives the new name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_former_names_of_the_initial_estimate(old: str, new: str) -> None:
         ("ptychopinn.data", "ptychopinn.scan", "Scan"),
     ],
 )
-def test_former_names_hand_on(old: str, new: str, name: str) -> None:
+def test_former_modules_forward_their_names(old: str, new: str, name: str) -> None:
     former = importlib.import_module(old)
     with pytest.warns(DeprecationWarning, match=rf"{old}\.{name} is now {new}\.{name}"):
         assert getattr(former, name) is getattr(importlib.import_module(new), name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Findings of an inspection, each with its fault and without it; statistics of known scans; the command."""
+"""Findings of an inspection, with and without each fault; statistics of known scans; the command."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def undecided(scan: Scan) -> Scan:
     return dataclasses.replace(scan, decisions=Decisions(measurement=decision))
 
 
-#: Key of the finding -> fault that is made in a good scan, severity, and words of sentence and advice.
+#: Key of the finding -> fault of a scan, severity, and words of the sentence and the advice.
 FINDINGS: dict[str, tuple[Callable[[Scan], Scan], str, tuple[str, ...]]] = {
     "measurement": (undecided, "warning", ("read as amplitude", "--measurement")),
     "fractional_counts": (with_counts(lambda c: (c * 1.5).astype(np.float32)), "note", ("not integers",)),
@@ -138,7 +138,7 @@ def test_simulated_scans_have_no_findings(sample: str, kind: str) -> None:
         assert inspect_scan(scan, orientation=False).findings == ()
 
 
-def test_the_text_of_a_good_scan(good: Scan) -> None:
+def test_report_of_a_good_scan(good: Scan) -> None:
     found = inspect_scan(good)
     assert found.findings == () and found.orientation is not None and found.orientation.sure
     assert str(found).endswith("no findings")
@@ -158,7 +158,7 @@ def test_faulty_pixels_are_distinguished_and_masked_ones_ignored(good: Scan) -> 
     assert again.patterns.mean_total < found.patterns.mean_total
 
 
-def test_the_gap_between_modules_of_a_detector_is_dead(good: Scan) -> None:
+def test_gap_between_detector_modules_is_dead(good: Scan) -> None:
     found = inspect_scan(put(np.s_[:, :, 13:16], 0)(good), orientation=False)
     assert found.bad_pixels[16, 13:16].all() and not found.bad_pixels[16, 12] and found.patterns.hot == 0
 
@@ -180,7 +180,7 @@ def test_statistics_of_a_known_scan() -> None:
     assert 30 * 6 * 9 < geometry.illuminated < 88 * 109
 
 
-def test_a_probe_across_the_border_of_its_patch() -> None:
+def test_centre_of_a_probe_across_the_border_is_found() -> None:
     scan = simulate("dead_leaves", patterns=9, size=32, photons=1e5, seed=2)
     rolled = dataclasses.replace(scan, probe=np.roll(scan.probe, (0, 13), (1, 2)))
     first, second = (inspect_scan(s, orientation=False).geometry for s in (scan, rolled))
@@ -199,12 +199,12 @@ def test_former_names_of_statistics(good: Scan, part: str, names: tuple[str, ...
     assert not hasattr(statistics, "other")
 
 
-def test_a_single_pattern() -> None:
+def test_single_pattern_is_inspected() -> None:
     found = inspect_scan(simulate("dead_leaves", patterns=1, size=32, photons=1e5))
     assert found.orientation is None and found.problems == 0
 
 
-def test_the_command_writes_the_requested_files(
+def test_command_writes_the_requested_files(
     good: Scan, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

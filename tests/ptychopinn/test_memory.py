@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How much memory this process can take: of the machine, and of the control groups that it is in."""
+"""The memory available to this process: that of the machine, and of its control groups."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def limit(folder: Path, largest: str, used: str = "1000") -> None:
     (folder / "memory.current").write_text(f"{used}\n")
 
 
-def test_without_a_limit_it_is_what_the_machine_has(groups: Path) -> None:
+def test_without_a_limit_the_memory_of_the_machine_counts(groups: Path) -> None:
     assert memory.available_memory() == FREE and memory.physical_memory() == 2 * FREE
     limit(groups / "job", "max")
     assert memory.available_memory() == FREE
 
 
 @pytest.mark.parametrize("where", ["", "job", "job/step"])
-def test_a_limit_of_any_group_around_the_process_counts(groups: Path, where: str) -> None:
+def test_limit_of_any_enclosing_group_counts(groups: Path, where: str) -> None:
     limit(groups / where, "5000")
     assert memory.available_memory() == 4000
     assert memory.fits_in_memory(1000) and not memory.fits_in_memory(1001)
-    limit(groups / where, "500")  # more is used than the limit allows
+    limit(groups / where, "500")  # usage exceeds the limit
     assert memory.available_memory() == 0
 
 
@@ -52,14 +52,14 @@ def test_the_smallest_of_several_limits_counts(groups: Path) -> None:
     assert memory.available_memory() == 2000
 
 
-def test_what_cannot_be_read_is_no_limit(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_limit_is_ignored(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit(groups, "many")
-    (groups / "job" / "memory.max").write_text("5000")  # and nothing about what is used
+    (groups / "job" / "memory.max").write_text("5000")  # without the file of the usage
     assert memory.available_memory() == FREE
     monkeypatch.setattr(memory, "_OWN_GROUP", groups / "absent")
     limit(groups, "5000")
     assert memory.available_memory() == 4000
 
 
-def test_of_this_machine() -> None:
+def test_memory_of_this_machine_is_plausible() -> None:
     assert 0 < memory.available_memory() <= memory.physical_memory()

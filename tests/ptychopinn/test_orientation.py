@@ -70,7 +70,7 @@ def test_patterns_on_disk_give_the_same_report(scan: Scan, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("name", ORIENTATIONS)
-def test_the_extent_in_world_coordinates_is_kept_or_swapped(scan: Scan, name: str) -> None:
+def test_extent_in_world_coordinates_is_kept_or_swapped(scan: Scan, name: str) -> None:
     scan = dataclasses.replace(scan, pixel_size=1e-8, acquisition=Acquisition(2.0, world_origin=(1e-6, -3e-6)))
     order = slice(None, None, -1 if name.startswith("swap") else None)
     before, after = world_positions(scan), world_positions(oriented(scan, name))
@@ -87,30 +87,30 @@ def test_bad_pixels_do_not_affect_the_choice_of_patterns_off_centre(
     bad[20, 9] = True
     counts = np.roll(scan.counts, (3, -2), (1, 2))
     counts[:, bad] = 60000
-    seen = []
+    sampled = []
 
     def record(counts: Tensor, *others: Any) -> Tensor:
-        seen.append(counts)
+        sampled.append(counts)
         return select_trial_patterns(counts, *others)
 
     monkeypatch.setattr("ptychopinn.inspection.trials.select_trial_patterns", record)
     sample = select_sample(dataclasses.replace(scan, counts=counts, bad_pixels=bad))
     assert np.rint(sample.offset).tolist() == [3, -2]
-    np.testing.assert_array_equal(seen[0].numpy(), np.where(bad, 0, counts))
+    np.testing.assert_array_equal(sampled[0].numpy(), np.where(bad, 0, counts))
 
 
 def test_the_same_arguments_give_the_same_report(scan: Scan) -> None:
     assert check_orientation(scan, seed=3) == check_orientation(scan, seed=3)
 
 
-def test_a_poor_estimate_of_the_probe(scan: Scan) -> None:
+def test_orientation_is_found_with_a_poor_probe(scan: Scan) -> None:
     guess = defocused(32, diameter=0.42)
     guess = (guess * np.linalg.norm(scan.probe)).astype(np.complex64)
     report = check_orientation(oriented(dataclasses.replace(scan, probe=guess), "flip_x"))
     assert report.sure and report.best == "flip_x"
 
 
-def test_a_probe_of_another_scale(scan: Scan) -> None:
+def test_scale_of_the_probe_does_not_matter(scan: Scan) -> None:
     scaled = dataclasses.replace(scan, probe=scan.probe * np.float32(1e-3))
     assert check_orientation(oriented(scaled, "swap")).best == "swap"
 
@@ -221,7 +221,7 @@ def test_a_required_orientation_warns_of_patterns_off_centre(scan: Scan, caplog:
     assert "the zero frequency of the patterns is (2." in caplog.text and "expect a phase ramp" in caplog.text
 
 
-def test_margin_twin_and_centre() -> None:
+def test_margin_twin_and_centre_are_reported() -> None:
     better, worse = np.array([1.0, 2.0, 4.0]), np.array([2.0, 5.0, 7.0])
     assert margin(better, worse) == -margin(worse, better) > 0
     assert margin(better, better) == 0

@@ -79,7 +79,7 @@ def test_reconstruction_figures(tmp_path: Path, drawn: dict[str, Figure]) -> Non
     assert phase.get_cmap().name == "viridis" and drawn["phase.png"].axes[0].get_title() == ""
 
 
-def test_a_steep_ramp_is_removed_and_stated(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+def test_steep_ramp_is_removed_and_stated(tmp_path: Path, drawn: dict[str, Figure]) -> None:
     plot_reconstruction(example(ramp=0.3), tmp_path)
     axes = drawn["phase.png"].axes[0]
     assert axes.get_title().endswith(", 0.3) rad/px removed")
@@ -87,7 +87,7 @@ def test_a_steep_ramp_is_removed_and_stated(tmp_path: Path, drawn: dict[str, Fig
     assert shown.max() - shown.min() < 1.2
 
 
-def test_a_wrapped_phase_has_a_cyclic_colour_map(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+def test_wrapped_phase_has_a_cyclic_colour_map(tmp_path: Path, drawn: dict[str, Figure]) -> None:
     phase = np.random.default_rng(0).uniform(-np.pi, np.pi, (40, 50))
     plot_reconstruction(Reconstruction(np.exp(1j * phase), np.ones((40, 50)), (0, 0)), tmp_path)
     shown = drawn["phase.png"].axes[0].images[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Archives of PtychoPINN: recognised in place of a bundle, and no code in them runs unless they are trusted."""
+"""Archives of PtychoPINN: refused in place of a bundle, and converted without running untrusted code."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Geometry, orientation, frame indexes, decisions and the refinement report are fields: in memory, and in every file.
+"""Geometry, orientation, frame indexes, decisions and the refinement report are fields, in memory and in every file.
 
-Files of 0.1 kept them in metadata. Such files are made by hand here, with the keys of that version.
+Files of 0.1 had them in metadata. The tests write such files with the keys of that version.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ N, PATTERNS = 8, 5
 INDEXES = np.array([4, 7, 2, 90, 11])
 ORIGIN = (1.5e-6, -2.5e-6)
 
-#: What 0.1 had in the metadata of a scan.
+#: The metadata of a scan in 0.1.
 FORMER_SCAN: dict[str, Any] = {
     "geometry": {"distance_m": 2.0, "detector_pixel_size_m": 7.5e-5, "world_origin_m": list(ORIGIN)},
     "orientation": "swap_flip_y",
@@ -42,7 +42,7 @@ FORMER_SCAN: dict[str, Any] = {
     "pairing": {"left_out": {"patterns": 2, "positions": 1}, "reason": "scan indexes without a partner"},
     "sample": "a butterfly",
 }
-#: What 0.1 had in the metadata of a refined result.
+#: The metadata of a refined result in 0.1.
 FORMER_RESULT: dict[str, Any] = {
     "scan": "a",
     "patterns": 5,
@@ -105,7 +105,7 @@ def result_of(**changes: Any) -> Reconstruction:
 
 
 def plain(record: ScanRecord | ResultRecord) -> dict[str, Any]:
-    """A record's JSON as a file has it."""
+    """Return the JSON of a record after a round trip through text."""
     read: dict[str, Any] = json.loads(json.dumps(record.to_json(), allow_nan=False))
     return read
 
@@ -113,7 +113,7 @@ def plain(record: ScanRecord | ResultRecord) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "exact"), [("a.npz", True), ("a.cxi", False), ("a.nxs", False), ("a.ptyd", False), ("a", False)]
 )
-def test_fields_of_a_scan_come_back_from_every_format(tmp_path: Path, name: str, exact: bool) -> None:
+def test_every_format_keeps_the_fields_of_a_scan(tmp_path: Path, name: str, exact: bool) -> None:
     scan = scan_of()
     scan.save(tmp_path / name, "ptychodus" if name == "a" else "auto")
     back = Scan.load(tmp_path / name)
@@ -124,12 +124,12 @@ def test_fields_of_a_scan_come_back_from_every_format(tmp_path: Path, name: str,
     np.testing.assert_allclose(back.acquisition.world_origin, ORIGIN, rtol=0, atol=0 if exact else 1e-20)
     measured = back.decisions.measurement
     assert measured is not None and measured.value == ("amplitude" if exact else "counts")
-    # What a reader decides again is the reader's; the rest is that of the first reading.
+    # Decisions of this reader replace those of the first one; the others are kept.
     npz = Decision("sample N//2", "the format is npz")
     assert back.decisions == replace(DECISIONS, measurement=measured, coordinates=npz)
 
 
-def test_a_scan_file_of_0_1_is_read_into_fields(tmp_path: Path) -> None:
+def test_scan_file_of_0_1_is_read_into_fields(tmp_path: Path) -> None:
     scan = scan_of()
     y, x = scan.positions.T + N // 2
     np.savez(
@@ -153,7 +153,7 @@ def test_a_scan_file_of_0_1_is_read_into_fields(tmp_path: Path) -> None:
     assert back.decisions == replace(DECISIONS, measurement=measured) and back.metadata == {"sample": "a butterfly"}
 
 
-def test_a_group_of_ours_in_hdf5_of_0_1_is_read_into_fields(tmp_path: Path) -> None:
+def test_hdf5_group_of_0_1_is_read_into_fields(tmp_path: Path) -> None:
     plain_scan = scan_of(acquisition=Acquisition(2.0), orientation="given", frame_indexes=None, decisions=Decisions())
     for name in ("a.cxi", "a.nxs", "a.ptyd"):
         plain_scan.save(tmp_path / name)
@@ -164,12 +164,12 @@ def test_a_group_of_ours_in_hdf5_of_0_1_is_read_into_fields(tmp_path: Path) -> N
         back = Scan.load(tmp_path / name)
         assert back.orientation == "swap_flip_y" and back.decisions.pairing == DECISIONS.pairing
         assert back.decisions.probe_scale == DECISIONS.probe_scale and back.metadata == {"sample": "a butterfly"}
-        if name != "a.ptyd":  # there the indexes of the format go before
+        if name != "a.ptyd":  # the indexes of that format take precedence
             np.testing.assert_array_equal(back.frame_indexes, INDEXES)
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".npz"])
-def test_a_result_file_of_0_1_is_read_into_fields(tmp_path: Path, suffix: str) -> None:
+def test_result_file_of_0_1_is_read_into_fields(tmp_path: Path, suffix: str) -> None:
     path = result_of().save(tmp_path / f"r{suffix}")
     text = json.dumps(FORMER_RESULT)
     if suffix == ".h5":
@@ -186,7 +186,7 @@ def test_a_result_file_of_0_1_is_read_into_fields(tmp_path: Path, suffix: str) -
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".npz"])
-def test_fields_of_a_result_come_back(tmp_path: Path, suffix: str) -> None:
+def test_file_keeps_the_fields_of_a_result(tmp_path: Path, suffix: str) -> None:
     result = result_of(acquisition=Acquisition(2.0, None, ORIGIN), orientation="swap", refinement=REPORT)
     back = Reconstruction.load(result.save(tmp_path / f"r{suffix}"))
     assert (back.acquisition, back.orientation, back.refinement) == (result.acquisition, "swap", REPORT)
@@ -222,14 +222,12 @@ def test_json_keeps_the_keys_of_0_1() -> None:
         ("pairing", {"left_out": 3, "reason": "x"}),
     ],
 )
-def test_values_that_are_not_sound_are_dropped_with_a_warning(
-    caplog: pytest.LogCaptureFixture, key: str, value: Any
-) -> None:
+def test_invalid_values_are_dropped_with_a_warning(caplog: pytest.LogCaptureFixture, key: str, value: Any) -> None:
     record = ScanRecord.from_json({key: value, "sample": "x"})
     assert record.to_json() == {"sample": "x"} and repr(key) in caplog.text
 
 
-def test_each_length_is_sound_for_itself(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_length_is_checked_separately(caplog: pytest.LogCaptureFixture) -> None:
     geometry = {"distance_m": -1, "detector_pixel_size_m": 1e-5, "world_origin_m": [1.0, "b"]}
     assert ScanRecord.from_json({"geometry": geometry}).acquisition == Acquisition(None, 1e-5)
     for value in ({"passes": 3}, [], {"passes": "x", "seconds": 1, "deviance": []}):
@@ -237,7 +235,7 @@ def test_each_length_is_sound_for_itself(caplog: pytest.LogCaptureFixture) -> No
     assert caplog.text.count("'refinement'") == 3
 
 
-def test_indexes_of_another_number_of_patterns_are_not_taken(tmp_path: Path) -> None:
+def test_frame_indexes_of_the_wrong_length_are_dropped(tmp_path: Path) -> None:
     scan = scan_of()
     y, x = scan.positions.T + N // 2
     former = json.dumps({"scan_indexes": [3, 4]})
@@ -259,7 +257,7 @@ def test_former_keys_can_be_read_with_a_warning() -> None:
         assert caught[0].filename == __file__
     with pytest.warns(DeprecationWarning, match=r"is now Reconstruction\.refinement"):
         assert result.metadata["refinement"]["passes"] == 3
-    # Of this scan, and not of the one that it was made from.
+    # The source of this scan, without that of its own source.
     with pytest.warns(DeprecationWarning, match=r"is now Scan\.orientation"):
         assert replace(scan, orientation="swap").metadata["orientation"] == "swap"
     again = pickle.loads(pickle.dumps(scan))
@@ -268,7 +266,7 @@ def test_former_keys_can_be_read_with_a_warning() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_other_keys_are_those_of_a_dictionary() -> None:
+def test_other_keys_behave_as_in_a_dictionary() -> None:
     bare = scan_of(acquisition=Acquisition(), orientation="given", frame_indexes=None, decisions=Decisions())
     assert bare.metadata["sample"] == "a butterfly" and bare.metadata.get("nothing", 1) == 1
     for key in ("nothing", *SCAN_KEYS):
@@ -278,7 +276,7 @@ def test_other_keys_are_those_of_a_dictionary() -> None:
     assert json.loads(json.dumps(bare.metadata)) == {"sample": "a butterfly"}
 
 
-def test_metadata_refuse_what_is_a_field() -> None:
+def test_metadata_with_the_key_of_a_field_are_refused() -> None:
     for key, field in SCAN_KEYS.items():
         with pytest.raises(InputError, match=rf"must not have the key '{key}': state it in Scan\.{field}"):
             scan_of(metadata={key: FORMER_SCAN[key]})
@@ -288,7 +286,7 @@ def test_metadata_refuse_what_is_a_field() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "sentence"),
     [
         ({"acquisition": Acquisition(distance=-1.0)}, r"Scan\.acquisition\.distance must be positive finite metres"),
         ({"acquisition": Acquisition(detector_pixel_size=float("nan"))}, r"detector_pixel_size must be positive"),
@@ -300,12 +298,12 @@ def test_metadata_refuse_what_is_a_field() -> None:
         ({"metadata": [1]}, r"Scan\.metadata must be a dictionary, got list"),
     ],
 )
-def test_fields_are_checked(changes: dict[str, Any], says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_fields_are_checked(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
         scan_of(**changes)
 
 
-def test_a_result_is_placed_by_itself_where_no_scan_is_named(tmp_path: Path) -> None:
+def test_result_without_a_scan_uses_its_own_geometry(tmp_path: Path) -> None:
     scan = scan_of()
     result = result_of(
         probe=scan.probe, positions=scan.positions, pixel_size=scan.pixel_size, acquisition=scan.acquisition

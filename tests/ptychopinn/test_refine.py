@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Refinement from beginning to end: initial states, results, resuming, several processes, the command line."""
+"""Refinements of small scans: initial states, results, several processes, the command line."""
 
 from __future__ import annotations
 
@@ -14,39 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_refinements import QUICK, small_scan, true_start, with_wrong_probe
 
 from ptycho_ext import translate_images
 from ptychopinn.cli import main
 from ptychopinn.config import RefineConfig
-from ptychopinn.errors import InputError
 from ptychopinn.metrics.evaluate import evaluate
 from ptychopinn.metrics.split_half import split_half_frc as split_half_frc
-from ptychopinn.physics.simulate import simulate
 from ptychopinn.reconstruction import Reconstruction
-from ptychopinn.refinement import workflow
-from ptychopinn.refinement.search import defocus_probe
-from ptychopinn.refinement.workflow import Progress, refine
-from ptychopinn.scan import Scan
-
-QUICK = RefineConfig(iterations=25, split_half=False, batch_size=16)
-
-
-def small_scan(**options: object) -> Scan:
-    return simulate(**{"object": "photos", "patterns": 196, "size": 32, "photons": 1e6, "seed": 3, **options})  # type: ignore[arg-type]
-
-
-def with_wrong_probe(scan: Scan, phase: float = -0.5) -> Scan:
-    probe = defocus_probe(torch.from_numpy(scan.probe), phase).numpy()
-    return dataclasses.replace(scan, probe=probe)
-
-
-def true_start(scan: Scan) -> Reconstruction:
-    assert scan.truth is not None
-    return Reconstruction(scan.truth, np.ones(scan.truth.shape, np.float32), (0.0, 0.0), scan.probe)
+from ptychopinn.refinement.workflow import refine
 
 
 @pytest.mark.parametrize("engine", ["lbfgs", "pie"])
-def test_from_scratch_with_a_wrong_probe(engine: str) -> None:
+def test_refinement_from_scratch_corrects_a_wrong_probe(engine: str) -> None:
     scan = with_wrong_probe(small_scan())
     config = dataclasses.replace(QUICK, engine=engine, iterations=40)
     figures = evaluate(refine(scan, None, config), scan)
@@ -56,7 +36,7 @@ def test_from_scratch_with_a_wrong_probe(engine: str) -> None:
 
 @pytest.mark.parametrize("loss", ["poisson", "amplitude"])
 @pytest.mark.parametrize("engine", ["lbfgs", "pie"])
-def test_the_truth_is_a_fixed_point(engine: str, loss: str) -> None:
+def test_truth_is_a_fixed_point(engine: str, loss: str) -> None:
     scan = small_scan(photons=1e9)
     state = refine(scan, true_start(scan), dataclasses.replace(QUICK, engine=engine, loss=loss, iterations=1))
     assert scan.truth is not None
@@ -83,7 +63,7 @@ def test_a_refinement_continues_from_a_result() -> None:
     assert values[0] <= 1.01 * once.refinement.deviance[-1]
 
 
-def test_a_fractional_origin_of_the_initial_object() -> None:
+def test_fractional_origin_of_the_initial_object_is_used() -> None:
     scan = small_scan()
     truth = torch.from_numpy(true_start(scan).object)
     moved = translate_images(truth, torch.tensor([-0.4, 0.3]), mode="fourier").numpy()
@@ -155,39 +135,6 @@ def test_the_deviance_excludes_regularisers() -> None:
     found = refine(scan, None, dataclasses.replace(QUICK, total_variation=5.0))
     assert found.residuals is not None
     assert found.refinement.deviance[-1] == pytest.approx(found.residuals.mean(), rel=1e-3)
-
-
-def test_an_interrupt_of_the_split_half_keeps_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    scan = small_scan(patterns=100)
-    original = workflow._Refinement.iterate
-    calls = []
-
-    def iterate(self: workflow._Refinement) -> None:
-        calls.append(self)
-        if len(calls) > 1:
-            raise KeyboardInterrupt
-        original(self)
-
-    monkeypatch.setattr(workflow._Refinement, "iterate", iterate)
-    found = refine(scan, None, dataclasses.replace(QUICK, split_half=True))
-    assert found.refinement.passes == 25
-    assert found.refinement.split_half is None
-
-
-def test_an_interrupted_refinement_returns_its_state_and_can_be_resumed(tmp_path: Path) -> None:
-    scan = small_scan(patterns=49)
-    seen: list[int] = []
-
-    def stop(progress: Progress) -> None:
-        seen.append(progress.passes)
-        progress.save(tmp_path / "cut.ckpt")
-        if progress.passes == 6 and len(seen) == 3:
-            raise KeyboardInterrupt
-
-    found = refine(scan, None, QUICK, progress=stop, every=2)
-    assert found.refinement.interrupted and found.refinement.passes == 6
-    rest = refine(scan, None, QUICK, resume=tmp_path / "cut.ckpt")
-    assert np.array_equal(rest.object, refine(scan, None, QUICK).object)
 
 
 def test_correct_positions_are_kept() -> None:
@@ -262,7 +209,7 @@ def test_smoothness_lowers_the_gradient() -> None:
     assert steps[1] < 0.8 * steps[0]
 
 
-def test_the_stopping_rule() -> None:
+def test_stopping_rule_ends_a_converged_refinement() -> None:
     scan = small_scan()
     found = refine(scan, None, RefineConfig(iterations=1000, split_half=False, tolerance=0.02))
     assert found.refinement.passes < 100
@@ -275,51 +222,6 @@ def test_empty_patterns_make_no_nan() -> None:
     for engine in ("lbfgs", "pie"):
         found = refine(dataclasses.replace(scan, counts=counts), None, dataclasses.replace(QUICK, engine=engine))
         assert np.isfinite(found.object).all()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"engine": "pie"}, {"learn_positions": True, "find_defocus": False, "learn_intensities": True, "modes": 2}],
-    ids=["lbfgs", "pie", "everything"],
-)
-def test_a_resumed_refinement_equals_an_uninterrupted_one(options: dict[str, object], tmp_path: Path) -> None:
-    scan = small_scan(patterns=49)
-    config = dataclasses.replace(QUICK, iterations=38, **options)  # type: ignore[arg-type]
-
-    def save_at(passes: int):  # type: ignore[no-untyped-def]
-        def note(progress: Progress) -> None:
-            if progress.passes == passes:
-                progress.save(tmp_path / f"{passes}.ckpt")
-
-        return note
-
-    for passes in (3, 30, 33):
-        uninterrupted = refine(scan, None, config, progress=save_at(passes), every=1)
-        resumed = refine(scan, None, config, resume=tmp_path / f"{passes}.ckpt")
-        assert np.array_equal(uninterrupted.object, resumed.object)
-        assert uninterrupted.probe is not None
-        assert np.array_equal(uninterrupted.probe, resumed.probe)
-        assert np.array_equal(uninterrupted.positions, resumed.positions)
-        assert uninterrupted.refinement.deviance == resumed.refinement.deviance
-
-
-def test_wrong_checkpoints_and_initial_reconstructions_are_refused(tmp_path: Path) -> None:
-    scan = small_scan(patterns=49)
-    path = tmp_path / "some.ckpt"
-    refine(scan, None, dataclasses.replace(QUICK, iterations=10), progress=lambda p: p.save(path))
-    with pytest.raises(InputError, match=r"refine\.loss 'amplitude', found 'poisson'"):
-        refine(scan, None, dataclasses.replace(QUICK, loss="amplitude"), resume=path)
-    with pytest.raises(InputError, match="another scan or start"):
-        refine(small_scan(patterns=36), None, QUICK, resume=path)
-    path.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="expected a refinement to resume"):
-        refine(scan, None, QUICK, resume=path)
-    far = Reconstruction(np.ones((8, 8), np.complex64), np.ones((8, 8), np.float32), (1000.0, 0.0))
-    with pytest.raises(InputError, match="expected a start whose object overlaps the scan"):
-        refine(scan, far, QUICK)
-    other = dataclasses.replace(true_start(scan), probe=np.ones((1, 64, 64), np.complex64))
-    with pytest.raises(InputError, match="32 pixels wide like the patterns, found 64"):
-        refine(scan, other, QUICK)
 
 
 def test_the_same_seed_gives_the_same_result() -> None:
@@ -380,7 +282,7 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     assert np.linalg.norm((one.object - two.object)[covered]) < 0.02 * np.linalg.norm(one.object[covered])
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refine_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scan, out = tmp_path / "scan.npz", tmp_path / "refined.h5"
     small_scan(patterns=196).save(scan)
     quick = ["--iterations", "12", "--device", "cpu"]

@@ -33,7 +33,7 @@ def smooth_object(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-def test_objects(name: str) -> None:
+def test_objects_span_their_range_without_symmetry(name: str) -> None:
     made = OBJECTS[name]((120, 150), np.random.default_rng(3))
     assert made.shape == (120, 150) and made.dtype == np.complex64
     np.testing.assert_array_equal(made, OBJECTS[name]((120, 150), np.random.default_rng(3)))
@@ -66,14 +66,14 @@ def test_photographs_need_no_download(name: str) -> None:
     assert np.abs(made).std() > 0.01
 
 
-def test_unknown_photograph() -> None:
+def test_unknown_photograph_is_refused() -> None:
     with pytest.raises(InputError, match=r"a photograph must be one of astronaut, .*, got 'lena'"):
         photos((40, 60), np.random.default_rng(0), phase_photo="lena")
 
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 @pytest.mark.parametrize("name", PROBES)
-def test_probes(name: str, size: int) -> None:
+def test_probes_are_normalised_and_confined(name: str, size: int) -> None:
     probe = PROBES[name](size, 1)
     assert probe.shape == (1, size, size) and probe.dtype == np.complex64
     power = np.abs(probe[0].astype(np.complex128)) ** 2
@@ -81,9 +81,9 @@ def test_probes(name: str, size: int) -> None:
     axis = np.arange(size) - size // 2
     assert abs(power.sum(axis=1) @ axis) < 0.01 * size and abs(power.sum(axis=0) @ axis) < 0.01 * size
     radius = np.hypot(axis[:, np.newaxis], axis)
-    assert power[radius < 0.3 * size].sum() > 0.95  # half of N across ...
-    assert power[radius < 0.15 * size].sum() < 0.6  # ... and not a point
-    assert power[radius > 0.45 * size].sum() < 1e-3  # nothing to wrap around when it is shifted
+    assert power[radius < 0.3 * size].sum() > 0.95  # about half of N wide
+    assert power[radius < 0.15 * size].sum() < 0.6  # larger than a point
+    assert power[radius > 0.45 * size].sum() < 1e-3  # a shift does not wrap around
 
 
 def test_defocused_probe_is_curved_and_the_disk_is_flat() -> None:
@@ -130,7 +130,7 @@ def test_patterns_at_subpixel_positions_match_an_analytic_object() -> None:
     i, j = np.mgrid[:64, :64]
     for intensity, (top, left) in zip(diffract(smooth_object(y, x), probe, positions), positions, strict=True):
         errors = []
-        for sign in (1, -1):  # the wrong sign of the fraction must fail by far
+        for sign in (1, -1):  # the wrong sign of the fraction must fail clearly
             shift = np.array([top, left])
             shift = np.round(shift) + sign * (shift - np.round(shift))
             wave = np.fft.fft2(probe[0] * smooth_object(i + shift[0], j + shift[1]), norm="ortho")

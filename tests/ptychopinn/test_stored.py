@@ -143,7 +143,7 @@ def test_conversion_in_blocks_equals_conversion_at_once(tmp_path: Path, monkeypa
     assert np.array_equal(stored[:], patterns()) and np.array_equal(stored[[9, 1, 1]], patterns()[[9, 1, 1]])
 
 
-def test_values_that_are_no_counts_are_found_when_read(tmp_path: Path) -> None:
+def test_invalid_counts_are_reported_when_read(tmp_path: Path) -> None:
     values = np.full((40, 8, 8), 4.0, np.float32)
     values[11, 2, 3], values[12, 0, 0], values[13, 1, 1], values[14, 5, 5] = np.nan, -1, 4.5, 3e9
     stored = npy(tmp_path, values)

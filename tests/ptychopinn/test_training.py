@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Training: reproducible, learns what it is told to learn and nothing else, and always leaves a whole run or none.
+"""Training: reproducible, changes the selected parameters only, and saves a complete run or none.
 
-Scans and networks are as small as the generators allow; what a trained network is good for is test_cycle.py's business.
+Scans and networks are as small as the generators allow; test_cycle.py tests the quality of a trained network.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def history(run: TrainedRun, column: str) -> list[float]:
 
 
 @pytest.mark.usefixtures("deterministic")
-def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_does_not(scan: Scan, tmp_path: Path) -> None:
+def test_runs_are_bitwise_reproducible_and_depend_on_the_seed(scan: Scan, tmp_path: Path) -> None:
     config = tiny(execution={"deterministic": True}, data={"pool": 6})
     a, b = (train(scan, tmp_path / name, config) for name in "ab")
     assert same(a, b) and a.losses == b.losses
@@ -81,7 +81,7 @@ def test_training_lowers_the_loss(scan: Scan, tmp_path: Path, loss: str) -> None
     assert losses[-1] == pytest.approx(run.losses["train_loss"], rel=1e-5)
 
 
-def test_a_run_holds_everything_and_nothing_else(first: TrainedRun) -> None:
+def test_folder_of_a_run_has_the_documented_files(first: TrainedRun) -> None:
     found = {str(path.relative_to(first.folder)) for path in first.folder.rglob("*") if path.is_file()}
     assert found == {
         *(BUNDLE_NAME, "config.yaml", "metrics.csv", "scan.png", "training.png"),
@@ -89,7 +89,7 @@ def test_a_run_holds_everything_and_nothing_else(first: TrainedRun) -> None:
     }
 
 
-def test_the_saved_configuration_is_the_resolved_one(first: TrainedRun) -> None:
+def test_resolved_configuration_is_saved(first: TrainedRun) -> None:
     assert Config.from_dict(yaml.safe_load((first.folder / "config.yaml").read_text())) == first.config == tiny()
 
 
@@ -104,7 +104,7 @@ def test_checkpoints_load_safely_and_without_arguments(first: TrainedRun, scan: 
         assert all(torch.equal(value, state(first)[key]) for key, value in module.model.state_dict().items())
 
 
-def test_the_bundle_is_the_trained_model_bit_for_bit(first: TrainedRun, scan: Scan) -> None:
+def test_bundle_equals_the_trained_model_bitwise(first: TrainedRun, scan: Scan) -> None:
     model, config = load_bundle(first.folder)
     assert config == first.config
     assert model.state_dict().keys() == state(first).keys()
@@ -113,7 +113,7 @@ def test_the_bundle_is_the_trained_model_bit_for_bit(first: TrainedRun, scan: Sc
 
 
 @pytest.mark.parametrize(("probe", "scale"), [(True, False), (False, True)])
-def test_only_what_is_learned_moves(scan: Scan, tmp_path: Path, probe: bool, scale: bool) -> None:
+def test_only_learned_parameters_change(scan: Scan, tmp_path: Path, probe: bool, scale: bool) -> None:
     run = train(scan, tmp_path, tiny(model={"learn_probe": probe, "learn_scale": scale}))
     start = torch.from_numpy(scan.probe)
     unit = torch.linalg.vector_norm(start)
@@ -124,7 +124,7 @@ def test_only_what_is_learned_moves(scan: Scan, tmp_path: Path, probe: bool, sca
 
 
 @pytest.mark.parametrize("generator", ["unrolled", "unet", "cnn"])
-def test_every_parameter_of_a_generator_moves(scan: Scan, tmp_path: Path, generator: str) -> None:
+def test_every_parameter_of_a_generator_changes(scan: Scan, tmp_path: Path, generator: str) -> None:
     options = {"unrolled": {"steps": 3, "width": 8, "state": 2}, "unet": {"width": 4}, "cnn": {"width": 1}}[generator]
     config = tiny(model={"generator": generator, "options": options}, training={"epochs": 4})
     L.seed_everything(config.training.seed, verbose=False)
@@ -137,14 +137,14 @@ def test_every_parameter_of_a_generator_moves(scan: Scan, tmp_path: Path, genera
         assert all((change != 0).all() for change in moved.values())
 
 
-def test_no_held_out_groups(scan: Scan, tmp_path: Path) -> None:
+def test_training_without_validation_groups(scan: Scan, tmp_path: Path) -> None:
     run = train(scan, tmp_path, tiny(data={"validation_fraction": 0}))
     assert set(run.losses) == {"train_loss"}
     assert (run.folder / "checkpoints" / "best.ckpt").exists()
     assert load_bundle(run.folder)[1].data.validation_fraction == 0
 
 
-def test_several_modes(tmp_path: Path) -> None:
+def test_all_probe_modes_are_trained(tmp_path: Path) -> None:
     scan = simulate("dead_leaves", patterns=16, size=32, photons=1e5, modes=2)
     run = train(scan, tmp_path, tiny())
     model, _ = load_bundle(run.folder)
@@ -154,7 +154,7 @@ def test_several_modes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("photons", "loss"), [(1e3, "poisson"), (1e8, "poisson"), (1e8, "amplitude")])
-def test_doses(tmp_path: Path, photons: float, loss: str) -> None:
+def test_training_is_finite_at_any_dose(tmp_path: Path, photons: float, loss: str) -> None:
     scan = simulate("dead_leaves", patterns=16, size=32, photons=photons)
     run = train(scan, tmp_path, tiny(training={"loss": loss}))
     assert all(0 < value < 10 for value in run.losses.values())
@@ -162,22 +162,22 @@ def test_doses(tmp_path: Path, photons: float, loss: str) -> None:
     assert torch.isfinite(torch.view_as_real(predict(run.model, scan, run.config).canvases)).all()
 
 
-def test_what_a_bad_pixel_says_changes_nothing(scan: Scan, tmp_path: Path) -> None:
+def test_values_of_bad_pixels_are_ignored(scan: Scan, tmp_path: Path) -> None:
     mask = np.zeros((32, 32), bool)
     mask[20, 5] = mask[16, 16] = True
     counts = scan.counts.astype(np.uint32)
-    loud = counts.copy()
-    loud[:, mask] = 10**7
-    quiet, hot = (
+    bright = counts.copy()
+    bright[:, mask] = 10**7
+    dark, hot = (
         train(dataclasses.replace(scan, counts=c, bad_pixels=mask), tmp_path / name, tiny())
-        for name, c in (("quiet", counts), ("hot", loud))
+        for name, c in (("dark", counts), ("hot", bright))
     )
-    assert same(quiet, hot) and quiet.losses == hot.losses
-    unmasked = train(dataclasses.replace(scan, counts=loud), tmp_path / "unmasked", tiny())
+    assert same(dark, hot) and dark.losses == hot.losses
+    unmasked = train(dataclasses.replace(scan, counts=bright), tmp_path / "unmasked", tiny())
     assert unmasked.losses["train_loss"] > 10 * hot.losses["train_loss"]
     canvases = [
         predict(hot.model, dataclasses.replace(scan, counts=c, bad_pixels=mask), tiny()).canvases
-        for c in (counts, loud)
+        for c in (counts, bright)
     ]
     assert torch.equal(*canvases)
 
@@ -207,15 +207,15 @@ def test_a_constant_rate_only_warms_up() -> None:
     assert factor(0.0) < 0.02 and factor(0.1) == factor(0.5) == factor(1.0) == 1
 
 
-def test_rates_halve_on_a_plateau() -> None:
+def test_rate_is_halved_on_a_plateau() -> None:
     schedule = schedule_of(schedule="plateau", warmup=0.0, patience=2)
-    seen = []
+    recorded = []
     for loss in (3.0, 2.0, 2.0, 2.5, 2.1, 1.9, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0):
         schedule.advance(0.5)
         schedule.end_epoch(loss)
-        seen.append([group["lr"] for group in schedule.optimizer.param_groups])
+        recorded.append([group["lr"] for group in schedule.optimizer.param_groups])
     factors = [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
-    assert seen == [[factor, 0.1 * factor] for factor in factors]
+    assert recorded == [[factor, 0.1 * factor] for factor in factors]
     resumed = schedule_of(schedule="plateau", warmup=0.0, patience=2, learning_rate=1.0)
     resumed.load_state_dict(schedule.state_dict())
     resumed.apply(0.5)
@@ -223,30 +223,30 @@ def test_rates_halve_on_a_plateau() -> None:
 
 
 class Rates(L.Callback):
-    """Records the rates of every step."""
+    """Record the rates of every step."""
 
     def __init__(self) -> None:
-        self.seen: list[list[float]] = []
+        self.recorded: list[list[float]] = []
 
     def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Any) -> None:
-        self.seen.append([group["lr"] for group in optimizer.param_groups])
+        self.recorded.append([group["lr"] for group in optimizer.param_groups])
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("kind", ["cosine", "exponential", "plateau", "constant"])
-def test_every_step_has_the_rate_of_its_progress(scan: Scan, tmp_path: Path, kind: str, accumulate: int) -> None:
-    """Bit for bit what a factor of the fraction of steps done makes of the peaks, from the first step to the last."""
+def test_rate_of_every_step_follows_the_schedule(scan: Scan, tmp_path: Path, kind: str, accumulate: int) -> None:
+    """Bitwise the peak rate times the factor at the fraction of completed steps, for every step."""
     options = {"schedule": kind, "warmup": 0.2, "epochs": 3, "accumulate": accumulate, "learning_rate": 0.01}
     rates = Rates()
     train(scan, tmp_path, tiny(training=options, model={"learn_positions": True}), callbacks=[rates])
-    steps = len(rates.seen)
+    steps = len(rates.recorded)
     assert steps == 12 // accumulate
-    for step, (network, probe, positions) in enumerate(rates.seen):
+    for step, (network, probe, positions) in enumerate(rates.recorded):
         progress = step / steps
         fall = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "exponential": 0.01**progress}.get(kind, 1.0)
         factor = min(1.0, (progress + 1e-3) / (0.2 + 1e-3)) * fall
         assert (network, positions) == (0.01 * factor, 0.02 * factor)
-        assert probe / factor == pytest.approx(rates.seen[0][1] / rates.seen[0][0] * 0.01)
+        assert probe / factor == pytest.approx(rates.recorded[0][1] / rates.recorded[0][0] * 0.01)
 
 
 def test_rates_are_logged_once_an_epoch(scan: Scan, tmp_path: Path) -> None:
@@ -255,19 +255,19 @@ def test_rates_are_logged_once_an_epoch(scan: Scan, tmp_path: Path) -> None:
     assert len(history(run, "train_loss")) == 3
 
 
-def test_a_plateau_is_seen_in_a_training(scan: Scan, tmp_path: Path) -> None:
-    """No step at all: the loss cannot fall after the first epoch."""
+def test_plateau_is_detected_in_a_training(scan: Scan, tmp_path: Path) -> None:
+    """The steps are zero, so that the loss cannot fall after the first epoch."""
     rates = {"learning_rate": 1e-30, "schedule": "plateau", "patience": 1, "warmup": 0, "epochs": 5}
     config = tiny(training=rates, model={"learn_probe": False}, data={"validation_fraction": 0})
-    seen = Rates()
-    run = train(scan, tmp_path, config, callbacks=[seen])
-    factors = [rate / 1e-30 for (rate,) in seen.seen]
+    rates_of_steps = Rates()
+    run = train(scan, tmp_path, config, callbacks=[rates_of_steps])
+    factors = [rate / 1e-30 for (rate,) in rates_of_steps.recorded]
     assert factors[:8] == [1.0] * 8 and factors[-4:] == [factors[-4]] * 4 and factors[-4] in (0.5, 0.25)
     (state,) = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["lr_schedulers"]
     assert state["reduced"] in (0.5, 0.25)
 
 
-def test_progress_is_of_steps_or_time_whichever_is_further(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_the_larger_of_steps_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)
     timer = Timer(timedelta(minutes=2), verbose=False)
@@ -288,7 +288,7 @@ def test_progress_is_of_steps_or_time_whichever_is_further(monkeypatch: pytest.M
     resumed.load_state_dict(timer.state_dict())
     trainer.callbacks = [resumed]
     resumed.on_train_start(trainer, module)
-    assert progress_of(trainer) == pytest.approx(0.5)  # half of the time was spent before
+    assert progress_of(trainer) == pytest.approx(0.5)  # half of the time was used before
 
 
 def test_a_time_limit_ends_a_long_run_and_saves_it(scan: Scan, tmp_path: Path) -> None:
@@ -299,13 +299,13 @@ def test_a_time_limit_ends_a_long_run_and_saves_it(scan: Scan, tmp_path: Path) -
     assert load_bundle(run.folder)[1].training.minutes == 0.02 and not run.interrupted
 
 
-def test_a_diverged_training_says_so_and_leaves_no_bundle(scan: Scan, tmp_path: Path) -> None:
+def test_divergence_is_reported_and_no_bundle_is_saved(scan: Scan, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the loss is (nan|inf) after step \d+; lower training.learning_rate"):
         train(scan, tmp_path, tiny(training={"learning_rate": 1e30}))
     assert not (tmp_path / BUNDLE_NAME).exists()
 
 
-def test_an_earlier_run_is_replaced_only_when_asked(scan: Scan, tmp_path: Path) -> None:
+def test_earlier_run_is_replaced_only_on_request(scan: Scan, tmp_path: Path) -> None:
     train(scan, tmp_path, tiny(training={"epochs": 1}))
     before = (tmp_path / BUNDLE_NAME).read_bytes()
     with pytest.raises(
@@ -335,7 +335,7 @@ def test_an_earlier_run_is_replaced_only_when_asked(scan: Scan, tmp_path: Path) 
         ({"execution": {"strategy": "ddp"}}, "execution.strategy: 'ddp' takes several processes, and this is one"),
     ],
 )
-def test_what_does_not_fit_is_found_before_anything_is_written(
+def test_invalid_options_are_refused_before_anything_is_written(
     scan: Scan, tmp_path: Path, sections: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
@@ -343,7 +343,7 @@ def test_what_does_not_fit_is_found_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_cannot_be_made(scan: Scan, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_reported(scan: Scan, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="file/run: expected a folder that can be made, found: Not a directory"):
         train(scan, tmp_path / "file" / "run", tiny())
@@ -375,7 +375,7 @@ def test_an_interrupted_training_is_saved(scan: Scan, tmp_path: Path, monkeypatc
 def test_a_second_interrupt_ends_at_once(
     scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handler: Any
 ) -> None:
-    """In the background of a script, too, where Ctrl-C is ignored when the program starts."""
+    """Also in a background process, which starts with a handler that ignores interrupts."""
     _interrupt_in_step(monkeypatch, step=5, times=2)
     before = signal.signal(signal.SIGINT, handler)
     try:
