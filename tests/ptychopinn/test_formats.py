@@ -295,7 +295,7 @@ def test_the_suffix_decides_what_is_written_and_never_what_is_read(tmp_path: Pat
 def test_a_pair_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = Scan.load(pair(tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr("ptychopinn.io.formats.ptychodus.put_ours", lambda *_: 1 / 0)
+    monkeypatch.setattr("ptychopinn.io.formats.ptychodus.put_package_group", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         scan.save(tmp_path, format="ptychodus")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -317,7 +317,7 @@ def test_patterns_stay_on_disk_where_the_file_lets_them(tmp_path: Path, name: st
     try:
         stored = load(name, path, memory="stored", **stated)
     except InputError as error:
-        assert name == "ptyd" and "to leave on disk, found others: load them" in str(error)
+        assert name == "ptyd" and "which can stay on disk, found another layout" in str(error)
         return
     assert isinstance(stored.counts, StoredPatterns)
     order = np.arange(stored.n)[::-2]

@@ -111,12 +111,12 @@ REAL = np.random.default_rng(9).gamma(3, 2, (PATTERNS, N, N))
     ("patterns", "extra", "value", "reason", "exact"),
     [
         (WHOLE.astype(np.int32), {}, "counts", "the type is int32", WHOLE),
-        (WHOLE.astype(np.float32), {}, "counts", "all values are whole numbers", WHOLE),
-        (np.sqrt(WHOLE).astype(np.float32), {}, "amplitude", "all squares are whole numbers", WHOLE),
-        (np.sqrt(WHOLE), {}, "amplitude", "all squares are whole numbers", WHOLE),
-        (np.sqrt(WHOLE).astype(np.float32).astype(np.float64), {}, "amplitude", "all squares are whole", WHOLE),
+        (WHOLE.astype(np.float32), {}, "counts", "all values are integers", WHOLE),
+        (np.sqrt(WHOLE).astype(np.float32), {}, "amplitude", "all squares are integers", WHOLE),
+        (np.sqrt(WHOLE), {}, "amplitude", "all squares are integers", WHOLE),
+        (np.sqrt(WHOLE).astype(np.float32).astype(np.float64), {}, "amplitude", "all squares are integers", WHOLE),
         (REAL.astype(np.float32), {}, "amplitude", "the contract's default", None),
-        (REAL, {"measurement": "counts"}, "counts", "the key 'measurement' says so", None),
+        (REAL, {"measurement": "counts"}, "counts", "stated by the key 'measurement'", None),
         (WHOLE.astype(np.uint16), {"measurement": "amplitude"}, "amplitude", "the key 'measurement'", WHOLE**2),
     ],
 )
