@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How a scan was taken: distance, detector pixels and origin in metres, and names of orientations of its positions.
+"""Acquisition of a scan: distance, detector pixel size and origin in metres, and names of orientations of positions.
 
-`Scan` and `Reconstruction` carry an :class:`Acquisition`. Energy and the size of an object pixel are fields of their
-own there, and are not repeated here. What follows from both for a whole scan is in :mod:`ptychopinn.world`.
+`Scan` and `Reconstruction` have an :class:`Acquisition`; photon energy and object pixel size are fields of theirs.
+Functions of a scan in world coordinates are in :mod:`ptychopinn.world`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ptychopinn.errors import InputError
 #: Planck's constant times the speed of light, in eV m (both are exact in SI).
 HC: float = constants.h * constants.c / constants.e
 JOULE_PER_EV: float = constants.electron_volt
-#: eV, of what a file may say; a caller may state any.
+#: Range of photon energies that a file can have, eV; a caller can state any.
 ENERGIES = (10.0, 1e6)
 
-#: How positions can be mapped from the axes that the file gives; `ptychopinn.inspection.orientation` has the matrices.
+#: Maps from the axes of a file to positions; `ptychopinn.inspection.orientation` has the matrices.
 ORIENTATION_NAMES = (
     *("given", "flip_y", "flip_x", "rotate_180"),
     *("swap", "swap_flip_y", "swap_flip_x", "swap_rotate_180"),
@@ -70,10 +70,10 @@ class Acquisition:
     world_origin: tuple[float, float] | None = None
 
     def checked(self, owner: str) -> Acquisition:
-        """The same in floats.
+        """A copy with checked values, as floats.
 
         Args:
-            owner: the type that holds it, for the sentence.
+            owner: the type that has this field, for errors.
 
         Raises:
             InputError: a length is not positive and finite, or the origin is not two finite numbers.
@@ -82,7 +82,7 @@ class Acquisition:
         for name, value in lengths.items():
             if value is not None and positive(value) is None:
                 raise InputError(f"{owner}.acquisition.{name} must be positive finite metres or None, got {value!r}")
-        origin = None if self.world_origin is None else pair_of_numbers(self.world_origin)
+        origin = None if self.world_origin is None else finite_pair(self.world_origin)
         if origin is None and self.world_origin is not None:
             raise InputError(
                 f"{owner}.acquisition.world_origin must be two finite metres (y, x) or None, got {self.world_origin!r}"
@@ -91,7 +91,7 @@ class Acquisition:
 
 
 def check_orientation_name(owner: str, name: object) -> None:
-    """InputError if a name is none of :data:`ORIENTATION_NAMES`."""
+    """Raise InputError unless a name is in :data:`ORIENTATION_NAMES`; `owner` is the type that has it."""
     if name not in ORIENTATION_NAMES:
         raise InputError(f"{owner}.orientation must be one of {', '.join(ORIENTATION_NAMES)}, got {name!r}")
 
@@ -101,7 +101,7 @@ def positive(value: object) -> float | None:
     return float(value) if isinstance(value, Real) and math.isfinite(float(value)) and float(value) > 0 else None
 
 
-def pair_of_numbers(values: object) -> tuple[float, float] | None:
+def finite_pair(values: object) -> tuple[float, float] | None:
     """Two finite numbers as floats; None for anything else."""
     try:
         array = np.asarray(values)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What was decided when a scan was read, each value with its reason: units, coordinates, probe, truth, pairing.
+"""Decisions of a reader with their reasons: measurement, coordinates, probe, truth, pairing.
 
-Readers decide (`ptychopinn.io`), a `Scan` carries the decisions, and inspection, writers and clients read them.
+Readers (`ptychopinn.io`) make them, they are a field of `Scan`, and inspection, writers and clients use them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Decision:
-    """A value that was chosen among several.
+    """A choice among several values.
 
     Args:
-        value: what was chosen.
-        reason: why, in words.
-        by_default: nothing in the file and nothing that the caller states supports it: it may be wrong.
+        value: the chosen value.
+        reason: of the choice, in words.
+        by_default: neither the file nor the caller determines the value, which may be wrong.
     """
 
     value: str
@@ -26,11 +26,11 @@ class Decision:
 
 @dataclass(frozen=True)
 class ProbeScale:
-    """The factor from the amplitude of a file's probe to sqrt(counts).
+    """The scale factor of a probe.
 
     Args:
-        factor: what the probe was multiplied by; 1 where it was in sqrt(counts) already.
-        reason: what sets it, in words.
+        factor: from the probe in the file to the probe in sqrt(counts); 1 if the file has it in sqrt(counts).
+        reason: of the factor, in words.
     """
 
     factor: float
@@ -39,11 +39,11 @@ class ProbeScale:
 
 @dataclass(frozen=True)
 class Pairing:
-    """How many patterns and positions were omitted, because the other part of the pair is missing.
+    """Numbers of patterns and positions that were omitted because their counterpart is missing.
 
     Args:
-        patterns: without a position.
-        positions: without a pattern.
+        patterns: number of patterns without a position.
+        positions: number of positions without a pattern.
         reason: in words.
     """
 
@@ -54,15 +54,15 @@ class Pairing:
 
 @dataclass(frozen=True)
 class Decisions:
-    """All decisions on a scan; None where there was nothing to decide.
+    """All decisions on a scan; None if there was no choice.
 
     Args:
-        measurement: what the patterns in the file are, "counts" or "amplitude".
-        coordinates: which sample of the patch the file's coordinates are of, where formats differ.
-        probe: "given" by the caller, or "guessed"; None: the file's.
+        measurement: "counts" or "amplitude", whichever the file holds.
+        coordinates: sample of the patch to which coordinates in the file refer, where formats differ.
+        probe: "given" by the caller, or "guessed", that is, estimated from the patterns; None: from the file.
         probe_scale: the factor to sqrt(counts).
-        truth: "omitted" where the file's object does not fit the positions.
-        pairing: what was omitted when patterns and positions were paired by their indexes.
+        truth: "omitted" if the object in the file does not fit the positions.
+        pairing: numbers of patterns and positions that were omitted.
     """
 
     measurement: Decision | None = None

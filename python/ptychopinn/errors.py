@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The one exception that means "the user can mend this".
+"""The exception for errors that the user can correct.
 
-Everything a user can get wrong (a file, a key, an option) raises :class:`InputError` with one sentence that names
-the file, the key and what was expected. The command line prints that sentence and exits with status 2; any other
-exception is a defect of the program and keeps its traceback.
+Invalid files, keys and options raise :class:`InputError` with one sentence that names the file, the key and what was
+expected. The command line prints the sentence and exits with status 2. Any other exception is a defect of the program
+and has a traceback.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """A file, an option or an argument is not usable; the message says which, and how to mend it."""
+    """A file, an option or an argument that cannot be used; the message names it and the correction."""
 
 
 class RemoteError(InputError):
-    """Another of several processes reports the error and fails for all: this one ends without printing anything.
+    """An error that another process reports: this process ends without printing it.
 
     Args:
-        sentence: what is wrong.
-        lost: this process cannot continue because the other one has ended, rather than for the same reason.
+        sentence: the error of the other process.
+        lost: the other process has ended unexpectedly; otherwise this process has the same error.
     """
 
     def __init__(self, sentence: str, *, lost: bool = False) -> None:
@@ -30,11 +30,14 @@ class RemoteError(InputError):
 
 
 def not_found(path: str | Path, expected: str = "") -> InputError:
-    """The error about a file or folder that does not exist, with the most similar name in its folder if there is one.
+    """Make the error about a file or folder that does not exist, with the most similar name in its folder.
 
     Args:
         path: as the user wrote it.
-        expected: what it should be, where the name alone does not tell.
+        expected: kind of file, for the message.
+
+    Returns:
+        The error, to raise.
 
     Example:
         >>> str(not_found("no_such_scan.npz"))

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Typed fields of scans and results as the JSON object of our files, and back: the one place that knows its keys.
+"""Conversion of typed fields of scans and results to the JSON object in files, and back.
 
-Up to 0.1 these keys were in `metadata`, so files of that version are read by the same functions, and their keys stay.
-What else is in the object is metadata, which no code reads. Values under our keys that are not sound are dropped, with
-a warning.
+Version 0.1 had these keys in `metadata`, so its files are read by the same functions. Other keys of the object are
+metadata, which no code reads. Invalid values of known keys are omitted with a warning.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import ORIENTATION_NAMES, Acquisition, pair_of_numbers, positive
+from ptychopinn.acquisition import ORIENTATION_NAMES, Acquisition, finite_pair, positive
 from ptychopinn.decisions import Decision, Decisions, Pairing, ProbeScale
 from ptychopinn.errors import InputError
 from ptychopinn.refinement_report import RefinementReport
@@ -42,7 +41,7 @@ RESULT_KEYS = {"geometry": "acquisition", "orientation": "orientation", "refinem
 
 @dataclass(frozen=True, eq=False)
 class ScanRecord:
-    """The fields of a `Scan` that its files keep as JSON; see there."""
+    """Fields of a `Scan` that its files have as JSON; see there."""
 
     acquisition: Acquisition = field(default_factory=Acquisition)
     orientation: str = "given"
@@ -88,7 +87,7 @@ class ScanRecord:
 
 @dataclass(frozen=True, eq=False)
 class ResultRecord:
-    """The fields of a `Reconstruction` that its files keep as JSON; see there."""
+    """Fields of a `Reconstruction` that its files have as JSON; see there."""
 
     acquisition: Acquisition = field(default_factory=Acquisition)
     orientation: str = "given"
@@ -115,14 +114,14 @@ class ResultRecord:
 
 
 def refuse_keys(owner: str, metadata: Mapping[str, Any], keys: Mapping[str, str]) -> None:
-    """InputError if metadata has a key whose value is a field of its owner: code would not see it there."""
+    """Raise InputError if metadata has the key of a field, where no code would read it."""
     for key in metadata:
         if key in keys:
             raise InputError(f"{owner}.metadata must not have the key {key!r}: state it in {owner}.{keys[key]}")
 
 
 def _taker(values: Mapping[str, Any]) -> Callable[[str, Callable[[Any], Any]], Any]:
-    """What reads a key: None where there is none, and, with a warning, where its value is not sound."""
+    """A function that reads a key: None if it is missing, or with a warning if its value is invalid."""
 
     def take(key: str, read: Callable[[Any], Any]) -> Any:
         if key not in values:
@@ -148,13 +147,13 @@ def _place_to_json(acquisition: Acquisition, orientation: str) -> dict[str, Any]
 
 
 def _acquisition(value: Any) -> Acquisition:
-    """Each number for itself, where it is sound."""
+    """The geometry; invalid values are None."""
     if not isinstance(value, dict):
         raise TypeError
     return Acquisition(
         positive(value.get("distance_m")),
         positive(value.get("detector_pixel_size_m")),
-        pair_of_numbers(value["world_origin_m"]) if "world_origin_m" in value else None,
+        finite_pair(value["world_origin_m"]) if "world_origin_m" in value else None,
     )
 
 
@@ -185,7 +184,7 @@ def _decision(value: Any) -> Decision:
 
 def _truth(value: Any) -> Decision:
     decision = _decision(value)
-    return replace(decision, value="omitted") if decision.value == "left out" else decision  # 0.1's word
+    return replace(decision, value="omitted") if decision.value.startswith("left ") else decision  # as 0.1 wrote it
 
 
 def _probe_scale(value: Any) -> ProbeScale:
@@ -225,7 +224,7 @@ def _refinement(value: Any) -> RefinementReport:
         interrupted=bool(value.get("interrupted", False)),
         mode_powers=tuple(_number(v) for v in value.get("mode_powers", ())),
         affine_matrix=matrix,  # type: ignore[arg-type]
-        affine_shift=None if affine is None else pair_of_numbers(affine["shift"]),
+        affine_shift=None if affine is None else finite_pair(affine["shift"]),
         split_half=None if value.get("split_half") is None else dict(value["split_half"]),
         config=dict(value.get("config", {})),
     )

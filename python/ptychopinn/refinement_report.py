@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The report of a refinement: how long it took, how well it explains the patterns, what it found beside the object.
+"""The report of a refinement: duration, fit to the patterns, and results other than the object.
 
-`Reconstruction` carries it; :mod:`ptychopinn.refinement` fills it in.
+:mod:`ptychopinn.refinement` makes it, and it is a field of `Reconstruction`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ class RefinementReport:
     """The report of a refinement.
 
     Args:
-        passes: over the scan.
-        seconds: that they took, those before a resumed run included.
-        deviance: per detector pixel, after every pass.
-        interrupted: the refinement was stopped by hand.
-        mode_powers: (M,) shares of the probe's modes in its power, strongest first.
-        affine_matrix: (2, 2) the affine part of what the positions did: `refined = matrix @ (y, x) + shift`.
-        affine_shift: (2,) pixels, its shift.
-        split_half: agreement of two independent halves, see :func:`ptychopinn.metrics.scores.frc_figures`; None where
-            halves were not compared or are too small.
+        passes: number of passes over the scan.
+        seconds: duration of all passes, including those before the run was resumed.
+        deviance: per detector pixel, after each pass.
+        interrupted: the user interrupted the refinement.
+        mode_powers: (M,) fraction of the probe's power in each mode, descending.
+        affine_matrix: (2, 2), of the affine map that fits the refined positions: `refined = matrix @ (y, x) + shift`.
+        affine_shift: (2,) (y, x) in pixels, the shift of this map.
+        split_half: figures of the split-half Fourier ring correlation, see
+            :func:`ptychopinn.metrics.scores.frc_figures`; None if it was not computed, or the overlap is too small.
         config: the configuration, JSON types.
     """
 

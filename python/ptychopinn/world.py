@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Metres and pixels of a scan: where it lies in the world.
+"""World coordinates of a scan in metres.
 
-A scan's positions are pixels of the patch's first sample; files of beamlines give metres of the beam's centre. Both
-meet here. The world coordinate of a pattern is that of the *middle* of its patch, sample (N-1)/2:
+Positions of a scan are those of the first sample of a patch in pixels; beamline files have the beam centre in metres.
+The world coordinate of a pattern is that of the *centre* of its patch, sample (N-1)/2:
 
     world = origin + pixel_size * (position + (N - 1) / 2)
 
@@ -21,7 +21,7 @@ from ptychopinn.scan import Scan
 
 
 def known_detector_pixel_size(scan: Scan) -> float | None:
-    """Metres of a detector pixel: as stated, or what energy, distance and object pixel size make it."""
+    """Detector pixel size in metres, stated or computed from energy, distance and pixel size; None if unknown."""
     stated, distance = scan.acquisition.detector_pixel_size, scan.acquisition.distance
     if stated is None and distance and scan.energy and scan.pixel_size:
         return object_pixel_size(scan.energy, distance, scan.pixel_size, scan.patch_size)  # its own inverse
@@ -29,9 +29,9 @@ def known_detector_pixel_size(scan: Scan) -> float | None:
 
 
 def world_origin(scan: Scan) -> NDArray[np.float64]:
-    """(2,) metres (y, x): the world coordinate of the scan's pixel (0, 0).
+    """World coordinate (2,), (y, x) in metres, of the scan's pixel (0, 0).
 
-    Where no file gave one, the world's zero is the middle of the truth, or else the scan's pixel (0, 0).
+    If the file has none, the origin of world coordinates is the centre of the truth, or else the scan's pixel (0, 0).
 
     Raises:
         InputError: the scan has no pixel size.
@@ -44,7 +44,7 @@ def world_origin(scan: Scan) -> NDArray[np.float64]:
 
 
 def world_positions(scan: Scan) -> NDArray[np.float64]:
-    """(n, 2) metres (y, x): the world coordinates of the middles of the patches.
+    """World coordinates (n, 2), (y, x) in metres, of the patch centres.
 
     Raises:
         InputError: the scan has no pixel size.
@@ -53,7 +53,7 @@ def world_positions(scan: Scan) -> NDArray[np.float64]:
 
 
 def needed_pixel_size(scan: Scan) -> float:
-    """The scan's pixel size, for what is written in metres; InputError if there is none."""
+    """The scan's pixel size in metres; InputError if it is unknown."""
     if scan.pixel_size is None:
         raise InputError(
             f"{scan.name}: expected a pixel size to write positions in metres, found none; load the scan with "

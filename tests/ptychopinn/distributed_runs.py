@@ -23,7 +23,7 @@ from ptychopinn.errors import InputError
 from ptychopinn.inference.predict import reconstruct
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.simulate import simulate
-from ptychopinn.runtime.processes import processes, rank_and_size, together
+from ptychopinn.runtime.processes import processes, rank_and_size, shared_errors
 from ptychopinn.scan import Scan
 from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.workflow import train
@@ -115,7 +115,7 @@ def first_gradients(path: Path) -> Iterator[None]:
 def failure(who: int) -> list[str]:
     """Return the type and text of the error of this process when the process ``who`` raises one."""
     try:
-        with together():
+        with shared_errors():
             if rank_and_size()[0] == who:
                 raise InputError("scan.npz: something is wrong")
     except InputError as error:

@@ -116,7 +116,7 @@ BAD: dict[str, Row] = {
         "pair",
         put("indexes", np.arange(13) + 900),
         {},
-        r"positions have too, 5 to 41, found none of them, 900",
+        r"of the positions, 5 to 41, found none of them, 900",
     ),
     "patterns a group": (
         "pair",
@@ -209,7 +209,7 @@ BAD: dict[str, Row] = {
         "pair",
         hdf5(circle),
         {"format": "ptychodus"},
-        r"expected a link with an end, found links in a circle",
+        r"expected a link to data, found circular links",
     ),
     "virtual patterns": (
         "pair",

@@ -131,7 +131,7 @@ BAD: dict[str, Row] = {
         "nexus",
         put(STAGE, None),
         {},
-        r"stage/transformations': expected places x and y of the sample, or a",
+        r"stage/transformations': expected positions x and y of the sample, or a",
     ),
     "nexus one position": (
         "nexus",
@@ -149,7 +149,7 @@ BAD: dict[str, Row] = {
         "nexus",
         hdf5(lambda file: file.copy(file[EIGER], file["run/beamline"], name="second")),
         {},
-        r"'run/beamline': expected one group of NX_class NXdetector, found 2 that may be it",
+        r"'run/beamline': expected one group of NX_class NXdetector, found 2",
     ),
     "nexus energies": (
         "nexus",

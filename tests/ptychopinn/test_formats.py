@@ -297,7 +297,7 @@ def test_suffix_selects_the_written_format_only(tmp_path: Path) -> None:
 def test_pair_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = Scan.load(pair(tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr("ptychopinn.io.formats.ptychodus.put_ours", lambda *_: 1 / 0)
+    monkeypatch.setattr("ptychopinn.io.formats.ptychodus.put_package_group", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         scan.save(tmp_path, format="ptychodus")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -319,7 +319,7 @@ def test_patterns_stay_on_disk_where_the_format_allows(tmp_path: Path, name: str
     try:
         stored = load(name, path, memory="stored", **stated)
     except InputError as error:
-        assert name == "ptyd" and "to leave on disk, found others: load them" in str(error)
+        assert name == "ptyd" and "which can stay on disk, found another layout" in str(error)
         return
     assert isinstance(stored.counts, StoredPatterns)
     order = np.arange(stored.n)[::-2]

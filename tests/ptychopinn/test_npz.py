@@ -111,12 +111,18 @@ REAL = np.random.default_rng(9).gamma(3, 2, (PATTERNS, N, N))
     ("patterns", "extra", "value", "reason", "exact"),
     [
         (INTEGERS.astype(np.int32), {}, "counts", "the type is int32", INTEGERS),
-        (INTEGERS.astype(np.float32), {}, "counts", "all values are whole numbers", INTEGERS),
-        (np.sqrt(INTEGERS).astype(np.float32), {}, "amplitude", "all squares are whole numbers", INTEGERS),
-        (np.sqrt(INTEGERS), {}, "amplitude", "all squares are whole numbers", INTEGERS),
-        (np.sqrt(INTEGERS).astype(np.float32).astype(np.float64), {}, "amplitude", "all squares are whole", INTEGERS),
+        (INTEGERS.astype(np.float32), {}, "counts", "all values are integers", INTEGERS),
+        (np.sqrt(INTEGERS).astype(np.float32), {}, "amplitude", "all squares are integers", INTEGERS),
+        (np.sqrt(INTEGERS), {}, "amplitude", "all squares are integers", INTEGERS),
+        (
+            np.sqrt(INTEGERS).astype(np.float32).astype(np.float64),
+            {},
+            "amplitude",
+            "all squares are integers",
+            INTEGERS,
+        ),
         (REAL.astype(np.float32), {}, "amplitude", "the contract's default", None),
-        (REAL, {"measurement": "counts"}, "counts", "the key 'measurement' says so", None),
+        (REAL, {"measurement": "counts"}, "counts", "stated by the key 'measurement'", None),
         (INTEGERS.astype(np.uint16), {"measurement": "amplitude"}, "amplitude", "the key 'measurement'", INTEGERS**2),
     ],
 )

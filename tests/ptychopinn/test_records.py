@@ -147,7 +147,7 @@ def test_scan_file_of_0_1_is_read_into_fields(tmp_path: Path) -> None:
         metadata_json=json.dumps(FORMER_SCAN),
     )
     back = Scan.load(tmp_path / "a.npz")
-    measured = Decision("counts", "the key 'measurement' says so")
+    measured = Decision("counts", "stated by the key 'measurement'")
     assert back.acquisition == scan.acquisition and back.orientation == scan.orientation
     np.testing.assert_array_equal(back.frame_indexes, INDEXES)
     assert back.decisions == replace(DECISIONS, measurement=measured) and back.metadata == {"sample": "a butterfly"}

@@ -57,9 +57,9 @@ def run(options: Namespace) -> int:
     from ptychopinn.persistence.bundle import load_bundle
     from ptychopinn.plotting.reconstructions import plot_reconstruction
     from ptychopinn.refinement.workflow import refine
-    from ptychopinn.runtime.processes import distributed, processes, together
+    from ptychopinn.runtime.processes import distributed, processes, shared_errors
 
-    with processes(), together():
+    with processes(), shared_errors():
         out = new_file(options.out, options.overwrite)
         reconstruction_suffix(out, options.out_format)
         execution, device = execution_of(options)

@@ -68,9 +68,9 @@ def run(options: Namespace) -> int:
     """
     from ptychopinn.io.reconstructions import reconstruction_suffix
     from ptychopinn.refinement.files import refine_to_files
-    from ptychopinn.runtime.processes import processes, together
+    from ptychopinn.runtime.processes import processes, shared_errors
 
-    with processes(), together():
+    with processes(), shared_errors():
         out = new_file(options.out, options.overwrite or options.resume)
         reconstruction_suffix(out, options.out_format)
         if len(options.files) != 2 - options.from_scratch:

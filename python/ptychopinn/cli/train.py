@@ -66,12 +66,12 @@ def run(options: Namespace) -> int:
     options are those of the run that is started from.
     """
     from ptychopinn.inspection.orientation import oriented, require_orientation
-    from ptychopinn.runtime.processes import processes, together
+    from ptychopinn.runtime.processes import processes, shared_errors
     from ptychopinn.training.workflow import train
 
     quieten_lightning()
     with processes():
-        with together():
+        with shared_errors():
             config, start = _settings(options)
             scans = [load_scan(options, path) for path in options.scan_files]
             if options.orientation is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The rules of a section, worded alike: a value of another type, one out of range, an unknown name.
+"""Checks of sections for types, ranges and unknown names, with uniform errors.
 
 What a field takes is its annotation: plain types, and ``Literal`` for a choice, which jsonargparse reads as well.
 """
@@ -24,7 +24,7 @@ _NAMES = {
 
 
 def require(ok: bool, name: str, rule: str, value: object) -> None:
-    """Raise an InputError that names the field unless its value is right."""
+    """Raise an InputError that names the field unless the rule holds."""
     if not ok:
         raise InputError(f"{name} must {rule}, got {value!r}")
 

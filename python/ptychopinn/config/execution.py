@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where and how a training runs: the section ``execution``."""
+"""Section ``execution`` of the configuration: devices, processes, precision and logging."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ptychopinn.config.checks import check_fields, require
 
 @dataclass(frozen=True)
 class ExecutionConfig:
-    """Where and how it runs; changes speed, and results by rounding only.
+    """Devices, processes, precision and logging; they change speed, and results by rounding only.
 
     Args:
         accelerator: "cpu", "gpu", or "auto": a GPU if torch and the operators can use one.
@@ -20,11 +20,11 @@ class ExecutionConfig:
             single process is an error.
         deterministic: use deterministic algorithms only; the same seed then gives the same result, bit for bit.
         precision: of the network: "32", or "bf16" or "16" where the device is faster in it; the physics stays at 32.
-        threads: CPU threads; none: torch's default.
-        workers: processes that prepare batches; 0: in the main process.
+        threads: number of CPU threads; none: torch's default.
+        workers: number of processes that prepare batches; 0: the main process prepares them.
         progress: show a progress bar on a terminal, a line per epoch elsewhere.
-        logger: where losses go: "csv" (metrics.csv in the run's folder), "tensorboard" or "mlflow" (besides that), or
-            "none".
+        logger: destination of losses: "csv" (metrics.csv in the run's folder), "tensorboard" or "mlflow" (besides
+            that), or "none".
         checkpoints: keep the best and the last epoch in the run's folder; without, the model is that of the last step,
             and nothing can be resumed.
         early_stopping: epochs without a lower loss (of what is held out, if anything is) after which it ends; none:

@@ -54,31 +54,32 @@ class RefineConfig:
 
     Args:
         engine: "lbfgs" (quasi-Newton on all patterns) or "pie" (a step after every batch).
-        iterations: passes over the scan at most; it ends by itself when the likelihood does not improve any more.
-        minutes: stop after so many minutes at the latest; none: no limit.
+        iterations: largest number of passes over the scan; the refinement ends earlier if the likelihood no longer
+            improves.
+        minutes: time limit in minutes; none: no limit.
         tolerance: relative improvement over ten passes (over thirty where positions are refined) below which it ends.
         warmup: passes of "pie" before "lbfgs" when it starts from scratch.
         loss: "poisson" (likelihood) or "amplitude".
         interpolation: between pixels: "fourier" (shifts the probe, exact) or "bilinear" (of the object, faster).
-        modes: incoherent probe modes; none: as many as the start has.
+        modes: incoherent probe modes; none: as many as the initial probe has.
         learn_probe: refine the probe.
         learn_positions: refine the scan positions.
         learn_intensities: refine the intensity of every pattern.
-        find_defocus: seek the probe's defocus, with the aperture of the mean pattern, before anything else; "auto": if
-            positions are refined and the probe is the scan's.
-        affine: what becomes of a common shift, scale, rotation and shear of the positions: "remove" or "keep".
-        search: pixels about their reported positions in which badly fitting patterns are sought, where positions are
-            refined; 0: not at all.
-        centre_probe: keep the probe's centre of mass where the start had it.
-        keep_power: keep the probe's power as the start had it; what is missing goes to the object.
+        find_defocus: search for the probe's defocus, with the aperture of the mean pattern, before anything else;
+            "auto": if positions are refined and the probe is the scan's.
+        affine: "remove" or "keep" a common shift, scale, rotation and shear of the position corrections.
+        search: pixels around their reported positions in which patterns with a poor fit are searched for, if positions
+            are refined; 0: not at all.
+        centre_probe: keep the centre of mass of the initial probe.
+        keep_power: keep the power of the initial probe; the object is scaled instead.
         total_variation: weight of the object's total variation, in nats per detector pixel.
         smoothness: weight of the object's mean square gradient, in nats per detector pixel.
         batch_size: patterns of a batch.
-        history: steps that "lbfgs" remembers.
-        object_step: step of the object in "pie", 1 being a full one.
-        probe_step: step of the probe in "pie".
+        history: number of previous steps that "lbfgs" uses.
+        object_step: step size of the object in "pie", relative to a full step.
+        probe_step: step size of the probe in "pie", relative to a full step.
         momentum: of the object in "pie".
-        split_half: estimate the resolution from two independent halves of the scan; takes as long again.
+        split_half: estimate the resolution from two independent halves of the scan; doubles the time.
         seed: of the batches and the halves.
     """
 

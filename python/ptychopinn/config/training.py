@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is trained, on what, and how: the sections ``data``, ``model`` and ``training``."""
+"""Sections ``data``, ``model`` and ``training`` of the configuration."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from ptychopinn.config.checks import check_fields, require
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How a scan is grouped, and what of it is kept out of training.
+    """Grouping of a scan, and the patterns held out for validation.
 
     Args:
         group_size: patterns C that are reconstructed together on one canvas.
         neighbours: rule for a group's other members: "nearest", or "quadrants" (from each of the four around the first
             in turn).
         pool: nearest neighbours K from which they are drawn again in every epoch; none: the nearest ones, always.
-        min_distance: pixels; nearer patterns are no neighbours.
-        max_distance: pixels; patterns further away are no neighbours; none: no limit.
+        min_distance: smallest distance of neighbours, pixels.
+        max_distance: largest distance of neighbours, pixels; none: no limit.
         oversampling: groups that every pattern may lead in an epoch, all different (at most K choose C - 1).
-        largest_canvas: pixels; a group that spreads further is an error; none: 8 times the patterns' size.
+        largest_canvas: largest side of a group's canvas, pixels; a larger group is an error; none: 8 times that of a
+            pattern.
         y_bounds: fractions of the scanned extent along y within which patterns lead groups in training.
         x_bounds: the same along x.
         validation_fraction: fraction of the patterns whose groups are kept out of training to measure the loss on.
@@ -64,7 +65,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network and what of the physics is learned with it.
+    """The network, and the physical parameters that are learned with it.
 
     Args:
         generator: name in the registry: "unrolled", "unet" or "cnn" (the predecessor's).
@@ -86,19 +87,19 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the network is trained.
+    """Training of the network.
 
     Args:
         epochs: passes that show every pattern about once (at least 8 batches each).
-        minutes: stop after so many minutes at the latest, a falling schedule at its end by then; none: no limit.
+        minutes: time limit in minutes, which a falling schedule takes into account; none: no limit.
         batch_size: groups in a batch; none: as many as show 16 patterns.
-        accumulate: batches whose gradients make one step.
+        accumulate: number of batches whose gradients are summed for one step.
         learning_rate: peak learning rate of the network.
         probe_step: step of the probe and the intensity scale where they are learned, 1 being a full Newton-like step.
         position_step: learning rate of the positions where they are learned, pixels.
         schedule: of all rates after the warm-up: "cosine" (to zero), "exponential" (to 1 %), "plateau" (halved when the
             loss does not fall) or "constant".
-        patience: epochs without a lower loss that are waited through before a plateau is one.
+        patience: number of epochs without a lower loss before "plateau" reduces the rates.
         warmup: fraction of the training in which the rates rise.
         loss: "poisson" (likelihood) or "amplitude".
         total_variation: weight of the object's total variation, in nats per detector pixel.

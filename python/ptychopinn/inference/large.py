@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A reconstruction whose image is itself too large for memory: predicted, stitched, averaged and written in parts.
+"""Reconstruction of images that exceed memory, in parts.
 
-The same steps as :func:`ptychopinn.inference.predict.reconstruct`, to rounding with the same result, straight to the
-HDF5 file that :class:`~ptychopinn.reconstruction.Reconstruction` reads, whole or by rows with h5py.
+Steps and results are those of :func:`ptychopinn.inference.predict.reconstruct`, up to rounding. The image is written to
+an HDF5 file, which :class:`~ptychopinn.reconstruction.Reconstruction` reads completely, or h5py in parts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _AVERAGED, _EACH = 64, 16
 
 
 def is_large(scan: Scan, views: int = 1) -> bool:
-    """Whether the image of a scan, averaged over so many predictions, is for :func:`reconstruct_to_file`."""
+    """Whether the image of a scan, averaged over `views` predictions, needs :func:`reconstruct_to_file`."""
     shape = CanvasGeometry.from_positions(scan.positions, scan.patch_size).shape
     return not fits_in_memory(math.prod(shape) * (_AVERAGED + _EACH * views))
 
@@ -51,10 +51,13 @@ def reconstruct_to_file(
     device: str | torch.device = "cpu",
     scratch: str | Path | None = None,
 ) -> tuple[int, int]:
-    """Reconstruct the object of a scan in bounded memory, however many patterns and however large the object.
+    """Reconstruct the object of a scan in bounded memory, for any number of patterns and any size of the object.
 
     Args:
-        model: as for :func:`~ptychopinn.inference.predict.reconstruct`, and so are `scan`, `config` and `device`.
+        model: a trained model, or several whose results are averaged.
+        scan: the scan; its patterns must have the model's size.
+        config: sections ``data`` and ``inference`` are used; None: the defaults.
+        device: for the prediction.
         path: the reconstruction to write, ``.h5`` or ``.hdf5``.
         scratch: a folder for temporary files, about 8 bytes for a pixel of all group canvases and 16 bytes for a pixel
             of each image; none: that of `path`.
@@ -97,7 +100,7 @@ def reconstruct_to_file(
 def _averaged(
     images: Sequence[Accumulator], shape: tuple[int, int], uncertainty: str
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Rows of the average of images, of which the phases are found first."""
+    """Blocks of rows of the average of images, after their phases were determined."""
     boxes = [(rows, slice(0, shape[1])) for rows in _blocks_of_rows(shape)]
     products = [torch.zeros((), dtype=torch.complex64) for _ in images]
     if len(images) > 1:
@@ -112,6 +115,6 @@ def _averaged(
 
 
 def _blocks_of_rows(shape: tuple[int, int]) -> Iterator[slice]:
-    """Rows of an image (H, W) that are handled at a time."""
+    """Blocks of rows of an image (H, W) that are processed at a time."""
     rows = max(_ROWS_MULTIPLE, _ROWS // (16 * shape[1]) // _ROWS_MULTIPLE * _ROWS_MULTIPLE)
     return (slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows))

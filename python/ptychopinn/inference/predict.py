@@ -32,7 +32,7 @@ from ptychopinn.physics.overlap import canvas_illumination, illumination_weight
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.runtime.memory import fits_in_memory
-from ptychopinn.runtime.processes import distributed, together
+from ptychopinn.runtime.processes import distributed, shared_errors
 from ptychopinn.scan import Scan
 from ptychopinn.stitching.accumulator import Stitched
 from ptychopinn.stitching.distributed import Shard
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says, before stitching.
+    """Output of the network, before stitching.
 
     Args:
         canvases: complex64, (G, H, W), one object canvas per group.
@@ -66,15 +66,15 @@ def predict(
     probe: Tensor | None = None,
     choose: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
 ) -> Prediction:
-    """Predict group canvases that together show every pattern of a scan.
+    """Predict group canvases that include every pattern of a scan.
 
     Args:
         model: a trained model.
         scan: the scan; its patterns must have the model's size.
         config: sections ``data`` and ``inference`` are used.
-        device: where to compute; results come back to the CPU.
-        orientation: in which to show the scan to the network, 0 to 7; the canvases come back in that of the scan.
-        probe: complex, (M, N, N), to use instead of what ``inference.probe`` says.
+        device: for the computation; results are on the CPU.
+        orientation: of the network's input, 0 to 7; the canvases are returned in that of the scan.
+        probe: complex, (M, N, N), replaces the probe of ``inference.probe``.
         choose: which groups to predict, given the origins (G, 2) of all canvases; none: all.
 
     Raises:
@@ -95,7 +95,7 @@ def predict(
 
 
 def groups_to_predict(model: PtychoModel, scan: Scan, config: Config) -> GroupDataset:
-    """The groups that together show every pattern, as ``inference`` has it; errors as for :func:`predict`."""
+    """Groups that include every pattern, by the section ``inference``; errors as for :func:`predict`."""
     size = _check_fit(model, scan, config)
     rule = config.data
     groups = group_patterns(
@@ -154,7 +154,7 @@ def predict_streamed(
 
 
 def group_weight(probe: Tensor, rule: str) -> Tensor:
-    """What one pattern adds to its group's weight, real (N, N), by ``inference.weighting``."""
+    """Contribution of a pattern to the weight of its group, real (N, N), by ``inference.weighting``."""
     weight = illumination_weight(probe)
     if rule == "probe":
         return weight
@@ -224,7 +224,7 @@ def reconstruct(
 
 
 def facts(scan: Scan, config: Config, predicting: float, stitching: float) -> dict[str, Any]:
-    """Say how long it took, and what a reconstruction's metadata tell."""
+    """Log the durations, and return the metadata of a reconstruction."""
     _log.info(
         "%d patterns: predicted in %.1f s, stitched in %.1f s (%.0f patterns/s)",
         scan.n, predicting, stitching, scan.n / (predicting + stitching),
@@ -240,9 +240,9 @@ def facts(scan: Scan, config: Config, predicting: float, stitching: float) -> di
 def prepare(
     model: PtychoModel | Sequence[PtychoModel], scan: Scan, config: Config
 ) -> tuple[list[tuple[PtychoModel, int]], Scan, Tensor]:
-    """What is averaged in a reconstruction (models and orientations), the scan with its positions, and the probe."""
+    """Pairs of model and orientation to average, the scan with its positions, and the probe."""
     models = [model] if isinstance(model, PtychoModel) else list(model)
-    with together():
+    with shared_errors():
         for member in models:
             _check_fit(member, scan, config)
     views = [(member, turn) for member in models for turn in ORIENTATIONS[config.inference.augment]]
@@ -277,14 +277,14 @@ def phase_product(image: Stitched, first: Stitched) -> Tensor:
 
 
 def unit_phases(products: Sequence[Tensor]) -> list[Tensor | float]:
-    """The phases of products of each image with the first one; there is none to be found for a single image."""
+    """Phase factors of images from their products with the first image; 1 for a single image."""
     return [p / p.abs() if len(products) > 1 and p.abs() > 0 else 1.0 for p in products]
 
 
 def average(
     images: Sequence[Stitched], phases: Sequence[Tensor | float], uncertainty: str
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What :func:`combine` returns, of images or parts of them whose phases are known."""
+    """Average images, or parts of them, with known phases; returns as :func:`combine`."""
     first, count = images[0], len(images)
     total = torch.stack([image.weights for image in images]).sum(0)
     scale = total.clamp_min(torch.finfo(total.dtype).tiny)

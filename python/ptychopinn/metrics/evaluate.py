@@ -93,7 +93,9 @@ def evaluate(
         reconstruction: object to score.
         scan: its scan, with ``truth``; the scan's probe sets the high-pass.
         aligned: result of :func:`align_to_scan`, to use instead of aligning with the three following arguments.
-        threshold, border, max_shift: see :func:`align_to_scan`.
+        threshold: see :func:`align_to_scan`.
+        border: see :func:`align_to_scan`.
+        max_shift: see :func:`align_to_scan`.
 
     Returns:
         A dictionary for JSON (None where a score is undefined or infinite)::

@@ -50,7 +50,8 @@ def psnr(image: np.ndarray, truth: np.ndarray, peak: float) -> float:
     """Peak signal-to-noise ratio ``20 log10(peak / rmse)`` in dB; inf for equal images, nan where peak is 0.
 
     Args:
-        image, truth: real arrays of one shape.
+        image: real, of any shape.
+        truth: real, of the same shape.
         peak: full scale, in the unit of the images; report it with the score (see :func:`data_range`).
 
     Example:
@@ -137,7 +138,8 @@ def matched_phases(image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np
     difference would give even a constant image the steps of 2 pi of the truth.
 
     Args:
-        image, truth: (h, w) complex, aligned.
+        image: (h, w) complex, aligned to the truth.
+        truth: (h, w) complex.
 
     Returns:
         (phase of the image, phase of the truth), (h, w) float64 in rad.
@@ -167,7 +169,8 @@ def frc(image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     report the correlation of the phases as well.
 
     Args:
-        image, truth: (h, w), real or complex, aligned.
+        image: (h, w), real or complex, aligned to the truth.
+        truth: (h, w), real or complex.
 
     Returns:
         (frequency in units of Nyquist, correlation in [0, 1]), each (min(h, w) // 2,).
@@ -221,7 +224,8 @@ def frc_figures(image: np.ndarray, truth: np.ndarray, pixel_size: float | None =
     """Fourier ring correlation, its mean and its crossings, as a dictionary for JSON.
 
     Args:
-        image, truth: (h, w), aligned and without the truth's ramp (see ``Aligned.levelled``).
+        image: (h, w), aligned to the truth, without the truth's phase ramp (see ``Aligned.levelled``).
+        truth: (h, w), without its phase ramp.
         pixel_size: metres per pixel; None: unknown.
 
     Returns:

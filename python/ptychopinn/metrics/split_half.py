@@ -21,7 +21,8 @@ def split_half_frc(first: Reconstruction, second: Reconstruction, *, border: int
     """Fourier ring correlation of two reconstructions, after alignment, on the pixels that both have illuminated.
 
     Args:
-        first, second: reconstructions of the two halves of a scan, in the same scan coordinates.
+        first: reconstruction of one half of a scan.
+        second: reconstruction of the other half, in the same scan coordinates.
         border: pixels trimmed from each side of the compared rectangle.
 
     Returns:

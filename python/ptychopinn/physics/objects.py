@@ -23,9 +23,23 @@ Range = tuple[float, float]
 
 # Photographs inside the scikit-image wheel; its other images are downloaded on use.
 PHOTOGRAPHS = (
-    "astronaut brick camera cell chelsea coffee coins grass gravel hubble_deep_field microaneurysms moon page retina "
-    "rocket text"
-).split()
+    "astronaut",
+    "brick",
+    "camera",
+    "cell",
+    "chelsea",
+    "coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "hubble_deep_field",
+    "microaneurysms",
+    "moon",
+    "page",
+    "retina",
+    "rocket",
+    "text",
+)
 
 
 def photos(
@@ -42,8 +56,10 @@ def photos(
     Args:
         shape: (H, W) pixels; the photographs are cropped to this aspect ratio about their centres, then resampled.
         rng: not used.
-        amplitude_photo, phase_photo: names from `PHOTOGRAPHS`.
-        amplitude, phase: values (phase in radians) of the darkest and the brightest pixel.
+        amplitude_photo: name from `PHOTOGRAPHS`.
+        phase_photo: name from `PHOTOGRAPHS`.
+        amplitude: values of the darkest and the brightest pixel.
+        phase: values of the darkest and the brightest pixel, radians.
         blur: Gaussian sigma in pixels, applied after resampling.
 
     Raises:
@@ -72,7 +88,8 @@ def lines(
     Args:
         shape: (H, W) pixels.
         rng: draws the lines.
-        amplitude, phase: values (phase in radians) of the darkest and the brightest pixel.
+        amplitude: values of the darkest and the brightest pixel.
+        phase: values of the darkest and the brightest pixel, radians.
 
     Source:
         Hoidn et al., Sci. Rep. 13, 22789 (2023).
@@ -93,7 +110,8 @@ def siemens(
         shape: (H, W) pixels; the star fills the shorter side.
         rng: draws the angle.
         spokes: number of spokes; their width falls to one pixel at `spokes / pi` pixels from the centre.
-        amplitude, phase: values of the spokes and of the field between them; phase in radians.
+        amplitude: values of the spokes and of the field between them.
+        phase: values of the spokes and of the field between them, radians.
     """
     y, x = (np.arange(length) - (length - 1) / 2 for length in shape)
     radius = np.hypot(y[:, np.newaxis], x)
@@ -121,7 +139,8 @@ def dead_leaves(
     Args:
         shape: (H, W) pixels.
         rng: draws the disks; amplitude and phase of a disk are uniform in their ranges and independent.
-        amplitude, phase: ranges; phase in radians.
+        amplitude: smallest and largest value.
+        phase: smallest and largest value, radians.
         radius: smallest and largest radius, pixels; the density of radii falls with their third power, so that every
             scale covers the same area.
         blur: Gaussian sigma in pixels, applied to amplitude and phase.

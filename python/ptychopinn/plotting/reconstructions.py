@@ -138,7 +138,8 @@ def plot_frc(frequency: np.ndarray, correlation: np.ndarray, path: Path, label: 
     """Draw a Fourier ring correlation and its crossings of 0.5 and 1/7.
 
     Args:
-        frequency, correlation: from :func:`scores.frc`; the first ring is not drawn.
+        frequency: (r,) in units of Nyquist, from :func:`scores.frc`; the first ring is not drawn.
+        correlation: (r,) in [0, 1], from :func:`scores.frc`.
         path: the PNG file.
         label: of the curve.
         pixel_size: m, for half periods; None: crossings are in units of Nyquist only.

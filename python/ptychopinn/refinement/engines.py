@@ -22,7 +22,7 @@ from torch import Tensor
 from ptychopinn.config import RefineConfig
 from ptychopinn.refinement.objective import Objective, compact_batches
 from ptychopinn.refinement.state import State
-from ptychopinn.runtime.processes import first_says, reduce_sums
+from ptychopinn.runtime.processes import reduce_sums, value_of_first
 
 #: Added to the curvature of object and probe, relative to its maximum: damps steps where illumination is weak.
 OBJECT_FLOOR = 0.02
@@ -197,11 +197,11 @@ class LbfgsEngine:
         if self.stalled:
             return self.value
         direction = self._direction()
-        derivative = first_says(2 * self.gradient.dot(direction), self.objective.device)
+        derivative = value_of_first(2 * self.gradient.dot(direction), self.objective.device)
         if not derivative < 0:  # not a descent direction, because of rounding
             self.pairs.clear()
             direction = self.gradient.copy().scale_(-1.0)
-            derivative = first_says(2 * self.gradient.dot(direction), self.objective.device)
+            derivative = value_of_first(2 * self.gradient.dot(direction), self.objective.device)
         move = direction.map(torch.mul, self.scale)
         # The gradient is projected before the scaling, the step after it: so `derivative` is that along the step.
         move.positions = self.project(move.positions)
@@ -248,7 +248,7 @@ class LbfgsEngine:
         """J with and without regularisers, half the gradient of the first in scaled variables, and the residuals."""
         self.evaluations += 1
         data_term, gradient, residuals = self.objective.gradient(state)
-        value = first_says(data_term + self.penalty(state, self.illumination, gradient), self.objective.device)
+        value = value_of_first(data_term + self.penalty(state, self.illumination, gradient), self.objective.device)
         gradient.positions = self.project(gradient.positions)
         return value, data_term, gradient.map(torch.mul, self.scale), residuals
 

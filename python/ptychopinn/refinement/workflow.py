@@ -120,8 +120,10 @@ def refine(
     if run.config.split_half and not run.interrupted:
         try:
             assert result.refinement is not None
-            halves = split_half(scan, result, run.config, device)
-            result = dataclasses.replace(result, refinement=dataclasses.replace(result.refinement, split_half=halves))
+            agreement = split_half(scan, result, run.config, device)
+            result = dataclasses.replace(
+                result, refinement=dataclasses.replace(result.refinement, split_half=agreement)
+            )
         except KeyboardInterrupt:
             if distributed():
                 raise

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where to compute: a GPU only if both torch and the operators can use it.
+"""Selection of a device: a GPU only if both torch and the operators can use it.
 
-One rule for training (Lightning's accelerators) and inference (torch's devices), so that a GPU node with a CPU-only
-build runs on its CPU, and refuses a request for the GPU.
+The same rule for training (accelerators of Lightning) and inference (devices of torch). With a CPU-only build on a GPU
+node, "auto" is the CPU, and a request for the GPU is an error.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def device_of(execution: ExecutionConfig) -> torch.device:
-    """The torch device where a training with these settings runs, for what is done without Lightning.
+    """The torch device of a training with these settings, for computations without Lightning.
 
     Raises:
         InputError: it cannot be used.

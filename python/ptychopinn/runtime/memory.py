@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How much memory there is: of the machine, and of it what this process can still take.
+"""Physical memory of the machine, and memory available to this process.
 
-psutil asks the system; it does not know the limit of a control group (of a container or a job), which is read here.
+psutil ignores the limit of a control group (of a container or a job), which is read here.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _OWN_GROUP = Path("/proc/self/cgroup")
 
 
 def available_memory() -> int:
-    """Bytes that this process can still take: what the machine has available, or less in a smaller control group."""
+    """Bytes available to this process, on the machine and within the limits of its control groups."""
     return min([int(psutil.virtual_memory().available), *_available_in_groups()])
 
 
 def _available_in_groups() -> Iterator[int]:
-    """What is left of each limit on this process: that of its control group (version 2), and of those around it."""
+    """Bytes available within the limit of this process's control group (version 2) and each of its parents."""
     try:
         own = next(line for line in _OWN_GROUP.read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
@@ -42,7 +42,7 @@ def _available_in_groups() -> Iterator[int]:
 
 
 def fits_in_memory(nbytes: int) -> bool:
-    """Whether so many bytes are at most a quarter of what is available: the rule of "auto"."""
+    """Whether `nbytes` is at most a quarter of the available memory, which is the rule of "auto"."""
     return nbytes <= LARGEST_FRACTION * available_memory()
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One of several processes: joining those that torchrun has started, and deciding, summing and failing together.
+"""Distributed processes of torchrun: joining, common decisions, sums and errors.
 
-Training, reconstruction and refinement share this. Decisions and error sentences go through gloo on the CPU, whatever
-the device, so that they never wait for a GPU; sums go where their tensors are. In a single process everything here does
-nothing.
+Used by training, reconstruction and refinement. Errors are exchanged with gloo on the CPU, so that they never wait for
+a GPU; sums are computed on the device of their tensors. In a single process these functions have no effect.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from ptychopinn.errors import InputError, RemoteError, not_found
 
 
 def launched() -> int:
-    """How many processes torchrun has started, on all nodes; 1 without it."""
+    """Number of processes that torchrun has started on all nodes; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
@@ -31,18 +30,21 @@ def distributed() -> bool:
 
 
 def rank_and_size() -> tuple[int, int]:
-    """(number of this process, number of all)."""
+    """Rank of this process, and number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if distributed() else (0, 1)
 
 
 @contextmanager
 def processes(device: torch.device | None = None) -> Iterator[torch.device]:
-    """Join the processes that torchrun has started, if any; yields the device of this one.
+    """Context manager that joins the processes of torchrun, if any, and yields the device of this process.
 
-    They stay joined until they end. Of the results the first one writes the files. May be entered again, and inside.
+    The process group exists until the process ends. The first process writes the result files. Can be nested.
+
+    Args:
+        device: requested device; None: the CPU.
 
     Raises:
-        RemoteError: another process ended before its time; torchrun names it.
+        RemoteError: another process ended unexpectedly; torchrun names it.
     """
     device = device or torch.device("cpu")
     if launched() == 1:
@@ -73,10 +75,10 @@ def _leave() -> None:
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Fail in all processes with the same sentence, reported once, where one of them finds what the user must mend.
+def shared_errors() -> Iterator[None]:
+    """Context manager that raises an InputError of one process in all processes, and reports it once.
 
-    No process is left waiting for one that has failed. The block must not communicate.
+    No process waits for one that has failed. The block must not communicate.
 
     Raises:
         InputError: in the first process; in the others its subclass RemoteError.
@@ -106,7 +108,7 @@ def together() -> Iterator[None]:
 
 
 def for_this_process(error: InputError) -> InputError:
-    """An error that all processes have found, as the one to raise in this process: the first one reports it for all."""
+    """Convert an error that all processes have: the first process reports it, others raise RemoteError."""
     return error if rank_and_size()[0] == 0 else RemoteError(str(error))
 
 
@@ -118,21 +120,21 @@ def reduce_sums(*tensors: Tensor) -> None:
 
 
 def broadcast(*tensors: Tensor) -> None:
-    """Overwrite each tensor with the first process's, so that all continue from the same numbers."""
+    """Overwrite each tensor with that of the first process."""
     if distributed():
         for tensor in tensors:
             dist.broadcast(torch.view_as_real(tensor) if tensor.is_complex() else tensor, 0)
 
 
-def first_says(value: float, device: torch.device) -> float:
-    """The first process's number, where all must decide alike."""
+def value_of_first(value: float, device: torch.device) -> float:
+    """The value of the first process, for decisions that must be equal in all processes."""
     shared = torch.tensor(value, dtype=torch.float64, device=device)
     broadcast(shared)
     return float(shared)
 
 
 def agree(over: bool) -> bool:
-    """Whether this is so in any process: clocks and signals differ, but all must end at the same step."""
+    """Whether `over` is True in any process, so that all end at the same step although clocks and signals differ."""
     if not distributed():
         return over
     answer = torch.tensor(float(over), device="cuda" if dist.get_backend() == "nccl" else "cpu")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Arrays in scratch files, for what memory does not hold.
+"""Arrays in scratch files, for data that exceed memory.
 
-They are read and written, never mapped: mapped pages count as resident memory. The files have no name, so that nothing
-is left behind, however the process ends.
+Files are read and written instead of mapped, since mapped pages count as resident memory. They have no name, so the
+system removes them when the process ends.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ptychopinn.errors import InputError
 
 
 class ScratchArray:
-    """An array in a file without a name, read and written by blocks of its first axis.
+    """An array in an unnamed temporary file, read and written in blocks of its first axis.
 
     Args:
-        folder: where the file lies; it vanishes with this object or the process.
-        shape: of the array, which is zero at first.
+        folder: of the file, which is removed with this object.
+        shape: of the array; initial values are zero.
         dtype: of the array.
 
     Raises:
@@ -40,11 +40,11 @@ class ScratchArray:
                 f"{folder}: expected {self._bytes * shape[0] / 1e9:.1f} GB of free space for a scratch file, found "
                 f"{free / 1e9:.1f} GB; free some, or set TMPDIR to another folder"
             )
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  open as long as the array
         self._file.truncate(self._bytes * shape[0])
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows from `start` to before `stop`, as a new array."""
+        """Read rows `start` to `stop` (exclusive) into a new array."""
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
         rest = memoryview(out.reshape(-1).view(np.uint8).data)
         self._file.seek(start * self._bytes)
@@ -53,7 +53,7 @@ class ScratchArray:
         return out
 
     def write(self, start: int, rows: NDArray[Any]) -> None:
-        """Write rows from `start` on."""
+        """Write rows, beginning with row `start`."""
         rest = memoryview(np.ascontiguousarray(rows, self.dtype).reshape(-1).view(np.uint8).data)
         self._file.seek(start * self._bytes)
         while len(rest):

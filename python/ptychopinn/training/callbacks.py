@@ -113,7 +113,7 @@ class EpochLog(L.Callback):
             _log.info("epoch %d/%s: %.0f s%s", trainer.current_epoch + 1, trainer.max_epochs, seconds, losses)
 
 
-class StopTogether(L.Callback):
+class StopAllProcesses(L.Callback):
     """Of several processes, those that were not interrupted end after the same step as one that was.
 
     Args:
@@ -143,7 +143,7 @@ def stop_on_interrupt(trainer: L.Trainer, interrupt: threading.Event) -> Iterato
     Outside the main thread the first one does.
 
     Args:
-        trainer: about to train, of several processes with :class:`StopTogether`.
+        trainer: about to train, of several processes with :class:`StopAllProcesses`.
         interrupt: set by the first Ctrl-C.
 
     Raises:

@@ -31,10 +31,10 @@ from ptychopinn.persistence.bundle import BUNDLE_NAME, save_bundle
 from ptychopinn.physics.positions import REACH
 from ptychopinn.plotting.scans import plot_scan_overview
 from ptychopinn.plotting.training import plot_training
-from ptychopinn.runtime.processes import agree, broadcast, for_this_process, processes, together
+from ptychopinn.runtime.processes import agree, broadcast, for_this_process, processes, shared_errors
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
-from ptychopinn.training.callbacks import BestEpoch, LastEpoch, StopTogether, stop_on_interrupt
+from ptychopinn.training.callbacks import BestEpoch, LastEpoch, StopAllProcesses, stop_on_interrupt
 from ptychopinn.training.loggers import make_loggers
 from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.trainer import make_trainer, watchers_of
@@ -118,7 +118,7 @@ def _train(
 ) -> TrainedRun:
     last = out / "checkpoints" / "last.ckpt"
     interrupt = threading.Event()
-    with together():
+    with shared_errors():
         _check_folder(out, overwrite, resume)
         if config.execution.threads is not None:
             torch.set_num_threads(config.execution.threads)
@@ -138,7 +138,7 @@ def _train(
         earlier = _logged(out / "metrics.csv", finished) if resume else []
         loggers = make_loggers(config, out)
         kept = [best, LastEpoch(out / "checkpoints")] if config.execution.checkpoints else []
-        watchers = [StopTogether(interrupt), *watchers_of(config, monitor, scans[0], out), *callbacks]
+        watchers = [StopAllProcesses(interrupt), *watchers_of(config, monitor, scans[0], out), *callbacks]
         trainer = make_trainer(config, out, [*kept, *watchers], loggers)
     if trainer.world_size > data.batch_size:
         _log.warning(
@@ -146,7 +146,7 @@ def _train(
             "--training.batch_size %d would keep all busy",
             trainer.world_size, data.batch_size, trainer.world_size,
         )  # fmt: skip
-    with together():
+    with shared_errors():
         if trainer.is_global_zero:
             _begin_folder(out, config, scans[0], resume)
             for logger in loggers[1:]:  # the first has config.yaml beside it
