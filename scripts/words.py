@@ -83,6 +83,8 @@ _STRINGS = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1)}
 
 
 class Found(NamedTuple):
+    """A word found: its line, the text around it, and the rule."""
+
     line: int
     text: str
     word: Word
