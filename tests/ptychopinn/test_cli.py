@@ -59,7 +59,7 @@ FULL = {
         "scan file:",
         "--training.epochs N",
         "--training.loss {poisson,amplitude}",
-        "data: how",
+        "data: grouping of a scan",
     ),
     "reconstruct": ("--inference.synchronise {true,false}", "--inference.augment {1,2,4,8}", "--execution.threads N"),
     "refine": ("--refine.learn_positions", "--refine.engine {lbfgs,pie}", "--execution.accelerator {auto,cpu,gpu}"),
