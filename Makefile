@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -type f)
+INTEGRATION := integrations/ptychodus
 MINUTES ?= 3
 
 .PHONY: help demo test lint bench gpu-check sanitize ptychodus wheel clean
@@ -17,8 +18,8 @@ help:
 	@echo "make bench  time the operators beside plain torch and a copy; writes benchmarks/results"
 	@echo "make gpu-check  on a machine with a GPU: build, test, compute-sanitizer, benchmark (benchmarks/gpu_check.sh)"
 	@echo "make sanitize  the operators' tests against a build with address and undefined-behaviour sanitizers (GCC)"
-	@echo "make ptychodus  ptychodus 1.7.0 from PyPI trains and reconstructs with this package, by both routes"
-	@echo "make wheel  build a wheel into dist/"
+	@echo "make ptychodus  ptychodus 1.7.0 from PyPI trains and reconstructs with integrations/ptychodus, by both routes"
+	@echo "make wheel  build the wheels of both distributions into dist/ and check what they hold"
 	@echo "make clean  remove .venv, build and demo"
 
 $(VENV)/.dependencies: requirements.txt
@@ -27,8 +28,9 @@ $(VENV)/.dependencies: requirements.txt
 	$(PIP) install --quiet -r requirements.txt
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.dependencies $(NATIVE)
+$(VENV)/.installed: $(VENV)/.dependencies $(NATIVE) $(INTEGRATION)/pyproject.toml
 	$(PIP) install --quiet --no-build-isolation --no-deps -e .
+	$(PIP) install --quiet --no-build-isolation --no-deps -e $(INTEGRATION)
 	touch $@
 
 demo: $(VENV)/.installed
@@ -68,7 +70,7 @@ sanitize: $(VENV)/.dependencies
 	  PTYCHO_SANITIZE=address,undefined OMP_NUM_THREADS=2 PYTHONPATH=$(SANITIZE)/site $(SANITIZE)/venv/bin/python $(BIN)/pytest tests/ext \
 	  -p no:cacheprovider --capture=sys -k "not compile and not export"
 
-# ptychodus beside this package as a user has it, in an environment of its own that borrows the packages of .venv.
+# ptychodus beside both distributions as a user has them, in an environment of its own that borrows the packages of .venv.
 PTYCHODUS := build/ptychodus
 $(PTYCHODUS)/.installed: $(VENV)/.dependencies
 	rm -rf $(PTYCHODUS)
@@ -78,13 +80,16 @@ $(PTYCHODUS)/.installed: $(VENV)/.dependencies
 	touch $@
 
 ptychodus: $(VENV)/.installed $(PTYCHODUS)/.installed
+	# --ignore-installed, for .venv has both, leaves the files of an earlier run.
+	$(PTYCHODUS)/venv/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes ptychopinn-ptychodus ptychopinn
 	$(PTYCHODUS)/venv/bin/python -m pip --disable-pip-version-check install --quiet --no-build-isolation --no-deps \
-	  --ignore-installed .
-	$(PTYCHODUS)/venv/bin/python $(BIN)/pytest -p no:cacheprovider -k "ptychodus or clients" --durations 5 \
-	  tests/clients tests/test_doctests.py tests/ptychopinn/test_products.py
+	  --ignore-installed . ./$(INTEGRATION)
+	$(PTYCHODUS)/venv/bin/python $(BIN)/pytest -p no:cacheprovider -k "ptycho_torch or ptychodus or clients" --durations 5 \
+	  tests/clients tests/test_doctests.py tests/test_distributions.py tests/ptychopinn/test_products.py
 
 wheel: $(VENV)/.dependencies
-	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist . ./$(INTEGRATION)
+	$(BIN)/python scripts/wheel_contents.py dist/*.whl
 
 clean:
 	rm -rf $(VENV) build demo dist

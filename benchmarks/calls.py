@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Times what a call of an operator costs on the host, beside torch.fft.fft2, on tensors too small to count.
+"""Benchmark of the host overhead of a call, compared with torch.fft.fft2, on very small tensors.
 
-A row is an operator: the raw one (torch.ops.ptycho), the public function where no gradient is wanted, the public
-function that records one, and that with its backward; beside them fft2, and two of them in a row with their backward.
-All take turns, for many rounds; times are the rounds' minima (other programs only ever add to them), ratios the medians
-of the rounds' ratios. A whole run writes results/calls/<hardware>.csv. See README.md.
+A row is an operator: the raw one (torch.ops.ptycho), the public function without a gradient, with a gradient, and with
+its backward; and for comparison fft2, and two fft2 with their backward. All are timed in turn for many rounds. Times
+are minima over the rounds, because other programs can only increase them; ratios are medians over the rounds. Writes
+results/calls/<hardware>.csv. See README.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COLUMNS = (
 
 
 def operators(device: str) -> dict[str, tuple[Call, Callable[[Tensor], Any], Tensor]]:
-    """Operator -> (the raw call, the public function of its data, the data)."""
+    """Raw call, public function of the data, and data of every operator, by name."""
     generator = torch.Generator().manual_seed(1)
 
     def random(*shape: int, dtype: torch.dtype = torch.complex64) -> Tensor:
@@ -82,7 +82,7 @@ def microseconds(call: Call, number: int) -> float:
 def measure(
     op: str, raw: Call, public: Callable[[Tensor], Any], data: Tensor, rounds: int, number: int
 ) -> dict[str, Any]:
-    """One row."""
+    """Measure one row."""
     leaf, image = data.clone().requires_grad_(), torch.randn(SIZE, dtype=torch.complex64, device=data.device)
     grad = torch.ones_like(public(data))
     image_leaf = image.clone().requires_grad_()
@@ -123,7 +123,7 @@ def write(rows: Sequence[dict[str, Any]], file: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="What a call of an operator costs on the host.")
+    parser = argparse.ArgumentParser(description="Host overhead of a call of an operator.")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--number", type=int, default=300, help="calls of each in a round")
     parser.add_argument("--threads", type=int, default=2)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The named problems of the benchmarks: a jittered raster of patches, in scan order, on one canvas or on many.
+"""Problems of the benchmarks: a jittered raster of patches, in scan order, on one or many canvases.
 
-Every patch and all its taps lie inside its canvas, so a plain-torch way needs no tests of bounds, which flatters it.
-All numbers are seeded. run.py times them, peers.py solves them in plain torch, tests/test_benchmarks.py runs the tiny
-one.
+Every patch and all its taps are inside its canvas, so methods in plain torch need no bounds checks, which favours them.
+All data are seeded. run.py times the problems, peers.py solves them in plain torch, tests/test_benchmarks.py runs the
+tiny one.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ GPU_CASES = {
 class Problem:
     """A case's tensors. Leading dimensions: none for one canvas, (B,) for groups.
 
-    ``canvas`` (..., H, W), ``positions`` (..., n, 2), ``patches`` and their gradient's stand-in (..., n, h, w),
+    ``canvas`` (..., H, W), ``positions`` (..., n, 2), ``patches``, also used as their gradient, (..., n, h, w),
     ``weights`` (h, w), ``grad_canvas`` (..., H, W), ``shifts`` (n, 2) for translate.
     """
 
@@ -89,7 +89,7 @@ class Problem:
 
     @cached_property
     def waves(self) -> Tensor:
-        """(..., n, M, h, w), made when they are first used."""
+        """Exit waves (..., n, M, h, w), made at the first use."""
         return self._normal(*self.positions.shape[:-1], self.case.modes, self.case.patch, self.case.patch)
 
     @cached_property
@@ -97,16 +97,16 @@ class Problem:
         return self._normal(self.case.modes, self.case.patch, self.case.patch)
 
     def _normal(self, *shape: int) -> Tensor:
-        there = torch.Generator(self.canvas.device).manual_seed(2)
-        return torch.randn(shape, dtype=self.canvas.dtype, generator=there, device=self.canvas.device)
+        generator = torch.Generator(self.canvas.device).manual_seed(2)
+        return torch.randn(shape, dtype=self.canvas.dtype, generator=generator, device=self.canvas.device)
 
     @property
     def items(self) -> int:
-        """What a part of the problem is counted in: groups, or patches where there is one canvas."""
+        """Number of groups, or of patches where there is one canvas."""
         return self.case.groups if self.case.groups > 1 else self.case.count
 
     def part(self, items: int) -> Problem:
-        """The problem of the first ``items`` groups or patches; the canvas of a scan keeps its size."""
+        """Problem of the first ``items`` groups or patches; the canvas of a scan keeps its size."""
         if items >= self.items:
             return self
         positions, patches = self.positions[:items], self.patches[:items]
@@ -120,7 +120,7 @@ class Problem:
         return replace(self, case=case, positions=positions, patches=patches, shifts=self.shifts[:items])
 
     def bytes(self, op: str) -> int:
-        """Bytes that must move: every patch once and every canvas once, for each pass over the patches."""
+        """Bytes that must be moved: every patch and every canvas once, for each pass over the patches."""
         if op in WAVE_OPS:
             return self.waves.nbytes + self.probe.nbytes + self.canvas.nbytes
         stack = self.patches.nbytes
@@ -131,14 +131,14 @@ class Problem:
 
 
 def make_problem(case: Case, dtype: torch.dtype, seed: int = 1, device: str = "cpu") -> Problem:
-    """The tensors of a case, normally distributed data. Positions are the same on every device."""
+    """Make the tensors of a case, with normally distributed data. Positions are the same on every device."""
     generator = torch.Generator().manual_seed(seed)
-    there = torch.Generator(device).manual_seed(seed) if device != "cpu" else generator
+    data_generator = torch.Generator(device).manual_seed(seed) if device != "cpu" else generator
     lead = (case.groups,) if case.groups > 1 else ()
     canvas_shape = (*lead, case.canvas, case.canvas)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, dtype=dtype, generator=there, device=device)
+        return torch.randn(shape, dtype=dtype, generator=data_generator, device=device)
 
     radius = torch.arange(case.patch, dtype=torch.float64) - (case.patch - 1) / 2
     profile = torch.exp(-((2.5 * radius / case.patch) ** 2)).to(torch.float32)
@@ -155,12 +155,12 @@ def make_problem(case: Case, dtype: torch.dtype, seed: int = 1, device: str = "c
 
 
 def raster(case: Case, generator: torch.Generator) -> Tensor:
-    """Positions (..., n, 2) of a raster that fills the canvas, row by row, each moved by up to a quarter of a step."""
+    """Positions (..., n, 2) of a raster over the canvas, row by row, each moved by up to a quarter of a step."""
     side = math.ceil(math.sqrt(case.count))
-    room = max(case.canvas - case.patch - 1e-3, 0.0)  # the last tap is at position + patch
-    step = room / side
+    extent = max(case.canvas - case.patch - 1e-3, 0.0)  # the last tap is at position + patch
+    step = extent / side
     index = torch.arange(case.count)
     nodes = torch.stack([index.div(side, rounding_mode="floor"), index % side], -1) + 0.5
     lead = (case.groups,) if case.groups > 1 else ()
     jitter = torch.rand(*lead, case.count, 2, dtype=torch.float64, generator=generator) - 0.5
-    return (step * (nodes + 0.5 * jitter)).clamp_(0.0, room - 1e-3 if room > 1e-3 else 0.0)
+    return (step * (nodes + 0.5 * jitter)).clamp_(0.0, extent - 1e-3 if extent > 1e-3 else 0.0)

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Times the CUDA operators as shares of the bandwidth that the card reaches on the same stack, in one run.
+"""Benchmark of the CUDA operators, relative to the bandwidth of the GPU on the same data in the same run.
 
-A time is that of a CUDA graph of one call per input set, replayed and timed with events: what the device takes, without
-the host's part. There are so many sets that they exceed the L2 cache several times. The operators write to given memory
-and have a plan, whose making is timed apart. The ceiling is the better of copy_ and neg of the stack. Plain torch, the
-same compiled, and pty-chi's accumulation take part where they can; what a call costs the host is timed as well. Rows go
-to <folder>/<GPU>.csv and .md as they are measured, so that an interrupted run keeps what it has. See README.md.
+A time is the device time of a CUDA graph of one call per input set, replayed and measured with events; the sets exceed
+the L2 cache several times. The operators use out= and a plan, which is timed separately. The ceiling is the faster of
+copy_ and neg of the stack. Plain torch, compiled torch and pty-chi's accumulation are timed where available, and the
+host time of a call. Rows are written to <folder>/<GPU>.csv and .md as they are measured. See README.md.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ COLUMNS = (
 )  # fmt: skip
 CACHES = 4  # times that the input sets exceed the L2 cache
 ERROR = 1e-3  # relative, above which a result is wrong
-TOLERANCE = 1e-4  # of the largest value: what another way may differ by and still be timed
-PEER_TAPS = 1 << 29  # taps up to which other ways take part
+TOLERANCE = 1e-4  # largest difference of another method that is timed, relative to the largest value
+PEER_TAPS = 1 << 29  # largest number of taps for which other methods are timed
 HOST_CASE = Case("host-16x64", 16, 64, 128)
-HOST_CALLS = 50  # calls of which the host's time is the mean: few enough for the queue of launches
+HOST_CALLS = 50  # calls per measurement of the host time: fewer than the launch queue holds
 
 
 class Device:
-    """Where calls are timed: with events and graphs on a GPU; on the CPU only so that the tests can run this script."""
+    """Device on which calls are timed, with events and graphs on a GPU; the CPU is for the tests of this script."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -53,7 +52,7 @@ class Device:
         self.cache = torch.cuda.get_device_properties(0).L2_cache_size if kind == "cuda" else 1 << 16
 
     def microseconds(self, calls: Sequence[Call], repeats: int, graph: bool = True) -> float:
-        """The median time of one call, when they follow on each other."""
+        """Median time of one call in a sequence of calls."""
         if self.kind != "cuda":
             times = []
             for _ in range(repeats + 1):  # the first one warms up
@@ -73,7 +72,7 @@ class Device:
         return 1e3 * statistics.median(begin.elapsed_time(end) for begin, end in events) / len(calls)
 
     def host_microseconds(self, call: Call, repeats: int) -> float:
-        """The host's median time of one call, beginning with an idle device and never waiting for it."""
+        """Median host time of one call, from an idle device and without synchronisation."""
         times = []
         for _ in range(repeats + 1):  # the first one warms up
             if self.kind == "cuda":
@@ -100,7 +99,7 @@ class Device:
 
 
 class Ceiling(NamedTuple):
-    """What the card takes to read a stack and to write one, in microseconds: the better of copy_ and neg."""
+    """Time of reading and writing a stack, in microseconds: the shorter of copy_ and neg."""
 
     copy_us: float
     neg_us: float
@@ -119,7 +118,7 @@ class Ceiling(NamedTuple):
         return 2 * self.stack / self.us
 
     def columns(self, moved: int, us: float) -> Row:
-        """The columns of an operator that must move `moved` bytes and takes `us`."""
+        """Columns of an operator that moves `moved` bytes in `us` microseconds."""
         return {
             "us": us,
             "bytes": moved,
@@ -133,18 +132,18 @@ class Ceiling(NamedTuple):
 
 
 def check(op: str, p: Problem, plan: ptycho_ext.ScanPlan | None, got: Tensor, patches: Tensor) -> float:
-    """The relative error of a result; patches: memory that a sum's check may write to.
+    """Relative error of a result; ``patches`` is temporary memory.
 
-    A sum of patches onto a canvas is checked whole, by the transpose: <canvas, sum> = <extract(canvas), patches> for a
-    canvas of noise, as a part of that number's standard deviation. Exit waves and their adjoints are compared with the
-    separate operators. Anything else is compared with the CPU's on the first 8 patches or groups.
+    A sum of patches onto a canvas is checked with the transpose: <canvas, sum> = <extract(canvas), patches> for a
+    canvas of noise, relative to the standard deviation of the product. Exit waves and their adjoints are compared with
+    the separate operators. Other results are compared with the CPU on the first 8 patches or groups.
     """
     if op in WAVE_OPS:
         want = separate_waves(op, p, plan)
         return float((got - want).abs().max() / want.abs().max())
     if op in ("adjoint", "reassemble"):
         weights = p.weights if op == "reassemble" else None
-        if op == "reassemble":  # back from the mean to the sum
+        if op == "reassemble":  # the sum from the mean
             got = got * ptycho_ext.extract_patches_adjoint(
                 p.weights.expand(p.patches.shape), p.positions, (p.case.canvas,) * 2, plan=plan
             )
@@ -160,7 +159,7 @@ def check(op: str, p: Problem, plan: ptycho_ext.ScanPlan | None, got: Tensor, pa
 
 
 def separate_waves(op: str, p: Problem, plan: ptycho_ext.ScanPlan | None) -> Tensor:
-    """Exit waves, or one of their adjoints, by extraction, product and sum."""
+    """Exit waves, or one of their adjoints, from extraction, product and sum."""
     if op == "exit_waves_adjoint":
         products = (p.waves * p.probe.conj()).sum(-3)
         return ptycho_ext.extract_patches_adjoint(products, p.positions, (p.case.canvas,) * 2, plan=plan)
@@ -169,20 +168,20 @@ def separate_waves(op: str, p: Problem, plan: ptycho_ext.ScanPlan | None) -> Ten
 
 
 def real_products(a: Tensor, b: Tensor, weights: Tensor | None = None, few: int = 256) -> list[float]:
-    """Re <a, b * weights> in double, of every `few` images: 2 GB of workspace for the largest."""
+    """Re <a, b * weights> in double for blocks of `few` images, which limits the workspace to 2 GB."""
     lanes = [torch.view_as_real(t) if t.is_complex() else t.unsqueeze(-1) for t in (a, b)]
     factor = 1 if weights is None else weights.unsqueeze(-1)
     parts = zip(lanes[0].split(few), lanes[1].split(few), strict=True)
     return [float((x * y * factor).sum(dtype=torch.float64)) for x, y in parts]
 
 
-def make_inputs(device: Device, case: Case, dtype: torch.dtype, whole_pixels: bool = False) -> list[Inputs]:
-    """Input sets of a case, with plans where there is one canvas."""
+def make_inputs(device: Device, case: Case, dtype: torch.dtype, integer_positions: bool = False) -> list[Inputs]:
+    """Make the input sets of a case, with plans where there is one canvas."""
     stack = dtype.itemsize * case.groups * case.count * case.patch**2
     inputs = []
     for seed in range(1, max(1, -(-CACHES * device.cache // stack)) + 1):
         p = make_problem(case, dtype, seed, device.kind)
-        if whole_pixels:
+        if integer_positions:
             p = replace(p, positions=p.positions.floor())
         planned = case.groups == 1 and case.ops != ("translate",)
         plan = ptycho_ext.ScanPlan(p.positions, case.patch, (case.canvas,) * 2) if planned else None
@@ -191,7 +190,7 @@ def make_inputs(device: Device, case: Case, dtype: torch.dtype, whole_pixels: bo
 
 
 def measure(device: Device, case: Case, dtype: torch.dtype, repeats: int) -> Iterator[Row]:
-    """The rows of a case: all its operators, beside the ceiling of its stack."""
+    """Rows of a case: all its operators, and the ceiling of its stack."""
     inputs = make_inputs(device, case, dtype)
     last = inputs[-1]
     ceiling = Ceiling(
@@ -212,14 +211,14 @@ def measure(device: Device, case: Case, dtype: torch.dtype, repeats: int) -> Ite
 
 
 def measure_peers(device: Device, case: Case, dtype: torch.dtype, repeats: int, backend: str) -> Iterator[Row]:
-    """The rows of the other ways of a case, each after its result was compared with ours; both are timed here."""
+    """Rows of the other methods of a case. Each result is compared with ours first; both are timed."""
     for name, peers in PEERS.items():
         for way, peer in peers.items():
             if name not in case.ops:
                 continue
             row: Row = {"case": case.name, "op": name, "dtype": short(dtype), "way": way, "note": peer.note}
             try:
-                inputs = make_inputs(device, case, dtype, peer.whole_pixels)
+                inputs = make_inputs(device, case, dtype, peer.integer_positions)
                 calls, want = peer.make(inputs, backend), OPS[name].make(inputs[-1])().clone()
                 got = calls[-1]()
                 row["error"] = float((got - want).abs().max() / want.abs().max())
@@ -228,13 +227,13 @@ def measure_peers(device: Device, case: Case, dtype: torch.dtype, repeats: int, 
                 row["us"] = device.microseconds(calls, repeats, graph=peer.graph)
                 row["ours_us"] = device.microseconds([OPS[name].make(i) for i in inputs], repeats)
                 row["sets"] = len(inputs)
-            except Exception as error:  # a way that cannot be had, whatever the reason, is reported and not timed
+            except Exception as error:  # a method that is not available or fails is reported and not timed
                 row["note"] = f"n/a: {one_line(error)}"
             yield row
 
 
 def measure_host(device: Device, repeats: int) -> Iterator[Row]:
-    """What a call costs the host: the public functions, the operators that they call, and two of torch for scale."""
+    """Rows of the host time of a call: public functions, raw operators, and two functions of torch for comparison."""
     p = make_problem(HOST_CASE, torch.complex64, device=device.kind)
     size, canvas_size = [HOST_CASE.patch] * 2, [HOST_CASE.canvas] * 2
     canvas = p.canvas.clone().requires_grad_()
@@ -258,7 +257,7 @@ def measure_host(device: Device, repeats: int) -> Iterator[Row]:
         row: Row = {"case": HOST_CASE.name, "op": name, "dtype": "complex64", "way": f"host, {way}"}
         try:
             row["us"] = device.host_microseconds(call, repeats)
-        except Exception as error:  # so that one signature that has changed does not cost the other rows
+        except Exception as error:  # so that a changed signature does not stop the other rows
             row["note"] = f"n/a: {one_line(error)}"
         yield row
 
@@ -268,7 +267,7 @@ def short(dtype: torch.dtype) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """The kind of an error and its first line, without what would break a table."""
+    """Type and first line of an error, without characters that break a table."""
     text = (str(error).strip().splitlines() or [""])[0].replace("|", "/")
     return f"{type(error).__name__}: {text[:160]}"
 
@@ -294,7 +293,7 @@ MARKDOWN = (
 
 
 def format_row(row: Row) -> str:
-    """A row of the Markdown table; what was not measured is empty."""
+    """Format a row of the Markdown table; values that were not measured are empty."""
 
     def cell(value: float | None, form: str, scale: float = 1) -> str:
         return "" if value is None else format(value * scale, form)
@@ -340,14 +339,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--case", action="append", choices=[*GPU_CASES, "tiny"], help="this case only; may be repeated")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--out", type=Path, help="folder for the tables; none are written without")
-    parser.add_argument("--backend", default="inductor", help="of torch.compile, for the compiled ways")
-    parser.add_argument("--no-peers", action="store_true", help="our operators only, without the other ways")
+    parser.add_argument("--out", type=Path, help="folder for the tables; default: none are written")
+    parser.add_argument("--backend", default="inductor", help="of torch.compile, for the compiled methods")
+    parser.add_argument("--no-peers", action="store_true", help="our operators only, without the other methods")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         print("There is no CUDA device here.")
         return 2
-    device, whole = Device(options.device), True
+    device, complete = Device(options.device), True
     table = Table(options.out, device)
     cases = [CASES[name] if name == "tiny" else GPU_CASES[name] for name in options.case or GPU_CASES]
     pairs = [(case, dtype) for case in cases for dtype in DTYPES]
@@ -356,22 +355,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for row in measure(device, case, dtype, options.repeats):
                 table.add(row)
         except torch.cuda.OutOfMemoryError as error:
-            whole = False
+            complete = False
             print(f"{case.name} {dtype}: {one_line(error)}", flush=True)
         if device.kind == "cuda":
             torch.cuda.empty_cache()
     for row in measure_host(device, min(options.repeats, 7)):
         table.add(row)
-    for case, dtype in [] if options.no_peers else pairs:  # last: they take the longest
+    for case, dtype in [] if options.no_peers else pairs:  # last, because they take the longest
         if case.groups == 1 and 4 * case.count * case.patch**2 <= PEER_TAPS:
             for row in measure_peers(device, case, dtype, 3, options.backend):
                 table.add(row)
                 if device.kind == "cuda":
                     torch.cuda.empty_cache()
-    right = all(row["error"] < ERROR for row in table.rows if row["way"] == "ours")  # not a number is not right
-    if not (whole and right):
+    correct = all(row["error"] < ERROR for row in table.rows if row["way"] == "ours")  # False for NaN
+    if not (complete and correct):
         print("Some results are wrong, or some cases did not fit.")
-    return 0 if whole and right else 1
+    return 0 if complete and correct else 1
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-3-Clause
-# Everything that needs a GPU, on a bare machine without a network: builds the operators for the GPU that is there, out
-# of the tree; runs the contracts and the parity tests on it; has compute-sanitizer watch one short run of every kernel;
-# and times the operators. Needs python3 with torch (CUDA build), numpy, pytest, hypothesis, pybind11,
-# scikit-build-core, ninja and cmake, and nvcc. The limits of the steps add up to 9 minutes; a step that fails does
-# not keep the next ones from running, and one that is stopped keeps what it has written: its log, the benchmark's rows.
+# All checks that need a GPU, without a network: builds the operators for the present GPU outside of the source tree,
+# runs the contract and parity tests, checks one short run of every kernel with compute-sanitizer, and times the
+# operators. Needs python3 with torch (CUDA build), numpy, pytest, hypothesis, pybind11, scikit-build-core, ninja and
+# cmake, and nvcc. The time limits of the steps add up to 9 minutes. A step that fails does not stop the following
+# ones; a step that is stopped keeps its log and the benchmark's rows.
 #
 #   benchmarks/gpu_check.sh [FOLDER]     logs, tables, and steps.txt with each step's outcome; default: gpu-check
 #
@@ -19,7 +19,7 @@ trap 'rm -rf "$work"' EXIT
 python=$("${PYTHON:-python3}" -c "import sys; print(sys.executable)") || exit 2
 failed=
 
-step() {  # step NAME SECONDS COMMAND...: a log of its own, its end on the screen, its time, and whether it passed
+step() {  # step NAME SECONDS COMMAND...: writes a log, and prints its end, its time and whether it passed
   name=$1 limit=$2
   shift 2
   begin=$(date +%s)
@@ -31,7 +31,7 @@ step() {  # step NAME SECONDS COMMAND...: a log of its own, its end on the scree
 capability=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') || exit 2
 TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$capability}
 export TORCH_CUDA_ARCH_LIST
-export PYTHONUNBUFFERED=1  # a step that is stopped leaves a whole log
+export PYTHONUNBUFFERED=1  # so that the log of a stopped step is complete
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2> /dev/null
 "$python" -c 'import torch; print("torch", torch.__version__, "CUDA", torch.version.cuda)'
 
@@ -39,7 +39,7 @@ step build 100 "$python" -m pip install --quiet --no-index --no-build-isolation 
   -C build-dir="$work/build" -C cmake.define.PTYCHO_CUDA=ON "$root"
 find "$work/build" -name "*.ptxas" -exec cat {} + > "$out/ptxas.log" 2> /dev/null
 
-# Outside the source tree, whose packages have no libraries in them.
+# Outside of the source tree, whose packages contain no libraries.
 cp -r "$root/tests" "$root/benchmarks" "$root/pyproject.toml" "$work"
 cd "$work/tests" || exit 2
 export PYTHONPATH="$work/site"
@@ -51,8 +51,8 @@ assert ptycho_ext.build_info()["cuda"]
 sys.exit(check_operators())'
 step tests 110 "$python" -m pytest -q -p no:cacheprovider -m gpu ext ptychopinn/test_gpu.py
 for tool in memcheck racecheck initcheck; do
-  # Without torch's own reuse of memory, so that every tensor has bounds to be watched. Only our kernels are watched, but
-  # for initcheck, which has to see who wrote what they read.
+  # Without torch's caching allocator, so that the bounds of every tensor are checked. Only our kernels are checked, except
+  # by initcheck, which needs all writes.
   filter='--kernel-name kns=ptycho'
   [ "$tool" = memcheck ] && filter="$filter --report-api-errors no"
   [ "$tool" = initcheck ] && filter=

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The operators that gpu.py times: how a call is made, and the bytes that it must move."""
+"""Operators that gpu.py times: their calls and the bytes that they move."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Call = Callable[[], Any]
 
 
 class Inputs(NamedTuple):
-    """What a call reads and the memory that it writes to: patches like the stack, canvas like the canvas."""
+    """Inputs of a call and memory for its results: ``patches`` for a stack, ``canvas`` for a canvas."""
 
     problem: Problem
     plan: ptycho_ext.ScanPlan | None
@@ -27,7 +27,7 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True)
 class Op:
-    """An operator: how its call is made, and the bytes that it must move (S: of the stack, C: of the canvases)."""
+    """An operator: a function that makes its call, and the bytes that it moves (S: the stack, C: the canvases)."""
 
     make: Callable[[Inputs], Call]
     bytes: Callable[[Problem], int]

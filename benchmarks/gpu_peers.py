@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Other ways to the operators' results, which gpu.py compares with ours and times.
+"""Other methods for the operators' results, which gpu.py compares with ours and times.
 
-Plain torch, the same compiled, and pty-chi's accumulation where it is installed. Data are real lanes, (H W, 1) or
-(H W, 2), as the compiler of torch.compile has no complex numbers.
+Plain torch, compiled torch, and pty-chi's accumulation where it is installed. Data are real, (H W, 1), or the real and
+imaginary parts, (H W, 2), because torch.compile does not generate code for complex tensors.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Peer:
-    """Another way to an operator's result: its calls, whether it needs whole pixels, and whether it is captured."""
+    """Another method: its calls, whether it needs integer positions, and whether it is captured in a graph."""
 
     make: Callable[[Sequence[Inputs], str], list[Call]]
-    whole_pixels: bool = False
+    integer_positions: bool = False
     graph: bool = True
     note: str = ""
 
 
 def lanes(t: Tensor) -> Tensor:
-    """Real numbers with a last dimension of 1, or of 2 for complex data."""
+    """Real data with a last dimension of 1, or real and imaginary parts with one of 2."""
     return torch.view_as_real(t) if t.is_complex() else t.unsqueeze(-1)
 
 
 def corners(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The flat index of each patch's first pixel (n), and the fractions (n, 1, 1, 1) along y and x."""
-    whole = p.positions.floor()
-    fraction = (p.positions - whole).to(p.patches.real.dtype)[:, :, None, None, None]
-    whole = whole.long()
-    return whole[:, 0] * p.case.canvas + whole[:, 1], fraction[:, 0], fraction[:, 1]
+    """Flat index (n,) of each patch's first pixel, and the fractions (n, 1, 1, 1) along y and x."""
+    first = p.positions.floor()
+    fraction = (p.positions - first).to(p.patches.real.dtype)[:, :, None, None, None]
+    first = first.long()
+    return first[:, 0] * p.case.canvas + first[:, 1], fraction[:, 0], fraction[:, 1]
 
 
 def pixel_index(first: Tensor, size: int, width: int) -> Tensor:
-    """The flat indices (n, h, w) of the pixels of each patch."""
+    """Flat indices (n, h, w) of the pixels of each patch."""
     steps = torch.arange(size, device=first.device)
     return first[:, None, None] + steps[:, None] * width + steps
 
 
 def gather(flat: Tensor, first: Tensor, y: Tensor, x: Tensor, size: int, width: int, out: Tensor) -> Tensor:
-    """Extraction in plain torch, to be compiled: four taps of flat (H W, lanes) for every pixel."""
+    """Extraction in plain torch, to be compiled: four taps of ``flat`` (H W, 1 or 2) for every pixel."""
     index = pixel_index(first, size, width)
     top = (1 - x) * flat[index] + x * flat[index + 1]
     bottom = (1 - x) * flat[index + width] + x * flat[index + width + 1]
@@ -55,7 +55,7 @@ def gather(flat: Tensor, first: Tensor, y: Tensor, x: Tensor, size: int, width: 
 
 
 def scatter(patches: Tensor, first: Tensor, y: Tensor, x: Tensor, size: int, width: int, out: Tensor) -> Tensor:
-    """The adjoint in plain torch, to be compiled: four weighted copies are added to out (H W, lanes)."""
+    """Adjoint in plain torch, to be compiled: four weighted copies are added to ``out`` (H W, 1 or 2)."""
     index = pixel_index(first, size, width).flatten()
     out.zero_()
     for step, weight in ((0, (1 - y) * (1 - x)), (1, (1 - y) * x), (width, y * (1 - x)), (width + 1, y * x)):
@@ -88,7 +88,7 @@ def compiled_scatter(inputs: Sequence[Inputs], backend: str) -> list[Call]:
 
 
 def index_add(inputs: Sequence[Inputs], _: str) -> list[Call]:
-    """The adjoint in plain torch: four weighted copies of the patches, added by an index that is ready-made."""
+    """Adjoint in plain torch: four weighted copies of the patches, added with an index that is made before."""
 
     def make(i: Inputs) -> Call:
         p, flat = i.problem, i.canvas.view(-1)
@@ -109,10 +109,10 @@ def index_add(inputs: Sequence[Inputs], _: str) -> list[Call]:
 
 
 def ptychi_accumulate(inputs: Sequence[Inputs], _: str) -> list[Call]:
-    """What pty-chi 2.2's ptychi.image_proc.place_patches_integer launches on a GPU, in its deterministic form.
+    """Deterministic kernel of ptychi.image_proc.place_patches_integer of pty-chi 2.2.
 
-    It adds whole-pixel patches to an image and returns a new one. The public function also looks for the patches'
-    limits and waits for the device, several times; this is its kernel alone.
+    It adds patches at integer positions to an image and returns a new one. The public function also computes the limits
+    of the patches and synchronises with the device several times; only its kernel is timed.
     """
     accumulate = importlib.import_module("ptychi.triton.patch_kernels").accumulate_patches
 
@@ -129,6 +129,6 @@ PEERS = {
     "adjoint": {
         "index_add_": Peer(index_add, graph=False),
         "compiled index_add_": Peer(compiled_scatter),
-        "pty-chi": Peer(ptychi_accumulate, whole_pixels=True, note="whole-pixel positions on both sides"),
+        "pty-chi": Peer(ptychi_accumulate, integer_positions=True, note="integer positions for both"),
     },
 }

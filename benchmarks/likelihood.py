@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Times correct_fields beside the chain of torch's own operations that it replaces, and beside a copy, in one run.
+"""Benchmark of correct_fields, compared with the torch operations that it replaces and with a copy, in one run.
 
     python benchmarks/likelihood.py                # 64 px, 16 and 1,089 patterns, 1 and 3 modes; writes results/
     python benchmarks/likelihood.py --patterns 16 --modes 1 --repeats 3 --json rows.json
 
-The chain is the shortest we know, in place where it can be. "refine": correction, value and derivative by the scale,
-counts in uint16, as a pass of refinement needs them; "bad": the same with a mask. "step": the correction alone, by
-the amplitude loss, as a step of the unrolled generator; "train": the same and its backward. As in run.py, all take
-turns, medians are reported, and ratios in a row are what to compare.
+The torch operations are the shortest sequence that we know, in place where possible. "refine": correction, value and
+derivative by the scale, with counts in uint16, as in refinement; "bad": the same with a mask. "step": the correction of
+the amplitude loss, as in a step of the unrolled generator; "train": the same with its backward. As in run.py, all are
+timed in turn and medians are reported; compare ratios in a row.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import ptycho_ext
 from ptycho_ext import correct_fields
 
 BACKGROUND = 0.1
-LEAST_EXCESS = -1 + 2.0**-24  # the logarithm of what float32 rounds to -1 must stay finite
+LEAST_EXCESS = -1 + 2.0**-24  # keeps the logarithm finite where float32 rounds to -1
 COLUMNS = (
     "work", "loss", "patterns", "modes", "threads", "ours_ms", "torch_ms", "copy_ms", "torch_over_ours",
     "ours_over_copy", "error", "rounds",
@@ -43,7 +43,7 @@ def intensity_of(fields: Tensor) -> Tensor:
 
 
 def chain(fields: Tensor, counts: Tensor, scale: Tensor, good: Tensor | None, loss: str) -> tuple[Tensor, ...]:
-    """Correction, values and derivatives by the logarithm of the scale."""
+    """Compute correction, values and derivatives by the logarithm of the scale in plain torch."""
     factors = scale[:, None, None]
     intensity = intensity_of(fields).mul_(factors)
     measured = counts.to(torch.float32).add_(BACKGROUND)
@@ -62,7 +62,7 @@ def chain(fields: Tensor, counts: Tensor, scale: Tensor, good: Tensor | None, lo
 
 
 class Modulus(torch.autograd.Function):
-    """The squared modulus in two passes forward and one back."""
+    """Squared modulus with two passes over memory forward and one backward."""
 
     @staticmethod
     def forward(ctx: Any, fields: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Modulus(torch.autograd.Function):
 
 
 def step_chain(fields: Tensor, amplitude: Tensor) -> Tensor:
-    """The correction by the amplitude loss, differentiable."""
+    """Compute the correction of the amplitude loss in plain torch, differentiable."""
     intensity = Modulus.apply(fields).sum(1)  # type: ignore[no-untyped-call]
     return fields * (amplitude * torch.rsqrt(intensity + BACKGROUND) - 1).unsqueeze(1)
 
@@ -113,12 +113,12 @@ def calls(work: str, loss: str, patterns: int, modes: int) -> dict[str, Call]:
 
 
 def measure(work: str, loss: str, patterns: int, modes: int, repeats: int) -> dict[str, Any]:
-    contestants = calls(work, loss, patterns, modes)
-    results = [(r if isinstance(r, tuple) else (r,)) for r in (contestants["ours"](), contestants["torch"]())]
+    variants = calls(work, loss, patterns, modes)
+    results = [(r if isinstance(r, tuple) else (r,)) for r in (variants["ours"](), variants["torch"]())]
     error = max(relative_error(one, other) for one, other in zip(*results, strict=True))
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(repeats):
-        for name, call in contestants.items():
+        for name, call in variants.items():
             times[name].append(milliseconds(call))
     medians = {f"{name}_ms": statistics.median(values) for name, values in times.items()}
     return {
@@ -146,8 +146,8 @@ def write(rows: Sequence[dict[str, Any]], load: float) -> None:
         f"# correct_fields: {words}, {rows[0]['threads']} threads",
         "",
         f"{datetime.date.today().isoformat()}, torch {torch.__version__}, ptycho_ext {ptycho_ext.__version__} "
-        f"({level}), load average {load:.1f} at the start. 64 px, complex64; median milliseconds; ../likelihood.py "
-        "says what of.",
+        f"({level}), load average {load:.1f} at the start. 64 px, complex64; median milliseconds; explained in "
+        "../likelihood.py.",
         "",
         "| work | loss | patterns | modes | ours | torch | copy | torch / ours | ours / copy |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -190,6 +190,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if any(name not in os.environ for name in MEMORY):  # read when the process starts, hence this second start
+    if any(name not in os.environ for name in MEMORY):  # the variables are read when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], MEMORY | os.environ)
     raise SystemExit(main())

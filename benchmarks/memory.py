@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Scans larger than memory: resident memory and speed beside a scan in memory; see docs/memory.md.
+"""Benchmark of scans larger than memory: resident memory, and speed compared with a scan in memory; see docs/memory.md.
 
 The 20 GB scan is virtual: 576 patterns of a periodic object, repeated over a raster, so that any number of patterns is
-consistent and none need be written. What is read from a disk is measured on an HDF5 file of a few GB, made and deleted
-here, whose pages are dropped from the system's cache before each round. Rates are medians of rounds in which all kinds
-of storage take turns, also by the process's own time, which other programs do not disturb; each peak of memory is that
-of a process of its own (VmHWM, with its workers').
+consistent and no file is needed. Reading from disk is measured with HDF5 files of a few GB, which are made and deleted
+here and dropped from the page cache before each round. All kinds of storage are timed in turn; rates are medians over
+the rounds, by wall time and by process time, which other programs disturb less. Each peak of memory is measured in a
+new process (VmHWM, and that of its workers).
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from ptychopinn.inference.large import reconstruct_to_file
 from ptychopinn.inference.predict import reconstruct
 from ptychopinn.models import Generator, PtychoModel
 from ptychopinn.models.registry import register_generator
+from ptychopinn.physics.initial_estimate import transmission_level
 from ptychopinn.physics.objects import OBJECTS
 from ptychopinn.physics.probes import PROBES
 from ptychopinn.physics.simulate import diffract
-from ptychopinn.physics.start import transmission_level
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.stored import StoredPatterns
@@ -71,7 +71,7 @@ RESULTS = Path(__file__).parent / "results" / "memory"
 
 @register_generator("level")
 class Level(Generator):
-    """A canvas of one value, from the mean of the counts: reads everything and costs next to nothing."""
+    """A constant canvas from the mean of the counts: reads all data, with negligible computation."""
 
     size_multiple = 1
 
@@ -81,7 +81,7 @@ class Level(Generator):
 
 
 def virtual_scan(rows: int, columns: int, seed: int = 0) -> Scan:
-    """A raster over a periodic object, whose patterns are computed from those of one period."""
+    """Make a raster scan of a periodic object, whose patterns repeat those of one period."""
     rng = np.random.default_rng(seed)
     period = TILE * STEP
     tile = OBJECTS["dead_leaves"]((period, period), rng)
@@ -89,7 +89,7 @@ def virtual_scan(rows: int, columns: int, seed: int = 0) -> Scan:
     y, x = np.divmod(np.arange(TILE * TILE), TILE)
     within = np.stack([y, x], 1) * STEP + rng.uniform(0, 2, (TILE * TILE, 2))
     wrapped = np.pad(tile, (0, SIZE + 4), mode="wrap")
-    parts = np.array_split(within, TILE)  # not at once, which would be the peak of memory
+    parts = np.array_split(within, TILE)  # in parts, to limit the peak of memory
     shown = np.concatenate([rng.poisson(diffract(wrapped, probe, part)).astype(np.uint32) for part in parts])
     assert shown.max() < 2**16
     row, column = np.divmod(np.arange(rows * columns), columns)
@@ -99,19 +99,19 @@ def virtual_scan(rows: int, columns: int, seed: int = 0) -> Scan:
 
 
 def scan_of(gigabytes: float) -> Scan:
-    """A nearly square virtual scan of that size."""
+    """Make a nearly square virtual scan of a size in GB."""
     patterns = max(int(gigabytes * 1e9) // PATTERN_BYTES, TILE)
     rows = int(np.sqrt(patterns))
     return virtual_scan(rows, -(-patterns // rows))
 
 
 def loaded(scan: Scan) -> Scan:
-    """The same scan in memory."""
+    """Copy of a scan with its patterns in memory."""
     return dataclasses.replace(scan, counts=scan.counts[:], name="memory")
 
 
 def written(scan: Scan, path: Path, chunk: int) -> Scan:
-    """The same scan in an HDF5 file, with so many patterns to a chunk."""
+    """Copy of a scan with its patterns in an HDF5 file of ``chunk`` patterns per chunk."""
     with h5py.File(path, "w") as file:
         chunks = (chunk, SIZE, SIZE)
         data = file.create_dataset("data", scan.counts.shape, np.uint16, chunks=chunks)
@@ -120,8 +120,8 @@ def written(scan: Scan, path: Path, chunk: int) -> Scan:
     return dataclasses.replace(scan, counts=StoredPatterns.hdf5(path, "data"), name=path.stem)
 
 
-def forget(path: Path) -> None:
-    """Drop a file from the system's cache."""
+def drop_from_cache(path: Path) -> None:
+    """Drop a file from the page cache."""
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -148,12 +148,12 @@ def model_of(network: str, scan: Scan) -> PtychoModel:
 
 
 def clocks() -> NDArray[np.float64]:
-    """Seconds by the wall, and of this process without its workers."""
+    """Wall time and process time (without workers), in seconds."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 class Clock(L.Callback):
-    """Seconds of the steps after the first few, by the wall and of this process."""
+    """Wall time and process time of the steps after the first ``skip``, in seconds."""
 
     def __init__(self, skip: int) -> None:
         self.skip = skip
@@ -166,7 +166,7 @@ class Clock(L.Callback):
 
 
 def training_rate(scan: Scan, network: str, workers: int, steps: int) -> NDArray[np.float64]:
-    """Patterns per second that a training sees, by both clocks."""
+    """Patterns per second of a training, by wall time and process time."""
     config, skip = settings(network, workers), max(steps // 5, 2)
     L.seed_everything(0, verbose=False)
     module = PtychoModule(config.to_dict(), SIZE)
@@ -182,7 +182,7 @@ def training_rate(scan: Scan, network: str, workers: int, steps: int) -> NDArray
 
 
 def reconstruction_rate(scan: Scan, network: str, workers: int, to_file: bool, folder: Path) -> NDArray[np.float64]:
-    """Patterns per second from the scan to the stitched object, in memory or in a file, by both clocks."""
+    """Patterns per second of a reconstruction, in memory or to a file, by wall time and process time."""
     model, config = model_of(network, scan), settings(network, workers)
     began = clocks()
     if to_file:
@@ -193,8 +193,8 @@ def reconstruction_rate(scan: Scan, network: str, workers: int, to_file: bool, f
     return rate
 
 
-def rates(options: argparse.Namespace, folder: Path, tell: Callable[..., None]) -> None:
-    """All kinds of storage in turn, and their rates relative to memory with as many workers."""
+def rates(options: argparse.Namespace, folder: Path, report: Callable[..., None]) -> None:
+    """Measure all kinds of storage in turn, and their rates relative to memory with the same number of workers."""
     torch.set_num_threads(1)
     large, sample = scan_of(options.gigabytes), scan_of(options.file_gigabytes)
     small = virtual_scan(40, 50)
@@ -227,7 +227,7 @@ def rates(options: argparse.Namespace, folder: Path, tell: Callable[..., None]) 
         for _ in range(options.rounds):
             for name, scan in kinds.items():
                 for path in folder.glob("*.h5"):
-                    forget(path)
+                    drop_from_cache(path)
                 found[name].append(measure(scan))
         for name, scan in kinds.items():
             ratios = [memory / own for memory, own in zip(found["memory"], found[name], strict=True)]
@@ -235,11 +235,11 @@ def rates(options: argparse.Namespace, folder: Path, tell: Callable[..., None]) 
             row = {"what": what, "storage": name, "network": network, "workers": workers, "patterns": scan.n}
             row |= {"gb": round(scan.n * PATTERN_BYTES / 1e9, 3), "used": used, "ratio": round(wall, 3)}
             row |= {"per_s": round(np.median(found[name], axis=0)[0], 1)}
-            tell(**row, **({} if workers else {"cpu_ratio": round(own, 3)}))
+            report(**row, **({} if workers else {"cpu_ratio": round(own, 3)}))
 
 
 class Peak:
-    """Largest resident memory of this process, and of its workers together (shared pages counted in each)."""
+    """Largest resident memory of this process, and the sum over its workers (shared pages are counted in each)."""
 
     def __init__(self) -> None:
         self.workers = 0
@@ -267,7 +267,7 @@ def _peak_of(pid: str) -> int:
 
 
 def peak(job: str, gigabytes: float, workers: int, folder: Path, minutes: float) -> dict[str, Any]:
-    """One job in this process: what it did and how much memory it took."""
+    """Run one job in this process, and return its row with the peak of memory."""
     torch.set_num_threads(1)
     watch, scan = Peak(), scan_of(gigabytes)
     began, used = time.perf_counter(), scan.n
@@ -279,8 +279,8 @@ def peak(job: str, gigabytes: float, workers: int, folder: Path, minutes: float)
         last = list(csv.DictReader((out / "metrics.csv").open()))[-1]
         used, network = 16 * (int(last["step"]) + 1), "small"
     else:
-        network, together = "small" if job == "file" else "level", job != "pass"
-        config = settings(network, workers, synchronise=together)
+        network = "small" if job == "file" else "level"
+        config = settings(network, workers, synchronise=job != "pass")
         reconstruct_to_file(model_of(network, scan), scan, folder / "r.h5", config)
     seconds = time.perf_counter() - began
     names = {"train": "train", "file": "reconstruct to file", "pass": "pass", "phases": "pass with phases"}
@@ -291,12 +291,12 @@ def peak(job: str, gigabytes: float, workers: int, folder: Path, minutes: float)
     }  # fmt: skip
 
 
-def peaks(options: argparse.Namespace, folder: Path, tell: Callable[..., None]) -> None:
-    """Memory of the whole workflow at several sizes, each in a process of its own."""
-    whole = options.gigabytes
-    jobs = [("train", whole / 40, 0), ("train", whole, 0), ("train", whole, 1)]
-    jobs += [("file", size, 0) for size in options.sizes]
-    jobs += [("phases", whole / 40, 0), ("phases", whole / 4, 0), ("pass", whole / 40, 0), ("pass", whole, 0)]
+def peaks(options: argparse.Namespace, folder: Path, report: Callable[..., None]) -> None:
+    """Measure the memory of all jobs at several sizes, each in a new process."""
+    size = options.gigabytes
+    jobs = [("train", size / 40, 0), ("train", size, 0), ("train", size, 1)]
+    jobs += [("file", part, 0) for part in options.sizes]
+    jobs += [("phases", size / 40, 0), ("phases", size / 4, 0), ("pass", size / 40, 0), ("pass", size, 0)]
     for job, gigabytes, workers in jobs:
         if options.only and job not in options.only:
             continue
@@ -304,14 +304,16 @@ def peaks(options: argparse.Namespace, folder: Path, tell: Callable[..., None]) 
         done = subprocess.run(
             [*command, "--minutes", str(options.minutes)], stdout=subprocess.PIPE, text=True, check=True
         )
-        tell(**json.loads(done.stdout.splitlines()[-1]))
+        report(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=20, help="size of the virtual scan")
     parser.add_argument("--file-gigabytes", type=float, default=2, help="size of each of two HDF5 files")
-    parser.add_argument("--sizes", type=float, nargs="*", default=[0.1, 0.4], help="GB that are reconstructed whole")
+    parser.add_argument(
+        "--sizes", type=float, nargs="*", default=[0.1, 0.4], help="GB of the scans that are reconstructed"
+    )
     parser.add_argument("--steps", type=int, default=60, help="of each training that is timed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=0.5, help="of each training whose memory is measured")
@@ -327,7 +329,7 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
 
-    def tell(**row: Any) -> None:
+    def report(**row: Any) -> None:
         rows.append(row)
         print(" ".join(f"{name} {value}" for name, value in row.items()), flush=True)
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -338,11 +340,11 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         if not options.only or "rates" in options.only:
-            rates(options, Path(folder), tell)
+            rates(options, Path(folder), report)
             for path in Path(folder).glob("*.h5"):
                 path.unlink()
         if options.only != ["rates"]:
-            peaks(options, Path(folder), tell)
+            peaks(options, Path(folder), report)
 
 
 if __name__ == "__main__":

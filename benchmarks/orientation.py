@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How often the orientation check is right: ``python benchmarks/orientation.py``, about 10 minutes of one core.
+"""Benchmark of the orientation check: ``python benchmarks/orientation.py``, about 10 minutes on one core.
 
-150 simulated scans, 100 with one of the seven orientation errors and 50 without; half of each with a wrong guess of
-the probe, a quarter with patterns that are off centre. Then 40 that have no right orientation: an empty sample, or
-positions in random order, where nothing should be sure. Objects, probes, modes, doses, steps, sizes and paths are drawn
-from the seed of each scan. Seeds of the published run begin at 0; the check was developed on others (``--first 1000``).
-``--guesses`` shows instead how wrong a guess of the probe, or the positions, may be. Rows go to results/orientation.
+150 simulated scans, 100 with one of the seven orientation errors and 50 without; half of each with a wrong initial
+probe, a quarter with off-centre patterns. In addition, 40 scans without a correct orientation (an empty sample, or
+positions in random order), for which the check must not be sure. Objects, probes, modes, doses, steps, sizes and paths
+are drawn from the seed of each scan. Seeds of the published run begin at 0; the check was developed with others
+(``--first 1000``). ``--guesses`` varies the errors of the initial probe and of the positions. Rows are written to
+results/orientation.
 """
 
 from __future__ import annotations
@@ -44,11 +45,14 @@ _COUNTS = {"wrong": 100, "right": 50, "none": 40}
 def lens(
     size: int, spread: float, radius: float, aberrations: NDArray[np.float64], stop: bool
 ) -> NDArray[np.complex128]:
-    """A round pupil of ``radius`` N pixels, out of focus so that light spreads over ``spread`` N pixels (signed).
+    """Probe (N, N) of a defocused lens.
 
     Args:
+        size: N, pixels.
+        spread: geometrical size of the defocused probe in units of N, with the sign of the defocus.
+        radius: of the round pupil, in units of N pixels.
         aberrations: trefoil, coma and astigmatism, rad at the edge of the pupil.
-        stop: in the middle of the pupil.
+        stop: whether the pupil has a central stop.
     """
     k = np.fft.fftfreq(size, 1 / size)
     rho, angle = np.hypot(k[:, np.newaxis], k) / (radius * size), np.arctan2(k[:, np.newaxis], k)
@@ -65,7 +69,7 @@ def lens(
 
 
 def scan_of(seed: int) -> tuple[Scan, Row]:
-    """A scan in its right orientation, and what was drawn for it; odd seeds have a wrong guess of the probe."""
+    """Simulate a scan in its correct orientation; returns its parameters, too. Odd seeds have a wrong initial probe."""
     rng = np.random.default_rng([77, seed])
     size = int(rng.choice([32, 64]))
     source = str(rng.choice(list(SOURCES)))
@@ -96,7 +100,7 @@ def scan_of(seed: int) -> tuple[Scan, Row]:
 
 
 def without_orientation(seed: int) -> tuple[Scan, Row]:
-    """A scan of which no orientation is right: of an empty sample, or with its positions in random order."""
+    """Simulate a scan without a correct orientation: an empty sample, or positions in random order."""
     scan, row = scan_of(seed)
     rng = np.random.default_rng([78, seed])
     if seed % 4 < 2:
@@ -108,14 +112,14 @@ def without_orientation(seed: int) -> tuple[Scan, Row]:
 
 
 def simulate_empty(scan: Scan) -> NDArray[np.float64]:
-    """The pattern behind nothing, (N, N)."""
+    """Expected pattern (N, N) without a sample."""
     empty = simulate(np.ones((200, 200), np.complex64), probe=scan.probe, patterns=1, noise=False)
     pattern: NDArray[np.float64] = empty.counts[0].astype(np.float64)
     return pattern * (float(np.square(np.abs(scan.probe)).sum()) / pattern.sum())
 
 
 def check(group: str, seed: int) -> Row:
-    """One row: what was wrong, what was found, and whether that is right."""
+    """Check one scan; the row has the error, the result, and whether it is right."""
     scan, row = (without_orientation if group == "none" else scan_of)(seed)
     error = str(np.random.default_rng([79, seed]).choice(list(ORIENTATIONS)[1:])) if group == "wrong" else "given"
     began = time.process_time()
@@ -132,13 +136,16 @@ def check(group: str, seed: int) -> Row:
     }  # fmt: skip
 
 
-#: Factors of the guess's defocus and of its aperture, and the positions' error in pixels, standard deviation.
+#: Factors of the initial probe's defocus and aperture, and standard deviation of the positions in pixels.
 _GUESSES = ((0.5, 1.0, 0.0), (1.6, 1.0, 0.0), (0.25, 1.0, 0.0), (0.0, 1.0, 0.0), (1.0, 0.7, 0.0), (1.0, 1.3, 0.0),
             (1.0, 1.0, 2.0))  # fmt: skip
 
 
 def guesses(number: int) -> list[Row]:
-    """So many scans of 32 px with a defocused probe for each kind of wrong guess; an error every time but one of 8."""
+    """Check ``number`` scans of 32 px with a defocused probe for each error of the initial probe or positions.
+
+    The scans have the 8 orientations in turn.
+    """
     rows: list[Row] = []
     for defocus, aperture, error in _GUESSES:
         reports = []
@@ -152,9 +159,9 @@ def guesses(number: int) -> list[Row]:
             )  # fmt: skip
             guess = lens(32, spread * defocus, radius * aperture, np.zeros(3), False)
             guess = (guess * (np.linalg.norm(scan.probe) / np.linalg.norm(guess)))[np.newaxis].astype(np.complex64)
-            places = scan.positions + error * rng.normal(size=scan.positions.shape)
+            positions = scan.positions + error * rng.normal(size=scan.positions.shape)
             wrong = list(ORIENTATIONS)[seed % 8]
-            report = check_orientation(oriented(dataclasses.replace(scan, probe=guess, positions=places), wrong))
+            report = check_orientation(oriented(dataclasses.replace(scan, probe=guess, positions=positions), wrong))
             reports.append((report, {compose(name, wrong): name for name in ORIENTATIONS}["given"]))
         right = [mends in (report.best, report.twin) for report, mends in reports]
         rows.append(
@@ -170,7 +177,7 @@ def guesses(number: int) -> list[Row]:
 
 
 def write(rows: list[Row], path: Path) -> None:
-    """A table of rows."""
+    """Write a table of rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -179,7 +186,7 @@ def write(rows: list[Row], path: Path) -> None:
 
 
 def summary(rows: list[Row]) -> Iterator[str]:
-    """The score, in words."""
+    """Summarise the rows in sentences."""
     wrong, right, none = ([row for row in rows if row["group"] == group] for group in _COUNTS)
     if wrong:
         good = [row for row in wrong if row["right"]]
@@ -214,7 +221,7 @@ def summary(rows: list[Row]) -> Iterator[str]:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Margins of all scans over their dose, by what they were."""
+    """Plot the margins of all scans against their dose, by group."""
     figure = new_figure(8.0, 4.4)
     axes = figure.subplots()
     styles = {"wrong": ("C0", "o"), "right": ("C2", "s"), "none": ("C3", "x")}
@@ -240,7 +247,9 @@ def main() -> None:
     parser.add_argument("--groups", nargs="+", choices=list(_COUNTS), default=list(_COUNTS))
     parser.add_argument("--first", type=int, default=0, help="seed of the first scan")
     parser.add_argument("--number", type=int, default=None, help="scans in each group; default 100, 50 and 40")
-    parser.add_argument("--guesses", action="store_true", help="wrong guesses of the probe instead; --number of each")
+    parser.add_argument(
+        "--guesses", action="store_true", help="vary the errors of the initial probe instead; --number scans of each"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.guesses:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Exact ways to do the operators' work in plain torch: what one would write without ptycho_ext, and tune.
+"""Methods in plain torch for the operators: the tuned code that replaces ptycho_ext.
 
-Each operator is a gather and a spread of steps.py, or torch's autograd through them. run.py checks every way against
-ptycho_ext before it times it. F.fold is not here: it needs positions on a regular grid of whole pixels.
+Each operator is a gather and a spread of steps.py, or torch's autograd through them. run.py checks every method against
+ptycho_ext before it times it. F.fold is not included, because it needs positions on a regular grid of pixels.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from torch import Tensor
 
 import ptycho_ext
 
-PADDED_PIXELS = 1 << 24  # pixels of padded canvases that the original's way is timed on
-EPS = 1e-6  # ptycho_ext.reassemble_patches' own
+PADDED_PIXELS = 1 << 24  # pixels of the padded canvases on which PtychoPINN's method is timed
+EPS = 1e-6  # as in ptycho_ext.reassemble_patches
 
 
 @dataclass(frozen=True)
 class Way:
-    """A plain way to do one operator: ``prepare(problem)`` makes the call that is timed, of the same result as ours.
+    """A method in plain torch for one operator: ``prepare(problem)`` makes the call that is timed.
 
-    ``items``: how many groups or patches it is run on, where all of them would take too long.
+    ``items``: number of groups or patches that it is run on, where all of them would take too long.
     """
 
     prepare: Callable[[Problem], Callable[[], Tensor]]
@@ -53,14 +53,14 @@ def grid_of(problem: Problem, step: int) -> Grid:
 
 
 def as_data(result: Tensor, like: Tensor) -> Tensor:
-    """Lanes in the shape and type of ``like``."""
+    """Convert real and imaginary parts to the shape and type of ``like``."""
     if like.is_complex():
         return torch.view_as_complex(result.reshape(*like.shape, 2))
     return result.reshape(like.shape)
 
 
 def stack_of(problem: Problem) -> Tensor:
-    """The patches (n, h, w), in lanes, of all groups."""
+    """Patches (n, h, w) of all groups, as real and imaginary parts."""
     return lanes(problem.patches).flatten(0, -3)
 
 
@@ -81,7 +81,7 @@ def adjoint(spread: Spread) -> Way:
 
 
 def mean(patches: Tensor, weights: Tensor, grid: Grid, spread: Spread) -> tuple[Tensor, Tensor]:
-    """The weighted mean, and the reciprocal weights (zero where unseen); both in lanes, per group's threshold."""
+    """Weighted mean and reciprocal weights (zero at uncovered pixels), with a threshold per group."""
     one = Grid(grid.y, grid.x // grid.step, grid.fy, grid.fx, grid.h, grid.w // grid.step, grid.height,
                grid.width // grid.step, 1, grid.groups)  # fmt: skip
     total = spread(weights.expand(len(grid), -1, -1), one)
@@ -100,7 +100,7 @@ def reassemble(spread: Spread) -> Way:
 
 
 def roundtrip(gather: Gather, spread: Spread) -> Way:
-    """Forward, and a backward by hand from the same two steps: torch's own would index a copy of the unfold view."""
+    """Forward and an explicit backward from the same two steps; autograd would index a copy of the unfold view."""
 
     def prepare(problem: Problem) -> Callable[[], Tensor]:
         canvas, grid = tall(problem.canvas), grid_of(problem, lanes_per_sample(problem.canvas))
@@ -124,7 +124,7 @@ def overlap(gather: Gather, spread: Spread) -> Way:
 
 
 def grad_positions(window: Callable[[Tensor, Grid, slice], Tensor]) -> Way:
-    """By hand: every window interpolated along one axis, its steps along the other times the gradients, summed."""
+    """Explicit position gradient: interpolate along one axis, take differences along the other, and sum."""
 
     def prepare(problem: Problem) -> Callable[[], Tensor]:
         canvas, grid = tall(problem.canvas), grid_of(problem, lanes_per_sample(problem.canvas))
@@ -147,7 +147,7 @@ def grad_positions(window: Callable[[Tensor, Grid, slice], Tensor]) -> Way:
 
 
 def grad_positions_autograd(window: Callable[[Tensor, Grid, slice], Tensor]) -> Way:
-    """torch's autograd through the interpolation of windows that need no gradient themselves, a chunk at a time."""
+    """Position gradient by autograd through the interpolation, chunk by chunk."""
 
     def prepare(problem: Problem) -> Callable[[], Tensor]:
         canvas, grid = tall(problem.canvas), grid_of(problem, lanes_per_sample(problem.canvas))
@@ -167,7 +167,7 @@ def grad_positions_autograd(window: Callable[[Tensor, Grid, slice], Tensor]) -> 
 
 
 def window_of_view(canvas: Tensor, grid: Grid, part: slice) -> Tensor:
-    return grid.windows_of(canvas, grid.h + 1, grid.w + grid.step)[grid.y[part], grid.x[part] // grid.step]
+    return grid.unfold_view(canvas, grid.h + 1, grid.w + grid.step)[grid.y[part], grid.x[part] // grid.step]
 
 
 def window_of_index(canvas: Tensor, grid: Grid, part: slice) -> Tensor:
@@ -175,7 +175,7 @@ def window_of_index(canvas: Tensor, grid: Grid, part: slice) -> Tensor:
 
 
 def translate(gather: Gather) -> Way:
-    """The window at -shift of every image in a margin of zeros; the images make one tall canvas."""
+    """Gather at -shift from every image, padded with zeros; the images are stacked into one canvas."""
 
     def prepare(problem: Problem) -> Callable[[], Tensor]:
         step, margin = lanes_per_sample(problem.patches), int(MAX_SHIFT) + 1
@@ -203,7 +203,7 @@ def translate_grid_sample() -> Way:
 
 
 def separate(op: str) -> Way:
-    """Our own extraction or its adjoint, and torch's products and sums over a stack, all to memory made before."""
+    """Extraction or its adjoint of ptycho_ext, with products and sums of torch over a stack, to allocated memory."""
 
     def prepare(problem: Problem) -> Callable[[], Tensor]:
         p, side, size = problem, problem.case.canvas, problem.case.patch

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the network's reconstructions are worth: named cases with seeds, cost, a table and a picture each.
+"""Benchmark of the quality of reconstructions with a network: cases with a table and a figure each.
 
-Truth is known in every case. A row is one training (or fine-tuning) and one evaluated reconstruction; its cost is the
-training's wall time on the threads named. Small versions take minutes on two cores; ``--full`` has longer trainings and
-more seeds, on a GPU if there is one. See docs/quality.md.
+The object is known in every case. A row is one training (or fine-tuning) and the scores of one reconstruction; its cost
+is the wall time of the training with a number of threads. The default takes minutes per case on two cores; ``--full``
+has longer trainings and more seeds, on a GPU if there is one. See docs/quality.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def draw(pictures: list[Picture], path: Path) -> None:
-    """Amplitude, phase and their truths, a row for each picture."""
+    """Draw amplitude, phase and their truths, a row for each picture."""
     figure = Figure(figsize=(11, 2.9 * len(pictures)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(pictures), 4, squeeze=False)
@@ -89,7 +89,7 @@ def main() -> int:
             rows.append(row)
             if picture is not None and picture[0] not in [label for label, _ in pictures]:
                 pictures.append(picture)
-            write(case, rows, arguments.out)  # what is done is kept, whatever happens to the rest
+            write(case, rows, arguments.out)  # after every row, so that an interrupted run keeps its rows
         if pictures:
             draw(pictures, arguments.out / f"{case}.png")
         settings = {"case": case, "full": bench.full, "seeds": seeds, "threads": bench.threads, "scale": bench.scale}

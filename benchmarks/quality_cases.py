@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The cases of the quality benchmark: which scan, which training, which rows. quality.py runs and writes them."""
+"""Cases of the quality benchmark: scans, trainings and rows. quality.py runs them and writes the tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scans import OTHER_PICTURES, PICTURES, default_scan, halves, lines_scan
+from scans import OTHER_PICTURES, PICTURES, default_scan, lines_scan, split_left_right
 
 from ptychopinn.batches.dataset import GroupDataset
 from ptychopinn.batches.grouping import group_patterns
@@ -37,7 +37,7 @@ Picture = tuple[str, Aligned]
 
 @dataclasses.dataclass
 class Bench:
-    """One run of the benchmark: its size, and what all cases do alike."""
+    """Settings of a run of the benchmark, and the operations that all cases share."""
 
     full: bool
     seeds: tuple[int, ...]
@@ -55,7 +55,7 @@ class Bench:
         start: PtychoModel | None = None,
         sections: dict[str, dict[str, Any]] | None = None,
     ) -> TrainedRun:
-        """Train for a time, with the defaults but for ``sections``."""
+        """Train for a number of minutes, with the default options except ``sections``."""
         values: dict[str, dict[str, Any]] = {
             "training": {"minutes": minutes, "epochs": 100_000, "seed": seed},
             "execution": {"threads": self.threads, "progress": False},
@@ -66,7 +66,7 @@ class Bench:
             return train(scan, Path(folder) / "run", Config.from_dict(values), start=start)
 
     def score(self, run: TrainedRun, scan: Scan, label: str, **facts: Any) -> tuple[Row, Picture]:
-        """Reconstruct, align, measure."""
+        """Reconstruct, align and evaluate a scan."""
         start = time.perf_counter()
         result = reconstruct(run.model, scan, run.config, resolve_device("auto"))
         seconds = time.perf_counter() - start
@@ -84,13 +84,15 @@ class Bench:
             "patterns_per_s": scan.n / seconds,
             "train_loss": run.losses["train_loss"],
         }
-        said = ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items())
-        print(f"  {label}: {said}", flush=True)
+        values = ", ".join(
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()
+        )
+        print(f"  {label}: {values}", flush=True)
         return row, (label, aligned)
 
 
 def lines_table(bench: Bench) -> Iterator[tuple[Row, Picture]]:
-    """(a) The synthetic-lines table: two objects to train on, two others to test; one loss, one budget for all rows."""
+    """(a) Synthetic lines: two objects for training, two others for tests; the same loss and time for all rows."""
     patterns = 6889 if bench.full else 1024
     minutes = bench.minutes(2, 20)
     for seed, probe, size in itertools.product(bench.seeds, ("defocused", "disk"), (4, 1)):
@@ -104,7 +106,7 @@ def lines_table(bench: Bench) -> Iterator[tuple[Row, Picture]]:
                 yield bench.score(run, scans[index], label, **facts, minutes=minutes)
 
 
-#: For a sample that absorbs only, as the lines do, the default may be told so; what that is worth has rows of its own.
+#: "phase 0" is the option for samples that only absorb, as the lines do.
 _NETWORKS: dict[str, dict[str, Any]] = {
     "unrolled": {"generator": "unrolled"},
     "unrolled, phase 0": {"generator": "unrolled", "options": {"phase": 0.0}},
@@ -113,7 +115,7 @@ _NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def budget_curve(bench: Bench) -> Iterator[tuple[Row, Picture]]:
-    """(a) against the budget, where it falls short: one pattern at a time under the curved probe."""
+    """(a) Scores against training time, for groups of one pattern and the curved probe."""
     for seed, minutes in itertools.product(bench.seeds, (0.1, 0.5, 2.0, 5.0)):
         scans = [lines_scan("defocused", 10 * seed + index) for index in range(3)]
         sections = {"data": {"group_size": 1}, "model": {"learn_probe": False}}
@@ -122,7 +124,7 @@ def budget_curve(bench: Bench) -> Iterator[tuple[Row, Picture]]:
 
 
 def dose_curve(bench: Bench) -> Iterator[tuple[Row, Picture]]:
-    """(b) Photons per pattern from 1e3 to 1e9, both losses, nothing set by hand."""
+    """(b) Photons per pattern from 1e3 to 1e9, both losses, otherwise default options."""
     for seed, photons, loss in itertools.product(bench.seeds, 10.0 ** np.arange(3, 10), ("poisson", "amplitude")):
         scan = default_scan(PICTURES[seed % 3], photons=float(photons), seed=20260101 + seed, true_probe=True)
         minutes = bench.minutes(0.8, 10)
@@ -131,7 +133,7 @@ def dose_curve(bench: Bench) -> Iterator[tuple[Row, Picture]]:
 
 
 def data_efficiency(bench: Bench) -> Iterator[tuple[Row, Picture]]:
-    """(c) Trained on 256 to 2048 patterns of one sample, tested on another sample."""
+    """(c) Training on 256 to 2048 patterns of one sample, tests on another sample."""
     for seed, side in itertools.product(bench.seeds, (16, 23, 32, 45)):
         scan = default_scan(PICTURES[seed % 3], side=side, seed=20260101 + seed, true_probe=True)
         other = default_scan(OTHER_PICTURES[seed % 3], side=24, seed=20260201 + seed, true_probe=True)
@@ -143,13 +145,13 @@ def data_efficiency(bench: Bench) -> Iterator[tuple[Row, Picture]]:
 
 
 def half_and_half(bench: Bench) -> Iterator[tuple[Row, Picture]]:
-    """(d) Trained on the left half of a scan, tested on the right one."""
+    """(d) Training on the left half of a scan, tests on the right half."""
     for seed in bench.seeds:
-        whole = default_scan(PICTURES[seed % 3], seed=20260101 + seed, true_probe=True)
-        left, right = halves(whole)
+        scan = default_scan(PICTURES[seed % 3], seed=20260101 + seed, true_probe=True)
+        left, right = split_left_right(scan)
         minutes = bench.minutes(2, 20)
         run = bench.train(left, minutes, seed)
-        both = bench.train(whole, minutes, seed)
+        both = bench.train(scan, minutes, seed)
         for trained, model, target in (
             ("left", run, left),
             ("left", run, right),
@@ -162,7 +164,7 @@ def half_and_half(bench: Bench) -> Iterator[tuple[Row, Picture]]:
 
 
 def new_sample(bench: Bench) -> Iterator[tuple[Row, Picture]]:
-    """(e) Another sample under another probe: as trained before, after a short fine-tuning, and trained on itself."""
+    """(e) Another sample with another probe: without training on it, after a short fine-tuning, and after training."""
     for seed in bench.seeds:
         first = default_scan(PICTURES[seed % 3], seed=20260101 + seed, true_probe=True)
         probe = defocused(64, diameter=0.42)
@@ -173,7 +175,7 @@ def new_sample(bench: Bench) -> Iterator[tuple[Row, Picture]]:
         run = bench.train(first, minutes, seed)
         tuned = bench.train(other, tuning, seed, start=run.model)
         alone = bench.train(other, minutes, seed)
-        # The scan's own probe: that of the training would be wrong here.
+        # With the probe of the scan, since that of the training differs.
         scans_probe = _inferring(run, probe="scan")
         for name, model, target, spent in (
             ("first sample, as trained", run, first, minutes),
@@ -189,7 +191,7 @@ def _pictures(shape: tuple[int, int], rng: np.random.Generator, names: tuple[str
 
 
 def wrong_probe(bench: Bench) -> Iterator[tuple[Row, Picture]]:
-    """(f) The default scan of the field's comparison, with its wrong guess of the probe, refined."""
+    """(f) The default scan with its wrong initial probe, which is refined."""
     minutes = bench.minutes(5, 10)
     for seed in bench.seeds:
         scan = default_scan(seed=20260101 + seed)
@@ -221,7 +223,7 @@ def large_patterns(bench: Bench) -> Iterator[tuple[Row, Picture]]:
 
 
 def options_compared(bench: Bench) -> Iterator[tuple[Row, Picture]]:
-    """What single options are worth on the default scan with its true probe: one change to the defaults in each row."""
+    """Effect of single options on the default scan with its true probe: one change to the defaults in each row."""
     minutes = bench.minutes(1, 10)
     trainings: dict[str, dict[str, dict[str, Any]]] = {
         "default": {},
@@ -254,7 +256,7 @@ def options_compared(bench: Bench) -> Iterator[tuple[Row, Picture]]:
 
 
 def low_dose_priors(bench: Bench) -> Iterator[tuple[Row, Picture]]:
-    """Total variation where photons are few."""
+    """Total variation at low dose."""
     minutes = bench.minutes(0.7, 10)
     for seed, photons, weight in itertools.product(bench.seeds, (1e3, 1e4), (0.0, 1.0, 3.0)):
         scan = default_scan(PICTURES[seed % 3], photons=photons, seed=20260101 + seed, true_probe=True)
@@ -264,7 +266,7 @@ def low_dose_priors(bench: Bench) -> Iterator[tuple[Row, Picture]]:
 
 
 def wrong_positions(bench: Bench) -> Iterator[tuple[Row, Picture]]:
-    """Positions reported with errors, kept and learned."""
+    """Reported positions with errors, fixed and learned."""
     for seed, error in itertools.product(bench.seeds, (0.0, 2.0)):
         scan = default_scan(PICTURES[seed % 3], seed=20260101 + seed, position_error=error, true_probe=True)
         true = default_scan(PICTURES[seed % 3], seed=20260101 + seed, true_probe=True).positions
@@ -279,13 +281,13 @@ def wrong_positions(bench: Bench) -> Iterator[tuple[Row, Picture]]:
 
 
 def _inferring(run: TrainedRun, **fields: Any) -> TrainedRun:
-    """A run whose model is applied with other options."""
+    """Copy of a run with other inference options."""
     inference = dataclasses.replace(run.config.inference, **fields)
     return dataclasses.replace(run, config=dataclasses.replace(run.config, inference=inference))
 
 
 def throughput(bench: Bench) -> Iterator[tuple[Row, None]]:
-    """Patterns through the network per second, in training and inference, beside the predecessor's CNN, in turns."""
+    """Patterns per second in training and inference, for the default network and PtychoPINN's CNN in turn."""
     scan = default_scan(true_probe=True)
     for size in (1, 4, 9, 16):
         times: dict[tuple[str, str], list[float]] = {}

@@ -5,10 +5,9 @@
     python benchmarks/refine.py positions modes closed
     python benchmarks/refine.py star --scan siemens.npz
 
-Costs are CPU-seconds of the process, without the evaluation; all engines of a case run one after the other in one
-process with the same threads. Both codes have their own sensible settings: ours are the defaults; LSQML has its
-defaults, and compact batches with momentum, which it recommends together and which are the faster of the two here. Rows
-go to benchmarks/results/refine/<case>.csv, curves and pictures beside them.
+Costs are CPU-seconds of the process, without the evaluation; all engines of a case run in succession in one process
+with the same number of threads. Ours has default options; LSQML has its defaults, or the recommended compact batches
+with momentum, which are faster here. Rows are written to benchmarks/results/refine/<case>.csv, with curves and images.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from scans import OTHER_PICTURES, PICTURES, default_scan
 from ptychopinn.config import Config, RefineConfig
 from ptychopinn.inference.predict import reconstruct
 from ptychopinn.metrics.evaluate import evaluate
-from ptychopinn.metrics.split_half import compare_halves
+from ptychopinn.metrics.split_half import split_half_frc
 from ptychopinn.persistence.bundle import load_bundle
 from ptychopinn.physics.probes import add_modes
 from ptychopinn.physics.simulate import simulate
@@ -50,7 +49,7 @@ def scan_of(seed: int, **options: Any) -> Scan:
 
 
 def ours(scan: Scan, start: Reconstruction | None, every: int = 2, before: float = 0.0, **options: Any) -> Course:
-    """Our states every so many passes, and the last; ``before``: CPU-seconds that the start took."""
+    """States of our refinement after every few passes, and the last; ``before``: CPU-seconds of the initial object."""
     states: list[tuple[int, float, Reconstruction]] = []
     clock = {"spent": before, "since": time.process_time()}
 
@@ -62,7 +61,7 @@ def ours(scan: Scan, start: Reconstruction | None, every: int = 2, before: float
     config = RefineConfig(**{"split_half": False, **options})
     result = refine(scan, start, config, progress=note, every=every)
     clock["spent"] += time.process_time() - clock["since"]
-    passes = result.metadata["refinement"]["passes"]
+    passes = result.refinement.passes
     if not states or states[-1][0] != passes:
         states.append((passes, clock["spent"], result))
     return iter(states)
@@ -84,7 +83,7 @@ def measured(course: Course, scan: Scan, **named: Any) -> Iterator[Row]:
 
 
 def trained_elsewhere(minutes: float) -> Path:
-    """A bundle trained on other objects in the same beam, from the wrong probe; trained once and kept."""
+    """Bundle trained on other objects with the same probe, from the wrong initial probe; trained once."""
     folder = RESULTS / "bundle"
     if not (folder / "wts.h5.zip").exists():
         from ptychopinn.training.workflow import train
@@ -95,7 +94,7 @@ def trained_elsewhere(minutes: float) -> Path:
 
 
 def race(options: argparse.Namespace) -> list[Row]:
-    """From scratch with the wrong probe, and from a network's start; FRC and high-passed error against CPU-seconds."""
+    """Refinement with the wrong probe, from scratch and from a network's reconstruction: scores against CPU-seconds."""
     model, config = load_bundle(trained_elsewhere(options.minutes))
     inference = dataclasses.replace(config.inference, probe="model", coverage=1)
     config = dataclasses.replace(config, inference=inference)
@@ -103,7 +102,7 @@ def race(options: argparse.Namespace) -> list[Row]:
     for seed in options.seeds:
         scan = scan_of(seed)
         named = {"seed": seed, "object": "/".join(PICTURES[seed])}
-        reconstruct(model, scan.subset(np.arange(64)), config)  # what is made once is not timed
+        reconstruct(model, scan.subset(np.arange(64)), config)  # initialisation is not timed
         began = time.process_time()
         start = reconstruct(model, scan, config)
         inferred = time.process_time() - began
@@ -138,7 +137,7 @@ def time_to(rows: list[Row], level: float) -> float | None:
 
 
 def verdicts(rows: list[Row]) -> Iterator[str]:
-    """For each seed: times to the FRC that LSQML reaches (0.904, or its best if that is less), and what is reached."""
+    """For each seed: times to the FRC of LSQML (0.904, or its best if that is lower), and the FRC that ours reaches."""
     for seed in sorted({row["seed"] for row in rows}):
         by = {
             name: [row for row in rows if row["seed"] == seed and row["engine"] == name]
@@ -154,14 +153,14 @@ def verdicts(rows: list[Row]) -> Iterator[str]:
                 f"seed {seed}: mean FRC {level:.3f}: {name} {theirs:.1f} s, ours {mine} s; ours reaches {within:.3f} "
                 f"in {theirs:.1f} s; patterns per CPU-second {rate:.1f} times theirs"
             )
-        for share in (0.97, 0.99, 1.0):
-            level = share * by["scratch"][-1]["mean_frc"]
+        for fraction in (0.97, 0.99, 1.0):
+            level = fraction * by["scratch"][-1]["mean_frc"]
             first, second = time_to(by["scratch"], level), time_to(by["network"], level)
             yield f"seed {seed}: mean FRC {level:.3f}: from scratch {first} s, from the network {second} s"
 
 
 def positions(options: argparse.Namespace) -> list[Row]:
-    """Reported positions in error, refined with the probe; the error left after a common affine part."""
+    """Reported positions with errors, refined with the probe; the remaining error without its affine part."""
     rows: list[Row] = []
     for seed in options.seeds:
         truth = scan_of(seed).positions
@@ -185,14 +184,14 @@ def positions(options: argparse.Namespace) -> list[Row]:
 
 
 def _without_affine(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Length of what is left of the error of positions (n, 2), after its affine part."""
+    """Length (n,) of the error of positions (n, 2), without its affine part."""
     terms = np.column_stack([truth, np.ones(len(truth))])
     error = found - truth
     return np.hypot(*(error - terms @ np.linalg.lstsq(terms, error, rcond=None)[0]).T)
 
 
 def modes(options: argparse.Namespace) -> list[Row]:
-    """Three incoherent modes, and one, of the same dose, from the single wrong guess."""
+    """One and three incoherent modes at the same dose, from one wrong initial mode."""
     rows: list[Row] = []
     known = default_scan(true_probe=True)
     guess = default_scan().probe
@@ -205,14 +204,14 @@ def modes(options: argparse.Namespace) -> list[Row]:
             begun = dataclasses.replace(scan, probe=(guess * np.sqrt(powers.sum()) / np.linalg.norm(guess)))
             *_, (passes, seconds, state) = ours(begun, None, 1000, modes=count, iterations=300, tolerance=2e-4)
             rows += measured(iter([(passes, seconds, state)]), scan, photons=photons, modes=count)
-            rows[-1]["powers"] = " ".join(f"{p:.3f}" for p in state.metadata["refinement"]["mode_powers"])
+            rows[-1]["powers"] = " ".join(f"{p:.3f}" for p in state.refinement.mode_powers)
             rows[-1]["true_powers"] = " ".join(f"{p:.3f}" for p in powers / powers.sum())
             print(summary(rows[-1:]))
     return rows
 
 
 def closed(options: argparse.Namespace) -> list[Row]:
-    """One pass from the truth at 1e9 photons: the relative change of the object where it is well lit."""
+    """One pass from the truth at 1e9 photons: the relative change of the object at well-illuminated pixels."""
     rows: list[Row] = []
     scan = simulate("photos", patterns=225, photons=1e9, seed=1)
     assert scan.truth is not None
@@ -222,14 +221,14 @@ def closed(options: argparse.Namespace) -> list[Row]:
         state = refine(scan, start, config)
         first = -np.array(state.origin).astype(int)
         part = tuple(slice(f, f + side) for f, side in zip(first, scan.truth.shape, strict=True))
-        lit = state.covered()[part]
-        change = np.linalg.norm((state.object[part] - scan.truth)[lit]) / np.linalg.norm(scan.truth[lit])
+        covered = state.covered()[part]
+        change = np.linalg.norm((state.object[part] - scan.truth)[covered]) / np.linalg.norm(scan.truth[covered])
         rows.append({"engine": engine, "relative_change": float(f"{change:.3g}")})
         print(summary(rows[-1:]))
     return rows
 
 
-#: What differs from the defaults; the second is nearest to LSQML, which has one mode and amplitudes.
+#: Options that differ from the defaults; the second row is most similar to LSQML (one mode, amplitudes).
 _STAR: dict[str, dict[str, Any]] = {
     "poisson": {},
     "amplitude without prior": {"loss": "amplitude", "total_variation": 0.0},
@@ -240,9 +239,9 @@ _STAR: dict[str, dict[str, Any]] = {
 
 
 def star(options: argparse.Namespace) -> list[Row]:
-    """A measured scan without a truth: agreement of split halves, with the probe that each code found on all."""
+    """A measured scan without a truth: split-half FRC, with the probe that each code found with all patterns."""
     scan = Scan.load(options.scan)
-    halves = [np.sort(h) for h in np.array_split(np.random.default_rng(0).permutation(scan.n), 2)]
+    parts = [np.sort(part) for part in np.array_split(np.random.default_rng(0).permutation(scan.n), 2)]
     rows: list[Row] = []
 
     def note(name: str, passes: int, seconds: float, state: Reconstruction, found: dict[str, Any] | None) -> None:
@@ -264,8 +263,8 @@ def star(options: argparse.Namespace) -> list[Row]:
         for epochs in (24, options.epochs):
             *_, (passes, seconds, state) = refine_peer.lsqml(scan, setting, epochs)
             known = dataclasses.replace(scan, probe=state.probe)
-            pair = [list(refine_peer.lsqml(known.subset(half), setting, epochs))[-1][2] for half in halves]
-            note(setting.name, passes, seconds, state, compare_halves(*pair))
+            pair = [list(refine_peer.lsqml(known.subset(part), setting, epochs))[-1][2] for part in parts]
+            note(setting.name, passes, seconds, state, split_half_frc(*pair))
     return rows
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""pty-chi's LSQML on the same scan: optional, for benchmarks/refine.py only.
+"""LSQML of pty-chi on the same scan, optional, for benchmarks/refine.py.
 
-Install it beside the CPU torch without its dependencies (they would bring another torch)::
+Install it without its dependencies, which would install another torch::
 
     pip install --no-deps ptychi==2.2.0 pandas scikit-learn joblib threadpoolctl narwhals tifffile
     pip install pydantic
 
-It imports torchvision for one blur that none of the cases uses; where there is none, an empty stand-in is imported.
+It imports torchvision for one blur, which no case uses; an empty module replaces it where it is not installed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ptychopinn.scan import Scan
 
 @dataclass(frozen=True)
 class PeerSetting:
-    """What of LSQML's options is not at its default; both settings are what its documentation recommends."""
+    """Options of LSQML that differ from its defaults; both settings are recommended by its documentation."""
 
     name: str
     batching: str
@@ -38,7 +38,7 @@ class PeerSetting:
     batch: int = 100
 
 
-#: Its defaults (random batches), and compact batches with the momentum that it asks for with them.
+#: The defaults (random batches), and compact batches with the momentum recommended for them.
 SETTINGS = (PeerSetting("lsqml", "random", 0.0), PeerSetting("lsqml compact", "compact", 0.5))
 
 
@@ -48,9 +48,9 @@ def installed() -> bool:
 
 
 def lsqml(scan: Scan, setting: PeerSetting, epochs: int) -> Iterator[tuple[int, float, Reconstruction]]:
-    """Yield (epochs, CPU-seconds so far, reconstruction) after every epoch; object from 1, probe refined.
+    """Yield (epochs, CPU-seconds, reconstruction) after every epoch; the initial object is 1, the probe is refined.
 
-    Object and positions in its frame: the scan's middle in the middle of an object 40 px larger than the scan.
+    The object is 40 px larger than the scan, whose centre is at the object's centre.
     """
     if "torchvision" not in sys.modules and find_spec("torchvision") is None:
         transforms = types.ModuleType("torchvision.transforms")
@@ -91,8 +91,8 @@ def _reconstruction(task: object, scan: Scan, middle: np.ndarray) -> Reconstruct
     probe = task.get_data_to_cpu("probe", as_numpy=True)[0].astype(np.complex64)  # type: ignore[attr-defined]
     size = scan.patch_size
     origin = middle - (np.array(image.shape) / 2 - size / 2)
-    light = torch.from_numpy(np.square(np.abs(probe)).sum(0)).float().expand(scan.n, size, size).contiguous()
-    weights = extract_patches_adjoint(light, torch.from_numpy(scan.positions - origin), image.shape)
+    intensity = torch.from_numpy(np.square(np.abs(probe)).sum(0)).float().expand(scan.n, size, size).contiguous()
+    weights = extract_patches_adjoint(intensity, torch.from_numpy(scan.positions - origin), image.shape)
     return Reconstruction(
         image, weights.numpy(), (float(origin[0]), float(origin[1])), probe, pixel_size=scan.pixel_size
     )

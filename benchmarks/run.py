@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Times ptycho_ext's operators beside the quickest exact plain-torch way and a copy of the patches, in one run.
+"""Benchmark of the operators of ptycho_ext, compared with the fastest method in plain torch and with a copy.
 
-Ratios in one run survive a change of machine or load, so copy, ours and the peer take turns and medians are reported.
-The process keeps its memory, in huge pages where the system grants them, so that all sides work on memory of one kind.
-All plain ways are first tried on a part of the problem; the two quickest that are right are run whole, checked against
-ours to 1e-4, and the quicker one is timed in turn. A whole run writes results/<hardware>.csv and .md. See README.md.
+Copy, ours and the other method are timed in turn and medians are reported, because ratios within one run depend little
+on machine and load. The process does not return memory to the system and uses huge pages where possible, so that all
+methods use the same kind of memory. All methods in plain torch are first timed on a part of the problem; the two
+fastest are run on the full problem, checked to 1e-4, and the faster one is timed. A run of all cases writes
+results/<hardware>.csv and .md. See README.md.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ Call = Callable[[], Any]
 
 RESULTS = Path(__file__).parent / "results"
 TOLERANCE = 1e-4  # of the largest value
-WHOLE = 64  # groups or patches below which a way is tried on the whole problem, otherwise on an eighth of it
-ROW_SECONDS = 4.0  # after which no further round is begun, three rounds done
-TICKS = 0.05  # seconds that the kernel's account of busy processors may be off by
-MEMORY = {  # freed memory stays with the process, and large tensors are asked for in huge pages
+SMALLEST = 64  # fewest groups or patches of the part on which a method is tried; otherwise an eighth of the problem
+ROW_SECONDS = 4.0  # after which no further round begins, if three are done
+TICKS = 0.05  # error of the system's processor times, in seconds
+MEMORY = {  # keep freed memory in the process, and request huge pages for large tensors
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "THP_MEM_ALLOC_ENABLE": "1",
@@ -51,7 +52,7 @@ COLUMNS = (
 
 
 def ours(op: str, problem: Problem, plan: ScanPlan | None) -> Call:
-    """The call of ptycho_ext that a way is compared with; what it returns is compared too."""
+    """Make the call of ptycho_ext that other methods are compared with, in time and result."""
     p, size, canvas_size = problem, problem.case.patch, (problem.case.canvas, problem.case.canvas)
     planned: dict[str, Any] = {} if plan is None else {"plan": plan}
 
@@ -95,7 +96,7 @@ def ours(op: str, problem: Problem, plan: ScanPlan | None) -> Call:
 
 
 def make_plan(op: str, problem: Problem) -> tuple[ScanPlan | None, float | None]:
-    """The scan's plan, where the operator takes one, and the milliseconds it took: once per scan, so not in a row."""
+    """Make the plan of a scan, where the operator has one; returns its time in ms, which is not part of a row."""
     if op in ("translate", "overlap"):
         return None, None
     side = problem.case.canvas
@@ -110,8 +111,8 @@ def milliseconds(call: Call) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-class Neighbours:
-    """How many cores the machine's other processes keep busy from now on; 0 where the system does not tell."""
+class OtherProcesses:
+    """Number of cores that other processes use from now on; 0 where the system does not report it."""
 
     def __init__(self) -> None:
         self._begin, self._busy = time.perf_counter(), self._elsewhere()
@@ -135,11 +136,11 @@ def relative_error(got: Tensor, want: Tensor) -> float:
 
 
 def try_ways(op: str, problem: Problem) -> dict[str, dict[str, Any]]:
-    """Each way's time, as if for the whole problem, and error, from the better of two runs on a part of it."""
+    """Time, scaled to the full problem, and error of every method, from the second of two runs on a part of it."""
     tried = {}
     wants: dict[int, Tensor] = {}
     for name, way in WAYS[op].items():
-        items = way.items(problem) if way.items else max(WHOLE, problem.items // 8)
+        items = way.items(problem) if way.items else max(SMALLEST, problem.items // 8)
         part = problem.part(items)
         if part.items not in wants:
             wants[part.items] = ours(op, part, make_plan(op, part)[0])()
@@ -151,7 +152,7 @@ def try_ways(op: str, problem: Problem) -> dict[str, dict[str, Any]]:
 
 
 def best_way(op: str, problem: Problem, tried: dict[str, dict[str, Any]]) -> tuple[str, Call]:
-    """The quicker of the two quickest exact ways, both run and checked on the whole problem."""
+    """Faster one of the two fastest exact methods, both run and checked on the full problem."""
     want = ours(op, problem, make_plan(op, problem)[0])()
     exact = [name for name, t in tried.items() if t["error"] <= TOLERANCE and WAYS[op][name].items is None]
     calls = {}
@@ -165,33 +166,33 @@ def best_way(op: str, problem: Problem, tried: dict[str, dict[str, Any]]) -> tup
         if error <= TOLERANCE:
             calls[name] = call
     if not calls:
-        raise RuntimeError(f"no plain way agrees with ptycho_ext on {problem.case.name}, {op}")
+        raise RuntimeError(f"no method in plain torch agrees with ptycho_ext on {problem.case.name}, {op}")
     name = min(calls, key=lambda name: tried[name]["ms"])
     return name, calls[name]
 
 
 def measure(case: Case, op: str, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
-    """One row: medians of copy, ours and the peer, in turn."""
+    """Measure one row: medians of copy, ours and the other method, timed in turn."""
     problem = make_problem(case, dtype)
-    choosing = Neighbours()
+    choosing = OtherProcesses()
     tried = try_ways(op, problem)
     name, peer = best_way(op, problem, tried)
     beside_choice = choosing.cores()
     plan, plan_ms = make_plan(op, problem)
     stack = problem.waves if op in WAVE_OPS else problem.patches
     destination = stack.clone()
-    contestants: dict[str, Call] = {
+    variants: dict[str, Call] = {
         "copy_ms": lambda: destination.copy_(stack),
         "ours_ms": ours(op, problem, plan),
         "best_torch_ms": peer,
     }
-    contestants["ours_ms"]()
-    times: dict[str, list[float]] = {key: [] for key in contestants}
-    begin, rounds = time.perf_counter(), Neighbours()
+    variants["ours_ms"]()
+    times: dict[str, list[float]] = {key: [] for key in variants}
+    begin, rounds = time.perf_counter(), OtherProcesses()
     for done in range(repeats):
         if done >= 3 and time.perf_counter() - begin > ROW_SECONDS:
             break
-        for key, call in contestants.items():
+        for key, call in variants.items():
             times[key].append(milliseconds(call))
     row: dict[str, Any] = {
         "case": case.name,
@@ -213,7 +214,7 @@ def measure(case: Case, op: str, dtype: torch.dtype, repeats: int) -> dict[str, 
 
 
 def hardware() -> tuple[str, str]:
-    """(name for a file, name for people) of the processor."""
+    """Name of the processor, as (part of a file name, text)."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     model, cores = (found[1].strip() if found else "unknown processor"), len(os.sched_getaffinity(0))
@@ -229,7 +230,7 @@ def format_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def format_markdown(rows: Sequence[dict[str, Any]], load: float) -> str:
-    """The table for people, and under it what every plain way took."""
+    """Format the table, and a list of the times of all methods in plain torch."""
     info = ptycho_ext.build_info()
     lines = [
         f"# {hardware()[1]}, {rows[0]['threads']} threads",
@@ -237,8 +238,8 @@ def format_markdown(rows: Sequence[dict[str, Any]], load: float) -> str:
         f"{datetime.date.today().isoformat()}, torch {torch.__version__}, ptycho_ext {info['version']} "
         f"({ptycho_ext.simd_level()['operators']}), load average {load:.1f} at the start. Median milliseconds; the "
         "columns are explained in ../README.md.",
-        "† other programs wanted the same cores while this row was made: its ratios, and which plain way is "
-        "best, are not to be relied upon.",
+        "† other programs used the same cores while this row was measured: its ratios, and the choice of the "
+        "fastest method, are not reliable.",
         "",
         "| case | op | dtype | ours | copy | best plain torch | torch / ours | ours / copy | GB/s |",
         "|---|---|---|---:|---:|---|---:|---:|---:|",
@@ -252,9 +253,9 @@ def format_markdown(rows: Sequence[dict[str, Any]], load: float) -> str:
         )
     lines += [
         "",
-        "## Every plain way",
+        "## All methods in plain torch",
         "",
-        "Milliseconds of one run, quickest first; ~ is an estimate from a part.",
+        "Milliseconds of one run, fastest first; ~ is an estimate from a part.",
         "",
     ]
     for r in rows:
@@ -264,18 +265,18 @@ def format_markdown(rows: Sequence[dict[str, Any]], load: float) -> str:
 
 
 def disturbed(row: dict[str, Any]) -> bool:
-    """Whether other processes wanted the cores that the row was timed on."""
+    """Whether other processes used the cores that the row was timed on."""
     return bool(row["threads"] + row["other_cores"] > len(os.sched_getaffinity(0)) + 0.2)
 
 
 def describe(name: str, tried: dict[str, Any]) -> str:
-    part, whole = tried["estimated_from"], tried["of"]
-    text = f"{name} {tried['ms']:.4g}" if part == whole else f"{name} ~{tried['ms']:.3g} (from {part} of {whole})"
+    part, total = tried["estimated_from"], tried["of"]
+    text = f"{name} {tried['ms']:.4g}" if part == total else f"{name} ~{tried['ms']:.3g} (from {part} of {total})"
     return text if tried["error"] <= TOLERANCE else f"{text} (inexact: {tried['error']:.0e})"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Benchmarks of ptycho_ext beside plain torch and a copy.")
+    parser = argparse.ArgumentParser(description="Benchmarks of ptycho_ext, compared with plain torch and a copy.")
     parser.add_argument("--case", action="append", choices=CASES, help="this case only; may be repeated")
     parser.add_argument("--op", action="append", choices=OPS, help="this operator only; may be repeated")
     parser.add_argument("--threads", type=int, default=2)
@@ -297,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     torch.set_num_threads(options.threads)
     load = os.getloadavg()[0]
-    whole = not (options.case or options.op or options.quick)
+    all_cases = not (options.case or options.op or options.quick)
     names = options.case or (QUICK if options.quick else [name for name in CASES if name != "tiny"])
     rows = []
     for case in (CASES[name] for name in names):
@@ -316,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
-    elif whole:
+    elif all_cases:
         RESULTS.mkdir(exist_ok=True)
         for suffix, text in ((".csv", format_csv(rows)), (".md", format_markdown(rows, load))):
             (RESULTS / f"{hardware()[0]}{suffix}").write_text(text)
@@ -324,6 +325,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if any(name not in os.environ for name in MEMORY):  # read when the process starts, hence this second start
+    if any(name not in os.environ for name in MEMORY):  # the variables are read when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], MEMORY | os.environ)
     raise SystemExit(main())

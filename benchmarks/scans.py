@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The scans that quality is measured on, made anew by every run, with known truth.
+"""Simulated scans of the quality benchmark, with known objects.
 
-`default_scan` is the one that the iterative codes of the field were measured on (see docs/quality.md): its simulator
-shares no interpolation with the library. `lines_scan` is the "synthetic lines" of the PtychoPINN papers.
+`default_scan` is the scan on which iterative codes were measured (see docs/quality.md); its simulator shares no
+interpolation with the library. `lines_scan` is the "synthetic lines" of the PtychoPINN papers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Complex = NDArray[np.complexfloating[Any, Any]]
 
 #: Amplitude and phase of the default scan's object, one pair per seed.
 PICTURES = (("coins", "camera"), ("moon", "rocket"), ("cell", "astronaut"))
-#: Of another sample, for what a trained network has not seen.
+#: The same of other samples, which are not used in training.
 OTHER_PICTURES = (("page", "coffee"), ("brick", "chelsea"), ("gravel", "retina"))
 _SIZE = 64
 
@@ -38,7 +38,7 @@ def default_scan(
     position_error: float = 0.0,
     true_probe: bool = False,
 ) -> Scan:
-    """A jittered raster of side^2 patterns of 64 px on 400 px (or more), with a defocused annular pupil.
+    """Simulate a jittered raster of side^2 patterns of 64 px on 400 px (or more), with a defocused annular pupil.
 
     Args:
         pictures: of the amplitude (0.7 to 1) and of the phase (-0.8 to 0.8 rad), from skimage.data.
@@ -47,7 +47,7 @@ def default_scan(
         side: patterns along one side.
         seed: of positions and noise.
         position_error: pixels, standard deviation of the reported positions.
-        true_probe: give the scan its true probe; else a guess of another defocus and aperture.
+        true_probe: True: the probe of the scan is the true one. False: it has another defocus and aperture.
     """
     rng = np.random.default_rng(seed)
     extent = max(400, int(np.ceil(step * (side - 1))) + 92)
@@ -68,7 +68,7 @@ def default_scan(
         moved = np.fft.ifft2(spectrum * np.exp(-2j * np.pi * (k[:, None] * (y - row) + k[None] * (x - column))))
         patch = truth[row - 32 : row + 32, column - 32 : column + 32]
         counts[index] = rng.poisson(abs(np.fft.fftshift(np.fft.fft2(moved * patch))) ** 2)
-    # The microscope's columns come first from the generator, then its rows.
+    # The errors of x are drawn before those of y.
     errors = [position_error * rng.normal(size=axis.shape) for axis in (centres[1], centres[0])]
     positions = np.stack([centres[0] + errors[1], centres[1] + errors[0]], axis=1) - _SIZE / 2
     return Scan(
@@ -81,7 +81,7 @@ def default_scan(
 
 
 def lines_scan(probe: str, seed: int, patterns: int = 1024, photons: float = 1e9) -> Scan:
-    """A raster of 4 px in the middle of 392 x 392 px of synthetic lines: amplitude 0 to 1, zero phase.
+    """Simulate a raster of 4 px on the centre of 392 x 392 px of synthetic lines, amplitude 0 to 1, zero phase.
 
     Args:
         probe: "disk" (flat) or "defocused" (curved).
@@ -94,8 +94,8 @@ def lines_scan(probe: str, seed: int, patterns: int = 1024, photons: float = 1e9
     return dataclasses.replace(scan, name=f"lines-{probe}-{seed}")
 
 
-def halves(scan: Scan) -> tuple[Scan, Scan]:
-    """The left and the right half of a scan, by the patterns' x."""
+def split_left_right(scan: Scan) -> tuple[Scan, Scan]:
+    """Split a scan at the median x of its positions, into (left, right)."""
     left = scan.positions[:, 1] < np.median(scan.positions[:, 1])
     return (
         dataclasses.replace(scan.subset(left), name=f"{scan.name}-left"),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The two steps that carry every operator, each in several plain-torch ways: gather (canvas to patches) and spread.
+"""The two steps of every operator, gather (canvas to patches) and its transpose, spread, in plain torch.
 
-Spread is the transpose of gather. All work on real lanes (a complex row is a real row of twice the length), on groups
-stacked into one tall canvas, with whole pixels and fractions known before the clock starts. A window is a patch with
-one more row and column: interpolated once per axis, and indexed once. peers.py makes the operators out of them.
+Complex data are real rows of twice the length, and groups are stacked into one tall canvas; integer parts and fractions
+of the positions are computed before the timing. A window is a patch with one more row and column: it is indexed once
+and interpolated once per axis. peers.py makes the operators from these steps.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 64  # patches at a time: the windows of a chunk stay in the cache
+CHUNK = 64  # patches per chunk, whose windows fit into the cache
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Patches on the tall canvas, in lanes: corners (n,), fractions (n, 1, 1), ``step`` lanes to a pixel."""
+    """Patches on the tall canvas: corners (n,), fractions (n, 1, 1), and ``step`` real values per pixel."""
 
     y: Tensor
     x: Tensor
@@ -35,12 +35,12 @@ class Grid:
 
     @classmethod
     def of(cls, positions: Tensor, patch: int, canvas: int, step: int) -> Grid:
-        """From positions (n, 2) on one canvas or (B, n, 2) on B of them."""
+        """Make the grid of positions (n, 2) on one canvas, or (B, n, 2) on B canvases."""
         groups = positions.shape[0] if positions.ndim == 3 else 1
         points = positions.reshape(groups, -1, 2)
-        whole = points.floor()
-        fraction = (points - whole).to(torch.float32).reshape(-1, 2, 1, 1)
-        corner = whole.to(torch.int64)
+        floor = points.floor()
+        fraction = (points - floor).to(torch.float32).reshape(-1, 2, 1, 1)
+        corner = floor.to(torch.int64)
         corner[..., 0] += canvas * torch.arange(groups)[:, None]
         y, x = corner.reshape(-1, 2).unbind(-1)
         return cls(
@@ -63,18 +63,18 @@ class Grid:
         return (slice(i, min(i + CHUNK, len(self))) for i in range(0, len(self), CHUNK))
 
     def corners(self) -> Iterator[tuple[int, int, float, float]]:
-        """(y, x, fy, fx) of each patch as Python numbers."""
+        """Iterate over (y, x, fy, fx) of the patches, as Python scalars."""
         return zip(
             self.y.tolist(), self.x.tolist(), self.fy.flatten().tolist(), self.fx.flatten().tolist(), strict=True
         )
 
-    def windows_of(self, canvas: Tensor, h: int, w: int) -> Tensor:
-        """Every (h, w) window of the canvas (height, width), as a view: no copy and no index tensor."""
+    def unfold_view(self, canvas: Tensor, h: int, w: int) -> Tensor:
+        """View of every (h, w) window of the canvas (height, width), without a copy or an index tensor."""
         shape = (self.height - h + 1, (self.width - w) // self.step + 1, h, w)
         return canvas.as_strided(shape, (self.width, self.step, self.width, 1))
 
     def flat_index(self, part: slice) -> Tensor:
-        """Index of every sample of the windows of some patches in the flattened canvas."""
+        """Indices in the flattened canvas of all samples of the windows of some patches."""
         inside = torch.arange(self.h + 1)[:, None] * self.width + torch.arange(self.w + self.step)
         return (self.y[part] * self.width + self.x[part])[:, None, None] + inside
 
@@ -84,7 +84,7 @@ Spread = Callable[[Tensor, Grid], Tensor]  # patches (n, h, w) -> canvas (height
 
 
 def lanes(data: Tensor) -> Tensor:
-    """(..., W) as the real lanes (..., W * step)."""
+    """View complex (..., W) as real (..., 2 W); real data are unchanged."""
     return torch.view_as_real(data).flatten(-2) if data.is_complex() else data
 
 
@@ -93,7 +93,7 @@ def lanes_per_sample(data: Tensor) -> int:
 
 
 def tall(canvas: Tensor) -> Tensor:
-    """Canvases (..., H, W) stacked, in lanes."""
+    """Stack canvases (..., H, W) along the rows, as real data."""
     return lanes(canvas).flatten(0, -2)
 
 
@@ -101,7 +101,7 @@ def tall(canvas: Tensor) -> Tensor:
 
 
 def interpolate(window: Tensor, grid: Grid, fy: Tensor, fx: Tensor) -> Tensor:
-    """Patches of windows with one more row and column."""
+    """Interpolate windows, with one more row and column, to patches."""
     rows = torch.lerp(window[:, :-1], window[:, 1:], fy)
     return torch.lerp(rows[..., : -grid.step], rows[..., grid.step :], fx)
 
@@ -136,29 +136,30 @@ def gather_flat_index(canvas: Tensor, grid: Grid) -> Tensor:
 
 
 def gather_view_taps(canvas: Tensor, grid: Grid) -> Tensor:
-    windows = grid.windows_of(canvas, grid.h, grid.w)
+    views = grid.unfold_view(canvas, grid.h, grid.w)
     patches = canvas.new_empty(len(grid), grid.h, grid.w)
     for part in grid.chunks():
         y, x, fy, fx = grid.y[part], grid.x[part] // grid.step, grid.fy[part], grid.fx[part]
-        upper = windows[y, x] * (1 - fx) + windows[y, x + 1] * fx
-        lower = windows[y + 1, x] * (1 - fx) + windows[y + 1, x + 1] * fx
+        upper = views[y, x] * (1 - fx) + views[y, x + 1] * fx
+        lower = views[y + 1, x] * (1 - fx) + views[y + 1, x + 1] * fx
         torch.lerp(upper, lower, fy, out=patches[part])
     return patches
 
 
 def gather_view_window(canvas: Tensor, grid: Grid) -> Tensor:
-    windows = grid.windows_of(canvas, grid.h + 1, grid.w + grid.step)
+    views = grid.unfold_view(canvas, grid.h + 1, grid.w + grid.step)
     patches = canvas.new_empty(len(grid), grid.h, grid.w)
     for part in grid.chunks():
-        window = windows[grid.y[part], grid.x[part] // grid.step]
+        window = views[grid.y[part], grid.x[part] // grid.step]
         patches[part] = interpolate(window, grid, grid.fy[part], grid.fx[part])
     return patches
 
 
 def sample(images: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """grid_sample of images (B, H, W, step) at rows y (B, r, h, 1) and columns x (B, r, 1, w): (B, r, h, w * step).
+    """Apply grid_sample to images (B, H, W, step) at rows y (B, r, h, 1) and columns x (B, r, 1, w).
 
-    Its coordinates are normalised to -1..1 in float32, so it is off by 6e-8 of the side: inexact on a large canvas.
+    Returns (B, r, h, w * step). Coordinates are normalised to -1..1 in float32, with an error of 6e-8 of the side,
+    which is inexact on a large canvas.
     """
     b, height, width, step = images.shape
     r, h, w = y.shape[1], y.shape[2], x.shape[3]
@@ -188,8 +189,8 @@ def gather_grid_sample(canvas: Tensor, grid: Grid) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------- spread
 
 
-def spread_windows(patches: Tensor, grid: Grid, part: slice) -> Tensor:
-    """The transpose of interpolate."""
+def transpose_interpolation(patches: Tensor, grid: Grid, part: slice) -> Tensor:
+    """Transpose of interpolate: patches to windows."""
     some, fy, fx = patches[part], grid.fy[part], grid.fx[part]
     rows = some.new_zeros(len(some), grid.h + 1, grid.w)
     low = some * fy
@@ -217,7 +218,7 @@ def spread_window_slices(patches: Tensor, grid: Grid) -> Tensor:
     canvas = patches.new_zeros(grid.height, grid.width)
     h, w, corners = grid.h + 1, grid.w + grid.step, list(grid.corners())
     for part in grid.chunks():
-        for window, (y, x, _, _) in zip(spread_windows(patches, grid, part), corners[part], strict=True):
+        for window, (y, x, _, _) in zip(transpose_interpolation(patches, grid, part), corners[part], strict=True):
             canvas[y : y + h, x : x + w] += window
     return canvas
 
@@ -225,28 +226,28 @@ def spread_window_slices(patches: Tensor, grid: Grid) -> Tensor:
 def spread_index_add(patches: Tensor, grid: Grid) -> Tensor:
     flat = patches.new_zeros(grid.height * grid.width)
     for part in grid.chunks():
-        flat.index_add_(0, grid.flat_index(part).flatten(), spread_windows(patches, grid, part).flatten())
+        flat.index_add_(0, grid.flat_index(part).flatten(), transpose_interpolation(patches, grid, part).flatten())
     return flat.view(grid.height, grid.width)
 
 
 def spread_index_put(patches: Tensor, grid: Grid) -> Tensor:
     flat = patches.new_zeros(grid.height * grid.width)
     for part in grid.chunks():
-        flat.index_put_((grid.flat_index(part),), spread_windows(patches, grid, part), accumulate=True)
+        flat.index_put_((grid.flat_index(part),), transpose_interpolation(patches, grid, part), accumulate=True)
     return flat.view(grid.height, grid.width)
 
 
 def spread_view_put(patches: Tensor, grid: Grid) -> Tensor:
     canvas = patches.new_zeros(grid.height, grid.width)
-    windows = grid.windows_of(canvas, grid.h + 1, grid.w + grid.step)
+    views = grid.unfold_view(canvas, grid.h + 1, grid.w + grid.step)
     for part in grid.chunks():
         corner = (grid.y[part], grid.x[part] // grid.step)
-        windows.index_put_(corner, spread_windows(patches, grid, part), accumulate=True)
+        views.index_put_(corner, transpose_interpolation(patches, grid, part), accumulate=True)
     return canvas
 
 
 def spread_padded_canvases(patches: Tensor, grid: Grid) -> Tensor:
-    """The original's: every patch padded to the canvas, the canvas translated (four taps gathered), and all summed."""
+    """PtychoPINN's method: pad every patch to the canvas, translate it (four taps), and sum."""
     side, per_group = grid.height // grid.groups, len(grid) // grid.groups
     canvas = patches.new_zeros(grid.groups, side, grid.width)
     padded = F.pad(patches, (0, grid.width - grid.w, 0, side - grid.h))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Ptychography's inner loop as PyTorch operators: extract patches, translate images, reassemble overlapping patches.
+"""PyTorch operators for ptychography: extraction, translation and reassembly of patches, exit waves, likelihoods.
 
-The public names are here; ``torch.ops.ptycho`` holds the raw operators. Positions are (y, x) in pixels, float64, of a
-patch's first sample; samples outside are zero; results are bitwise the same for any number of threads.
+This module has the public functions; ``torch.ops.ptycho`` has the raw operators. Positions are the canvas coordinates
+(y, x), float64, in pixels, of a patch's first sample. Samples outside of the canvas are zero. Results are bitwise the
+same for any number of threads.
 """
 
 from __future__ import annotations

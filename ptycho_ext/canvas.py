@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where a canvas lies in scan coordinates.
+"""Geometry of a canvas in scan coordinates.
 
-A canvas is a rectangle of whole pixels of the scan's plane: its sample [0, 0] is the scan pixel ``origin``. Keeping
-origin and shape together is what lets an image be put back on the scan, or on another image, without guessing.
+A canvas is a rectangle of pixels of the scan plane, with integer coordinates: its sample [0, 0] is the scan pixel
+``origin``. Origin and shape together locate an image on the scan, or on another image.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CanvasGeometry:
-    """A rectangle of whole pixels of the scan plane.
+    """A rectangle of pixels of the scan plane.
 
     Args:
         origin: (y, x) scan pixel of canvas sample [0, 0].
         shape: (H, W) in pixels.
+
+    Raises:
+        ValueError: a side is not positive.
 
     Example:
         >>> geometry = CanvasGeometry.from_positions([[10.5, -3.0], [14.0, 2.25]], patch_size=8)
@@ -42,7 +45,7 @@ class CanvasGeometry:
     def from_positions(
         cls, positions: Tensor | ArrayLike, patch_size: int | tuple[int, int], margin: int = 0
     ) -> CanvasGeometry:
-        """The smallest canvas that holds every sample of every patch, and every tap of its interpolation.
+        """Smallest canvas that contains every sample of every patch, and every tap of its interpolation.
 
         Args:
             positions: (..., 2) scan coordinates (y, x) of the patches' first samples, finite, at least one.
@@ -50,7 +53,7 @@ class CanvasGeometry:
             margin: pixels to add on every side.
 
         Returns:
-            The geometry; ``to_canvas(positions)`` are then valid positions on it.
+            The geometry; ``to_canvas(positions)`` gives positions on this canvas.
 
         Raises:
             ValueError: no positions, positions that are not finite or not (..., 2), or a negative margin.
@@ -70,12 +73,12 @@ class CanvasGeometry:
         return cls((low[0], low[1]), (high[0] - low[0] + 1, high[1] - low[1] + 1))
 
     def to_canvas(self, positions: Tensor | ArrayLike) -> Tensor:
-        """Scan coordinates (..., 2) as canvas coordinates, float64."""
+        """Convert scan coordinates (..., 2) to canvas coordinates, float64."""
         points = _float64(positions)
         return points - points.new_tensor(self.origin)
 
     def to_scan(self, positions: Tensor | ArrayLike) -> Tensor:
-        """Canvas coordinates (..., 2) as scan coordinates, float64."""
+        """Convert canvas coordinates (..., 2) to scan coordinates, float64."""
         points = _float64(positions)
         return points + points.new_tensor(self.origin)
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""ScanPlan: what the operators work out about a scan's positions, worked out once and used at every call.
+"""ScanPlan: the tile lists and the order of the patches of a scan, computed once for many calls.
 
-It holds plain int64 tensors, so it passes through torch.compile and export like any other input. Results are bitwise
-the same with and without one. The operators check it against the positions they are called with; on CUDA, where they do
-not wait for the device, a canvas summed with the plan of other positions is NaN instead of an error.
+A plan contains int64 tensors, so it passes through torch.compile and export like other inputs. Results are bitwise the
+same with and without one. The operators check it against the positions of a call; on CUDA, where they do not wait for
+the device, a canvas summed with the plan of other positions is NaN instead of an error.
 
-It is a module without parameters, because what uses it is one: it follows its owner to another device, and is worked
-out again there, since every kind of device cuts the canvas in its own way.
+It is a module without parameters, so that it moves to another device with the module that uses it. It is computed again
+there, because tile sizes depend on the kind of device.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ptycho_ext.ops._precision import as_float64
 
 
 class ScanPlan(nn.Module):
-    """Which patches touch which part of the canvas, and in which order patches are best visited.
+    """Tile lists, the patches that overlap each tile of a canvas, and the order in which patches are processed.
 
     Args:
         positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0], finite.
@@ -35,17 +35,17 @@ class ScanPlan(nn.Module):
         positions: (..., n, 2) float64, detached.
         patch_size: (h, w).
         canvas_size: (H, W).
-        order: (patches,) the order in which extraction visits the patches: neighbours on the canvas in succession.
-        tile_start: (tiles + 1,) where each tile's list begins in tile_patches.
-        tile_patches: (pairs,) the patches of every tile, ascending; on CUDA with room for more behind the last.
+        order: (patches,) order in which extraction processes the patches: neighbours on the canvas in succession.
+        tile_start: (tiles + 1,) start of each tile's list in tile_patches.
+        tile_patches: (pairs,) patches of every tile, ascending; on CUDA followed by unused elements.
 
-    ``to(device)``, of the plan or of a module that holds it, works it out again on that device. A conversion of type
-    does not concern it: its positions stay float64. It has nothing in a state dict.
+    ``to(device)``, of the plan or of a module that contains it, computes the plan again on that device. Conversions of
+    type do not change it: its positions stay float64. It adds nothing to a state dict.
 
     Raises:
         RuntimeError: a type, shape or size does not fit, the canvas is smaller than a patch, or a position is not
-            finite (on CUDA this is the one look at the device that is waited for). An operator raises it too, when it
-            is given a plan that was made for other positions, sizes or devices.
+            finite (on CUDA this check waits for the device). An operator raises it, too, for a plan that was made for
+            other positions, sizes or devices.
 
     Example:
         >>> from ptycho_ext import extract_patches
@@ -67,7 +67,7 @@ class ScanPlan(nn.Module):
         super().__init__()
         self.patch_size = tuple(as_pair(patch_size))
         self.canvas_size = tuple(as_pair(canvas_size))
-        # Detached: a plan holds integers only, and must not keep a graph alive.
+        # Detached, because a plan has no gradient and must not keep a graph alive.
         self._make(as_float64(positions).detach())
 
     def _make(self, positions: Tensor) -> None:
@@ -81,16 +81,16 @@ class ScanPlan(nn.Module):
         )
 
     def repeated(self, leading: tuple[int, ...]) -> ScanPlan:
-        """This plan for positions (n, 2) that serve canvases (..., H, W) of these leading dimensions, made once."""
+        """The plan of positions (n, 2) for canvases (..., H, W) with these leading dimensions, made once."""
         if leading not in self._repeated:
             positions = self.positions.expand(*leading, *self.positions.shape)
             self._repeated = {leading: ScanPlan(positions, self.patch_size, self.canvas_size)}
         return self._repeated[leading]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScanPlan:
-        """What ``to``, ``cuda`` and ``cpu`` of a module call: ``fn`` moves a tensor, and may convert it."""
+        """Move the plan; ``to``, ``cuda`` and ``cpu`` of a module call it with ``fn``, which moves one tensor."""
         device = fn(self.positions.reshape(-1)[:0]).device
-        if device.type == "meta":  # there is nothing to work out
+        if device.type == "meta":  # without data there is nothing to compute
             for name in ("positions", "order", "tile_start", "tile_patches"):
                 setattr(self, name, getattr(self, name).to(device))
             self._repeated = {}
@@ -106,7 +106,7 @@ class ScanPlan(nn.Module):
     def from_scan_positions(
         cls, positions: Tensor | ArrayLike, patch_size: int | tuple[int, int], margin: int = 0
     ) -> tuple[ScanPlan, CanvasGeometry]:
-        """The smallest canvas that holds the scan, and the plan on it.
+        """Smallest canvas that contains the scan, and the plan on it.
 
         Args:
             positions: (..., n, 2) scan coordinates (y, x) of the patches' samples [0, 0].
@@ -114,7 +114,10 @@ class ScanPlan(nn.Module):
             margin: pixels to add on every side.
 
         Returns:
-            The plan, whose ``positions`` are canvas coordinates, and the geometry that leads back to the scan.
+            The plan, whose ``positions`` are canvas coordinates, and the geometry of the canvas.
+
+        Raises:
+            ValueError: see :meth:`CanvasGeometry.from_positions`.
         """
         geometry = CanvasGeometry.from_positions(positions, patch_size, margin)
         return cls(geometry.to_canvas(positions), patch_size, geometry.shape), geometry
@@ -123,7 +126,7 @@ class ScanPlan(nn.Module):
 def _fake_plan_tiles(
     positions: Tensor, patch_size: Sequence[int], canvas_size: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    # How many tiles there are is the backend's choice, and how many pairs depends on the positions.
+    # The number of tiles depends on the backend, the number of pairs on the positions.
     context: Any = torch.library.get_ctx()
     sizes = positions.numel() // 2, context.new_dynamic_size(min=1), context.new_dynamic_size()
     order, tile_start, tile_patches = (positions.new_empty(size, dtype=torch.int64) for size in sizes)

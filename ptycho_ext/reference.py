@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The specification of every operator: NumPy, float64, one patch at a time, as plain as it can be.
+"""Specification of every operator in NumPy and float64, one patch at a time.
 
-The operators are tested against these functions; where the two differ, these are right. Conventions, for all of them:
+The operators are tested against these functions; where they differ, these are right. Conventions of all functions:
 
 Index: positions and shifts are (y, x) in pixels; a position is the canvas coordinate of a patch's sample [0, 0]; pixel
-centres are integers. Boundary: each tap outside the source is zero by itself, so values fall off over one pixel.
-Every tap inside counts, with a weight of zero too: beside an integer position a NaN or infinity makes a NaN.
-Dtype: coordinates in float64; data and weights in float64 or complex128, whatever their type was.
+centres are integers. Boundary: each tap outside the source is zero, so values decrease to zero over one pixel. Every
+tap inside is used, also with a weight of zero: beside an integer position a NaN or infinity gives a NaN. Dtype:
+coordinates in float64; data and weights are converted to float64 or complex128.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ Array = NDArray[Any]
 
 
 def extract_patches(canvas: ArrayLike, positions: ArrayLike, patch_size: tuple[int, int]) -> Array:
-    """Patches (..., n, h, w) of a canvas (..., H, W) at positions (..., n, 2): patch[i, j] = canvas(y + i, x + j)."""
+    """Extract patches (..., n, h, w) of a canvas (..., H, W) at positions (..., n, 2).
+
+    patch[i, j] = canvas(y + i, x + j).
+    """
     canvas, positions = _widen(canvas), np.asarray(positions, np.float64)
     if canvas.ndim > 2:
         return _stack(extract_patches, canvas, positions, (*positions.shape[1:-1], *patch_size), patch_size)
@@ -32,7 +35,7 @@ def extract_patches(canvas: ArrayLike, positions: ArrayLike, patch_size: tuple[i
 
 
 def extract_patches_adjoint(patches: ArrayLike, positions: ArrayLike, canvas_size: tuple[int, int]) -> Array:
-    """Canvas (..., H, W), the sum of patches (..., n, h, w) spread with the weights they would be gathered with."""
+    """Sum patches (..., n, h, w) onto a canvas (..., H, W), with the interpolation weights of the extraction."""
     patches, positions = _widen(patches), np.asarray(positions, np.float64)
     if patches.ndim > 3:
         return _stack(extract_patches_adjoint, patches, positions, (*patches.shape[1:-3], *canvas_size), canvas_size)
@@ -44,7 +47,7 @@ def extract_patches_adjoint(patches: ArrayLike, positions: ArrayLike, canvas_siz
 
 
 def extract_patches_grad_positions(grad_patches: ArrayLike, canvas: ArrayLike, positions: ArrayLike) -> Array:
-    """Derivative (..., n, 2) of Re sum(conj(grad_patches) * extract_patches(canvas, positions)) by the positions.
+    """Position gradient (..., n, 2) of Re sum(conj(grad_patches) * extract_patches(canvas, positions)).
 
     At an integer coordinate it is the right-hand derivative.
     """
@@ -62,11 +65,11 @@ def extract_patches_grad_positions(grad_patches: ArrayLike, canvas: ArrayLike, p
 
 
 def translate_images(images: ArrayLike, shifts: ArrayLike, mode: str = "bilinear") -> Array:
-    """Images (..., H, W) moved by shifts (..., 2): out[i, j] = in(i - t_y, j - t_x).
+    """Translate images (..., H, W) by shifts (..., 2): out[i, j] = in(i - t_y, j - t_x).
 
-    "nearest" takes in[rint(i - t)], ties to even, where 0 <= i - t <= n - 1 before rounding, and zero elsewhere.
-    "fourier" is periodic: in is the trigonometric polynomial through the samples, with its highest frequency, where n
-    is even, a cosine (the real choice: half of it at either sign).
+    "nearest" uses in[rint(i - t)], ties to even, where 0 <= i - t <= n - 1 before rounding, and zero elsewhere.
+    "fourier" is periodic: in is the trigonometric polynomial through the samples, whose highest frequency is a cosine
+    where n is even (half of it at either sign).
     """
     images, shifts = _widen(images), np.asarray(shifts, np.float64)
     if images.ndim > 2:
@@ -92,11 +95,11 @@ def reassemble_patches(
     normalize: bool = True,
     eps: float = 1e-6,
 ) -> tuple[Array, Array]:
-    """Weighted mean (or sum) and weight (..., H, W) of patches (..., n, h, w), weights (h, w) or (..., n, h, w).
+    """Compute the weighted mean (or sum) and the weight (..., H, W) of patches (..., n, h, w).
 
-    The mean is the quotient of two adjoints with the same weights, and zero where the weight is at most eps times the
-    canvas's largest (the modulus, of complex weights). A weight that is NaN makes the pixels that it reaches NaN, and
-    no others.
+    Weights are (h, w) or (..., n, h, w). The mean is the quotient of two adjoints with the same weights, and zero where
+    the weight (the modulus of complex weights) is at most eps times the largest of the canvas. A weight that is NaN
+    makes the pixels that it contributes to NaN, and no others.
     """
     patches = _widen(patches)
     weights = np.ones(patches.shape[-2:]) if weights is None else _widen(weights)
@@ -112,7 +115,7 @@ def reassemble_patches(
 
 
 def reassemble_patches_adjoint(image: ArrayLike, positions: ArrayLike, weights: ArrayLike) -> Array:
-    """Patches (..., n, h, w) of an image (..., H, W) times weights (h, w) or (..., n, h, w)."""
+    """Extract patches (..., n, h, w) of an image (..., H, W), times weights (h, w) or (..., n, h, w)."""
     weights = np.asarray(weights, np.float64)
     h, w = weights.shape[-2:]
     return np.asarray(weights * extract_patches(image, positions, (h, w)))
@@ -125,14 +128,14 @@ def overlap_project(
     weights: ArrayLike | None = None,
     eps: float = 1e-6,
 ) -> Array:
-    """Patches (..., n, h, w) of the mean of the patches of each group: reassembly, then extraction."""
+    """Project patches (..., n, h, w) onto the overlap constraint: reassembly of each group, then extraction."""
     image, _ = reassemble_patches(patches, positions, canvas_size, weights, True, eps)
     h, w = np.shape(patches)[-2:]
     return extract_patches(image, positions, (h, w))
 
 
 def exit_waves(canvas: ArrayLike, positions: ArrayLike, probe: ArrayLike) -> Array:
-    """Waves (..., n, M, h, w) behind an object (..., H, W): probe[m] * extract_patches(canvas, positions)[k].
+    """Exit waves (..., n, M, h, w) of an object (..., H, W): probe[m] * extract_patches(canvas, positions)[k].
 
     The probe's modes are (M, h, w), the same for all patches, or (..., n, M, h, w).
     """
@@ -142,13 +145,13 @@ def exit_waves(canvas: ArrayLike, positions: ArrayLike, probe: ArrayLike) -> Arr
 
 
 def exit_waves_adjoint(waves: ArrayLike, positions: ArrayLike, probe: ArrayLike, canvas_size: tuple[int, int]) -> Array:
-    """Canvas (..., H, W): the sum of conj(probe[m]) * waves[k, m] over the modes, and of that onto the canvas."""
+    """Sum conj(probe[m]) * waves[k, m] over the modes and onto a canvas (..., H, W)."""
     products = np.conj(_widen(probe)) * _widen(waves)
     return extract_patches_adjoint(products.sum(-3), positions, canvas_size)
 
 
 def exit_waves_adjoint_probe(waves: ArrayLike, canvas: ArrayLike, positions: ArrayLike, shared: bool = True) -> Array:
-    """Modes (M, h, w): the sum over all patches of conj(patch[k]) * waves[k, m]; (..., n, M, h, w) if not shared."""
+    """Sum conj(patch[k]) * waves[k, m] over all patches, (M, h, w); if not shared, its terms (..., n, M, h, w)."""
     waves = _widen(waves)
     h, w = waves.shape[-2:]
     products = np.conj(extract_patches(canvas, positions, (h, w)))[..., None, :, :] * waves
@@ -158,7 +161,7 @@ def exit_waves_adjoint_probe(waves: ArrayLike, canvas: ArrayLike, positions: Arr
 def exit_waves_grad_positions(
     grad_waves: ArrayLike, canvas: ArrayLike, positions: ArrayLike, probe: ArrayLike
 ) -> Array:
-    """Derivative (..., n, 2) of Re sum(conj(grad_waves) * exit_waves(canvas, positions, probe)) by the positions."""
+    """Position gradient (..., n, 2) of Re sum(conj(grad_waves) * exit_waves(canvas, positions, probe))."""
     products = (np.conj(_widen(probe)) * _widen(grad_waves)).sum(-3)
     return extract_patches_grad_positions(products, canvas, positions)
 
@@ -171,7 +174,7 @@ def correct_fields(
     loss: str = "poisson",
     background: float = 0.0,
 ) -> tuple[Array, Array, Array]:
-    """What the counts (n, h, w) say of far fields (n, M, h, w): correction, value and derivative by log scale.
+    """Compare far fields (n, M, h, w) with counts (n, h, w): correction, value and derivative by the log scale.
 
     With the intensity I = scale * sum |field|^2 over the modes, predicted p = I + background and measured
     m = counts + background, the value (n,) of a pattern is the sum over its good pixels of
@@ -181,7 +184,7 @@ def correct_fields(
 
     half the negative logarithm of the likelihood above its minimum. The correction (n, M, h, w) is scale * r * field,
     minus the derivative of the value by conj(field). The derivative of the value by log(scale) is -sum(r * I), (n,).
-    mask: True where a pixel is good, (h, w) or (n, h, w). What a bad pixel holds can be anything.
+    mask: True where a pixel is good, (h, w) or (n, h, w). Counts of bad pixels are ignored.
     """
     fields, counts = _widen(fields), np.asarray(counts, np.float64)
     good = np.broadcast_to(True if mask is None else np.asarray(mask, bool), counts.shape)
@@ -201,10 +204,10 @@ def correct_fields(
 
 
 def _taps(source: Array, y: float, x: float, rows: int, cols: int) -> Array:
-    """source[floor(y) + i, floor(x) + j], zero outside."""
+    """Samples source[floor(y) + i, floor(x) + j], zero outside."""
     taps = np.zeros((rows, cols), source.dtype)
-    far = 1e12  # no source reaches so far
-    top, left = (int(np.clip(np.floor(v), -far, far)) for v in (y, x))
+    limit = 1e12  # larger than any source
+    top, left = (int(np.clip(np.floor(v), -limit, limit)) for v in (y, x))
     r, c = np.arange(top, top + rows), np.arange(left, left + cols)
     inside = ((r >= 0) & (r < source.shape[0]), (c >= 0) & (c < source.shape[1]))
     taps[np.ix_(*inside)] = source[np.ix_(r[inside[0]], c[inside[1]])]
@@ -212,14 +215,14 @@ def _taps(source: Array, y: float, x: float, rows: int, cols: int) -> Array:
 
 
 def _blend(taps: Array, position: float, axis: int) -> Array:
-    """Linear interpolation between neighbours along an axis, which gets shorter by one."""
+    """Interpolate linearly between neighbours along an axis, which becomes shorter by one."""
     fraction = position - np.floor(position)
     left, right = (np.take(taps, np.arange(taps.shape[axis] - 1) + step, axis) for step in (0, 1))
     return np.asarray((1 - fraction) * left + fraction * right)
 
 
 def _spread(patch: Array, position: float, axis: int) -> Array:
-    """The transpose of _blend: the axis gets longer by one."""
+    """Transpose of _blend: the axis becomes longer by one."""
     fraction = position - np.floor(position)
     after, before = ([(0, 0), (0, 0)] for _ in range(2))
     after[axis], before[axis] = (0, 1), (1, 0)
@@ -227,7 +230,7 @@ def _spread(patch: Array, position: float, axis: int) -> Array:
 
 
 def _axis_periodic(shift: float, n: int) -> Array:
-    """(n, n) periodic interpolation at i - shift: the mean over k of exp(2 pi i k (i - j - shift) / n)."""
+    """Matrix (n, n) of periodic interpolation at i - shift: the mean over k of exp(2 pi i k (i - j - shift) / n)."""
     shift = np.mod(shift, n)
     distance = np.subtract.outer(np.arange(n), np.arange(n))
     frequencies = np.arange(1, (n + 1) // 2)
@@ -244,6 +247,6 @@ def _widen(data: ArrayLike) -> Array:
 
 
 def _stack(function: Any, data: Array, coordinates: Array, shape: tuple[int, ...], option: Any) -> Array:
-    """The function of every leading index; shape is that of one result."""
+    """Stack the results of a function over the leading index; shape is that of one result."""
     parts = [function(*part, option) for part in zip(data, coordinates, strict=True)]
     return np.stack(parts) if parts else np.empty((0, *shape), data.dtype)

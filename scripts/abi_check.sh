@@ -1,12 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-3-Clause
-# One wheel, several torches: builds the wheel once, against the first torch, and runs the operators' tests with that
-# very file under each of them. The stable ABI promises that this works from its target version (2.10) on.
-# Not part of `make test`, because every torch is downloaded.
+# Builds one wheel with the first torch, and runs the operators' tests with it under each torch. The stable ABI
+# guarantees that this works from its target version (2.10) on. Not part of `make test`, because it downloads torch.
 #
 #   scripts/abi_check.sh [OTHER_TORCH] [BUILD_TORCH]     defaults: 2.14.1 and 2.13.0
 #
-# PIP_INDEX_URL or PIP_EXTRA_INDEX_URL choose where torch comes from, for example a CPU-only index; PYTHON the interpreter.
+# PIP_INDEX_URL or PIP_EXTRA_INDEX_URL select the index of torch, for example a CPU-only one; PYTHON the interpreter.
 set -eu
 other=${1:-2.14.1}
 build=${2:-2.13.0}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Write docs/configuration.md from the dataclasses: names, types, defaults and what they mean, from one source.
+"""Write docs/configuration.md from the dataclasses: names, types, defaults and descriptions, from one source.
 
 python scripts/configuration_page.py
 """
@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ptychopinn import config
-from ptychopinn.config.field_docs import field_docs
+from ptychopinn.config.field_docs import field_choices, field_docs
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 SECTIONS: dict[str, Any] = {
@@ -31,8 +31,8 @@ _HEAD = """\
 This page is made from the code by `python scripts/configuration_page.py`.
 
 Every setting has one name: in Python (`Config.from_dict({"training": {"epochs": 10}})`), in YAML
-(`training: {epochs: 10}`) and on the command line (`--training.epochs 10`). What is given goes over what a file says,
-and a file over the defaults:
+(`training: {epochs: 10}`) and on the command line (`--training.epochs 10`). An option overrides what a file states,
+and a file the defaults:
 
 ```
 ptychopinn train scan.npz --out run --config lab.yaml --training.epochs 10
@@ -43,7 +43,9 @@ config = Config.load("lab.yaml", overrides={"training.epochs": 10})
 
 Every run keeps its resolved settings: in `config.yaml` in its folder, which `--config` and `Config.load` read again, in
 its checkpoints and in its bundle. A value of another type or out of range, or a name that does not exist, is an error
-that names the field. `refine` belongs to `ptychopinn refine` alone and is not part of a run's file.
+that names the field; where a field takes some words only, they are its type in the tables, and `--help-all` lists them.
+`execution.*` are options of `train`, `reconstruct` and `refine`; the latter two use `accelerator`, `devices`, `threads`
+and `workers`. `refine` belongs to `ptychopinn refine` alone and is not part of a run's file.
 """
 
 
@@ -54,13 +56,16 @@ def page() -> str:
 
 def _section(name: str, section: Any) -> str:
     text = inspect.getdoc(section) or ""
-    said = field_docs(section)
-    lines = [f"\n## {name}\n{text.splitlines()[0]}\n", "| field | type | default | meaning |", "|---|---|---|---|"]
+    docs, choices = field_docs(section), field_choices(section)
+    lines = [f"\n## {name}\n{text.splitlines()[0]}\n", "| field | type | default | description |", "|---|---|---|---|"]
     defaults = dataclasses.asdict(section())
     for entry in dataclasses.fields(section):
         kind = str(entry.type).replace("|", "or").replace("None", "none").replace("dict[str, Any]", "mapping")
+        kind = kind.replace('Literal["auto"]', "auto")
+        if entry.name in choices:
+            kind = ", ".join(f"`{choice}`" for choice in choices[entry.name])
         default = yaml.safe_dump(defaults[entry.name], default_flow_style=True).removesuffix("...\n").strip()
-        lines.append(f"| `{name}.{entry.name}` | {kind} | `{default}` | {said[entry.name].replace('|', 'or')} |")
+        lines.append(f"| `{name}.{entry.name}` | {kind} | `{default}` | {docs[entry.name].replace('|', 'or')} |")
     return "\n".join(lines) + "\n"
 
 

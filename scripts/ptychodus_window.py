@@ -3,8 +3,8 @@
 
     QT_QPA_PLATFORM=offscreen python scripts/ptychodus_window.py FILE
 
-Run it with the Python of an environment that holds ptychodus with its window and this package: make ptychodus makes
-one.
+Run it with the Python of an environment that holds ptychodus with its window and both distributions: make
+ptychodus makes one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from PyQt5.QtGui import QFont, QFontDatabase, QPainter, QPixmap
 from PyQt5.QtWidgets import QApplication, QComboBox
 
 from ptychopinn import simulate
-from ptychopinn.acquisition import object_pixel_size
+from ptychopinn.acquisition import Acquisition, object_pixel_size
 
 ALGORITHM = "ptychopinn_network"
 ENERGY, DETECTOR_PIXEL, SIZE = 1e4, 75e-6, 32
@@ -38,13 +38,12 @@ def draw(target: Path, scratch: Path) -> list[str]:
     # The offscreen platform has no fonts of its own.
     number = QFontDatabase.addApplicationFont(font_manager.findfont("DejaVu Sans"))
     app.setFont(QFont(QFontDatabase.applicationFontFamilies(number)[0], 9))
-    geometry = {"distance_m": 1.0, "detector_pixel_size_m": DETECTOR_PIXEL}
     scan = replace(
         simulate("dead_leaves", patterns=144, size=SIZE, seed=1),
         name="scan",
         pixel_size=object_pixel_size(ENERGY, 1.0, DETECTOR_PIXEL, SIZE),
         energy=ENERGY,
-        metadata={"geometry": geometry},
+        acquisition=Acquisition(distance=1.0, detector_pixel_size=DETECTOR_PIXEL),
     )
     scan.save(scratch / "scan", "ptychodus")
     with ModelCore(log_level=logging.INFO) as model:  # as the command ptychodus

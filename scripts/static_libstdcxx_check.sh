@@ -1,13 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-3-Clause
-# Any toolchain: builds the libraries with libstdc++ and libgcc linked statically, as compilers do that have no shared
-# libstdc++, and runs the operators' tests with them. Two things break there: iostreams (std::ostream::_M_insert crashes),
-# which nothing here may use, and exceptions that meet a second unwinder, see csrc/runtime/errors.cpp.
+# Builds the libraries with static libstdc++ and libgcc, as toolchains without a shared libstdc++ do, and runs the
+# operators' tests with them. Two things fail in such builds: iostreams (std::ostream::_M_insert crashes), which native
+# code here must not use, and exceptions with a second unwinder, see csrc/runtime/errors.cpp.
 #
 #   scripts/static_libstdcxx_check.sh
 #
 # PYTHON chooses the interpreter: one with torch, pytest, hypothesis, numpy, pybind11, scikit-build-core, cmake, ninja.
-# CMAKE_ARGS adds CMake options, for example -DPTYCHO_CUDA=OFF for a quicker build.
+# CMAKE_ARGS adds CMake options, for example -DPTYCHO_CUDA=OFF for a faster build.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=$("${PYTHON:-python3}" -c "import sys; print(sys.executable)")
@@ -27,7 +27,7 @@ for library in "$site"/ptycho_ext/*.so; do
   echo "$(basename "$library") needs: $(readelf -d "$library" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | tr '\n' ' ')"
 done
 
-# Outside the source tree and in front of an editable install, whose import hook -S leaves out.
+# Outside the source tree and in front of an editable install, whose import hook -S omits.
 cp -r "$root/tests" "$root/pyproject.toml" "$work"
 cd "$work/tests"
 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$site:$("$python" -c 'import sys; print(":".join(p for p in sys.path if p))')" \

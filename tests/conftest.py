@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Settings for every test: one thread unless a test asks for more, reproducible examples, `gpu` skipped visibly."""
+"""Settings of all tests: one thread by default, reproducible examples, `gpu` tests skipped without a device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ hypothesis.settings.load_profile("ptychopinn")
 
 @pytest.fixture(autouse=True)
 def global_settings() -> Iterator[None]:
-    """A test that changes torch's threads finds and leaves one; one that asks for determinism asks for itself alone."""
+    """Reset the number of threads and the determinism of torch, which a test may change."""
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(1)

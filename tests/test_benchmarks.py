@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The benchmarks still run and compare like with like, on the tiny case; how fast anything is, is never asserted."""
+"""The benchmarks run, and compare equal results, on the tiny case; times are not asserted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEYS = {"case", "op", "dtype", "threads", "ours_ms", "copy_ms", "best_torch_ms",
 
 @pytest.fixture(scope="module")
 def run() -> ModuleType:
-    """benchmarks/run.py, imported as it finds its neighbours when it is run as a script."""
+    """benchmarks/run.py, with the import path of a script."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         import run
@@ -28,7 +28,7 @@ def run() -> ModuleType:
     return run
 
 
-def test_the_script_lists_its_cases_from_any_folder(tmp_path: Path) -> None:
+def test_script_lists_its_cases_from_any_folder(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, FOLDER / "run.py", "--list"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
@@ -37,7 +37,7 @@ def test_the_script_lists_its_cases_from_any_folder(tmp_path: Path) -> None:
     assert listed["translate-2048x64"] == "translate"
 
 
-def test_a_tiny_case_end_to_end(run: ModuleType, tmp_path: Path) -> None:
+def test_tiny_case_end_to_end(run: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     assert run.main(["--case", "tiny", "--threads", "1", "--repeats", "2", "--json", str(file)]) == 0
     rows = json.loads(file.read_text())
@@ -51,7 +51,7 @@ def test_a_tiny_case_end_to_end(run: ModuleType, tmp_path: Path) -> None:
     assert run.format_markdown(rows, 0.0).count("| tiny") == len(rows)
 
 
-def test_a_row_timed_beside_other_programs_is_marked(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_with_other_programs_running_is_marked(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run.os, "sched_getaffinity", lambda _: {0, 1})
     row = run.measure(run.CASES["tiny"], "translate", torch.float32, repeats=1)
     alone, beside = row | {"threads": 2, "other_cores": 0.1}, row | {"threads": 2, "other_cores": 0.9}
@@ -61,7 +61,7 @@ def test_a_row_timed_beside_other_programs_is_marked(run: ModuleType, monkeypatc
 
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
-def test_every_plain_way_agrees_with_ours(run: ModuleType, groups: int, dtype: torch.dtype) -> None:
+def test_every_method_agrees_with_ours(run: ModuleType, groups: int, dtype: torch.dtype) -> None:
     ops = run.OPS if groups == 1 else sys.modules["cases"].GROUP_OPS
     problem = run.make_problem(run.Case("some", 7, 8, 19, groups=groups), dtype, seed=4)
     for op in ops:
@@ -71,7 +71,7 @@ def test_every_plain_way_agrees_with_ours(run: ModuleType, groups: int, dtype: t
             assert error < 2e-5, f"{op}, {name}"
 
 
-def test_a_way_that_is_wrong_is_never_the_best(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_method_is_never_the_best(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     from peers import Way
 
     wrong = Way(lambda problem: lambda: torch.zeros_like(problem.patches))
@@ -82,7 +82,7 @@ def test_a_way_that_is_wrong_is_never_the_best(run: ModuleType, monkeypatch: pyt
     assert "zeros" in run.format_markdown([row], 0.0) and "inexact" in run.format_markdown([row], 0.0)
 
 
-def test_every_patch_lies_inside_its_canvas(run: ModuleType) -> None:
+def test_every_patch_is_inside_its_canvas(run: ModuleType) -> None:
     generator = torch.Generator().manual_seed(0)
     for case in run.CASES.values():
         if "extract" in case.ops:
@@ -91,7 +91,7 @@ def test_every_patch_lies_inside_its_canvas(run: ModuleType) -> None:
             assert positions.max() + case.patch <= case.canvas - 1
 
 
-def test_a_part_of_a_problem_is_its_first_items(run: ModuleType) -> None:
+def test_part_of_a_problem_is_its_first_items(run: ModuleType) -> None:
     scan = run.make_problem(run.Case("scan", 7, 8, 19), torch.float32)
     assert torch.equal(scan.part(3).patches, scan.patches[:3]) and scan.part(3).canvas is scan.canvas
     groups = run.make_problem(run.Case("groups", 4, 8, 19, groups=5), torch.float32)
@@ -99,12 +99,12 @@ def test_a_part_of_a_problem_is_its_first_items(run: ModuleType) -> None:
     assert groups.part(9) is groups
 
 
-def test_an_operator_that_no_case_has_is_said(run: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_operator_without_a_case_is_reported(run: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["--case", "translate-2048x64", "--op", "extract", "--threads", "1"]) == 2
     assert "No case" in capsys.readouterr().out
 
 
-def test_the_likelihood_script_compares_like_with_like(run: ModuleType, tmp_path: Path) -> None:
+def test_likelihood_script_compares_equal_results(run: ModuleType, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         import likelihood
@@ -117,7 +117,7 @@ def test_the_likelihood_script_compares_like_with_like(run: ModuleType, tmp_path
 
 @pytest.fixture(scope="module")
 def gpu() -> ModuleType:
-    """benchmarks/gpu.py, imported as it finds its neighbours when it is run as a script."""
+    """benchmarks/gpu.py, with the import path of a script."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         import gpu
@@ -125,8 +125,8 @@ def gpu() -> ModuleType:
     return gpu
 
 
-def test_the_gpu_script_measures_and_writes_tables(tmp_path: Path) -> None:
-    """On the CPU, where its shares mean nothing, but everything is called, checked and written."""
+def test_gpu_script_measures_and_writes_tables(tmp_path: Path) -> None:
+    """Run all code on the CPU; its times are not those of a GPU."""
     arguments = ["--repeats", "2", "--case", "tiny", "--device", "cpu", "--backend", "eager", "--out", tmp_path]
     subprocess.run([sys.executable, FOLDER / "gpu.py", *arguments], capture_output=True, text=True, check=True)
     with (tmp_path / "cpu.csv").open() as sheet:
@@ -156,7 +156,7 @@ def test_the_gpu_script_measures_and_writes_tables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
-def test_the_bytes_that_an_operator_must_move(gpu: ModuleType, dtype: torch.dtype) -> None:
+def test_bytes_moved_by_an_operator(gpu: ModuleType, dtype: torch.dtype) -> None:
     problem = gpu.make_problem(gpu.CASES["tiny"], dtype)
     stack, canvas = 12 * 8 * 8 * dtype.itemsize, 24 * 24 * dtype.itemsize
     moved = {name: op.bytes(problem) for name, op in gpu.OPS.items()}
@@ -175,16 +175,14 @@ def test_the_bytes_that_an_operator_must_move(gpu: ModuleType, dtype: torch.dtyp
     }
 
 
-def test_the_ceiling_is_the_better_of_copy_and_neg(gpu: ModuleType) -> None:
+def test_ceiling_is_the_faster_of_copy_and_neg(gpu: ModuleType) -> None:
     slow_copy, slow_neg = gpu.Ceiling(1180.0, 770.0, 1_600_000), gpu.Ceiling(80.0, 82.0, 160_000)
     assert (slow_copy.name, slow_copy.us) == ("neg", 770.0) and (slow_neg.name, slow_neg.us) == ("copy", 80.0)
     assert slow_neg.columns(160_000, 50.0)["share"] == pytest.approx(0.8)  # 40 us at 4,000 bytes a microsecond
 
 
 @pytest.mark.parametrize("fault", ["backend", "result"])
-def test_another_way_that_fails_is_reported_and_not_timed(
-    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, fault: str
-) -> None:
+def test_failing_method_is_reported_and_not_timed(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     if fault == "result":
         zeros = lambda inputs, _: [lambda i=i: torch.zeros_like(i.patches) for i in inputs]  # noqa: E731
         wrong = replace(gpu.PEERS["extract"]["compiled gather"], make=zeros)
@@ -197,7 +195,7 @@ def test_another_way_that_fails_is_reported_and_not_timed(
     assert row["note"] in gpu.format_row(row)
 
 
-def test_rows_of_the_gpu_script_are_written_when_they_are_measured(gpu: ModuleType, tmp_path: Path) -> None:
+def test_gpu_script_writes_each_row_when_it_is_measured(gpu: ModuleType, tmp_path: Path) -> None:
     table = gpu.Table(tmp_path, gpu.Device("cpu"))
     for lines in (2, 3):
         table.add({"case": "some", "op": "extract", "dtype": "float32", "way": "host, public", "us": 1.0})
@@ -206,7 +204,7 @@ def test_rows_of_the_gpu_script_are_written_when_they_are_measured(gpu: ModuleTy
 
 
 @pytest.mark.parametrize("op", ["extract", "adjoint", "reassemble", "grad_positions"])
-def test_the_gpu_script_notices_a_wrong_result(gpu: ModuleType, op: str) -> None:
+def test_gpu_script_detects_a_wrong_result(gpu: ModuleType, op: str) -> None:
     problem = gpu.make_problem(gpu.CASES["tiny"], torch.complex64)
     patches, canvas = torch.empty_like(problem.patches), torch.empty_like(problem.canvas)
     got = gpu.OPS[op].make(gpu.Inputs(problem, None, patches, canvas))().clone()

@@ -10,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from ptychopinn.cli import app
+
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "integrations" / "ptychodus" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 def test_the_page_of_the_configuration_is_that_of_the_dataclasses() -> None:
@@ -47,6 +54,52 @@ def resolved(name: str) -> object:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a page may say that a name is a former one
 def test_dotted_names_exist(page: Path) -> None:
     for name in sorted(set(re.findall(r"\bptychopinn(?:\.[A-Za-z_]\w*)+", page.read_text()))):
-        # A file, the group of entry points, and what only ptychodus can import.
-        if not name.endswith((".py", ".formats")) and not name.startswith("ptychopinn.compat.ptychodus"):
+        if not name.endswith((".py", ".formats")):  # a file, and the group of entry points
             assert resolved(name) is not None
+
+
+def commands_in(text: str) -> list[tuple[str, list[str]]]:
+    """(command, options) of every command line in code: in fences, in backticks, in a Makefile or a script."""
+    joined = text.replace("\\\n", " ")
+    code = re.findall(r"^```.*?\n(.*?)^```", joined, re.M | re.S) + re.findall(r"`([^`\n]+)`", joined)
+    found = []
+    for line in (line.partition(" # ")[0] for part in code for line in part.splitlines()):
+        for command, rest in re.findall(
+            r"(?:(?<!from )(?<!import )\bptychopinn|-m ptychopinn\.cli) ([a-z]+)\b([^|;&]*)", line
+        ):
+            found.append((command, re.findall(r"(?<!\S)--[\w.-]+", rest)))
+    return found
+
+
+FILES = [*PAGES, ROOT / "benchmarks" / "README.md", *sorted((ROOT / "scripts" / "slurm").iterdir()), ROOT / "Makefile"]
+
+
+@pytest.mark.parametrize("page", FILES, ids=lambda page: page.name)
+def test_commands_are_those_of_the_help(page: Path) -> None:
+    parser, commands = app._parser(app._COMMANDS)
+    text = page.read_text()
+    for command, options in commands_in(text if page.suffix == ".md" else f"```\n{text}\n```\n"):
+        assert command in commands, f"{page.name}: ptychopinn {command}"
+        actions = parser._subcommands_action._name_parser_map[command]._actions
+        known = {option for action in actions for option in action.option_strings}
+        assert set(options) <= known, f"{page.name}: ptychopinn {command} {set(options) - known}"
+
+
+def test_commands_are_found_in_pages_and_scripts() -> None:
+    text = "`ptychopinn train a.npz --out b` and\n```\ntorchrun -m ptychopinn.cli plot x \\\n  --out y  # --no\n```\n"
+    assert commands_in(text) == [("plot", ["--out"]), ("train", ["--out"])]
+    assert sum(len(commands_in(page.read_text())) for page in PAGES) > 50
+
+
+def test_pre_commit_checks_with_the_tools_of_the_project() -> None:
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    (ruff,) = re.findall(r"^ruff==(.*)$", (ROOT / "requirements.txt").read_text(), re.M)
+    assert f"ruff-pre-commit\n    rev: v{ruff}\n" in hooks
+
+
+def test_requirements_have_every_dependency() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    (block,) = re.findall(r"^dependencies = \[\n(.*?)^\]", project, re.M | re.S)
+    names = set(re.findall(r'^  "([\w-]+)', block, re.M)) - {"torch", "pyyaml"}  # jsonargparse has pyyaml
+    pinned = set(re.findall(r"^([\w-]+)(?:\[\w+\])?==", (ROOT / "requirements.txt").read_text(), re.M))
+    assert names <= pinned

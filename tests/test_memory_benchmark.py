@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The benchmark of memory measures what it says; how fast anything is is not asserted here."""
+"""The memory benchmark runs, and measures memory correctly; times are not asserted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 def bench() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
-        patch.delitem(GENERATORS, "level", raising=False)  # entered by every import
+        patch.delitem(GENERATORS, "level", raising=False)  # registered by every import
         patch.delitem(sys.modules, "memory", raising=False)
         import memory
 
@@ -33,7 +33,7 @@ def bench() -> Iterator[ModuleType]:
         GENERATORS.pop("level", None)
 
 
-def test_the_virtual_scan_is_one_of_a_periodic_object(bench: ModuleType) -> None:
+def test_virtual_scan_has_a_periodic_object(bench: ModuleType) -> None:
     scan = bench.virtual_scan(12, 11)
     assert scan.n == 132 and scan.counts.dtype == np.uint16
     moved = scan.positions.reshape(12, 11, 2)
@@ -43,14 +43,14 @@ def test_the_virtual_scan_is_one_of_a_periodic_object(bench: ModuleType) -> None
     assert np.array_equal(counts[5:, 5:], counts[:-5, :-5]) and not np.array_equal(counts[0, 0], counts[0, 1])
 
 
-def test_a_peak_is_that_of_the_process_and_of_its_workers(bench: ModuleType, tmp_path: Path) -> None:
+def test_peak_includes_the_process_and_its_workers(bench: ModuleType, tmp_path: Path) -> None:
     watch = bench.Peak()
     with subprocess.Popen([sys.executable, "-c", 'x = b"x" * (300 << 20); input()'], stdin=subprocess.PIPE) as child:
         until = time.monotonic() + 20
         while watch.figures()["workers_gb"] < 0.3 and time.monotonic() < until:
             time.sleep(0.05)
         child.communicate(b"\n")
-    # A child that has not begun its program yet counts as large as this process.
+    # Before it starts its program, a child has the size of this process.
     assert watch.figures()["workers_gb"] > 0.3 and watch.figures()["peak_gb"] > 0.1
     found = bench.peak("pass", 0.001, 0, tmp_path, 1.0)
     assert found["what"] == "pass" and found["used"] == found["patterns"] >= 24

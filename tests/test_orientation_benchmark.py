@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The orientation benchmark measures what it says; what it finds is not asserted here."""
+"""The orientation benchmark runs, and its rows are consistent; results of the check are not asserted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def row(group: str, **changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
-def test_scans_are_those_of_their_seed_and_half_have_a_wrong_probe(bench: ModuleType) -> None:
+def test_scans_depend_on_the_seed_and_half_have_a_wrong_probe(bench: ModuleType) -> None:
     (first, drawn), (again, _), (other, _) = (bench.scan_of(seed) for seed in (4, 4, 5))
     assert np.array_equal(first.counts, again.counts) and not drawn["guess"]
     assert other.modes == 1 and bench.scan_of(5)[1]["guess"]
@@ -41,13 +41,13 @@ def test_scans_are_those_of_their_seed_and_half_have_a_wrong_probe(bench: Module
     assert not np.array_equal(shuffled.positions, first.positions)
 
 
-def test_a_row_says_what_mends_the_error(bench: ModuleType) -> None:
+def test_row_has_the_orientation_that_corrects_the_error(bench: ModuleType) -> None:
     found = bench.check("wrong", 4)
     assert compose(found["mends"], found["error"]) == "given" != found["error"]
     assert found["right"] == (found["mends"] in (found["best"], found["twin"]))
 
 
-def test_the_summary_counts_each_kind_of_answer(bench: ModuleType) -> None:
+def test_summary_counts_each_kind_of_answer(bench: ModuleType) -> None:
     rows = [
         row("wrong"), row("wrong", right=False), row("wrong", twin="swap", mends="rotate_180", refused=False),
         row("right", refused=False), row("right", right=False), row("none", sure=False, refused=False, margin=1.0),

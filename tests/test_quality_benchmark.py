@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The quality benchmark measures what it says on scans that are what they claim; what it finds is not asserted here."""
+"""The quality benchmark runs, and its scans have the documented properties; scores are not asserted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.fixture(scope="module")
 def modules() -> Iterator[tuple[ModuleType, ModuleType]]:
-    """benchmarks/quality.py and scans.py, imported as they find each other when run as a script."""
+    """benchmarks/quality.py and scans.py, imported with the import path of a script."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         import quality
@@ -46,15 +46,15 @@ def small(scans: ModuleType) -> Scan:
     return scan
 
 
-def test_the_default_scan_is_the_one_that_others_were_measured_on(scans: ModuleType) -> None:
-    """Figures of the simulator behind the table of iterative codes, made there with the same seed."""
+def test_default_scan_is_that_of_the_published_comparison(scans: ModuleType) -> None:
+    """Values of the simulator of the published comparison, with the same seed."""
     scan = scans.default_scan()
     assert scan.counts.shape == (1089, 64, 64) and scan.truth is not None and scan.truth.shape == (400, 400)
     assert float(scan.counts.sum((1, 2)).mean()) == pytest.approx(672729.75, rel=1e-3)
     np.testing.assert_allclose(scan.positions[[0, -1]], [[13.3292, 12.516825], [321.852212, 321.823955]], atol=1e-5)
 
 
-def test_its_true_probe_explains_its_counts_and_its_guess_does_not(scans: ModuleType) -> None:
+def test_true_probe_predicts_the_counts_and_the_initial_probe_does_not(scans: ModuleType) -> None:
     chi2 = []
     for true_probe in (True, False):
         scan = scans.default_scan(side=9, true_probe=true_probe)
@@ -63,19 +63,19 @@ def test_its_true_probe_explains_its_counts_and_its_guess_does_not(scans: Module
     assert chi2[0] == pytest.approx(1, abs=0.02) and chi2[1] > 10
 
 
-def test_position_errors_are_of_the_size_asked_for(scans: ModuleType) -> None:
+def test_position_errors_have_the_requested_size(scans: ModuleType) -> None:
     true, wrong = (scans.default_scan(side=20, position_error=error) for error in (0.0, 3.0))
     assert np.array_equal(true.counts, wrong.counts)
     assert (wrong.positions - true.positions).std(0) == pytest.approx([3, 3], rel=0.15)
 
 
-def test_halves_share_no_pattern(scans: ModuleType) -> None:
+def test_left_and_right_have_no_common_pattern(scans: ModuleType) -> None:
     scan = small(scans)
-    left, right = scans.halves(scan)
+    left, right = scans.split_left_right(scan)
     assert left.n + right.n == scan.n and left.positions[:, 1].max() < right.positions[:, 1].min()
 
 
-def test_a_case_leaves_its_table_its_picture_and_its_settings(
+def test_case_writes_table_figure_and_settings(
     quality: ModuleType, scans: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan = dataclasses.replace(small(scans), name="tiny")
@@ -92,7 +92,7 @@ def test_a_case_leaves_its_table_its_picture_and_its_settings(
     assert settings["threads"] == 1 and settings["seeds"] == [0]
 
 
-def test_an_unknown_case_is_refused(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_case_is_an_error(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["quality.py", "phantom"])
     with pytest.raises(SystemExit):
         quality.main()

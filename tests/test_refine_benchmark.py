@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The refinement benchmark measures what it says; what it finds is not asserted here."""
+"""The refinement benchmark runs, and its summaries are correct; results are not asserted."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def row(engine: str, seconds: float, frc: float, rate: int = 1000) -> dict[str, 
     }  # fmt: skip
 
 
-def test_times_are_those_of_the_first_state_that_is_good_enough(bench: ModuleType) -> None:
-    course = [row("scratch", 1, 0.5), row("scratch", 2, 0.92), row("scratch", 3, 0.91)]
-    assert bench.time_to(course, 0.9) == 2
-    assert bench.time_to(course, 0.95) is None
+def test_time_is_that_of_the_first_state_above_the_level(bench: ModuleType) -> None:
+    states = [row("scratch", 1, 0.5), row("scratch", 2, 0.92), row("scratch", 3, 0.91)]
+    assert bench.time_to(states, 0.9) == 2
+    assert bench.time_to(states, 0.95) is None
 
 
-def test_verdicts_compare_at_what_the_peer_reached(bench: ModuleType) -> None:
+def test_verdicts_compare_at_the_level_of_the_peer(bench: ModuleType) -> None:
     rows = [
         row("scratch", 1, 0.7, 4000), row("scratch", 2, 0.91, 4000), row("scratch", 30, 0.95, 4000),
         row("network", 1, 0.93, 3000), row("network", 2, 0.96, 3000),
@@ -52,7 +52,7 @@ def test_verdicts_compare_at_what_the_peer_reached(bench: ModuleType) -> None:
     assert "mean FRC 0.820: lsqml 20.0 s, ours 2 s" in next(iter(bench.verdicts(poor)))
 
 
-def test_what_is_left_of_positions_has_no_affine_part(bench: ModuleType) -> None:
+def test_remaining_position_error_has_no_affine_part(bench: ModuleType) -> None:
     truth = np.random.default_rng(0).uniform(0, 100, (50, 2))
     found = truth @ np.array([[1.01, 0.02], [-0.03, 0.99]]) + 4
     assert bench._without_affine(truth, found).max() < 1e-9
@@ -60,11 +60,11 @@ def test_what_is_left_of_positions_has_no_affine_part(bench: ModuleType) -> None
     assert 4 < bench._without_affine(truth, found)[7] < 5
 
 
-def test_cases_leave_their_tables(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cases_write_their_tables(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scans = sys.modules["scans"]
     monkeypatch.setattr(bench, "scan_of", lambda seed, **options: scans.default_scan(side=9, **options))
-    quick = bench.ours
-    monkeypatch.setattr(bench, "ours", lambda *a, **o: quick(*a, **{**o, "iterations": 4, "find_defocus": False}))
+    run = bench.ours
+    monkeypatch.setattr(bench, "ours", lambda *a, **o: run(*a, **{**o, "iterations": 4, "find_defocus": False}))
     monkeypatch.setattr(sys, "argv", ["refine.py", "closed", "positions", "--threads", "1"])
     bench.main()
     with (tmp_path / "positions.csv").open() as file:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The tutorials do what they say: every block of shell and Python is run, page by page, each in a folder of its own."""
+"""Every block of shell and Python in the tutorials runs, each page in its own folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGES = sorted((Path(__file__).parents[1] / "docs" / "tutorials").glob("*.md"))
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
-    """(language, code) of the fenced blocks."""
+    """Return (language, code) of the fenced blocks."""
     return re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 

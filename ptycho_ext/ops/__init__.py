@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The operators, one module each: documented function, fake kernel, autograd and vmap around ``torch.ops.ptycho``."""
+"""The operators, one module each: public function, fake kernel, autograd and vmap of ``torch.ops.ptycho``."""
 
 from __future__ import annotations
 

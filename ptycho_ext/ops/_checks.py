@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What Python checks of an operator's arguments: "<op>: <argument> must <rule>, got <value>", as the kernels say it.
+"""Checks of arguments in Python: RuntimeError with "<op>: <argument> must <rule>, got <value>", as in the kernels.
 
-Types, shapes and sizes are the kernels' to check (csrc/ops). Here is what they do not see: sizes of any integer type,
-plans, and devices, which a fake kernel compares too, so that a mixture is found without a device. RuntimeError, as
-torch's own operators raise.
+The kernels check types, shapes and sizes (csrc/ops). This module has the checks that they cannot make: of sizes of any
+integer type, of plans, and of devices, which the fake kernels compare too, so that mixed devices are found without a
+GPU.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor
 
 
 def as_pair(size: Any) -> list[Any]:
-    """(h, w) of one integer or of several, of any integer type; the operator refuses all but two positive ones."""
+    """Convert one integer, or a sequence of them, of any integer type to [h, w]; the operator checks the values."""
     if type(size) is int:
         return [size, size]
     try:
         parts = list(size)
     except TypeError:
         parts = [size, size]
-    # operator.index would make a constant of an integer of torch.compile.
+    # operator.index would make a symbolic integer of torch.compile a constant.
     return [part if isinstance(part, int | torch.SymInt) else operator.index(part) for part in parts]
 
 
 class Check:
-    """The rules for the arguments of one operator."""
+    """Checks of the arguments of one operator."""
 
     def __init__(self, op: str) -> None:
         self.op = op
@@ -58,7 +58,7 @@ class Check:
                 self.device(argument, tensor, data)
 
     def out(self, *tensors: Tensor) -> None:
-        """Tensors to write to are not lazy views, whose memory holds something other than their values."""
+        """Check that tensors to write to are no conjugate or negative views, whose memory differs from their values."""
         for tensor in tensors:
             if tensor.is_conj() or tensor.is_neg():
                 view = "the conjugate or negative view of another (resolve_conj() or resolve_neg() makes one)"

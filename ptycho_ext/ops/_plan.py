@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How the operators take a plan: as its tensors, or as None for each of them.
+"""Plans as arguments of operators: the tensors of a plan, or None for each.
 
-Sizes are compared here, where it costs nothing; that the plan is that of the positions is checked by the kernels.
+Sizes are compared here; the kernels check that the plan was made for the positions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def plan_tensors(
     patch_size: Sequence[int],
     canvas_size: Sequence[int],
 ) -> PlanTensors:
-    """The plan's tensors, if it was made for as many positions and for these sizes."""
+    """Tensors of a plan, after a check of its number of positions and of its sizes; without a plan, None for each."""
     if plan is None:
         return NO_PLAN
     check = Check(op)

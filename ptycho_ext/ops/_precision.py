@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The types that the operators compute in, stated once for every public function.
+"""Types that the operators compute in.
 
-Data keep their type. Under ``torch.autocast`` data of 16 bits are widened to float32 (complex64) and the result is
-float32; positions and sums of many patches need it. Outside autocast 16-bit data are refused, since nobody asked for a
-conversion. Coordinates are float64. A tensor to write to is never converted.
+Data keep their type. Under ``torch.autocast`` 16-bit data are converted to float32 (complex64) and the result is
+float32, as positions and sums of many patches require. Outside autocast 16-bit data are an error. Coordinates are
+float64. A tensor to write to is never converted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _REAL = {
 
 
 def widened(data: Tensor) -> Tensor:
-    """Data in float32 or complex64 where autocast is on and they have 16 bits per scalar; else unchanged."""
+    """Convert 16-bit data to float32 or complex64 under autocast; other data are unchanged."""
     wider = _WIDER.get(data.dtype)
     if wider is None or not torch.is_autocast_enabled(data.device.type):
         return data
@@ -32,25 +32,25 @@ def widened(data: Tensor) -> Tensor:
 
 
 def as_float64(coordinates: Tensor) -> Tensor:
-    """Real coordinates in float64; complex ones unchanged, for the operator to refuse."""
+    """Convert real coordinates to float64; complex ones are unchanged, and an error in the operator."""
     if coordinates.dtype == torch.float64 or coordinates.is_complex():
         return coordinates
     return coordinates.to(torch.float64)
 
 
 def coordinates_of(positions: Tensor, leading: Sequence[int]) -> Tensor:
-    """Positions in float64, one set (n, 2) for all of the leading dimensions where these have some."""
+    """Convert positions to float64, and expand one set (n, 2) to the leading dimensions."""
     positions = as_float64(positions)
     return positions.expand(*leading, *positions.shape) if leading and positions.ndim == 2 else positions
 
 
 def real_type(dtype: torch.dtype) -> torch.dtype:
-    """float32 of float32 and complex64, float64 of float64 and complex128; anything else is returned unchanged."""
+    """Real type of a data type: float32 for complex64, float64 for complex128; any other type is unchanged."""
     return _REAL.get(dtype, dtype)
 
 
 def weights_like(patches: Tensor, weights: Tensor | None) -> Tensor:
-    """Weights in the patches' real type, ones where there are none; complex ones unchanged."""
+    """Convert weights to the patches' real type, None to ones; complex weights are unchanged."""
     if weights is None:
         return torch.ones(patches.shape[-2:], dtype=real_type(patches.dtype), device=patches.device)
     wanted = real_type(patches.dtype)
@@ -58,7 +58,7 @@ def weights_like(patches: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def in_type_of(data: Tensor, other: Tensor) -> Tensor:
-    """A probe or canvas in the type of the data that it is multiplied with; complex ones beside real data unchanged."""
+    """Convert a probe or canvas to the type of the data; a complex one is unchanged if the data are real."""
     if other.dtype == data.dtype or data.dtype not in _REAL or (other.is_complex() and not data.is_complex()):
         return other
     return other.to(data.dtype)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Fake kernels, derivatives and vmap of exit waves and their adjoints, for waves.py and whatever is made of them.
+"""Fake kernels, derivatives and vmap of exit waves and their adjoints.
 
-Each of the three is a sum of products of the other two, so each derivative is another of them; that by the positions is
-an operator of its own.
+The derivatives of each of the three functions are the other two; the position gradient is a separate operator.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ Gradients = tuple[Tensor | None, ...]
 
 
 class _ExitWaves(torch.autograd.Function):
-    """The waves; the tile lists are those of a plan, for the backward."""
+    """Autograd of exit_waves; the tile lists of a plan are for the backward."""
 
     @staticmethod
     def forward(
@@ -119,7 +118,7 @@ class _ExitWaves(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        canvas, positions, probe = args[:3]  # a plan fits none of these ways
+        canvas, positions, probe = args[:3]  # a plan does not fit the folded positions
         of_canvas, of_positions, of_probe = in_dims[:3]
         op, size = torch.ops.ptycho.exit_waves, info.batch_size
         if not _has_mapped(probe, of_probe):
@@ -137,7 +136,7 @@ class _ExitWaves(torch.autograd.Function):
 
 
 class _Adjoint(torch.autograd.Function):
-    """The sum onto a canvas; the order is that of a plan, for the backward."""
+    """Autograd of exit_waves_adjoint; the order of a plan is for the backward."""
 
     @staticmethod
     def forward(
@@ -187,7 +186,7 @@ class _Adjoint(torch.autograd.Function):
 
 
 class _AdjointProbe(torch.autograd.Function):
-    """The sum over patches, or its terms; the tile lists are those of a plan, for the backward."""
+    """Autograd of exit_waves_adjoint_probe; the tile lists of a plan are for the backward."""
 
     @staticmethod
     def forward(
@@ -278,17 +277,17 @@ class _GradPositions(torch.autograd.Function):
 
 
 def _has_mapped(probe: Tensor, dim: int | None) -> bool:
-    """Whether mapped patches can have this probe without its repetition: one for all of them, or one for each."""
+    """Whether mapped patches can use this probe without copies: one probe for all, or one for each."""
     return probe.ndim == 3 if dim is None else probe.ndim > 4
 
 
 def _for_all(waves: Tensor, dim: int | None) -> bool:
-    """Whether mapped calls, or the patches of each, share their waves."""
+    """Whether all mapped calls, or all patches of each, have the same waves."""
     return dim is None or waves.ndim == 4
 
 
 def _modes(batch_size: int, images: Tensor, dim: int | None) -> Tensor:
-    """A probe, or waves, (..., M, h, w) with the mapped dimension joined to the modes: (..., batch_size * M, h, w)."""
+    """Merge the mapped dimension of a probe or waves (..., M, h, w) with the modes: (..., batch_size * M, h, w)."""
     return fold(batch_size, images, dim, inner=2)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""correct_fields: what measured counts say of predicted far fields, between the two Fourier transforms.
+"""correct_fields: comparison of predicted far fields with measured counts, the step between two Fourier transforms.
 
-Intensity, likelihood, the correction of the fields and the derivative by the scale, in one pass over the fields. The
-derivative is an operator of its own, one pass as well. The equations are in docs/maths.md.
+Intensity, likelihood, correction of the fields and derivative by the scale are computed in one pass over the fields.
+The backward is a separate operator, also of one pass. The equations are in docs/maths.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def correct_fields(
     correct: bool = True,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Compare far fields with counts: their correction, the value of every pattern, its derivative by log(scale).
+    r"""Compare far fields with counts: correction, value of every pattern, and derivative of the value by log(scale).
 
     .. math:: I = s \sum_m |F_m|^2, \quad p = I + b, \quad m = c + b, \quad
               C_m = s\,r\,F_m, \quad J = \sum_\mathrm{good} j, \quad
@@ -42,26 +42,26 @@ def correct_fields(
     amplitude (sqrt(m) - sqrt(p))^2      sqrt(m / p) - 1
     ========= ========================== ===============
 
-    J is half the negative logarithm of the likelihood above its minimum, in nats. The correction is minus its
-    derivative by conj(F): ``-2 * correction`` is what autograd finds for the fields. Nothing cancels where prediction
-    and measurement agree, in float32 either, and all is finite however far they are apart: in quotients and logarithms
-    a prediction below 2^-40 counts is taken as that (it matters for ``background=0`` alone). Where the fields are zero
-    the correction is zero.
+    J is half the negative log-likelihood above its minimum, in nats. The correction is minus the derivative of J by
+    conj(F); ``-2 * correction`` is the gradient of autograd with respect to the fields. There is no cancellation where
+    prediction and measurement agree, in float32 either. Outputs are finite for all inputs: quotients and logarithms use
+    a prediction of at least 2^-40 counts (which matters for ``background=0`` only). Where the fields are zero the
+    correction is zero.
 
     Differentiable once: all three outputs with respect to fields and scale. Deterministic: bitwise the same for any
-    number of threads and on any processor, and sums are in double, in an order that the size of a pattern determines.
+    number of threads and on any processor; sums are in double, in an order that depends on the size of a pattern only.
 
     Args:
         fields: (..., M, h, w) far fields of M incoherent modes in sqrt(counts); float32, float64, complex64 or
             complex128.
         counts: (..., h, w) uint8, int16, uint16, int32, uint32, int64, float32 or float64; measured counts, in the
-            order of the fields' pixels. They are read in their type, so a scan can stay in that of its file.
-        mask: bool, (h, w) or (..., h, w), True where a pixel is good. What the counts of a bad one are can be
-            anything; its correction and its value are zero. None: all are good.
+            order of the fields' pixels. They are read in their type and need no conversion.
+        mask: bool, (h, w) or (..., h, w), True where a pixel is good. Counts of bad pixels are ignored; their
+            correction and value are zero. None: all are good.
         scale: (...,) real, >= 0, of every pattern's intensity. None: ones.
         loss: "poisson" or "amplitude".
-        background: counts added on either side, >= 0, so that dark pixels keep finite slopes.
-        correct: False leaves the correction out, which saves its memory: (..., 0, h, w).
+        background: counts added to prediction and measurement, >= 0, so that dark pixels have finite gradients.
+        correct: False omits the correction, which saves its memory: (..., 0, h, w).
         out: (..., M, h, w) contiguous tensor to write the correction to; may be the fields themselves, if they are
             contiguous; only where no gradient is required.
 
@@ -70,12 +70,12 @@ def correct_fields(
         float64. A value is nan where a good pixel's count, with the background, is negative.
 
     Raises:
-        RuntimeError: a type, shape or device does not fit, loss or background is none of these, the counts require a
+        RuntimeError: a type, shape or device does not fit, loss or background is invalid, the counts require a
             gradient, or a gradient is required with out.
         NotImplementedError: a second derivative.
 
     Source:
-        The gradients of both likelihoods: Thibault and Guizar-Sicairos, New J. Phys. 14, 063004 (2012).
+        P. Thibault and M. Guizar-Sicairos, New J. Phys. 14, 063004 (2012), for the gradients of both likelihoods.
 
     Example:
         >>> fields = torch.tensor([[[[1.0 + 1.0j, 2.0j]]]])
@@ -233,13 +233,13 @@ class _CorrectBackward(torch.autograd.Function):
 def _leading(
     size: int, inputs: tuple[Tensor | None, ...], in_dims: tuple[int | None, ...]
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """fields, counts, mask and scale with the mapped dimension in front of all others; a shared mask stays shared."""
+    """Move the mapped dimension of fields, counts, mask and scale to the front; a shared mask is not expanded."""
     fields, counts, mask, scale = inputs
     assert fields is not None and counts is not None
     fields, counts = lead(size, fields, in_dims[0]), lead(size, counts, in_dims[1])
     if mask is not None and not (in_dims[2] is None and mask.ndim == 2):
         mask = lead(size, mask, in_dims[2])
-        if mask.ndim == 3:  # one per mapped call, shared by its patterns
+        if mask.ndim == 3:  # one per mapped call, the same for its patterns
             mask = mask.reshape(size, *[1] * (counts.ndim - 3), *mask.shape[1:]).expand(counts.shape)
     return fields, counts, mask, None if scale is None else lead(size, scale, in_dims[3])
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""extract_patches and its adjoint: patches of a canvas at sub-pixel positions, and their sum back onto a canvas.
+"""extract_patches and its adjoint: patches of a canvas at sub-pixel positions, and their sum onto a canvas.
 
-Each is the other's backward, so derivatives of any order with respect to the data need nothing else. The derivative
-with respect to the positions is an operator of its own, shared by both (and by translation): the pairing
-<grad_patches, extract(canvas, positions)> is the same number seen from either side.
+Each is the backward of the other, to any order of derivatives with respect to the data. The position gradient is a
+separate operator, which both (and translation) share: it is the derivative of Re <grad_patches, extract(canvas,
+positions)>.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def extract_patches(
     plan: ScanPlan | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    r"""Patches of a canvas at sub-pixel positions, by bilinear interpolation.
+    r"""Extract patches of a canvas at sub-pixel positions, by bilinear interpolation.
 
     .. math:: o_k[i, j] = \mathrm{bilinear}(O,\; y_k + i,\; x_k + j)
 
-    Samples outside the canvas are zero, each of the four taps on its own. Linear in the canvas. Differentiable with
+    Each of the four taps of a sample is zero outside of the canvas. Linear in the canvas. Differentiable with
     respect to canvas (any order) and positions (once; at integer positions the right-hand difference). Deterministic:
     bitwise the same for any number of threads.
 
@@ -46,7 +46,7 @@ def extract_patches(
             dimensions are those of canvas, or (n, 2): one set for all canvases, and a plan may be of that set. Computed
             with in float64; may lie anywhere.
         patch_size: (h, w), or one integer for both.
-        plan: made for these positions and sizes; saves working it out at every call, here and in the derivatives.
+        plan: plan of these positions and sizes, so that it is not computed in every call, here and in the derivatives.
         out: (..., n, h, w) contiguous tensor to write to, not overlapping canvas; only where no gradient is required.
 
     Returns:
@@ -83,11 +83,11 @@ def extract_patches_adjoint(
     plan: ScanPlan | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    r"""The sum of patches onto a canvas: the adjoint of :func:`extract_patches`.
+    r"""Sum patches onto a canvas: the adjoint of :func:`extract_patches`.
 
     .. math:: \langle \mathrm{extract}(O, r), p \rangle = \langle O, \mathrm{adjoint}(p, r) \rangle
 
-    What falls outside the canvas is dropped. Differentiable with respect to patches (any order) and positions (once).
+    Samples outside of the canvas are ignored. Differentiable with respect to patches (any order) and positions (once).
     Deterministic: every pixel is summed in the order of the patches.
 
     Args:
@@ -95,7 +95,7 @@ def extract_patches_adjoint(
         positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0]; (n, 2): one
             set for all leading dimensions, and a plan may be of that set.
         canvas_size: (H, W), or one integer for both.
-        plan: made for these positions and sizes; saves working it out at every call, here and in the derivatives.
+        plan: plan of these positions and sizes, so that it is not computed in every call, here and in the derivatives.
         out: (..., H, W) contiguous tensor to write to, not overlapping patches; only where no gradient is required.
 
     Returns:
@@ -169,7 +169,7 @@ Gradients = tuple[Tensor | None, Tensor | None, None, None, None, None]
 
 
 class _Extract(torch.autograd.Function):
-    """The extraction; the tile lists are those of a plan, for the backward."""
+    """Autograd of extract_patches; the tile lists of a plan are for the backward."""
 
     @staticmethod
     def forward(
@@ -202,7 +202,7 @@ class _Extract(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        canvas, positions, patch_size, *_ = args  # a plan fits neither way
+        canvas, positions, patch_size, *_ = args  # a plan does not fit the folded positions
         size = info.batch_size
         if in_dims[0] is None:
             positions = fold(size, positions, in_dims[1], inner=1)
@@ -212,7 +212,7 @@ class _Extract(torch.autograd.Function):
 
 
 class _Adjoint(torch.autograd.Function):
-    """The sum onto a canvas; the order is that of a plan, for the backward."""
+    """Autograd of extract_patches_adjoint; the order of a plan is for the backward."""
 
     @staticmethod
     def forward(

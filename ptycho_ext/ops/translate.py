@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""translate_images: images moved by sub-pixel shifts.
+"""translate_images: translation of images by sub-pixel shifts.
 
 The bilinear translation by t is the patch of the image at position -t, so its derivative with respect to the shift is
-that of an extraction; its adjoint is the translation by -t. The nearest mode has an adjoint and no such derivative.
-The Fourier mode is a product of spectra in torch's own operations.
+that of an extraction; its adjoint is the translation by -t. The nearest mode has an adjoint and no derivative with
+respect to the shift. The Fourier mode multiplies spectra with torch's operations.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from ptycho_ext.ops.extract import grad_positions
 
 
 def translate_images(images: Tensor, shifts: Tensor, mode: str = "bilinear", *, out: Tensor | None = None) -> Tensor:
-    r"""Images moved by sub-pixel shifts; a positive shift moves the content to larger indices.
+    r"""Translate images by sub-pixel shifts; a positive shift moves the content to larger indices.
 
     .. math:: \mathrm{out}[i, j] = \mathrm{in}(i - t_y,\; j - t_x)
 
-    "bilinear": each tap outside the image is zero, so the border falls off over one pixel. "nearest": the sample at
-    rint(i - t), ties to even, zero unless 0 <= i - t <= n - 1. "fourier": periodic and exact for band-limited images;
-    every frequency f is multiplied by exp(-2 pi i f t), but the highest one of an even size, which represents both of
-    its signs, by cos(pi t), so real images stay real (and lose it at half-integer shifts).
+    "bilinear": each tap outside of the image is zero, so the border decreases to zero over one pixel. "nearest": the
+    sample at rint(i - t), ties to even, zero unless 0 <= i - t <= n - 1. "fourier": periodic and exact for band-limited
+    images; every frequency f is multiplied by exp(-2 pi i f t), except the highest frequency of an even size, which
+    represents both of its signs and is multiplied by cos(pi t). Real images stay real; at half-integer shifts this
+    frequency is lost.
 
     Linear in the images. Differentiable with respect to images (any order) and shifts: "bilinear" once, at integer
     shifts the right-hand difference of the sampling coordinate i - t; "fourier" any order, forward mode too; "nearest"
@@ -71,7 +72,7 @@ _MODES = ("bilinear", "nearest", "fourier")
 
 
 def _fourier_translation(check: Check, images: Tensor, shifts: Tensor, out: Tensor | None) -> Tensor:
-    """Checked here, since no kernel of ours does it."""
+    """Translate in the Fourier mode, with the checks that the kernels make in the other modes."""
     check.require(real_type(images.dtype) in (torch.float32, torch.float64), "images", f"be {_DATA}", _name(images))
     check.require(images.ndim >= 2, "images", "have shape (..., H, W)", tuple(images.shape))
     check.require(shifts.dtype == torch.float64, "shifts", "be float64", _name(shifts))
@@ -98,7 +99,7 @@ def _fourier(images: Tensor, shifts: Tensor) -> Tensor:
         return images.clone()
     (h, w), is_complex, dtype = images.shape[-2:], images.is_complex(), real_type(images.dtype)
     y, x = shifts.unsqueeze(-1).unbind(-2)  # (..., 1) each
-    # A real image has the spectrum of its columns' non-negative frequencies only.
+    # For real images the spectrum along x has non-negative frequencies only.
     across = torch.fft.fftfreq if is_complex else torch.fft.rfftfreq
     rows = _phases(y, torch.fft.fftfreq(h, dtype=y.dtype, device=y.device), h, dtype)
     cols = _phases(x, across(w, dtype=x.dtype, device=x.device), w, dtype)
@@ -111,7 +112,7 @@ def _fourier(images: Tensor, shifts: Tensor) -> Tensor:
 
 
 def _phases(shift: Tensor, frequencies: Tensor, n: int, dtype: torch.dtype) -> Tensor:
-    """exp(-2 pi i f t) of frequencies in cycles per sample and a shift (..., 1), its real part only at |f| = 1/2."""
+    """Factors exp(-2 pi i f t) for f in cycles per sample and a shift (..., 1), their real part at |f| = 1/2."""
     angles = 2 * math.pi * frequencies * shift.remainder(n)
     sines = torch.where(frequencies.abs() == 0.5, 0, torch.sin(angles))
     return torch.complex(torch.cos(angles).to(dtype), -sines.to(dtype))
@@ -137,7 +138,7 @@ torch.library.register_fake("ptycho::translate_images_adjoint", _fake_translate_
 
 
 def _translation(adjoint: bool) -> type[torch.autograd.Function]:
-    """The translation, or its transpose; each is the other's backward."""
+    """Autograd of the translation or of its transpose; each is the backward of the other."""
     names = ("translate_images", "translate_images_adjoint")
     op = getattr(torch.ops.ptycho, names[adjoint])
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""exit_waves and its adjoints: the waves behind an object, the canvas and the probe that they are sums onto.
+"""exit_waves and its adjoints with respect to the canvas and to the probe.
 
-Three functions of two out of canvas, probe and waves, each linear in one and linear or conjugate-linear in the other.
-Their derivatives are each other, so derivatives of any order need nothing else. The derivative with respect to the
-positions, an operator of its own, is shared by all three: <waves, exit_waves(canvas, positions, probe)> is the same
-number seen from every side. None of them makes a stack of patches, or one of products.
+Each of the three functions has two of canvas, probe and waves as arguments, and is linear or conjugate-linear in both.
+Their derivatives are each other, to any order. The position gradient is a separate operator, which all three share: it
+is the derivative of Re <waves, exit_waves(canvas, positions, probe)>. None of them stores a stack of patches or of
+products.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def exit_waves(
     plan: ScanPlan | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    r"""The waves behind an object that a probe illuminates at every scan position.
+    r"""Exit waves of an object that a probe illuminates at every scan position.
 
     .. math:: \psi_{km} = P_m\, A_k O
 
     with A_k the extraction at position k (:func:`ptycho_ext.extract_patches`): the projection approximation of a thin
-    object. In one pass, without a stack of patches. Linear in canvas and probe. Differentiable with respect to both
+    object. One pass, without a stack of patches. Linear in canvas and probe. Differentiable with respect to both
     (any order) and positions (once; at integer positions the right-hand difference). Deterministic: bitwise the same
     for any number of threads.
 
@@ -46,7 +46,7 @@ def exit_waves(
         positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0]; the leading
             dimensions are those of canvas. Computed with in float64; may lie anywhere.
         probe: (M, h, w) modes, the same for all patches, or (..., n, M, h, w); converted to the canvas's type.
-        plan: made for these positions and sizes; saves working it out at every call, here and in the derivatives.
+        plan: plan of these positions and sizes, so that it is not computed in every call, here and in the derivatives.
         out: (..., n, M, h, w) contiguous tensor to write to, overlapping nothing; only where no gradient is required.
 
     Returns:
@@ -87,13 +87,13 @@ def exit_waves_adjoint(
     plan: ScanPlan | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    r"""The sum of waves times the conjugate probe onto a canvas: the adjoint of :func:`exit_waves` in the canvas.
+    r"""Sum waves times the conjugate probe onto a canvas: the adjoint of :func:`exit_waves` in the canvas.
 
     .. math:: O = \sum_k A_k^T \sum_m \overline{P_m}\, \psi_{km}
 
-    In one pass, without a stack of products. What falls outside the canvas is dropped. Linear in waves,
-    conjugate-linear in the probe. Differentiable with respect to both (any order) and positions (once). Deterministic:
-    every pixel is summed in the order of the patches, and in each in that of the modes.
+    One pass, without a stack of products. Samples outside of the canvas are ignored. Linear in waves, conjugate-linear
+    in the probe. Differentiable with respect to both (any order) and positions (once). Deterministic: every pixel is
+    summed in the order of the patches, and in each patch in the order of the modes.
 
     Args:
         waves: (..., n, M, h, w), or (M, h, w), the same for all patches; float32, float64, complex64 or complex128.
@@ -101,7 +101,7 @@ def exit_waves_adjoint(
             set for all leading dimensions, and a plan may be of that set.
         probe: (M, h, w) modes, the same for all patches, or (..., n, M, h, w); converted to the waves' type.
         canvas_size: (H, W), or one integer for both.
-        plan: made for these positions and sizes; saves working it out at every call, here and in the derivatives.
+        plan: plan of these positions and sizes, so that it is not computed in every call, here and in the derivatives.
         out: (..., H, W) contiguous tensor to write to, overlapping nothing; only where no gradient is required.
 
     Returns:
@@ -112,7 +112,7 @@ def exit_waves_adjoint(
             canvas is smaller than a patch, a position is not finite, or a gradient is required with out.
 
     Source:
-        The back-projection of exit waves of Maiden & Rodenburg, Ultramicroscopy 109, 1256 (2009).
+        The numerator of the object update of Maiden & Rodenburg, Ultramicroscopy 109, 1256 (2009).
 
     Example:
         >>> waves = torch.tensor([[[[1j, 1j]]]])
@@ -141,11 +141,11 @@ def exit_waves_adjoint_probe(
     shared: bool = True,
     out: Tensor | None = None,
 ) -> Tensor:
-    r"""The sum over patches of waves times the conjugate object: the adjoint of :func:`exit_waves` in the probe.
+    r"""Sum waves times the conjugate object over the patches: the adjoint of :func:`exit_waves` in the probe.
 
     .. math:: P_m = \sum_k \overline{A_k O}\; \psi_{km}
 
-    In one pass, without a stack of patches or products. Linear in waves, conjugate-linear in the canvas. Differentiable
+    One pass, without a stack of patches or products. Linear in waves, conjugate-linear in the canvas. Differentiable
     with respect to both (any order) and positions (once). Deterministic: the order of the sum depends on sizes only.
 
     Args:
@@ -153,8 +153,8 @@ def exit_waves_adjoint_probe(
         canvas: (..., H, W) object; converted to the waves' type.
         positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0]; (n, 2): one
             set for all leading dimensions, and a plan may be of that set.
-        plan: made for these positions and sizes; saves working it out at every call, here and in the derivatives.
-        shared: True: one probe for all patches of all canvases, the sum. False: one per patch, the terms.
+        plan: plan of these positions and sizes, so that it is not computed in every call, here and in the derivatives.
+        shared: True: the sum over all patches of all canvases. False: its terms, one per patch.
         out: contiguous tensor of the result's shape to write to, overlapping nothing; only where no gradient is
             required.
 
@@ -166,8 +166,8 @@ def exit_waves_adjoint_probe(
             it is smaller than a patch, a position is not finite, or a gradient is required with out.
 
     Source:
-        The update of the probe of Thibault et al., Ultramicroscopy 109, 338 (2009), its numerator; Maiden & Rodenburg,
-        Ultramicroscopy 109, 1256 (2009).
+        The numerator of the probe update of Thibault et al., Ultramicroscopy 109, 338 (2009), and of Maiden &
+        Rodenburg, Ultramicroscopy 109, 1256 (2009).
 
     Example:
         >>> waves, positions = torch.ones(2, 1, 1, 2), torch.tensor([[0.0, 0.0], [0.0, 1.5]])

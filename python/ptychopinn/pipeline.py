@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One call for scripts: train on a scan, reconstruct another, and have amplitude and phase as arrays."""
+"""Training and reconstruction in one call, for scripts."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ def run(
     overwrite: bool = False,
     backend: str = "pytorch",
 ) -> tuple[Image | None, Image | None, dict[str, Any]]:
-    """Train on one scan and reconstruct another, or the same.
+    """Train on one scan and reconstruct the same or another one.
 
     Args:
         train_scan: the scan to train on, or its file.
-        test_scan: the scan to reconstruct, or its file; none: the one that was trained on.
-        config: the configuration; defaults otherwise.
-        stitch: make one object of what the network predicts for the groups.
-        out: folder of the run, as :func:`ptychopinn.train` writes it; none: nothing is kept on disk.
+        test_scan: the scan to reconstruct, or its file; None: ``train_scan``.
+        config: the configuration; None: defaults.
+        stitch: combine the predicted canvases of the groups to one object.
+        out: folder of the run, as :func:`ptychopinn.train` writes it; None: nothing stays on disk.
         overwrite: replace an earlier run in that folder.
-        backend: "pytorch"; scripts for PtychoPINN may name it.
+        backend: "pytorch"; the argument exists for scripts of PtychoPINN.
 
     Returns:
-        Amplitude and phase (rad), each (H, W) float32, or None and None without stitching; and a dictionary: "backend"
-        ("pytorch"), "model", "config", "losses" (the last), "history" (column -> values, one per epoch), "folder" (or
-        None), "reconstruction" (with stitching) or "prediction" (the groups' canvases, without).
+        Amplitude and phase (rad), float32, (H, W), or None and None without stitching; and a dictionary: "backend"
+        ("pytorch"), "model", "config", "losses" (of the last epoch), "history" (column -> values, one per epoch),
+        "folder" (or None), and "reconstruction" with stitching, "prediction" (canvases of the groups) without.
 
     Raises:
-        InputError: another backend was asked for, or as for :func:`ptychopinn.train` and
+        InputError: another backend is requested, or as for :func:`ptychopinn.train` and
             :func:`ptychopinn.reconstruct`.
     """
     if backend != "pytorch":
         raise InputError(
-            f"backend: expected 'pytorch', got {backend!r}; ptychopinn is a library of its own on PyTorch and holds no "
-            "TensorFlow: leave the option away, or use the PtychoPINN package"
+            f"backend: expected 'pytorch', got {backend!r}; ptychopinn uses PyTorch only: omit the argument, or use "
+            "PtychoPINN"
         )
     config = config or Config()
-    scan = _loaded(train_scan)
-    other = scan if test_scan is None else _loaded(test_scan)
+    scan = _load(train_scan)
+    other = scan if test_scan is None else _load(test_scan)
     with tempfile.TemporaryDirectory() as scratch:
         trained = train(scan, scratch if out is None else out, config, overwrite=overwrite)
         history = _history(trained)
@@ -73,11 +73,11 @@ def run(
     device = device_of(config.execution)
     if not stitch:
         return None, None, results | {"prediction": predict(trained.model, other, trained.config, device)}
-    found = reconstruct(trained.model, other, trained.config, device)
-    return found.amplitude, found.phase, results | {"reconstruction": found}
+    reconstruction = reconstruct(trained.model, other, trained.config, device)
+    return reconstruction.amplitude, reconstruction.phase, results | {"reconstruction": reconstruction}
 
 
-def _loaded(scan: Scan | str | Path) -> Scan:
+def _load(scan: Scan | str | Path) -> Scan:
     return scan if isinstance(scan, Scan) else Scan.load(scan)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The result of a reconstruction: the object on its canvas, with what is known of it.
+"""The result of a reconstruction: the object on its canvas, with positions, probe and quality measures.
 
-One type is made by inference and refinement and taken by the metrics, the plots and the command line. It carries where
-its canvas lies in scan coordinates and how strongly each pixel was illuminated, so that nobody has to guess either.
-Its files are read and written by :mod:`ptychopinn.io.reconstructions`.
+Inference and refinement return this type, and metrics, plots and the command line take it. It has the origin of the
+canvas in scan coordinates, and the illumination of each pixel. :mod:`ptychopinn.io.reconstructions` reads and writes
+its files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from ptychopinn._former import Metadata
+from ptychopinn.acquisition import Acquisition, check_orientation_name
 from ptychopinn.errors import InputError
+from ptychopinn.records import RESULT_KEYS, ResultRecord, refuse_keys
+from ptychopinn.refinement_report import RefinementReport
 from ptychopinn.scan import Scan
 
 
@@ -30,12 +34,15 @@ class Reconstruction:
         origin: (y, x) scan coordinate of ``object[0, 0]``, in pixels.
         probe: (M, N, N) complex64 incoherent modes, in sqrt(counts), or None.
         uncertainty: (H, W) float32 >= 0, standard deviation of the object, or None.
-        positions: (n, 2) float64 (y, x) scan positions that were used, in pixels, or None.
-        residuals: (n,) float32 >= 0, how badly each pattern is explained: deviance per detector pixel, or None.
-        error_map: (H, W) float32 >= 0, the residuals where their light fell, or None.
-        intensities: (n,) float32 >= 0, each pattern's light in units of the probe's, or None.
+        positions: (n, 2) float64 (y, x) scan positions of the reconstruction, in pixels, or None.
+        residuals: (n,) float32 >= 0, deviance per detector pixel of each pattern, or None.
+        error_map: (H, W) float32 >= 0, residuals averaged with the illumination of each pixel, or None.
+        intensities: (n,) float32 >= 0, intensity of each pattern relative to that of the probe, or None.
         pixel_size: metres per pixel, or None.
-        metadata: anything that JSON can hold.
+        metadata: other information, JSON types; no code reads it.
+        acquisition: distance, detector pixels and world origin of the scan.
+        orientation: of the scan's positions.
+        refinement: the report of the refinement, or None.
 
     Raises:
         InputError: a field has the wrong shape or kind, or is not finite.
@@ -57,6 +64,9 @@ class Reconstruction:
     intensities: np.ndarray | None = None
     pixel_size: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    acquisition: Acquisition = field(default_factory=Acquisition)
+    orientation: str = "given"
+    refinement: RefinementReport | None = None
 
     def __post_init__(self) -> None:
         image = _array("object", self.object, 2, np.complex64)
@@ -81,6 +91,10 @@ class Reconstruction:
         if pixel_size is not None and not (math.isfinite(pixel_size) and pixel_size > 0):
             raise InputError(f"pixel_size must be positive metres, got {pixel_size:g}")
         json_of(self.metadata)
+        refuse_keys("Reconstruction", self.metadata, RESULT_KEYS)
+        acquisition = self.acquisition.checked("Reconstruction")
+        check_orientation_name("Reconstruction", self.orientation)
+        former = ResultRecord(acquisition, self.orientation, self.refinement).to_json
         checked = {
             "object": image,
             "weights": weights,
@@ -90,12 +104,14 @@ class Reconstruction:
             **maps,
             **lists,
             "pixel_size": pixel_size,
+            "acquisition": acquisition,
+            "metadata": Metadata(self.metadata, "Reconstruction", RESULT_KEYS, former),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
     def _not_negative(self, name: str, shape: tuple[int, ...] | None) -> np.ndarray | None:
-        """The real array of a field, of this shape (none: one-dimensional) and >= 0; None if there is none."""
+        """A field as float32, checked to be >= 0 and of this shape (None: one-dimensional); None if it is not set."""
         if getattr(self, name) is None:
             return None
         array = _array(name, getattr(self, name), 1 if shape is None else len(shape), np.float32)
@@ -119,21 +135,27 @@ class Reconstruction:
     @property
     def amplitude(self) -> np.ndarray:
         """(H, W) float32 modulus of the object."""
-        return np.abs(self.object)
+        amplitude: np.ndarray = np.abs(self.object)
+        return amplitude
 
     @property
     def phase(self) -> np.ndarray:
         """(H, W) float32 phase of the object, in (-pi, pi] rad."""
-        return np.angle(self.object)
+        phase: np.ndarray = np.angle(self.object)
+        return phase
+
+    def record(self) -> ResultRecord:
+        """The fields that files of the result have as JSON."""
+        return ResultRecord(self.acquisition, self.orientation, self.refinement, self.metadata)
 
     def covered(self, threshold: float = 0.2) -> np.ndarray:
         """Mask of the well-illuminated pixels.
 
         A pixel is covered when its weight is above ``threshold`` times the typical weight: the weighted median, that
-        is, the weight such that half of all illumination fell on pixels at least as bright. Unlike the maximum it
-        ignores a few hot pixels, and unlike the plain median it ignores the wide, dim rim of a canvas. With the default
-        the mask is close to the hull of the scan positions (at a straight edge of a scan the weight falls to one half
-        and at a corner to one quarter).
+        is, the weight such that pixels with at least this weight received half of the illumination. Unlike the maximum
+        it ignores a few hot pixels, and unlike the plain median it ignores the weakly illuminated border. With the
+        default the mask is close to the hull of the scan positions (at a straight edge of a scan the weight falls to
+        one half and at a corner to one quarter).
 
         Args:
             threshold: fraction of the typical weight, >= 0; with 0 every pixel that was illuminated at all.
@@ -154,10 +176,14 @@ class Reconstruction:
         ordered = np.sort(self.weights, axis=None).astype(np.float64)
         total = np.cumsum(ordered)
         typical = ordered[np.searchsorted(total, 0.5 * total[-1])]
-        return self.weights > threshold * typical
+        mask: np.ndarray = self.weights > threshold * typical
+        return mask
 
     def cropped(self, threshold: float = 0.2) -> Reconstruction:
-        """The rectangle around the pixels that :meth:`covered` marks, in its place in the scan's coordinates.
+        """Crop to the smallest rectangle with all pixels of :meth:`covered`; `origin` changes accordingly.
+
+        Args:
+            threshold: as in :meth:`covered`.
 
         Example:
             >>> r = Reconstruction(np.ones((1, 4)), np.array([[0.0, 1.0, 8.0, 10.0]]), origin=(0, 0))
@@ -166,14 +192,17 @@ class Reconstruction:
         """
         rows, columns = (np.flatnonzero(self.covered(threshold).any(axis)) for axis in (1, 0))
         part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        maps = {
-            name: None if (value := getattr(self, name)) is None else value[part]
-            for name in ("object", "weights", "uncertainty", "error_map")
-        }
-        return replace(self, **maps, origin=(self.origin[0] + int(rows[0]), self.origin[1] + int(columns[0])))
+        return replace(
+            self,
+            object=self.object[part],
+            weights=self.weights[part],
+            uncertainty=None if self.uncertainty is None else self.uncertainty[part],
+            error_map=None if self.error_map is None else self.error_map[part],
+            origin=(self.origin[0] + int(rows[0]), self.origin[1] + int(columns[0])),
+        )
 
     def save(self, path: str | Path, format: str = "auto", scan: Scan | None = None) -> Path:
-        """Write the reconstruction atomically; the suffix chooses the format, unless one of another program is named.
+        """Write the reconstruction atomically.
 
         HDF5 (``.h5``, ``.hdf5``)::
 
@@ -186,20 +215,21 @@ class Reconstruction:
             /residuals   (n,) float32, gzip [optional]
             /error_map   (H, W) float32, gzip [optional]
             /intensities (n,) float32, gzip [optional]
-            /metadata    JSON text (scalar string)
+            /metadata    JSON text (scalar string): metadata, and geometry, orientation, refinement where set
 
         NPZ (``.npz``, compressed): the same names as arrays, the settings 0-d or (2,), ``metadata`` a 0-d string.
 
         Args:
             path: destination; missing folders are created.
-            format: "auto", or for other programs "ptychodus" (a product) or "nexus", which :meth:`load` does not read.
-            scan: what was reconstructed, for the other programs: its world coordinates, energy and distance.
+            format: "auto" selects by suffix; "ptychodus" (a product) and "nexus" are for other programs, and
+                :meth:`load` does not read them.
+            scan: the reconstructed scan, for its world coordinates, energy and distance in files of other programs.
 
         Returns:
             The path written.
 
         Raises:
-            InputError: the suffix is not one of the above, or something that the format needs is not known.
+            InputError: the suffix is not one of the above, or a value that the format requires is unknown.
         """
         from ptychopinn.io.reconstructions import write_reconstruction
 
@@ -213,10 +243,10 @@ class Reconstruction:
             path: an ``.h5``, ``.hdf5`` or ``.npz`` file.
 
         Returns:
-            The reconstruction; arrays and settings are bitwise those saved.
+            The reconstruction; arrays and settings are bitwise equal to those saved.
 
         Raises:
-            InputError: the file is missing, unreadable, of another schema, or lacks or misstates a key.
+            InputError: the file is missing, unreadable, of another schema, or a key is missing or invalid.
         """
         from ptychopinn.io.reconstructions import read_reconstruction
 
@@ -236,7 +266,7 @@ def _array(name: str, value: Any, dimensions: int, dtype: type[np.generic]) -> n
 
 
 def json_of(metadata: Any) -> str:
-    """Metadata as JSON text; InputError if it is no dictionary of what JSON can hold."""
+    """Metadata as JSON text; InputError if it is not a dictionary of JSON types."""
     if not isinstance(metadata, dict):
         raise InputError(f"metadata must be a dictionary, got {type(metadata).__name__}")
     try:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The one in-memory scan: what every reader produces and everything downstream consumes.
+"""A scan in memory, which all readers return and the rest of the package uses.
 
-It holds photon counts, (y, x) positions of patch sample [0, 0] and a probe in sqrt(counts) units, so that no other room
-of the package has to ask which convention a file followed. Validation happens once, here, when a scan is made.
+It has photon counts, positions (y, x) of patch sample [0, 0] and a probe in sqrt(counts), whatever the conventions of
+its file. Fields are checked when a scan is made.
 """
 
 from __future__ import annotations
@@ -16,30 +16,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ptychopinn._former import Metadata
+from ptychopinn.acquisition import Acquisition, check_orientation_name
+from ptychopinn.decisions import Decisions
 from ptychopinn.errors import InputError
+from ptychopinn.records import SCAN_KEYS, ScanRecord, refuse_keys
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.stored import StoredPatterns
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A ptychographic scan: n diffraction patterns of N x N pixels, where they were taken, and the probe.
+    """A ptychographic scan: n diffraction patterns of N x N pixels, their positions, and the probe.
 
     The predicted intensity of pattern k is `I_k = sum_m |fftshift(FFT2_ortho(P_m * o_k))|^2` with
     `o_k[i, j] = object(y_k + i, x_k + j)`; it is in the units of `counts`.
 
     Args:
         counts: (n, N, N) photon counts, an unsigned integer type or float32, zero frequency at pixel (N//2, N//2).
-            Patterns on disk are looked at in a few places when the scan is made, and checked whenever they are read.
-        positions: (n, 2) float64 (y, x) in object pixels: where sample [0, 0] of the patch lies.
+            Of patterns on disk a few are checked when the scan is made, and others when they are read.
+        positions: (n, 2) float64 (y, x) of patch sample [0, 0], in object pixels.
         probe: (M, N, N) complex64, M incoherent modes in sqrt(counts): sum |P|^2 is the number of photons per pattern
-            behind an object of transmission 1.
+            for an object of transmission 1.
         truth: (H, W) complex64, the known object, if any; its pixel [0, 0] is at position (0, 0).
-        bad_pixels: (N, N) bool, True where the detector is to be ignored.
+        bad_pixels: (N, N) bool, True at detector pixels to ignore.
         pixel_size: metres per object pixel.
         energy: photon energy in eV.
         name: a short name for logs, titles and default file names.
-        metadata: what else is known, as JSON types only.
+        metadata: other information, JSON types; no code reads it.
+        acquisition: distance, detector pixels and world origin.
+        orientation: map from the axes of the file to the positions, see :data:`ORIENTATION_NAMES`.
+        frame_indexes: (n,) int64, unique index of each pattern in the file or at the detector; None: 0, 1, 2, ... .
+        decisions: of the reader (units, probe, ...), with reasons.
 
     Raises:
         InputError: a field has the wrong shape, type or values; the message names the field.
@@ -61,6 +69,10 @@ class Scan:
     energy: float | None = None
     name: str = "scan"
     metadata: dict[str, Any] = field(default_factory=dict)
+    acquisition: Acquisition = field(default_factory=Acquisition)
+    orientation: str = "given"
+    frame_indexes: NDArray[np.int64] | None = None
+    decisions: Decisions = field(default_factory=Decisions)
 
     def __post_init__(self) -> None:
         _check_counts(self.counts)
@@ -79,10 +91,21 @@ class Scan:
             value = getattr(self, key)
             if value is not None and not (isinstance(value, Real) and 0 < float(value) < float("inf")):
                 raise InputError(f"Scan.{key} must be a positive finite number or None, got {value!r}")
+        object.__setattr__(self, "acquisition", self.acquisition.checked("Scan"))
+        check_orientation_name("Scan", self.orientation)
+        if self.frame_indexes is not None:
+            _check_array("frame_indexes", self.frame_indexes, np.int64, (n,), "one index for each pattern")
+            if len(np.unique(self.frame_indexes)) < n:
+                raise InputError("Scan.frame_indexes must hold each index once, got some that repeat")
+        if not isinstance(self.metadata, dict):
+            raise InputError(f"Scan.metadata must be a dictionary, got {type(self.metadata).__name__}")
         try:
             json.dumps(self.metadata)
         except (TypeError, ValueError) as error:
             raise InputError(f"Scan.metadata must hold JSON types only: {error}") from error
+        refuse_keys("Scan", self.metadata, SCAN_KEYS)
+        former = ScanRecord(self.acquisition, self.orientation, self.frame_indexes, self.decisions).to_json
+        object.__setattr__(self, "metadata", Metadata(self.metadata, "Scan", SCAN_KEYS, former))
 
     @property
     def n(self) -> int:
@@ -99,17 +122,23 @@ class Scan:
         """Number of incoherent probe modes (M)."""
         return int(self.probe.shape[0])
 
-    def subset(self, indices: ArrayLike) -> Scan:
-        """The patterns and positions `indices` picks, in that order; the rest of the scan is shared, not copied.
+    def record(self) -> ScanRecord:
+        """The fields that files of the scan have as JSON."""
+        return ScanRecord(self.acquisition, self.orientation, self.frame_indexes, self.decisions, self.metadata)
 
-        Patterns on disk stay there. `metadata["scan_indexes"]` follows the patterns; where one is picked twice it is
-        left out, since an index stands for one pattern.
+    def subset(self, indices: ArrayLike) -> Scan:
+        """Select patterns and their positions, in the order of `indices`; other fields are shared.
+
+        Patterns on disk stay on disk. `frame_indexes` are selected too, or None if an index repeats.
 
         Args:
             indices: integers from -n to n - 1, or a bool mask of length n.
 
+        Returns:
+            The new scan.
+
         Raises:
-            InputError: an index is out of range, or none is left.
+            InputError: an index is out of range, or no pattern is selected.
         """
         chosen = np.asarray(indices)
         if chosen.ndim != 1 or chosen.size == 0 or chosen.dtype.kind not in "iub":
@@ -119,18 +148,12 @@ class Scan:
             )
         try:
             counts = self.counts.subset(chosen) if isinstance(self.counts, StoredPatterns) else self.counts[chosen]
-            metadata = self._metadata_of(np.arange(self.n)[chosen])
-            return replace(self, counts=counts, positions=self.positions[chosen], metadata=metadata)
+            indexes = None if self.frame_indexes is None else self.frame_indexes[chosen]
+            if indexes is not None and len(np.unique(indexes)) < len(indexes):
+                indexes = None
+            return replace(self, counts=counts, positions=self.positions[chosen], frame_indexes=indexes)
         except IndexError as error:
             raise InputError(f"Scan.subset: indices must fit a scan of {self.n} patterns: {error}") from error
-
-    def _metadata_of(self, rows: NDArray[np.int64]) -> dict[str, Any]:
-        """The metadata of these patterns; what belongs to single ones is theirs."""
-        indexes = self.metadata.get("scan_indexes")
-        if not isinstance(indexes, list) or len(indexes) != self.n:
-            return self.metadata
-        metadata = {key: value for key, value in self.metadata.items() if key != "scan_indexes"}
-        return metadata if len(np.unique(rows)) < len(rows) else metadata | {"scan_indexes": [indexes[k] for k in rows]}
 
     @classmethod
     def load(
@@ -149,29 +172,33 @@ class Scan:
         positions: str | Path | None = None,
         partner: str | Path | None = None,
     ) -> Scan:
-        """Read a scan; what is in the file decides its format (see `ptychopinn.io.scans.formats`).
+        """Read a scan; its content determines the format (see docs/formats.md).
 
-        What is stated here goes over what the file says.
+        Options override values in the file.
 
         Args:
             path: the file, or for some formats a folder.
-            format: the name of a format where the content does not decide, or decides wrongly.
-            measurement: what the patterns in the file are, "amplitude" or "counts"; "auto" decides from the file and
-                records why in `metadata["measurement"]`.
-            memory: "load" reads all patterns, "stored" leaves them on disk, "auto" does so if they would take more than
-                a quarter of the available memory and the file allows it (see docs/memory.md).
-            probe: (N, N) or (M, N, N) complex, or an `.npy` file of it; a file without one gets a guess, and a warning.
-            bad_pixels: (N, N) bool or an `.npy` file of it, as `ptychopinn inspect --mask` writes: pixels to ignore
-                besides those that the file names.
-            pixel_size: metres per object pixel; else it follows from the next three, or from the file.
+            format: the name of the format; "auto" recognises it by the content.
+            measurement: "amplitude" or "counts", whichever the file holds; "auto" decides from the file and records the
+                reason in `decisions.measurement`.
+            memory: "load" reads all patterns, "stored" keeps them on disk, "auto" does so if they exceed a quarter of
+                the available memory and the format permits it (see docs/memory.md).
+            probe: (N, N) or (M, N, N) complex, or an `.npy` file of such an array; if neither the caller nor the file
+                has a probe, it is estimated from the patterns, with a warning.
+            bad_pixels: (N, N) bool or an `.npy` file of such an array, as `ptychopinn inspect --mask` writes it: pixels
+                to ignore in addition to those in the file.
+            pixel_size: metres per object pixel; by default computed from the next three options, or from the file.
             energy: photon energy in eV.
             distance: metres from the sample to the detector.
-            detector_pixel_size: metres.
+            detector_pixel_size: metres per detector pixel.
             positions: CSV file of the positions (y, x) in metres, for plain arrays.
-            partner: the other file of a ptychodus pair, where it does not lie beside the first.
+            partner: the other file of a ptychodus pair, if it is in another folder.
+
+        Returns:
+            The scan.
 
         Raises:
-            InputError: the file cannot be used; one sentence says which key, what was expected and what was found.
+            InputError: the file cannot be used; the error has the file, the key, what was expected and what was found.
         """
         from ptychopinn.io.scans import read_scan
 
@@ -191,15 +218,15 @@ class Scan:
         )
 
     def save(self, path: str | Path, format: str = "auto", overwrite: bool = True) -> None:
-        """Write the scan, whole or not at all; the suffix decides the format unless one is named.
+        """Write the scan atomically; the suffix selects the format unless it is named.
 
         Args:
-            path: the file; missing parent folders are created. For "ptychodus" a folder, or one name of the two files.
+            path: the file; missing parent folders are created. For "ptychodus" a folder, or one of the two files.
             format: "npz", "ptychodus", "cxi", "ptyd" or "nexus"; all but the first need a pixel size.
             overwrite: False refuses to replace a file that exists.
 
         Raises:
-            InputError: the suffix means no format, the scan lacks what the format needs, or a file exists and
+            InputError: no format has the suffix, the scan lacks a value that the format requires, or a file exists and
                 `overwrite` is False.
         """
         from ptychopinn.io.scans import write_scan
@@ -225,7 +252,7 @@ def _check_counts(counts: NDArray[Any] | StoredPatterns) -> None:
         return
     largest = 0.0
     for block in pattern_blocks(counts.shape):
-        low, high = float(counts[block].min()), float(counts[block].max())  # a NaN comes through min and max
+        low, high = float(counts[block].min()), float(counts[block].max())  # min and max propagate NaN
         if not (low >= 0 and np.isfinite(high)):
             raise InputError(f"Scan.counts must be finite and not negative, got values from {low} to {high}")
         largest = max(largest, high)
@@ -233,8 +260,8 @@ def _check_counts(counts: NDArray[Any] | StoredPatterns) -> None:
         raise InputError("Scan.counts must have at least one count, got patterns that are all zero")
 
 
-def _check_array(key: str, array: Any, dtype: Any, shape: tuple[int | str, ...], meaning: str) -> None:
-    expected = f"{np.dtype(dtype)} of shape ({', '.join(map(str, shape))}), {meaning}"
+def _check_array(key: str, array: Any, dtype: Any, shape: tuple[int | str, ...], description: str) -> None:
+    expected = f"{np.dtype(dtype)} of shape ({', '.join(map(str, shape))}), {description}"
     if not isinstance(array, np.ndarray):
         raise InputError(f"Scan.{key} must be {expected}, got {type(array).__name__}")
     if array.dtype != dtype or array.shape != shape:

@@ -118,7 +118,7 @@ def write(case: Case, folder: Path, algorithm: str) -> NDArray[np.complex64]:
             patterns.append(rng.poisson(np.square(np.abs(waves)).sum(0)))
     counts = np.array(patterns, np.uint16)
     bad = np.zeros((size, size), np.bool_)
-    if case.masked:  # in the middle of the light, where they hold nonsense
+    if case.masked:  # in the middle of the pattern, with nonsense in them
         bad[size // 2, size // 2 : size // 2 + 3] = True
         counts[:, bad] = 60_000
     # The later patterns only, by their indexes; the product has all positions.

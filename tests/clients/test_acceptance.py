@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ptychodus.api", reason="ptychodus is not installed: make ptychodus")
+pytest.importorskip("ptychopinn_ptychodus", reason="not installed: pip install --no-deps ./integrations/ptychodus")
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What goes wrong in ptychodus is an error that it shows, with exit code 1 and a sentence that says what."""
+"""What goes wrong in ptychodus is an error that it shows, with exit code 1 and a sentence that names it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ptychodus.api", reason="ptychodus is not installed: make ptychodus")
+pytest.importorskip("ptychopinn_ptychodus", reason="not installed: pip install --no-deps ./integrations/ptychodus")
 
 import numpy as np
 from staged import CASES, Case, ptychodus, write
@@ -51,7 +52,7 @@ def cut_short(path: Path, model: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ROUTES)
 @pytest.mark.parametrize(
-    ("case", "put", "says"),
+    ("case", "put", "sentence"),
     [
         (SMALL, None, "no model checkpoint has been loaded|expected a trained model .*found none"),
         (SMALL, text, NO_MODEL),
@@ -70,7 +71,7 @@ def cut_short(path: Path, model: Path) -> None:
     ids=["missing", "text", "zip", "damaged", "size"],
 )
 def test_a_model_that_does_not_fit(
-    algorithm: str, case: Case, put: Callable[[Path, Path], None] | None, says: str, model: Path, tmp_path: Path
+    algorithm: str, case: Case, put: Callable[[Path, Path], None] | None, sentence: str, model: Path, tmp_path: Path
 ) -> None:
     write(case, tmp_path, algorithm)
     target = tmp_path / "infer" / "model.ckpt"
@@ -78,13 +79,13 @@ def test_a_model_that_does_not_fit(
         shutil.copy(model, target)
     elif put is not None:
         put(target, model)
-    check(*ptychodus(tmp_path, "reconstruct", "infer", "result"), "Reconstruction failed", says)
+    check(*ptychodus(tmp_path, "reconstruct", "infer", "result"), "Reconstruction failed", sentence)
     assert not list((tmp_path / "result").glob("*.h5"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("algorithm", "setting", "says"),
+    ("algorithm", "setting", "sentence"),
     [
         (ROUTES[0], "[PtychoPINNTorchData]\nmodel_size = 64", "expected patterns of 64 px, the model size in the"),
         (ROUTES[0], "[PtychoPINNTorchTraining]\nlearning_rate = -1", "training.learning_rate must be positive"),
@@ -92,7 +93,7 @@ def test_a_model_that_does_not_fit(
         (ROUTES[1], "[PtychoPINNNetworkData]\ngroup_size = 5000", "group_size"),
     ],
 )
-def test_a_setting_that_does_not_fit(algorithm: str, setting: str, says: str, tmp_path: Path) -> None:
+def test_a_setting_that_does_not_fit(algorithm: str, setting: str, sentence: str, tmp_path: Path) -> None:
     write(SMALL, tmp_path, algorithm)
     section, line = setting.split("\n")
     path = tmp_path / "train" / "settings.ini"
@@ -100,7 +101,7 @@ def test_a_setting_that_does_not_fit(algorithm: str, setting: str, says: str, tm
     kept = [known for known in path.read_text().splitlines() if not known.startswith(f"{key} ")]
     kept.insert(kept.index(section) + 1, line)
     path.write_text("\n".join(kept))
-    check(*ptychodus(tmp_path, "train", "train", "trained"), "Training failed", f"InputError: .*{says}")
+    check(*ptychodus(tmp_path, "train", "train", "trained"), "Training failed", f"InputError: .*{sentence}")
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
@@ -111,8 +112,8 @@ def test_training_data_that_is_none(tmp_path: Path) -> None:
     check(*ptychodus(tmp_path, "train", "train", "trained"), "Training failed", "InputError: .*train_data.npz: ")
 
 
-def check(code: int, log: str, failed: str, says: str) -> None:
-    """ptychodus failed, and what it says of it is this."""
+def check(code: int, log: str, failed: str, sentence: str) -> None:
+    """ptychodus failed, with this sentence in its log."""
     assert code == 1 and failed in log, log
-    said = log[log.index(failed) :]
-    assert re.search(says, said), said
+    report = log[log.index(failed) :]
+    assert re.search(sentence, report), report

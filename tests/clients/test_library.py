@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("ptychodus.api", reason="ptychodus is not installed: make ptychodus")
+pytest.importorskip("ptychopinn_ptychodus", reason="not installed: pip install --no-deps ./integrations/ptychodus")
 
 import numpy as np
 from ptychodus.api.io import load_diffraction_data, load_product
@@ -23,14 +24,14 @@ from ptychodus.api.reconstruct import ReconstructInput, prepare_reconstruct_inpu
 from ptychodus.api.settings import SettingsRegistry
 from staged import CASES, write
 
-from ptychopinn.acquisition import world_positions
-from ptychopinn.compat.ptychodus.library import PtychoPINNLibrary
-from ptychopinn.compat.ptychodus.plugin import add_library
-from ptychopinn.compat.ptychodus.scans import product_of, scan_of, start_of
 from ptychopinn.config import Config, ExecutionConfig, RefineConfig
 from ptychopinn.errors import InputError
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
+from ptychopinn.world import world_positions
+from ptychopinn_ptychodus.library import PtychoPINNLibrary
+from ptychopinn_ptychodus.plugin import add_library
+from ptychopinn_ptychodus.scans import product_of, scan_of, start_of
 
 CASE = CASES[1]
 
@@ -46,10 +47,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def given(folder: Path) -> ReconstructInput:
     """With bad pixels, which the files have none of."""
     data, product = load_diffraction_data(folder / "diffraction.h5"), load_product(folder / "product.h5")
-    whole = prepare_reconstruct_input(data, product)
+    everything = prepare_reconstruct_input(data, product)
     bad = np.zeros((CASE.size, CASE.size), np.bool_)
     bad[3, 5:9] = True
-    return replace(whole, bad_pixels=bad)
+    return replace(everything, bad_pixels=bad)
 
 
 def changed(given: ReconstructInput, **parts: Any) -> ReconstructInput:
@@ -164,7 +165,7 @@ def test_a_start_explains_the_patterns_whatever_the_power_of_the_probe(given: Re
     np.testing.assert_allclose(three.probe, one.probe, rtol=1e-5)
 
 
-def test_what_is_lost_of_an_input_is_said(given: ReconstructInput, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_lost_of_an_input_is_in_the_log(given: ReconstructInput, caplog: pytest.LogCaptureFixture) -> None:
     image = given.product.object_
     layers = Object(np.repeat(image.get_array(), 2, 0), image.get_pixel_geometry(), image.get_center(), [1e-6])
     scan_of(changed(given, object_=layers))
@@ -185,7 +186,7 @@ def test_what_cannot_be_reconstructed_is_one_sentence(given: ReconstructInput) -
     product, image = given.product, given.product.object_
     near = changed(given, metadata=replace(product.metadata, far_field=False))
     flat = replace(image.get_pixel_geometry(), width_m=2 * image.get_pixel_geometry().width_m)
-    for wrong, says in (
+    for wrong, sentence in (
         (near, "expected a far-field experiment, found a near-field one"),
         (changed(given, object_=Object(image.get_array(), flat, image.get_center())), "expected square object pixels"),
         (changed(given, object_=Object(image.get_array(), None, None)), "expected an object with a pixel size"),
@@ -199,7 +200,7 @@ def test_what_cannot_be_reconstructed_is_one_sentence(given: ReconstructInput) -
         (replace(given, diffraction_patterns=given.diffraction_patterns[:, :, :-2]), "key 'patterns': expected square"),
         (replace(given, diffraction_patterns=given.diffraction_patterns[:-3]), "key 'patterns': expected 100 patterns"),
     ):
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(InputError, match=sentence):
             scan_of(wrong)
 
 

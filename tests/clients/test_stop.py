@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ptychodus.api", reason="ptychodus is not installed: make ptychodus")
+pytest.importorskip("ptychopinn_ptychodus", reason="not installed: pip install --no-deps ./integrations/ptychodus")
 
 import psutil
 from ptychodus.model import ModelCore
@@ -38,7 +39,7 @@ def until(condition: Callable[[], object], seconds: float = 90.0) -> float:
 
 
 def children(process: int) -> list[psutil.Process]:
-    """The processes in which a program works, those that only keep account for Python left out."""
+    """The processes in which a program works, without those that only keep account for Python."""
     return [
         child
         for child in psutil.Process(process).children(recursive=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ptychodus.api", reason="ptychodus is not installed: make ptychodus")
+pytest.importorskip("ptychopinn_ptychodus", reason="not installed: pip install --no-deps ./integrations/ptychodus")
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 pytest.importorskip("PyQt5.QtWidgets", reason="PyQt5 cannot be used here", exc_type=ImportError)
 
@@ -19,9 +20,9 @@ from ptychodus.controller.processing import ReconstructorViewControllerFactory
 from PyQt5.QtGui import QImage
 from PyQt5.QtWidgets import QApplication, QComboBox, QGroupBox, QLabel, QLineEdit, QWidget
 
-from ptychopinn.compat.ptychodus.library import PtychoPINNLibrary
-from ptychopinn.compat.ptychodus.panes import PaneFactory
 from ptychopinn.config import Config
+from ptychopinn_ptychodus.library import PtychoPINNLibrary
+from ptychopinn_ptychodus.panes import PaneFactory
 
 #: A window that cannot be made ends its process: it is tried in another one.
 _TRIED = subprocess.run([sys.executable, "-c", "from PyQt5.QtWidgets import QApplication; QApplication([])"])
@@ -65,7 +66,7 @@ def test_the_window_lists_trains_and_applies_our_algorithms(tmp_path: Path) -> N
     assert QImage(str(picture)).width() == 1300
 
 
-def test_panes_hold_every_setting_and_its_meaning(app: QApplication) -> None:
+def test_panes_hold_every_setting_and_its_description(app: QApplication) -> None:
     library = PtychoPINNLibrary(SettingsRegistry())
     factory = PaneFactory(library, [Original()])
     pane = factory.create_view_controller("network")

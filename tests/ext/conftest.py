@@ -11,7 +11,7 @@ import torch
 
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """torch's default device while a test runs: new tensors are there, and op_cases.here() brings others."""
+    """Set torch's default device during a test; op_cases.here() copies other tensors to it."""
     if request.param != "cpu":
         torch.set_default_device(request.param)
     yield torch.device(request.param)

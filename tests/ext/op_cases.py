@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Inputs, tolerances, comparisons and the table of public functions, shared by the operator tests.
+"""Inputs, tolerances, comparisons and the table of public functions, of the operator tests.
 
-The geometry is asymmetric on purpose: non-square canvases and patches, another offset on each axis, positions inside,
-across every border and outside. Symmetric examples hide sign and axis errors.
+The geometry is asymmetric: non-square canvases and patches, different offsets on the two axes, positions inside, across
+every border and outside. Symmetric examples hide errors of sign and axis.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ POSITIONS = torch.tensor(
 
 
 def here(tensor: Tensor) -> Tensor:
-    """On the device of the test at hand (see conftest.py)."""
+    """Copy to the device of the current test (see conftest.py)."""
     return tensor.to(torch.get_default_device())
 
 
@@ -57,7 +57,7 @@ def data(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
 
 
 def weights(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 5) -> Tensor:
-    """Positive weights of the data type's real type."""
+    """Positive weights in the real type of a data type."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return here(0.1 + torch.rand(shape, dtype=REAL.get(dtype, dtype), generator=generator, device="cpu"))
 
@@ -74,7 +74,7 @@ def scene(
     lead: tuple[int, ...] = (3,),
     size: tuple[int, int] = PATTERN,
 ) -> dict[str, Any]:
-    """Fields, counts near and far from what they predict, some of them zero, a mask of half the pixels, scales."""
+    """Fields, counts (near the prediction, far from it, and zero), a mask of half the pixels, and scales."""
     fields = 5 * data((*lead, modes, *size), dtype)
     counts = (fields.abs().double().square().sum(-3) * 2 * uniform((*lead, *size), 1)).round().clamp_max(250)
     counts[..., 0, :2] = 0
@@ -96,9 +96,9 @@ def assert_close(got: Tensor, want: Any, dtype: torch.dtype) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """A public function of data (linear) and coordinates, the same from the reference, and the shape of the data.
+    """A public function that is linear in its data, its reference, and the shape of the data.
 
-    ``shape`` is of one group; ``per_group`` says that coordinates are (..., 2), one pair per group, not (..., n, 2).
+    ``shape`` is of one group. ``per_group``: coordinates are (..., 2), one pair per group, instead of (..., n, 2).
     """
 
     function: Callable[..., Any]
@@ -109,7 +109,7 @@ class Case:
     per_group: bool = False
 
     def weight(self, like: Tensor) -> tuple[Tensor | None, ...]:
-        """The weights for data like these, as the arguments they are; no random numbers, for vmap's sake."""
+        """Weights for the data, as a tuple of arguments; without random numbers, which vmap does not allow."""
         if not self.weights:
             return ()
         if self.weights == "none":
@@ -120,11 +120,11 @@ class Case:
         return (values.reshape(shape).to(torch.float64 if wide else torch.float32),)
 
     def run(self, x: Tensor, coordinates: Tensor) -> Tensor:
-        """The first result."""
-        return _first(self.whole(x, coordinates))
+        """Call the function and return its first result."""
+        return _first(self.results(x, coordinates))
 
-    def whole(self, x: Tensor, coordinates: Tensor, **options: Any) -> Any:
-        """All that the function returns."""
+    def results(self, x: Tensor, coordinates: Tensor, **options: Any) -> Any:
+        """Call the function and return all results."""
         return self.function(x, coordinates, *self._arguments(x), **options)
 
     def reference(self, x: Tensor, coordinates: Tensor) -> Any:
@@ -152,7 +152,7 @@ def _case(name: str, *args: Any, **kwargs: Any) -> Case:
 
 
 def _smooth(shape: tuple[int, ...], like: Any) -> Tensor:
-    """A probe or canvas for data like these; no random numbers, for vmap's sake."""
+    """A probe or canvas for the data; without random numbers, which vmap does not allow."""
     like = torch.as_tensor(like)
     phase = 1.3 * torch.arange(math.prod(shape), dtype=torch.float64)
     values = torch.complex(0.7 + 0.5 * phase.sin(), phase.cos()) if like.is_complex() else 0.7 + 0.5 * phase.sin()
@@ -162,7 +162,7 @@ def _smooth(shape: tuple[int, ...], like: Any) -> Tensor:
 
 
 def _waves_case(name: str, shape: tuple[int, ...], *options: Any) -> Case:
-    """A case of exit_waves or an adjoint, with a probe or canvas of its own: (data, coordinates, size, *options)."""
+    """A case of exit_waves or an adjoint, with its probe or canvas: (data, coordinates, size, *options)."""
 
     def made_of(module: Any) -> Callable[..., Any]:
         function = getattr(module, name)
@@ -262,8 +262,8 @@ def raw_inputs(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def place_of_coordinates(op: str) -> int | None:
-    """Which argument of a raw operator holds the positions or shifts; None where it takes none."""
+def coordinates_index(op: str) -> int | None:
+    """Index of the positions or shifts among the arguments of a raw operator; None where it has none."""
     if op.endswith("mean_backward"):
         return None
     return 2 if op.endswith(("grad_positions", "adjoint_probe", "project_backward")) else 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""CanvasGeometry: the smallest integer window that holds every tap, and the way there and back."""
+"""CanvasGeometry: the smallest canvas that contains every tap, and conversions of coordinates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POINTS = st.lists(st.tuples(*[st.integers(-3000, 3000).map(lambda v: v / 64)] * 
 
 
 @given(points=POINTS, size=st.tuples(st.integers(1, 6), st.integers(1, 6)))
-def test_holds_every_tap_and_nothing_more(points: list[tuple[float, float]], size: tuple[int, int]) -> None:
+def test_canvas_is_the_smallest_with_every_tap(points: list[tuple[float, float]], size: tuple[int, int]) -> None:
     geometry = CanvasGeometry.from_positions(points, size)
     on_canvas = geometry.to_canvas(points)
     patches = torch.ones(len(points), *size, dtype=torch.float64)
@@ -34,7 +34,7 @@ def test_axes_origin_and_margin() -> None:
     assert CanvasGeometry.from_positions(positions, (8, 4), margin=2) == CanvasGeometry((8, -5), (16, 14))
 
 
-def test_there_and_back() -> None:
+def test_conversions_are_inverse() -> None:
     geometry = CanvasGeometry((7, -4), (20, 30))
     positions = torch.tensor([[8.5, 2.25], [9.0, -4.0]], dtype=torch.float64)
     assert geometry.to_canvas(positions).tolist() == [[1.5, 6.25], [2.0, 0.0]]
@@ -56,6 +56,6 @@ def test_plain_lists_keep_float64() -> None:
         ([[0.0, 0.0]], -1, "margin must be at least 0, got -1"),
     ],
 )
-def test_says_what_is_wrong(positions: object, margin: int, message: str) -> None:
+def test_wrong_arguments_are_errors(positions: object, margin: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CanvasGeometry.from_positions(positions, 4, margin)  # type: ignore[arg-type]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What every operator promises, as one table: functions x data types x devices.
+"""Contract of every operator: functions x data types x devices.
 
 Agreement with the reference, opcheck, gradients of first and second order, the dot test, strides and lazy views, empty
-inputs, coordinates far away, bitwise equality. What is refused is in test_sentences.py, what torch may do with an
-operator (compile, export, functorch, autocast) in test_transforms.py.
+inputs, distant coordinates, bitwise equality. Errors are tested in test_sentences.py, transforms of torch (compile,
+export, functorch, autocast) in test_transforms.py.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ SMOOTH = torch.tensor([[1.3, 2.6], [-1.4, 7.7], [9.55, 15.2], [1.6, 3.1], [-30.5
 def test_every_public_function_is_in_the_table() -> None:
     verbs = ("extract", "translate", "reassemble", "overlap", "exit", "correct")
     functions = {name for name in px.__all__ if name.split("_")[0] in verbs}
-    # Not linear in its data: test_correct_fields.py keeps these promises.
+    # Not linear in its data, see test_correct_fields.py.
     assert {case.function.__name__ for case in CASES.values()} == functions - {"correct_fields"}
     schemas = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("ptycho::")}
-    # Those of test_plan.py and test_correct_fields.py, and the ones that write where they are told.
+    # See test_plan.py and test_correct_fields.py, and test_out.py for the variants with out.
     elsewhere = {"plan_tiles", "correct_fields", "correct_fields_backward"} | {f"{name}_out" for name in functions}
     assert schemas == {f"ptycho::{op}" for op in {*OPS, *elsewhere}}
 
@@ -126,8 +126,8 @@ def test_gradients_of_the_weights(shape: tuple[int, ...], dtype: torch.dtype) ->
     assert gradgradcheck(lambda x, w: px.overlap_project(x, at, CANVAS, w), (patches, weight), fast_mode=True)
 
 
-def lazily(x: Tensor) -> list[Tensor]:
-    """The same values: transposed in memory, every other one of more, and as a conjugate or negative view."""
+def layouts(x: Tensor) -> list[Tensor]:
+    """The same values in other layouts: transposed, with a stride of two, and as a conjugate or negative view."""
     views = [x.mT.contiguous().mT, x.repeat_interleave(2, -1)[..., ::2]]
     if x.is_complex():
         views.append(x.conj().resolve_conj().conj())
@@ -141,20 +141,20 @@ def lazily(x: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("op", OPS)
-def test_strides_and_lazy_views_do_not_matter(op: str, dtype: torch.dtype) -> None:
+def test_result_does_not_depend_on_strides_and_lazy_views(op: str, dtype: torch.dtype) -> None:
     args = raw_inputs(dtype)[op]
     want = raw(op)(*args)
-    variants = [lazily(a) if isinstance(a, Tensor) else [a] * 3 for a in args]
+    variants = [layouts(a) if isinstance(a, Tensor) else [a] * 3 for a in args]
     for variant in zip(*variants, strict=True):
         torch.testing.assert_close(raw(op)(*variant), want, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_strides_and_lazy_views_do_not_matter_to_public_functions(name: str) -> None:
+def test_public_functions_do_not_depend_on_strides_and_lazy_views(name: str) -> None:
     case = CASES[name]
     x = case.data(torch.complex64)
     want = case.run(x, case.coordinates())
-    for view in lazily(x):
+    for view in layouts(x):
         torch.testing.assert_close(case.run(view, case.coordinates()), want, rtol=1e-6, atol=1e-6)
 
 
@@ -183,8 +183,8 @@ def test_no_patches(groups: int) -> None:
 
 @pytest.mark.parametrize("far", [-1e300, -(2.0**63), -1e13, 2.0**31, 2.0**53, 1e300])
 @pytest.mark.parametrize("name", CASES)
-def test_coordinates_far_away(name: str, far: float) -> None:
-    """One coordinate, both, or the neighbour of a patch: as the reference has it, and zero unless periodic."""
+def test_distant_coordinates(name: str, far: float) -> None:
+    """One coordinate or both, alone or beside a patch inside: as in the reference, and zero unless periodic."""
     case = CASES[name]
     positions = POSITIONS[:1].clone()
     positions[0, 0, 0], positions[0, 1, 1], positions[0, 2] = far, far, far
@@ -254,7 +254,7 @@ def test_any_geometry_matches_the_reference(
     x = data(canvas if case.shape[:-2] == () else (len(points), *case.shape[1:-2], *patch), dtype)
     size = {PATCH: patch, CANVAS: canvas}.get(case.options[0], case.options[0])
     weight = {"": (), "none": (None,), "shared": (weights(patch, dtype),), "each": (weights(tuple(x.shape), dtype),)}
-    # A relative threshold of 0.1% keeps quotients of two nearly vanishing weights out of the comparison.
+    # A relative threshold of 0.1% excludes quotients of two very small weights from the comparison.
     eps = (1e-3,) if case.weights and case.options[1:] != (False,) else ()
     args = (case.coordinates(positions), size, *weight[case.weights], *case.options[1:], *eps)
     got, want = case.function(x, *args), case.oracle(*on_cpu((x, *args)))
@@ -268,13 +268,13 @@ def test_any_geometry_matches_the_reference(
 @pytest.mark.parametrize("op", [op for op in OPS if op.endswith("grad_positions")])
 def test_derivative_by_positions_matches_the_reference(op: str, dtype: torch.dtype) -> None:
     args = raw_inputs(dtype)[op]
-    slope, want = raw(op)(*args), getattr(reference, op)(*on_cpu(args))
-    assert slope.dtype == torch.float64
-    assert np.abs(slope.cpu().numpy() - want).max() < (1e-12 if dtype in (torch.float64, torch.complex128) else 1e-4)
+    gradient, want = raw(op)(*args), getattr(reference, op)(*on_cpu(args))
+    assert gradient.dtype == torch.float64
+    assert np.abs(gradient.cpu().numpy() - want).max() < (1e-12 if dtype in (torch.float64, torch.complex128) else 1e-4)
 
 
-def test_a_row_of_the_table_is_a_function_and_its_oracle() -> None:
-    """The comparison itself can fail: another function's oracle is noticed."""
+def test_reference_of_another_function_is_detected() -> None:
+    """The comparison itself fails with the reference of another function."""
     case = CASES["extract"]
     wrong = Case(case.function, lambda x, p, s: 1.001 * reference.extract_patches(x, p, s), case.shape, case.options)
     x = wrong.data(torch.float32)

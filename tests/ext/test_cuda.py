@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What CUDA adds to the contracts: the bits of the CPU, the same over runs, streams, graphs, devices and processes, no
-waiting for the device, and NaN where the CPU raises. Needs a GPU; test_blocks.py is what can be tested without one.
+"""CUDA: results bitwise equal to those of the CPU and over runs, streams, graphs, devices and processes.
+
+No synchronisation with the device, and NaN where the CPU raises. Needs a GPU; test_blocks.py needs none.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def tensors(result: Any) -> list[Tensor]:
 @pytest.mark.parametrize("inputs", [raw_inputs, scan_inputs])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("op", list(raw_inputs(torch.float32)))
-def test_cuda_gives_the_bits_of_the_cpu(op: str, dtype: torch.dtype, inputs: Any) -> None:
+def test_cuda_is_bitwise_equal_to_the_cpu(op: str, dtype: torch.dtype, inputs: Any) -> None:
     args = inputs(dtype)[op]
     got, want = tensors(raw(op)(*on_gpu(args))), tensors(raw(op)(*args))
     for one, other in zip(got, want, strict=True):
@@ -79,7 +80,7 @@ def test_cuda_gives_the_bits_of_the_cpu(op: str, dtype: torch.dtype, inputs: Any
 @pytest.mark.parametrize("loss", ["poisson", "amplitude"])
 @pytest.mark.parametrize("size", [(1, 3), (64, 64), (90, 101)])
 @pytest.mark.parametrize("counts_type", COUNT_TYPES)
-def test_fields_are_corrected_with_the_bits_of_the_cpu(
+def test_corrected_fields_are_bitwise_equal_to_those_of_the_cpu(
     counts_type: torch.dtype, size: tuple[int, int], loss: str
 ) -> None:
     for dtype in DTYPES:
@@ -113,7 +114,7 @@ def test_bitwise_the_same_over_ten_runs(dtype: torch.dtype, planned: bool) -> No
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("side", "count"), [(50, 4), (78, 9), (110, 4), (160, 4), (78, 70)])
 def test_groups_in_shared_memory_and_on_canvases(side: int, count: int, dtype: torch.dtype) -> None:
-    """From canvases that any block has room for to those that none has, and groups of too many patches."""
+    """Canvases that fit into shared memory, larger ones, and groups of too many patches."""
     generator = torch.Generator().manual_seed(side)
     positions = torch.rand(300, count, 2, dtype=torch.float64, generator=generator) * (side - 20) - 9
     patches, grad = data((300, count, 32, 27), dtype), data((300, count, 32, 27), dtype, 1)
@@ -124,7 +125,7 @@ def test_groups_in_shared_memory_and_on_canvases(side: int, count: int, dtype: t
                 assert torch.equal(got.cpu(), want)
 
 
-def test_plans_change_nothing_and_others_make_nan() -> None:
+def test_plan_does_not_change_results_and_a_wrong_plan_gives_nan() -> None:
     canvas, positions, patches = on_gpu((data(SIZE, torch.float32), scan(), data((COUNT, *WINDOW), torch.float32)))
     plan = px.ScanPlan(positions, WINDOW, SIZE)
     assert plan.order.is_cuda and plan.order.sort().values.equal(torch.arange(COUNT, device="cuda"))
@@ -141,17 +142,17 @@ def test_plans_change_nothing_and_others_make_nan() -> None:
     assert px.extract_patches_adjoint(patches, moved, SIZE, plan=plan).isnan().all()
 
 
-def test_a_plan_follows_its_owner_and_is_worked_out_again() -> None:
+def test_plan_moves_with_its_module_and_is_computed_again() -> None:
     owner = torch.nn.ModuleDict({"plan": px.ScanPlan(scan(), WINDOW, SIZE)})
     plan = owner.cuda()["plan"]
     made = px.ScanPlan(scan().cuda(), WINDOW, SIZE)
     assert plan.positions.dtype == torch.float64
-    for name in ("order", "tile_start"):  # behind the last pair there is room, and in it anything
+    for name in ("order", "tile_start"):  # tile_patches has unused elements after the last pair
         assert torch.equal(getattr(plan, name), getattr(made, name))
     assert torch.equal(owner.cpu()["plan"].tile_patches, px.ScanPlan(scan(), WINDOW, SIZE).tile_patches)
 
 
-def test_what_can_be_seen_without_waiting_is_refused() -> None:
+def test_errors_that_need_no_synchronisation() -> None:
     canvas, positions = on_gpu((data(SIZE, torch.float32), scan()))
     with pytest.raises(RuntimeError, match=r"^extract_patches: positions must be on device cuda, got cpu$"):
         px.extract_patches(canvas, positions.cpu(), WINDOW)
@@ -165,7 +166,7 @@ def test_what_can_be_seen_without_waiting_is_refused() -> None:
         px.ScanPlan(positions, WINDOW, SIZE)
 
 
-def test_a_position_that_is_not_finite_makes_nan() -> None:
+def test_position_that_is_not_finite_gives_nan() -> None:
     positions = POSITIONS.cuda()
     positions[1, 0, 1] = torch.nan
     patches = data((2, 5, *PATCH), torch.complex64).cuda()
@@ -176,7 +177,7 @@ def test_a_position_that_is_not_finite_makes_nan() -> None:
 
 
 @pytest.mark.parametrize("planned", [False, True])
-def test_nothing_waits_for_the_device(planned: bool) -> None:
+def test_calls_do_not_wait_for_the_device(planned: bool) -> None:
     canvas, positions, weight = on_gpu((data(SIZE, torch.complex64), scan(), weights(WINDOW, torch.complex64)))
     plan = px.ScanPlan(positions, WINDOW, SIZE) if planned else None
     torch.cuda.set_sync_debug_mode("error")
@@ -193,13 +194,13 @@ def test_nothing_waits_for_the_device(planned: bool) -> None:
     assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in leaves)
 
 
-def test_on_a_stream_of_its_own() -> None:
+def test_on_another_stream() -> None:
     canvas, positions = on_gpu((data(SIZE, torch.complex64), scan()))
     want = px.extract_patches_adjoint(px.extract_patches(canvas, positions, WINDOW), positions, SIZE)
     slow = torch.zeros_like(canvas)
     torch.cuda.synchronize()
     with torch.cuda.stream(torch.cuda.Stream()):
-        torch.cuda._sleep(20_000_000)  # what follows must wait for this stream and no other
+        torch.cuda._sleep(20_000_000)  # the call must wait for this stream
         slow.copy_(canvas)
         got = px.extract_patches_adjoint(px.extract_patches(slow, positions, WINDOW), positions, SIZE)
         torch.cuda.current_stream().synchronize()
@@ -207,7 +208,7 @@ def test_on_a_stream_of_its_own() -> None:
 
 
 def physics(canvas: Tensor, positions: Tensor, probe: Tensor, counts: Tensor, plan: px.ScanPlan | None) -> Tensor:
-    """A training step's forward model: the object is merged and cut, illuminated and propagated, and compared."""
+    """Forward model of a training step: merge, extract, illuminate, propagate, and compare with counts."""
     patches = px.extract_patches(canvas, positions, WINDOW, plan=plan)
     image, _ = px.reassemble_patches(patches, positions, SIZE, plan=plan)
     exit_waves = px.extract_patches(image, positions, WINDOW, plan=plan) * probe
@@ -273,7 +274,7 @@ def test_on_a_device_that_is_not_current() -> None:
 
 
 class Object(torch.nn.Module):
-    """What DDP wraps: the object is the parameter, in real lanes."""
+    """Module for DDP; the object is a parameter of real and imaginary parts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -294,7 +295,7 @@ def train_part(rank: int, store: str, results: Any) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_device(tmp_path: Any) -> None:
+def test_two_processes_on_one_device(tmp_path: Any) -> None:
     with torch.multiprocessing.Manager() as manager:
         results = manager.dict()
         torch.multiprocessing.spawn(train_part, (str(tmp_path / "store"), results), nprocs=2)
@@ -310,7 +311,7 @@ def test_two_processes_share_a_device(tmp_path: Any) -> None:
 
 @pytest.mark.slow
 def test_a_large_scan() -> None:
-    """100,000 patches of 128 pixels on a canvas of 16,384: ones, so every pixel of the mean is one where it is seen."""
+    """100,000 patches of 128 pixels on a canvas of 16,384: ones, so the mean is one at covered pixels."""
     needed = 100_000 * 128**2 * 4 + 3 * 16384**2 * 4
     if torch.cuda.mem_get_info()[0] < 1.2 * needed:
         pytest.skip("needs 12 GB of free device memory")
@@ -328,7 +329,7 @@ def test_a_large_scan() -> None:
 
 
 def test_a_short_run_of_everything() -> None:
-    """Every operator and kernel once, small: what compute-sanitizer watches."""
+    """Every operator and kernel once, with small inputs, for compute-sanitizer."""
     for dtype in DTYPES:
         for inputs in (raw_inputs(dtype), *([scan_inputs(dtype)] if dtype == torch.complex64 else [])):
             for op, args in inputs.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""exit_waves and its adjoints: against extraction and products, in every form of the probe, and what they allocate."""
+"""exit_waves and its adjoints: equality with extraction and products, all forms of the probe, and memory."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def test_matches_the_reference(dtype: torch.dtype, modes: int, each: bool) -> No
     assert_close(got, reference.exit_waves_adjoint(waves, POSITIONS, probe, CANVAS), dtype)
     got = exit_waves_adjoint_probe(waves, canvas, POSITIONS, shared=not each)
     assert_close(got, reference.exit_waves_adjoint_probe(waves, canvas, POSITIONS, not each), dtype)
-    slope = torch.ops.ptycho.exit_waves_grad_positions(waves, canvas, POSITIONS, probe)
+    gradient = torch.ops.ptycho.exit_waves_grad_positions(waves, canvas, POSITIONS, probe)
     want = reference.exit_waves_grad_positions(waves, canvas, POSITIONS, probe)
-    assert np.abs(slope.numpy() - want).max() < (1e-4 if dtype.itemsize // (1 + dtype.is_complex) == 4 else 1e-12)
+    assert np.abs(gradient.numpy() - want).max() < (1e-4 if dtype.itemsize // (1 + dtype.is_complex) == 4 else 1e-12)
 
 
-def test_a_wave_is_the_slice_times_the_mode() -> None:
+def test_wave_is_the_slice_times_the_mode() -> None:
     canvas, probe = data(CANVAS, torch.complex64), data((2, *PATCH), torch.complex64, 1)
     waves = exit_waves(canvas, torch.tensor([[2.0, 7.0], [8.0, 0.0]]), probe)
     torch.testing.assert_close(waves[0, 1], canvas[2:7, 7:11] * probe[1])
@@ -50,8 +50,8 @@ def test_a_wave_is_the_slice_times_the_mode() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
-def test_large_patches_are_made_in_parts(dtype: torch.dtype) -> None:
-    """Many rows at once, none that divides the patch, tiles that cut it, more patches than parts of the sum."""
+def test_large_patches_are_computed_in_parts(dtype: torch.dtype) -> None:
+    """Blocks of rows that do not divide the patch, patches across tiles, and more patches than parts of the sum."""
     size, patch, modes = (300, 1100), (201, 70), 2
     generator = torch.Generator().manual_seed(4)
     at = torch.rand(150, 2, dtype=torch.float64, generator=generator) * torch.tensor([150.0, 1100.0]) - 40
@@ -65,8 +65,8 @@ def test_large_patches_are_made_in_parts(dtype: torch.dtype) -> None:
     torch.testing.assert_close(exit_waves_adjoint_probe(waves, canvas, at), want, rtol=1e-5, atol=1e-4)
 
 
-def test_one_real_mode_gives_the_bits_of_the_other_operators() -> None:
-    """A product with a real number is one multiplication, so nothing may round differently."""
+def test_one_real_mode_is_bitwise_equal_to_the_other_operators() -> None:
+    """A product with a real number is one multiplication, so there is no difference of rounding."""
     canvas, waves, probe = (
         data(CANVAS, torch.float32),
         data((5, 1, *PATCH), torch.float32, 1),
@@ -77,13 +77,13 @@ def test_one_real_mode_gives_the_bits_of_the_other_operators() -> None:
     assert torch.equal(
         exit_waves_adjoint(waves, at, probe, CANVAS), px.extract_patches_adjoint((waves * probe)[:, 0], at, CANVAS)
     )
-    slope = torch.ops.ptycho.exit_waves_grad_positions(waves, canvas, at, probe)
-    assert torch.equal(slope, torch.ops.ptycho.extract_patches_grad_positions((waves * probe)[:, 0], canvas, at))
+    gradient = torch.ops.ptycho.exit_waves_grad_positions(waves, canvas, at, probe)
+    assert torch.equal(gradient, torch.ops.ptycho.extract_patches_grad_positions((waves * probe)[:, 0], canvas, at))
 
 
 @pytest.mark.parametrize("each", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-def test_gradients_of_everything(dtype: torch.dtype, each: bool) -> None:
+def test_gradients_by_all_inputs(dtype: torch.dtype, each: bool) -> None:
     at = POSITIONS[:, :3] + 0.013
     canvas, waves = data((2, *CANVAS), dtype), data((2, 3, 2, *PATCH), dtype, 1)
     probe = data((2, 3, 2, *PATCH) if each else (2, *PATCH), dtype, 2)
@@ -104,7 +104,7 @@ def test_gradients_of_everything(dtype: torch.dtype, each: bool) -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_dot_products_agree_from_every_side(shared: bool) -> None:
+def test_dot_products_of_the_adjoints_agree(shared: bool) -> None:
     canvas, waves = data((2, *CANVAS), torch.complex128), data((2, 5, 3, *PATCH), torch.complex128, 1)
     probe = probe_of(torch.complex128, 3, not shared)
     sides = [
@@ -162,7 +162,7 @@ def test_vmap_over_any_argument(mapped: tuple[int | None, ...], each: bool) -> N
         torch.testing.assert_close(got, torch.stack([function(*call) for call in calls]))
 
 
-def test_nothing_of_the_size_of_the_waves_is_made_on_the_way() -> None:
+def test_temporary_memory_is_smaller_than_the_waves() -> None:
     canvas, at, probe = data((300, 310), torch.complex64), torch.rand(400, 2) * 230, data((2, 32, 40), torch.complex64)
     at = at.double()
     waves = exit_waves(canvas, at, probe)
@@ -219,8 +219,8 @@ def test_any_geometry(
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-def test_waves_that_are_the_same_for_all_patches(dtype: torch.dtype) -> None:
-    """(M, h, w) waves are what their expansion is, and nothing of its size is made."""
+def test_one_wave_for_all_patches(dtype: torch.dtype) -> None:
+    """Waves (M, h, w) give the result of their expansion, without its memory."""
     waves, probe, canvas = data((2, *PATCH), dtype, 4), data((2, *PATCH), dtype, 5), data(CANVAS, dtype, 6)
     at = POSITIONS[0] + 0.013
     many = waves.expand(5, -1, -1, -1)

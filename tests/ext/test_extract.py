@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""extract_patches, its adjoint and the derivative by the positions: conventions, reference, edge cases."""
+"""extract_patches, its adjoint and the position gradient: conventions, reference, edge cases."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from op_cases import CANVAS, DTYPES, PATCH, POSITIONS, assert_close, data
 from ptycho_ext import extract_patches, extract_patches_adjoint, reference
 
 
-def test_integer_position_is_a_slice_with_rows_first() -> None:
+def test_patch_at_an_integer_position_is_a_slice() -> None:
     canvas = data(CANVAS, torch.complex64)
     patches = extract_patches(canvas, torch.tensor([[2.0, 7.0], [8.0, 0.0]]), PATCH)
     assert torch.equal(patches[0], canvas[2:7, 7:11])
     assert torch.equal(patches[1], canvas[8:13, 0:4])
 
 
-def test_fraction_mixes_the_next_sample_along_its_own_axis() -> None:
+def test_fraction_interpolates_along_its_axis() -> None:
     canvas = data(CANVAS, torch.float64)
     patch = extract_patches(canvas, torch.tensor([[3.25, 6.75]]), 1)[0, 0, 0]
     upper = 0.25 * canvas[3, 6] + 0.75 * canvas[3, 7]
@@ -28,7 +28,7 @@ def test_fraction_mixes_the_next_sample_along_its_own_axis() -> None:
     torch.testing.assert_close(patch, 0.75 * upper + 0.25 * lower)
 
 
-def test_samples_outside_are_zero_tap_by_tap() -> None:
+def test_each_tap_outside_is_zero() -> None:
     ramp = torch.tensor([[1.0, 2.0, 4.0, 8.0, 16.0]])
     patches = extract_patches(ramp, torch.tensor([[0.0, -1.5], [0.0, 1.5]]), (1, 5))
     assert patches.flatten(1).tolist() == [[0, 0.5, 1.5, 3, 6], [3, 6, 12, 8, 0]]
@@ -40,10 +40,10 @@ def test_matches_the_reference(dtype: torch.dtype) -> None:
     assert_close(extract_patches(canvas, POSITIONS, PATCH), reference.extract_patches(canvas, POSITIONS, PATCH), dtype)
     got = extract_patches_adjoint(patches, POSITIONS, CANVAS)
     assert_close(got, reference.extract_patches_adjoint(patches, POSITIONS, CANVAS), dtype)
-    slope = torch.ops.ptycho.extract_patches_grad_positions(patches, canvas, POSITIONS)
+    gradient = torch.ops.ptycho.extract_patches_grad_positions(patches, canvas, POSITIONS)
     want = reference.extract_patches_grad_positions(patches, canvas, POSITIONS)
-    assert slope.dtype == torch.float64
-    assert np.abs(slope.numpy() - want).max() < (1e-4 if dtype.itemsize // (1 + dtype.is_complex) == 4 else 1e-12)
+    assert gradient.dtype == torch.float64
+    assert np.abs(gradient.numpy() - want).max() < (1e-4 if dtype.itemsize // (1 + dtype.is_complex) == 4 else 1e-12)
 
 
 @given(
@@ -103,8 +103,8 @@ def test_canvas_of_many_tiles_matches_the_reference() -> None:
     assert_close(got, reference.extract_patches_adjoint(patches, positions, size), torch.complex128)
 
 
-def test_fraction_survives_float32_data_on_a_large_canvas() -> None:
-    """The fraction is taken in float64: 1000.0001 must not become 1000.00012 as it would in float32."""
+def test_fraction_is_accurate_for_float32_data_on_a_large_canvas() -> None:
+    """The fraction is computed in float64: 1000.0001 would be 1000.00012 in float32."""
     canvas = torch.zeros(1, 2000)
     canvas[0, 1001] = 1.0
     patch = extract_patches(canvas, torch.tensor([[0.0, 1000.0001]], dtype=torch.float64), 1)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The operators on fake tensors of device "cuda", on any build of torch: nothing reads a value, makes a tensor
-on another device, or mixes devices without a sentence. Derivatives are raw operators too; autograd itself needs a
-real device."""
+"""The operators on fake tensors of device "cuda", on any build of torch.
+
+No kernel reads a value or makes a tensor on another device, and mixed devices are errors. Derivatives are raw operators
+too; autograd itself needs a real device.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +40,13 @@ def test_raw_operators(name: str, dtype: torch.dtype) -> None:
             )
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("waves")])  # these make a probe
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if not name.startswith("waves")]
+)  # these make a probe on the CPU
 def test_public_functions(name: str) -> None:
     case = CASES[name]
     x, coordinates = case.data(torch.complex64), case.coordinates()
-    want = parts(case.whole(x, coordinates))
+    want = parts(case.results(x, coordinates))
     with torch.no_grad(), FakeTensorMode():
         given = [on_cuda(a) for a in case._arguments(x)]
         got = parts(case.function(on_cuda(x), on_cuda(coordinates), *given))

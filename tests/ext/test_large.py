@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Tensors of more than 2^31 elements: an index of 32 bits would wrap to the front, or to another patch.
+"""Tensors of more than 2^31 elements: a 32-bit index would overflow.
 
 The inputs are sparse files of zeros, mapped into memory, of which an operator reads only the pages that a patch
-touches, so this costs no memory. With PTYCHO_LARGE=1 results of that size are written as well, in 20 GB of memory.
+overlaps, so this needs little memory. With PTYCHO_LARGE=1 results of that size are written as well, in 20 GB of memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ large = pytest.mark.skipif(os.environ.get("PTYCHO_LARGE") != "1", reason="needs 
 
 
 def sparse(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros of the given shape in a file with holes."""
+    """Zeros of a shape in a sparse file."""
     kind = {torch.float32: np.float32, torch.complex64: np.complex64}[dtype]
     try:
         return torch.from_numpy(np.memmap(path, kind, "w+", shape=shape))
@@ -32,7 +32,7 @@ def sparse(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
-def test_extraction_from_the_far_end_of_a_canvas(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_extraction_at_the_end_of_a_canvas(tmp_path: Path, dtype: torch.dtype) -> None:
     canvas = sparse(tmp_path / "canvas", (46_400, 46_500), dtype)
     assert canvas.numel() > LIMIT
     end = torch.arange(30, dtype=torch.float32).reshape(5, 6).to(dtype)
@@ -63,7 +63,7 @@ def test_sum_of_the_last_of_many_patches(tmp_path: Path, dtype: torch.dtype) -> 
 
 
 @large
-def test_results_of_that_size() -> None:
+def test_large_results() -> None:
     canvas = torch.arange(512 * 512, dtype=torch.float32).reshape(512, 512)
     count = LIMIT // 512**2 + 2
     positions = torch.zeros(count, 2, dtype=torch.float64)
@@ -80,7 +80,7 @@ def test_results_of_that_size() -> None:
 
 
 @large
-def test_a_canvas_of_that_size() -> None:
+def test_large_canvas() -> None:
     size, corner = (46_400, 46_500), torch.tensor([[46_396.0, 46_494.0]])
     patch = torch.arange(1.0, 25).reshape(1, 4, 6)
     canvas = extract_patches_adjoint(patch, corner, size)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is not a number: where it goes is the same in the operators, in their derivatives and in the reference.
+"""NaN and infinity propagate in the operators and their derivatives as in the reference.
 
-Every tap inside counts, with a weight of zero too. A NaN weight makes the pixels that it reaches NaN, and no others.
+Every tap inside is used, also with a weight of zero. A NaN weight makes the pixels that it contributes to NaN, and no
+others.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ def test_data_that_are_not_finite(name: str, dtype: torch.dtype, value: float) -
     if x.is_complex() and value == math.inf:
         pytest.skip("NumPy's complex products make NaN of infinities")
     x[..., 2, 3] = value
-    if "nearest" in name:  # its reference multiplies by zero, it only picks
+    if "nearest" in name:  # its reference multiplies by zero, the operator selects
         assert case.run(x, case.coordinates()).isfinite().logical_not().any()
         return
     same_nan(case.run(x, case.coordinates()), case.reference(x, case.coordinates()))
 
 
-def test_the_neighbour_of_an_integer_position_counts() -> None:
+def test_tap_of_weight_zero_propagates_nan() -> None:
     canvas = torch.ones(4, 4)
     canvas[0, 2] = math.nan
     patch = px.extract_patches(here(canvas), here(torch.zeros(1, 2)), 2)[0]
@@ -70,7 +71,7 @@ def test_weights_that_are_not_a_number(dtype: torch.dtype, shared: bool) -> None
 
 @pytest.mark.parametrize("op", ["reassemble", "overlap"])
 def test_gradients_have_the_same_threshold_as_the_mean(op: str) -> None:
-    """Of pixels that the NaN does not reach the gradient is what it is without it; the others' are NaN, not zero."""
+    """The gradient of pixels without the NaN is unchanged; that of the others is NaN, not zero."""
     patches, at = data((5, *PATCH), torch.float64), here(POSITIONS[0])
     weight = weights((5, *PATCH), torch.float64)
     broken = weight.clone()
@@ -94,7 +95,7 @@ def test_gradients_have_the_same_threshold_as_the_mean(op: str) -> None:
 
 
 @pytest.mark.parametrize("eps", [-1.0, -1e-300, math.nan])
-def test_thresholds_below_zero_are_refused(eps: float) -> None:
+def test_negative_thresholds_are_errors(eps: float) -> None:
     patches = data((5, *PATCH), torch.float32)
     value = {-1.0: "-1", -1e-300: "-1e-300"}.get(eps, "nan")
     for op in ("reassemble_patches", "overlap_project"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""out=: what is written where, what autograd learns of it, and what is refused."""
+"""out=: results, autograd, and errors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def as_tuple(result: Any) -> tuple[Tensor, ...]:
 
 
 def empty_like(case: Case, x: Tensor) -> Any:
-    """What a case writes to."""
-    parts = tuple(torch.empty_like(part) for part in as_tuple(case.whole(x, case.coordinates())))
+    """Uninitialised tensors for the results of a case."""
+    parts = tuple(torch.empty_like(part) for part in as_tuple(case.results(x, case.coordinates())))
     return parts if len(parts) > 1 else parts[0]
 
 
@@ -29,26 +29,26 @@ def empty_like(case: Case, x: Tensor) -> Any:
 def test_out_is_written_and_returned(name: str, dtype: torch.dtype) -> None:
     case = CASES[name]
     x = case.data(dtype)
-    want = case.whole(x, case.coordinates())
+    want = case.results(x, case.coordinates())
     out = tuple(torch.full_like(w, torch.nan) for w in want) if isinstance(want, tuple) else torch.full_like(want, 7)
-    got = case.whole(x, case.coordinates(), out=out)
+    got = case.results(x, case.coordinates(), out=out)
     assert got is out
     for one, other in zip(got, want, strict=True):
         assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_out_of_another_shape_or_with_a_gradient_is_refused(name: str) -> None:
+def test_out_of_another_shape_or_with_a_gradient_is_an_error(name: str) -> None:
     case = CASES[name]
     op, x = case.function.__name__, case.data(torch.float32)
-    want = case.whole(x, case.coordinates())
+    want = case.results(x, case.coordinates())
     pair = isinstance(want, tuple)
     with pytest.raises(RuntimeError, match=rf"^{op}: out(\[1\])? must have shape .*, got "):
-        case.whole(x, case.coordinates(), out=(want[0], want[1][1:]) if pair else want[..., 1:].contiguous())
+        case.results(x, case.coordinates(), out=(want[0], want[1][1:]) if pair else want[..., 1:].contiguous())
     with pytest.raises(RuntimeError, match=rf"^{op}: out(\[1\])? must be float32, got float64"):
-        case.whole(x, case.coordinates(), out=(want[0], want[1].double()) if pair else want.double())
+        case.results(x, case.coordinates(), out=(want[0], want[1].double()) if pair else want.double())
     with pytest.raises(RuntimeError, match=rf"^{op}: out must be None where a gradient is required"):
-        case.whole(x.requires_grad_(), case.coordinates(), out=want)
+        case.results(x.requires_grad_(), case.coordinates(), out=want)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_out_must_fit(out: Tensor, sentence: str) -> None:
         px.extract_patches(data((2, *CANVAS), torch.complex64), POSITIONS, PATCH, out=out)
 
 
-def test_out_is_refused_where_a_gradient_is_required() -> None:
+def test_out_is_an_error_where_a_gradient_is_required() -> None:
     canvas, out = data((2, *CANVAS), torch.float32).requires_grad_(), torch.empty(2, 5, *PATCH)
     with pytest.raises(RuntimeError, match=r"^extract_patches: out must be None where a gradient is required"):
         px.extract_patches(canvas, POSITIONS, PATCH, out=out)
@@ -73,8 +73,8 @@ def test_out_is_refused_where_a_gradient_is_required() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_autograd_sees_that_out_was_written_to(name: str) -> None:
-    """A tensor that backward needs and out= overwrites is an error, as with torch's own functions."""
+def test_writing_to_out_is_registered_in_autograd(name: str) -> None:
+    """Overwriting a tensor that backward needs is an error, as in torch's functions."""
     case = CASES[name]
     x = case.data(torch.float32)
     out = empty_like(case, x)
@@ -83,7 +83,7 @@ def test_autograd_sees_that_out_was_written_to(name: str) -> None:
         weight = torch.ones_like(buffer, requires_grad=True)
         loss = (weight * buffer.zero_()).sum()
         with torch.no_grad():
-            case.whole(x, case.coordinates(), out=out)
+            case.results(x, case.coordinates(), out=out)
         assert buffer._version > version + 1
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
@@ -93,31 +93,31 @@ def test_autograd_sees_that_out_was_written_to(name: str) -> None:
 def test_out_of_inference_mode(name: str) -> None:
     case = CASES[name]
     x = case.data(torch.float32)
-    want = as_tuple(case.whole(x, case.coordinates()))
+    want = as_tuple(case.results(x, case.coordinates()))
     with torch.inference_mode():
         out = empty_like(case, x)
-        got = case.whole(x, case.coordinates(), out=out)
+        got = case.results(x, case.coordinates(), out=out)
     for one, other in zip(as_tuple(got), want, strict=True):
         assert torch.equal(one, other)
-    if "fourier" not in name:  # whose last step is a copy_ of torch, which refuses this
+    if "fourier" not in name:  # its last step is torch's copy_, which does not allow this
         with torch.no_grad():
-            case.whole(x, case.coordinates(), out=out)
+            case.results(x, case.coordinates(), out=out)
 
 
 @pytest.mark.parametrize("short", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", CASES)
-def test_short_out_is_refused_under_autocast(name: str, short: torch.dtype) -> None:
-    """The result is float32, and out is never another tensor than the one that was given."""
+def test_16_bit_out_is_an_error_under_autocast(name: str, short: torch.dtype) -> None:
+    """The result is float32, and out is never converted."""
     case = CASES[name]
     x, op = case.data(torch.float32).to(short), case.function.__name__
     outs = as_tuple(empty_like(case, x.float()))
     with torch.autocast("cpu", dtype=short):
-        got = case.whole(x, case.coordinates(), out=outs if len(outs) > 1 else outs[0])
+        got = case.results(x, case.coordinates(), out=outs if len(outs) > 1 else outs[0])
         assert all(one is other for one, other in zip(as_tuple(got), outs, strict=True))
         out = tuple(part.to(short) for part in outs)
         kind = str(short).removeprefix("torch.")
         with pytest.raises(RuntimeError, match=rf"^{op}: out(\[0\])? must be float32, got {kind}$"):
-            case.whole(x, case.coordinates(), out=out if len(out) > 1 else out[0])
+            case.results(x, case.coordinates(), out=out if len(out) > 1 else out[0])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -127,38 +127,38 @@ def test_out_must_not_be_a_lazy_view(name: str) -> None:
     out = as_tuple(empty_like(case, x))
     lazy = (out[0].conj(), *out[1:])
     with pytest.raises(RuntimeError, match=rf"^{op}: out must be a tensor of its own, got the conjugate or negative"):
-        case.whole(x, case.coordinates(), out=lazy if len(lazy) > 1 else lazy[0])
+        case.results(x, case.coordinates(), out=lazy if len(lazy) > 1 else lazy[0])
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_out_is_refused_under_transforms(name: str) -> None:
+def test_out_is_an_error_under_transforms(name: str) -> None:
     case = CASES[name]
     x = case.data(torch.float32)
     out = empty_like(case, x)
     with pytest.raises(RuntimeError, match=r"out(\[\d\])? must|vmap"):
-        torch.vmap(lambda x: case.whole(x[None], case.coordinates()[:1], out=out))(x)
+        torch.vmap(lambda x: case.results(x[None], case.coordinates()[:1], out=out))(x)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_out_must_have_memory_of_its_own(name: str) -> None:
-    """Not that of the data, the coordinates, the weights or the other result, in whole or in part."""
+    """It must not overlap the data, the coordinates, the weights or the other result."""
     case = CASES[name]
     x, at, op = case.data(torch.float64), case.coordinates().clone(), case.function.__name__
-    shapes = [part.shape for part in as_tuple(case.whole(x, at))]
-    room = torch.zeros(4000, dtype=torch.float64)
+    shapes = [part.shape for part in as_tuple(case.results(x, at))]
+    memory = torch.zeros(4000, dtype=torch.float64)
 
     def refused(x: Tensor, at: Tensor, *outs: Tensor) -> None:
         with pytest.raises(
             RuntimeError, match=rf"^{op}: out(\[\d\])? must have memory of its own, got that of an input"
         ):
-            case.whole(x, at, out=outs if len(outs) > 1 else outs[0])
+            case.results(x, at, out=outs if len(outs) > 1 else outs[0])
 
     def view(offset: int, shape: torch.Size) -> Tensor:
-        return room[offset : offset + shape.numel()].view(shape)
+        return memory[offset : offset + shape.numel()].view(shape)
 
-    if "fourier" in name:  # it writes when it has read everything
-        want = case.whole(x, at)
-        assert torch.equal(case.whole(x, at, out=x), want)
+    if "fourier" in name:  # it reads all inputs before it writes
+        want = case.results(x, at)
+        assert torch.equal(case.results(x, at, out=x), want)
         return
     data_, rest = view(0, x.shape).copy_(x), [torch.empty(shape, dtype=x.dtype) for shape in shapes[1:]]
     refused(data_, at, view(0, shapes[0]), *rest)
@@ -168,8 +168,8 @@ def test_out_must_have_memory_of_its_own(name: str) -> None:
         refused(x, at, view(0, shapes[0]), view(shapes[0].numel() - 1, shapes[1]))
     data_.copy_(x)
     beside = [view(x.numel(), shapes[0]), *rest]
-    want = as_tuple(case.whole(x, at))
-    got = as_tuple(case.whole(data_, at, out=tuple(beside) if rest else beside[0]))
+    want = as_tuple(case.results(x, at))
+    got = as_tuple(case.results(data_, at, out=tuple(beside) if rest else beside[0]))
     assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
 
 

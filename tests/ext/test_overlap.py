@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""overlap_project: reassembly and extraction in one, group by group; a projection; its closed forms."""
+"""overlap_project: equality with reassembly and extraction, groups, idempotence, and closed forms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ptycho_ext import extract_patches, overlap_project, reassemble_patches
 
 @pytest.mark.parametrize("kind", ["none", "shared", "each"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_is_reassembly_then_extraction(dtype: torch.dtype, kind: str) -> None:
+def test_equals_reassembly_and_extraction(dtype: torch.dtype, kind: str) -> None:
     patches = data((2, 5, *PATCH), dtype)
     weight = {"none": None, "shared": weights(PATCH, dtype), "each": weights((2, 5, *PATCH), dtype)}[kind]
     image, _ = reassemble_patches(patches, POSITIONS, CANVAS, weight)
@@ -25,7 +25,7 @@ def test_is_reassembly_then_extraction(dtype: torch.dtype, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["shared", "each"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-def test_gradients_are_those_of_the_composition(dtype: torch.dtype, kind: str) -> None:
+def test_gradients_equal_those_of_the_composition(dtype: torch.dtype, kind: str) -> None:
     results = []
     for fused in (True, False):
         patches = data((2, 5, *PATCH), dtype).requires_grad_()
@@ -41,9 +41,9 @@ def test_gradients_are_those_of_the_composition(dtype: torch.dtype, kind: str) -
 
 @pytest.mark.parametrize("kind", ["shared", "each"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_backward_operator_agrees_with_what_can_be_differentiated_again(dtype: torch.dtype, kind: str) -> None:
+def test_backward_operator_equals_the_differentiable_backward(dtype: torch.dtype, kind: str) -> None:
     leaves = [data((2, 5, *PATCH), dtype), weights(PATCH if kind == "shared" else (2, 5, *PATCH), dtype)]
-    leaves[1][..., :2, :] = 1e-3  # below the threshold where nothing else falls
+    leaves[1][..., :2, :] = 1e-3  # below the threshold where no other patch contributes
     leaves = [leaf.requires_grad_() for leaf in leaves]
     grad = data((2, 5, *PATCH), dtype, 3)
     output = overlap_project(leaves[0], POSITIONS, CANVAS, leaves[1], eps=0.05)
@@ -58,7 +58,7 @@ def test_the_backward_operator_agrees_with_what_can_be_differentiated_again(dtyp
     assert torch.equal(alone[0], got[0])
 
 
-def test_the_backward_operator_refuses_another_gradient() -> None:
+def test_second_derivative_of_the_backward_operator_is_an_error() -> None:
     patches, weight = data((2, 5, *PATCH), torch.float32), weights(PATCH, torch.float32)
     op = torch.ops.ptycho.overlap_project_backward
     with pytest.raises(RuntimeError, match=r"^overlap_project_backward: grad must be float32, got float64$"):
@@ -67,7 +67,7 @@ def test_the_backward_operator_refuses_another_gradient() -> None:
         op(patches[:1], patches, POSITIONS, weight, CANVAS, 1e-6, True)
 
 
-def test_one_patch_at_a_whole_pixel_is_kept_and_two_are_averaged_by_weight() -> None:
+def test_one_patch_at_an_integer_position_is_kept_and_two_are_averaged_by_weight() -> None:
     patches = torch.tensor([[[1.0, 1.0, 1.0]], [[3.0, 3.0, 3.0]]])
     positions = torch.tensor([[0.0, 0.0], [0.0, 2.0]])
     assert overlap_project(patches, positions, (1, 5)).tolist() == [[[1, 1, 2]], [[2, 3, 3]]]
@@ -75,7 +75,7 @@ def test_one_patch_at_a_whole_pixel_is_kept_and_two_are_averaged_by_weight() -> 
     assert overlap_project(patches, positions, (1, 5), weight).tolist() == [[[1, 1, 2.5]], [[2.5, 3, 3]]]
 
 
-def test_dark_pixels_and_patches_outside_are_exactly_zero() -> None:
+def test_uncovered_pixels_and_patches_outside_are_exactly_zero() -> None:
     patches, weight = torch.ones(2, 2, 2), torch.tensor([[1.0, 1e-9], [1.0, 1.0]])
     got = overlap_project(patches, torch.tensor([[0.0, 0.0], [90.0, 0.0]]), (4, 4), weight)
     assert got.tolist() == [[[1, 0], [1, 1]], [[0, 0], [0, 0]]]
@@ -84,14 +84,14 @@ def test_dark_pixels_and_patches_outside_are_exactly_zero() -> None:
 
 
 @given(points=st.lists(st.tuples(st.integers(-3, 12), st.integers(-3, 15)), min_size=1, max_size=5))
-def test_is_a_projection_at_whole_pixels(points: list[tuple[int, int]]) -> None:
+def test_is_idempotent_at_integer_positions(points: list[tuple[int, int]]) -> None:
     patches, weight = data((len(points), *PATCH), torch.complex128), weights(PATCH, torch.float64)
     positions = torch.tensor(points, dtype=torch.float64)
     once = overlap_project(patches, positions, CANVAS, weight)
     torch.testing.assert_close(overlap_project(once, positions, CANVAS, weight), once, rtol=1e-12, atol=1e-12)
 
 
-def test_groups_do_not_mix_and_keep_their_leading_dimensions() -> None:
+def test_groups_are_independent_and_keep_their_leading_dimensions() -> None:
     patches = data((2, 3, 5, *PATCH), torch.complex64)
     positions = POSITIONS[:, None] + torch.arange(3.0)[:, None, None]
     got = overlap_project(patches, positions, CANVAS)
@@ -104,7 +104,7 @@ def test_weight_of_another_precision_is_converted() -> None:
     assert torch.equal(got, overlap_project(patches, POSITIONS[0], CANVAS, single))
 
 
-def test_gradient_where_dark_is_finite() -> None:
+def test_gradient_of_uncovered_pixels_is_finite() -> None:
     patches, weight = torch.ones(1, 2, 2, requires_grad=True), torch.zeros(2, 2, requires_grad=True)
     overlap_project(patches, torch.tensor([[1.5, 2.25]]), (5, 6), weight).sum().backward()
     assert patches.grad is not None and not patches.grad.any()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""ScanPlan: what it holds, that it changes nothing but the speed, what it refuses, and how it follows its owner."""
+"""ScanPlan: tile lists, equal results with and without a plan, errors, and moves between devices."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def scan(groups: int = 2, count: int = 40) -> Tensor:
     return torch.rand(groups, count, 2, dtype=torch.float64, generator=generator) * torch.tensor([170.0, 1130.0]) - 12
 
 
-def test_holds_every_patch_once_in_the_order_and_in_every_tile_it_touches() -> None:
+def test_order_and_tile_lists_contain_every_patch() -> None:
     plan = px.ScanPlan(scan(), (24, 21), SIZE)
     assert plan.order.sort().values.tolist() == list(range(80))
     assert plan.tile_start[0] == 0 and plan.tile_start[-1] == len(plan.tile_patches)
@@ -37,7 +37,7 @@ def test_holds_every_patch_once_in_the_order_and_in_every_tile_it_touches() -> N
 
 @pytest.mark.parametrize("groups", [None, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex128])
-def test_values_and_gradients_are_bitwise_those_without_a_plan(dtype: torch.dtype, groups: int | None) -> None:
+def test_values_and_gradients_are_bitwise_the_same_without_a_plan(dtype: torch.dtype, groups: int | None) -> None:
     positions = scan()[0] if groups is None else scan(groups)
     lead = positions.shape[:-2]
     plan = px.ScanPlan(positions, (24, 21), SIZE)
@@ -60,7 +60,7 @@ def test_values_and_gradients_are_bitwise_those_without_a_plan(dtype: torch.dtyp
         assert torch.equal(got, want)
 
 
-def test_refuses_other_sizes_counts_and_positions() -> None:
+def test_other_sizes_counts_and_positions_are_errors() -> None:
     plan = px.ScanPlan(POSITIONS, PATCH, CANVAS)
     canvas, patches = data((2, *CANVAS), torch.float32), data((2, 5, *PATCH), torch.float32)
     with pytest.raises(RuntimeError, match=re.escape("plan must be made for patches of (5, 5), got (5, 4)")):
@@ -76,8 +76,8 @@ def test_refuses_other_sizes_counts_and_positions() -> None:
 
 
 @pytest.mark.parametrize("change", ["patch out of range", "twice", "start out of range", "missing", "float"])
-def test_no_list_is_trusted(change: str) -> None:
-    """Whatever the tensors hold, nothing is read outside a tensor."""
+def test_corrupt_lists_cause_no_access_outside_of_a_tensor(change: str) -> None:
+    """For any values in the lists of a plan."""
     plan = px.ScanPlan(POSITIONS, PATCH, CANVAS)
     order, start, patches = plan.order.clone(), plan.tile_start.clone(), plan.tile_patches.clone()
     if change == "patch out of range":
@@ -97,7 +97,7 @@ def test_no_list_is_trusted(change: str) -> None:
         torch.ops.ptycho.extract_patches_adjoint(stack, POSITIONS, CANVAS, start, patches)
 
 
-def test_refuses_another_device() -> None:
+def test_other_device_is_an_error() -> None:
     plan = px.ScanPlan(POSITIONS, PATCH, CANVAS)
     with pytest.raises(RuntimeError, match=r"^extract_patches: plan must be on device meta, got cpu$"):
         px.extract_patches(data((2, *CANVAS), torch.float32).to("meta"), POSITIONS.to("meta"), PATCH, plan=plan)
@@ -114,7 +114,7 @@ def test_needs_finite_positions_and_sizes() -> None:
         px.ScanPlan(torch.zeros(3, 2), 4, (9, 3))
 
 
-def test_of_scan_positions_comes_with_its_canvas() -> None:
+def test_plan_of_scan_positions_has_the_smallest_canvas() -> None:
     positions = POSITIONS[0, :3] + 100.25
     plan, geometry = px.ScanPlan.from_scan_positions(positions, PATCH, margin=2)
     assert plan.canvas_size == geometry.shape and torch.equal(geometry.to_scan(plan.positions), positions)
@@ -170,11 +170,11 @@ class Owner(torch.nn.Module):
         self.plan = px.ScanPlan(POSITIONS, PATCH, CANVAS)
 
 
-def test_follows_the_module_that_holds_it() -> None:
+def test_plan_moves_with_the_module_that_contains_it() -> None:
     owner = Owner()
     lists = owner.plan.order
     assert owner.to(torch.float16).plan.positions.dtype == torch.float64
-    assert owner.double().cpu().plan.order is lists  # nothing to work out again
+    assert owner.double().cpu().plan.order is lists  # not computed again
     assert owner.state_dict() == {} and list(owner.parameters()) == []
     moved = owner.to("meta").plan
     assert {t.device.type for t in (moved.positions, moved.order, moved.tile_start, moved.tile_patches)} == {"meta"}
@@ -202,8 +202,8 @@ def test_sizes_of_any_integer_type(size: Any) -> None:
 
 
 @pytest.mark.parametrize("planned", [False, True])
-def test_one_set_of_positions_serves_many_canvases(planned: bool) -> None:
-    """With the plan of that set, and with gradients: summed over the canvases for the positions."""
+def test_one_set_of_positions_for_many_canvases(planned: bool) -> None:
+    """With the plan of that set, and with gradients; those of the positions are summed over the canvases."""
     positions, patch, lead = scan()[0], (24, 21), (3, 2)
     canvas, weight = data((*lead, *SIZE), torch.complex64), weights(patch, torch.complex64)
     plan = px.ScanPlan(positions, patch, SIZE) if planned else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""reassemble_patches: one weight above and below the fraction bar, constants kept, darkness exactly zero."""
+"""reassemble_patches: reference, constants, uncovered pixels, weights and gradients."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_backward_of_the_mean_has_the_bits_of_its_two_parts() -> None:
     scale=st.sampled_from([1e-9, 1.0, 1e9]),
     points=st.lists(st.tuples(*[st.floats(-3, 12)] * 2), min_size=1, max_size=6),
 )
-def test_a_constant_comes_back_wherever_there_is_light(
+def test_constant_is_preserved_at_illuminated_pixels(
     seed: int, scale: float, points: list[tuple[float, float]]
 ) -> None:
     patches = torch.full((len(points), *PATCH), 2.5 - 1.5j, dtype=torch.complex128)
@@ -73,14 +73,14 @@ def test_a_constant_comes_back_wherever_there_is_light(
     assert not image[~seen].any()
 
 
-def test_never_illuminated_is_exactly_zero() -> None:
+def test_uncovered_pixels_are_exactly_zero() -> None:
     image, total = reassemble_patches(torch.ones(1, 2, 2), torch.tensor([[100.0, 0.0]]), (4, 5))
     assert image.shape == total.shape == (4, 5)
     assert not image.any() and not total.any()
 
 
-def test_patches_of_an_object_at_integer_positions_give_the_object_back() -> None:
-    """A closed loop on a non-square object with another offset on each axis."""
+def test_patches_at_integer_positions_are_reassembled_to_the_object() -> None:
+    """A closed loop with a non-square object and different offsets on the two axes."""
     canvas = data(CANVAS, torch.complex128)
     rows, cols = torch.meshgrid(torch.arange(0, 9, 2), torch.arange(0, 15, 3), indexing="ij")
     positions = torch.stack([rows.flatten(), cols.flatten()], -1).double()
@@ -97,7 +97,7 @@ def test_weight_of_another_precision_is_converted() -> None:
     assert torch.equal(got[0], reassemble_patches(patches, POSITIONS[0], CANVAS, single)[0])
 
 
-def test_gradient_where_dark_is_finite() -> None:
+def test_gradient_of_uncovered_pixels_is_finite() -> None:
     patches = torch.ones(1, 2, 2, requires_grad=True)
     weight = torch.ones(2, 2, requires_grad=True)
     image, total = reassemble_patches(patches, torch.tensor([[1.5, 2.25]]), (5, 6), weight)
@@ -107,7 +107,7 @@ def test_gradient_where_dark_is_finite() -> None:
     assert patches.grad.abs().sum() > 0
 
 
-def test_vmap_keeps_each_call_its_weights() -> None:
+def test_vmap_over_weights() -> None:
     patches, weight = data((3, 5, *PATCH), torch.float64), weights((3, *PATCH), torch.float64)
     mapped = torch.vmap(lambda p, w: reassemble_patches(p, POSITIONS[0], CANVAS, w)[0])(patches, weight)
     looped = [reassemble_patches(p, POSITIONS[0], CANVAS, w)[0] for p, w in zip(patches, weight, strict=True)]
@@ -124,7 +124,7 @@ def test_adjoint_is_the_extraction_times_the_weights(shape: tuple[int, ...], dty
 
 
 @pytest.mark.parametrize("shape", [PATCH, (5, *PATCH)])
-def test_adjoint_is_differentiable_in_all_it_takes(shape: tuple[int, ...]) -> None:
+def test_adjoint_is_differentiable_by_all_inputs(shape: tuple[int, ...]) -> None:
     image, weight = data(CANVAS, torch.complex128).requires_grad_(), weights(shape, torch.complex128).requires_grad_()
     positions = (POSITIONS[0] + 0.013).requires_grad_()
 
@@ -139,7 +139,7 @@ def test_adjoint_is_differentiable_in_all_it_takes(shape: tuple[int, ...]) -> No
 @pytest.mark.parametrize("shape", [PATCH, (2, 5, *PATCH)])
 @pytest.mark.parametrize("dtype", DTYPES[2:])
 def test_complex_weights(dtype: torch.dtype, shape: tuple[int, ...], normalize: bool) -> None:
-    """As real ones where they are real; a constant comes back as that constant; with gradients for everything."""
+    """Equal to real weights where they are real; a constant is preserved; with gradients by all inputs."""
     patches, weight = data((2, 5, *PATCH), dtype), data(shape, dtype, 3)
     image, total = reassemble_patches(patches, POSITIONS, CANVAS, weight, normalize, 0.05)
     want_image, want_total = reference.reassemble_patches(patches, POSITIONS, CANVAS, weight, normalize, 0.05)
@@ -177,8 +177,8 @@ def test_gradients_with_complex_weights(shape: tuple[int, ...], normalize: bool)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1::2])
-def test_no_stack_is_made_in_the_backward_of_shared_weights(dtype: torch.dtype) -> None:
-    """Of 400 patches with one image of weights: neither expanded weights nor weighted patches."""
+def test_backward_of_shared_weights_makes_no_stack(dtype: torch.dtype) -> None:
+    """400 patches with one image of weights: neither weights nor products are expanded."""
     patches, at = data((400, *PATCH), dtype).requires_grad_(), (torch.rand(400, 2).double() * 8).requires_grad_()
     weight = weights(PATCH, dtype).requires_grad_()
     image, total = reassemble_patches(patches, at, CANVAS, weight)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is refused, and in which words: "<op>: <argument> must <rule>, got <value>".
+"""Errors of the operators: "<op>: <argument> must <rule>, got <value>".
 
-Also what cannot be differentiated: an error, never a zero.
+A derivative that does not exist is an error, never zero.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from op_cases import CANVAS, CASES, PATCH, POSITIONS, data, place_of_coordinates, raw, raw_inputs, weights
+from op_cases import CANVAS, CASES, PATCH, POSITIONS, coordinates_index, data, raw, raw_inputs, weights
 from torch import Tensor
 
 import ptycho_ext as px
@@ -113,13 +113,13 @@ SENTENCES += [
 
 
 @pytest.mark.parametrize(("op", "changes", "sentence"), SENTENCES)
-def test_kernels_report_what_does_not_fit(op: str, changes: dict[int, Any], sentence: str) -> None:
+def test_wrong_arguments_are_errors_of_the_kernels(op: str, changes: dict[int, Any], sentence: str) -> None:
     args = [changes.get(i, a) for i, a in enumerate(raw_inputs(torch.float32)[op])]
     with pytest.raises(RuntimeError, match=f"^{re.escape(f'{op}: {sentence}')}$"):
         raw(op)(*args)
 
 
-def test_a_compiled_call_reports_it_when_it_runs() -> None:
+def test_compiled_call_raises_at_run_time() -> None:
     step = torch.compile(lambda x: px.extract_patches(x, POSITIONS[0], PATCH), fullgraph=True, backend="aot_eager")
     with pytest.raises(RuntimeError, match=r"extract_patches: canvas must be float32, .* got int64"):
         step(torch.zeros(CANVAS, dtype=torch.int64))
@@ -139,16 +139,16 @@ def test_devices_must_agree(op: str) -> None:
 @pytest.mark.parametrize("op", [op for op in OPS if not op.endswith("mean_backward")])
 def test_coordinates_must_be_finite(op: str, bad: str) -> None:
     args = list(raw_inputs(torch.float32)[op])
-    place = place_of_coordinates(op)
-    assert place is not None
-    args[place] = args[place].clone()
-    args[place][1, ..., 0] = float(bad)
+    index = coordinates_index(op)
+    assert index is not None
+    args[index] = args[index].clone()
+    args[index][1, ..., 0] = float(bad)
     name = "shifts" if op.startswith("translate") else "positions"
     with pytest.raises(RuntimeError, match=f"^{op}: {name} must be finite, got {bad}$"):
         raw(op)(*args)
 
 
-def test_public_functions_take_float32_positions_and_one_size() -> None:
+def test_public_functions_accept_float32_positions_and_one_size() -> None:
     canvas, positions = data((9, 9), torch.float32), torch.tensor([[1.5, 2.25]])
     patches = px.extract_patches(canvas, positions, 4)
     assert torch.equal(patches, px.extract_patches(canvas, positions.double(), (4, 4)))
@@ -158,14 +158,14 @@ def test_public_functions_take_float32_positions_and_one_size() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int16])
 @pytest.mark.parametrize("name", CASES)
-def test_short_data_are_refused_outside_autocast(name: str, dtype: torch.dtype) -> None:
+def test_16_bit_data_are_an_error_outside_autocast(name: str, dtype: torch.dtype) -> None:
     case = CASES[name]
     op, kind = case.function.__name__, str(dtype).removeprefix("torch.")
     with pytest.raises(RuntimeError, match=f"^{op}: [a-z]+ must be {DATA}, got {kind}$"):
         case.run(case.data(torch.float32).to(dtype), case.coordinates())
 
 
-def test_fourier_says_the_sentences_of_the_other_modes() -> None:
+def test_fourier_raises_the_errors_of_the_other_modes() -> None:
     images = data((2, 4, 5), torch.float32)
     for changes, sentence in [
         ((images[0, 0], torch.zeros(2)), "images must have shape (..., H, W), got (5,)"),
@@ -183,7 +183,7 @@ def test_fourier_says_the_sentences_of_the_other_modes() -> None:
 NEAREST = r"^translate_images: shifts must not require a gradient with mode 'nearest', got requires_grad=True$"
 
 
-def test_nearest_refuses_a_gradient_by_the_shifts() -> None:
+def test_gradient_by_the_shifts_is_an_error_with_nearest() -> None:
     images, shifts = data((3, 4, 5), torch.float64), torch.zeros(3, 2, dtype=torch.float64)
 
     def loss(shifts: Tensor, images: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ def test_nearest_refuses_a_gradient_by_the_shifts() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "nearest" not in name and "fourier" not in name])
-def test_second_derivative_by_positions_is_an_error_not_a_zero(name: str) -> None:
+def test_second_derivative_by_positions_is_an_error(name: str) -> None:
     case = CASES[name]
     x, positions = case.data(torch.float64), (case.coordinates() + 0.01).requires_grad_()
     (first,) = torch.autograd.grad(case.run(x, positions).square().sum(), positions, create_graph=True)
@@ -211,7 +211,7 @@ def test_second_derivative_by_positions_is_an_error_not_a_zero(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "fourier" not in name])
-def test_forward_mode_is_an_error_not_a_zero(name: str) -> None:
+def test_forward_mode_is_an_error(name: str) -> None:
     case = CASES[name]
     x, at = case.data(torch.float64), case.coordinates()
     with pytest.raises(NotImplementedError, match=r"[Ff]orward"):
@@ -224,8 +224,8 @@ def test_forward_mode_is_an_error_not_a_zero(name: str) -> None:
 
 
 @pytest.mark.parametrize(("op", "dtype"), [("reassemble_patches", torch.float32), ("overlap_project", torch.complex64)])
-def test_complex_weights_are_refused(op: str, dtype: torch.dtype) -> None:
-    """By the projection, and for real patches."""
+def test_complex_weights_are_an_error(op: str, dtype: torch.dtype) -> None:
+    """In the projection, and for real patches."""
     patches = data((2, 5, *PATCH), dtype)
     with pytest.raises(RuntimeError, match=f"^{op}: weights must be float32, got complex64$"):
         getattr(px, op)(patches, POSITIONS, CANVAS, weights(PATCH, torch.float32) + 0j)

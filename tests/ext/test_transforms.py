@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What torch may do with every public function: compile it into one graph, export it, map and differentiate it with
-torch.func, and run it under autocast. Each against the plain call."""
+"""Transforms of torch: compilation to one graph, export, torch.func and autocast, each compared with the plain call."""
 
 from __future__ import annotations
 
@@ -8,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from op_cases import CANVAS, CASES, PATCH, POSITIONS, SUMS, data, place_of_coordinates, raw, raw_inputs, weights
+from op_cases import CANVAS, CASES, PATCH, POSITIONS, SUMS, coordinates_index, data, raw, raw_inputs, weights
 from torch import Tensor
 from torch.autograd import gradcheck
 
 import ptycho_ext as px
 
 
-class Everything(torch.nn.Module):
-    """Uses every public function, and each with gradients for all that may have them."""
+class AllFunctions(torch.nn.Module):
+    """Calls every public function, with gradients by all inputs that may have them."""
 
     def forward(self, canvas: Tensor, positions: Tensor, weight: Tensor) -> Tensor:
         patches = px.translate_images(px.extract_patches(canvas, positions, PATCH), positions / 9)
@@ -37,7 +36,7 @@ def inputs(dtype: torch.dtype = torch.complex128) -> list[Tensor]:
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_to_one_graph(dynamic: bool) -> None:
-    step, results = Everything(), []
+    step, results = AllFunctions(), []
     for function in (step, torch.compile(step, fullgraph=True, dynamic=dynamic, backend="aot_eager")):
         args = [x.requires_grad_() for x in inputs()]
         loss = function(*args)
@@ -49,11 +48,11 @@ def test_compiles_to_one_graph(dynamic: bool) -> None:
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_exports() -> None:
     args = tuple(inputs(torch.complex64))
-    torch.testing.assert_close(torch.export.export(Everything(), args).module()(*args), Everything()(*args))
+    torch.testing.assert_close(torch.export.export(AllFunctions(), args).module()(*args), AllFunctions()(*args))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_vmap_is_a_loop(name: str) -> None:
+def test_vmap_equals_a_loop(name: str) -> None:
     case, positions = CASES[name], torch.stack([POSITIONS, POSITIONS + 0.3])
     x, at = data((2, 2, *case.shape), torch.complex64), case.coordinates(positions)
     looped = torch.stack([case.run(a, b) for a, b in zip(x, at, strict=True)])
@@ -63,7 +62,7 @@ def test_vmap_is_a_loop(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_functional_derivatives_are_those_of_backward(name: str) -> None:
+def test_functional_derivatives_equal_those_of_backward(name: str) -> None:
     case = CASES[name]
     x, at = case.data(torch.float64), case.coordinates() + 0.01
     by = 0 if "nearest" in name else 1
@@ -80,7 +79,7 @@ def test_functional_derivatives_are_those_of_backward(name: str) -> None:
     def one_group(x: Tensor, at: Tensor) -> Tensor:
         return loss(x[None], at[None])
 
-    if "each" not in name and name not in SUMS:  # its weights are another draw for one group
+    if "each" not in name and name not in SUMS:  # otherwise its weights differ for one group
         torch.testing.assert_close(torch.vmap(torch.func.grad(one_group, both))(x, at), want)
 
 
@@ -89,21 +88,21 @@ def test_functional_derivatives_are_those_of_backward(name: str) -> None:
     ["extract", "translate-fourier", "reassemble-shared-mean", "overlap-shared", "waves-shared-3", "waves-probe-sum"],
 )
 def test_jacobian_is_the_linear_map(name: str) -> None:
-    """jacrev maps the backward over the basis of outputs; the Jacobian must be the operator itself."""
+    """jacrev maps the backward over the basis of outputs; the Jacobian is the operator itself."""
     case = CASES[name]
     x, at = case.data(torch.float64, 1), case.coordinates(POSITIONS[:1])
     jacobian = torch.func.jacrev(lambda x: case.run(x, at))(x)
     torch.testing.assert_close(torch.tensordot(jacobian, x, x.ndim), case.run(x, at))
 
 
-def test_vmap_keeps_each_call_its_weights() -> None:
+def test_vmap_over_weights() -> None:
     patches, weight = data((3, 5, *PATCH), torch.float64), weights((3, *PATCH), torch.float64)
     mapped = torch.vmap(lambda p, w: px.overlap_project(p, POSITIONS[0], CANVAS, w))(patches, weight)
     looped = [px.overlap_project(p, POSITIONS[0], CANVAS, w) for p, w in zip(patches, weight, strict=True)]
     assert torch.equal(mapped, torch.stack(looped))
 
 
-def test_vmap_of_gradients_over_weights_alone() -> None:
+def test_vmap_of_gradients_over_weights_only() -> None:
     patches, weight = data((5, *PATCH), torch.float64), weights((*PATCH, 3), torch.float64)
 
     def loss(patches: Tensor, weight: Tensor) -> Tensor:
@@ -116,7 +115,7 @@ def test_vmap_of_gradients_over_weights_alone() -> None:
 
 
 def allocated(function: Any) -> int:
-    """The most memory that one call of an operator, or of torch's empty, asks for, in bytes."""
+    """Largest allocation of one call of an operator, or of torch's empty, in bytes."""
     with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         function()
     names = ("ptycho::", "aten::empty")
@@ -126,8 +125,8 @@ def allocated(function: Any) -> int:
 @pytest.mark.parametrize(
     "name", ["extract", "adjoint", "reassemble-shared-mean", "reassemble-each-sum", "waves-shared-3"]
 )
-def test_vmap_does_not_repeat_what_is_not_mapped(name: str) -> None:
-    """1,000 sets of coordinates on one set of data: no more memory at once than the coordinates or results of all."""
+def test_vmap_does_not_copy_operands_that_are_not_mapped(name: str) -> None:
+    """1,000 sets of coordinates and one set of data: no allocation is larger than all coordinates or all results."""
     case, count, patches = CASES[name], 1000, 200
     x = data((1000, 1000) if case.shape == CANVAS else (patches, *PATCH), torch.float32)
     coordinates = POSITIONS[0, :1].expand(count, patches, 2).contiguous()
@@ -136,7 +135,7 @@ def test_vmap_does_not_repeat_what_is_not_mapped(name: str) -> None:
     assert allocated(lambda: torch.vmap(case.run, in_dims=(None, 0))(x, coordinates)) <= 2 * most
 
 
-def test_jacobian_does_not_repeat_the_canvas() -> None:
+def test_jacobian_does_not_copy_the_canvas() -> None:
     canvas, positions = data((1000, 1000), torch.float32), POSITIONS[0, :2]
     jacobian = torch.func.jacrev(lambda at: px.extract_patches(canvas, at, 3))
     assert allocated(lambda: jacobian(positions)) < canvas.numel() * 4 / 2
@@ -144,20 +143,20 @@ def test_jacobian_does_not_repeat_the_canvas() -> None:
 
 @pytest.mark.parametrize("op", list(raw_inputs(torch.float32)))
 def test_raw_operators_differentiate(op: str) -> None:
-    """Also those that only backward calls: there is no operator whose gradient is silently missing."""
+    """Also those that only backward calls, so that no gradient is missing without an error."""
     torch.compiler.reset()  # one function is compiled for every operator
     args = list(raw_inputs(torch.complex128)[op])
-    places = [i for i, a in enumerate(args) if isinstance(a, Tensor) and i != place_of_coordinates(op)]
+    indices = [i for i, a in enumerate(args) if isinstance(a, Tensor) and i != coordinates_index(op)]
     if op.endswith("grad_positions"):
         args[0] = args[0].clone().requires_grad_()
         with pytest.raises(NotImplementedError, match="positions must be differentiated once only"):
             raw(op)(*args).sum().backward()
         return
-    leaves = [args[i].clone().requires_grad_() for i in places]
+    leaves = [args[i].clone().requires_grad_() for i in indices]
 
     def run(*values: Tensor) -> Tensor:
         filled = list(args)
-        for i, value in zip(places, values, strict=True):
+        for i, value in zip(indices, values, strict=True):
             filled[i] = value
         result = raw(op)(*filled)
         return result[0] if isinstance(result, tuple) else result

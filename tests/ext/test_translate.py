@@ -32,7 +32,7 @@ def test_positive_shift_moves_content_to_larger_indices(shift: float, want: list
     assert translate_images(RAMP.T.contiguous(), torch.tensor([shift, 0.0])).flatten().tolist() == want
 
 
-def test_nearest_rounds_ties_to_even_and_tests_the_border_before_rounding() -> None:
+def test_nearest_rounds_ties_to_even_and_checks_the_border_before_rounding() -> None:
     assert translate_images(RAMP, torch.tensor([0.0, 0.5]), "nearest").flatten().tolist() == [0, 1, 4, 4, 16]
     assert translate_images(RAMP, torch.tensor([0.0, -0.25]), "nearest").flatten().tolist() == [1, 2, 4, 8, 0]
 
@@ -61,13 +61,13 @@ def test_any_shift_matches_the_reference_and_its_adjoint(
     torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
 
 
-def test_one_shift_serves_all_images() -> None:
+def test_one_shift_for_all_images() -> None:
     images, shift = data((2, 3, 4, 5), torch.float32), torch.tensor([0.5, -1.25])
     assert torch.equal(translate_images(images, shift), translate_images(images, shift.expand(2, 3, 2)))
 
 
 def waves(size: tuple[int, int], shift: tuple[float, float]) -> Tensor:
-    """A real band-limited image with no two axes or directions alike, drawn at its shifted place."""
+    """A real band-limited image without symmetry, evaluated at shifted coordinates."""
     (h, w), (y, x) = size, shift
     rows = (torch.arange(h, dtype=torch.float64) - y)[:, None] * (2 * math.pi / h)
     cols = (torch.arange(w, dtype=torch.float64) - x) * (2 * math.pi / w)
@@ -84,15 +84,15 @@ def test_fourier_is_exact_for_band_limited_images_and_periodic(size: tuple[int, 
 
 
 @pytest.mark.parametrize("size", [(6, 8), (5, 7), (1, 2)])
-def test_fourier_at_whole_pixels_is_a_roll(size: tuple[int, int]) -> None:
+def test_fourier_with_integer_shifts_is_a_roll(size: tuple[int, int]) -> None:
     for dtype in (torch.float64, torch.complex128):
         image = data(size, dtype)
         got = translate_images(image, torch.tensor([3.0, -2.0]), "fourier")
         torch.testing.assert_close(got, image.roll((3, -2), (0, 1)), rtol=0, atol=1e-13)
 
 
-def test_fourier_keeps_real_and_imaginary_parts_apart() -> None:
-    """The highest frequency of an even size is a cosine: a phase there would make a real image complex."""
+def test_fourier_does_not_mix_real_and_imaginary_parts() -> None:
+    """The highest frequency of an even size is a cosine: a complex factor would make a real image complex."""
     image, shift = data((6, 8), torch.complex128), torch.tensor([0.5, 1.25], dtype=torch.float64)
     got = translate_images(image, shift, "fourier")
     torch.testing.assert_close(got.real, translate_images(image.real, shift, "fourier"), rtol=0, atol=1e-13)
@@ -102,7 +102,7 @@ def test_fourier_keeps_real_and_imaginary_parts_apart() -> None:
     torch.testing.assert_close(moved, checker * math.cos(math.pi / 4))
 
 
-def test_fourier_undoes_itself_on_odd_sizes_and_keeps_the_mean() -> None:
+def test_fourier_is_invertible_for_odd_sizes_and_preserves_the_mean() -> None:
     image, shift = data((5, 9), torch.float64), torch.tensor([0.3, -4.7], dtype=torch.float64)
     there = translate_images(image, shift, "fourier")
     torch.testing.assert_close(translate_images(there, -shift, "fourier"), image, rtol=0, atol=1e-13)
@@ -110,7 +110,7 @@ def test_fourier_undoes_itself_on_odd_sizes_and_keeps_the_mean() -> None:
     torch.testing.assert_close(there.square().sum(), image.square().sum())
 
 
-def test_fourier_derivative_by_the_shift_is_the_slope_of_the_waves() -> None:
+def test_fourier_derivative_by_the_shift_matches_differences() -> None:
     shift = torch.tensor([0.4, -1.1], dtype=torch.float64)
 
     def at(t: Tensor) -> Tensor:
@@ -119,8 +119,8 @@ def test_fourier_derivative_by_the_shift_is_the_slope_of_the_waves() -> None:
     step = 1e-5
     for axis in range(2):
         by = torch.eye(2, dtype=torch.float64)[axis]
-        _, slope = torch.func.jvp(at, (shift,), (by,))
+        _, derivative = torch.func.jvp(at, (shift,), (by,))
         y, x = (by * step).tolist()
         up, down = waves((6, 9), (0.4 + y, -1.1 + x)), waves((6, 9), (0.4 - y, -1.1 - x))
-        torch.testing.assert_close(slope, (up - down) / (2 * step), rtol=0, atol=1e-8)
-        torch.testing.assert_close(torch.func.jacrev(at)(shift)[..., axis], slope)
+        torch.testing.assert_close(derivative, (up - down) / (2 * step), rtol=0, atol=1e-8)
+        torch.testing.assert_close(torch.func.jacrev(at)(shift)[..., axis], derivative)

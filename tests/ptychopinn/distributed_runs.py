@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Trainings and reconstructions for test_distributed.py, which runs them in one process and, by torchrun, in two.
 
-What each makes is written to a folder, and compared there.
+Results are written to a folder, and compared by the test.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ptychopinn.errors import InputError
 from ptychopinn.inference.predict import reconstruct
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.simulate import simulate
-from ptychopinn.runtime.processes import processes, rank_and_size, together
+from ptychopinn.runtime.processes import processes, rank_and_size, shared_errors
 from ptychopinn.scan import Scan
 from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.workflow import train
@@ -31,7 +31,7 @@ from ptychopinn.training.workflow import train
 #: Rates so low that the rounding of sums in another order is not amplified: what is compared is the arithmetic.
 LOW = {"learning_rate": 2e-4, "epochs": 3, "batch_size": 3}
 
-#: 25 patterns in batches of 3 groups of 4: shares of two groups and of one, and a last batch that is an empty share.
+#: 25 patterns in batches of 3 groups of 4: shards of two groups and of one, and an empty shard of the last batch.
 TRAININGS: dict[str, dict[str, dict[str, Any]]] = {
     "plain": {"training": LOW},
     "everything": {
@@ -57,7 +57,7 @@ def scan_with_bad_pixels() -> Scan:
 
 
 def networks(scan: Scan) -> list[PtychoModel]:
-    """Two with weights at random, so that they have opinions."""
+    """Return two models with random weights, which do not predict the same."""
     models = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -76,13 +76,13 @@ def run_all(folder: Path) -> None:
     cut = {**LOW, "epochs": 2, "schedule": "constant"}
     deterministic = {"deterministic": True}
     with pictures(False):
-        for out, epochs in (("whole", 2), ("resumed", 1)):
+        for out, epochs in (("uninterrupted", 2), ("resumed", 1)):
             train(scan, folder / out, tiny(training={**cut, "epochs": epochs}, execution=deterministic))
         train(scan, folder / "resumed", tiny(training=cut, execution=deterministic), resume=True)
     for name, inference in RECONSTRUCTIONS.items():
         config = Config.from_dict({"data": {"group_size": 4}, "inference": inference})
         result = reconstruct(networks(scan)[: 1 if name == "default" else 2], scan, config)
-        # One group, so that the second process has nothing to do.
+        # One group, so that the second process has none.
         single = Config.from_dict({"data": {"group_size": 4}, "inference": {**inference, "coverage": 1}})
         few = reconstruct(networks(scan)[0], scan.subset(range(4)), single)
         if rank_and_size()[0] == 0:
@@ -93,7 +93,7 @@ def run_all(folder: Path) -> None:
 
 @contextmanager
 def pictures(wanted: bool) -> Iterator[None]:
-    """They take longer than these trainings."""
+    """Turn figures off unless wanted, because they take longer than these trainings."""
     with ExitStack() as stack:
         for name in () if wanted else ("plot_scan_overview", "plot_training"):
             stack.enter_context(mock.patch(f"ptychopinn.training.workflow.{name}"))
@@ -102,7 +102,7 @@ def pictures(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def first_gradients(path: Path) -> Iterator[None]:
-    """Writes the gradients of the first step, as the optimiser is given them."""
+    """Write the gradients of the first step that the optimiser receives."""
 
     def on_before_optimizer_step(self: PtychoModule, optimizer: torch.optim.Optimizer) -> None:
         if self.trainer.global_step == 0 and self.trainer.is_global_zero:
@@ -113,9 +113,9 @@ def first_gradients(path: Path) -> Iterator[None]:
 
 
 def failure(who: int) -> list[str]:
-    """What this process raises when the process ``who`` finds something wrong."""
+    """Return the type and text of the error of this process when the process ``who`` raises one."""
     try:
-        with together():
+        with shared_errors():
             if rank_and_size()[0] == who:
                 raise InputError("scan.npz: something is wrong")
     except InputError as error:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Small files of every format, made by their public layouts with h5py and NumPy and never by the package's writers.
+"""Small files of every format, written by their public layouts with h5py and NumPy, without the package's writers.
 
-One scan is behind all of them: not square, other offsets on either axis, two probe modes, a bad pixel, scan indexes
-that are out of order where a format has any.
+All are files of one scan: an object that is not square, different offsets per axis, two probe modes, a bad pixel, and
+unsorted frame indexes in the formats that have any.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COUNTS = _rng.poisson(60, (PATTERNS, N, N)).astype(np.uint16)
 COUNTS[:, 2, 3] = 9
 #: (y, x) of patch sample [0, 0] in pixels of the object.
 CORNERS = np.column_stack([_rng.uniform(1, 28, PATTERNS), _rng.uniform(3, 20, PATTERNS)])
-#: (y, x) metres of the middles of the patches.
+#: (y, x) of the patch centres in metres.
 WORLD = CENTRE + PIXEL * (CORNERS + (N - 1) / 2 - (np.array(SHAPE) - 1) / 2)
 PROBE = (_rng.normal(size=(2, N, N)) + 1j * _rng.normal(size=(2, N, N))).astype(np.complex64)
 OBJECT = (_rng.normal(size=SHAPE) + 1j * _rng.normal(size=SHAPE)).astype(np.complex64)
@@ -35,8 +35,8 @@ INDEXES = np.arange(PATTERNS)[::-1] * 3 + 5
 SHUFFLED = _rng.permutation(PATTERNS)
 
 
-def light_of(probe: np.ndarray) -> np.ndarray:
-    """(N, N) intensity of a probe (M, N, N) on the detector, by the definition of a pattern with an object of 1."""
+def detector_intensity(probe: np.ndarray) -> np.ndarray:
+    """Return the intensity (N, N) of a probe (M, N, N) at the detector, without an object."""
     waves = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(probe, axes=(1, 2)), norm="ortho"), axes=(1, 2))
     return np.square(np.abs(waves)).sum(0)
 
@@ -95,7 +95,7 @@ def training(folder: Path) -> Path:
 
 
 def cxi(folder: Path) -> Path:
-    """As ptychodus combines it: detector data, translation, image_1 the probe, image_2 the object."""
+    """Write the layout of ptychodus: detector data, translation, image_1 the probe, image_2 the object."""
     path = folder / "scan.cxi"
     with h5py.File(path, "w") as file:
         file["cxi_version"] = 160
@@ -114,7 +114,7 @@ def cxi(folder: Path) -> Path:
 
 
 def bare_cxi(folder: Path) -> Path:
-    """As the data bank has it: vectors in place of pixel sizes, no probe, no object."""
+    """Write the layout of the CXI data bank: vectors instead of pixel sizes, no probe, no object."""
     path = folder / "bare.cxi"
     with h5py.File(path, "w") as file:
         file["cxi_version"] = 150
@@ -140,7 +140,7 @@ def ptyd(folder: Path) -> Path:
 
 
 def nexus(folder: Path) -> Path:
-    """Names of no rule, classes of all; quantities in units that have to be converted."""
+    """Write arbitrary names with NeXus classes, and quantities in units that must be converted."""
     path = folder / "scan.nxs"
     with h5py.File(path, "w") as file:
         for name, kind in (
@@ -178,7 +178,7 @@ def arrays(folder: Path) -> Path:
 
 
 def cube(folder: Path) -> Path:
-    """One data set of three axes somewhere in an HDF5 file, a CSV with a header in the other order."""
+    """Write one data set with three axes in an HDF5 file, and a CSV file with columns in the order x, y."""
     path = folder / "cube.h5"
     with h5py.File(path, "w") as file:
         file["measured/frames"], file["measured/temperature"] = COUNTS, np.ones(PATTERNS)
@@ -201,5 +201,5 @@ FILES: dict[str, tuple[Callable[[Path], Path], str, bool, bool, bool]] = {
     "arrays": (arrays, "arrays", False, False, True),
     "cube": (cube, "arrays", False, False, True),
 }
-#: What plain arrays cannot say.
+#: Options that plain arrays need.
 GEOMETRY = {"energy": ENERGY, "distance": DISTANCE, "detector_pixel_size": DETECTOR}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Patterns put on disk in every way that can be read from where they lie, for the tests."""
+"""Patterns on disk in every layout that is read without a copy in memory, for the tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ptychopinn.storage.stored import StoredPatterns
 
 
 def hdf5(folder: Path, values: np.ndarray, axis: int = 0, **options: Any) -> StoredPatterns:
-    path = folder / f"{len(list(folder.iterdir()))}.h5"  # one that is still open cannot be written to
+    path = folder / f"{len(list(folder.iterdir()))}.h5"  # an open file cannot be overwritten
     with h5py.File(path, "w") as file:
         file.create_dataset("entry/data", data=np.moveaxis(values, 0, axis), **options)
     return StoredPatterns.hdf5(path, "entry/data", axis)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Every way in which a scan's file can be wrong: one sentence, nothing executed, nothing written.
+"""Invalid scan files are refused with one sentence; no code in them is executed and no file is written.
 
-Here the files of ptychodus, with everything that can be wrong in any HDF5 file; the others in test_bad_formats.py.
+This module tests the files of ptychodus and the faults of HDF5 files; test_bad_formats.py tests the other formats.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from scan_files import COUNTS, FILES, PATTERNS, PROBE, WORLD, N, diffraction, product
-from spoil import (
+from corrupt import (
     Row,
     assert_one_sentence,
     attribute,
     circle,
-    corrupt,
+    counts_with,
+    damage_chunk,
     empty,
     external_link,
     folder,
@@ -28,11 +28,11 @@ from spoil import (
     missing,
     outside,
     put,
-    spoiled,
     text,
     truncate,
     virtual,
 )
+from scan_files import COUNTS, FILES, PATTERNS, PROBE, WORLD, N, diffraction, product
 
 from ptychopinn.cli import main
 from ptychopinn.errors import InputError
@@ -49,7 +49,7 @@ BAD: dict[str, Row] = {
     ),
     "pair a text": ("pair", text, {}, r"diffraction\.h5: expected an HDF5 file, found neither HDF5 nor an NPZ archive"),
     "pair empty": ("pair", empty, {}, r"diffraction\.h5: expected an HDF5 file, found an empty file \(0 bytes\)"),
-    "pair missing": ("pair", missing, {}, r"diffraction\.h5: expected an HDF5 file, found no file"),
+    "pair missing": ("pair", missing, {}, r"diffraction\.h5: not found"),
     "pair a folder": (
         "pair",
         folder,
@@ -65,7 +65,7 @@ BAD: dict[str, Row] = {
     ),
     "pair corrupt": (
         "pair",
-        corrupt,
+        damage_chunk,
         {},
         r"'patterns': expected an intact array, found a damaged one .*; copy or export",
     ),
@@ -109,14 +109,14 @@ BAD: dict[str, Row] = {
         "pair",
         put("indexes", np.full(PATTERNS, 3)),
         {},
-        r"'indexes': expected each scan index once, .* 3",
+        r"'indexes': expected each frame index once, .* 3",
     ),
-    "indexes few": ("pair", put("indexes", np.arange(4)), {}, r"'indexes': expected 13 scan indexes, found 4"),
+    "indexes few": ("pair", put("indexes", np.arange(4)), {}, r"'indexes': expected 13 frame indexes, found 4"),
     "indexes apart": (
         "pair",
         put("indexes", np.arange(13) + 900),
         {},
-        r"positions have too, 5 to 41, found none of them, 900",
+        r"of the positions, 5 to 41, found none of them, 900",
     ),
     "patterns a group": (
         "pair",
@@ -144,28 +144,33 @@ BAD: dict[str, Row] = {
         {},
         r"expected a probe of the size of the patterns, 15 px",
     ),
-    "counts NaN": ("pair", put("patterns", spoiled(np.nan)), {}, r"finite values, found 1 NaN .* at index \(4, 1, 2\)"),
+    "counts NaN": (
+        "pair",
+        put("patterns", counts_with(np.nan)),
+        {},
+        r"finite values, found 1 NaN .* at index \(4, 1, 2\)",
+    ),
     "counts negative": (
         "pair",
-        put("patterns", spoiled(-3, np.int32)),
+        put("patterns", counts_with(-3, np.int32)),
         {},
         r"not negative, found 1 negative values, the first -3",
     ),
     "counts a marker": (
         "pair",
-        put("patterns", spoiled(2**32 - 1, np.uint32)),
+        put("patterns", counts_with(2**32 - 1, np.uint32)),
         {},
         r"mask of bad pixels\), found 1 dead-pixel",
     ),
     "counts a signed marker": (
         "pair",
-        put("patterns", spoiled(2**31 - 1, np.int32)),
+        put("patterns", counts_with(2**31 - 1, np.int32)),
         {},
         r"mask of bad pixels\), found 1 dead-pixel values, the first 2147483647",
     ),
     "counts huge": (
         "pair",
-        put("patterns", spoiled(1e30)),
+        put("patterns", counts_with(1e30)),
         {},
         r"at most 2\^53 photons in a pixel, found counts of up to 1e\+30",
     ),
@@ -204,7 +209,7 @@ BAD: dict[str, Row] = {
         "pair",
         hdf5(circle),
         {"format": "ptychodus"},
-        r"expected a link with an end, found links in a circle",
+        r"expected a link to data, found circular links",
     ),
     "virtual patterns": (
         "pair",
@@ -272,11 +277,11 @@ BAD: dict[str, Row] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_every_bad_file_is_one_sentence(tmp_path: Path, name: str) -> None:
+def test_bad_file_is_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
     assert_one_sentence(tmp_path, BAD[name])
 
 
-def test_what_two_formats_read_has_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_two_formats_can_read_needs_a_stated_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = product(tmp_path)
     diffraction(tmp_path)
     with h5py.File(path, "a") as file:
@@ -287,12 +292,12 @@ def test_what_two_formats_read_has_to_be_named(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("kind", ["pair", "training", "cxi", "ptyd", "nexus", "cube"])
-def test_any_cut_is_an_input_error(tmp_path: Path, kind: str) -> None:
-    """A file that ends anywhere is a sentence, by content and with the format named."""
+def test_truncated_file_is_an_input_error(tmp_path: Path, kind: str) -> None:
+    """At any length, with a detected and with a stated format."""
     path = FILES[kind][0](tmp_path)
-    whole = path.read_bytes()
-    for end in np.random.default_rng(5).integers(1, len(whole), 20):
-        path.write_bytes(whole[:end])
+    content = path.read_bytes()
+    for end in np.random.default_rng(5).integers(1, len(content), 20):
+        path.write_bytes(content[:end])
         for format in ("auto", FILES[kind][1]):
             with pytest.raises(InputError, match=r"expected .*(truncated|HDF5)") as caught:
                 Scan.load(path, format=format)
@@ -300,7 +305,7 @@ def test_any_cut_is_an_input_error(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pair", "cxi", "nexus"])
-def test_the_command_line_says_the_sentence(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_prints_one_sentence(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = FILES[kind][0](tmp_path)
     truncate(path)
     out = tmp_path / "out" / "a.npz"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What can be wrong in the files of each format besides those of ptychodus, and in what a caller states."""
+"""Invalid files of each format except those of ptychodus, and invalid options of the caller, are refused."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scan_files import COUNTS, ENERGY, PATTERNS, WORLD, N
-from spoil import (
+from corrupt import (
     Bomb,
     Row,
     array,
@@ -26,6 +25,7 @@ from spoil import (
     table,
     truncate,
 )
+from scan_files import COUNTS, ENERGY, PATTERNS, WORLD, N
 
 DETECTOR = "entry_1/instrument_1/detector_1"
 EIGER, STAGE = "run/beamline/eiger", "run/stage/transformations"
@@ -40,13 +40,13 @@ BAD: dict[str, Row] = {
         {},
         r"detector_1/data': expected the key to be there \(or entry_1/",
     ),
-    "cxi without places": (
+    "cxi without translation": (
         "cxi",
         put("entry_1/sample_1/geometry_1/translation", None),
         {},
         r"geometry_1/translation': expected",
     ),
-    "cxi places": (
+    "cxi translation": (
         "cxi",
         put("entry_1/sample_1/geometry_1/translation", WORLD[:, :1]),
         {},
@@ -99,7 +99,7 @@ BAD: dict[str, Row] = {
         "ptyd",
         put("chunks/1/indices", np.zeros(7)),
         {},
-        r"indices': expected each scan index once, found 1 that",
+        r"indices': expected each frame index once, found 1 that",
     ),
     "ptyd weights": (
         "ptyd",
@@ -127,13 +127,13 @@ BAD: dict[str, Row] = {
         {},
         r"@units': expected one of m, .* 'furlong'",
     ),
-    "nexus no places": (
+    "nexus no positions": (
         "nexus",
         put(STAGE, None),
         {},
-        r"stage/transformations': expected places x and y of the sample, or a",
+        r"stage/transformations': expected positions x and y of the sample, or a",
     ),
-    "nexus one place": (
+    "nexus one position": (
         "nexus",
         put(f"{STAGE}/x", WORLD[:3, 0]),
         {},
@@ -149,7 +149,7 @@ BAD: dict[str, Row] = {
         "nexus",
         hdf5(lambda file: file.copy(file[EIGER], file["run/beamline"], name="second")),
         {},
-        r"'run/beamline': expected one group of NX_class NXdetector, found 2 that may be it",
+        r"'run/beamline': expected one group of NX_class NXdetector, found 2",
     ),
     "nexus energies": (
         "nexus",
@@ -295,7 +295,7 @@ BAD: dict[str, Row] = {
         {},
         r"'energy': expected between 10 and 1e\+06 eV .* 8\.05 eV",
     ),
-    # what the caller states
+    # options of the caller
     "stated zero": ("pair", lambda path: None, {"energy": 0.0}, r"energy must be a positive number \(eV\), got 0\.0"),
     "stated measurement": (
         "pair",
@@ -313,17 +313,17 @@ BAD: dict[str, Row] = {
         "pair",
         lambda path: None,
         {"probe": "absent.npy"},
-        r"absent\.npy: expected an \.npy file of a probe",
+        r"absent\.npy: not found",
     ),
     "stated partner": (
         "pair",
         lambda path: None,
         {"partner": "absent.h5"},
-        r"absent\.h5: expected a product of ptychodus, found no",
+        r"absent\.h5: not found",
     ),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_every_bad_file_is_one_sentence(tmp_path: Path, name: str) -> None:
+def test_bad_file_is_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
     assert_one_sentence(tmp_path, BAD[name])

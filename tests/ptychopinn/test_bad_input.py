@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a user can get wrong, command by command: one line that says what and where, exit code 2, and nothing written.
+"""Errors of the user, for each command: one line with the fault and its location, exit code 2, and no file written.
 
 Each row is a mistake, the command lines it is made with, and what the line must say. The commands run in this process,
-where the log goes to pytest, so that standard error holds the complaint alone.
+where the log goes to pytest, so that standard error has the error message only.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptychopinn.cli import main
+from ptychopinn.cli import app, main
 from ptychopinn.config import Config
 from ptychopinn.persistence.bundle import build_model, save_bundle
 from ptychopinn.physics.simulate import simulate
@@ -27,10 +30,14 @@ CPU = ("--execution.accelerator", "cpu", "--data.group_size", "4")
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a scan, a run's bundle and a reconstruction."""
+    """A folder with scans, a run's bundle and a reconstruction."""
     folder = tmp_path_factory.mktemp("good")
     scan = simulate("dead_leaves", patterns=16, size=32, photons=1e4)
     scan.save(folder / "scan.npz")
+    np.save(folder / "patterns.npy", scan.counts)
+    with tempfile.TemporaryDirectory() as pair:
+        dataclasses.replace(scan, pixel_size=1e-8, energy=8e3).save(pair, format="ptychodus")
+        shutil.copy(Path(pair) / "diffraction.h5", folder)  # without its partner
     config = Config.from_dict({"model": {"options": {"steps": 2, "width": 8, "state": 2}}, "data": {"group_size": 4}})
     save_bundle(build_model(config, 32, 1), config, folder / "run" / "wts.h5.zip")
     Reconstruction(np.ones((60, 60), np.complex64), np.ones((60, 60), np.float32), (0.0, 0.0)).save(folder / "recon.h5")
@@ -91,10 +98,6 @@ def text(good: Path, path: Path) -> None:
     path.write_text("x y counts\n")
 
 
-def nothing(good: Path, path: Path) -> None:
-    pass
-
-
 def folder(good: Path, path: Path) -> None:
     path.mkdir()
 
@@ -110,7 +113,6 @@ SCANS: dict[str, tuple[Callable[[Path, Path], None], tuple[str, ...]]] = {
     "empty": (empty, ("expected an NPZ file", "an empty file (0 bytes)")),
     "truncated": (truncated, ("expected an NPZ file", "truncated")),
     "text": (text, ("expected an NPZ file", "no zip archive")),
-    "missing": (nothing, ("expected an NPZ file", "no file")),
     "folder": (folder, ("expected an NPZ file", "a folder")),
 }
 WITH_SCAN = {
@@ -122,7 +124,7 @@ WITH_SCAN = {
 
 
 def refused(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line with which a command refuses; fails if it does anything else or leaves anything behind."""
+    """Return the one line of error of a command; fail if it succeeds, prints more or writes a file."""
     before = sorted(Path.cwd().rglob("*"))
     try:
         code = main(arguments)
@@ -138,7 +140,9 @@ def refused(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> s
 
 @pytest.mark.parametrize("command", WITH_SCAN)
 @pytest.mark.parametrize("mistake", SCANS)
-def test_scan_files(work: Path, good: Path, capsys: pytest.CaptureFixture[str], mistake: str, command: str) -> None:
+def test_bad_scan_file_is_refused(
+    work: Path, good: Path, capsys: pytest.CaptureFixture[str], mistake: str, command: str
+) -> None:
     write, phrases = SCANS[mistake]
     write(good, work / "bad.npz")
     line = refused(WITH_SCAN[command], capsys)
@@ -148,23 +152,22 @@ def test_scan_files(work: Path, good: Path, capsys: pytest.CaptureFixture[str], 
 
 
 @pytest.mark.parametrize("command", WITH_SCAN)
-def test_unknown_suffix(work: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_unknown_suffix_is_refused(work: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     (work / "bad.tif").write_bytes(b"II*\0")
     arguments = tuple(argument.replace("bad.npz", "bad.tif") for argument in WITH_SCAN[command])
     assert "bad.tif: expected a scan in one of the formats npz, ptychodus" in refused(arguments, capsys)
 
 
 RECONSTRUCTIONS = {
-    "missing": (nothing, "bad.h5: no such file"),
     "empty": (empty, "bad.h5: not a readable HDF5 reconstruction"),
     "truncated": (truncated, "bad.h5: not a readable HDF5 reconstruction"),
-    "folder": (folder, "bad.h5: no such file"),
+    "folder": (folder, "bad.h5: expected a file of a reconstruction, found a folder"),
 }
 
 
 @pytest.mark.parametrize("arguments", [("evaluate", "bad.h5", "scan.npz"), ("plot", "bad.h5")], ids=lambda row: row[0])
 @pytest.mark.parametrize("mistake", RECONSTRUCTIONS)
-def test_reconstruction_files(
+def test_bad_reconstruction_file_is_refused(
     work: Path, good: Path, capsys: pytest.CaptureFixture[str], mistake: str, arguments: tuple[str, ...]
 ) -> None:
     write, phrase = RECONSTRUCTIONS[mistake]
@@ -172,12 +175,12 @@ def test_reconstruction_files(
     assert phrase in refused(arguments, capsys)
 
 
-def test_a_scan_for_a_reconstruction(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scan_in_place_of_a_reconstruction_is_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(("evaluate", "scan.npz", "scan.npz"), capsys)
     assert "scan.npz: key 'schema_version' is missing" in line
 
 
-def test_no_truth(work: Path, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_truth_is_reported(work: Path, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
     without("objectGuess")(good, work / "bad.npz")
     assert "truth" in refused(("evaluate", "recon.h5", "bad.npz", "--out", "out.json"), capsys)
 
@@ -187,7 +190,7 @@ OPTIONS = [
     ((*TRAIN, "--training.epochs", "0"), "training.epochs must be at least 1, got 0"),
     ((*TRAIN, "--epochs", "0"), "training.epochs must be at least 1, got 0"),
     ((*TRAIN, "--minutes", "-1"), "training.minutes must be positive, got -1"),
-    ((*TRAIN, "--training.epochs", "many"), "\"training.epochs\": Expected a <class 'int'>. Got value: many"),
+    ((*TRAIN, "--training.epochs", "many"), "training.epochs must be a whole number, got 'many'"),
     ((*TRAIN, "--training.loss", "l1"), "training.loss must be poisson or amplitude, got 'l1'"),
     ((*TRAIN, "--training.epoch", "3"), "unrecognized arguments: --training.epoch 3"),
     ((*TRAIN, "--model.generator", "gan"), "model.generator: must be one of cnn, unet, unrolled, got 'gan'"),
@@ -196,7 +199,7 @@ OPTIONS = [
     ((*TRAIN, "--data.group_size", "17"), "a group of 17 needs a scan of at least 17 patterns, got 16"),
     ((*TRAIN, "--execution.accelerator", "abacus"), "execution.accelerator must be auto, cpu or gpu, got 'abacus'"),
     ((*TRAIN, "--measurement", "guess"), "invalid choice: 'guess'"),
-    ((*TRAIN, "--config", "absent.yaml"), "File does not exist"),
+    ((*TRAIN, "--epochs", "many"), "--epochs must be a whole number or none, got 'many'"),
     ((*TRAIN, "--config", "recon.h5"), "--config: expected YAML text"),
     (("train", "scan.npz"), "the following arguments are required: train.out"),
     (("train", "scan.npz", "--out", "scan.npz/out", *TINY, *CPU), "scan.npz/out: expected a folder that can be made"),
@@ -217,8 +220,11 @@ OPTIONS = [
         ("reconstruct", "run", "scan.npz", "--out", "out.h5", "--inference.batch_size", "0"),
         "inference.batch_size must be",
     ),
-    (("reconstruct", "absent", "scan.npz", "--out", "out.h5"), "absent: expected a trained model"),
-    (("reconstruct", ".", "scan.npz", "--out", "out.h5"), "wts.h5.zip: expected a trained model"),
+    (("reconstruct", ".", "scan.npz", "--out", "out.h5"), "wts.h5.zip: not found; expected a trained model"),
+    (
+        ("reconstruct", "run", "scan.npz", "--out", "out.h5", "--execution.accelerator", "abacus"),
+        "execution.accelerator must be auto, cpu or gpu, got 'abacus'",
+    ),
     (("reconstruct", "scan.npz", "scan.npz", "--out", "out.h5"), "scan.npz: manifest.json: expected a bundle"),
     (
         ("reconstruct", "recon.h5", "scan.npz", "--out", "out.h5"),
@@ -231,8 +237,61 @@ OPTIONS = [
 @pytest.mark.parametrize(
     ("arguments", "phrase"), OPTIONS, ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
 )
-def test_options(work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], phrase: str) -> None:
+def test_wrong_option_is_refused(
+    work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], phrase: str
+) -> None:
     assert phrase in refused(arguments, capsys)
+
+
+#: Command lines whose files exist, and the indices of the arguments that are files to read.
+PATHS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
+    "inspect": (("inspect", "scan.npz", "--no-orientation"), (1,)),
+    "convert": (("convert", "scan.npz", "out.cxi"), (1,)),
+    "subset": (("subset", "scan.npz", "out.npz", "--n", "8"), (1,)),
+    "train": (("train", "scan.npz", "scan.npz", "--out", "out", "--from", "run", *CPU), (1, 2, 6)),
+    "reconstruct": (("reconstruct", "run", "scan.npz", "--out", "out.h5", "--ensemble", "run"), (1, 2, 6)),
+    "refine": (("refine", "run", "scan.npz", "--out", "out.h5"), (1, 2)),
+    "evaluate": (("evaluate", "recon.h5", "scan.npz"), (1, 2)),
+    "plot": (("plot", "scan.npz"), (1,)),
+    "unpack": (("unpack", "wts.zip", "--out", "out", "--trust"), (1,)),
+    "simulate": (("simulate", "out.npz"), ()),
+    "doctor": (("doctor",), ()),
+}
+#: Placeholders of options that name a file to read.
+READ = ("FILE.yaml", "FILE.npy", "FILE.csv", "FILE.h5")
+#: Options that apply to files of one format.
+OF_A_FORMAT = {"--positions": "patterns.npy", "--partner": "diffraction.h5"}
+
+
+def with_absent_file() -> list[tuple[str, ...]]:
+    """Return every command line of PATHS with one missing file, and with each option that reads a missing file."""
+    parser, commands = app._parser(app._COMMANDS)
+    assert set(PATHS) == set(commands)
+    found = []
+    for name, (arguments, indices) in PATHS.items():
+        found += [(*arguments[:k], f"absent{Path(arguments[k]).suffix}", *arguments[k + 1 :]) for k in indices]
+        for action in parser._subcommands_action._name_parser_map[name]._actions:
+            option = action.option_strings[-1] if action.option_strings else ""
+            if action.metavar in READ and (name, option) != ("inspect", "--mask"):
+                scan = OF_A_FORMAT.get(option, "scan.npz")
+                line = tuple(scan if argument == "scan.npz" else argument for argument in arguments)
+                found.append((*line, option, f"absent{Path(action.metavar).suffix}"))
+    return found
+
+
+@pytest.mark.parametrize("arguments", with_absent_file(), ids=" ".join)
+def test_missing_file_is_reported(work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    (name,) = (argument for argument in arguments if argument.startswith("absent"))
+    line = refused(arguments, capsys)
+    assert line.startswith(f"ptychopinn {arguments[0]}: {name}: not found"), line
+
+
+def test_similar_name_is_suggested(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "scam.npz: not found; did you mean scan.npz?" in refused(("plot", "scam.npz"), capsys)
+    assert "data/scan.npz: not found, nor is its folder data" in refused(("plot", "data/scan.npz"), capsys)
+    for command in ("train", "refine"):
+        files = ("scan.npz",) if command == "train" else ("run", "scan.npz")
+        assert ": not found" in refused((command, *files, "--out", "other.h5", "--resume"), capsys)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +304,7 @@ def test_options(work: Path, capsys: pytest.CaptureFixture[str], arguments: tupl
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_an_earlier_result_is_kept(
+def test_earlier_result_is_kept(
     work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], earlier: str
 ) -> None:
     path = work / earlier
@@ -256,14 +315,14 @@ def test_an_earlier_result_is_kept(
     assert path.read_text() == "earlier"
 
 
-def test_a_damaged_bundle(work: Path, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_bundle_is_refused(work: Path, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with zipfile.ZipFile(work / "bad.zip", "w") as archive:
         archive.writestr("manifest.json", "{}")
     line = refused(("reconstruct", "bad.zip", "scan.npz", "--out", "out.h5"), capsys)
     assert "bad.zip: config.json: expected a bundle with this member, found only manifest.json" in line
 
 
-def test_patterns_of_another_size(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_patterns_of_another_size_are_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     simulate("dead_leaves", patterns=9, size=48, photons=1e4).save("other.npz")
     line = refused(("reconstruct", "run", "other.npz", "--out", "out.h5"), capsys)
     assert "patterns must be 32 x 32 pixels as in the model's training, got 48 x 48" in line

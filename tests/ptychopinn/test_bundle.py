@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The bundle: the same predictions after a reload in another process, and one sentence about every kind of damage."""
+"""Bundles: the same predictions after a reload in another process, and an error for every kind of damage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MEMBERS = ["manifest.json", "config.json", "weights.safetensors"]
 
 @pytest.fixture(scope="module")
 def model() -> PtychoModel:
-    """A model whose every parameter is away from its start."""
+    """Return a model whose parameters all differ from their initial values."""
     torch.manual_seed(5)
     model = build_model(CONFIG, 32, 1)
     with torch.no_grad():
@@ -46,7 +46,7 @@ def intact(model: PtychoModel, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def rewrite(source: Path, target: Path, changes: dict[str, bytes | None]) -> Path:
-    """A copy of a bundle with members replaced, added, or (None) left out."""
+    """Copy a bundle with members replaced, added, or (None) removed."""
     with zipfile.ZipFile(source) as archive:
         members: dict[str, bytes | None] = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(target, "w") as archive:
@@ -61,7 +61,7 @@ def manifest_with(source: Path, **changes: object) -> dict[str, bytes | None]:
         return {"manifest.json": json.dumps(json.loads(archive.read("manifest.json")) | changes).encode()}
 
 
-def test_another_process_predicts_the_same_bits(model: PtychoModel, intact: Path, tmp_path: Path) -> None:
+def test_predictions_of_another_process_are_bitwise_equal(model: PtychoModel, intact: Path, tmp_path: Path) -> None:
     path = tmp_path / "scan.npz"
     simulate("dead_leaves", patterns=16, size=32, photons=1e5, seed=2).save(path)
     code = (
@@ -71,24 +71,24 @@ def test_another_process_predicts_the_same_bits(model: PtychoModel, intact: Path
         "model, config = load_bundle(sys.argv[1])\n"
         "print(hashlib.sha256(predict(model, Scan.load(sys.argv[2]), config).canvases.numpy().tobytes()).hexdigest())"
     )
-    there = subprocess.run(
+    other = subprocess.run(
         [sys.executable, "-c", code, str(intact), str(path)],
         capture_output=True,
         text=True,
         check=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    here = hashlib.sha256(predict(model, Scan.load(path), CONFIG).canvases.numpy().tobytes()).hexdigest()
-    assert there.stdout.strip() == here
+    expected = hashlib.sha256(predict(model, Scan.load(path), CONFIG).canvases.numpy().tobytes()).hexdigest()
+    assert other.stdout.strip() == expected
 
 
-def test_file_or_folder(intact: Path) -> None:
+def test_bundle_is_loaded_by_file_or_folder(intact: Path) -> None:
     (a, config), (b, _) = load_bundle(intact), load_bundle(str(intact.parent))
     assert config == CONFIG and not a.training
     assert all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
 
 
-def test_what_is_inside(intact: Path) -> None:
+def test_bundle_has_the_documented_members_and_manifest(intact: Path) -> None:
     with zipfile.ZipFile(intact) as archive:
         assert archive.namelist() == MEMBERS
         manifest = json.loads(archive.read("manifest.json"))
@@ -98,7 +98,7 @@ def test_what_is_inside(intact: Path) -> None:
     assert manifest["info"] == {"scan": "a", "epochs": 3}
 
 
-def test_saved_whole_or_not_at_all(model: PtychoModel, tmp_path: Path) -> None:
+def test_bundle_is_saved_atomically(model: PtychoModel, tmp_path: Path) -> None:
     path = save_bundle(model, CONFIG, tmp_path / "new" / "model.zip")
     before = path.read_bytes()
     with pytest.raises(TypeError, match="not JSON serializable"):
@@ -122,7 +122,7 @@ def _torch_saved() -> bytes:
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_a_missing_member(intact: Path, tmp_path: Path, member: str) -> None:
+def test_missing_member_is_reported(intact: Path, tmp_path: Path, member: str) -> None:
     path = rewrite(intact, tmp_path / "b.zip", {member: None})
     with pytest.raises(InputError, match=rf"b\.zip: {member}: expected a bundle with this member, found only "):
         load_bundle(path)
@@ -132,7 +132,7 @@ def test_a_missing_member(intact: Path, tmp_path: Path, member: str) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\x00\xff\xfe", _pickled(), _torch_saved()], ids=["empty", "bytes", "pickle", "torch"]
 )
-def test_another_thing_in_place_of_a_member(
+def test_invalid_member_is_reported(
     intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, member: str, data: bytes
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -152,14 +152,14 @@ def test_another_thing_in_place_of_a_member(
         ({"modes": -1}, "expected an integer from 1 under 'modes', found -1"),
     ],
 )
-def test_another_manifest(intact: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_wrong_manifest_is_reported(intact: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
     path = rewrite(intact, tmp_path / "b.zip", manifest_with(intact, **changes))
     with pytest.raises(InputError, match=rf"b\.zip: manifest\.json: {message}"):
         load_bundle(path)
 
 
 @pytest.mark.parametrize("changes", [{"patch_size": 64}, {"modes": 2}])
-def test_weights_of_another_scan(intact: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+def test_weights_of_another_size_are_refused(intact: Path, tmp_path: Path, changes: dict[str, object]) -> None:
     path = rewrite(intact, tmp_path / "b.zip", manifest_with(intact, **changes))
     with pytest.raises(InputError, match=r"weights\.safetensors: expected the weights of this .*, found size mismatch"):
         load_bundle(path)
@@ -175,7 +175,7 @@ def test_weights_of_another_scan(intact: Path, tmp_path: Path, changes: dict[str
         ({"colour": 1}, "config.json", "model has no 'colour'"),
     ],
 )
-def test_another_configuration(
+def test_wrong_configuration_is_reported(
     intact: Path, tmp_path: Path, settings: dict[str, object], member: str, message: str
 ) -> None:
     path = rewrite(intact, tmp_path / "b.zip", {"config.json": json.dumps({"model": settings}).encode()})
@@ -183,14 +183,14 @@ def test_another_configuration(
         load_bundle(path)
 
 
-def test_a_manifest_for_another_patch_size_names_the_file(intact: Path, tmp_path: Path) -> None:
+def test_unsupported_patch_size_is_reported_with_the_file(intact: Path, tmp_path: Path) -> None:
     path = rewrite(intact, tmp_path / "b.zip", manifest_with(intact, patch_size=40))
     with pytest.raises(InputError, match=r"b\.zip: .*patterns of 32 to 256 pixels in multiples of .*, got 40"):
         load_bundle(path)
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "half", "flipped"])
-def test_a_damaged_file(intact: Path, tmp_path: Path, damage: str) -> None:
+def test_damaged_file_is_reported(intact: Path, tmp_path: Path, damage: str) -> None:
     data = intact.read_bytes()
     middle = len(data) // 2
     damaged = {
@@ -206,13 +206,13 @@ def test_a_damaged_file(intact: Path, tmp_path: Path, damage: str) -> None:
         load_bundle(path)
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_missing_bundle_is_reported(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(InputError, match=r"expected a trained model \(a run's folder or its wts\.h5\.zip\)"):
             load_bundle(path)
 
 
-def test_other_members_are_never_unpacked(intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_members_are_never_unpacked(intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
     monkeypatch.chdir(inner)
@@ -222,7 +222,7 @@ def test_other_members_are_never_unpacked(intact: Path, tmp_path: Path, monkeypa
     assert list(inner.iterdir()) == [path] and list(tmp_path.iterdir()) == [inner]
 
 
-def test_a_member_that_claims_too_much(intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ptychopinn.persistence.archive._LARGEST", 1500)
+def test_oversized_member_is_refused(intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptychopinn.persistence.archive._MAX_BYTES", 1500)
     with pytest.raises(InputError, match=r"weights\.safetensors: expected at most 1500 bytes, found \d+"):
         load_bundle(intact)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which checkpoint a training chose, even of an epoch that was cut short: it is the model of the bundle."""
+"""The checkpoint that a training run selects, also of an incomplete epoch, is the model of the bundle."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ptychopinn.training.workflow import train
 
 @pytest.mark.parametrize(
     ("training", "name"),
-    [({"epochs": 3}, "best.ckpt"), ({"epochs": 1, "minutes": 1e-9}, "cut.ckpt")],
-    ids=["whole", "cut"],
+    [({"epochs": 3}, "best.ckpt"), ({"epochs": 1, "minutes": 1e-5}, "cut.ckpt")],
+    ids=["complete", "incomplete"],
 )
-def test_the_chosen_checkpoint_is_the_model_of_the_bundle(training: dict[str, Any], name: str, tmp_path: Path) -> None:
+def test_chosen_checkpoint_is_the_model_of_the_bundle(training: dict[str, Any], name: str, tmp_path: Path) -> None:
     run = train(tiny_scan(), tmp_path, tiny(training=training))
     assert run.checkpoint == tmp_path / "checkpoints" / name
     copied = copy_chosen(run.checkpoint, tmp_path)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command line where nothing is wrong: help, settings and their precedence, what is printed, exit codes.
+"""The command line with valid input: help, options and their precedence, output, exit codes.
 
-What a user can get wrong is in test_bad_input.py, the whole way from a scan to its figures in test_cycle.py.
+Errors of the user are tested in test_bad_input.py, all steps from a scan to its figures in test_cycle.py.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ COMMANDS = {
     "inspect": ("SCAN", "--json", "--picture", "--mask", "--no-orientation", "if there is a problem"),
     "convert": ("IN", "OUT", "--to", "--format", "--pixel-size", "ptychodus", "nexus", "kept exactly"),
     "subset": ("SCAN", "OUT", "--n", "--clusters", "--seed", "record of its origin"),
-    "train": ("SCAN", "--out", "--config", "--training.epochs", "--model.options", "--data.group_size", "--minutes"),
-    "reconstruct": ("RUN", "SCAN", "--out", "--inference.synchronise", "--device", "those of the training"),
-    "refine": ("[START] SCAN", "--from-scratch", "--resume", "--refine.learn_positions", "or from scratch"),
+    "train": ("SCAN", "--out", "--config", "--minutes", "--from", "--resume", "--orientation"),
+    "reconstruct": ("RUN", "SCAN", "--out", "--device", "those of the training"),
+    "refine": ("[START] SCAN", "--from-scratch", "--resume", "or from scratch"),
     "evaluate": ("RECON.h5", "SCAN", "--out", "--overwrite"),
     "plot": ("FILE", "--out"),
     "unpack": ("ARCHIVE.zip", "--out", "--trust", "--overwrite"),
@@ -52,6 +52,26 @@ TINY = (
     ),
     *("--execution.progress", "false", "--execution.threads", "1", "--execution.accelerator", "cpu"),
 )
+#: Words of the full help only.
+FULL = {
+    "subset": ("scan file:", "--format"),
+    "train": (
+        "scan file:",
+        "--training.epochs N",
+        "--training.loss {poisson,amplitude}",
+        "data: grouping of a scan",
+    ),
+    "reconstruct": ("--inference.synchronise {true,false}", "--inference.augment {1,2,4,8}", "--execution.threads N"),
+    "refine": ("--refine.learn_positions", "--refine.engine {lbfgs,pie}", "--execution.accelerator {auto,cpu,gpu}"),
+    "evaluate": ("--measurement {auto,amplitude,counts}",),
+    "plot": ("--probe FILE.npy",),
+}
+USAGE = {
+    "train": "ptychopinn train [options] SCAN... --out RUN",
+    "reconstruct": "ptychopinn reconstruct [options] RUN SCAN --out OUT.h5",
+    "refine": "ptychopinn refine [options] [START] SCAN --out OUT.h5",
+    "doctor": "ptychopinn doctor [options]",
+}
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
@@ -61,7 +81,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A scan, a run of two epochs, and two reconstructions, all made by commands."""
+    """Write a scan, a run of two epochs, and two reconstructions with the commands."""
     folder = tmp_path_factory.mktemp("cli")
     scan, run = str(folder / "scan.npz"), str(folder / "run")
     assert (
@@ -73,24 +93,47 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def help_of(command: str, option: str, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as end:
-        main([command, "--help"])
-    text = capsys.readouterr().out
+        main([command, option])
     assert end.value.code == 0
-    for word in COMMANDS[command]:
-        assert word in text
+    return capsys.readouterr().out
 
 
-def test_every_command_is_in_the_help_and_tested_here(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_usage_and_common_options(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    text, full = (help_of(command, option, capsys) for option in ("--help", "--help-all"))
+    usage = text.splitlines()[0].removeprefix("usage: ")
+    assert usage == full.splitlines()[0].removeprefix("usage: ") == USAGE.get(command, usage)
+    assert usage.startswith(f"ptychopinn {command} [options]") and text.splitlines()[1] == ""
+    assert all(word in " ".join(shown.split()) for shown in (text, full) for word in COMMANDS[command])
+    assert all(word in full and word not in text for word in FULL.get(command, ()))
+    more = f"More options with ptychopinn {command} --help-all: "
+    assert more not in full
+    assert text.splitlines()[-1].startswith(more) if command in FULL else text == full
+
+
+def test_full_help_lists_every_option_in_a_titled_group(capsys: pytest.CaptureFixture[str]) -> None:
+    parser, commands = app._parser(app._COMMANDS)
+    for command in commands:
+        text = help_of(command, "--help-all", capsys)
+        sub = parser._subcommands_action._name_parser_map[command]
+        for action in sub._actions:
+            assert all(f"  {option}" in text or f", {option}" in text for option in action.option_strings), action
+        assert all(group.title for group in sub._action_groups)
+
+
+def test_help_lists_every_tested_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert tuple(COMMANDS) == app._COMMANDS
     assert main([]) == 2
     printed = capsys.readouterr()
-    assert printed.out == "" and all(f"    {command} " in printed.err for command in COMMANDS)
+    assert printed.out == "" and all(f"\n  {command} " in printed.err for command in COMMANDS)
 
 
-def test_help_and_import_are_light() -> None:
+def test_help_and_import_load_no_heavy_modules() -> None:
     code = (
         "import sys, ptychopinn, ptychopinn.cli\n"
         "try: ptychopinn.cli.main(['--help'])\n"
@@ -110,7 +153,7 @@ def test_public_names() -> None:
         ptychopinn.reconstrukt  # noqa: B018
 
 
-def test_the_printed_configuration_is_one_to_train_with(
+def test_printed_configuration_can_be_trained_with(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
@@ -121,7 +164,7 @@ def test_the_printed_configuration_is_one_to_train_with(
     assert Config.from_dict({name: values[name] for name in Config().to_dict()}).training.epochs == 7
 
 
-def test_a_run_is_repeated_from_its_configuration_and_options_go_over_it(folder: Path, tmp_path: Path) -> None:
+def test_run_is_repeated_from_its_configuration_and_options_override_it(folder: Path, tmp_path: Path) -> None:
     config = str(folder / "run" / "config.yaml")
     scan = str(folder / "scan.npz")
     assert main(["train", scan, "--out", str(tmp_path / "again"), "--config", config]) == 0
@@ -134,8 +177,8 @@ def test_a_run_is_repeated_from_its_configuration_and_options_go_over_it(folder:
     assert (settings.training.seed, settings.training.epochs, settings.data.group_size) == (4, 1, 4)
 
 
-def test_training_in_a_process_says_little(folder: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(folder / "run", tmp_path / "run")  # over an earlier run Lightning has most to say
+def test_output_of_training_is_short(folder: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(folder / "run", tmp_path / "run")  # Lightning logs most when an earlier run is replaced
     options = ("--epochs", "1", "--data.validation_fraction", "0", "--overwrite", *TINY)
     done = python("-m", "ptychopinn.cli", "train", str(folder / "scan.npz"), "--out", str(run), *options)
     assert done.returncode == 0
@@ -145,7 +188,7 @@ def test_training_in_a_process_says_little(folder: Path, tmp_path: Path) -> None
     assert done.stdout.startswith(f"{run}: trained on 16 patterns, train_loss 0.") and done.stdout.count("\n") == 1
 
 
-def test_ctrl_c_saves_the_run_and_says_so(folder: Path, tmp_path: Path) -> None:
+def test_interrupt_saves_the_run_and_is_reported(folder: Path, tmp_path: Path) -> None:
     command = (
         "-m",
         "ptychopinn.cli",
@@ -171,7 +214,9 @@ def test_ctrl_c_saves_the_run_and_says_so(folder: Path, tmp_path: Path) -> None:
     assert load_bundle(tmp_path)[1].training.epochs == 9999
 
 
-def test_interrupted_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_interrupt_of_another_command_is_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def diagnose() -> None:
         raise KeyboardInterrupt
 
@@ -180,7 +225,7 @@ def test_interrupted_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert capsys.readouterr().err == "ptychopinn doctor: interrupted\n"
 
 
-def test_a_defect_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def diagnose() -> None:
         raise ValueError("a defect")
 
@@ -189,7 +234,7 @@ def test_a_defect_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyP
         main(["doctor"])
 
 
-def test_a_full_disk_is_one_line(
+def test_full_disk_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def write_array(*_: object, **__: object) -> None:
@@ -201,7 +246,7 @@ def test_a_full_disk_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_simulate_is_the_function_of_that_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate_command_equals_the_function(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "new" / "scan.npz"
     arguments = ["--object", "lines", "--probe", "disk", "--scan", "spiral", "--modes", "2", "--patterns", "9"]
     arguments += ["--size", "32", "--step", "3.5", "--photons", "2e4", "--seed", "7"]
@@ -223,7 +268,7 @@ def test_reconstructions_agree_between_formats(folder: Path) -> None:
         assert (folder / "recon" / name).stat().st_size > 5_000
 
 
-def test_inference_options_are_those_of_the_training_unless_given(folder: Path, tmp_path: Path) -> None:
+def test_inference_options_of_the_training_are_the_defaults(folder: Path, tmp_path: Path) -> None:
     model, config = load_bundle(folder / "run")
     settings = config.to_dict() | {"inference": {"group_size": 2, "synchronise": False, "probe": "scan"}}
     save_bundle(model, Config.from_dict(settings), tmp_path / "model.zip")
@@ -237,7 +282,21 @@ def test_inference_options_are_those_of_the_training_unless_given(folder: Path, 
         assert (used["group_size"], used["synchronise"], used["probe"]) == expected
 
 
-def test_plot(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_execution_options_of_the_command_are_used(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    scan, cpu = str(folder / "scan.npz"), ("--execution.accelerator", "cpu", "--execution.threads", "3")
+    out = tmp_path / "a.npz"
+    assert main(["reconstruct", str(folder / "run"), scan, "--out", str(out), *cpu]) == 0
+    assert used == [3] and Reconstruction.load(out).metadata["config"]["execution"]["threads"] == 3
+    refined = str(tmp_path / "b.h5")
+    assert main(["refine", "--from-scratch", scan, "--out", refined, "--iterations", "1", *cpu]) == 0
+    assert used == [3, 3]
+
+
+def test_plot_writes_the_figures_of_each_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, expected in (
         ("scan.npz", ["scan.png"]),
         ("recon.h5", ["amplitude.png", "phase.png"]),
@@ -250,15 +309,15 @@ def test_plot(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert capsys.readouterr().out.splitlines() == [f"wrote {out / picture}" for picture in expected]
 
 
-def test_plot_beside_the_file(folder: Path, tmp_path: Path) -> None:
+def test_plot_writes_beside_the_file_by_default(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "some.npz"
     path.write_bytes((folder / "scan.npz").read_bytes())
     assert main(["plot", str(path)]) == 0
     assert (tmp_path / "some" / "scan.png").exists()
 
 
-def test_doctor_finds_nothing_wrong_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: None)  # a CPU build of torch beside a driver is a finding
+def test_doctor_reports_no_problem_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)  # a CPU build of torch with a GPU driver is reported
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "nothing is wrong"
@@ -282,7 +341,7 @@ def test_doctor_finds_nothing_wrong_here(monkeypatch: pytest.MonkeyPatch, capsys
         ),
     ],
 )
-def test_doctor_names_what_is_wrong(
+def test_doctor_reports_each_problem(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], target: str, value: object, problem: str
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
@@ -292,14 +351,16 @@ def test_doctor_names_what_is_wrong(
     assert found.startswith(f"PROBLEM: {problem}") and last == "1 to mend"
 
 
-def test_doctor_without_native_libraries(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_reports_missing_native_libraries(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delattr("ptychopinn.runtime.doctor", raising=False)
     monkeypatch.setitem(sys.modules, "ptychopinn.runtime.doctor", None)
     assert main(["doctor"]) == 1
     assert capsys.readouterr().out.startswith("PROBLEM: ")
 
 
-def test_real_warnings_of_lightning_are_kept_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_of_lightning_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     import lightning  # noqa: F401
 
     quieten_lightning()

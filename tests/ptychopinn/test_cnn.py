@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The predecessor's network: its parameters to the last, its rim, its group size. The contract is test_models.py's."""
+"""PtychoPINN's network: number of parameters, rim and group size. test_models.py tests the contract of generators."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def scan() -> Scan:
 @pytest.mark.parametrize(
     ("size", "members", "parameters"), [(64, 1, 2_339_895), (64, 4, 2_351_733)], ids=["C = 1", "C = 4"]
 )
-def test_cnn_has_the_predecessors_parameters(size: int, members: int, parameters: int) -> None:
-    """Counted on the original; one more there is its intensity scale, which is the illumination's here."""
+def test_cnn_has_as_many_parameters_as_ptychopinn(size: int, members: int, parameters: int) -> None:
+    """The original has one more, its intensity scale, which is a parameter of the illumination here."""
     generator = build_generator("cnn", size, {}, members)
     assert sum(p.numel() for p in generator.parameters()) == parameters
 
 
-def test_cnn_rim_is_coarse_and_only_there_for_large_probes() -> None:
+def test_cnn_predicts_the_rim_for_large_probes_only() -> None:
     torch.manual_seed(0)
     with_rim, without = (build_generator("cnn", 64, {"width": 1, "probe_big": big}) for big in (True, False))
     features = with_rim.encoder(torch.rand(2, 1, 64, 64))
@@ -43,7 +43,7 @@ def test_cnn_rim_is_coarse_and_only_there_for_large_probes() -> None:
         assert (image[..., :16, :] != 0).all() and (image[..., 48:, :] != 0).all() and (image[..., :16] != 0).all()
 
 
-def test_cnn_with_all_patterns_as_channels_takes_one_size_of_group(scan: Scan) -> None:
+def test_cnn_with_patterns_as_channels_has_a_fixed_group_size(scan: Scan) -> None:
     generator = build_generator("cnn", 32, {"width": 1}, 4)
     assert generator.group_size == 4 and build_generator("cnn", 32, {"object_big": False}).group_size is None
     canvas = run(generator, batch_of(scan, 4), torch.from_numpy(scan.probe))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Formats on the command line: scans converted, options that stand in for what a file lacks, products written."""
+"""Formats on the command line: conversion of scans, options for missing fields, products."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from scan_files import CORNERS, COUNTS, ENERGY, FILES, PIXEL, WORLD, arrays, nexus, pair, training
 
-from ptychopinn.acquisition import world_positions
 from ptychopinn.cli import main
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
+from ptychopinn.world import world_positions
 
 GEOMETRY = ["--energy", str(ENERGY), "--distance", "1.9", "--detector-pixel-size", "55e-6"]
 
@@ -31,7 +31,9 @@ GEOMETRY = ["--energy", str(ENERGY), "--distance", "1.9", "--detector-pixel-size
         ("s7_diffraction.h5", "ptychodus", ["s7_diffraction.h5", "s7_product.h5"]),
     ],
 )
-def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, to: str, files: list[str]) -> None:
+def test_convert_writes_every_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, to: str, files: list[str]
+) -> None:
     source = nexus(tmp_path)
     out = tmp_path / "out"
     assert main(["convert", str(source), str(out / name), "--to", to]) == 0
@@ -48,7 +50,7 @@ def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, 
     assert main(["convert", str(source), str(out / name), "--to", to, "--overwrite"]) == 0
 
 
-def test_options_stand_in_for_what_a_file_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_complete_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = arrays(tmp_path), tmp_path / "a.npz"
     assert main(["convert", str(source), str(out)]) == 2
     assert "no energy, distance, detector_pixel_size to compute it from" in capsys.readouterr().err
@@ -62,7 +64,7 @@ def test_options_stand_in_for_what_a_file_lacks(tmp_path: Path, capsys: pytest.C
     np.testing.assert_allclose(scan.positions, CORNERS - CORNERS.min(axis=0), rtol=0, atol=1e-9)
 
 
-def test_a_named_format_and_a_partner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stated_format_and_partner_are_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = pair(tmp_path)
     partner = (tmp_path / "product.h5").rename(tmp_path / "other.h5")
     command = ["convert", str(first), str(tmp_path / "a.npz"), "--format", "ptychodus"]
@@ -73,7 +75,7 @@ def test_a_named_format_and_a_partner(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "key 'entry_1/instrument_1/detector_1/data': expected the key to be there" in capsys.readouterr().err
 
 
-def test_plot_knows_scans_from_reconstructions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plot_distinguishes_scans_and_reconstructions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scan = pair(tmp_path)
     assert main(["plot", str(scan), "--out", str(tmp_path / "a")]) == 0
     image = np.ones((20, 20), np.complex64)
@@ -99,14 +101,14 @@ def test_refine_from_scratch_writes_a_product(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("command", ["train", "reconstruct", "refine", "evaluate", "plot", "convert"])
-def test_every_command_that_reads_a_scan_takes_its_format(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_that_read_a_scan_accept_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main([command, "--help"])
+        main([command, "--help-all"])
     text = capsys.readouterr().out
     assert all(f"--{name} " in text for name in ("format", "measurement", "probe", "pixel-size", "energy", "partner"))
 
 
-def test_what_belongs_to_another_format_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_option_of_another_format_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = nexus(tmp_path)
     for option, owner in (("positions", "arrays"), ("partner", "ptychodus")):
         assert main(["convert", str(source), str(tmp_path / "a.npz"), f"--{option}", "nowhere"]) == 2
@@ -114,7 +116,7 @@ def test_what_belongs_to_another_format_is_refused(tmp_path: Path, capsys: pytes
     assert not (tmp_path / "a.npz").exists()
 
 
-def test_a_subset_of_a_pair_names_both_files(tmp_path: Path) -> None:
+def test_record_of_a_subset_of_a_pair_names_both_files(tmp_path: Path) -> None:
     (tmp_path / "pair").mkdir()
     pair(tmp_path / "pair")
     for source in ("pair", "pair/diffraction.h5"):
@@ -124,7 +126,7 @@ def test_a_subset_of_a_pair_names_both_files(tmp_path: Path) -> None:
         assert set(origin["files"]) == {"diffraction.h5", "product.h5"} and len(set(origin["files"].values())) == 2
 
 
-def test_pictures_of_a_folder_go_beside_it(tmp_path: Path) -> None:
+def test_figures_of_a_folder_are_written_beside_it(tmp_path: Path) -> None:
     (tmp_path / "pair").mkdir()
     pair(tmp_path / "pair")
     before = sorted((tmp_path / "pair").iterdir())

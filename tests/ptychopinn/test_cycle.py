@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The whole way as a user goes it, each command in a process of its own: simulate, train, reconstruct, evaluate.
+"""All steps of a user, each command in its own process: simulate, train, reconstruct, evaluate.
 
 A short training of a small network on 64 patterns; the floors below leave margin under the worst of three seeds, and
 an image without features scores 0 (see the control).
@@ -42,7 +42,7 @@ def ptychopinn(folder: Path, command: str) -> str:
     return done.stdout
 
 
-def test_from_a_scan_to_its_figures(tmp_path: Path) -> None:
+def test_commands_from_simulation_to_figures(tmp_path: Path) -> None:
     ptychopinn(tmp_path, "simulate scan.npz --object dead_leaves --patterns 64 --seed 1")
     network = '--model.options={"steps":3,"width":8,"state":2}'
     training = "--epochs 3 --data.group_size 9 --training.batch_size 4 --training.learning_rate 5e-3"

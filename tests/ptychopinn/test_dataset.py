@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Batches of groups: conventions, canvases that lose nothing, integer types, bad pixels, and what is drawn when."""
+"""Batches of groups: conventions, canvas sizes, integer types, bad pixels, and random draws."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ptychopinn.scan import Scan
 
 
 def make_scan(n: int = 12, size: int = 16, dtype: Any = np.uint16, **fields: Any) -> Scan:
-    """Negative and fractional positions on a grid of 3 columns, 4.5 px by 6 px and askew."""
+    """Negative and fractional positions on a skewed grid of 3 columns, 4.5 px by 6 px."""
     rng = np.random.default_rng(0)
     index = np.arange(n)
     fields = {
@@ -36,7 +36,7 @@ def make_scan(n: int = 12, size: int = 16, dtype: Any = np.uint16, **fields: Any
 # Batches.
 
 
-def test_batch_holds_the_groups_patterns_with_the_dc_first() -> None:
+def test_batch_contains_the_patterns_of_its_groups_in_fft_order() -> None:
     scan = make_scan()
     groups = group_patterns(scan.positions, 4)
     batch = GroupDataset(scan, groups).collate([5, 0, 11])
@@ -52,7 +52,7 @@ def test_batch_holds_the_groups_patterns_with_the_dc_first() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 5, 12])
 @pytest.mark.parametrize("multiple", [1, 4, 16])
-def test_canvas_holds_every_sample_and_is_a_multiple(size: int, multiple: int) -> None:
+def test_canvas_contains_every_sample_and_has_multiples_as_sides(size: int, multiple: int) -> None:
     scan = make_scan()
     dataset = GroupDataset(scan, group_patterns(scan.positions, size), multiple)
     batch = dataset.collate(range(len(dataset)))
@@ -60,8 +60,8 @@ def test_canvas_holds_every_sample_and_is_a_multiple(size: int, multiple: int) -
     absolute = batch.positions + batch.origins[:, None]
     np.testing.assert_array_equal(absolute.numpy(), scan.positions[dataset.groups])
     first = batch.positions.amin(1)
-    assert (first >= 0).all() and (first < 1).all()  # the smallest window
-    # Nothing is cut off at a border: the adjoint keeps the sum, and a constant is constant in every patch.
+    assert (first >= 0).all() and (first < 1).all()  # no larger than necessary
+    # No sample is outside the canvas: the adjoint preserves the sum, and a constant is constant in every patch.
     ones = torch.ones(*batch.counts.shape, dtype=torch.float64)
     sums = extract_patches_adjoint(ones, batch.positions, batch.canvas_size).sum((-2, -1))
     torch.testing.assert_close(sums, torch.full_like(sums, size * 16.0 * 16.0))
@@ -72,7 +72,7 @@ def test_canvas_holds_every_sample_and_is_a_multiple(size: int, multiple: int) -
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64, np.float32])
-def test_counts_near_the_end_of_their_type_do_not_wrap(dtype: Any) -> None:
+def test_largest_counts_of_a_type_do_not_overflow(dtype: Any) -> None:
     largest = 1e9 if dtype == np.float32 else min(np.iinfo(dtype).max, 2**40)
     scan = make_scan(dtype=dtype)
     scan.counts[:] = dtype(largest)
@@ -93,7 +93,7 @@ def test_items_are_group_indices() -> None:
             dataset[index]
 
 
-def test_collate_does_not_write_into_the_scan() -> None:
+def test_collate_does_not_change_the_scan() -> None:
     bad = np.zeros((16, 16), bool)
     bad[8, 8] = True
     scan = make_scan(dtype=np.float32, bad_pixels=bad)
@@ -105,8 +105,8 @@ def test_collate_does_not_write_into_the_scan() -> None:
     assert np.array_equal(scan.counts, before[0]) and np.array_equal(scan.positions, before[1])
 
 
-def test_bad_pixels_hold_what_the_probe_alone_would_give() -> None:
-    """A hot pixel (often the largest value of the type) must not reach a generator, which knows no mask."""
+def test_bad_pixels_are_filled_with_the_pattern_of_the_probe() -> None:
+    """A hot pixel (often the largest value of the type) must not be an input of a generator, which has no mask."""
     probe = (300 * np.exp(-np.add.outer(*2 * [(np.arange(16) - 8.0) ** 2]) / 9)).astype(np.complex64)[None]
     expected = np.fft.fftshift(np.abs(np.fft.fft2(probe[0], norm="ortho")) ** 2)
     counts = np.stack([np.rint(expected * transmission) for transmission in (1.0, 0.5, 0.25)]).astype(np.uint32)
@@ -121,7 +121,7 @@ def test_bad_pixels_hold_what_the_probe_alone_would_give() -> None:
         np.testing.assert_array_equal(pattern[~bad], raw[~bad])
 
 
-# What is drawn when.
+# Random draws.
 
 
 def module(scan: Scan, epoch: int = 0, **sections: dict[str, Any]) -> ScanDataModule:
@@ -154,7 +154,7 @@ def test_every_pattern_leads_in_training_or_in_validation(fraction: float, size:
         assert data.val_dataloader() == []
 
 
-def test_a_region_that_is_held_out_shares_no_pattern_with_training() -> None:
+def test_validation_region_has_no_pattern_in_common_with_training() -> None:
     scan = make_scan(60)
     data = module(scan, data={"group_size": 4, "validation": "region", "validation_fraction": 0.2, "pool": 5})
     held = set(groups_of(data.val_dataloader()).ravel())
@@ -162,7 +162,7 @@ def test_a_region_that_is_held_out_shares_no_pattern_with_training() -> None:
     for epoch in range(3):
         data.trainer.current_epoch = epoch
         assert held.isdisjoint(groups_of(data.train_dataloader()).ravel())
-    with pytest.raises(InputError, match=r"data.validation 'region' keeps 57 of 60 patterns out, which leaves fewer"):
+    with pytest.raises(InputError, match=r"data.validation 'region' holds out 57 of 60 patterns, which leaves fewer"):
         module(scan, data={"group_size": 4, "validation": "region", "validation_fraction": 0.94})
 
 
@@ -176,7 +176,7 @@ def test_patterns_outside_the_bounds_lead_no_group_but_are_members() -> None:
     assert set(groups[:, 0]) <= inside and not set(groups.ravel()) <= inside
 
 
-def test_oversampling_shows_more_groups_that_are_all_different() -> None:
+def test_oversampling_draws_more_groups_without_repetition() -> None:
     scan = make_scan(60)
     options = {"group_size": 4, "pool": 6, "validation_fraction": 0.0}
     once, thrice = (module(scan, data={**options, "oversampling": k}, training={"batch_size": 2}) for k in (1, 3))
@@ -185,7 +185,7 @@ def test_oversampling_shows_more_groups_that_are_all_different() -> None:
     assert len({(row[0], *sorted(row[1:])) for row in groups}) == len(groups) == thrice.groups_per_epoch
 
 
-def test_a_group_that_does_not_fit_the_largest_canvas_is_an_error() -> None:
+def test_group_larger_than_the_largest_canvas_is_an_error() -> None:
     scan = make_scan(30)
     far = dataclasses.replace(scan, positions=scan.positions + np.where(np.arange(30) < 3, 900.0, 0.0)[:, None])
     with pytest.raises(InputError, match=r"3 groups do not fit a canvas of 128 px; that of pattern \d needs \d+ px"):
@@ -194,13 +194,13 @@ def test_a_group_that_does_not_fit_the_largest_canvas_is_an_error() -> None:
         assert len(module(far, data=data).train_dataloader()) > 0
 
 
-def test_a_scan_of_one_pattern_trains() -> None:
+def test_scan_of_one_pattern_has_a_training_batch() -> None:
     data = module(make_scan(1), data={"group_size": 1})
     (batch,) = data.train_dataloader()
     assert batch.counts.shape == (1, 1, 16, 16) and data.val_dataloader() == []
 
 
-def test_draws_depend_on_seed_and_epoch_alone() -> None:
+def test_draws_depend_only_on_seed_and_epoch() -> None:
     scan = make_scan(90)
     sections = {"data": {"group_size": 4, "pool": 8}, "training": {"batch_size": 2}}
 
@@ -217,7 +217,7 @@ def test_draws_depend_on_seed_and_epoch_alone() -> None:
 
 
 @pytest.mark.parametrize(("pool", "differ"), [(None, False), (3, False), (8, True)])
-def test_members_are_drawn_anew_only_from_a_larger_pool(pool: int | None, differ: bool) -> None:
+def test_members_are_drawn_again_only_from_a_larger_pool(pool: int | None, differ: bool) -> None:
     data = module(make_scan(40), data={"group_size": 4, "pool": pool}, training={"batch_size": 4})
     members = []
     for epoch in range(2):
@@ -231,19 +231,19 @@ def test_members_are_drawn_anew_only_from_a_larger_pool(pool: int | None, differ
     assert np.array_equal(*validation)
 
 
-def test_epoch_shows_every_pattern_about_once_in_rectangular_batches() -> None:
+def test_epoch_contains_every_pattern_about_once_in_rectangular_batches() -> None:
     data = module(make_scan(300), data={"group_size": 4, "validation_fraction": 0.0}, training={"batch_size": 5})
     batches = list(data.train_dataloader())
     assert sum(len(batch.counts) for batch in batches) == 75 and all(len(batch.counts) == 5 for batch in batches)
     assert len({batch.canvas_size for batch in batches}) == 1
 
 
-def test_a_group_that_the_scan_cannot_fill_is_an_input_error() -> None:
+def test_group_larger_than_the_scan_is_an_error() -> None:
     with pytest.raises(InputError, match=r"needs a scan of at least 16 patterns, got 4; lower data\.group_size"):
         module(make_scan(4)).train_dataloader()
 
 
-def test_joined_groups_are_those_of_their_parts_in_the_order_asked_for() -> None:
+def test_joined_groups_are_those_of_their_parts_in_the_requested_order() -> None:
     scans = [make_scan(9), make_scan(12)]
     parts = [
         GroupDataset(s, group_patterns(s.positions, 3), 4, first=first) for s, first in zip(scans, (0, 9), strict=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which device is chosen, with torch's and the operators' abilities played in all combinations."""
+"""The choice of the device, for all combinations of what torch and the operators support."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from ptychopinn.runtime import devices
 
 
 @pytest.mark.parametrize(("of_torch", "of_operators"), [(True, True), (True, False), (False, True), (False, False)])
-def test_auto_takes_a_gpu_only_if_both_can(monkeypatch: pytest.MonkeyPatch, of_torch: bool, of_operators: bool) -> None:
+def test_auto_takes_a_gpu_only_if_torch_and_operators_support_it(
+    monkeypatch: pytest.MonkeyPatch, of_torch: bool, of_operators: bool
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: of_torch)
     monkeypatch.setattr(ptycho_ext, "build_info", lambda: {"cuda": of_operators})
     both = of_torch and of_operators
@@ -21,7 +23,7 @@ def test_auto_takes_a_gpu_only_if_both_can(monkeypatch: pytest.MonkeyPatch, of_t
     assert devices.resolve_accelerator("auto") == ("gpu" if both else "cpu")
 
 
-def test_a_gpu_asked_for_and_not_usable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requested_gpu_that_is_not_usable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ptycho_ext, "build_info", lambda: {"cuda": False})
     with pytest.raises(InputError, match="'gpu' cannot be used: the operators were built without CUDA"):
         devices.resolve_accelerator("gpu")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Two processes on the CPU do what one does: the steps of a training, its files, and the stitched object.
+"""Two processes on the CPU give the result of one: steps of a training, its files, and the stitched object.
 
 Sums in another order round differently. A training amplifies that without bound (a change of one weight by one bit
 does the same), so gradients are compared closely, and loss curves where rates are low.
@@ -73,21 +73,21 @@ def curve(run: Path) -> dict[tuple[str, str], float]:
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_gradients_are_those_of_the_whole_batch(one: Path, two: Path, name: str) -> None:
-    whole, shared = (torch.load(folder / f"{name}.pt", weights_only=True) for folder in (one, two))
-    assert whole.keys() <= shared.keys()
+def test_gradients_equal_those_of_the_full_batch(one: Path, two: Path, name: str) -> None:
+    full, shared = (torch.load(folder / f"{name}.pt", weights_only=True) for folder in (one, two))
+    assert full.keys() <= shared.keys()
     for key, gradient in shared.items():
-        if key in whole:
-            scale = float(torch.linalg.vector_norm(whole[key])) or 1.0
-            assert float(torch.linalg.vector_norm(gradient - whole[key])) <= 2e-5 * scale, key
-        else:  # without a gradient in one process
+        if key in full:
+            scale = float(torch.linalg.vector_norm(full[key])) or 1.0
+            assert float(torch.linalg.vector_norm(gradient - full[key])) <= 2e-5 * scale, key
+        else:  # no gradient in one process
             assert not gradient.any(), key
     if name == "everything":
-        assert {"model.positions.free", "model.illumination.lanes", "model.illumination.log_scale"} <= whole.keys()
+        assert {"model.positions.free", "model.illumination.lanes", "model.illumination.log_scale"} <= full.keys()
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_loss_curves_and_results_are_alike(one: Path, two: Path, name: str) -> None:
+def test_loss_curves_and_results_agree(one: Path, two: Path, name: str) -> None:
     first, second = curve(one / name), curve(two / name)
     assert len(first) == 2 * TRAININGS[name]["training"]["epochs"]
     assert second == pytest.approx(first, rel=1e-4)
@@ -98,7 +98,7 @@ def test_loss_curves_and_results_are_alike(one: Path, two: Path, name: str) -> N
         torch.testing.assert_close(state[key], value, rtol=1e-2, atol=2e-4, msg=key)
 
 
-def test_learned_probe_scale_and_positions_moved_alike(one: Path, two: Path) -> None:
+def test_learned_probe_scale_and_positions_agree(one: Path, two: Path) -> None:
     (a, _), (b, _) = (load_bundle(folder / "everything") for folder in (one, two))
     start = a.illumination.probe.new_tensor(load_bundle(one / "supervised")[0].illumination.probe.detach().numpy())
     for part in (
@@ -112,17 +112,17 @@ def test_learned_probe_scale_and_positions_moved_alike(one: Path, two: Path) -> 
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_the_first_process_writes_what_one_writes(one: Path, two: Path, name: str) -> None:
+def test_files_are_those_of_one_process(one: Path, two: Path, name: str) -> None:
     found = [sorted(str(path.relative_to(folder)) for path in (folder / name).rglob("*")) for folder in (one, two)]
     assert found[0] == found[1]
     assert read_config(one / name) == read_config(two / name)
 
 
-def test_a_resumed_run_of_two_is_that_of_two_bit_for_bit(two: Path) -> None:
-    (a, _), (b, _) = (load_bundle(two / name) for name in ("whole", "resumed"))
+def test_resumed_run_equals_the_uninterrupted_one_bitwise(two: Path) -> None:
+    (a, _), (b, _) = (load_bundle(two / name) for name in ("uninterrupted", "resumed"))
     state = b.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in a.state_dict().items())
-    assert curve(two / "resumed") == curve(two / "whole")
+    assert curve(two / "resumed") == curve(two / "uninterrupted")
 
 
 @pytest.mark.parametrize("few", ["", ", few"])
@@ -134,24 +134,24 @@ def test_reconstructions_are_equal(one: Path, two: Path, name: str, few: str) ->
         first, second = getattr(a, key), getattr(b, key)
         assert np.linalg.norm(second - first) <= tolerance * np.linalg.norm(first), key
     assert (a.uncertainty is None) == (b.uncertainty is None) == (name != "everything")
-    if a.uncertainty is not None:  # the root of a difference of squares, which cancel
+    if a.uncertainty is not None:  # the root of a difference of squares, which loses digits
         assert np.linalg.norm(b.uncertainty - a.uncertainty) <= 1e-5 * np.linalg.norm(a.object)
 
 
-def test_what_one_process_finds_wrong_ends_all_and_is_said_once(two: Path) -> None:
+def test_error_of_one_process_ends_all_and_is_raised_once(two: Path) -> None:
     first, second = (json.loads((two / f"failures {rank}.json").read_text()) for rank in (0, 1))
     sentences = [f"scan.npz: something is wrong (found by process {number} of 2)" for number in (1, 2)]
     assert first == [["InputError", sentence] for sentence in sentences]
-    assert second == [["SaidElsewhere", sentence] for sentence in sentences]
+    assert second == [["RemoteError", sentence] for sentence in sentences]
 
 
-def test_the_command_says_once_what_is_wrong(tmp_path: Path) -> None:
+def test_error_of_a_command_is_printed_once(tmp_path: Path) -> None:
     done = torchrun("-m", "ptychopinn.cli", "reconstruct", "absent", "scan.npz", "--out", str(tmp_path / "recon.h5"))
     assert done.returncode != 0 and list(tmp_path.iterdir()) == []
-    assert done.stderr.count("ptychopinn reconstruct: absent: expected a trained model") == 1
+    assert done.stderr.count("ptychopinn reconstruct: absent: not found; expected a trained model") == 1
 
 
-def test_an_interrupt_ends_all_after_the_same_step_and_saves(tmp_path: Path) -> None:
+def test_interrupt_ends_all_after_the_same_step_and_saves(tmp_path: Path) -> None:
     simulate("dead_leaves", patterns=16, size=32, photons=1e5, seed=3).save(tmp_path / "scan.npz")
     run = tmp_path / "run"
     command = ("-m", "ptychopinn.cli", "train", str(tmp_path / "scan.npz"), "--out", str(run), "--epochs", "100000")
@@ -170,14 +170,14 @@ def test_an_interrupt_ends_all_after_the_same_step_and_saves(tmp_path: Path) -> 
     assert (run / "training.png").exists()
 
 
-def test_several_devices_are_for_several_processes(tmp_path: Path) -> None:
+def test_several_devices_need_several_processes(tmp_path: Path) -> None:
     scan = simulate("dead_leaves", patterns=16, size=32, photons=1e5, seed=3)
     with pytest.raises(InputError, match=r"execution.devices: 2 takes 2 processes, and this is one: start them with"):
         train(scan, tmp_path / "run", tiny(execution={"devices": 2}))
     assert not (tmp_path / "run").exists()
 
 
-def test_devices_must_be_those_of_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_must_match_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="'auto' or the 2 processes that torchrun has started on this node, got 4"):
@@ -185,21 +185,21 @@ def test_devices_must_be_those_of_the_processes(tmp_path: Path, monkeypatch: pyt
     assert _devices("auto")["devices"] == _devices("auto")["num_nodes"] == 2
 
 
-def test_shares_are_the_batches_of_one_process() -> None:
+def test_shards_make_up_the_batches_of_one_process() -> None:
     for groups in range(1, 12):
         for batch_size in range(1, 6):
-            whole = list(ShardSampler(groups, batch_size))
+            batches = list(ShardSampler(groups, batch_size))
             for count in range(1, 5):
                 parts = [ShardSampler(groups, batch_size, (rank, count)) for rank in range(count)]
-                assert {len(list(part)) for part in parts} == {len(part) for part in parts} == {len(whole)}
-                for batch, shards in zip(whole, zip(*parts, strict=True), strict=True):
+                assert {len(list(part)) for part in parts} == {len(part) for part in parts} == {len(batches)}
+                for batch, shards in zip(batches, zip(*parts, strict=True), strict=True):
                     counted = [shard for rank, shard in enumerate(shards) if rank < len(batch)]
                     assert sorted(chain.from_iterable(counted)) == batch
                     assert all(shard == batch[:1] for shard in shards[len(batch) :])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
-def test_regions_are_even_compact_and_together_everything(count: int) -> None:
+def test_regions_are_even_compact_and_complete(count: int) -> None:
     origins = np.stack(np.mgrid[:9, :13], -1).reshape(-1, 2)
     found = regions(origins, count)
     assert sorted(np.concatenate(found).tolist()) == list(range(len(origins)))

@@ -18,7 +18,7 @@ from ptychopinn.runtime import doctor
         ("13.0.88", "12.8", "the operators were built with CUDA 13.0.88 and torch with 12.8"),
     ],
 )
-def test_a_gpu_that_the_operators_do_not_fit(
+def test_gpu_that_the_operators_do_not_support_is_reported(
     monkeypatch: pytest.MonkeyPatch, of_operators: str, of_torch: str, problem: str | None
 ) -> None:
     monkeypatch.setattr(ptycho_ext, "build_info", lambda: {"cuda": of_operators})
@@ -31,7 +31,7 @@ def test_a_gpu_that_the_operators_do_not_fit(
     assert [p.startswith(str(problem)) for p in problems] == ([] if problem is None else [True])
 
 
-def test_the_operators_pass_their_self_test() -> None:
+def test_operators_pass_their_self_test() -> None:
     assert doctor.operator_devices()[0] == "cpu"
     assert doctor.operators_problem("cpu") is None
 

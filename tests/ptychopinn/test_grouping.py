@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Grouping: every pattern leads its share of groups, members are its neighbours, and a seed decides the rest."""
+"""Grouping: every pattern leads the same number of groups, members are neighbours, and draws depend on the seed."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def test_members_are_nearest_others_for_any_scan(
     np.testing.assert_array_equal(result, group_patterns(points, size, pool, groups, seed))
 
 
-def test_default_pool_is_exactly_the_nearest() -> None:
+def test_default_pool_is_the_nearest_patterns() -> None:
     points = np.random.default_rng(1).uniform(0, 100, (50, 2))
     for row in group_patterns(points, 4):
         distances = np.hypot(*(points[row] - points[row[0]]).T)
         np.testing.assert_allclose(distances[1:], distances_to_others(points, row[0])[:3])
 
 
-def test_draws_depend_on_the_seed_and_reach_the_whole_pool() -> None:
+def test_draws_depend_on_the_seed_and_use_all_of_the_pool() -> None:
     points = np.random.default_rng(2).uniform(0, 100, (30, 2))
     first, second = (group_patterns(points, 3, pool=6, groups_per_pattern=10, seed=seed) for seed in (0, 1))
     assert (first != second).any()
@@ -83,14 +83,14 @@ def test_group_of_one_is_the_pattern() -> None:
     np.testing.assert_array_equal(group_patterns(np.zeros((1, 2)), 1, groups_per_pattern=2), [[0], [0]])
 
 
-def test_no_global_generator_is_touched() -> None:
+def test_global_generator_does_not_change() -> None:
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     group_patterns(np.random.default_rng(0).random((9, 2)), 3, pool=5)
     np.testing.assert_array_equal(before, np.random.get_state()[1])  # noqa: NPY002
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         ((np.zeros((3, 2)), 4), "a group of 4 needs a scan of at least 4 patterns, got 3"),
         ((np.zeros((5, 2)), 4, 2), "pool must be from size - 1 = 3 to n - 1 = 4 other patterns, got 2"),
@@ -102,8 +102,8 @@ def test_no_global_generator_is_touched() -> None:
         ((np.full((5, 2), np.nan), 2), "positions must be finite"),
     ],
 )
-def test_refused(arguments: tuple, sentence: str) -> None:
-    with pytest.raises(InputError, match=f"group_patterns: {sentence}"):
+def test_wrong_arguments_are_errors(arguments: tuple, message: str) -> None:
+    with pytest.raises(InputError, match=f"group_patterns: {message}"):
         group_patterns(*arguments)
 
 
@@ -121,7 +121,7 @@ def raster(rows: int, columns: int, step: float = 10.0) -> np.ndarray:
     seed=st.integers(0, 9),
 )
 @pytest.mark.parametrize("rule", ["nearest", "quadrants"])
-def test_distances_are_kept_or_the_scan_is_refused(
+def test_distances_are_within_their_limits_or_an_error_is_raised(
     rule: str, low: float, width: float, size: int, extra: int, seed: int
 ) -> None:
     points = np.random.default_rng(seed).uniform(0, 80, (40, 2))
@@ -142,7 +142,7 @@ def test_distances_are_kept_or_the_scan_is_refused(
 
 
 @pytest.mark.parametrize("pool", [None, 12])
-def test_quadrants_have_the_first_pattern_in_their_middle(pool: int | None) -> None:
+def test_quadrants_centre_groups_on_their_leader(pool: int | None) -> None:
     points = raster(9, 9) + np.random.default_rng(3).uniform(-2, 2, (81, 2))
     groups = group_patterns(points, 5, pool, rule="quadrants")
     for row in groups:
@@ -151,7 +151,7 @@ def test_quadrants_have_the_first_pattern_in_their_middle(pool: int | None) -> N
         y, x = (points[row[1:]] - points[row[0]]).T
         assert sorted(np.floor(np.arctan2(y, x) / (np.pi / 2)) % 4) == [0, 1, 2, 3]
     corner = groups[0]
-    assert corner[0] == 0 and len(set(corner)) == 5  # the others make up for quadrants outside the scan
+    assert corner[0] == 0 and len(set(corner)) == 5  # more members from the quadrants inside the scan
     if pool:
         assert not np.array_equal(groups, group_patterns(points, 5, pool, rule="quadrants", seed=1))
     else:
@@ -167,7 +167,7 @@ def test_bounds_are_fractions_of_the_scanned_extent() -> None:
     assert inside.sum() == 9 * 11
 
 
-def test_a_region_is_compact_and_seeded() -> None:
+def test_region_is_compact_and_depends_on_the_seed() -> None:
     points = raster(10, 10)
     region = compact_region(points, 20, seed=4)
     assert len(region) == 20 and (np.diff(region) > 0).all()
@@ -177,7 +177,7 @@ def test_a_region_is_compact_and_seeded() -> None:
 
 
 @pytest.mark.parametrize("coverage", [1, 2, 5])
-def test_covering_groups_show_every_pattern(coverage: int) -> None:
+def test_covering_groups_contain_every_pattern(coverage: int) -> None:
     positions = np.random.default_rng(3).uniform(0, 90, (80, 2))
     groups = group_patterns(positions, size=6)
     chosen = covering_groups(groups, coverage)

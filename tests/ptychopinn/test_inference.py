@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Orientations, ensembles and uncertainty: options of inference that must not move, turn or flatter the result."""
+"""Options of inference: orientations, ensembles, uncertainty, weighting and cropping."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from ptychopinn.physics.simulate import simulate
 from ptychopinn.plotting.reconstructions import plot_reconstruction
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
-from ptychopinn.stitching.phases import Stitched, stitch
+from ptychopinn.stitching.accumulator import Stitched
+from ptychopinn.stitching.phases import stitch
 
 SMALL = {"steps": 2, "width": 8, "state": 2}
 
@@ -35,7 +36,7 @@ def scan() -> Scan:
 
 
 def model_of(scan: Scan, seed: int | None = None) -> PtychoModel:
-    """Untrained, which is the physics alone; a seed gives its network weights."""
+    """Return an untrained model, which is the physics only; a seed gives its network random weights."""
     torch.manual_seed(seed or 0)
     model = PtychoModel("unrolled", SMALL, scan.patch_size)
     model.illumination.set_probe(torch.from_numpy(scan.probe))
@@ -52,8 +53,8 @@ def config(**inference: object) -> Config:
 
 
 @pytest.mark.parametrize("orientation", range(8))
-def test_a_turned_group_is_the_same_experiment(scan: Scan, orientation: int) -> None:
-    """Predicted patterns of the turned object at the turned positions are the turned patterns."""
+def test_rotated_group_predicts_rotated_patterns(scan: Scan, orientation: int) -> None:
+    """The rotated object at the rotated positions predicts the rotated patterns."""
     dataset = GroupDataset(scan, group_patterns(scan.positions, 4))
     batch = dataset.collate([0, 7, 13])
     probe = torch.from_numpy(scan.probe)
@@ -75,13 +76,15 @@ def test_orientations_are_distinct_and_begin_with_that_of_the_scan() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 8))
-def test_the_physics_has_no_preferred_direction_and_a_network_has(scan: Scan, orientation: int) -> None:
+def test_only_a_network_depends_on_the_orientation(scan: Scan, orientation: int) -> None:
     for seed, alike in ((None, True), (3, False)):
         model = model_of(scan, seed)
         straight, turned = (predict(model, scan, config(), orientation=k) for k in (0, orientation))
         assert torch.equal(straight.origins, turned.origins) and torch.equal(straight.weights, turned.weights)
-        light = straight.weights > 0.1 * straight.weights.max()
-        difference = (straight.canvases - turned.canvases)[light].abs().max() / straight.canvases[light].abs().max()
+        illuminated = straight.weights > 0.1 * straight.weights.max()
+        difference = (straight.canvases - turned.canvases)[illuminated].abs().max() / straight.canvases[
+            illuminated
+        ].abs().max()
         assert bool(difference < 1e-3) is alike
 
 
@@ -103,7 +106,7 @@ def image_of(values: torch.Tensor, square: torch.Tensor | None = None) -> Stitch
     return Stitched(values, weights, geometry, square)
 
 
-def test_combination_is_blind_to_the_phase_of_each_image() -> None:
+def test_combination_ignores_the_phase_of_each_image() -> None:
     values = torch.randn(6, 7, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     turned = [image_of(values * np.exp(1j * angle)) for angle in (0.0, 1.0, -2.0)]
     mean, weights, spread = combine(turned, "ensemble")
@@ -122,21 +125,21 @@ def test_uncertainties_are_standard_deviations() -> None:
     torch.testing.assert_close(spread, torch.full((40, 50), 0.2), rtol=1e-4, atol=0)
 
 
-def test_patches_that_agree_leave_no_uncertainty_and_noise_leaves_its_size(scan: Scan) -> None:
+def test_uncertainty_is_zero_without_noise_and_else_its_size(scan: Scan) -> None:
     assert scan.truth is not None
     positions = torch.from_numpy(np.round(scan.positions))
     patches = extract_patches(torch.from_numpy(scan.truth), positions, 32)
-    light = torch.ones(32, 32)
-    _, weights, spread = combine([stitch(patches, positions, light)], "overlaps")
+    illumination = torch.ones(32, 32)
+    _, weights, spread = combine([stitch(patches, positions, illumination)], "overlaps")
     assert spread is not None and spread[weights > 0].max() < 2e-3
     noise = 0.05 * torch.randn(patches.shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
-    _, weights, spread = combine([stitch(patches + noise, positions, light)], "overlaps")
+    _, weights, spread = combine([stitch(patches + noise, positions, illumination)], "overlaps")
     many = weights >= 12
     assert spread is not None and spread[many].square().mean().sqrt().item() == pytest.approx(0.05, rel=0.1)
 
 
 @pytest.mark.parametrize("kind", ["overlaps", "ensemble"])
-def test_a_map_is_in_the_output_in_its_file_and_drawn(scan: Scan, tmp_path: Path, kind: str) -> None:
+def test_map_is_returned_saved_and_plotted(scan: Scan, tmp_path: Path, kind: str) -> None:
     models = [model_of(scan, seed) for seed in (3, 4)]
     result = reconstruct(models, scan, config(uncertainty=kind))
     assert result.uncertainty is not None and result.uncertainty.shape == result.shape
@@ -149,7 +152,7 @@ def test_a_map_is_in_the_output_in_its_file_and_drawn(scan: Scan, tmp_path: Path
     assert reconstruct(models, scan, config()).uncertainty is None
 
 
-def test_an_ensemble_of_one_is_refused(scan: Scan) -> None:
+def test_ensemble_of_one_is_refused(scan: Scan) -> None:
     with pytest.raises(InputError, match=r"an ensemble takes several models, or inference\.augment above 1"):
         reconstruct(model_of(scan), scan, config(uncertainty="ensemble"))
     assert reconstruct(model_of(scan, 3), scan, config(uncertainty="ensemble", augment=2)).uncertainty is not None
@@ -163,12 +166,14 @@ def test_members_of_an_ensemble_may_differ_in_network_and_probe(scan: Scan) -> N
     alone = reconstruct(unrolled, scan, config())
     assert both.shape <= alone.shape and both.origin == alone.origin
     np.testing.assert_allclose(both.probe, scan.probe)
-    seen = both.covered()
-    difference = np.abs(both.object - alone.object[: both.shape[0], : both.shape[1]])[seen]
-    assert difference.max() < 0.5 * np.abs(both.object[seen]).max()  # an object shifted by a pixel would differ by more
+    covered = both.covered()
+    difference = np.abs(both.object - alone.object[: both.shape[0], : both.shape[1]])[covered]
+    assert (
+        difference.max() < 0.5 * np.abs(both.object[covered]).max()
+    )  # an object shifted by a pixel would differ by more
 
 
-def test_all_members_are_checked_before_any_is_asked(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_members_are_checked_before_prediction(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ptychopinn.inference.predict.predict", lambda *_: pytest.fail("predicted"))
     with pytest.raises(InputError, match="patterns must be 48 x 48 pixels as in the model's training, got 32 x 32"):
         reconstruct([model_of(scan), PtychoModel("unrolled", SMALL, 48)], scan, config())
@@ -176,7 +181,7 @@ def test_all_members_are_checked_before_any_is_asked(scan: Scan, monkeypatch: py
         reconstruct(model_of(scan), scan, config(group_size=40))
 
 
-def test_a_model_for_groups_of_one_size_says_so(scan: Scan) -> None:
+def test_wrong_group_size_for_a_model_is_refused(scan: Scan) -> None:
     model = PtychoModel("cnn", {"width": 1}, 32, group_size=4)
     assert predict(model, scan, config()).canvases.shape[0] == 24
     with pytest.raises(InputError, match=r"inference\.group_size: this model is built for groups of 4 patterns, got 2"):
@@ -201,39 +206,39 @@ def test_wrong_maps_and_positions_are_refused(scan: Scan) -> None:
 
 
 @pytest.mark.parametrize("rule", ["probe", "centre", "uniform"])
-def test_a_weighting_counts_what_it_says(scan: Scan, rule: str) -> None:
+def test_weights_are_those_of_the_rule(scan: Scan, rule: str) -> None:
     model = model_of(scan)
     found = predict(model, scan, config(weighting=rule))
     (first,) = torch.nonzero((found.origins == found.origins[0]).all(1))[:1]
     dataset = GroupDataset(scan, group_patterns(scan.positions, 4))
     members, total = dataset.groups[int(first)], np.zeros(found.weights.shape[1:])
-    light = np.square(np.abs(scan.probe)).sum(0)
-    window = {"probe": light, "uniform": np.ones((32, 32)), "centre": np.pad(np.ones((16, 16)), 8)}[rule]
+    illumination = np.square(np.abs(scan.probe)).sum(0)
+    window = {"probe": illumination, "uniform": np.ones((32, 32)), "centre": np.pad(np.ones((16, 16)), 8)}[rule]
     for position in scan.positions[members] - found.origins[int(first)].numpy():
         alone = np.pad(window, ((0, total.shape[0] - 32), (0, total.shape[1] - 32)))
         total += ndimage.shift(alone, position, order=1, mode="grid-constant")
     np.testing.assert_allclose(found.weights[int(first)].numpy(), total, atol=1e-4 * total.max())
 
 
-def test_weightings_differ_and_a_constant_stays_that_constant(scan: Scan) -> None:
+def test_weightings_give_different_results(scan: Scan) -> None:
     images = {
         rule: reconstruct(model_of(scan), scan, config(weighting=rule)) for rule in ("probe", "centre", "uniform")
     }
-    lit = images["centre"].weights > 0
-    assert 0 < lit.sum() < (images["probe"].weights > 0).sum()
-    assert not np.allclose(images["probe"].object[lit], images["uniform"].object[lit])
-    assert np.all(images["centre"].object[~lit] == 0)
+    illuminated = images["centre"].weights > 0
+    assert 0 < illuminated.sum() < (images["probe"].weights > 0).sum()
+    assert not np.allclose(images["probe"].object[illuminated], images["uniform"].object[illuminated])
+    assert np.all(images["centre"].object[~illuminated] == 0)
 
 
-def test_a_crop_is_the_well_lit_part_in_its_place(scan: Scan) -> None:
-    whole, crop = (
+def test_crop_is_the_covered_part_at_its_origin(scan: Scan) -> None:
+    full, crop = (
         reconstruct(model_of(scan), scan, config(crop=crop, uncertainty="overlaps")) for crop in (False, True)
     )
-    assert crop.shape < whole.shape and crop.uncertainty is not None
-    y, x = (int(a - b) for a, b in zip(crop.origin, whole.origin, strict=True))
+    assert crop.shape < full.shape and crop.uncertainty is not None
+    y, x = (int(a - b) for a, b in zip(crop.origin, full.origin, strict=True))
     part = np.s_[y : y + crop.shape[0], x : x + crop.shape[1]]
-    np.testing.assert_array_equal(crop.object, whole.object[part])
-    outside = whole.covered()
+    np.testing.assert_array_equal(crop.object, full.object[part])
+    outside = full.covered()
     outside[part] = False
     assert not outside.any()
-    assert whole.covered()[part].any(0).all() and whole.covered()[part].any(1).all()
+    assert full.covered()[part].any(0).all() and full.covered()[part].any(1).all()

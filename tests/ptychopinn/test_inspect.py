@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Every finding of an inspection appears where something is wrong, and nowhere else; figures are those of the scan."""
+"""Findings of an inspection, with and without each fault; statistics of known scans; the command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from ptychopinn.cli import main
+from ptychopinn.decisions import Decision, Decisions
 from ptychopinn.inspection import Inspection, inspect_scan, oriented
+from ptychopinn.inspection.measure import FORMER_NAMES
 from ptychopinn.physics.objects import OBJECTS
 from ptychopinn.physics.probes import PROBES, disk
 from ptychopinn.physics.simulate import simulate
@@ -52,52 +54,52 @@ def positions(change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> C
     return lambda scan: dataclasses.replace(scan, positions=change(scan.positions))
 
 
-def twice(places: NDArray[np.float64]) -> NDArray[np.float64]:
-    places = places.copy()
-    places[[20, 21]] = places[3]
-    return places
+def duplicated(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    points = points.copy()
+    points[[20, 21]] = points[3]
+    return points
 
 
 def probe(change: Callable[[NDArray[np.complex64]], NDArray[np.complex64]]) -> Callable[[Scan], Scan]:
     return lambda scan: dataclasses.replace(scan, probe=np.ascontiguousarray(change(scan.probe)))
 
 
-def wide(field: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    made = disk(32, diameter=0.95) * np.linalg.norm(field)
-    return made.astype(np.complex64)
+def wide_disk(field: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    wide = disk(32, diameter=0.95) * np.linalg.norm(field)
+    return wide.astype(np.complex64)
 
 
 def undecided(scan: Scan) -> Scan:
-    decision = {"value": "amplitude", "reason": "the contract's default, since neither the values nor ..."}
-    return dataclasses.replace(scan, metadata={"measurement": decision})
+    decision = Decision("amplitude", "the contract's default, since neither the values nor ...", by_default=True)
+    return dataclasses.replace(scan, decisions=Decisions(measurement=decision))
 
 
-#: Key of the finding -> what is done to a good scan, its severity, and words of its sentence and advice.
+#: Key of the finding -> fault of a scan, severity, and words of the sentence and the advice.
 FINDINGS: dict[str, tuple[Callable[[Scan], Scan], str, tuple[str, ...]]] = {
     "measurement": (undecided, "warning", ("read as amplitude", "--measurement")),
-    "fractional_counts": (with_counts(lambda c: (c * 1.5).astype(np.float32)), "note", ("not whole numbers",)),
+    "fractional_counts": (with_counts(lambda c: (c * 1.5).astype(np.float32)), "note", ("not integers",)),
     "fft_order": (
         with_counts(lambda c: np.fft.fftshift(c, axes=(1, 2))), "problem", ("in the corner", "roll the patterns by 16"),
     ),
     "centre": (
         with_counts(lambda c: np.roll(c, (2, -3), (1, 2))), "warning",
-        ("at pixel (18.", "expected is (16, 16)", "roll the patterns by (-2, 3) px"),
+        ("at pixel (18.", "expected (16, 16)", "roll the patterns by (-2, 3) px"),
     ),
-    "dead_pixels": (put(np.s_[:, 14, 19], 0), "warning", ("1 pixel is without a count", "--bad-pixels")),
-    "stuck_pixels": (put(np.s_[:, 5, 8:10], 7), "warning", ("2 pixels are the same in all patterns",)),
+    "dead_pixels": (put(np.s_[:, 14, 19], 0), "warning", ("1 pixel is without counts", "--bad-pixels")),
+    "stuck_pixels": (put(np.s_[:, 5, 8:10], 7), "warning", ("2 pixels are constant in all patterns",)),
     "hot_pixels": (with_counts(bright_hot_pixel), "warning", ("1 pixel is far above",)),
     "empty_patterns": (put(np.s_[[4, 9]], 0), "warning", ("2 patterns without counts: 4, 9",)),
     "faint_patterns": (with_counts(lambda c: np.where(np.arange(36)[:, None, None] == 5, c // 400, c)), "warning",
                        ("1 pattern with less than 1% of the median counts: 5",)),
     "glaring_patterns": (with_counts(lambda c: np.where(np.arange(36)[:, None, None] == 5, 9 * c, c)), "warning",
                          ("1 pattern with more than 5 times the median counts: 5",)),
-    "saturated": (with_counts(lambda c: np.minimum(c, 250)), "problem", ("36 patterns at a ceiling of 250", "...")),
-    "duplicates": (positions(twice), "warning", ("2 patterns at the place of an earlier one: 20, 21",)),
-    "units_of_positions": (positions(lambda p: p * 2e-8), "problem", ("all positions lie within", "not in metres")),
-    "overlap": (positions(lambda p: p * 6), "problem", ("share hardly anything",)),
+    "saturated": (with_counts(lambda c: np.minimum(c, 250)), "problem", ("36 patterns saturated at 250", "...")),
+    "duplicates": (positions(duplicated), "warning", ("2 patterns at the position of an earlier one: 20, 21",)),
+    "units_of_positions": (positions(lambda p: p * 2e-8), "problem", ("all positions are within", "from metres to")),
+    "overlap": (positions(lambda p: p * 6), "problem", ("hardly any overlap",)),
     "probe_centre": (probe(lambda p: np.fft.fftshift(p, axes=(1, 2))), "warning", ("(-16.0, ", "fftshift")),
     "probe_edge": (probe(lambda p: p + np.float32(0.2 * abs(p).max())), "warning", ("at the border of its patch",)),
-    "oversampling": (probe(wide), "warning", ("times as wide as the probe",)),
+    "oversampling": (probe(wide_disk), "warning", ("times as wide as the probe",)),
     "transmission": (probe(lambda p: p * np.float32(0.1)), "warning", ("times the power of the probe", "scale")),
     "orientation": (lambda scan: oriented(scan, "flip_x"), "problem", ("with x reversed", "--orientation flip_x")),
 }  # fmt: skip
@@ -107,7 +109,7 @@ def keys(found: Inspection) -> set[str]:
     return {finding.key for finding in found.findings}
 
 
-def test_patterns_on_disk_are_inspected_like_loaded_ones(good: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patterns_on_disk_give_the_same_inspection(good: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ptychopinn.storage.arrays._BLOCK_ELEMENTS", 10 * 32 * 32)
     scan = with_counts(bright_hot_pixel)(good)
     stored = dataclasses.replace(scan, counts=StoredPatterns.virtual(scan.counts, np.arange(scan.n)))
@@ -117,51 +119,51 @@ def test_patterns_on_disk_are_inspected_like_loaded_ones(good: Scan, monkeypatch
 
 
 @pytest.mark.parametrize("key", FINDINGS)
-def test_each_finding_appears_where_something_is_wrong(good: Scan, key: str) -> None:
+def test_every_fault_is_found(good: Scan, key: str) -> None:
     change, severity, phrases = FINDINGS[key]
     found = inspect_scan(change(good), orientation=key == "orientation")
     (finding,) = (finding for finding in found.findings if finding.key == key)
     assert finding.severity == severity
     for phrase in phrases:
         assert phrase in str(finding)
-    assert found.problems == sum(entry.severity == "problem" for entry in found.findings)
+    assert found.problems == sum(other.severity == "problem" for other in found.findings)
     assert " ".join(str(finding).split()) in " ".join(str(found).split())
 
 
 @pytest.mark.parametrize("kind", PROBES)
 @pytest.mark.parametrize("sample", OBJECTS)
-def test_nothing_is_found_where_nothing_is_wrong(sample: str, kind: str) -> None:
+def test_simulated_scans_have_no_findings(sample: str, kind: str) -> None:
     for photons, size in ((1e4, 32), (1e7, 64)):
         scan = simulate(sample, probe=kind, patterns=36, size=size, photons=photons, seed=5)
         assert inspect_scan(scan, orientation=False).findings == ()
 
 
-def test_a_good_scan_with_its_orientation(good: Scan) -> None:
+def test_report_of_a_good_scan(good: Scan) -> None:
     found = inspect_scan(good)
     assert found.findings == () and found.orientation is not None and found.orientation.sure
-    assert str(found).endswith("nothing is wrong")
-    for words in ("36 of 32 x 32 px", "8 keV", "20 nm", "fits best             given"):
+    assert str(found).endswith("no findings")
+    for words in ("36 of 32 x 32 px", "8 keV", "20 nm", "best fit              given"):
         assert words in str(found)
 
 
-def test_faulty_pixels_are_told_apart_and_masked_ones_are_not_judged(good: Scan) -> None:
+def test_faulty_pixels_are_distinguished_and_masked_ones_ignored(good: Scan) -> None:
     counts = good.counts.copy()
     counts[:, 14, 19], counts[:, 6, 9] = 0, 900 + np.arange(36)
     found = inspect_scan(dataclasses.replace(good, counts=counts), orientation=False)
     assert (found.patterns.dead, found.patterns.constant, found.patterns.hot) == (1, 0, 1)
     assert np.argwhere(found.bad_pixels).tolist() == [[6, 9], [14, 19]]
-    mended = dataclasses.replace(good, counts=counts, bad_pixels=found.bad_pixels)
-    again = inspect_scan(mended, orientation=False)
+    masked = dataclasses.replace(good, counts=counts, bad_pixels=found.bad_pixels)
+    again = inspect_scan(masked, orientation=False)
     assert again.findings == () and np.array_equal(again.bad_pixels, found.bad_pixels)
     assert again.patterns.mean_total < found.patterns.mean_total
 
 
-def test_the_gap_between_modules_of_a_detector_is_dead(good: Scan) -> None:
+def test_gap_between_detector_modules_is_dead(good: Scan) -> None:
     found = inspect_scan(put(np.s_[:, :, 13:16], 0)(good), orientation=False)
     assert found.bad_pixels[16, 13:16].all() and not found.bad_pixels[16, 12] and found.patterns.hot == 0
 
 
-def test_figures_are_those_of_the_scan() -> None:
+def test_statistics_of_a_known_scan() -> None:
     flat = simulate(
         np.ones((120, 140), np.complex64), probe=disk(64, diameter=0.5, edge=0.3), patterns=30, step=(6, 9), jitter=0,
         photons=1e5,
@@ -169,16 +171,16 @@ def test_figures_are_those_of_the_scan() -> None:
     found = inspect_scan(flat, orientation=False)
     geometry, patterns = found.geometry, found.patterns
     assert patterns.mean_total == pytest.approx(1e5, rel=0.01) and geometry.transmission == pytest.approx(1, rel=0.01)
-    # 90 % of an even disk of 32 px lie within sqrt(0.9) of its radius.
+    # 90 % of a uniform disk of 32 px are within sqrt(0.9) of its radius.
     assert geometry.diameter == pytest.approx(32 * np.sqrt(0.9), rel=0.05)
     assert geometry.step == 6 and geometry.overlap == pytest.approx(1 - 6 / geometry.diameter)
     assert geometry.oversampling == pytest.approx(64 / geometry.diameter)
     assert geometry.extent == (24, 45) and geometry.canvas == (88, 109)
-    assert geometry.dose * geometry.lit == pytest.approx(patterns.totals.sum())
-    assert 30 * 6 * 9 < geometry.lit < 88 * 109
+    assert geometry.dose * geometry.illuminated == pytest.approx(patterns.totals.sum())
+    assert 30 * 6 * 9 < geometry.illuminated < 88 * 109
 
 
-def test_the_probe_is_found_across_the_border_of_its_patch() -> None:
+def test_centre_of_a_probe_across_the_border_is_found() -> None:
     scan = simulate("dead_leaves", patterns=9, size=32, photons=1e5, seed=2)
     rolled = dataclasses.replace(scan, probe=np.roll(scan.probe, (0, 13), (1, 2)))
     first, second = (inspect_scan(s, orientation=False).geometry for s in (scan, rolled))
@@ -186,12 +188,23 @@ def test_the_probe_is_found_across_the_border_of_its_patch() -> None:
     assert second.probe_offset[1] - first.probe_offset[1] == pytest.approx(13, abs=0.01)
 
 
-def test_one_pattern_is_enough() -> None:
+@pytest.mark.parametrize(("part", "names"), [("patterns", ("integer", "bright")), ("geometry", ("illuminated",))])
+def test_former_names_of_statistics(good: Scan, part: str, names: tuple[str, ...]) -> None:
+    found = inspect_scan(good, orientation=False)
+    statistics = getattr(found, part)
+    for name in names:
+        with pytest.warns(DeprecationWarning, match=f"is now {name}"):
+            assert getattr(statistics, FORMER_NAMES[name]) == getattr(statistics, name)
+        assert FORMER_NAMES[name] in found.to_dict()[part] and name not in found.to_dict()[part]
+    assert not hasattr(statistics, "other")
+
+
+def test_single_pattern_is_inspected() -> None:
     found = inspect_scan(simulate("dead_leaves", patterns=1, size=32, photons=1e5))
     assert found.orientation is None and found.problems == 0
 
 
-def test_the_command_writes_what_it_is_asked_for(
+def test_command_writes_the_requested_files(
     good: Scan, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -203,8 +216,8 @@ def test_the_command_writes_what_it_is_asked_for(
 
     files = ("--json", "found.json", "--mask", "bad.npy", "--picture", "found.png")
     assert main(["inspect", "scan.npz", *files]) == 0
-    said = capsys.readouterr().out
-    assert "1 warning\n" in said and said.count("wrote ") == 3
+    printed = capsys.readouterr().out
+    assert "1 warning\n" in printed and printed.count("wrote ") == 3
     values = json.loads(Path("found.json").read_text())
     assert values["patterns"]["number"] == 36 and values["patterns"]["suspects"] == [[14, 19]]
     assert values["orientation"]["best"] == "given" and values["findings"][0]["key"] == "dead_pixels"
@@ -214,9 +227,7 @@ def test_the_command_writes_what_it_is_asked_for(
     assert "found.json: expected a new file, found an earlier one" in capsys.readouterr().err
 
 
-def test_exit_code_1_says_that_there_is_a_problem(
-    good: Scan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_exit_code_1_with_a_problem(good: Scan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(tmp_path / "wrong.npz")
     oriented(good, "swap").save(path)
     assert main(["inspect", path]) == 1

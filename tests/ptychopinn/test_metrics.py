@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Metrics on objects whose scores are known: the truth scores 1, its ambiguities change nothing, a constant scores 0.
+"""Metrics on objects whose scores are known: the truth scores 1, ambiguities change no score, a constant scores 0.
 
-The object is not square, not symmetric and not centred, so that a swapped axis, a flipped sign or a canvas put in the
-wrong place cannot go unseen.
+The object is neither square nor symmetric nor centred, so that a swapped axis, a flipped sign or a wrong canvas origin
+changes the scores.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ def moved(image: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
     return np.fft.ifft2(ndimage.fourier_shift(np.fft.fft2(image), shift))
 
 
-def ramp(shape: tuple[int, int], slope_y: float, slope_x: float) -> np.ndarray:
-    return np.exp(1j * np.add.outer(slope_y * np.arange(shape[0]), slope_x * np.arange(shape[1])))
+def ramp(shape: tuple[int, int], down: float, right: float) -> np.ndarray:
+    """Phase ramp in rad per pixel along y and x."""
+    return np.exp(1j * np.add.outer(down * np.arange(shape[0]), right * np.arange(shape[1])))
 
 
 def test_truth_scores_one() -> None:
@@ -70,7 +71,7 @@ def test_truth_scores_one() -> None:
     assert m["region"] == {"canvas_rows": [18, HEIGHT - 18], "canvas_columns": [18, WIDTH - 18]}
 
 
-def test_ambiguities_change_nothing_and_are_reported() -> None:
+def test_ambiguities_change_no_score_and_are_reported() -> None:
     image = 2.5 * np.exp(0.8j) * moved(TRUTH, (-1.3, 0.7)) * ramp(TRUTH.shape, 0.021, -0.043)
     m = evaluate(reconstruction(image), make_scan())
     for part in ("amplitude", "phase"):
@@ -84,7 +85,7 @@ def test_ambiguities_change_nothing_and_are_reported() -> None:
     assert found["scale_modulus"] == pytest.approx(1 / 2.5, rel=1e-4)
 
 
-def test_aligned_is_what_its_parameters_say() -> None:
+def test_aligned_image_follows_from_its_parameters() -> None:
     image = 0.4j * TRUTH[3:, :-5] * ramp(TRUTH[3:, :-5].shape, 0.3, -0.2)
     a = align(image, TRUTH[3:, :-5], border=9)
     assert a.region == (slice(9, HEIGHT - 12), slice(9, WIDTH - 14))
@@ -100,8 +101,8 @@ def test_aligned_is_what_its_parameters_say() -> None:
 
 
 @pytest.mark.parametrize("origin", [(0, 0), (-9, 14), (12, -21), (31, 40), (4.4, -3.7)])
-def test_origin_places_the_canvas(origin: tuple[float, float]) -> None:
-    """The canvas may begin before the truth, inside it, or between pixels: no shift must be left."""
+def test_canvas_origin_is_used(origin: tuple[float, float]) -> None:
+    """The canvas may begin before the truth, inside it, or between pixels; no shift may remain."""
     first = np.round(origin).astype(int)
     fraction = np.asarray(origin) - first
     padded = np.pad(moved(TRUTH, tuple(-fraction)), 40, constant_values=1)
@@ -117,7 +118,7 @@ def test_origin_places_the_canvas(origin: tuple[float, float]) -> None:
     np.testing.assert_array_equal(a.truth, here)
 
 
-def test_wrong_origin_is_seen() -> None:
+def test_wrong_origin_is_reported_as_a_shift() -> None:
     m = evaluate(reconstruction(TRUTH[20:, 30:], (23, 28)), make_scan())
     assert m["alignment"]["shift_px"] == pytest.approx([-3, 2], abs=0.011)
     swapped = evaluate(reconstruction(TRUTH[20:, 45:], (45, 20)), make_scan())
@@ -126,10 +127,10 @@ def test_wrong_origin_is_seen() -> None:
 
 
 @pytest.mark.parametrize("value", [1.0, 0.3 - 2j, 0.0])
-@pytest.mark.parametrize("slope", [0.0, 0.02])
-def test_constant_scores_zero(value: complex, slope: float) -> None:
-    """Also where the truth itself slopes, so that its own ramp would correlate with it."""
-    scan = make_scan((TRUTH * ramp(TRUTH.shape, slope, -slope)).astype(np.complex64))
+@pytest.mark.parametrize("gradient", [0.0, 0.02])
+def test_constant_scores_zero(value: complex, gradient: float) -> None:
+    """Also where the truth has a phase ramp, with which the fitted ramp would correlate."""
+    scan = make_scan((TRUTH * ramp(TRUTH.shape, gradient, -gradient)).astype(np.complex64))
     m = evaluate(reconstruction(np.full(TRUTH.shape, value)), scan)
     for part in ("amplitude", "phase"):
         assert m[part]["pearson"] == pytest.approx(0, abs=1e-6)
@@ -147,7 +148,7 @@ def test_unrelated_noise_scores_near_zero() -> None:
     assert m["frc"]["mean"] < 0.12
 
 
-def test_noise_lowers_every_score_in_order() -> None:
+def test_more_noise_lowers_every_score() -> None:
     rng = np.random.default_rng(4)
     noise = rng.normal(size=TRUTH.shape) + 1j * rng.normal(size=TRUTH.shape)
     runs = [evaluate(reconstruction(TRUTH + level * noise), make_scan()) for level in (0.01, 0.05, 0.2)]
@@ -160,7 +161,7 @@ def test_noise_lowers_every_score_in_order() -> None:
     assert runs[0]["complex"]["nmse"] == pytest.approx(2e-4 / np.mean(np.abs(TRUTH) ** 2), rel=0.05)
 
 
-def test_conjugate_and_transpose_are_bad() -> None:
+def test_conjugate_and_transpose_score_low() -> None:
     conjugate = evaluate(reconstruction(TRUTH.conj()), make_scan())
     assert conjugate["phase"]["pearson"] < -0.9
     assert conjugate["frc"]["mean"] < 0.7 and conjugate["complex"]["nmse"] > 0.1
@@ -170,7 +171,7 @@ def test_conjugate_and_transpose_are_bad() -> None:
     assert transposed["frc"]["mean"] < 0.3
 
 
-def test_slow_phase_error_spares_the_high_pass() -> None:
+def test_slow_phase_error_does_not_change_the_high_passed_scores() -> None:
     slow = 0.4 * np.sin(2 * np.pi * np.arange(WIDTH) / WIDTH)
     m = evaluate(reconstruction(TRUTH * np.exp(1j * slow)), make_scan())
     assert m["phase"]["rmse"] > 0.1
@@ -178,7 +179,7 @@ def test_slow_phase_error_spares_the_high_pass() -> None:
     assert m["phase"]["pearson_high_pass"] > 0.99 > 0.95 > m["phase"]["pearson"]
 
 
-def test_phase_beyond_a_turn_is_unwrapped_and_a_constant_still_scores_zero() -> None:
+def test_phase_beyond_2_pi_is_unwrapped_and_a_constant_scores_zero() -> None:
     wide = np.exp(9j * texture(7)).astype(np.complex64)
     noisy = wide * np.exp(0.1j * np.random.default_rng(0).normal(size=wide.shape))
     m = evaluate(reconstruction(noisy), make_scan(wide))
@@ -231,17 +232,17 @@ def test_input_errors() -> None:
         align(TRUTH, TRUTH.T)
 
 
-@pytest.mark.parametrize("slope", [(0.0, 0.0), (0.0123, -0.4), (2.9, -3.0)])
-def test_fit_ramp_is_exact(slope: tuple[float, float]) -> None:
+@pytest.mark.parametrize("gradient", [(0.0, 0.0), (0.0123, -0.4), (2.9, -3.0)])
+def test_fit_ramp_is_exact(gradient: tuple[float, float]) -> None:
     image = TRUTH[:61, :100]
-    np.testing.assert_allclose(fit_ramp(image, image * ramp(image.shape, *slope)), slope, atol=1e-9)
+    np.testing.assert_allclose(fit_ramp(image, image * ramp(image.shape, *gradient)), gradient, atol=1e-9)
     assert fit_ramp(np.zeros((40, 40)), np.ones((40, 40))).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("shape", [(64, 160), (160, 64)])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_frc_rings_are_physical_on_a_rectangle(shape: tuple[int, int], axis: int) -> None:
-    """A common fringe of period 4 pixels shows at half of Nyquist along either axis of a rectangle."""
+def test_frc_rings_have_one_frequency_on_a_rectangle(shape: tuple[int, int], axis: int) -> None:
+    """A common fringe of period 4 pixels is at half of Nyquist along either axis of a rectangle."""
     rng = np.random.default_rng(2)
     fringe = np.cos(np.pi / 2 * np.indices(shape)[axis])
     a, b = (rng.normal(size=shape) + 3 * fringe for _ in range(2))
@@ -276,7 +277,7 @@ def test_scores_of_constants_are_defined() -> None:
     assert scores.pearson(-a, a) == pytest.approx(-1)
 
 
-def test_high_pass_halves_the_stated_period() -> None:
+def test_high_pass_attenuates_the_documented_period_by_half() -> None:
     sigma = 4.0
     x = np.arange(1060)
     wave = np.broadcast_to(np.sin(2 * np.pi * x / (5.33 * sigma)), (8, 1060))
@@ -287,13 +288,13 @@ def test_probe_diameter() -> None:
     y, x = np.indices((64, 64)) - 32
     gaussian = np.exp(-(y**2 + x**2) / (4 * 5.0**2)).astype(complex)  # intensity of sigma 5
     assert scores.probe_diameter(gaussian[None]) == pytest.approx(20, rel=1e-3)
-    halves = np.stack([gaussian * (x < 0), gaussian * (x >= 0)]) * 7j
-    assert scores.probe_diameter(halves) == pytest.approx(20, rel=1e-3)
+    modes = np.stack([gaussian * (x < 0), gaussian * (x >= 0)]) * 7j
+    assert scores.probe_diameter(modes) == pytest.approx(20, rel=1e-3)
     m = evaluate(reconstruction(TRUTH), make_scan())
     assert m["high_pass"] == {"sigma_px": pytest.approx(5, rel=0.01), "probe_diameter_px": pytest.approx(10, rel=0.01)}
 
 
-def test_write_metrics_is_json_and_whole(tmp_path: Path) -> None:
+def test_write_metrics_writes_json_atomically(tmp_path: Path) -> None:
     rec = Reconstruction(TRUTH, np.ones(TRUTH.shape), (0, 0), pixel_size=2e-8)
     m = evaluate(rec, make_scan(), aligned=align_to_scan(rec, make_scan(), border=20))
     assert m["region"]["canvas_rows"] == [20, HEIGHT - 20]

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Every generator in the registry keeps the same contract; the unrolled one is physics before it is trained.
+"""Contract of all generators in the registry, the registry, and the model of a generator and an illumination.
 
-Contract: any size, group and number of modes with one set of weights; groups and their members are independent of their
-order and place; every parameter learns; empty and broken input gives numbers.
+Contract: any size, group and number of modes with one set of weights; the result does not depend on the order of groups
+and members; every parameter learns; empty and extreme patterns give finite results.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,18 +17,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_groups import batch_of, run, scan_of_groups
+from tiny_groups import batch_of, illuminated, relative, run, scan_of_groups
 from torch import Tensor, nn
 
 from ptycho_ext import extract_patches
-from ptychopinn.batches.dataset import GroupBatch
 from ptychopinn.errors import InputError
 from ptychopinn.models import GENERATORS, Generator, PtychoModel, UnrolledGenerator, build_generator, register_generator
-from ptychopinn.physics.likelihood import amplitude_loss, poisson_loss
-from ptychopinn.physics.overlap import illumination_weight, merge_patches
+from ptychopinn.physics.likelihood import poisson_loss
 from ptychopinn.physics.probes import defocused
 from ptychopinn.physics.propagation import diffract
-from ptychopinn.physics.simulate import simulate
 from ptychopinn.scan import Scan
 
 #: Small versions of every generator: the name, and options that make it fast.
@@ -42,7 +38,7 @@ EACH = pytest.mark.parametrize("name", sorted(GENERATORS))
 
 
 def small(name: str, size: int = 32, *, trained: bool = True, seed: int = 0) -> Generator:
-    """A generator; ``trained`` gives its last layer weights, which start at zero."""
+    """Return a generator; ``trained`` sets the weights of its last layer, which are initially zero."""
     torch.manual_seed(seed)
     generator = build_generator(name, size, SMALL.get(name))
     if trained:
@@ -57,16 +53,12 @@ def scan() -> Scan:
     return scan_of_groups()
 
 
-def relative(a: Tensor, b: Tensor) -> float:
-    return ((a - b).abs().max() / b.abs().max()).item()
-
-
-# The contract.
+# Contract.
 
 
 @EACH
 @pytest.mark.parametrize("size", [32, 48, 64])
-def test_any_group_and_any_modes_with_one_set_of_weights(name: str, size: int) -> None:
+def test_group_size_and_modes_are_free_with_one_set_of_weights(name: str, size: int) -> None:
     generator = small(name, size)
     for members in (1, 2, 4, 9):
         for modes in (1, 3):
@@ -80,7 +72,7 @@ def test_any_group_and_any_modes_with_one_set_of_weights(name: str, size: int) -
 
 
 @EACH
-def test_the_largest_patterns(name: str) -> None:
+def test_largest_patterns_are_accepted(name: str) -> None:
     probe = torch.from_numpy(defocused(256, 1)) * 1e3
     generator = build_generator(name, 256, {**SMALL.get(name, {}), **({"steps": 1} if name == "unrolled" else {})})
     with torch.no_grad():
@@ -90,8 +82,8 @@ def test_the_largest_patterns(name: str) -> None:
 
 @EACH
 @pytest.mark.parametrize("counts", [0.0, 1e-3, 1e9])
-def test_extreme_patterns_give_numbers_and_gradients(name: str, counts: float) -> None:
-    """Frames taken with the shutter closed are all zero."""
+def test_extreme_patterns_give_finite_losses_and_gradients(name: str, counts: float) -> None:
+    """Zero, like frames taken with the shutter closed, and very bright patterns."""
     generator = small(name)
     patterns = torch.full((1, 2, 32, 32), counts)
     model = PtychoModel(name, SMALL.get(name), 32, learn_probe=True)
@@ -107,7 +99,7 @@ def test_extreme_patterns_give_numbers_and_gradients(name: str, counts: float) -
 
 
 @EACH
-def test_gradient_reaches_and_moves_every_parameter(name: str, scan: Scan) -> None:
+def test_every_parameter_has_a_gradient_and_learns(name: str, scan: Scan) -> None:
     model = PtychoModel(name, SMALL.get(name), 32, learn_probe=True, learn_scale=True)
     model.generator = small(name)
     model.illumination.set_probe(torch.from_numpy(scan.probe) * 0.9)
@@ -126,11 +118,11 @@ def test_gradient_reaches_and_moves_every_parameter(name: str, scan: Scan) -> No
 @EACH
 @pytest.mark.parametrize("modes", [1, 2])
 def test_gradients_are_derivatives(name: str, modes: int, scan: Scan) -> None:
-    """Of the whole loss along a random direction of all parameters, in float64, against a central difference."""
+    """Of the loss along a random direction of all parameters, in float64, against a central difference."""
     model = PtychoModel(name, SMALL.get(name), 32, modes, learn_probe=True, learn_scale=True)
     model.generator = small(name)
     model.illumination.set_probe(torch.from_numpy(defocused(32, modes)) * 300)
-    # Smooth activations: a difference across a kink is no derivative.
+    # Smooth activations, because a difference across a kink is no derivative.
     replaced = {nn.ReLU: nn.SiLU, nn.MaxPool2d: nn.AvgPool2d}
     for module in list(model.modules()):
         for key, child in module.named_children():
@@ -139,7 +131,8 @@ def test_gradients_are_derivatives(name: str, modes: int, scan: Scan) -> None:
     model = model.double()
     batch = batch_of(scan, 4)
     counts = batch.counts.double()
-    parameters = [p for n, p in model.named_parameters() if n != "illumination.lanes"]  # whose start phase is detached
+    # The initial estimate does not differentiate the phase of the probe.
+    parameters = [p for n, p in model.named_parameters() if n != "illumination.lanes"]
     torch.manual_seed(1)
     directions = [torch.randn_like(p) * p.abs().mean().clamp_min(1e-3) for p in parameters]
 
@@ -158,9 +151,9 @@ def test_gradients_are_derivatives(name: str, modes: int, scan: Scan) -> None:
 
     with relu_as_silu():
         gradients = torch.autograd.grad(loss(), parameters)
-        slope = sum(float((g * d).sum()) for g, d in zip(gradients, directions, strict=True))
+        derivative = sum(float((g * d).sum()) for g, d in zip(gradients, directions, strict=True))
         difference = (loss_beside(1e-5) - loss_beside(-1e-5)) / 2e-5
-    assert difference == pytest.approx(slope, rel=1e-3)
+    assert difference == pytest.approx(derivative, rel=1e-3)
 
 
 @contextmanager
@@ -190,24 +183,24 @@ def test_training_lowers_the_loss_without_labels(name: str, scan: Scan) -> None:
 
 
 @EACH
-def test_order_of_members_and_company_of_groups_do_not_matter(name: str, scan: Scan) -> None:
+def test_result_does_not_depend_on_the_order_of_members_or_on_other_groups(name: str, scan: Scan) -> None:
     generator, probe, batch = small(name), torch.from_numpy(scan.probe), batch_of(scan, 4, groups=3)
     with torch.no_grad():
-        together = run(generator, batch, probe)
+        result = run(generator, batch, probe)
         order = torch.tensor([2, 0, 3, 1])
         permuted = generator(batch.counts[:, order], batch.positions[:, order], batch.canvas_size, probe)
-        assert relative(permuted, together) < 2e-5
+        assert relative(permuted, result) < 2e-5
         for row in range(3):
             alone = generator(batch.counts[row : row + 1], batch.positions[row : row + 1], batch.canvas_size, probe)
-            assert relative(alone[0], together[row]) < 2e-5
+            assert relative(alone[0], result[row]) < 2e-5
         mixed = batch.positions[[1, 0, 2]]
-        assert relative(generator(batch.counts, mixed, batch.canvas_size, probe)[0], together[0]) > 1e-2
+        assert relative(generator(batch.counts, mixed, batch.canvas_size, probe)[0], result[0]) > 1e-2
 
 
 @EACH
 @pytest.mark.parametrize(("shift", "trained"), [((3, 6), False), ((5, 1), False), ((8, 4), True)])
 def test_shifted_positions_shift_the_canvas(name: str, scan: Scan, shift: tuple[int, int], trained: bool) -> None:
-    """By any whole pixels for the physics; a network on the canvas has a grid of 4, and the canvas borders."""
+    """By any integer shift for the physics, and by multiples of 4 px for a network on the canvas."""
     generator, probe, batch = small(name, trained=trained), torch.from_numpy(scan.probe), batch_of(scan, 4)
     height, width = batch.canvas_size
     canvas, (down, right) = (height + 56, width + 56), shift
@@ -223,98 +216,26 @@ def test_shifted_positions_shift_the_canvas(name: str, scan: Scan, shift: tuple[
 @EACH
 @pytest.mark.parametrize("scale", [4.0, 16.0])
 def test_dose_does_not_change_the_object(name: str, scan: Scan, scale: float) -> None:
-    """Far above the background of 0.1 counts, which damps dark pixels at low dose."""
+    """Far above the background of 0.1 counts, which reduces the step of dark pixels at low dose."""
     generator, probe, batch = small(name, trained=False), 10 * torch.from_numpy(scan.probe), batch_of(scan, 4)
     batch = batch._replace(counts=100 * batch.counts)
     with torch.no_grad():
         one = run(generator, batch, probe)
         other = generator(batch.counts * scale, batch.positions, batch.canvas_size, probe * scale**0.5)
     assert relative(other, one) < 2e-2
-    # Half the light through the object: it is darker.
+    # The same probe with more counts: a more transparent object.
     with torch.no_grad():
-        darker = generator(batch.counts * scale, batch.positions, batch.canvas_size, probe)
-    lit = lit_pixels(batch, probe)
-    assert (darker[lit].abs().mean() / one[lit].abs().mean()).item() == pytest.approx(scale**0.5, rel=0.05)
+        brighter = generator(batch.counts * scale, batch.positions, batch.canvas_size, probe)
+    mask = illuminated(batch, probe)
+    assert (brighter[mask].abs().mean() / one[mask].abs().mean()).item() == pytest.approx(scale**0.5, rel=0.05)
 
 
-def lit_pixels(batch: GroupBatch, probe: Tensor, share: float = 0.2) -> Tensor:
-    weight = illumination_weight(probe)
-    patches = torch.ones(*batch.counts.shape, dtype=torch.complex64)
-    _, total = merge_patches(patches, batch.positions, batch.canvas_size, weight)
-    return total > share * total.amax((-2, -1), keepdim=True)
-
-
-# The unrolled physics.
-
-
-def physics(steps: int) -> UnrolledGenerator:
-    return UnrolledGenerator(steps=steps, width=8, state=2)
-
-
-def test_more_steps_of_physics_explain_the_patterns_better(scan: Scan) -> None:
-    probe, batch = torch.from_numpy(scan.probe), batch_of(scan, 9)
-    losses = []
-    for steps in (1, 2, 4, 8, 16):
-        with torch.no_grad():
-            canvas = run(physics(steps), batch, probe)
-        losses.append(
-            amplitude_loss(diffract(extract_patches(canvas, batch.positions, 32), probe), batch.counts).item()
-        )
-    assert all(later < earlier for earlier, later in itertools.pairwise(losses)), losses
-    assert losses[-1] < 0.25 * losses[0]
-
-
-@pytest.mark.parametrize("modes", [1, 2])
-def test_untrained_physics_finds_the_object(modes: int) -> None:
-    scan = simulate("dead_leaves", patterns=36, size=32, step=(3, 4), photons=1e5, modes=modes, seed=2)
-    probe, batch = torch.from_numpy(scan.probe), batch_of(scan, 16, groups=1)
-    with torch.no_grad():
-        canvas = run(physics(24), batch, probe)[0]
-    top, left = batch.origins[0].tolist()
-    height, width = batch.canvas_size
-    truth = torch.from_numpy(scan.truth)[top : top + height, left : left + width]
-    lit = lit_pixels(batch, probe)[0]
-    found, true = canvas[lit], truth[lit]
-    correlation = (torch.vdot(found, true).abs() / (found.norm() * true.norm())).item()
-    wrong = torch.vdot(found, true.conj().resolve_conj()).abs().item() / (found.norm() * true.norm()).item()
-    assert correlation > 0.9 and wrong < correlation - 0.3, (correlation, wrong)
-
-
-def test_true_canvas_is_a_fixed_point_of_the_physics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Started at the truth, noise-free and on whole pixels, no step moves away from it."""
-    scan = simulate("dead_leaves", patterns=16, size=32, step=(5, 4), jitter=0, photons=1e5, noise=False, seed=1)
-    probe, batch = torch.from_numpy(scan.probe), batch_of(scan, 4, groups=1)
-    top, left = batch.origins[0].tolist()
-    truth = torch.from_numpy(scan.truth)[top:, left:][: batch.canvas_size[0], : batch.canvas_size[1]][None]
-    strongest = probe[0]
-    exact = extract_patches(truth.contiguous(), batch.positions, 32) * strongest
-    monkeypatch.setattr("ptychopinn.models.unrolled.start_waves", lambda counts, probe: (exact, strongest))
-    with torch.no_grad():
-        start, later = (UnrolledGenerator(steps=n, regularisation=1e-4) for n in (1, 6))
-        first, last = run(start, batch, probe), run(later, batch, probe)
-    lit = lit_pixels(batch, probe, 0.1)
-    assert relative(first[lit], truth[lit]) < 1e-2 and relative(last[lit], truth[lit]) < 1e-2
-
-
-def test_without_a_phase_the_physics_stays_without_and_can_learn_one(scan: Scan) -> None:
-    generator = build_generator("unrolled", 32, {**SMALL["unrolled"], "phase": 0.0})
-    probe = torch.from_numpy(scan.probe)
-    canvas = run(generator, batch_of(scan, 4), probe)
-    assert (canvas.imag.abs() < 1e-6 * canvas.abs().max()).all() and (canvas.real > 0).float().mean() > 0.9
-    model = PtychoModel("unrolled", {**SMALL["unrolled"], "phase": 0.0}, 32)
-    model.illumination.set_probe(probe)
-    batch = batch_of(scan, 4)
-    predicted = model.predict_counts(model(batch.counts, batch.positions, batch.canvas_size), batch.positions)
-    poisson_loss(predicted, batch.counts).backward()
-    assert (model.generator.step_size.grad != 0).all() and model.generator.start_phase.grad != 0
-
-
-# The registry.
+# Registry.
 
 
 @pytest.mark.parametrize("size", [20, 40, 16, 272, 0])
 @EACH
-def test_sizes_that_do_not_fit_are_refused(name: str, size: int) -> None:
+def test_unsupported_sizes_are_errors(name: str, size: int) -> None:
     with pytest.raises(
         InputError, match=rf"model.generator: '{name}' takes patterns of 32 to 256 pixels in .* 16, got"
     ):
@@ -336,41 +257,32 @@ def test_sizes_that_do_not_fit_are_refused(name: str, size: int) -> None:
         (lambda: build_generator("cnn", 64, {"width": 0}), "model.options: width must be at least 1, got 0"),
     ],
 )
-def test_what_cannot_be_built_is_refused_by_name(build: Callable[[], Any], message: str) -> None:
+def test_unknown_names_and_options_are_errors(build: Callable[[], Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build()
 
 
-def test_options_reach_the_generator_and_names_are_unique() -> None:
+def test_options_are_passed_to_the_generator_and_names_are_unique() -> None:
     assert build_generator("unrolled", 64, {"steps": 7}).steps == 7
     assert build_generator("unrolled", 64).steps == build_generator("unrolled", 64, {}).steps
     with pytest.raises(ValueError, match="'unet' is taken by UNetGenerator"):
         register_generator("unet")(UnrolledGenerator)
 
 
-def test_the_page_on_training_shows_a_generator_that_works(scan: Scan) -> None:
+def test_example_generator_of_the_documentation_works(scan: Scan) -> None:
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     try:
         exec(compile(code, "docs/training.md", "exec"), {})
         batch = batch_of(scan, 4)
-        generator = build_generator("start", 32, {"regularisation": 0.1})
+        generator = build_generator("initial", 32, {"regularisation": 0.1})
         canvas = run(generator, batch, torch.from_numpy(scan.probe))
         assert canvas.shape == (2, *batch.canvas_size) and canvas.abs().max() > 0
     finally:
-        GENERATORS.pop("start", None)
+        GENERATORS.pop("initial", None)
 
 
-@pytest.mark.parametrize("every", [1, 2, 3, 9])
-def test_the_network_follows_the_last_step_and_every_so_many_before(scan: Scan, every: int) -> None:
-    generator = build_generator("unrolled", 32, {"steps": 5, "every": every, "width": 8, "state": 2})
-    calls = []
-    generator.network.register_forward_hook(lambda *_: calls.append(1))
-    run(generator, batch_of(scan, 4), torch.from_numpy(scan.probe))
-    assert len(calls) == len(range(4, -1, -every))
-
-
-# The model.
+# Model.
 
 
 def test_model_predicts_counts_of_its_canvas(scan: Scan) -> None:
@@ -385,18 +297,18 @@ def test_model_predicts_counts_of_its_canvas(scan: Scan) -> None:
     torch.testing.assert_close(counts, diffract(extract_patches(canvases, positions, 32), probe), rtol=1e-4, atol=1e-3)
 
 
-def test_model_reconstructs_with_its_own_probe_or_another(scan: Scan) -> None:
+def test_model_reconstructs_with_its_probe_or_another(scan: Scan) -> None:
     model = PtychoModel("unrolled", SMALL["unrolled"], 32)
     probe, batch = torch.from_numpy(scan.probe), batch_of(scan, 4)
     with torch.no_grad():
-        given = model(batch.counts, batch.positions, batch.canvas_size, probe)
+        by_argument = model(batch.counts, batch.positions, batch.canvas_size, probe)
         flat = model(batch.counts, batch.positions, batch.canvas_size)
         model.illumination.set_probe(probe)
         own = model(batch.counts, batch.positions, batch.canvas_size)
-    assert relative(own, given) < 1e-4 and relative(flat, given) > 0.1
+    assert relative(own, by_argument) < 1e-4 and relative(flat, by_argument) > 0.1
 
 
-def test_state_dict_carries_probe_scale_and_mask() -> None:
+def test_state_dict_contains_probe_scale_and_mask() -> None:
     model = PtychoModel("unet", SMALL["unet"], 32, learn_scale=True)
     model.illumination.set_probe(torch.from_numpy(defocused(32)) * 50)
     model.good[3, 4] = False

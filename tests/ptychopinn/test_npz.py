@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The NPZ contract: exact round trips, each convention decided once, one clear sentence for every broken file."""
+"""The NPZ format: exact round trips, each convention decided once, one clear sentence for every invalid file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scan_files import light_of
+from scan_files import detector_intensity
 
+from ptychopinn.decisions import Decision
 from ptychopinn.errors import InputError
 from ptychopinn.io.formats.npz import read_npz, write_npz
 from ptychopinn.scan import Scan
@@ -22,7 +23,7 @@ N, PATTERNS = 8, 11
 
 
 def contract(**changes: Any) -> dict[str, Any]:
-    """A file as other tools write it: counts in diff3d; a value of None drops the key."""
+    """Write a file as other tools do, with counts in diff3d; a value of None removes the key."""
     rng = np.random.default_rng(3)
     arrays: dict[str, Any] = {
         "diff3d": rng.poisson(30, (PATTERNS, N, N)).astype(np.uint16),
@@ -79,7 +80,7 @@ def test_round_trip_of_the_other_fields_and_of_a_cube(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.probe, probe)
     np.testing.assert_array_equal(back.bad_pixels, bad)
     assert (back.pixel_size, back.energy, back.metadata["a"]) == (1.5e-8, 8000.0, [1, "b"])
-    assert back.metadata["probe_scaling"]["factor"] == 1.0
+    assert back.decisions.probe_scale.factor == 1.0
 
 
 def test_positions_are_y_x_of_the_first_sample(tmp_path: Path) -> None:
@@ -92,34 +93,40 @@ def test_positions_are_y_x_of_the_first_sample(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8", "i2", "i4", "i8", ">u2", "f2", "f4", "f8", ">f4"])
 @pytest.mark.parametrize("measurement", ["counts", "amplitude"])
-def test_every_type_of_pattern_either_way(tmp_path: Path, dtype: str, measurement: str) -> None:
+def test_every_pattern_type_as_counts_and_amplitudes(tmp_path: Path, dtype: str, measurement: str) -> None:
     values = np.full((PATTERNS, N, N), 3.0)
     values[2, 1, 5] = 250  # squared, it overflows uint8 and int16
     scan = read_npz(put(tmp_path, diff3d=values.astype(dtype)), measurement=measurement)
     expected = values if measurement == "counts" else values**2
     np.testing.assert_array_equal(scan.counts, expected)
     assert scan.counts.dtype.kind == "u" and scan.counts.dtype.isnative
-    assert scan.metadata["measurement"] == {"value": measurement, "reason": "as requested"}
+    assert scan.decisions.measurement == Decision(measurement, "as requested")
 
 
-WHOLE = np.random.default_rng(8).poisson(900, (PATTERNS, N, N))
+INTEGERS = np.random.default_rng(8).poisson(900, (PATTERNS, N, N))
 REAL = np.random.default_rng(9).gamma(3, 2, (PATTERNS, N, N))
 
 
 @pytest.mark.parametrize(
     ("patterns", "extra", "value", "reason", "exact"),
     [
-        (WHOLE.astype(np.int32), {}, "counts", "the type is int32", WHOLE),
-        (WHOLE.astype(np.float32), {}, "counts", "all values are whole numbers", WHOLE),
-        (np.sqrt(WHOLE).astype(np.float32), {}, "amplitude", "all squares are whole numbers", WHOLE),
-        (np.sqrt(WHOLE), {}, "amplitude", "all squares are whole numbers", WHOLE),
-        (np.sqrt(WHOLE).astype(np.float32).astype(np.float64), {}, "amplitude", "all squares are whole", WHOLE),
+        (INTEGERS.astype(np.int32), {}, "counts", "the type is int32", INTEGERS),
+        (INTEGERS.astype(np.float32), {}, "counts", "all values are integers", INTEGERS),
+        (np.sqrt(INTEGERS).astype(np.float32), {}, "amplitude", "all squares are integers", INTEGERS),
+        (np.sqrt(INTEGERS), {}, "amplitude", "all squares are integers", INTEGERS),
+        (
+            np.sqrt(INTEGERS).astype(np.float32).astype(np.float64),
+            {},
+            "amplitude",
+            "all squares are integers",
+            INTEGERS,
+        ),
         (REAL.astype(np.float32), {}, "amplitude", "the contract's default", None),
-        (REAL, {"measurement": "counts"}, "counts", "the key 'measurement' says so", None),
-        (WHOLE.astype(np.uint16), {"measurement": "amplitude"}, "amplitude", "the key 'measurement'", WHOLE**2),
+        (REAL, {"measurement": "counts"}, "counts", "stated by the key 'measurement'", None),
+        (INTEGERS.astype(np.uint16), {"measurement": "amplitude"}, "amplitude", "the key 'measurement'", INTEGERS**2),
     ],
 )
-def test_amplitude_or_counts(
+def test_amplitudes_and_counts_are_distinguished(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     patterns: np.ndarray,
@@ -130,9 +137,10 @@ def test_amplitude_or_counts(
 ) -> None:
     with caplog.at_level(logging.INFO, logger="ptychopinn.io.counts"):
         scan = read_npz(put(tmp_path, diff3d=patterns, **extra))
-    decision = scan.metadata["measurement"]
-    assert decision["value"] == value and reason in decision["reason"]
-    assert f"'diff3d' read as {value}" in caplog.text and decision["reason"] in caplog.text
+    decision = scan.decisions.measurement
+    assert decision is not None and decision.value == value and reason in decision.reason
+    assert decision.by_default == ("default" in reason)
+    assert f"'diff3d' read as {value}" in caplog.text and decision.reason in caplog.text
     if exact is not None:
         np.testing.assert_array_equal(scan.counts, exact)
         assert scan.counts.dtype.kind == "u"
@@ -144,20 +152,20 @@ def test_amplitude_or_counts(
     assert any(record.levelno == logging.WARNING for record in caplog.records) == ("default" in reason)
 
 
-def test_diffraction_wins_over_diff3d(tmp_path: Path) -> None:
-    scan = read_npz(put(tmp_path, diffraction=WHOLE.astype(np.uint16)))
-    np.testing.assert_array_equal(scan.counts, WHOLE)
+def test_diffraction_precedes_diff3d(tmp_path: Path) -> None:
+    scan = read_npz(put(tmp_path, diffraction=INTEGERS.astype(np.uint16)))
+    np.testing.assert_array_equal(scan.counts, INTEGERS)
 
 
 @pytest.mark.parametrize("n", [3, 11, 40])
-def test_both_axis_orders(tmp_path: Path, n: int) -> None:
+def test_both_axis_orders_are_read(tmp_path: Path, n: int) -> None:
     counts = np.random.default_rng(4).poisson(30, (n, N, N)).astype(np.uint16)
     coords = {"xcoords": np.arange(n) * 1.0, "ycoords": np.arange(n) * 2.0}
     for patterns in (counts, np.moveaxis(counts, 0, -1)):
         np.testing.assert_array_equal(read_npz(put(tmp_path, diff3d=patterns, **coords)).counts, counts)
 
 
-def test_a_cube_is_ambiguous_until_the_file_says(tmp_path: Path) -> None:
+def test_cube_needs_the_key_axes(tmp_path: Path) -> None:
     cube = np.random.default_rng(4).poisson(30, (N, N, N)).astype(np.uint16)
     changes = {"diff3d": cube, "xcoords": np.arange(N), "ycoords": np.arange(N)}
     with pytest.raises(InputError, match=r"\(n, N, N\) or \(N, N, n\).*add the key axes = 'nyx' or axes = 'yxn'"):
@@ -169,13 +177,13 @@ def test_a_cube_is_ambiguous_until_the_file_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "modes"), [((N, N), 1), ((N, N, 1), 1), ((1, N, N), 1), ((3, N, N), 3), ((N, N, N), N)]
 )
-def test_probe_shapes_and_scale(tmp_path: Path, shape: tuple[int, ...], modes: int) -> None:
+def test_probe_is_read_and_scaled(tmp_path: Path, shape: tuple[int, ...], modes: int) -> None:
     rng = np.random.default_rng(6)
     probe = (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(np.complex64)
     scan = read_npz(put(tmp_path, probeGuess=probe))
     assert scan.probe.shape == (modes, N, N)
     np.testing.assert_allclose(np.sum(np.abs(scan.probe) ** 2), scan.counts.sum() / PATTERNS, rtol=1e-5)
-    factor = scan.metadata["probe_scaling"]["factor"]
+    factor = scan.decisions.probe_scale.factor
     np.testing.assert_allclose(scan.probe, factor * probe.reshape(modes, N, N), rtol=1e-5)
     marked = read_npz(put(tmp_path, probeGuess=probe, probe_units="sqrt_counts"))
     np.testing.assert_array_equal(marked.probe, probe.reshape(modes, N, N))
@@ -187,21 +195,23 @@ def test_constant_object_guess_is_no_truth(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_npz(put(tmp_path, objectGuess=truth)).truth, truth.astype(np.complex64))
 
 
-def test_bad_pixels_may_hold_anything_and_do_not_count(tmp_path: Path) -> None:
+def test_values_of_bad_pixels_are_ignored(tmp_path: Path) -> None:
     bad = np.zeros((N, N), np.uint8)
     bad[2, 3] = 1
-    counts = WHOLE.astype(np.float64)
+    counts = INTEGERS.astype(np.float64)
     counts[:, 2, 3] = [np.nan, np.inf, -1, 0.5, *[1e6] * 7]
     scan = read_npz(put(tmp_path, diff3d=counts, bad_pixels=bad))
     assert scan.bad_pixels is not None and scan.bad_pixels.sum() == 1 and scan.bad_pixels[2, 3]
     np.testing.assert_array_equal(scan.counts[:, 2, 3], [0, 0, 0, 0, *[1e6] * 7])
     good = ~scan.bad_pixels
-    np.testing.assert_array_equal(scan.counts[:, good], WHOLE[:, good])
-    np.testing.assert_allclose(light_of(scan.probe)[good].sum(), WHOLE[:, good].sum() / PATTERNS, rtol=1e-5)
+    np.testing.assert_array_equal(scan.counts[:, good], INTEGERS[:, good])
+    np.testing.assert_allclose(
+        detector_intensity(scan.probe)[good].sum(), INTEGERS[:, good].sum() / PATTERNS, rtol=1e-5
+    )
     assert read_npz(put(tmp_path, bad_pixels=np.zeros((N, N), np.bool_))).bad_pixels is None
 
 
-def spoiled(value: float, dtype: Any = np.float32) -> np.ndarray:
+def counts_with(value: float, dtype: Any = np.float32) -> np.ndarray:
     patterns = contract()["diff3d"].astype(dtype)
     patterns[4, 1, 2] = patterns[6, 0, 0] = value
     return patterns
@@ -236,13 +246,19 @@ BROKEN_KEYS: list[tuple[dict[str, Any], str]] = [
     ({"diff3d": np.ones((11, 8, 8), complex)}, r"'diff3d': expected real numbers, found complex128"),
     ({"diff3d": np.full((11, 8, 8), "7")}, r"'diff3d': expected real numbers, found <U1"),
     ({"diff3d": np.zeros((11, 8, 8))}, r"'diff3d': expected photons, found patterns that are all zero"),
-    ({"diff3d": spoiled(np.nan)}, r"'diff3d': expected finite values, found 2 NaN .* first nan at index \(4, 1, 2\)"),
-    ({"diff3d": spoiled(np.inf)}, r"'diff3d': expected finite values, found 2 NaN or infinite values, the first inf"),
     (
-        {"diff3d": spoiled(-2, np.int32)},
+        {"diff3d": counts_with(np.nan)},
+        r"'diff3d': expected finite values, found 2 NaN .* first nan at index \(4, 1, 2\)",
+    ),
+    (
+        {"diff3d": counts_with(np.inf)},
+        r"'diff3d': expected finite values, found 2 NaN or infinite values, the first inf",
+    ),
+    (
+        {"diff3d": counts_with(-2, np.int32)},
         r"'diff3d': expected values that are not negative, found 2 negative .* first -2",
     ),
-    ({"diff3d": spoiled(-0.5)}, r"'diff3d': .* found 2 negative values, the first -0.5 at index \(4, 1, 2\)"),
+    ({"diff3d": counts_with(-0.5)}, r"'diff3d': .* found 2 negative values, the first -0.5 at index \(4, 1, 2\)"),
     ({"measurement": "counts_"}, r"'measurement': expected 'amplitude' or 'counts', found 'counts_'"),
     ({"measurement": np.zeros(3)}, r"'measurement': expected one text, found float64 of shape \(3,\)"),
     ({"axes": "xyz"}, r"'axes': expected 'nyx' .* found 'xyz'"),
@@ -262,7 +278,7 @@ BROKEN_KEYS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "sentence"), BROKEN_KEYS)
-def test_broken_keys(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+def test_invalid_key_is_reported(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
     path = put(tmp_path, **changes)
     with pytest.raises(InputError, match=sentence) as caught:
         read_npz(path)
@@ -285,7 +301,7 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-300])
 
 
-def corrupt(path: Path) -> None:
+def damage_member(path: Path) -> None:
     data = bytearray(path.read_bytes())
     middle = data.index(b"diff3d.npy") + 600
     data[middle : middle + 8] = bytes(255 - byte for byte in data[middle : middle + 8])
@@ -312,38 +328,38 @@ def lone_array(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "sentence"),
+    ("corrupt", "sentence"),
     [
-        (remove, "expected an NPZ file, found no file"),
+        (remove, ": not found"),
         (folder, "expected an NPZ file, found a folder"),
         (empty, r"expected an NPZ file, found an empty file \(0 bytes\)"),
         (text, "expected an NPZ file, found no zip archive"),
         (lone_array, "expected an NPZ file, found no zip archive"),
         (damage_start, "expected an NPZ file, found no zip archive"),
         (truncate, "expected an NPZ file, found a zip archive without its end, truncated"),
-        (corrupt, "'diff3d': expected an intact array, found a damaged one .*; copy or export the file again"),
+        (damage_member, "'diff3d': expected an intact array, found a damaged one .*; copy or export the file again"),
         (foreign_member, "'diffraction': expected an array in NumPy's format, found other bytes"),
     ],
 )
-def test_broken_files(tmp_path: Path, spoil: Callable[[Path], None], sentence: str) -> None:
+def test_invalid_file_is_reported(tmp_path: Path, corrupt: Callable[[Path], None], sentence: str) -> None:
     path = put(tmp_path)
-    spoil(path)
+    corrupt(path)
     with pytest.raises(InputError, match=sentence) as caught:
         Scan.load(path)
     assert str(path) in str(caught.value)
 
 
-def test_every_truncation_and_many_damaged_bytes_are_input_errors_or_harmless(tmp_path: Path) -> None:
+def test_damaged_file_is_read_correctly_or_an_input_error(tmp_path: Path) -> None:
     path = put(tmp_path)
-    whole = path.read_bytes()
+    content = path.read_bytes()
     rng = np.random.default_rng(0)
     for _ in range(150):
-        data = bytearray(whole)
+        data = bytearray(content)
         if rng.random() < 0.3:
             del data[rng.integers(1, len(data)) :]
         else:
-            for place in rng.integers(0, len(data), 3):
-                data[place] = rng.integers(256)
+            for offset in rng.integers(0, len(data), 3):
+                data[offset] = rng.integers(256)
         path.write_bytes(data)
         try:
             scan = read_npz(path)
@@ -353,12 +369,12 @@ def test_every_truncation_and_many_damaged_bytes_are_input_errors_or_harmless(tm
             np.testing.assert_array_equal(scan.counts, contract()["diff3d"])
 
 
-def test_unknown_measurement_option(tmp_path: Path) -> None:
+def test_unknown_measurement_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="measurement must be one of auto, amplitude, counts, got 'intensity'"):
         read_npz(put(tmp_path), measurement="intensity")
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = scan_of(MANY)
     scan.save(tmp_path / "a.npz")
     monkeypatch.setattr(np.lib.format, "write_array", lambda file, *_, **__: file.write(b"half") and 1 / 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One call for scripts: the same as its parts, with or without stitching, from files or from memory."""
+"""`ptychopinn.run`: equal to its parts, with and without stitching, from files and from memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def scan() -> Scan:
     return tiny_scan()
 
 
-def test_it_is_its_parts(scan: Scan, tmp_path: Path) -> None:
+def test_the_result_equals_that_of_its_parts(scan: Scan, tmp_path: Path) -> None:
     other = simulate("dead_leaves", patterns=25, size=32, photons=1e5, seed=4)
     amplitude, phase, results = run(scan, other, tiny(execution={"deterministic": True}))
     trained = train(scan, tmp_path / "run", tiny(execution={"deterministic": True}))
@@ -60,7 +60,5 @@ def test_runs_are_reproducible(scan: Scan) -> None:
 
 
 def test_another_backend_is_refused(scan: Scan) -> None:
-    with pytest.raises(
-        InputError, match="backend: expected 'pytorch', got 'tensorflow'; ptychopinn is a library of its"
-    ):
+    with pytest.raises(InputError, match="backend: expected 'pytorch', got 'tensorflow'; ptychopinn uses PyTorch only"):
         run(scan, backend="tensorflow")

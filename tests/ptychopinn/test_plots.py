@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Figures: the files that are promised are written, and what they show is where it should be."""
+"""Figures: their files, and the data, coordinates and labels that they show."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
-    """Figures by file name, kept as they are saved."""
+    """Figures by file name, recorded when they are saved."""
     figures: dict[str, Figure] = {}
     save = style.save_figure
 
-    def keep(figure: Figure, path: Path) -> Path:
+    def record(figure: Figure, path: Path) -> Path:
         figures[path.name] = figure
         return save(figure, path)
 
     for module in (reconstructions, scans, training):
-        monkeypatch.setattr(module, "save_figure", keep)
+        monkeypatch.setattr(module, "save_figure", record)
     monkeypatch.setattr(style, "_DPI", 40)
     return figures
 
 
-def example(shape: tuple[int, int] = (60, 90), slope: float = 0.0) -> Reconstruction:
+def example(shape: tuple[int, int] = (60, 90), ramp: float = 0.0) -> Reconstruction:
     y, x = np.indices(shape)
-    image = (1 + 0.2 * np.sin(x / 5)) * np.exp(1j * (0.5 * np.cos(y / 7) + slope * x + 2))
+    image = (1 + 0.2 * np.sin(x / 5)) * np.exp(1j * (0.5 * np.cos(y / 7) + ramp * x + 2))
     weights = np.ones(shape)
     weights[:, :10] = 0
     return Reconstruction(np.where(weights > 0, image, 0), weights, (-7, 20), pixel_size=1e-7)
@@ -79,15 +79,15 @@ def test_reconstruction_figures(tmp_path: Path, drawn: dict[str, Figure]) -> Non
     assert phase.get_cmap().name == "viridis" and drawn["phase.png"].axes[0].get_title() == ""
 
 
-def test_steep_ramp_is_removed_and_said(tmp_path: Path, drawn: dict[str, Figure]) -> None:
-    plot_reconstruction(example(slope=0.3), tmp_path)
+def test_steep_ramp_is_removed_and_stated(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+    plot_reconstruction(example(ramp=0.3), tmp_path)
     axes = drawn["phase.png"].axes[0]
     assert axes.get_title().endswith(", 0.3) rad/px removed")
     shown = axes.images[0].get_array().compressed()
     assert shown.max() - shown.min() < 1.2
 
 
-def test_wrapping_phase_gets_a_cyclic_map(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+def test_wrapped_phase_has_a_cyclic_colour_map(tmp_path: Path, drawn: dict[str, Figure]) -> None:
     phase = np.random.default_rng(0).uniform(-np.pi, np.pi, (40, 50))
     plot_reconstruction(Reconstruction(np.exp(1j * phase), np.ones((40, 50)), (0, 0)), tmp_path)
     shown = drawn["phase.png"].axes[0].images[0]
@@ -97,7 +97,7 @@ def test_wrapping_phase_gets_a_cyclic_map(tmp_path: Path, drawn: dict[str, Figur
 @pytest.mark.parametrize("shape", [(8, 8), (40, 300), (300, 40)])
 @pytest.mark.filterwarnings("error")
 @pytest.mark.usefixtures("drawn")
-def test_odd_canvases_draw_without_a_warning(tmp_path: Path, shape: tuple[int, int]) -> None:
+def test_small_and_long_canvases_are_drawn_without_a_warning(tmp_path: Path, shape: tuple[int, int]) -> None:
     assert len(plot_reconstruction(Reconstruction(np.ones(shape), np.zeros(shape), (0.5, -3)), tmp_path)) == 2
 
 
@@ -125,7 +125,7 @@ def test_comparison_figures(tmp_path: Path, drawn: dict[str, Figure]) -> None:
         (64, 1e-6, (10, "10 µm")),
     ],
 )
-def test_scale_bar_is_round(width: int, pixel_size: float | None, expected: tuple[float, str]) -> None:
+def test_the_scale_bar_has_a_round_length(width: int, pixel_size: float | None, expected: tuple[float, str]) -> None:
     length, text = images._scale_bar(width, pixel_size)
     assert length == pytest.approx(expected[0]) and text == expected[1]
 
@@ -145,12 +145,12 @@ def test_scan_overview(tmp_path: Path, drawn: dict[str, Figure]) -> None:
 
 
 @pytest.mark.usefixtures("drawn")
-def test_scan_overview_of_an_ignored_detector(tmp_path: Path) -> None:
+def test_scan_overview_without_good_pixels(tmp_path: Path) -> None:
     scan = make_scan(bad_pixels=np.ones((16, 16), bool))
     assert plot_scan_overview(scan, tmp_path / "dark.png")[0].read_bytes().startswith(PNG)
 
 
-def test_training_from_a_logger_file(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+def test_training_from_the_file_of_a_logger(tmp_path: Path, drawn: dict[str, Figure]) -> None:
     log = tmp_path / "metrics.csv"
     log.write_text("epoch,step,train_loss,val_loss,lr\n0,9,3.0,,0.1\n0,9,,4.0,\n1,19,1.5,,0.1\n1,19,,2.0,\n")
     plot_training(log, tmp_path / "training.png")
@@ -172,7 +172,7 @@ def test_training_by_step_and_with_negative_losses(tmp_path: Path, drawn: dict[s
 
 
 def test_training_errors(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.csv: no such file"):
+    with pytest.raises(InputError, match=r"none\.csv: not found"):
         plot_training(tmp_path / "none.csv", tmp_path / "t.png")
     (tmp_path / "m.csv").write_text("epoch,train_loss,accuracy\n0,,1\n")
     with pytest.raises(InputError, match=r"m\.csv: no column with 'loss'.*\['accuracy', 'epoch', 'train_loss'\]"):
@@ -180,8 +180,8 @@ def test_training_errors(tmp_path: Path) -> None:
     assert not (tmp_path / "t.png").exists()
 
 
-def test_no_global_state(tmp_path: Path) -> None:
-    """pyplot would choose a backend for the whole process; nothing here may import it."""
+def test_pyplot_is_not_imported(tmp_path: Path) -> None:
+    """pyplot would choose a backend for the process."""
     code = (
         "import sys, numpy as np\n"
         "from ptychopinn.reconstruction import Reconstruction\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Archives of PtychoPINN: recognised where a bundle is expected, and nothing in them runs unless they are trusted."""
+"""Archives of PtychoPINN: refused in place of a bundle, and converted without running untrusted code."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ptychopinn.persistence.bundle import load_bundle
 from ptychopinn.persistence.predecessor import read_predecessor
 
 
-class Bomb:
-    """Unpickled, it makes a file."""
+class CreatesFile:
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,7 +31,7 @@ class Bomb:
 
 
 def archive(path: Path, **members: bytes) -> Path:
-    """An archive by the layout of PtychoPINN's PyTorch backend; members by name, without their suffix."""
+    """Write an archive in the layout of PtychoPINN's PyTorch backend, with members replaced or added by name."""
     weights = io.BytesIO()
     torch.save({"encoder.weight": torch.arange(6.0).reshape(2, 3).T, "scale": torch.ones(1)}, weights)
     contents = {
@@ -46,14 +46,16 @@ def archive(path: Path, **members: bytes) -> Path:
     return path
 
 
-def test_where_a_bundle_is_expected_it_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="found an archive of PtychoPINN's PyTorch backend, whose network is another"):
+def test_an_archive_in_place_of_a_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match="found an archive of PtychoPINN's PyTorch backend, whose network is different"
+    ):
         load_bundle(archive(tmp_path / "wts.h5.zip"))
     with zipfile.ZipFile(tmp_path / "tf.zip", "w") as file:
         file.writestr("manifest.dill", b"")
         file.writestr("diffraction_to_obj/saved_model.pb", b"")
     with pytest.raises(
-        InputError, match="found an archive of PtychoPINN's TensorFlow backend; ptychopinn is a library"
+        InputError, match="found an archive of PtychoPINN's TensorFlow backend; ptychopinn uses PyTorch"
     ):
         load_bundle(tmp_path / "tf.zip")
     with pytest.raises(InputError, match="TensorFlow backend"):
@@ -61,21 +63,21 @@ def test_where_a_bundle_is_expected_it_is_refused_by_name(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("member", ["manifest.dill", "diffraction_to_obj/params.dill", "diffraction_to_obj/model.pth"])
-def test_nothing_runs_without_trust(tmp_path: Path, member: str) -> None:
-    made = tmp_path / "made"
-    path = archive(tmp_path / "old.zip", **{member: pickle.dumps(Bomb(made))})
+def test_no_code_runs_without_trust(tmp_path: Path, member: str) -> None:
+    created = tmp_path / "created"
+    path = archive(tmp_path / "old.zip", **{member: pickle.dumps(CreatesFile(created))})
     for read in (load_bundle, read_predecessor):
         with pytest.raises(InputError, match="if the file is trusted"):
             read(path)
     assert main(["unpack", str(path), "--out", str(tmp_path / "out")]) == 2
-    assert not made.exists() and not (tmp_path / "out").exists()
+    assert not created.exists() and not (tmp_path / "out").exists()
     if member.endswith(".pth"):  # weights are tensors, trusted or not
         with pytest.raises(InputError, match="expected an intact archive"):
             read_predecessor(path, trust=True)
-        assert not made.exists()
+        assert not created.exists()
 
 
-def test_a_trusted_archive_becomes_plain_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trusted_archive_is_written_as_plain_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = archive(tmp_path / "old.zip"), tmp_path / "out"
     assert main(["unpack", str(path), "--out", str(out), "--trust"]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -97,12 +99,12 @@ def test_a_trusted_archive_becomes_plain_files(tmp_path: Path, capsys: pytest.Ca
         ({"diffraction_to_obj/model.pth": b"PK"}, "expected an intact archive, found: "),
     ],
 )
-def test_a_damaged_archive_is_one_sentence(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
+def test_errors_of_damaged_archives(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_predecessor(archive(tmp_path / "old.zip", **members), trust=True)
 
 
-def test_other_files_are_none(tmp_path: Path) -> None:
+def test_errors_of_other_files(tmp_path: Path) -> None:
     (tmp_path / "text.zip").write_text("text")
     with pytest.raises(InputError, match="found another or damaged file"):
         read_predecessor(tmp_path / "text.zip", trust=True)

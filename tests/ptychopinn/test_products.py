@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Reconstructions for other programs lie where the positions say, by the formulas of their formats and by ptychodus.
+"""Coordinates of exported reconstructions, by the formulas of their formats and by the readers of ptychodus.
 
 Tests with "its_own" run the readers of ptychodus 1.7 itself and skip visibly without it: in an environment beside this
 one, `pip install --no-deps ptychodus==1.7.0` with pydantic is enough.
@@ -21,7 +21,7 @@ from ptychopinn.io.reconstructions import is_reconstruction
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
 
-ORIGIN = (-3.0, 2.0)  # of the canvas, whose [0, 0] is another pixel than the object's
+ORIGIN = (-3.0, 2.0)  # of the canvas, which differs from that of the object
 CANVAS = np.pad(OBJECT, ((3, 5), (0, 0)), constant_values=1)[:, 2:]
 
 
@@ -46,22 +46,22 @@ def patch(image: np.ndarray, corner: np.ndarray) -> np.ndarray:
     return image[y : y + N, x : x + N]
 
 
-def test_product_places_the_object_where_the_positions_say(tmp_path: Path, scan: Scan) -> None:
+def test_object_of_a_product_matches_its_positions(tmp_path: Path, scan: Scan) -> None:
     path = result().save(tmp_path / "p.h5", format="ptychodus", scan=scan)
     with h5py.File(path) as file:
         image, attributes = file["object"][0], file["object"].attrs
         assert file["object"].shape == (1, *CANVAS.shape) and file["probe"].shape == (1, 2, N, N)
         for axis, key, size in ((0, "y", image.shape[0]), (1, "x", image.shape[1])):
             side = attributes["pixel_height_m" if key == "y" else "pixel_width_m"]
-            places = file[f"probe_position_{key}_m"][()]
-            np.testing.assert_allclose(places, WORLD[:, axis], rtol=0, atol=1e-12)
-            pixels = (places - attributes[f"center_{key}_m"]) / side + (size - 1) / 2 - (N - 1) / 2
+            metres = file[f"probe_position_{key}_m"][()]
+            np.testing.assert_allclose(metres, WORLD[:, axis], rtol=0, atol=1e-12)
+            pixels = (metres - attributes[f"center_{key}_m"]) / side + (size - 1) / 2 - (N - 1) / 2
             np.testing.assert_allclose(pixels, CORNERS[:, axis] - ORIGIN[axis], rtol=0, atol=1e-9)
         assert side == pytest.approx(PIXEL) and file.attrs["photon_energy_eV"] == ENERGY
         assert file.attrs["name"] == "sample" and file["probe_position_indexes"][()].tolist() == INDEXES.tolist()
         for corner in CORNERS:
             np.testing.assert_array_equal(patch(image, np.rint(corner) - ORIGIN), patch(OBJECT, corner))
-    assert not is_reconstruction(path)  # it is a scan's other half
+    assert not is_reconstruction(path)  # it is the second file of a scan
 
 
 def test_its_own_reader_finds_pixel_size_centre_and_orientation(tmp_path: Path, scan: Scan) -> None:
@@ -84,7 +84,7 @@ def test_its_own_reader_finds_pixel_size_centre_and_orientation(tmp_path: Path, 
     assert product.metadata.photon_energy_eV == ENERGY and product.probes.get_array().shape == (1, 2, N, N)
 
 
-def test_its_own_readers_pair_the_scans_that_we_write(tmp_path: Path, scan: Scan) -> None:
+def test_its_own_readers_pair_our_scans(tmp_path: Path, scan: Scan) -> None:
     io, reconstruct = own("ptychodus.api.io"), own("ptychodus.api.reconstruct")
     scan.save(tmp_path / "out", format="ptychodus")
     data, product = (
@@ -100,7 +100,7 @@ def test_its_own_readers_pair_the_scans_that_we_write(tmp_path: Path, scan: Scan
     assert data.get_pixel_geometry().width_m == pytest.approx(DETECTOR)
 
 
-def test_its_own_readers_open_the_cxi_that_we_write(tmp_path: Path, scan: Scan) -> None:
+def test_its_own_readers_open_our_cxi(tmp_path: Path, scan: Scan) -> None:
     cxi = own("ptychodus.plugins.cxi_file")
     scan.save(tmp_path / "a.cxi")
     data, product = (
@@ -124,7 +124,7 @@ def test_nexus_has_a_default_plot_in_metres(tmp_path: Path, scan: Scan) -> None:
         y, x = (shown[name.decode()] for name in shown.attrs["axes"])
         assert y.attrs["units"] == x.attrs["units"] == "m" and (len(y), len(x)) == CANVAS.shape
         np.testing.assert_allclose(np.diff(y), PIXEL)
-        # The middle of every patch, in the axes of the picture.
+        # The centre of every patch, in the axes of the figure.
         for axis, values in ((0, y[()]), (1, x[()])):
             middle = values[0] + PIXEL * (CORNERS[:, axis] - ORIGIN[axis] + (N - 1) / 2)
             np.testing.assert_allclose(middle, WORLD[:, axis], rtol=0, atol=1e-12)
@@ -132,7 +132,7 @@ def test_nexus_has_a_default_plot_in_metres(tmp_path: Path, scan: Scan) -> None:
         assert {"amplitude", "object", "weights", "uncertainty", "probe", "process"} <= set(entry)
 
 
-def test_its_own_viewer_draws_the_nexus_file(tmp_path: Path, scan: Scan) -> None:
+def test_its_own_viewer_opens_the_nexus_file(tmp_path: Path, scan: Scan) -> None:
     nxdata = pytest.importorskip("silx.io.nxdata", reason="silx is not installed")
     path = result().save(tmp_path / "n.h5", format="nexus", scan=scan)
     with h5py.File(path) as file:
@@ -162,7 +162,9 @@ def test_its_own_viewer_draws_the_nexus_file(tmp_path: Path, scan: Scan) -> None
         ("a.h5", "ptychodus", {}, r"a product of ptychodus must have probe, found none; save it with scan="),
     ],
 )
-def test_what_cannot_be_written(tmp_path: Path, name: str, format: str, changes: dict[str, Any], sentence: str) -> None:
+def test_result_without_required_fields_is_refused(
+    tmp_path: Path, name: str, format: str, changes: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(InputError, match=sentence):
         replace(result(), **changes).save(tmp_path / name, format=format)
     assert list(tmp_path.iterdir()) == []

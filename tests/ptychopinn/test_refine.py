@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Refinement from end to end: starts, results, resuming, several processes, the command line."""
+"""Refinements of small scans: initial states, results, several processes, the command line."""
 
 from __future__ import annotations
 
@@ -14,39 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_refinements import QUICK, small_scan, true_start, with_wrong_probe
 
 from ptycho_ext import translate_images
 from ptychopinn.cli import main
 from ptychopinn.config import RefineConfig
-from ptychopinn.errors import InputError
 from ptychopinn.metrics.evaluate import evaluate
-from ptychopinn.metrics.split_half import compare_halves
-from ptychopinn.physics.simulate import simulate
+from ptychopinn.metrics.split_half import split_half_frc as split_half_frc
 from ptychopinn.reconstruction import Reconstruction
-from ptychopinn.refinement import workflow
-from ptychopinn.refinement.search import defocused_by
-from ptychopinn.refinement.workflow import Progress, refine
-from ptychopinn.scan import Scan
-
-QUICK = RefineConfig(iterations=25, split_half=False, batch_size=16)
-
-
-def small_scan(**options: object) -> Scan:
-    return simulate(**{"object": "photos", "patterns": 196, "size": 32, "photons": 1e6, "seed": 3, **options})  # type: ignore[arg-type]
-
-
-def with_wrong_probe(scan: Scan, phase: float = -0.5) -> Scan:
-    probe = defocused_by(torch.from_numpy(scan.probe), phase).numpy()
-    return dataclasses.replace(scan, probe=probe)
-
-
-def true_start(scan: Scan) -> Reconstruction:
-    assert scan.truth is not None
-    return Reconstruction(scan.truth, np.ones(scan.truth.shape, np.float32), (0.0, 0.0), scan.probe)
+from ptychopinn.refinement.workflow import refine
 
 
 @pytest.mark.parametrize("engine", ["lbfgs", "pie"])
-def test_from_scratch_with_a_wrong_probe(engine: str) -> None:
+def test_refinement_from_scratch_corrects_a_wrong_probe(engine: str) -> None:
     scan = with_wrong_probe(small_scan())
     config = dataclasses.replace(QUICK, engine=engine, iterations=40)
     figures = evaluate(refine(scan, None, config), scan)
@@ -56,34 +36,34 @@ def test_from_scratch_with_a_wrong_probe(engine: str) -> None:
 
 @pytest.mark.parametrize("loss", ["poisson", "amplitude"])
 @pytest.mark.parametrize("engine", ["lbfgs", "pie"])
-def test_the_truth_stays_the_truth(engine: str, loss: str) -> None:
+def test_truth_is_a_fixed_point(engine: str, loss: str) -> None:
     scan = small_scan(photons=1e9)
     state = refine(scan, true_start(scan), dataclasses.replace(QUICK, engine=engine, loss=loss, iterations=1))
     assert scan.truth is not None
     first = -np.array(state.origin).astype(int)
     part = tuple(slice(f, f + side) for f, side in zip(first, scan.truth.shape, strict=True))
-    lit = state.covered()[part]
-    change = (state.object[part] - scan.truth)[lit]
-    assert np.linalg.norm(change) < 1e-3 * np.linalg.norm(scan.truth[lit])
+    covered = state.covered()[part]
+    change = (state.object[part] - scan.truth)[covered]
+    assert np.linalg.norm(change) < 1e-3 * np.linalg.norm(scan.truth[covered])
 
 
-def test_a_start_is_better_than_none() -> None:
+def test_an_initial_object_saves_passes() -> None:
     scan = small_scan()
-    begun = refine(scan, true_start(scan), dataclasses.replace(QUICK, iterations=3))
+    continued = refine(scan, true_start(scan), dataclasses.replace(QUICK, iterations=3))
     scratch = refine(scan, None, dataclasses.replace(QUICK, iterations=8))
-    assert evaluate(begun, scan)["frc"]["mean"] > evaluate(scratch, scan)["frc"]["mean"] + 0.02
+    assert evaluate(continued, scan)["frc"]["mean"] > evaluate(scratch, scan)["frc"]["mean"] + 0.02
 
 
-def test_the_result_is_a_start_for_more_with_its_place_and_probe() -> None:
+def test_a_refinement_continues_from_a_result() -> None:
     scan = with_wrong_probe(small_scan())
     moved = dataclasses.replace(scan, probe=np.roll(scan.probe, (2, -1), (1, 2)))
     once = refine(moved, None, dataclasses.replace(QUICK, iterations=40))
     values: list[float] = []
     refine(moved, once, dataclasses.replace(QUICK, iterations=3), every=1, progress=lambda p: values.append(p.deviance))
-    assert values[0] <= 1.01 * once.metadata["refinement"]["deviance"][-1]
+    assert values[0] <= 1.01 * once.refinement.deviance[-1]
 
 
-def test_a_fractional_origin_of_the_start_is_met() -> None:
+def test_fractional_origin_of_the_initial_object_is_used() -> None:
     scan = small_scan()
     truth = torch.from_numpy(true_start(scan).object)
     moved = translate_images(truth, torch.tensor([-0.4, 0.3]), mode="fourier").numpy()
@@ -91,19 +71,19 @@ def test_a_fractional_origin_of_the_start_is_met() -> None:
     for origin in ((0.4, -0.3), (0.0, 0.0)):
         start = dataclasses.replace(true_start(scan), object=moved, origin=origin)
         found = refine(scan, start, dataclasses.replace(QUICK, iterations=1))
-        deviance.append(found.metadata["refinement"]["deviance"][0])
+        deviance.append(found.refinement.deviance[0])
     assert deviance[0] < 0.8 * deviance[1]
 
 
 @pytest.mark.parametrize("interpolation", ["fourier", "bilinear"])
-def test_positions_come_back_in_the_frame_of_the_scan(interpolation: str) -> None:
+def test_positions_are_found_in_the_coordinates_of_the_scan(interpolation: str) -> None:
     scan = small_scan(patterns=144)
     rng = np.random.default_rng(0)
-    shaken = dataclasses.replace(scan, positions=scan.positions + rng.normal(0, 0.7, scan.positions.shape))
+    displaced = dataclasses.replace(scan, positions=scan.positions + rng.normal(0, 0.7, scan.positions.shape))
     config = dataclasses.replace(
         QUICK, learn_positions=True, find_defocus=False, iterations=90, interpolation=interpolation
     )
-    found = refine(shaken, None, config)
+    found = refine(displaced, None, config)
     assert found.positions is not None
 
     def error(positions: np.ndarray) -> float:
@@ -112,37 +92,36 @@ def test_positions_come_back_in_the_frame_of_the_scan(interpolation: str) -> Non
         rest = moves - terms @ np.linalg.lstsq(terms, moves, rcond=None)[0]
         return float(np.median(np.hypot(*rest.T)))
 
-    assert error(found.positions) < 0.35 * error(shaken.positions)
-    fitted = found.metadata["refinement"]["positions_affine"]
-    np.testing.assert_allclose(fitted["matrix"], np.eye(2), atol=1e-6)
-    without = refine(shaken, None, dataclasses.replace(QUICK, iterations=40))
+    assert error(found.positions) < 0.35 * error(displaced.positions)
+    np.testing.assert_allclose(found.refinement.affine_matrix, np.eye(2), atol=1e-6)
+    without = refine(displaced, None, dataclasses.replace(QUICK, iterations=40))
     assert evaluate(found, scan)["frc"]["mean"] > evaluate(without, scan)["frc"]["mean"] + 0.1
 
 
-def test_a_common_shift_of_the_start_stays_with_its_object() -> None:
+def test_a_common_shift_of_initial_object_and_positions_is_kept() -> None:
     scan = small_scan(patterns=100)
     start = dataclasses.replace(
         true_start(scan), origin=(5.0, 5.0), positions=scan.positions + 5, weights=np.ones_like(scan.truth, np.float32)
     )
     config = dataclasses.replace(QUICK, learn_positions=True, iterations=34)
-    deviance = refine(scan, start, config).metadata["refinement"]["deviance"]
+    deviance = refine(scan, start, config).refinement.deviance
     assert deviance[31] < 1.1 * deviance[29]
 
 
-def test_a_probe_of_any_power_is_kept_while_its_defocus_is_sought() -> None:
+def test_the_defocus_search_keeps_the_power_of_the_probe() -> None:
     scan = small_scan(patterns=100)
     config = dataclasses.replace(QUICK, learn_positions=True, iterations=35)
     ends = []
     for factor in (1, 10):
-        loud = dataclasses.replace(scan, probe=scan.probe * np.float32(factor))
-        found = refine(loud, None, config)
+        scaled = dataclasses.replace(scan, probe=scan.probe * np.float32(factor))
+        found = refine(scaled, None, config)
         assert found.probe is not None
-        assert np.linalg.norm(found.probe) == pytest.approx(np.linalg.norm(loud.probe), rel=1e-3)
-        ends.append(found.metadata["refinement"]["deviance"][-1])
+        assert np.linalg.norm(found.probe) == pytest.approx(np.linalg.norm(scaled.probe), rel=1e-3)
+        ends.append(found.refinement.deviance[-1])
     assert ends[1] == pytest.approx(ends[0], rel=0.05)
 
 
-def test_a_hot_pixel_that_nobody_marked_is_survived() -> None:
+def test_a_hot_pixel_without_a_mask_makes_no_nan() -> None:
     scan = small_scan(patterns=49)
     counts = scan.counts.astype(np.uint32)
     counts[7, 3, 4] = 2**32 - 1
@@ -151,47 +130,14 @@ def test_a_hot_pixel_that_nobody_marked_is_survived() -> None:
         assert np.isfinite(found.object).all()
 
 
-def test_the_deviance_is_of_the_likelihood_alone() -> None:
+def test_the_deviance_excludes_regularisers() -> None:
     scan = small_scan(patterns=49)
     found = refine(scan, None, dataclasses.replace(QUICK, total_variation=5.0))
     assert found.residuals is not None
-    assert found.metadata["refinement"]["deviance"][-1] == pytest.approx(found.residuals.mean(), rel=1e-3)
+    assert found.refinement.deviance[-1] == pytest.approx(found.residuals.mean(), rel=1e-3)
 
 
-def test_an_interrupt_among_the_halves_keeps_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    scan = small_scan(patterns=100)
-    made = workflow._Run.go
-    calls = []
-
-    def go(self: workflow._Run) -> None:
-        calls.append(self)
-        if len(calls) > 1:
-            raise KeyboardInterrupt
-        made(self)
-
-    monkeypatch.setattr(workflow._Run, "go", go)
-    found = refine(scan, None, dataclasses.replace(QUICK, split_half=True))
-    assert found.metadata["refinement"]["passes"] == 25
-    assert "split_half" not in found.metadata["refinement"]
-
-
-def test_an_interrupt_ends_with_what_was_reached(tmp_path: Path) -> None:
-    scan = small_scan(patterns=49)
-    seen: list[int] = []
-
-    def stop(progress: Progress) -> None:
-        seen.append(progress.passes)
-        progress.save(tmp_path / "cut.ckpt")
-        if progress.passes == 6 and len(seen) == 3:
-            raise KeyboardInterrupt
-
-    found = refine(scan, None, QUICK, progress=stop, every=2)
-    assert found.metadata["refinement"]["interrupted"] and found.metadata["refinement"]["passes"] == 6
-    rest = refine(scan, None, QUICK, resume=tmp_path / "cut.ckpt")
-    assert np.array_equal(rest.object, refine(scan, None, QUICK).object)
-
-
-def test_right_positions_stay() -> None:
+def test_correct_positions_are_kept() -> None:
     scan = small_scan(patterns=144)
     config = dataclasses.replace(QUICK, learn_positions=True, find_defocus=False, iterations=90)
     found = refine(scan, None, config)
@@ -200,7 +146,7 @@ def test_right_positions_stay() -> None:
     assert np.median(moves) < 0.1
 
 
-def test_intensities_of_patterns() -> None:
+def test_intensities_of_patterns_are_found() -> None:
     scan = small_scan(noise=False, photons=1e5)
     factors = np.random.default_rng(0).uniform(0.7, 1.3, scan.n).astype(np.float32)
     factors /= factors.mean()
@@ -219,13 +165,13 @@ def test_modes_are_found_orthogonal_and_sorted() -> None:
     single = refine(one, None, dataclasses.replace(QUICK, iterations=80))
     assert found.probe is not None
     assert abs(np.vdot(found.probe[0], found.probe[1])) < 1e-3 * np.vdot(found.probe[0], found.probe[0]).real
-    powers = found.metadata["refinement"]["mode_powers"]
+    powers = found.refinement.mode_powers
     true = np.square(np.abs(scan.probe)).sum((1, 2))
     np.testing.assert_allclose(powers, true / true.sum(), atol=0.08)
-    assert found.metadata["refinement"]["deviance"][-1] < 0.5 * single.metadata["refinement"]["deviance"][-1]
+    assert found.refinement.deviance[-1] < 0.5 * single.refinement.deviance[-1]
 
 
-def test_power_and_place_of_the_probe_are_kept() -> None:
+def test_power_and_centre_of_the_probe_are_kept() -> None:
     scan = small_scan()
     shifted = dataclasses.replace(scan, probe=np.roll(scan.probe, 3, 1) * np.float32(1.1))
     found = refine(shifted, None, QUICK)
@@ -235,25 +181,25 @@ def test_power_and_place_of_the_probe_are_kept() -> None:
     assert evaluate(found, scan)["frc"]["mean"] > 0.7
 
 
-def test_bad_pixels_are_left_out() -> None:
+def test_bad_pixels_are_ignored() -> None:
     scan = small_scan()
     bad = np.zeros((32, 32), bool)
     bad[10:13, 20] = True
-    spoilt = np.where(bad, 2**32 - 1, scan.counts.astype(np.int64)).astype(np.uint32)
-    found = refine(dataclasses.replace(scan, counts=spoilt, bad_pixels=bad), None, QUICK)
+    corrupt = np.where(bad, 2**32 - 1, scan.counts.astype(np.int64)).astype(np.uint32)
+    found = refine(dataclasses.replace(scan, counts=corrupt, bad_pixels=bad), None, QUICK)
     reference = refine(scan, None, QUICK)
     assert evaluate(found, scan)["frc"]["mean"] > evaluate(reference, scan)["frc"]["mean"] - 0.03
 
 
-def test_total_variation_helps_where_photons_are_few() -> None:
+def test_total_variation_improves_a_low_dose() -> None:
     scan = small_scan(photons=3e3)
-    plain, even = (
+    without, regularised = (
         refine(scan, None, dataclasses.replace(QUICK, total_variation=weight, iterations=40)) for weight in (0.0, 0.3)
     )
-    assert evaluate(even, scan)["frc"]["mean"] > evaluate(plain, scan)["frc"]["mean"] + 0.02
+    assert evaluate(regularised, scan)["frc"]["mean"] > evaluate(without, scan)["frc"]["mean"] + 0.02
 
 
-def test_smoothness_smoothes() -> None:
+def test_smoothness_lowers_the_gradient() -> None:
     scan = small_scan(photons=3e3)
     steps = []
     for weight in (0.0, 3.0):
@@ -263,10 +209,10 @@ def test_smoothness_smoothes() -> None:
     assert steps[1] < 0.8 * steps[0]
 
 
-def test_it_ends_by_itself() -> None:
+def test_stopping_rule_ends_a_converged_refinement() -> None:
     scan = small_scan()
     found = refine(scan, None, RefineConfig(iterations=1000, split_half=False, tolerance=0.02))
-    assert found.metadata["refinement"]["passes"] < 100
+    assert found.refinement.passes < 100
 
 
 def test_empty_patterns_make_no_nan() -> None:
@@ -278,68 +224,23 @@ def test_empty_patterns_make_no_nan() -> None:
         assert np.isfinite(found.object).all()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"engine": "pie"}, {"learn_positions": True, "find_defocus": False, "learn_intensities": True, "modes": 2}],
-    ids=["lbfgs", "pie", "everything"],
-)
-def test_a_resumed_refinement_is_the_same_bit_for_bit(options: dict[str, object], tmp_path: Path) -> None:
-    scan = small_scan(patterns=49)
-    config = dataclasses.replace(QUICK, iterations=38, **options)  # type: ignore[arg-type]
-
-    def save_at(passes: int):  # type: ignore[no-untyped-def]
-        def note(progress: Progress) -> None:
-            if progress.passes == passes:
-                progress.save(tmp_path / f"{passes}.ckpt")
-
-        return note
-
-    for passes in (3, 30, 33):
-        whole = refine(scan, None, config, progress=save_at(passes), every=1)
-        resumed = refine(scan, None, config, resume=tmp_path / f"{passes}.ckpt")
-        assert np.array_equal(whole.object, resumed.object)
-        assert whole.probe is not None
-        assert np.array_equal(whole.probe, resumed.probe)
-        assert np.array_equal(whole.positions, resumed.positions)
-        assert whole.metadata["refinement"]["deviance"] == resumed.metadata["refinement"]["deviance"]
-
-
-def test_what_cannot_be_resumed_or_begun_with_is_refused(tmp_path: Path) -> None:
-    scan = small_scan(patterns=49)
-    path = tmp_path / "some.ckpt"
-    refine(scan, None, dataclasses.replace(QUICK, iterations=10), progress=lambda p: p.save(path))
-    with pytest.raises(InputError, match=r"refine\.loss 'amplitude', found 'poisson'"):
-        refine(scan, None, dataclasses.replace(QUICK, loss="amplitude"), resume=path)
-    with pytest.raises(InputError, match="another scan or start"):
-        refine(small_scan(patterns=36), None, QUICK, resume=path)
-    path.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="expected a refinement to resume"):
-        refine(scan, None, QUICK, resume=path)
-    far = Reconstruction(np.ones((8, 8), np.complex64), np.ones((8, 8), np.float32), (1000.0, 0.0))
-    with pytest.raises(InputError, match="expected a start that lies on the scan"):
-        refine(scan, far, QUICK)
-    other = dataclasses.replace(true_start(scan), probe=np.ones((1, 64, 64), np.complex64))
-    with pytest.raises(InputError, match="32 pixels wide like the patterns, found 64"):
-        refine(scan, other, QUICK)
-
-
 def test_the_same_seed_gives_the_same_result() -> None:
     scan = small_scan(patterns=49)
     one, two = (refine(scan, None, QUICK) for _ in range(2))
     assert np.array_equal(one.object, two.object)
 
 
-def test_split_halves_tell_good_from_bad() -> None:
+def test_the_split_half_resolution_follows_the_dose() -> None:
     found = {}
     for photons in (3e3, 1e7):
         scan = small_scan(photons=photons, patterns=196)
         result = refine(scan, None, dataclasses.replace(QUICK, split_half=True, iterations=30))
-        found[photons] = result.metadata["refinement"]["split_half"]
+        found[photons] = result.refinement.split_half
     assert found[1e7]["mean"] > found[3e3]["mean"] + 0.2
     assert found[1e7]["crossing_0.5"] > found[3e3]["crossing_0.5"]
     noise = np.random.default_rng(0).normal(size=(2, 2, 80, 80))
-    halves = [Reconstruction(1 + n[0] + 1j * n[1], np.ones((80, 80)), (0.0, 0.0)) for n in noise]
-    assert compare_halves(*halves)["mean"] < 0.2
+    independent = [Reconstruction(1 + n[0] + 1j * n[1], np.ones((80, 80)), (0.0, 0.0)) for n in noise]
+    assert split_half_frc(*independent)["mean"] < 0.2
 
 
 _WORKER = """
@@ -356,7 +257,7 @@ with processes(torch.device("cpu")) as device:
 """
 
 
-def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     small_scan(patterns=49).save(tmp_path / "scan.npz")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -374,23 +275,23 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
     one, two = (Reconstruction.load(tmp_path / f"{name}.h5") for name in ("one", "two"))
-    # Sums in another order, then sixteen passes that amplify the rounding.
-    for first, second in zip(*(r.metadata["refinement"]["deviance"] for r in (one, two)), strict=True):
+    # Sums have another order, and sixteen passes amplify the rounding.
+    for first, second in zip(*(r.refinement.deviance for r in (one, two)), strict=True):
         assert second == pytest.approx(first, rel=0.02)
-    lit = one.covered()
-    assert np.linalg.norm((one.object - two.object)[lit]) < 0.02 * np.linalg.norm(one.object[lit])
+    covered = one.covered()
+    assert np.linalg.norm((one.object - two.object)[covered]) < 0.02 * np.linalg.norm(one.object[covered])
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refine_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scan, out = tmp_path / "scan.npz", tmp_path / "refined.h5"
     small_scan(patterns=196).save(scan)
     quick = ["--iterations", "12", "--device", "cpu"]
     assert main(["refine", "--from-scratch", str(scan), "--out", str(out), *quick]) == 0
-    said = capsys.readouterr().out
-    assert "12 passes over 196 patterns" in said
-    assert "split halves: FRC 0.5 at" in said
-    pictures = {path.name for path in (tmp_path / "refined").iterdir()}
-    assert pictures == {
+    printed = capsys.readouterr().out
+    assert "12 passes over 196 patterns" in printed
+    assert "split halves: FRC 0.5 at" in printed
+    figures = {path.name for path in (tmp_path / "refined").iterdir()}
+    assert figures == {
         "amplitude.png", "phase.png", "error_map.png", "probe.png", "refinement.png", "split_half.png",
         "refinement.ckpt",
     }  # fmt: skip
@@ -402,10 +303,10 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     more = tmp_path / "more.npz"
     assert main(["refine", str(out), str(scan), "--out", str(more), *again]) == 0
     first, second = (Reconstruction.load(path) for path in (out, more))
-    assert second.metadata["refinement"]["deviance"][-1] < first.metadata["refinement"]["deviance"][-1]
+    assert second.refinement.deviance[-1] < first.refinement.deviance[-1]
     assert second.residuals is not None
     assert second.residuals.shape == (196,)
-    json.dumps(second.metadata)
+    json.dumps(second.record().to_json(), allow_nan=False)
     assert main(["refine", str(scan), "--out", str(tmp_path / "x.h5")]) == 2
     assert "expected what to begin with" in capsys.readouterr().err
     assert main(["refine", "--from-scratch", str(scan), "--out", str(tmp_path / "y.h5"), "--resume"]) == 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The mathematics of refinement: gradients against differences, engines, conventions that change no pattern."""
+"""Parts of refinement: gradients against finite differences, engines, ambiguities, searches."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ptychopinn.refinement import ambiguities
 from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, PieEngine
 from ptychopinn.refinement.objective import Objective, compact_batches
 from ptychopinn.refinement.search import (
-    badly_fitting,
-    defocused_by,
+    defocus_probe,
     find_defocus,
-    lowest_valley,
-    most_telling,
-    search_patterns,
-    with_aperture,
+    find_outliers,
+    impose_aperture,
+    lowest_inner_minimum,
+    search_positions,
+    select_trial_patterns,
 )
 from ptychopinn.refinement.state import State
 
@@ -40,25 +40,26 @@ def problem(modes: int = 1, bad: bool = False, **options: object) -> tuple[Objec
     truth = torch.from_numpy(np.pad(scan.truth, 4, constant_values=1.0))
     objective = Objective(counts, good, (truth.shape[0], truth.shape[1]), config)
     state = State(truth, torch.from_numpy(scan.probe), torch.from_numpy(scan.positions + 4), torch.zeros(25).double())
-    objective.arrange(compact_batches(scan.positions, 7, np.random.default_rng(0)), state.positions)
+    objective.set_batches(compact_batches(scan.positions, 7, np.random.default_rng(0)), state.positions)
     return objective, state, config
 
 
-def shaken(state: State, size: float = 0.05) -> State:
+def perturbed(state: State, size: float = 0.05) -> State:
+    """Add normal noise to every part, relative to its largest value or, for real parts, to 1."""
     generator = torch.Generator().manual_seed(1)
 
-    def near(part: torch.Tensor) -> torch.Tensor:
+    def perturb(part: torch.Tensor) -> torch.Tensor:
         scale = size * (part.abs().max().item() if part.is_complex() else 1.0)
         return part + scale * torch.randn(part.shape, dtype=part.dtype, generator=generator)
 
-    return state.map(near)
+    return state.map(perturb)
 
 
-def no_penalty(state: State, light: torch.Tensor, gradient: State) -> float:
+def no_penalty(state: State, illumination: torch.Tensor, gradient: State) -> float:
     return 0.0
 
 
-def keep(moves: torch.Tensor) -> torch.Tensor:
+def identity(moves: torch.Tensor) -> torch.Tensor:
     return moves
 
 
@@ -66,12 +67,14 @@ def keep(moves: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("modes", [1, 3])
 @pytest.mark.parametrize("interpolation", ["fourier", "bilinear"])
 @pytest.mark.parametrize("loss", ["poisson", "amplitude"])
-def test_gradient_of_every_part_against_differences(loss: str, interpolation: str, modes: int, bad: bool) -> None:
+def test_gradient_of_every_part_against_finite_differences(
+    loss: str, interpolation: str, modes: int, bad: bool
+) -> None:
     objective, truth, _ = problem(modes, bad, loss=loss, interpolation=interpolation, **EVERYTHING)
-    state = shaken(truth)
-    state.positions[:, 0] = torch.floor(state.positions[:, 0]) + 0.3  # away from the kinks of bilinear windows
+    state = perturbed(truth)
+    state.positions[:, 0] = torch.floor(state.positions[:, 0]) + 0.3  # away from the kinks of bilinear interpolation
     state.positions[:, 1] = torch.floor(state.positions[:, 1]) + 0.6
-    objective.anchor(state.positions)
+    objective.set_anchors(state.positions)
     _, gradient, _ = objective.gradient(state)
     generator = torch.Generator().manual_seed(3)
     for name in ("object", "probe", "positions", "intensities"):
@@ -84,22 +87,22 @@ def test_gradient_of_every_part_against_differences(loss: str, interpolation: st
             values = []
             for sign in (1.0, -1.0):
                 moved = state.plus(sign, step)
-                objective.anchor(moved.positions)
+                objective.set_anchors(moved.positions)
                 values.append(objective.gradient(moved)[0])
-            objective.anchor(state.positions)
+            objective.set_anchors(state.positions)
         else:
             values = [objective.gradient(state.plus(sign, step))[0] for sign in (1.0, -1.0)]
         assert 2 * gradient.dot(step) == pytest.approx((values[0] - values[1]) / 2, rel=0.03, abs=0.05), name
 
 
-def test_residuals_are_the_deviance_of_a_complete_model() -> None:
+def test_residuals_are_the_deviance_per_pixel() -> None:
     objective, truth, _ = problem()
     value, _, residuals = objective.gradient(truth)
-    assert 0.3 < residuals.mean() < 1.3  # 1 for bright pixels, less for dark ones
+    assert 0.3 < residuals.mean() < 1.3  # about 1 for bright pixels, less for dark ones
     assert 4 * value / objective.pixels == pytest.approx(float(residuals.mean()), rel=1e-5)
 
 
-def test_batches_are_disjoint_compact_and_cover_the_scan() -> None:
+def test_batches_are_a_partition_into_compact_parts() -> None:
     positions = np.random.default_rng(0).uniform(0, 100, (300, 2))
     batches = compact_batches(positions, 20, np.random.default_rng(1))
     assert sorted(np.concatenate(batches).tolist()) == list(range(300))
@@ -113,10 +116,10 @@ def test_batches_are_disjoint_compact_and_cover_the_scan() -> None:
 @pytest.mark.parametrize("batch_size", [3, 100])
 def test_batch_size_changes_the_gradient_by_rounding_only(batch_size: int) -> None:
     objective, truth, _ = problem(**EVERYTHING)
-    state = shaken(truth)
+    state = perturbed(truth)
     value, gradient, _ = objective.gradient(state)
     batches = compact_batches(truth.positions.numpy(), batch_size, np.random.default_rng(5))
-    objective.arrange(batches, truth.positions)
+    objective.set_batches(batches, truth.positions)
     other_value, other, _ = objective.gradient(state)
     assert other_value == pytest.approx(value, rel=1e-6)
     for one, two in zip(gradient, other, strict=True):
@@ -125,65 +128,65 @@ def test_batch_size_changes_the_gradient_by_rounding_only(batch_size: int) -> No
 
 @pytest.mark.parametrize("loss", ["poisson", "amplitude"])
 @pytest.mark.parametrize("engine", list(ENGINES))
-def test_engines_lower_the_objective_from_an_even_object(engine: str, loss: str) -> None:
+def test_engines_lower_the_objective_from_a_uniform_object(engine: str, loss: str) -> None:
     objective, truth, config = problem(engine=engine, loss=loss)
     state = dataclasses.replace(truth, object=torch.full_like(truth.object, 0.9))
-    made = ENGINES[engine](objective, state.copy(), config, no_penalty, keep)
+    minimiser = ENGINES[engine](objective, state.copy(), config, no_penalty, identity)
     first = objective.gradient(state)[0]
     with torch.no_grad():
-        values = [made.advance() for _ in range(25)]
+        values = [minimiser.advance() for _ in range(25)]
     at_truth = objective.gradient(truth)[0]
     assert values[-1] < 0.05 * first
-    assert values[-1] < (1.5 if engine == "lbfgs" else 4) * at_truth  # "pie" wanders with the last batches
-    assert made.state.finite()
+    assert values[-1] < (1.5 if engine == "lbfgs" else 4) * at_truth  # "pie" fluctuates with the last batches
+    assert minimiser.state.finite()
 
 
 def test_lbfgs_never_raises_the_objective() -> None:
     objective, truth, config = problem(**EVERYTHING)
-    engine = LbfgsEngine(objective, shaken(truth, 0.2), config, no_penalty, keep)
+    engine = LbfgsEngine(objective, perturbed(truth, 0.2), config, no_penalty, identity)
     values = [engine.value] + [engine.advance() for _ in range(30)]
     assert (np.diff(values) <= 0).all()
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
-def test_steps_that_are_too_long_are_taken_back(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An objective that answers NaN, or a step far beyond reason, never reaches the state."""
+def test_steps_that_are_too_long_are_undone(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN of the objective and excessive steps never enter the state."""
     objective, truth, config = problem(object_step=2.0, probe_step=2.0, momentum=0.99)
-    made = ENGINES[engine](objective, shaken(truth, 0.3), config, no_penalty, keep)
-    exact, calls = Objective.downhill, []
+    minimiser = ENGINES[engine](objective, perturbed(truth, 0.3), config, no_penalty, identity)
+    exact, calls = Objective.batch_correction, []
 
     def sometimes(self: Objective, index: int, state: State, representation: torch.Tensor):  # type: ignore[no-untyped-def]
         calls.append(index)
-        found = exact(self, index, state, representation)
+        correction = exact(self, index, state, representation)
         if 8 < len(calls) < 24:
-            found.value = found.value * float("nan")
-            found.object = found.object * float("nan")
-        return found
+            correction.value = correction.value * float("nan")
+            correction.object = correction.object * float("nan")
+        return correction
 
-    monkeypatch.setattr(Objective, "downhill", sometimes)
+    monkeypatch.setattr(Objective, "batch_correction", sometimes)
     for _ in range(12):
-        made.advance()
-        assert made.state.finite()
-    assert np.isfinite(made.advance())
+        minimiser.advance()
+        assert minimiser.state.finite()
+    assert np.isfinite(minimiser.advance())
 
 
-def test_pie_finds_out_of_steps_that_are_too_long() -> None:
+def test_pie_recovers_from_steps_that_are_too_long() -> None:
     objective, truth, config = problem(engine="pie", object_step=2.0, probe_step=2.0, momentum=0.97)
     start = dataclasses.replace(truth, object=torch.full_like(truth.object, 0.9))
-    engine = PieEngine(objective, start, config, no_penalty, keep)
+    engine = PieEngine(objective, start, config, no_penalty, identity)
     values = [engine.advance() for _ in range(40)]
-    assert engine.explained == pytest.approx(objective.pixels * float(engine.residuals.mean()) / 4, rel=1e-3)
+    assert engine.data_term == pytest.approx(objective.pixels * float(engine.residuals.mean()) / 4, rel=1e-3)
     assert values[-1] < 0.5 * values[0]
-    assert len(set(values[-5:])) > 1  # not locked
+    assert len(set(values[-5:])) > 1  # the steps have not vanished
 
 
-def test_bad_pixels_do_not_count() -> None:
+def test_bad_pixels_are_ignored() -> None:
     objective, truth, config = problem(bad=True)
     value, gradient, _ = objective.gradient(truth)
     assert objective.good is not None
-    wild = torch.where(objective.good > 0, objective.counts, torch.inf)
-    other = Objective(wild, objective.good > 0, objective.canvas_size, config)
-    other.arrange([batch.numpy() for batch in objective.batches], truth.positions)
+    corrupt = torch.where(objective.good > 0, objective.counts, torch.inf)
+    other = Objective(corrupt, objective.good > 0, objective.canvas_size, config)
+    other.set_batches([batch.numpy() for batch in objective.batches], truth.positions)
     other_value, other_gradient, _ = other.gradient(truth)
     assert other_value == value
     assert torch.equal(gradient.object, other_gradient.object)
@@ -206,97 +209,97 @@ def test_orthogonal_modes_predict_the_same_patterns() -> None:
     )
 
 
-def test_modes_are_added_and_left_out() -> None:
+def test_modes_are_added_and_removed() -> None:
     probe = problem()[1].probe
-    three = ambiguities.with_modes(probe, 3)
+    three = ambiguities.set_mode_count(probe, 3)
     assert three.shape == (3, 16, 16)
     assert float(three.norm()) == pytest.approx(float(probe.norm()), rel=1e-5)
     overlap = (three[0].conj() * probe[0]).sum().abs() / (three[0].norm() * probe[0].norm())
     assert float(overlap) == pytest.approx(1, abs=1e-5)
     assert 0.9 < ambiguities.mode_powers(three)[0] < 1
-    assert ambiguities.with_modes(three, 1).shape == (1, 16, 16)
+    assert ambiguities.set_mode_count(three, 1).shape == (1, 16, 16)
 
 
-def test_common_motion_is_taken_out_of_moves() -> None:
+def test_the_affine_part_of_moves_is_removed() -> None:
     rng = np.random.default_rng(0)
     reported = torch.from_numpy(rng.uniform(0, 100, (50, 2)))
     matrix = torch.tensor([[1.01, 0.02], [-0.01, 0.98]], dtype=torch.float64)
     moves = reported @ matrix.T + 3 - reported
-    assert ambiguities.without_affine(reported, moves).abs().max() < 1e-9
+    assert ambiguities.remove_affine(reported, moves).abs().max() < 1e-9
     noise = torch.from_numpy(rng.normal(size=(50, 2)))
-    left = ambiguities.without_affine(reported, moves + noise)
-    torch.testing.assert_close(ambiguities.without_affine(reported, left), left)
+    left = ambiguities.remove_affine(reported, moves + noise)
+    torch.testing.assert_close(ambiguities.remove_affine(reported, left), left)
     found, shift = ambiguities.fit_affine(reported.numpy(), (reported + moves).numpy())
     np.testing.assert_allclose(found, matrix.numpy(), atol=1e-9)
     np.testing.assert_allclose(shift, 3, atol=1e-7)
 
 
-def test_aperture_and_defocus_of_a_wrong_guess_are_found() -> None:
+def test_aperture_and_defocus_of_a_wrong_probe_are_found() -> None:
     config = RefineConfig(learn_positions=True)
     scan = simulate("photos", patterns=100, size=32, photons=1e6, seed=4)
     counts = torch.from_numpy(np.fft.ifftshift(scan.counts, axes=(1, 2)))
     true = torch.from_numpy(scan.probe)
     assert scan.truth is not None
     objective = Objective(counts, None, (scan.truth.shape[0], scan.truth.shape[1]), config)
-    wrong = defocused_by(true, -1.2)
-    shaped = with_aperture(wrong, counts, None)
+    wrong = defocus_probe(true, -1.2)
+    shaped = impose_aperture(wrong, counts, None)
     assert float(shaped.norm()) == pytest.approx(float(wrong.norm()), rel=1e-3)
     positions = torch.from_numpy(scan.positions)
     state = State(torch.full(scan.truth.shape, 0.8 + 0j), wrong, positions, torch.zeros(100).double())
     with torch.no_grad():
         found = find_defocus(objective, state, config)
 
-    def likeness(probe: torch.Tensor) -> float:
+    def similarity(probe: torch.Tensor) -> float:
         return float((probe.conj() * true).sum().abs() / (probe.norm() * true.norm()))
 
-    assert likeness(wrong) < 0.9
-    assert likeness(found) > 0.97
+    assert similarity(wrong) < 0.9
+    assert similarity(found) > 0.97
 
 
-def test_the_defocus_is_sought_where_patterns_differ_most() -> None:
+def test_trial_patterns_are_those_that_differ_most() -> None:
     axis = torch.arange(12, dtype=torch.float64)
     positions = torch.cartesian_prod(axis, axis)
     counts = torch.full((144, 8, 8), 9.0)
     featured = (positions - torch.tensor([8.0, 3.0])).norm(dim=1) < 2
     counts[featured, 2:4] = torch.rand(int(featured.sum()), 2, 8) * 100
-    found = most_telling(counts, positions, 12)
+    found = select_trial_patterns(counts, positions, 12)
     assert len(found) == 12
     assert set(featured.nonzero().flatten().tolist()) <= set(found.tolist())
     assert found.tolist() == sorted(found.tolist())
-    assert len(most_telling(counts[:5], positions[:5], 12)) == 5
+    assert len(select_trial_patterns(counts[:5], positions[:5], 12)) == 5
 
 
-def test_the_lowest_valley_is_between_its_neighbours() -> None:
-    places = np.linspace(-2, 2, 5)
-    assert lowest_valley(places, [0.0, 3.0, 2.0, 1.0, 3.0]) == pytest.approx(0.833, abs=0.001)
-    assert lowest_valley(places, [5.0, 4.0, 3.0, 2.0, 1.0]) == 2.0
+def test_the_lowest_inner_minimum_is_interpolated() -> None:
+    points = np.linspace(-2, 2, 5)
+    assert lowest_inner_minimum(points, [0.0, 3.0, 2.0, 1.0, 3.0]) == pytest.approx(0.833, abs=0.001)
+    assert lowest_inner_minimum(points, [5.0, 4.0, 3.0, 2.0, 1.0]) == 2.0
 
 
-def test_a_pattern_far_from_its_place_is_found() -> None:
+def test_the_position_of_an_outlier_is_found() -> None:
     objective, truth, _ = problem(learn_positions=True)
-    lost = truth.copy()
-    lost.positions[12] += torch.tensor([4.0, -4.0])
-    objective.anchor(lost.positions)
-    residuals = objective.gradient(lost)[2]
-    sought = badly_fitting(residuals)
-    assert 12 in sought.tolist()
-    found = search_patterns(objective, lost, sought, lost.positions, 6)
+    displaced = truth.copy()
+    displaced.positions[12] += torch.tensor([4.0, -4.0])
+    objective.set_anchors(displaced.positions)
+    residuals = objective.gradient(displaced)[2]
+    outliers = find_outliers(residuals)
+    assert 12 in outliers.tolist()
+    found = search_positions(objective, displaced, outliers, displaced.positions, 6)
     assert (found[12] - truth.positions[12]).abs().max() <= 1
     others = np.arange(25) != 12
     assert (found[others] - truth.positions[others]).abs().max() < 1e-12
 
 
-def test_an_engine_goes_on_from_what_it_saved() -> None:
+def test_an_engine_resumes_from_its_saved_state() -> None:
     objective, truth, config = problem(**EVERYTHING)
     for kind in (PieEngine, LbfgsEngine):
-        whole = kind(objective, shaken(truth), config, no_penalty, keep)
+        engine = kind(objective, perturbed(truth), config, no_penalty, identity)
         for _ in range(4):
-            whole.advance()
-        saved = whole.state_dict()
+            engine.advance()
+        saved = engine.state_dict()
         saved["state"] = {name: part.clone() for name, part in saved["state"].items()}
         saved = {name: part.clone() if isinstance(part, torch.Tensor) else part for name, part in saved.items()}
-        later = kind(problem(**EVERYTHING)[0], truth.copy(), config, no_penalty, keep)
-        first = [whole.advance() for _ in range(3)]
-        later.load_state_dict(saved)
-        assert [later.advance() for _ in range(3)] == first
-        assert all(torch.equal(a, b) for a, b in zip(later.state, whole.state, strict=True))
+        resumed = kind(problem(**EVERYTHING)[0], truth.copy(), config, no_penalty, identity)
+        first = [engine.advance() for _ in range(3)]
+        resumed.load_state_dict(saved)
+        assert [resumed.advance() for _ in range(3)] == first
+        assert all(torch.equal(a, b) for a, b in zip(resumed.state, engine.state, strict=True))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Formats of other distributions, found by their entry points, are read, written and listed like the package's own."""
+"""Formats of other distributions, found by their entry points, are read, written and listed like built-in ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Install = Callable[[str, str], None]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Put a distribution on the path: its module's source, and what its entry points say; formats are asked again."""
+    """Return a function that adds a distribution with a module and entry points, and reloads the formats."""
     scans.formats()
     monkeypatch.setattr(registry, "_table", dict(registry._table))
     site = tmp_path / "site"
@@ -62,7 +62,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     return make
 
 
-def test_a_format_of_another_distribution_is_read_written_and_listed(
+def test_format_of_another_distribution_is_read_written_and_listed(
     install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install(TOY, "toy = MODULE")
@@ -79,7 +79,7 @@ def test_a_format_of_another_distribution_is_read_written_and_listed(
     assert "nexus,toy" in capsys.readouterr().out.replace(" ", "").replace("\n", "")
 
 
-def test_an_entry_point_may_name_the_format_itself(install: Install) -> None:
+def test_entry_point_can_name_a_format_object(install: Install) -> None:
     install(TOY.replace("register(Format(", "mine = (Format("), "toy = MODULE:mine")
     assert scans.formats()["toy"].suffixes == (".toy",)
 
@@ -96,7 +96,7 @@ def test_an_entry_point_may_name_the_format_itself(install: Install) -> None:
         ),
     ],
 )
-def test_a_broken_one_is_named_in_one_warning_and_stops_nothing(
+def test_broken_entry_point_is_reported_in_one_warning(
     install: Install, tmp_path: Path, caplog: pytest.LogCaptureFixture, source: str, entries: str, reason: str
 ) -> None:
     before = scans.formats()
@@ -111,6 +111,6 @@ def test_a_broken_one_is_named_in_one_warning_and_stops_nothing(
     assert Scan.load(tmp_path / "a.npz").n == scan.n
 
 
-def test_a_format_after_a_broken_one_is_there(install: Install) -> None:
+def test_entry_points_after_a_broken_one_are_loaded(install: Install) -> None:
     install(TOY, "a_broken = no_such_module\ntoy = MODULE")
     assert "toy" in scans.formats()

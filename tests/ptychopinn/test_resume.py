@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is stopped and resumed ends where it would have ended, bit for bit; what cannot be resumed is said."""
+"""Resumed runs equal uninterrupted ones bitwise; runs that cannot be resumed are reported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EVERYTHING: dict[str, dict[str, Any]] = {
     "model": {"learn_positions": True, "learn_scale": True},
     "training": {
         **{"average": 0.9, "accumulate": 2, "total_variation": 0.01},
-        # A rate so high that the loss rises: the plateaus that were seen, and the best epoch, must be remembered.
+        # At this rate the loss rises, so that the plateaus and the best epoch must be restored.
         **{"schedule": "plateau", "patience": 1, "learning_rate": 0.05},
     },
     "execution": {"deterministic": True},
@@ -38,11 +38,11 @@ EVERYTHING: dict[str, dict[str, Any]] = {
     "sections", [{"execution": {"deterministic": True}}, EVERYTHING], ids=["default", "everything"]
 )
 @pytest.mark.parametrize("stop", ["interrupt", "crash"])
-def test_a_resumed_run_ends_where_it_would_have_ended(
+def test_resumed_run_equals_an_uninterrupted_one(
     scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any], stop: str
 ) -> None:
     config = tiny(**{**sections, "training": {**sections.get("training", {}), "epochs": 5}})
-    whole = train(scan, tmp_path / "whole", config)
+    uninterrupted = train(scan, tmp_path / "uninterrupted", config)
     step = PtychoModule.training_step
     steps = 0
 
@@ -65,36 +65,38 @@ def test_a_resumed_run_ends_where_it_would_have_ended(
         done = steps
         patch.setattr(PtychoModule, "training_step", step)
         resumed = train(scan, tmp_path / "stopped", config, resume=True)
-    assert same(whole, resumed) and whole.losses == resumed.losses
+    assert same(uninterrupted, resumed) and uninterrupted.losses == resumed.losses
     assert not resumed.interrupted and done > 2
-    assert [row["train_loss"] for row in rows(resumed) if row["train_loss"]][-1] == rows(whole)[-1]["train_loss"]
-    assert len({row["epoch"] for row in rows(resumed)}) == 5
+    assert [row["train_loss"] for row in rows(resumed) if row["train_loss"]][-1] == rows(uninterrupted)[-1][
+        "train_loss"
+    ]
+    assert len({row["epoch"] for row in rows(resumed)} - {""}) == 5
 
 
-def test_a_finished_run_goes_on_with_more_epochs(scan: Scan, tmp_path: Path) -> None:
+def test_finished_run_is_resumed_with_more_epochs(scan: Scan, tmp_path: Path) -> None:
     train(scan, tmp_path, tiny())
     run = train(scan, tmp_path, tiny(training={"epochs": 3}), resume=True)
-    assert len({row["epoch"] for row in rows(run)}) == 3 and read_config(tmp_path).training.epochs == 3
+    assert len({row["epoch"] for row in rows(run)} - {""}) == 3 and read_config(tmp_path).training.epochs == 3
 
 
-def test_rates_of_a_resumed_run_are_those_of_its_configuration(scan: Scan, tmp_path: Path) -> None:
+def test_resumed_run_has_the_rates_of_its_configuration(scan: Scan, tmp_path: Path) -> None:
     train(scan, tmp_path, tiny(execution={"deterministic": True}))
     still = {"learning_rate": 1e-30, "probe_step": 1e-30, "epochs": 4}
     before = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     train(scan, tmp_path, tiny(training=still, execution={"deterministic": True}), resume=True)
     after = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    # Momentum of the probe, from the steps before, dies away; the network does not move.
+    # The momentum of the probe decays; the network does not change.
     for name in before:
         if name.startswith("model.generator"):
             assert torch.equal(before[name], after[name]), name
 
 
-def test_an_epoch_cut_short_is_used_but_not_taken_for_the_best_when_resumed(
+def test_incomplete_epoch_is_saved_and_repeated_when_resumed(
     scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its validation loss is made the lowest of all; the run that is resumed must do the epoch again all the same."""
+    """Also if its validation loss is the lowest: the resumed run must repeat the epoch."""
     config = tiny(training={"epochs": 4}, execution={"deterministic": True})
-    whole = train(scan, tmp_path / "whole", config)
+    uninterrupted = train(scan, tmp_path / "uninterrupted", config)
     step, validate = PtychoModule.training_step, PtychoModule.validation_step
 
     def training_step(self: PtychoModule, batch: Any, batch_index: int) -> torch.Tensor:
@@ -114,13 +116,11 @@ def test_an_epoch_cut_short_is_used_but_not_taken_for_the_best_when_resumed(
         stopped = train(scan, tmp_path / "stopped", config)
     cut = torch.load(tmp_path / "stopped" / "checkpoints" / "cut.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(value, cut[f"model.{name}"]) for name, value in stopped.model.state_dict().items())
-    assert same(whole, train(scan, tmp_path / "stopped", config, resume=True))
+    assert same(uninterrupted, train(scan, tmp_path / "stopped", config, resume=True))
     assert not (tmp_path / "stopped" / "checkpoints" / "cut.ckpt").exists()
 
 
-def test_a_run_that_is_overwritten_leaves_nothing_to_resume(
-    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_overwritten_run_leaves_nothing_to_resume(scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(scan, tmp_path, tiny())
     step = PtychoModule.training_step
 
@@ -131,27 +131,27 @@ def test_a_run_that_is_overwritten_leaves_nothing_to_resume(
 
     monkeypatch.setattr(PtychoModule, "training_step", training_step)
     assert train(scan, tmp_path, tiny(training={"seed": 2}), overwrite=True).interrupted
-    with pytest.raises(InputError, match="written after the first whole epoch"):
+    with pytest.raises(InputError, match="written after the first complete epoch"):
         train(scan, tmp_path, tiny(training={"seed": 2}), resume=True)
 
 
-def test_a_folder_that_was_moved_is_resumed(scan: Scan, tmp_path: Path) -> None:
+def test_moved_folder_is_resumed(scan: Scan, tmp_path: Path) -> None:
     first = train(scan, tmp_path / "here", tiny())
     (tmp_path / "here").rename(tmp_path / "there")
     again = train(scan, tmp_path / "there", tiny(), resume=True)
     assert same(first, again) and again.losses == pytest.approx(first.losses)
 
 
-def test_time_that_is_over_before_the_first_step_is_said(scan: Scan, tmp_path: Path) -> None:
+def test_time_limit_reached_before_the_first_step_is_reported(scan: Scan, tmp_path: Path) -> None:
     config = tiny(training={"minutes": 1e-9, "accumulate": 50})
     with pytest.raises(InputError, match=r"no step was made; allow more training\.minutes"):
         train(scan, tmp_path, config)
 
 
-def test_what_cannot_be_resumed_is_said(scan: Scan, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected a run to resume, with checkpoints/last\.ckpt, found none"):
+def test_run_that_cannot_be_resumed_is_reported(scan: Scan, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none: not found; expected the folder of a run"):
         train(scan, tmp_path / "none", tiny(), resume=True)
-    with pytest.raises(InputError, match=r"expected the folder of a run, with config\.yaml, found none"):
+    with pytest.raises(InputError, match=r"none: not found; expected the folder of a run, with its config\.yaml"):
         read_config(tmp_path / "none")
     train(scan, tmp_path / "run", tiny())
     for section, message in (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The Scan type refuses what downstream could not use, keeps what it is given, and files appear whole or not at all."""
+"""The Scan type: invalid fields are refused, valid ones are kept, and files are written atomically."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_properties_and_defaults() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64, np.float32])
-def test_counts_types_that_are_kept(dtype: type) -> None:
+def test_types_of_counts_are_kept(dtype: type) -> None:
     assert Scan(**fields(counts=np.ones((5, 8, 8), dtype))).counts.dtype == dtype
 
 
@@ -85,12 +85,12 @@ FLOATS = BASE["counts"].astype(np.float32)
         ({"metadata": {"a": np.zeros(2)}}, "metadata must hold JSON types only"),
     ],
 )
-def test_fields_that_are_refused(changes: dict[str, Any], sentence: str) -> None:
+def test_invalid_fields_are_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=rf"Scan\.{sentence}" if not sentence.startswith("even") else sentence):
         Scan(**fields(**changes))
 
 
-def test_subset_picks_patterns_and_positions_in_order() -> None:
+def test_subset_selects_patterns_and_positions_in_order() -> None:
     scan = Scan(**fields(name="a", metadata={"k": 1}))
     part = scan.subset([4, 0])
     np.testing.assert_array_equal(part.counts, scan.counts[[4, 0]])
@@ -100,7 +100,7 @@ def test_subset_picks_patterns_and_positions_in_order() -> None:
 
 
 @pytest.mark.parametrize("indices", [[5], [], [0.5], [[0]], [True, False]])
-def test_subset_refuses(indices: list[Any]) -> None:
+def test_invalid_subset_is_refused(indices: list[Any]) -> None:
     with pytest.raises(InputError, match=r"Scan\.subset: indices must"):
         Scan(**fields()).subset(indices)
 
@@ -123,6 +123,9 @@ def test_pattern_blocks_cover_every_pattern_once() -> None:
 
 def test_unknown_suffix_and_existing_file(tmp_path: Path) -> None:
     scan = Scan(**fields())
+    with pytest.raises(InputError, match=r"a\.tif: not found"):
+        Scan.load(tmp_path / "a.tif")
+    (tmp_path / "a.tif").write_bytes(b"II*\0")
     for action in (lambda: scan.save(tmp_path / "a.tif"), lambda: Scan.load(tmp_path / "a.tif")):
         with pytest.raises(InputError, match=r"a\.tif: expected a scan (file|in one)"):
             action()
@@ -135,7 +138,7 @@ def test_unknown_suffix_and_existing_file(tmp_path: Path) -> None:
     assert Scan.load(tmp_path / "a.npz").n == 1
 
 
-def test_atomic_path_leaves_the_old_file_and_no_rest_on_failure(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "out.txt"
     with atomic_path(target) as temporary:
         assert temporary.parent == target.parent and temporary.suffix == ".txt"

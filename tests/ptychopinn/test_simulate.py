@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Simulated scans: conventions are pinned against direct evaluations, the noise against Poisson, the rest by seed."""
+"""Simulated scans: conventions against direct evaluations, noise against Poisson statistics, and seeds."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ RANGES = {
 
 
 def smooth_object(y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """A transmission known between pixels, without any symmetry."""
+    """A transmission defined between pixels, without symmetry."""
     amplitude = 0.8 + 0.1 * np.sin(0.21 * y - 0.34 * x) + 0.1 * np.cos(0.3 * x + 1)
     return amplitude * np.exp(1j * (0.5 * np.cos(0.27 * y + 0.11 * x) + 0.4 * np.sin(0.4 * y + 0.3)))
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-def test_objects(name: str) -> None:
+def test_objects_span_their_range_without_symmetry(name: str) -> None:
     made = OBJECTS[name]((120, 150), np.random.default_rng(3))
     assert made.shape == (120, 150) and made.dtype == np.complex64
     np.testing.assert_array_equal(made, OBJECTS[name]((120, 150), np.random.default_rng(3)))
@@ -48,7 +48,7 @@ def test_objects(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["photos", "lines", "dead_leaves"])
-def test_amplitude_and_phase_come_from_different_drawings(name: str) -> None:
+def test_amplitude_and_phase_are_independent(name: str) -> None:
     made = OBJECTS[name]((200, 200), np.random.default_rng(0))
     assert abs(np.corrcoef(np.abs(made).ravel(), np.angle(made).ravel())[0, 1]) < 0.5
 
@@ -66,14 +66,14 @@ def test_photographs_need_no_download(name: str) -> None:
     assert np.abs(made).std() > 0.01
 
 
-def test_unknown_photograph() -> None:
+def test_unknown_photograph_is_refused() -> None:
     with pytest.raises(InputError, match=r"a photograph must be one of astronaut, .*, got 'lena'"):
         photos((40, 60), np.random.default_rng(0), phase_photo="lena")
 
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 @pytest.mark.parametrize("name", PROBES)
-def test_probes(name: str, size: int) -> None:
+def test_probes_are_normalised_and_confined(name: str, size: int) -> None:
     probe = PROBES[name](size, 1)
     assert probe.shape == (1, size, size) and probe.dtype == np.complex64
     power = np.abs(probe[0].astype(np.complex128)) ** 2
@@ -81,9 +81,9 @@ def test_probes(name: str, size: int) -> None:
     axis = np.arange(size) - size // 2
     assert abs(power.sum(axis=1) @ axis) < 0.01 * size and abs(power.sum(axis=0) @ axis) < 0.01 * size
     radius = np.hypot(axis[:, np.newaxis], axis)
-    assert power[radius < 0.3 * size].sum() > 0.95  # half of N across ...
-    assert power[radius < 0.15 * size].sum() < 0.6  # ... and not a point
-    assert power[radius > 0.45 * size].sum() < 1e-3  # nothing to wrap around when it is shifted
+    assert power[radius < 0.3 * size].sum() > 0.95  # about half of N wide
+    assert power[radius < 0.15 * size].sum() < 0.6  # larger than a point
+    assert power[radius > 0.45 * size].sum() < 1e-3  # a shift does not wrap around
 
 
 def test_defocused_probe_is_curved_and_the_disk_is_flat() -> None:
@@ -107,13 +107,13 @@ def test_modes_are_orthogonal_with_falling_powers(name: str, modes: int) -> None
     )  # the probe itself, with its phase
 
 
-def test_add_modes_refuses() -> None:
+def test_modes_and_decay_out_of_range_are_errors() -> None:
     for modes, decay in ((0, 0.4), (2, 0.0), (2, 1.5)):
         with pytest.raises(InputError, match="modes must be 1 or more and decay above 0"):
             add_modes(np.ones((8, 8)), modes, decay)
 
 
-def test_whole_pixel_patterns_against_the_formula() -> None:
+def test_patterns_at_integer_positions_match_the_formula() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(40, 50)) + 1j * rng.normal(size=(40, 50))
     probe = rng.normal(size=(2, 16, 16)) + 1j * rng.normal(size=(2, 16, 16))
@@ -123,14 +123,14 @@ def test_whole_pixel_patterns_against_the_formula() -> None:
         np.testing.assert_allclose(intensity, np.fft.fftshift((np.abs(waves) ** 2).sum(0)), rtol=1e-10, atol=1e-12)
 
 
-def test_fractions_of_a_pixel_against_an_object_known_between_pixels() -> None:
+def test_patterns_at_subpixel_positions_match_an_analytic_object() -> None:
     y, x = np.mgrid[:90, :100].astype(float)
     positions = np.array([[10.3, 20.0], [8.0, 15.7], [12.45, 9.9], [11.5, 11.5]])
     probe = PROBES["defocused"](64, 1)
     i, j = np.mgrid[:64, :64]
     for intensity, (top, left) in zip(diffract(smooth_object(y, x), probe, positions), positions, strict=True):
         errors = []
-        for sign in (1, -1):  # the wrong sign of the fraction must fail by far
+        for sign in (1, -1):  # the wrong sign of the fraction must fail clearly
             shift = np.array([top, left])
             shift = np.round(shift) + sign * (shift - np.round(shift))
             wave = np.fft.fft2(probe[0] * smooth_object(i + shift[0], j + shift[1]), norm="ortho")
@@ -169,7 +169,7 @@ def test_without_noise_the_counts_are_the_prediction() -> None:
     np.testing.assert_allclose(made.counts, predict_counts(made), rtol=1e-4, atol=0.1)
 
 
-def test_the_seed_decides_everything() -> None:
+def test_scan_depends_on_the_seed_only() -> None:
     arguments: dict[str, Any] = {"object": "dead_leaves", "patterns": 16, "size": 32}
     first, again, other = (simulate(**arguments, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.counts, again.counts)
@@ -184,7 +184,7 @@ def test_the_seed_decides_everything() -> None:
 
 
 @pytest.mark.parametrize(("scan", "step"), [("raster", None), ("raster", (3.0, 7.5)), ("spiral", 5.0)])
-def test_the_object_holds_all_patches_with_a_margin(scan: str, step: Any) -> None:
+def test_object_contains_all_patches_with_a_margin(scan: str, step: Any) -> None:
     made = simulate("lines", scan=scan, patterns=70, size=32, step=step)
     assert made.truth is not None
     assert made.positions.min() >= MARGIN - 1
@@ -198,7 +198,7 @@ def test_raster_positions() -> None:
     assert 0.4 < np.abs(jittered).max() <= 0.5 and (jittered.std(axis=0) > 0.2).all()
 
 
-def test_spiral_is_evenly_dense() -> None:
+def test_spiral_has_uniform_density() -> None:
     positions = scan_positions("spiral", 800, (4.0, 6.0)) / (4.0, 6.0)
     radius = np.hypot(*positions.T)
     edges = np.sqrt(np.linspace(0, 800 / np.pi, 9))  # rings of 100 unit areas
@@ -208,7 +208,7 @@ def test_spiral_is_evenly_dense() -> None:
     assert nearest.min() > 0.7 and nearest.max() < 1.2
 
 
-def test_probe_and_object_given_as_arrays() -> None:
+def test_probe_and_object_as_arrays() -> None:
     truth = np.exp(1j * np.random.default_rng(0).random((90, 110)))
     made = simulate(truth, np.ones((2, 16, 16)), patterns=9, size=64, photons=500)
     assert made.patch_size == 16 and made.modes == 2 and made.metadata["simulation"]["object"] == "custom"
@@ -216,7 +216,7 @@ def test_probe_and_object_given_as_arrays() -> None:
     np.testing.assert_allclose((made.positions.min(0) + made.positions.max(0)) / 2, [(90 - 16) / 2, (110 - 16) / 2])
 
 
-def test_simulated_scans_survive_a_file(tmp_path: Path) -> None:
+def test_simulated_scan_is_saved_and_loaded(tmp_path: Path) -> None:
     made = simulate("siemens", patterns=12, size=32, modes=2)
     made.save(tmp_path / "a.npz")
     back = Scan.load(tmp_path / "a.npz")
@@ -226,7 +226,7 @@ def test_simulated_scans_survive_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         ({"object": "cat"}, "object must be one of photos, .* a function or an array, got 'cat'"),
         ({"probe": "cat"}, "probe must be one of disk, defocused or an array, got 'cat'"),
@@ -240,15 +240,15 @@ def test_simulated_scans_survive_a_file(tmp_path: Path) -> None:
         ({"object": np.ones((40, 60))}, r"the object must be at least \d+ x \d+ px, got shape \(40, 60\)"),
     ],
 )
-def test_refused(arguments: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(InputError, match=f"simulate: {sentence}"):
+def test_wrong_arguments_are_errors(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"simulate: {message}"):
         simulate(**{"patterns": 9, "size": 32, **arguments})
 
 
-def test_predictions_refuse_what_they_cannot_do() -> None:
+def test_prediction_without_an_object_or_beyond_it_is_an_error() -> None:
     made = simulate("siemens", patterns=4, size=32)
     with pytest.raises(InputError, match="all patches must lie within the object"):
         predict_counts(made, np.ones((40, 40), complex))
     bare = Scan(made.counts, made.positions, made.probe)
-    with pytest.raises(InputError, match="the scan has no truth"):
+    with pytest.raises(InputError, match="object must be an array for a scan without a truth, got None"):
         predict_counts(bare)

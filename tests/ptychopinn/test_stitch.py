@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Stitching: patches of a known object come back where they were, whatever phase each of them had.
+"""Stitching: patches of a known object return to their positions, for any phase of each patch.
 
 The object is smooth (periods of 30 px and more, so that two linear interpolations cost less than 1e-3), not square and
 not symmetric; positions are sub-pixel with different steps on the two axes.
@@ -49,13 +49,13 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 
 def global_phase(a: Tensor, b: Tensor) -> Tensor:
-    """The phase factor that takes a to b best."""
+    """Return the phase factor of the best fit of a to b."""
     return torch.sgn(torch.vdot(a.flatten(), b.flatten()))
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (8, 9)], ids=["dense eigenvectors", "sparse eigenvectors"])
 @pytest.mark.parametrize("synchronise", [True, False])
-def test_object_comes_back_in_its_place(shape: tuple[int, int], synchronise: bool) -> None:
+def test_object_is_stitched_at_its_position(shape: tuple[int, int], synchronise: bool) -> None:
     truth, positions = known_object(), grid(*shape)
     assert (len(positions) > 32) == (shape == (8, 9))
     patches = extract_patches(truth, positions, SIZE)
@@ -63,18 +63,18 @@ def test_object_comes_back_in_its_place(shape: tuple[int, int], synchronise: boo
     assert image.dtype == torch.complex64 and image.shape == weights.shape == geometry.shape
     (top, left), (height, width) = geometry.origin, geometry.shape
     window = truth[top : top + height, left : left + width]
-    seen = weights > 0.1 * weights.max()
-    assert seen.float().mean() > 0.4
-    phase = global_phase(image[seen], window[seen])
+    covered = weights > 0.1 * weights.max()
+    assert covered.float().mean() > 0.4
+    phase = global_phase(image[covered], window[covered])
     assert abs(torch.angle(phase).item()) < 1e-3
-    got, true = (image * phase)[seen], window[seen]
+    got, true = (image * phase)[covered], window[covered]
     assert correlation(got, true) > 0.9995
     for part in (torch.real, torch.imag, torch.abs, torch.angle):
         assert np.corrcoef(part(got).numpy(), part(true).numpy())[0, 1] > 0.9995, part.__name__
-    # The geometry is right to a pixel: moved by one, or with the axes swapped, it fits worse.
+    # A shift by one pixel, or swapped axes, must fit worse.
     for shift in ((1, 0), (-1, 0), (0, 1), (0, -1)):
         moved = torch.roll(truth, shift, (0, 1))[top : top + height, left : left + width]
-        assert correlation(image[seen], moved[seen]) < correlation(got, true) - 1e-3
+        assert correlation(image[covered], moved[covered]) < correlation(got, true) - 1e-3
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (8, 9)], ids=["dense eigenvectors", "sparse eigenvectors"])
@@ -92,7 +92,7 @@ def test_free_phases_are_removed(shape: tuple[int, int]) -> None:
 
 
 def test_noise_is_averaged_over_loops() -> None:
-    """Errors must not add up along the scan, as they would from patch to patch."""
+    """As they would if each patch were compared with its predecessor only."""
     positions, phases = grid(8, 9), random_phases(72, seed=4)
     clean = extract_patches(known_object(), positions, SIZE)
     noise = torch.randn(clean.shape, dtype=clean.dtype, generator=torch.Generator().manual_seed(0))
@@ -126,7 +126,7 @@ def check_phases(positions: Tensor) -> None:
     torch.testing.assert_close(left * left[0].conj(), torch.ones_like(left), atol=0.05, rtol=0)
 
 
-def test_a_long_chain_is_followed() -> None:
+def test_errors_do_not_accumulate_along_a_long_chain() -> None:
     positions = torch.stack([torch.zeros(400), 7.0 * torch.arange(400)], 1).double()
     phases = random_phases(400)
     patches = torch.ones(400, SIZE, SIZE, dtype=torch.complex64) * phases[:, None, None]
@@ -135,7 +135,7 @@ def test_a_long_chain_is_followed() -> None:
 
 
 @pytest.mark.parametrize("rows", [2, 6], ids=["dense", "sparse"])
-def test_islands_are_synchronised_each_by_itself(rows: int) -> None:
+def test_separate_regions_are_synchronised_separately(rows: int) -> None:
     here = grid(rows, 7, origin=(2.0, 3.0)).round()
     there = here + torch.tensor([3.0, 70.0], dtype=torch.float64)
     positions, weight = torch.cat([here, there]), probe_weight()
@@ -151,7 +151,7 @@ def test_islands_are_synchronised_each_by_itself(rows: int) -> None:
     assert gap.any() and (image[gap] == 0).all()
 
 
-def test_mean_phase_is_left_as_it_was() -> None:
+def test_mean_phase_does_not_change() -> None:
     positions = grid(5, 6).round()
     patches = extract_patches(known_object(), positions, SIZE) * np.exp(0.7j)
     factors = synchronise_phases(patches.to(torch.complex64), positions, probe_weight())
@@ -168,9 +168,9 @@ def test_one_patch_is_returned_as_it_is(synchronise: bool) -> None:
     assert geometry.origin == (-3, 40) and geometry.shape == (8, 10) and weights.shape == (8, 10)
 
 
-def test_patches_that_do_not_meet_keep_their_phases() -> None:
+def test_patches_without_overlap_keep_their_phases() -> None:
     patches = torch.randn(3, 8, 8, dtype=torch.complex64)
-    positions = torch.tensor([[0, 0], [0, 8], [30, -5]])  # two touch and share no pixel
+    positions = torch.tensor([[0, 0], [0, 8], [30, -5]])  # two are adjacent without a common pixel
     factors = synchronise_phases(patches, positions, torch.ones(8, 8))
     assert torch.equal(factors, torch.ones(3, dtype=torch.complex64))
     image, weights, geometry, _ = stitch(patches, positions, torch.ones(8, 8))
@@ -181,34 +181,34 @@ def test_patches_that_do_not_meet_keep_their_phases() -> None:
 
 
 @pytest.mark.parametrize("synchronise", [True, False])
-def test_constant_stays_constant_and_the_unseen_is_zero(synchronise: bool) -> None:
+def test_constant_is_preserved_and_uncovered_pixels_are_zero(synchronise: bool) -> None:
     positions = grid(5, 7)
-    weight = probe_weight() * (torch.arange(SIZE) > 3)  # no light in the first columns
+    weight = probe_weight() * (torch.arange(SIZE) > 3)  # the first columns are not illuminated
     patches = torch.full((len(positions), SIZE, SIZE), 0.6 - 0.8j, dtype=torch.complex64)
     image, weights, _, _ = stitch(patches, positions, weight, synchronise=synchronise)
-    lit = weights > 1e-5 * weights.max()
-    torch.testing.assert_close(image[lit], torch.full_like(image[lit], 0.6 - 0.8j), atol=1e-5, rtol=0)
+    covered = weights > 1e-5 * weights.max()
+    torch.testing.assert_close(image[covered], torch.full_like(image[covered], 0.6 - 0.8j), atol=1e-5, rtol=0)
     assert (weights == 0).any() and (image[weights == 0] == 0).all()
 
 
-def test_canvases_on_the_integer_grid_come_back_exactly() -> None:
-    """As predict() gives them: integer origins, a weight per canvas pixel, patches that are not square."""
+def test_canvases_at_integer_positions_are_exact() -> None:
+    """Canvases as predict() returns them: integer origins, a weight per pixel, not square."""
     truth = known_object(60, 80)
     origins = torch.tensor([[0, 0], [7, 12], [22, 31], [3, 40], [28, 9]])
     canvases = torch.stack([truth[y : y + 32, x : x + 40] for y, x in origins.tolist()])
     weights = torch.rand(5, 32, 40, generator=torch.Generator().manual_seed(0)) + 0.01
     image, total, geometry, _ = stitch(canvases, origins + 100, weights)
     assert geometry.origin == (100, 100) and geometry.shape == (60, 80)
-    seen = total > 0
-    torch.testing.assert_close(image[seen], truth[seen], atol=1e-6, rtol=1e-6)
+    covered = total > 0
+    torch.testing.assert_close(image[covered], truth[covered], atol=1e-6, rtol=1e-6)
     assert total.sum().item() == pytest.approx(weights.sum().item(), rel=1e-5)
     turned = canvases * random_phases(5)[:, None, None]
     image, _, _, _ = stitch(turned, origins + 100, weights)
-    phase = global_phase(image[seen], truth[seen])
-    torch.testing.assert_close((image * phase)[seen], truth[seen], atol=1e-5, rtol=0)
+    phase = global_phase(image[covered], truth[covered])
+    torch.testing.assert_close((image * phase)[covered], truth[covered], atol=1e-5, rtol=0)
 
 
-def test_dark_patches_do_no_harm() -> None:
+def test_dark_patches_are_ignored() -> None:
     positions, weight = grid(6, 7), probe_weight()
     patches = extract_patches(known_object(), positions, SIZE)
     patches[[3, 17]] = 0

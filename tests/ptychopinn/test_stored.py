@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Patterns on disk: every source gives what the array would, and wrong values and files are named."""
+"""Patterns on disk: every source returns the same values as an array; errors name the file and the pattern."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ INDICES: dict[str, Any] = {
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2", "u4", "f4", ">f8"])
-def test_patterns_are_those_of_the_array(tmp_path: Path, source: str, dtype: str) -> None:
+def test_stored_patterns_equal_the_array(tmp_path: Path, source: str, dtype: str) -> None:
     values = patterns(dtype)
     stored = SOURCES[source](tmp_path, values)
     assert stored.shape == values.shape and stored.ndim == 3 and len(stored) == N
@@ -80,7 +80,7 @@ def test_subsets_stay_on_disk_and_compose(tmp_path: Path, source: str) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_pickled_patterns_are_small_and_open_the_file_anew(tmp_path: Path, source: str) -> None:
+def test_pickled_patterns_are_small_and_open_the_file_again(tmp_path: Path, source: str) -> None:
     values = patterns(n=400)
     stored = SOURCES[source](tmp_path, values)
     stored[3]
@@ -89,7 +89,7 @@ def test_pickled_patterns_are_small_and_open_the_file_anew(tmp_path: Path, sourc
     assert np.array_equal(pickle.loads(text)[:], values[[3, 1]])
 
 
-def test_indices_that_do_not_fit_are_index_errors(tmp_path: Path) -> None:
+def test_wrong_indices_are_index_errors(tmp_path: Path) -> None:
     stored = npy(tmp_path, patterns())
     for index, message in (
         (N, "index 23 is out of bounds for 23 patterns"),
@@ -100,16 +100,16 @@ def test_indices_that_do_not_fit_are_index_errors(tmp_path: Path) -> None:
     ):
         with pytest.raises(IndexError, match=message):
             stored[index]
-    with pytest.raises(TypeError, match=r"a\.npy: patterns on disk are not loaded unasked; take patterns\[:\]"):
+    with pytest.raises(TypeError, match=r"a\.npy: patterns on disk are not loaded implicitly; use patterns\[:\]"):
         np.asarray(stored)
 
 
-def test_runs_are_the_fewest() -> None:
+def test_runs_join_successive_rows() -> None:
     assert list(runs(np.array([], np.int64))) == []
     assert [(a, b) for a, b, _ in runs(np.array([0, 1, 2, 5, 7, 8]))] == [(0, 3), (5, 6), (7, 9)]
 
 
-def test_no_handle_is_open_while_a_process_forks(tmp_path: Path) -> None:
+def test_no_file_is_open_while_a_process_forks(tmp_path: Path) -> None:
     source = Hdf5Dataset(hdf5(tmp_path, patterns())._source.path, "entry/data")  # type: ignore[attr-defined]
     source.read(np.array([1]))
     assert source._file is not None
@@ -132,18 +132,18 @@ def test_conversion_transposes_crops_and_squares(tmp_path: Path) -> None:
     middle[0, 6, 5] = 1
     assert npy(tmp_path, middle).converted(transpose=True, size=8)[0][4, 4] == 1
     wide = npy(tmp_path, np.full((2, 8, 8), 65535, np.uint16)).converted(power=2, dtype=np.float32)
-    assert wide[:].max() == np.float32(65535.0**2)  # not wrapped
+    assert wide[:].max() == np.float32(65535.0**2)  # no overflow
     with pytest.raises(InputError, match="expected patterns of 16 px or more to crop, found 8 x 8 px"):
         wide.converted(size=16)
 
 
-def test_conversion_in_pieces_is_that_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conversion_in_blocks_equals_conversion_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = npy(tmp_path, patterns(np.float32)).converted(dtype=np.uint16)
     monkeypatch.setattr("ptychopinn.storage.stored._BLOCK_ELEMENTS", 3 * SIZE * SIZE)
     assert np.array_equal(stored[:], patterns()) and np.array_equal(stored[[9, 1, 1]], patterns()[[9, 1, 1]])
 
 
-def test_values_that_are_no_counts_are_found_when_read(tmp_path: Path) -> None:
+def test_invalid_counts_are_reported_when_read(tmp_path: Path) -> None:
     values = np.full((40, 8, 8), 4.0, np.float32)
     values[11, 2, 3], values[12, 0, 0], values[13, 1, 1], values[14, 5, 5] = np.nan, -1, 4.5, 3e9
     stored = npy(tmp_path, values)
@@ -166,17 +166,17 @@ def test_values_that_are_no_counts_are_found_when_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.npy: expected photons, found patterns that are all zero"):
         zero.look()
     values[:] = 0
-    values[38] = 1  # is not among those looked at first
+    values[38] = 1  # not in the sample
     npy(tmp_path, values).look()
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
-def test_a_file_that_loses_its_end_is_an_input_error(tmp_path: Path, dtype: Any) -> None:
+def test_truncated_file_is_an_error(tmp_path: Path, dtype: Any) -> None:
     for source in ("npy", "npz"):
         stored = SOURCES[source](tmp_path, patterns(dtype))
         path = tmp_path / f"a.{source}"
-        whole = path.read_bytes()
-        path.write_bytes(whole[: len(whole) // 2])
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
         assert np.array_equal(stored[0], patterns(dtype)[0])
         with pytest.raises(InputError, match=r"expected 23 patterns, found the file's end"):
             stored[N - 1]
@@ -196,7 +196,7 @@ def test_a_file_that_loses_its_end_is_an_input_error(tmp_path: Path, dtype: Any)
         stored[:]
 
 
-def test_files_that_hold_no_patterns_are_refused(tmp_path: Path) -> None:
+def test_files_without_patterns_are_errors(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["flat"], file["group/text"] = np.zeros((3, 4)), "text"
     np.save(tmp_path / "f.npy", np.asfortranarray(np.zeros((4, 8, 8))))
@@ -204,7 +204,7 @@ def test_files_that_hold_no_patterns_are_refused(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "z.npz", diffraction=patterns())
     (tmp_path / "text.npy").write_text("no array")
     for make, message in (
-        (lambda: StoredPatterns.hdf5(tmp_path / "none.h5", "x"), r"none\.h5: expected a file of patterns, found none"),
+        (lambda: StoredPatterns.hdf5(tmp_path / "none.h5", "x"), r"none\.h5: not found"),
         (lambda: StoredPatterns.hdf5(tmp_path / "text.npy", "x"), "expected an HDF5 file, found another or damaged"),
         (lambda: StoredPatterns.hdf5(tmp_path / "a.h5", "group"), "'group': expected a dataset, found none of this"),
         (lambda: StoredPatterns.hdf5(tmp_path / "a.h5", "flat"), r"expected 3 axes of real numbers, .* \(3, 4\)"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Scans whose patterns stay on disk are those in memory: batches, trainings and reconstructions, bit for bit."""
+"""Scans with patterns on disk give bitwise the same batches, trainings and reconstructions as scans in memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from stored_files import hdf5, npy
 from tiny_runs import same, tiny, tiny_scan
 
+from ptychopinn.acquisition import Acquisition
 from ptychopinn.batches.dataset import GroupDataset, JoinedGroups
 from ptychopinn.batches.grouping import group_patterns
 from ptychopinn.errors import InputError
@@ -27,7 +28,7 @@ from ptychopinn.storage.arrays import total_counts
 from ptychopinn.storage.stored import StoredPatterns, load_counts
 from ptychopinn.training.workflow import train
 
-#: Type in a file -> what its values are, and the marker that its bad pixels hold.
+#: Type in a file -> measurement (counts or amplitudes), and marker of bad pixels.
 MARKERS = {
     "int32": ("counts", 2**31 - 1),
     "float64": ("amplitude", 1e30),
@@ -41,7 +42,7 @@ def on_disk(scan: Scan, folder: Path) -> Scan:
 
 
 @pytest.mark.parametrize("kind", ["counts", "amplitude", "fractions", "bad", "int32", "float64", "uint32", "float32"])
-def test_a_stored_scan_is_the_loaded_one(tmp_path: Path, kind: str) -> None:
+def test_stored_scan_equals_the_loaded_one(tmp_path: Path, kind: str) -> None:
     scan, path = tiny_scan(), tmp_path / "a.npz"
     values = scan.counts if kind == "counts" else np.sqrt(scan.counts, dtype=np.float32)
     values = values * np.float32(0.7) if kind == "fractions" else values
@@ -63,7 +64,7 @@ def test_a_stored_scan_is_the_loaded_one(tmp_path: Path, kind: str) -> None:
     assert isinstance(loaded.counts, np.ndarray) and isinstance(stored.counts, StoredPatterns)
     assert kind not in MARKERS or not loaded.counts[:, 3, 4].any()
     assert stored.counts.dtype == loaded.counts.dtype and np.array_equal(stored.counts[:], loaded.counts)
-    assert stored.metadata == loaded.metadata and np.array_equal(stored.probe, loaded.probe)
+    assert stored.record().to_json() == loaded.record().to_json() and np.array_equal(stored.probe, loaded.probe)
     assert total_counts(stored.counts) == total_counts(loaded.counts)
     stored.subset([5, 2]).save(tmp_path / "b.npz")
     loaded.subset([5, 2]).save(tmp_path / "c.npz")
@@ -71,9 +72,7 @@ def test_a_stored_scan_is_the_loaded_one(tmp_path: Path, kind: str) -> None:
         assert np.array_equal(np.load(tmp_path / "b.npz")[name], np.load(tmp_path / "c.npz")[name]), name
 
 
-def test_auto_stores_what_is_larger_than_a_quarter_of_the_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_stores_scans_larger_than_a_quarter_of_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = tiny_scan()
     y, x = (scan.positions + 16).T
     for name, save in (("a", np.savez), ("z", np.savez_compressed)):
@@ -81,31 +80,31 @@ def test_auto_stores_what_is_larger_than_a_quarter_of_the_memory(
     assert isinstance(Scan.load(tmp_path / "a.npz").counts, np.ndarray)
     monkeypatch.setattr("ptychopinn.runtime.memory.available_memory", lambda: 4 * scan.counts.nbytes - 1)
     assert isinstance(Scan.load(tmp_path / "a.npz").counts, StoredPatterns)
-    assert isinstance(Scan.load(tmp_path / "z.npz").counts, np.ndarray)  # compressed: there is no other way
+    assert isinstance(Scan.load(tmp_path / "z.npz").counts, np.ndarray)  # compressed arrays can only be loaded
     with pytest.raises(InputError, match=r"z\.npz: key 'diffraction': expected an uncompressed array"):
         Scan.load(tmp_path / "z.npz", memory="stored")
     with pytest.raises(InputError, match="memory must be one of auto, load, stored, got 'disk'"):
         Scan.load(tmp_path / "a.npz", memory="disk")
 
 
-def test_memory_is_found_and_a_quarter_of_it_fits() -> None:
+def test_available_memory_is_plausible() -> None:
     assert 1 << 20 < available_memory() < 1 << 60
     assert fits_in_memory(1 << 10) and not fits_in_memory(available_memory())
 
 
-def test_batches_are_those_of_the_array_bit_for_bit(tmp_path: Path) -> None:
-    """Also that the cast after the transfer gives what the cast before it gave: in NumPy, shifted first."""
+def test_batches_equal_those_of_the_array_bitwise(tmp_path: Path) -> None:
+    """Also: the cast after the transfer equals the cast and shift in NumPy before it."""
     bad = np.zeros((32, 32), bool)
     bad[[4, 4, 20], [5, 6, 31]] = True
     for mask in (None, bad):
         scan = dataclasses.replace(tiny_scan(), bad_pixels=mask)
         groups = group_patterns(scan.positions, 4)
-        asked = [7, 0, 3]
-        stored = GroupDataset(on_disk(scan, tmp_path), groups).gather(asked)
+        indices = [7, 0, 3]
+        stored = GroupDataset(on_disk(scan, tmp_path), groups).gather(indices)
         assert stored.counts.dtype == torch.from_numpy(scan.counts).dtype
-        batch, loaded = stored.finish(), GroupDataset(scan, groups).collate(asked)
+        batch, loaded = stored.finish(), GroupDataset(scan, groups).collate(indices)
         assert all(torch.equal(a, b) for a, b in zip(batch[:3], loaded[:3], strict=True))
-        before = np.fft.ifftshift(scan.counts[groups[asked]], axes=(-2, -1)).astype(np.float32)
+        before = np.fft.ifftshift(scan.counts[groups[indices]], axes=(-2, -1)).astype(np.float32)
         if mask is not None:
             good = np.fft.ifftshift(~mask)
             empty = (np.abs(np.fft.fft2(scan.probe, norm="ortho")) ** 2).sum(0).astype(np.float32)
@@ -114,7 +113,7 @@ def test_batches_are_those_of_the_array_bit_for_bit(tmp_path: Path) -> None:
         assert np.array_equal(batch.counts.numpy(), before)
 
 
-def test_scans_of_different_types_are_batched_together(tmp_path: Path) -> None:
+def test_one_batch_contains_scans_of_different_types(tmp_path: Path) -> None:
     scan = tiny_scan()
     other = dataclasses.replace(scan, counts=scan.counts.astype(np.uint64))
     groups = group_patterns(scan.positions, 2)
@@ -124,7 +123,7 @@ def test_scans_of_different_types_are_batched_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_training_and_reconstruction_are_bit_for_bit_those_in_memory(tmp_path: Path, workers: int) -> None:
+def test_training_and_reconstruction_equal_those_in_memory_bitwise(tmp_path: Path, workers: int) -> None:
     scan = tiny_scan()
     config = tiny(execution={"workers": workers}, training={"epochs": 1})
     loaded = train(scan, tmp_path / "loaded", tiny(training={"epochs": 1}))
@@ -136,7 +135,7 @@ def test_training_and_reconstruction_are_bit_for_bit_those_in_memory(tmp_path: P
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_wrong_pattern_ends_a_training_with_its_name(tmp_path: Path, workers: int) -> None:
+def test_invalid_pattern_ends_a_training_with_an_error_that_names_it(tmp_path: Path, workers: int) -> None:
     scan = tiny_scan()
     values = scan.counts.astype(np.float32)
     values[14] = np.nan
@@ -148,7 +147,7 @@ def test_a_wrong_pattern_ends_a_training_with_its_name(tmp_path: Path, workers: 
     assert "\n" not in str(caught.value)  # no traceback of the worker
 
 
-def test_refinement_loads_what_fits_and_refuses_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refinement_loads_scans_that_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ptychopinn.config import RefineConfig
 
     scan, config = tiny_scan(), RefineConfig(iterations=2, split_half=False)
@@ -160,9 +159,7 @@ def test_refinement_loads_what_fits_and_refuses_the_rest(tmp_path: Path, monkeyp
         refine(stored, config=config)
 
 
-def test_the_overview_says_of_how_many_patterns_it_shows_the_mean(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_overview_reports_how_many_patterns_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ptychopinn.plotting.scans._AVERAGED", 5)
     from ptychopinn.plotting.scans import _mean_pattern
 
@@ -181,7 +178,7 @@ def test_the_overview_says_of_how_many_patterns_it_shows_the_mean(
     [{}, {"synchronise": False}, {"coverage": None, "uncertainty": "overlaps"}, {"augment": 2}],
     ids=["synchronised", "as they are", "overlaps", "orientations"],
 )
-def test_what_goes_through_files_is_what_is_stitched_at_once(
+def test_stitching_through_files_equals_stitching_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inference: dict[str, Any]
 ) -> None:
     from ptychopinn.models import PtychoModel
@@ -189,18 +186,20 @@ def test_what_goes_through_files_is_what_is_stitched_at_once(
 
     torch.manual_seed(0)
     scan = simulate("dead_leaves", patterns=90, size=32, step=(8, 5), photons=1e5, seed=1)
+    scan = dataclasses.replace(scan, acquisition=Acquisition(2.0, world_origin=(1e-6, 0.0)), orientation="swap")
     model = PtychoModel("unrolled", {"steps": 2, "width": 8, "state": 2}, 32)
     model.illumination.set_probe(torch.from_numpy(scan.probe))
     config = tiny(inference=inference)
     once = reconstruct(model, scan, config)
-    for name in ("_CACHED", "_CHUNK", "_ROWS"):  # as many parts as there can be
-        monkeypatch.setattr(f"ptychopinn.stitching.on_disk.{name}", 30000)
+    for name in ("stitching.overlaps._KEPT", "stitching.on_disk._CHUNK", "inference.large._ROWS"):
+        monkeypatch.setattr(f"ptychopinn.{name}", 30000)  # as many parts as there can be
     monkeypatch.setattr("ptychopinn.inference.large._ROWS_MULTIPLE", 16)
     monkeypatch.setattr("ptychopinn.inference.predict.fits_in_memory", lambda _: False)
     assert once.shape[0] > 3 * 16
     assert reconstruct_to_file(model, on_disk(scan, tmp_path), tmp_path / "r.h5", config) == once.shape
     for again in (reconstruct(model, scan, config), Reconstruction.load(tmp_path / "r.h5")):
         assert again.origin == once.origin and again.metadata["config"] == once.metadata["config"]
+        assert (again.acquisition, again.orientation) == (scan.acquisition, "swap")
         np.testing.assert_array_equal(again.positions, once.positions)
         np.testing.assert_array_equal(again.probe, once.probe)
         for field, tolerance in (("object", 3e-6), ("weights", 3e-6), ("uncertainty", 3e-3)):
@@ -213,12 +212,12 @@ def test_what_goes_through_files_is_what_is_stitched_at_once(
 
 
 def test_scratch_space_and_format_are_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ptychopinn.stitching.on_disk import Rows
+    from ptychopinn.stitching.scratch import ScratchArray
 
     scan = tiny_scan()
     assert not is_large(scan)
     with pytest.raises(InputError, match=r"expected 1000000\.0 GB of free space for a scratch file, found .* GB; free"):
-        Rows(tmp_path, (10**9, 125, 1000), np.complex64)
+        ScratchArray(tmp_path, (10**9, 125, 1000), np.complex64)
     from ptychopinn.models import PtychoModel
 
     model = PtychoModel("unrolled", {"steps": 1, "width": 4, "state": 2}, 32)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Small scans out of large ones: they cover the area for any path of the scan, and say where they came from."""
+"""Subsets of scans: they cover the area for any scan path, and have a record of their source."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ptychopinn.scan import Scan
 
 @st.composite
 def paths(draw: st.DrawFn) -> NDArray[np.float64]:
-    """Positions of scans: rasters, lines at any angle, spirals, scattered, clumped, repeated; any scale and place."""
+    """Draw positions of scans: rasters, lines at any angle, spirals, random, clustered, repeated; any scale."""
     count = draw(st.integers(4, 200))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     along = np.linspace(0, 1, count)
@@ -56,7 +56,7 @@ def test_at_least_nine_tenths_of_both_axes_are_covered(points: NDArray[np.float6
     clusters = data.draw(st.integers(4, n))
     for chosen in (stratified(points, n, seed), clustered(points, n, clusters, seed)):
         assert chosen.dtype == np.int64 and len(chosen) == n
-        assert (np.diff(chosen) > 0).all() and 0 <= chosen[0] and chosen[-1] < len(points)
+        assert (np.diff(chosen) > 0).all() and chosen[0] >= 0 and chosen[-1] < len(points)
         assert min(coverage(points, chosen)) >= 0.9
     np.testing.assert_array_equal(stratified(points, n, seed), stratified(points, n, seed))
 
@@ -71,8 +71,8 @@ def test_at_least_nine_tenths_of_both_axes_are_covered(points: NDArray[np.float6
     ],
     ids=["square", "wide", "diagonal", "all but a line"],
 )
-def test_no_holes_are_left(points: NDArray[np.float64], n: int) -> None:
-    """The distance of the loneliest pattern from the subset, compared with that of random choices."""
+def test_subset_has_no_large_gaps(points: NDArray[np.float64], n: int) -> None:
+    """The largest distance of a pattern from the subset is smaller than for random subsets."""
     reach = cKDTree(points[stratified(points, n)]).query(points)[0].max()
     by_chance = [
         cKDTree(points[np.random.default_rng(k).choice(len(points), n, replace=False)]).query(points)[0].max()
@@ -81,33 +81,33 @@ def test_no_holes_are_left(points: NDArray[np.float64], n: int) -> None:
     assert reach < 0.85 * np.mean(by_chance)
 
 
-def test_another_seed_is_another_choice() -> None:
+def test_another_seed_gives_another_subset() -> None:
     points = np.stack(np.mgrid[:30, :30], -1).reshape(-1, 2)
     assert (stratified(points, 36, seed=0) != stratified(points, 36, seed=1)).any()
 
 
-def test_coverage_of_a_part_and_of_a_line() -> None:
+def test_coverage_of_part_of_a_line() -> None:
     points = np.array([[0.0, 0.0], [0.0, 5.0], [0.0, 10.0]])
     assert coverage(points, [0, 1]) == (1.0, 0.5)
 
 
-def test_clusters_overlap_as_the_scan_does() -> None:
+def test_clusters_overlap_like_the_scan() -> None:
     points = np.stack(np.mgrid[:30, :30], -1).reshape(-1, 2).astype(np.float64)
     clusters, singles = points[clustered(points, 64, 4)], points[stratified(points, 64)]
     nearest = [cKDTree(chosen).query(chosen, k=2)[0][:, 1] for chosen in (clusters, singles)]
     assert np.median(nearest[0]) == 1.0 and np.median(nearest[1]) > 1.5
-    # Every one has a neighbour a step away.
+    # Every pattern has a neighbour at the distance of one step.
     labels = cKDTree(clusters).query_pairs(1.5, output_type="ndarray")
     assert len(np.unique(labels)) == 64
 
 
 @pytest.mark.parametrize("n", [3, 17])
-def test_too_few_or_too_many_patterns(n: int) -> None:
+def test_too_few_or_too_many_patterns_are_refused(n: int) -> None:
     with pytest.raises(InputError, match=f"n must be from 4 to the 16 patterns of the scan, got {n}"):
         stratified(np.zeros((16, 2)), n)
 
 
-def test_what_is_no_set_of_positions() -> None:
+def test_invalid_positions_and_clusters_are_refused() -> None:
     with pytest.raises(InputError, match=r"positions must be finite and of shape \(p, 2\), got shape \(5,\)"):
         stratified(np.zeros(5), 4)
     with pytest.raises(InputError, match="clusters must be from 4 to the 8 patterns of the subset, got 9"):
@@ -125,7 +125,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_the_record_says_where_it_came_from(
+def test_record_names_the_source_of_the_subset(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -142,7 +142,7 @@ def test_the_record_says_where_it_came_from(
     np.testing.assert_array_equal(small.counts, scan.counts[record["indices"]])
     np.testing.assert_array_equal(small.positions, scan.positions[record["indices"]])
     np.testing.assert_allclose(small.probe, scan.probe)
-    # The recorded line makes the same file again, byte for byte.
+    # The recorded command line writes a bytewise equal file.
     before = sha256(Path("small.npz"))
     for name in ("small.npz", "small.json"):
         Path(name).unlink()
@@ -159,12 +159,12 @@ def test_the_record_says_where_it_came_from(
         (("scan.npz", "small.npz", "--clusters", "2", "--n", "8"), "clusters must be from 4 to the 8 patterns"),
         (("scan.npz", "new/small.tif"), "new/small.tif: expected a scan file ending in .npz or"),
         (("scan.npz", "scan.npz", "--overwrite"), "scan.npz: expected another name than the scan's own"),
-        (("absent.npz", "small.npz"), "absent.npz: expected an NPZ file, found no file"),
+        (("absent.npz", "small.npz"), "absent.npz: not found"),
         (("scan.npz", "first.npz"), "first.npz: expected a new file, found an earlier one; name another, or"),
         (("scan.npz", "second.npz"), "second.json: expected a new file, found an earlier one; name another, or"),
     ],
 )
-def test_what_cannot_be_done_is_said_and_nothing_written(
+def test_invalid_request_is_reported_and_nothing_written(
     source: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -183,7 +183,7 @@ def test_what_cannot_be_done_is_said_and_nothing_written(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 
-def test_earlier_files_are_replaced_when_asked(source: Path, tmp_path: Path) -> None:
+def test_earlier_files_are_replaced_only_on_request(source: Path, tmp_path: Path) -> None:
     write_subset(source, tmp_path / "small.npz", 9)
     with pytest.raises(InputError, match="found an earlier one"):
         write_subset(source, tmp_path / "small.npz", 16)
@@ -191,7 +191,7 @@ def test_earlier_files_are_replaced_when_asked(source: Path, tmp_path: Path) -> 
     assert Scan.load(tmp_path / "small.npz").n == 16
 
 
-def test_a_failure_leaves_neither_file(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_leaves_no_file(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> str:
         raise OSError("disk full")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Training: reproducible, learns what it is told to learn and nothing else, and always leaves a whole run or none.
+"""Training: reproducible, changes the selected parameters only, and saves a complete run or none.
 
-Scans and networks are as small as the generators allow; what a trained network is good for is test_cycle.py's business.
+Scans and networks are as small as the generators allow; test_cycle.py tests the quality of a trained network.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import Timer
 from tiny_runs import same, tiny, tiny_scan
 
 from ptychopinn.config import Config, TrainingConfig
@@ -29,8 +31,8 @@ from ptychopinn.inference.predict import predict
 from ptychopinn.persistence.bundle import BUNDLE_NAME, load_bundle
 from ptychopinn.physics.simulate import simulate
 from ptychopinn.scan import Scan
-from ptychopinn.training.callbacks import Schedule
 from ptychopinn.training.module import PtychoModule
+from ptychopinn.training.schedule import ProgressLR, progress_of
 from ptychopinn.training.workflow import TrainedRun, train
 
 
@@ -60,7 +62,7 @@ def history(run: TrainedRun, column: str) -> list[float]:
 
 
 @pytest.mark.usefixtures("deterministic")
-def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_does_not(scan: Scan, tmp_path: Path) -> None:
+def test_runs_are_bitwise_reproducible_and_depend_on_the_seed(scan: Scan, tmp_path: Path) -> None:
     config = tiny(execution={"deterministic": True}, data={"pool": 6})
     a, b = (train(scan, tmp_path / name, config) for name in "ab")
     assert same(a, b) and a.losses == b.losses
@@ -79,7 +81,7 @@ def test_training_lowers_the_loss(scan: Scan, tmp_path: Path, loss: str) -> None
     assert losses[-1] == pytest.approx(run.losses["train_loss"], rel=1e-5)
 
 
-def test_a_run_holds_everything_and_nothing_else(first: TrainedRun) -> None:
+def test_folder_of_a_run_has_the_documented_files(first: TrainedRun) -> None:
     found = {str(path.relative_to(first.folder)) for path in first.folder.rglob("*") if path.is_file()}
     assert found == {
         *(BUNDLE_NAME, "config.yaml", "metrics.csv", "scan.png", "training.png"),
@@ -87,7 +89,7 @@ def test_a_run_holds_everything_and_nothing_else(first: TrainedRun) -> None:
     }
 
 
-def test_the_saved_configuration_is_the_resolved_one(first: TrainedRun) -> None:
+def test_resolved_configuration_is_saved(first: TrainedRun) -> None:
     assert Config.from_dict(yaml.safe_load((first.folder / "config.yaml").read_text())) == first.config == tiny()
 
 
@@ -102,7 +104,7 @@ def test_checkpoints_load_safely_and_without_arguments(first: TrainedRun, scan: 
         assert all(torch.equal(value, state(first)[key]) for key, value in module.model.state_dict().items())
 
 
-def test_the_bundle_is_the_trained_model_bit_for_bit(first: TrainedRun, scan: Scan) -> None:
+def test_bundle_equals_the_trained_model_bitwise(first: TrainedRun, scan: Scan) -> None:
     model, config = load_bundle(first.folder)
     assert config == first.config
     assert model.state_dict().keys() == state(first).keys()
@@ -111,7 +113,7 @@ def test_the_bundle_is_the_trained_model_bit_for_bit(first: TrainedRun, scan: Sc
 
 
 @pytest.mark.parametrize(("probe", "scale"), [(True, False), (False, True)])
-def test_only_what_is_learned_moves(scan: Scan, tmp_path: Path, probe: bool, scale: bool) -> None:
+def test_only_learned_parameters_change(scan: Scan, tmp_path: Path, probe: bool, scale: bool) -> None:
     run = train(scan, tmp_path, tiny(model={"learn_probe": probe, "learn_scale": scale}))
     start = torch.from_numpy(scan.probe)
     unit = torch.linalg.vector_norm(start)
@@ -122,7 +124,7 @@ def test_only_what_is_learned_moves(scan: Scan, tmp_path: Path, probe: bool, sca
 
 
 @pytest.mark.parametrize("generator", ["unrolled", "unet", "cnn"])
-def test_every_parameter_of_a_generator_moves(scan: Scan, tmp_path: Path, generator: str) -> None:
+def test_every_parameter_of_a_generator_changes(scan: Scan, tmp_path: Path, generator: str) -> None:
     options = {"unrolled": {"steps": 3, "width": 8, "state": 2}, "unet": {"width": 4}, "cnn": {"width": 1}}[generator]
     config = tiny(model={"generator": generator, "options": options}, training={"epochs": 4})
     L.seed_everything(config.training.seed, verbose=False)
@@ -135,14 +137,14 @@ def test_every_parameter_of_a_generator_moves(scan: Scan, tmp_path: Path, genera
         assert all((change != 0).all() for change in moved.values())
 
 
-def test_no_held_out_groups(scan: Scan, tmp_path: Path) -> None:
+def test_training_without_validation_groups(scan: Scan, tmp_path: Path) -> None:
     run = train(scan, tmp_path, tiny(data={"validation_fraction": 0}))
     assert set(run.losses) == {"train_loss"}
     assert (run.folder / "checkpoints" / "best.ckpt").exists()
     assert load_bundle(run.folder)[1].data.validation_fraction == 0
 
 
-def test_several_modes(tmp_path: Path) -> None:
+def test_all_probe_modes_are_trained(tmp_path: Path) -> None:
     scan = simulate("dead_leaves", patterns=16, size=32, photons=1e5, modes=2)
     run = train(scan, tmp_path, tiny())
     model, _ = load_bundle(run.folder)
@@ -152,7 +154,7 @@ def test_several_modes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("photons", "loss"), [(1e3, "poisson"), (1e8, "poisson"), (1e8, "amplitude")])
-def test_doses(tmp_path: Path, photons: float, loss: str) -> None:
+def test_training_is_finite_at_any_dose(tmp_path: Path, photons: float, loss: str) -> None:
     scan = simulate("dead_leaves", patterns=16, size=32, photons=photons)
     run = train(scan, tmp_path, tiny(training={"loss": loss}))
     assert all(0 < value < 10 for value in run.losses.values())
@@ -160,30 +162,36 @@ def test_doses(tmp_path: Path, photons: float, loss: str) -> None:
     assert torch.isfinite(torch.view_as_real(predict(run.model, scan, run.config).canvases)).all()
 
 
-def test_what_a_bad_pixel_says_changes_nothing(scan: Scan, tmp_path: Path) -> None:
+def test_values_of_bad_pixels_are_ignored(scan: Scan, tmp_path: Path) -> None:
     mask = np.zeros((32, 32), bool)
     mask[20, 5] = mask[16, 16] = True
     counts = scan.counts.astype(np.uint32)
-    loud = counts.copy()
-    loud[:, mask] = 10**7
-    quiet, hot = (
+    bright = counts.copy()
+    bright[:, mask] = 10**7
+    dark, hot = (
         train(dataclasses.replace(scan, counts=c, bad_pixels=mask), tmp_path / name, tiny())
-        for name, c in (("quiet", counts), ("hot", loud))
+        for name, c in (("dark", counts), ("hot", bright))
     )
-    assert same(quiet, hot) and quiet.losses == hot.losses
-    unmasked = train(dataclasses.replace(scan, counts=loud), tmp_path / "unmasked", tiny())
+    assert same(dark, hot) and dark.losses == hot.losses
+    unmasked = train(dataclasses.replace(scan, counts=bright), tmp_path / "unmasked", tiny())
     assert unmasked.losses["train_loss"] > 10 * hot.losses["train_loss"]
     canvases = [
         predict(hot.model, dataclasses.replace(scan, counts=c, bad_pixels=mask), tiny()).canvases
-        for c in (counts, loud)
+        for c in (counts, bright)
     ]
     assert torch.equal(*canvases)
+
+
+def schedule_of(**training: Any) -> ProgressLR:
+    """A schedule of two rates, 1 and 0.1."""
+    groups = [{"params": [torch.zeros(1)], "lr": rate} for rate in (1.0, 0.1)]
+    return ProgressLR(torch.optim.SGD(groups), TrainingConfig(**training))
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1])
 @pytest.mark.parametrize(("kind", "end"), [("cosine", 0.0), ("exponential", 0.01)])
 def test_the_learning_rate_rises_and_falls(kind: str, end: float, warmup: float) -> None:
-    factor = Schedule(TrainingConfig(schedule=kind, warmup=warmup)).factor
+    factor = schedule_of(schedule=kind, warmup=warmup).factor
     progress = np.linspace(0, 1, 201)
     values = np.array([factor(p) for p in progress])
     peak = int(values.argmax())
@@ -195,56 +203,92 @@ def test_the_learning_rate_rises_and_falls(kind: str, end: float, warmup: float)
 
 
 def test_a_constant_rate_only_warms_up() -> None:
-    factor = Schedule(TrainingConfig(schedule="constant", warmup=0.1)).factor
+    factor = schedule_of(schedule="constant", warmup=0.1).factor
     assert factor(0.0) < 0.02 and factor(0.1) == factor(0.5) == factor(1.0) == 1
 
 
-def test_rates_halve_on_a_plateau() -> None:
-    schedule = Schedule(TrainingConfig(schedule="plateau", warmup=0.0, patience=2))
-    seen = []
+def test_rate_is_halved_on_a_plateau() -> None:
+    schedule = schedule_of(schedule="plateau", warmup=0.0, patience=2)
+    recorded = []
     for loss in (3.0, 2.0, 2.0, 2.5, 2.1, 1.9, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0):
-        schedule.judge(loss)
-        seen.append(schedule.factor(0.5))
-    assert seen == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+        schedule.advance(0.5)
+        schedule.end_epoch(loss)
+        recorded.append([group["lr"] for group in schedule.optimizer.param_groups])
+    factors = [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+    assert recorded == [[factor, 0.1 * factor] for factor in factors]
+    resumed = schedule_of(schedule="plateau", warmup=0.0, patience=2, learning_rate=1.0)
+    resumed.load_state_dict(schedule.state_dict())
+    resumed.apply(0.5)
+    assert [group["lr"] for group in resumed.optimizer.param_groups] == [0.125, 0.0125]
 
 
-def test_a_plateau_is_seen_in_a_training(scan: Scan, tmp_path: Path) -> None:
-    """No step at all: the loss cannot fall after the first epoch."""
+class Rates(L.Callback):
+    """Record the rates of every step."""
+
+    def __init__(self) -> None:
+        self.recorded: list[list[float]] = []
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Any) -> None:
+        self.recorded.append([group["lr"] for group in optimizer.param_groups])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("kind", ["cosine", "exponential", "plateau", "constant"])
+def test_rate_of_every_step_follows_the_schedule(scan: Scan, tmp_path: Path, kind: str, accumulate: int) -> None:
+    """Bitwise the peak rate times the factor at the fraction of completed steps, for every step."""
+    options = {"schedule": kind, "warmup": 0.2, "epochs": 3, "accumulate": accumulate, "learning_rate": 0.01}
+    rates = Rates()
+    train(scan, tmp_path, tiny(training=options, model={"learn_positions": True}), callbacks=[rates])
+    steps = len(rates.recorded)
+    assert steps == 12 // accumulate
+    for step, (network, probe, positions) in enumerate(rates.recorded):
+        progress = step / steps
+        fall = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "exponential": 0.01**progress}.get(kind, 1.0)
+        factor = min(1.0, (progress + 1e-3) / (0.2 + 1e-3)) * fall
+        assert (network, positions) == (0.01 * factor, 0.02 * factor)
+        assert probe / factor == pytest.approx(rates.recorded[0][1] / rates.recorded[0][0] * 0.01)
+
+
+def test_rates_are_logged_once_an_epoch(scan: Scan, tmp_path: Path) -> None:
+    run = train(scan, tmp_path, tiny(training={"epochs": 3, "schedule": "constant", "warmup": 0}))
+    assert history(run, "learning_rate/network") == [2e-3] * 3 and len(history(run, "learning_rate/probe")) == 3
+    assert len(history(run, "train_loss")) == 3
+
+
+def test_plateau_is_detected_in_a_training(scan: Scan, tmp_path: Path) -> None:
+    """The steps are zero, so that the loss cannot fall after the first epoch."""
     rates = {"learning_rate": 1e-30, "schedule": "plateau", "patience": 1, "warmup": 0, "epochs": 5}
     config = tiny(training=rates, model={"learn_probe": False}, data={"validation_fraction": 0})
-    run = train(scan, tmp_path, config)
-    state = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["Schedule"]
+    rates_of_steps = Rates()
+    run = train(scan, tmp_path, config, callbacks=[rates_of_steps])
+    factors = [rate / 1e-30 for (rate,) in rates_of_steps.recorded]
+    assert factors[:8] == [1.0] * 8 and factors[-4:] == [factors[-4]] * 4 and factors[-4] in (0.5, 0.25)
+    (state,) = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["lr_schedulers"]
     assert state["reduced"] in (0.5, 0.25)
 
 
-def test_the_schedule_follows_steps_or_time_whichever_is_further(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_the_larger_of_steps_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)
-    groups = [{"lr": 1e-2}, {"lr": 1e-3}]
+    timer = Timer(timedelta(minutes=2), verbose=False)
     trainer: Any = SimpleNamespace(
-        optimizers=[SimpleNamespace(param_groups=groups)],
+        callbacks=[timer],
         strategy=SimpleNamespace(broadcast=lambda value: value),
         estimated_stepping_batches=100,
         global_step=25,
         should_stop=False,
     )
     module: Any = None
-    schedule = Schedule(TrainingConfig(warmup=0.0, minutes=2.0))
-    schedule.on_fit_start(trainer, module)
-    schedule.on_train_start(trainer, module)
-    expected = {100.0: 0.25, 160.0: 0.5, 220.0: 1.0}
-    for clock, progress in expected.items():  # noqa: B007
-        schedule.on_train_batch_start(trainer, module, None, 0)
-        cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        assert [group["lr"] for group in groups] == pytest.approx([1e-2 * cosine, 1e-3 * cosine])
+    timer.on_train_start(trainer, module)
+    for clock, progress in {100.0: 0.25, 160.0: 0.5, 220.0: 1.0}.items():  # noqa: B007
+        assert progress_of(trainer) == pytest.approx(progress)
+        timer.on_train_batch_end(trainer, module)
         assert trainer.should_stop is (progress == 1.0)
-    resumed = Schedule(TrainingConfig(warmup=0.0, minutes=4.0))
-    resumed.load_state_dict(schedule.state_dict())
-    groups[0]["lr"], groups[1]["lr"] = 1e-2, 1e-3
-    resumed.on_fit_start(trainer, module)
+    resumed = Timer(timedelta(minutes=4), verbose=False)
+    resumed.load_state_dict(timer.state_dict())
+    trainer.callbacks = [resumed]
     resumed.on_train_start(trainer, module)
-    resumed.on_train_batch_start(trainer, module, None, 0)  # half of the time was spent before
-    assert [group["lr"] for group in groups] == pytest.approx([5e-3, 5e-4])
+    assert progress_of(trainer) == pytest.approx(0.5)  # half of the time was used before
 
 
 def test_a_time_limit_ends_a_long_run_and_saves_it(scan: Scan, tmp_path: Path) -> None:
@@ -255,13 +299,13 @@ def test_a_time_limit_ends_a_long_run_and_saves_it(scan: Scan, tmp_path: Path) -
     assert load_bundle(run.folder)[1].training.minutes == 0.02 and not run.interrupted
 
 
-def test_a_diverged_training_says_so_and_leaves_no_bundle(scan: Scan, tmp_path: Path) -> None:
+def test_divergence_is_reported_and_no_bundle_is_saved(scan: Scan, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the loss is (nan|inf) after step \d+; lower training.learning_rate"):
         train(scan, tmp_path, tiny(training={"learning_rate": 1e30}))
     assert not (tmp_path / BUNDLE_NAME).exists()
 
 
-def test_an_earlier_run_is_replaced_only_when_asked(scan: Scan, tmp_path: Path) -> None:
+def test_earlier_run_is_replaced_only_on_request(scan: Scan, tmp_path: Path) -> None:
     train(scan, tmp_path, tiny(training={"epochs": 1}))
     before = (tmp_path / BUNDLE_NAME).read_bytes()
     with pytest.raises(
@@ -291,7 +335,7 @@ def test_an_earlier_run_is_replaced_only_when_asked(scan: Scan, tmp_path: Path) 
         ({"execution": {"strategy": "ddp"}}, "execution.strategy: 'ddp' takes several processes, and this is one"),
     ],
 )
-def test_what_does_not_fit_is_found_before_anything_is_written(
+def test_invalid_options_are_refused_before_anything_is_written(
     scan: Scan, tmp_path: Path, sections: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
@@ -299,7 +343,7 @@ def test_what_does_not_fit_is_found_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_cannot_be_made(scan: Scan, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_reported(scan: Scan, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="file/run: expected a folder that can be made, found: Not a directory"):
         train(scan, tmp_path / "file" / "run", tiny())
@@ -331,7 +375,7 @@ def test_an_interrupted_training_is_saved(scan: Scan, tmp_path: Path, monkeypatc
 def test_a_second_interrupt_ends_at_once(
     scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handler: Any
 ) -> None:
-    """In the background of a script, too, where Ctrl-C is ignored when the program starts."""
+    """Also in a background process, which starts with a handler that ignores interrupts."""
     _interrupt_in_step(monkeypatch, step=5, times=2)
     before = signal.signal(signal.SIGINT, handler)
     try:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Options of a training: beginning with another model, several scans, positions, priors, labels, precision.
+"""Options of a training: fine-tuning, several scans, positions, priors, labels, precision.
 
-Every option that is trained must move.
+Every learned parameter must change.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def scan() -> Scan:
     return tiny_scan()
 
 
-# Beginning with another model.
+# Fine-tuning.
 
 
-def test_fine_tuning_begins_with_the_network_and_the_scans_own_probe(scan: Scan, tmp_path: Path) -> None:
+def test_fine_tuning_starts_from_the_network_and_the_probe_of_the_scan(scan: Scan, tmp_path: Path) -> None:
     first = train(scan, tmp_path / "first", tiny())
     other = dataclasses.replace(scan, probe=(scan.probe * 0.5).astype(np.complex64))
     still = {"learning_rate": 1e-30, "probe_step": 1e-30, "epochs": 1}
@@ -53,7 +53,7 @@ def test_fine_tuning_begins_with_the_network_and_the_scans_own_probe(scan: Scan,
     torch.testing.assert_close(run.model.illumination.probe.detach(), scaled)
 
 
-def test_another_network_cannot_be_begun_with(scan: Scan, tmp_path: Path) -> None:
+def test_fine_tuning_of_another_network_is_refused(scan: Scan, tmp_path: Path) -> None:
     first = train(scan, tmp_path / "first", tiny(training={"epochs": 1}))
     options = {"options": {"steps": 2, "width": 4, "state": 2}}
     with pytest.raises(InputError, match="has another network than"):
@@ -66,7 +66,7 @@ def test_another_network_cannot_be_begun_with(scan: Scan, tmp_path: Path) -> Non
 # Several scans.
 
 
-def test_several_scans_are_trained_on_together(scan: Scan, tmp_path: Path) -> None:
+def test_one_model_is_trained_on_several_scans(scan: Scan, tmp_path: Path) -> None:
     other = simulate("lines", patterns=12, size=32, photons=2e5, seed=4)
     run = train([scan, other], tmp_path, tiny())
     assert all(
@@ -76,7 +76,7 @@ def test_several_scans_are_trained_on_together(scan: Scan, tmp_path: Path) -> No
     assert not same(run, alone)
 
 
-def test_scans_that_do_not_go_together_are_refused(scan: Scan, tmp_path: Path) -> None:
+def test_incompatible_scans_are_refused(scan: Scan, tmp_path: Path) -> None:
     mask = np.zeros((32, 32), bool)
     mask[3, 4] = True
     for other, message in (
@@ -94,7 +94,7 @@ def test_scans_that_do_not_go_together_are_refused(scan: Scan, tmp_path: Path) -
 # Positions.
 
 
-def test_positions_move_and_are_used_for_their_own_scan_only(scan: Scan, tmp_path: Path) -> None:
+def test_learned_positions_are_used_for_their_own_scan_only(scan: Scan, tmp_path: Path) -> None:
     run = train(scan, tmp_path, tiny(model={"learn_positions": True}))
     model, config = load_bundle(tmp_path)
     assert model.positions is not None and model.patterns == 16
@@ -112,7 +112,7 @@ def test_positions_move_and_are_used_for_their_own_scan_only(scan: Scan, tmp_pat
     assert train(scan, tmp_path / "fixed", tiny()).model.positions is None
 
 
-def test_positions_of_several_scans_go_to_each_its_own(scan: Scan, tmp_path: Path) -> None:
+def test_positions_of_several_scans_are_learned_separately(scan: Scan, tmp_path: Path) -> None:
     other = simulate("lines", patterns=20, size=32, photons=2e5, seed=4)
     run = train([scan, other], tmp_path, tiny(model={"learn_positions": True}))
     learned = run.model.positions
@@ -121,15 +121,15 @@ def test_positions_of_several_scans_go_to_each_its_own(scan: Scan, tmp_path: Pat
     np.testing.assert_allclose(
         choose_positions(run.model, other, "auto").positions, other.positions + learned.offsets[16:].detach().numpy()
     )
-    other.save(tmp_path / "other.npz")  # positions are centres in the file: they come back up to rounding
+    other.save(tmp_path / "other.npz")  # positions are centres in the file, and equal up to rounding
     assert learned.place_of(Scan.load(tmp_path / "other.npz")) == slice(16, 36)
     same_raster = dataclasses.replace(other, counts=other.counts[::-1].copy())
     assert learned.place_of(same_raster) is None
 
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
-def test_gradients_lead_wrong_positions_back(loss: str) -> None:
-    """With the true object: the physics alone, without a network that could make up for them."""
+def test_gradients_correct_wrong_positions(loss: str) -> None:
+    """With the true object, without a network that could compensate for them."""
     scan = simulate("dead_leaves", patterns=16, size=32, step=(5, 4), jitter=0, photons=1e6, noise=False, seed=5)
     counts = torch.from_numpy(np.fft.ifftshift(scan.counts, axes=(-2, -1)).astype(np.float32))
     true, truth = torch.from_numpy(scan.positions), torch.from_numpy(scan.truth)[None]
@@ -158,23 +158,25 @@ def test_offsets_stay_within_the_canvas() -> None:
 # Priors and labels.
 
 
-def test_total_variation_is_zero_for_a_constant_and_counts_edges_where_light_is() -> None:
-    light = torch.zeros(1, 16, 16)
-    light[:, 4:12, 4:12] = 1
+def test_total_variation_counts_edges_in_the_illuminated_area() -> None:
+    illumination = torch.zeros(1, 16, 16)
+    illumination[:, 4:12, 4:12] = 1
     flat = torch.full((1, 16, 16), 3 - 4j, dtype=torch.complex64)
     step = flat.clone()
     step[..., 8:] *= 1.1
     dark = flat.clone()
     dark[..., :2, :] *= 5
-    assert total_variation(flat, light) < 1e-6 and total_variation(dark, light) < 1e-6
-    assert total_variation(step, light).item() == pytest.approx(8 * 0.1 / 64, rel=0.1)
-    assert total_variation(7 * step, light).item() == pytest.approx(total_variation(step, light).item(), rel=1e-4)
+    assert total_variation(flat, illumination) < 1e-6 and total_variation(dark, illumination) < 1e-6
+    assert total_variation(step, illumination).item() == pytest.approx(8 * 0.1 / 64, rel=0.1)
+    assert total_variation(7 * step, illumination).item() == pytest.approx(
+        total_variation(step, illumination).item(), rel=1e-4
+    )
     empty = torch.zeros(1, 16, 16, dtype=torch.complex64, requires_grad=True)
-    total_variation(empty, light).backward()
+    total_variation(empty, illumination).backward()
     assert torch.isfinite(torch.view_as_real(empty.grad)).all()
 
 
-def test_total_variation_smooths_what_is_reconstructed(tmp_path: Path) -> None:
+def test_total_variation_smooths_the_reconstruction(tmp_path: Path) -> None:
     scan = simulate("dead_leaves", patterns=16, size=32, photons=1e4, seed=3)
     variations = []
     for weight in (0.0, 3.0):
@@ -185,14 +187,14 @@ def test_total_variation_smooths_what_is_reconstructed(tmp_path: Path) -> None:
     assert variations[1] < 0.8 * variations[0]
 
 
-def test_supervised_loss_is_blind_to_a_phase_only() -> None:
+def test_supervised_loss_ignores_a_constant_phase_only() -> None:
     generator = torch.Generator().manual_seed(0)
     truth = torch.randn(3, 8, 8, dtype=torch.complex64, generator=generator)
-    light = torch.rand(3, 8, 8, generator=generator)
+    illumination = torch.rand(3, 8, 8, generator=generator)
     turned = truth * torch.exp(1j * torch.rand(3, 1, 1, generator=generator))
-    assert supervised_loss(turned, truth, light).abs() < 1e-5
-    assert supervised_loss(1.5 * turned, truth, light).item() == pytest.approx(0.25, rel=1e-4)
-    assert supervised_loss(truth.conj().resolve_conj(), truth, light) > 0.5
+    assert supervised_loss(turned, truth, illumination).abs() < 1e-5
+    assert supervised_loss(1.5 * turned, truth, illumination).item() == pytest.approx(0.25, rel=1e-4)
+    assert supervised_loss(truth.conj().resolve_conj(), truth, illumination) > 0.5
 
 
 def untrained_probe(config: Config, scan: Scan) -> torch.Tensor:
@@ -201,8 +203,8 @@ def untrained_probe(config: Config, scan: Scan) -> torch.Tensor:
     return model.illumination.unscaled.detach()
 
 
-def test_supervised_scans_of_different_doses_have_one_answer(scan: Scan, tmp_path: Path) -> None:
-    """Four times the dose is twice the probe; the model has one, so the second scan's object is twice its truth."""
+def test_supervised_scans_of_different_doses_are_consistent(scan: Scan, tmp_path: Path) -> None:
+    """Four times the dose is twice the probe; the model has one probe, so the second object is twice its truth."""
     louder = dataclasses.replace(scan, counts=(4 * scan.counts.astype(np.uint32)), probe=2 * scan.probe)
     config = tiny(training={"supervised": True, "epochs": 1, "learning_rate": 1e-30})
     losses = [
@@ -212,7 +214,7 @@ def test_supervised_scans_of_different_doses_have_one_answer(scan: Scan, tmp_pat
 
 
 @pytest.mark.parametrize("generator", ["unrolled", "unet", "cnn"])
-def test_supervised_training_comes_closer_to_the_truth(scan: Scan, tmp_path: Path, generator: str) -> None:
+def test_supervised_training_approaches_the_truth(scan: Scan, tmp_path: Path, generator: str) -> None:
     options = {"unrolled": {"steps": 2, "width": 8, "state": 2}, "unet": {"width": 4}, "cnn": {"width": 1}}[generator]
     config = tiny(
         model={"generator": generator, "options": options},
@@ -221,15 +223,15 @@ def test_supervised_training_comes_closer_to_the_truth(scan: Scan, tmp_path: Pat
     run = train(scan, tmp_path, config)
     losses = [float(row["train_loss"]) for row in rows(run) if row["train_loss"]]
     assert losses[-1] < 0.9 * losses[0]
-    assert torch.equal(run.model.illumination.unscaled.detach(), untrained_probe(config, scan))  # the network alone
+    assert torch.equal(run.model.illumination.unscaled.detach(), untrained_probe(config, scan))  # the network only
     with pytest.raises(InputError, match="supervised training needs a truth"):
         train(dataclasses.replace(scan, truth=None), tmp_path / "none", config)
 
 
-# How weights are stepped.
+# Steps of the weights.
 
 
-def test_an_average_of_the_weights_is_saved_in_their_place(scan: Scan, tmp_path: Path) -> None:
+def test_average_of_the_weights_is_saved(scan: Scan, tmp_path: Path) -> None:
     plain = train(scan, tmp_path / "plain", tiny())
     average = train(scan, tmp_path / "average", tiny(training={"average": 0.99}))
     assert not same(plain, average)
@@ -239,7 +241,7 @@ def test_an_average_of_the_weights_is_saved_in_their_place(scan: Scan, tmp_path:
     assert (less.abs() < 0.5 * moved.abs()).all() and (less != 0).any()
 
 
-def test_accumulated_batches_make_one_step(scan: Scan, tmp_path: Path) -> None:
+def test_accumulated_batches_are_one_step(scan: Scan, tmp_path: Path) -> None:
     steps = []
     for accumulate in (1, 2):
         run = train(scan, tmp_path / str(accumulate), tiny(training={"accumulate": accumulate}))
@@ -256,7 +258,7 @@ def test_half_precision_of_the_network_changes_little(scan: Scan, tmp_path: Path
 
 
 def test_probe_steps_depend_on_the_dose_only_where_photons_are_few(tmp_path: Path) -> None:
-    """About the same relative change of the probe from the same relative error, unless noise would be most of it."""
+    """About the same relative change of the probe for the same relative error, except where noise dominates."""
     changes = []
     for photons in (1e3, 1e5, 1e7, 1e9):
         scan = simulate("dead_leaves", patterns=16, size=32, photons=photons, seed=3, noise=False)
@@ -271,18 +273,18 @@ def test_probe_steps_depend_on_the_dose_only_where_photons_are_few(tmp_path: Pat
 # On the command line.
 
 
-def test_the_command_line_resumes_fine_tunes_and_averages(
+def test_command_line_resumes_fine_tunes_and_averages(
     scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     scan.save("scan.npz")
-    quiet = ["--execution.accelerator", "cpu", "--execution.progress", "false"]
+    options_cpu = ["--execution.accelerator", "cpu", "--execution.progress", "false"]
     network = ["--data.group_size", "4", "--model.options", '{"steps": 2, "width": 8, "every": 1}']
-    assert main(["train", "scan.npz", "--out", "run", "--epochs", "1", *network, *quiet]) == 0
+    assert main(["train", "scan.npz", "--out", "run", "--epochs", "1", *network, *options_cpu]) == 0
     assert main(["train", "scan.npz", "--out", "run", "--resume", "--epochs", "2"]) == 0
     config = read_config(Path("run"))
     assert config.training.epochs == 2 and config.data.group_size == 4 and config.model.options["width"] == 8
-    more = ["--from", "run", "--epochs", "1", "--model.options", '{"steps": 2, "regularisation": 0.1}', *quiet]
+    more = ["--from", "run", "--epochs", "1", "--model.options", '{"steps": 2, "regularisation": 0.1}', *options_cpu]
     assert main(["train", "scan.npz", "scan.npz", "--out", "tuned", *more]) == 0
     options = {"steps": 2, "width": 8, "every": 1, "regularisation": 0.1}
     assert load_bundle("tuned")[1].model.options == options and load_bundle("tuned")[1].data.group_size == 4
@@ -292,4 +294,4 @@ def test_the_command_line_resumes_fine_tunes_and_averages(
     capsys.readouterr()
     for wrong in (["--from", "run"], ["--overwrite"]):
         assert main(["train", "scan.npz", "--out", "run", "--resume", *wrong]) == 2
-        assert "leave --from and --overwrite away" in capsys.readouterr().err
+        assert "omit --from and --overwrite" in capsys.readouterr().err

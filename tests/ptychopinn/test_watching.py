@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What looks on while a network is trained: loggers, running pictures, early stopping; no checkpoints if so asked."""
+"""Monitoring of a training: loggers, figures of running trainings, early stopping, optional checkpoints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_pictures_are_drawn_and_change_nothing(scan: Scan, tmp_path: Path) -> None:
+def test_figures_are_drawn_and_do_not_change_the_training(scan: Scan, tmp_path: Path) -> None:
     runs = [
         train(
             scan,
@@ -39,16 +39,16 @@ def test_pictures_are_drawn_and_change_nothing(scan: Scan, tmp_path: Path) -> No
     assert not (tmp_path / "without" / "running").exists()
     again = tiny(training={"epochs": 1}, execution={"picture_every": 1})
     train(scan, tmp_path / "with", again, overwrite=True)
-    assert names(tmp_path / "with" / "running") == {"epoch-0001"}  # those of the run that was replaced are gone
+    assert names(tmp_path / "with" / "running") == {"epoch-0001"}  # without those of the replaced run
 
 
-def test_a_training_that_does_not_get_better_stops_early(scan: Scan, tmp_path: Path) -> None:
+def test_training_without_improvement_stops_early(scan: Scan, tmp_path: Path) -> None:
     slow = {"epochs": 12, "learning_rate": 1e-12, "probe_step": 1e-12, "schedule": "constant"}
     run = train(scan, tmp_path / "run", tiny(training=slow, execution={"early_stopping": 2}))
     losses = [float(row["val_loss"]) for row in rows(run) if row["val_loss"]]
     assert len(losses) < 12
-    whole = train(scan, tmp_path / "whole", tiny(training={**slow, "epochs": 5}))
-    assert len([row for row in rows(whole) if row["val_loss"]]) == 5
+    full = train(scan, tmp_path / "all epochs", tiny(training={**slow, "epochs": 5}))
+    assert len([row for row in rows(full) if row["val_loss"]]) == 5
 
 
 def test_without_checkpoints_the_last_step_is_saved_and_nothing_can_be_resumed(scan: Scan, tmp_path: Path) -> None:
@@ -61,13 +61,13 @@ def test_without_checkpoints_the_last_step_is_saved_and_nothing_can_be_resumed(s
         train(scan, tmp_path / "run", tiny(), resume=True)
 
 
-def test_without_a_logger_there_is_no_table_and_no_curve(scan: Scan, tmp_path: Path) -> None:
+def test_without_a_logger_no_table_or_curve_is_written(scan: Scan, tmp_path: Path) -> None:
     run = train(scan, tmp_path / "run", tiny(execution={"logger": "none"}))
     assert not names(run.folder) & {"metrics.csv", "training.png"}
     assert run.losses["train_loss"] > 0 and load_bundle(run.folder)[1].execution.logger == "none"
 
 
-def test_tensorboard_is_written_besides_the_table(scan: Scan, tmp_path: Path) -> None:
+def test_tensorboard_is_written_in_addition_to_the_table(scan: Scan, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -77,7 +77,9 @@ def test_tensorboard_is_written_besides_the_table(scan: Scan, tmp_path: Path) ->
     assert written == pytest.approx([float(row["train_loss"]) for row in rows(run) if row["train_loss"]])
 
 
-def test_mlflow_is_written_besides_the_table(scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_is_written_in_addition_to_the_table(
+    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     run = train(scan, tmp_path / "run", tiny(execution={"logger": "mlflow"}))
@@ -89,7 +91,7 @@ def test_mlflow_is_written_besides_the_table(scan: Scan, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(("logger", "name"), [("tensorboard", "TensorBoardLogger"), ("mlflow", "MLFlowLogger")])
-def test_a_logger_without_its_package_is_refused_before_anything_is_written(
+def test_logger_without_its_package_is_refused_before_anything_is_written(
     scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logger: str, name: str
 ) -> None:
     def refuse(*arguments: object, **options: object) -> None:
@@ -101,7 +103,7 @@ def test_a_logger_without_its_package_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_doomed_leaves_an_earlier_run_alone(scan: Scan, tmp_path: Path) -> None:
+def test_refused_training_keeps_an_earlier_run(scan: Scan, tmp_path: Path) -> None:
     run = train(scan, tmp_path / "run", tiny())
     before = {
         path.name: path.read_bytes() for path in run.folder.rglob("*") if path.suffix in (".ckpt", ".csv", ".yaml")
@@ -115,23 +117,23 @@ def test_what_is_doomed_leaves_an_earlier_run_alone(scan: Scan, tmp_path: Path) 
     assert before == after and len(before) >= 4
 
 
-def test_a_run_that_is_replaced_leaves_no_table_behind(scan: Scan, tmp_path: Path) -> None:
+def test_replaced_run_leaves_no_table(scan: Scan, tmp_path: Path) -> None:
     train(scan, tmp_path / "run", tiny())
     silent = tiny(execution={"logger": "none"}, training={"epochs": 1})
     train(scan, tmp_path / "run", silent, overwrite=True)
     assert not names(tmp_path / "run") & {"metrics.csv", "training.png"}
 
 
-def test_a_run_with_a_table_is_resumed_without_one(scan: Scan, tmp_path: Path) -> None:
-    whole = train(scan, tmp_path / "whole", tiny(training={"epochs": 3, "schedule": "constant"}))
+def test_run_with_a_table_is_resumed_without_one(scan: Scan, tmp_path: Path) -> None:
+    full = train(scan, tmp_path / "uninterrupted", tiny(training={"epochs": 3, "schedule": "constant"}))
     options = {"training": {"epochs": 2, "schedule": "constant"}}
     train(scan, tmp_path / "run", tiny(**options))
     options["training"]["epochs"] = 3
     run = train(scan, tmp_path / "run", tiny(**options, execution={"logger": "none"}), resume=True)
-    assert run.losses["train_loss"] == pytest.approx(whole.losses["train_loss"], rel=1e-4)
+    assert run.losses["train_loss"] == pytest.approx(full.losses["train_loss"], rel=1e-4)
 
 
-def test_what_is_held_out_stays_so_when_a_run_is_resumed(scan: Scan, tmp_path: Path) -> None:
+def test_validation_groups_stay_the_same_in_a_resumed_run(scan: Scan, tmp_path: Path) -> None:
     train(scan, tmp_path / "run", tiny(data={"validation": "region"}, training={"epochs": 1}))
     with pytest.raises(InputError, match=r"expected a checkpoint with data.validation 'scattered', found 'region'"):
         train(scan, tmp_path / "run", tiny(training={"epochs": 2}), resume=True)

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A small scan and batches of its groups, for the tests of generators."""
+"""A small scan, batches of its groups, and comparisons, for the tests of generators."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ptychopinn.batches.dataset import GroupBatch, GroupDataset
 from ptychopinn.batches.grouping import group_patterns
 from ptychopinn.models import Generator
+from ptychopinn.physics.overlap import illumination_weight, merge_patches
 from ptychopinn.physics.simulate import simulate
 from ptychopinn.scan import Scan
 
@@ -22,3 +24,16 @@ def batch_of(scan: Scan, size: int, groups: int = 2, multiple: int = 4) -> Group
 
 def run(generator: Generator, batch: GroupBatch, probe: Tensor) -> Tensor:
     return generator(batch.counts, batch.positions, batch.canvas_size, probe)
+
+
+def illuminated(batch: GroupBatch, probe: Tensor, threshold: float = 0.2) -> Tensor:
+    """Return the mask (B, H, W) of the canvas pixels with an illumination above a fraction of its maximum."""
+    weight = illumination_weight(probe)
+    patches = torch.ones(*batch.counts.shape, dtype=torch.complex64)
+    _, total = merge_patches(patches, batch.positions, batch.canvas_size, weight)
+    return total > threshold * total.amax((-2, -1), keepdim=True)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference relative to the largest value."""
+    return ((a - b).abs().max() / b.abs().max()).item()

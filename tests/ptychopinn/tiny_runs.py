@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The smallest useful trainings, for the tests of training: a scan, a configuration, and what is compared."""
+"""The smallest useful trainings, for the tests of training: a scan, a configuration, and comparisons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def tiny_scan() -> Scan:
 
 
 def tiny(**sections: dict[str, Any]) -> Config:
-    """The smallest useful configuration, with some fields of some sections set."""
+    """Return the smallest useful configuration, with the fields of ``sections``."""
     values: dict[str, dict[str, Any]] = {
         "data": {"group_size": 4},
         "model": {"options": {"steps": 2, "width": 8, "state": 2}},
@@ -32,12 +32,12 @@ def tiny(**sections: dict[str, Any]) -> Config:
 
 
 def same(a: TrainedRun, b: TrainedRun) -> bool:
-    """Whether all weights and buffers are equal, bit for bit."""
+    """Return whether all weights and buffers are bitwise equal."""
     first, second = a.model.state_dict(), b.model.state_dict()
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
 def rows(run: TrainedRun) -> list[dict[str, str]]:
-    """The run's metrics.csv."""
+    """Return the rows of metrics.csv of a run."""
     with (run.folder / "metrics.csv").open() as file:
         return list(csv.DictReader(file))

@@ -40,11 +40,14 @@ void gradient_of_strip(const PatchView<T>& view, const T* grads, int64_t stride,
   T* const across = above + room;
   const Lines<T> lines(view, across + room, view.next);
   const T* const top = lines[0];
-  vectors.template for_each<kWide<T>>([&](int64_t m, auto edge) __attribute__((always_inline)) {
-    const auto at = vectors.at(m, edge);
-    const Vector<T> left = at.left(top), right = at.right(top);
-    store(above + m, vectors.blend(left, right));
-    store(across + m, right - left);
+  // In steps of a line, as below: where these read past the last pixel there must be zeros.
+  vectors.template for_each<kLine<T>>([&](int64_t first, auto edge) __attribute__((always_inline)) {
+    for (int64_t m = first; m < first + kLine<T>; m += kWide<T>) {
+      const auto at = vectors.at(m, edge);
+      const Vector<T> left = at.left(top), right = at.right(top);
+      store(above + m, vectors.blend(left, right));
+      store(across + m, right - left);
+    }
   });
   const int64_t terms_of_row = (vectors.size() + kLine<T> - 1) / kLine<T>;
   int64_t terms = 0;

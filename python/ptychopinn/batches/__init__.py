@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""From a Scan to batches: which patterns form a group, the groups as a data set, and Lightning's batches of them."""
+"""Batches of a scan: groups of overlapping patterns, the data set of groups, and the Lightning data module."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The groups of one or several scans as Lightning's training and validation batches.
+"""Lightning data module: training and validation batches of the groups of one or several scans.
 
-Every pattern leads one group, or several different ones. A seeded share of the leaders, scattered or a region of the
-sample, is held out to measure the loss on; from the others each epoch draws as many groups as show every pattern about
-once, and their members anew where the pool is larger than the group. All that is drawn depends on the seed and the
-epoch alone. Of several processes each takes its shard of every batch.
+Every pattern leads one or several groups. A part of the leaders, scattered or in one region of the sample, is held out
+for validation. From the others each epoch draws as many groups as contain every pattern about once; where the pool is
+larger than the group, the members are drawn again in every epoch. All random draws depend only on the seed and the
+epoch. With several processes each loads its shard of every batch.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import partial
 
 import lightning as L
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
@@ -26,23 +27,25 @@ from ptychopinn.errors import InputError
 from ptychopinn.runtime.processes import rank_and_size
 from ptychopinn.scan import Scan
 
+#: Smallest number of batches in an epoch, if the scan has as many groups.
 _FEWEST_BATCHES = 8
-#: Of a batch whose size is not given: many small steps beat few large ones (docs/quality.md).
+#: Patterns in a batch of the default size: many small steps train faster than few large ones (docs/quality.md).
 _PATTERNS_IN_BATCH = 16
-
-
-#: Largest difference of two scans' probes, up to their scale, relative to the probe.
+#: Largest difference between equal probes, up to their scale, relative to the probe.
 _SAME_PROBE = 1e-3
 
 
 class ScanDataModule(L.LightningDataModule):
-    """Batches of groups of one or several scans.
+    """Batches of the groups of one or several scans.
 
     Args:
-        scans: the scans, alike in what :func:`check_alike` looks at.
+        scans: scans that :func:`check_alike` accepts.
         config: sections ``data``, ``model``, ``training`` and ``execution`` are used.
-        canvas_multiple: of the generator.
-        margin: pixels around the patches on a group's canvas, for positions that move.
+        canvas_multiple: canvas sides are rounded up to a multiple of this.
+        margin: pixels around the patches on a group's canvas, for learned positions.
+
+    Raises:
+        InputError: no pattern is left for training, or a validation region leaves too few patterns.
     """
 
     def __init__(self, scans: Sequence[Scan], config: Config, canvas_multiple: int = 1, margin: int = 0) -> None:
@@ -61,16 +64,16 @@ class ScanDataModule(L.LightningDataModule):
         self.training_leaders = np.flatnonzero(~self.held_out & inside)
         if not len(self.training_leaders):
             raise InputError("data.y_bounds, data.x_bounds: no pattern is left to train on; widen them")
-        #: Groups are numbered: `oversampling` of them for every leader.
+        # Index of a group: leader * oversampling + 0, 1, ..., oversampling - 1.
         each = config.data.oversampling
         self.training_groups = (self.training_leaders[:, np.newaxis] * each + np.arange(each)).ravel()
-        # Small scans would otherwise have epochs of a step or two.
+        # Without a minimum small scans would have epochs of one or two steps.
         self.batch_size = batch_groups(config)
         wanted = max(math.ceil(each * patterns / size), _FEWEST_BATCHES * self.batch_size)
         self.groups_per_epoch = min(wanted, len(self.training_groups))
 
     def _held_out(self) -> NDArray[np.bool_]:
-        """Which patterns lead the groups for validation, counted over all scans."""
+        """Mask (n,) of the patterns of all scans that lead the validation groups."""
         data, seed = self.config.data, self.config.training.seed
         patterns = int(self.first[-1])
         held = np.zeros(patterns, np.bool_)
@@ -79,19 +82,19 @@ class ScanDataModule(L.LightningDataModule):
             held[np.random.default_rng(seed).permutation(patterns)[:count]] = True
         elif data.validation_fraction:
             for index, (scan, first) in enumerate(zip(self.scans, self.first[:-1], strict=True)):
-                fewest = max(data.group_size, (data.pool or 0) + 1)  # on either side, or there are no groups
+                fewest = max(data.group_size, (data.pool or 0) + 1)  # needed for groups in either part
                 count = max(math.ceil(data.validation_fraction * scan.n), fewest)
                 if scan.n - count < fewest:
                     raise InputError(
-                        f"{scan.name}: data.validation 'region' keeps {count} of {scan.n} patterns out, which leaves "
-                        f"fewer than the {fewest} that a group and its pool take; lower data.validation_fraction, "
+                        f"{scan.name}: data.validation 'region' holds out {count} of {scan.n} patterns, which leaves "
+                        f"fewer than the {fewest} that a group and its pool need; lower data.validation_fraction, "
                         "data.group_size or data.pool"
                     )
                 held[first + compact_region(scan.positions, count, (seed, index))] = True
         return held
 
     def _groups(self, index: int, among: NDArray[np.intp], each: int, draw: int) -> NDArray[np.int64]:
-        """(each n, C): the groups that each pattern of a scan leads, of patterns `among` n of its patterns."""
+        """Groups (each n, C) that each pattern of a scan leads, of members `among` only; -1 for other leaders."""
         data = self.config.data
         found = group_patterns(
             self.scans[index].positions[among],
@@ -108,24 +111,24 @@ class ScanDataModule(L.LightningDataModule):
         return groups
 
     def _loader(self, chosen: NDArray[np.intp], each: int, draw: int, validation: bool) -> DataLoader[int]:
-        """Batches of the groups `chosen`, of which every pattern leads `each`, counted over all scans."""
-        apart = self.config.data.validation == "region"
-        parts, places = [], []
+        """Batches of the groups `chosen`, indices over all scans, with `each` groups per leader."""
+        by_region = self.config.data.validation == "region"
+        parts, positions = [], []
         for index, scan in enumerate(self.scans):
             first = int(self.first[index])
-            place = np.flatnonzero((chosen // each >= first) & (chosen // each < first + scan.n))
-            if not len(place):
+            position = np.flatnonzero((chosen // each >= first) & (chosen // each < first + scan.n))
+            if not len(position):
                 continue
             among = np.arange(scan.n)
-            if apart:
+            if by_region:
                 among = among[self.held_out[first : first + scan.n] == validation]
             groups = self._groups(index, among, each, draw)
-            # Objects are relative to the one probe of the model, which is the first scan's.
+            # The model has one probe, that of the first scan; the truths are scaled to it.
             scale = float(np.linalg.norm(scan.probe) / np.linalg.norm(self.scans[0].probe))
             parts.append(
                 GroupDataset(
                     scan,
-                    groups[chosen[place] - first * each],
+                    groups[chosen[position] - first * each],
                     self.canvas_multiple,
                     margin=self.margin,
                     truth_scale=scale if self.config.training.supervised else None,
@@ -133,8 +136,8 @@ class ScanDataModule(L.LightningDataModule):
                     largest=self.config.data.largest_canvas,
                 )
             )
-            places.append(place)
-        dataset = JoinedGroups(parts, np.argsort(np.concatenate(places)))  # the groups' own order, over all scans
+            positions.append(position)
+        dataset = JoinedGroups(parts, np.argsort(np.concatenate(positions)))  # in the order of `chosen`
         shards = ShardSampler(len(dataset), self.batch_size, rank_and_size())
         return DataLoader(
             dataset,
@@ -144,7 +147,7 @@ class ScanDataModule(L.LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Gathered | InputError, dataloader_idx: int) -> GroupBatch:
-        """Patterns travel in the file's type and are cast on the device."""
+        """Convert the patterns from the file's type to float32, on the device."""
         return finished(batch)
 
     def train_dataloader(self) -> DataLoader[int]:
@@ -160,15 +163,15 @@ class ScanDataModule(L.LightningDataModule):
 
 
 def batch_groups(config: Config) -> int:
-    """Groups in a batch: ``training.batch_size``, or as many as show 16 patterns."""
+    """Number of groups in a batch: ``training.batch_size``, or as many as contain 16 patterns."""
     return config.training.batch_size or math.ceil(_PATTERNS_IN_BATCH / config.data.group_size)
 
 
 def check_alike(scans: Sequence[Scan]) -> None:
-    """Whether the scans can be trained on together.
+    """Check that one model can be trained on all scans.
 
     Raises:
-        InputError: there is none, or they differ in what one model can have only one of: probe and bad pixels.
+        InputError: there is no scan, or the scans differ in their probe (up to its scale) or in their bad pixels.
     """
     if not scans:
         raise InputError("training needs at least one scan, got none")
@@ -188,5 +191,6 @@ def check_alike(scans: Sequence[Scan]) -> None:
                 f"this one's differs by {difference:.2g} from that of {first.name}"
             )
         other = good_pixels(scan)
-        if (good is None) != (other is None) or (good is not None and not bool((good == other).all())):
+        same = good is other is None or (good is not None and other is not None and torch.equal(good, other))
+        if not same:
             raise InputError(f"{scan.name}: scans trained on together must have one mask of bad pixels")

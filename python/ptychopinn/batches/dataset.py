@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Groups of a scan as batches of tensors, for training, validation and inference alike.
+"""Data sets of the groups of a scan, for training, validation and inference.
 
-A batch is gathered when it is asked for, in the file's integer type, and travels so; it becomes float32, with the DC
-moved to [0, 0], by :meth:`Gathered.finish` on the device that computes. Each group gets the smallest integer window of
-the scan as its canvas; all groups of a data set share one canvas size, so that batches are rectangular and compiled
-code sees one shape.
+A batch is read when it is needed and transferred to the device in the file's integer type; there
+:meth:`Gathered.finish` converts it to float32 in FFT order. The canvas of a group begins at an integer pixel of the
+scan. All canvases of a data set have one size, so that batches are rectangular and compiled code has one shape.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ptycho_ext import extract_patches
 from ptychopinn.errors import InputError
 from ptychopinn.scan import Scan
 
-#: Side of the largest canvas of a group, unless one is given, in sides of a pattern.
+#: Default of the largest side of a group's canvas, in units of the side of a pattern.
 _LARGEST_CANVAS = 8
 
 
@@ -31,14 +30,15 @@ class GroupBatch(NamedTuple):
     """B groups of C patterns.
 
     Attributes:
-        counts: float32, (B, C, N, N), FFT order (DC at [0, 0]); bad pixels hold an estimate, not what was measured.
-        positions: float64, (B, C, 2), (y, x) on the group's canvas.
+        counts: float32, (B, C, N, N), FFT order (zero frequency at [0, 0]); bad pixels hold an estimate.
+        positions: float64, (B, C, 2), (y, x) on the group's canvas, in pixels.
         origins: int64, (B, 2), scan coordinate of each canvas's [0, 0].
         canvas_size: (H, W).
-        members: int64, (B, C), which patterns these are, counted over all scans.
-        truth: complex64, (B, H, W), true canvases where they were asked for, zero outside the known object.
-        whole: groups of the whole batch, where this is one process's shard of it.
-        stands_in: the shard is empty, and these groups do not count (see :mod:`ptychopinn.batches.distributed`).
+        members: int64, (B, C), indices of the patterns over all scans.
+        truth: complex64, (B, H, W), true canvases for supervised training, zero outside the known object.
+        batch_size: groups of the full batch, where this is one process's shard of it.
+        stands_in: True: the shard is empty, and its one group is not counted (see
+            :mod:`ptychopinn.batches.distributed`).
     """
 
     counts: Tensor
@@ -47,17 +47,17 @@ class GroupBatch(NamedTuple):
     canvas_size: tuple[int, int]
     members: Tensor
     truth: Tensor | None = None
-    whole: int | None = None
+    batch_size: int | None = None
     stands_in: bool = False
 
 
 class Gathered(NamedTuple):
-    """B groups of C patterns as they lie in the scan; see :class:`GroupBatch`.
+    """B groups of C patterns in the scan's type and order of pixels; see :class:`GroupBatch`.
 
     Attributes:
         counts: (B, C, N, N), the scan's type and order.
-        fill: float32, (B, C, K), what to put in the place of the bad pixels.
-        bad: int64, (K,), the bad pixels in FFT order, flattened.
+        fill: float32, (B, C, K), values for the bad pixels.
+        bad: int64, (K,), flat indices of the bad pixels in FFT order.
     """
 
     counts: Tensor
@@ -68,36 +68,36 @@ class Gathered(NamedTuple):
     truth: Tensor | None = None
     fill: Tensor | None = None
     bad: Tensor | None = None
-    whole: int | None = None
+    batch_size: int | None = None
     stands_in: bool = False
 
     def finish(self) -> GroupBatch:
-        """The batch in float32 and FFT order, on the device that this one is on."""
+        """Convert the batch to float32 and FFT order, on its device."""
         counts = torch.empty(self.counts.shape, dtype=torch.float32, device=self.counts.device)
-        # Cast and shift in one pass: the quadrants change places.
-        halves = [(slice(0, side // 2), slice(side // 2, side)) for side in counts.shape[-2:]]
-        for rows, from_rows in (halves[0], halves[0][::-1]):
-            for columns, from_columns in (halves[1], halves[1][::-1]):
+        # Cast and shift in one pass, quadrant by quadrant.
+        y_parts, x_parts = ((slice(0, side // 2), slice(side // 2, side)) for side in counts.shape[-2:])
+        for rows, from_rows in (y_parts, y_parts[::-1]):
+            for columns, from_columns in (x_parts, x_parts[::-1]):
                 counts[..., rows, columns] = self.counts[..., from_rows, from_columns]
         if self.fill is not None and self.bad is not None:
             counts.flatten(-2).index_copy_(-1, self.bad, self.fill)
-        return GroupBatch(counts, *self[1:6], self.whole, self.stands_in)
+        return GroupBatch(counts, *self[1:6], self.batch_size, self.stands_in)
 
 
 class GroupDataset(Dataset[int]):
-    """The groups of one scan; items are indices of groups, :meth:`gather` turns some of them into a batch.
+    """Data set of the groups of one scan. Its items are indices; :meth:`gather` makes a batch of several.
 
     Args:
         scan: the scan.
         groups: int64, (G, C), pattern indices.
         canvas_multiple: canvas sides are rounded up to a multiple of this.
-        margin: pixels around the patches of a group on its canvas, for positions that move.
-        truth_scale: cut the true canvases out of the scan's truth, too, times this; none: do not.
-        first: number of the scan's first pattern among those of several scans.
-        largest: side of a canvas at most, pixels; none: 8 N.
+        margin: pixels around the patches of a group on its canvas, for learned positions.
+        truth_scale: factor of the true canvases, which are extracted from the scan's truth; None: no true canvases.
+        first: index of the scan's first pattern among those of all scans.
+        largest: largest side of a canvas, pixels; None: 8 N.
 
     Raises:
-        InputError: the truth is asked for and the scan has none, or a group does not fit the largest canvas.
+        InputError: a truth is required and the scan has none, or a group does not fit the largest canvas.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class GroupDataset(Dataset[int]):
         height, width = (int(-(-side // canvas_multiple) * canvas_multiple) for side in extent)
         self.canvas_size = (height, width)
         self._good = good_pixels(scan)
-        # Counts behind an object of transmission 1.
+        # Expected counts behind an object of transmission 1.
         self._empty = (np.abs(np.fft.fft2(scan.probe, norm="ortho")) ** 2).sum(0).astype(np.float32)
 
     def __len__(self) -> int:
@@ -136,14 +136,14 @@ class GroupDataset(Dataset[int]):
         return index
 
     def gather(self, indices: Sequence[int]) -> Gathered:
-        """The groups ``indices``, to be finished where they are used."""
+        """Read the groups ``indices``, in the scan's type; :meth:`Gathered.finish` converts them."""
         chosen = np.asarray(indices)
         members = self.groups[chosen]
         counts = np.ascontiguousarray(self.scan.counts[members])
         fill = bad = None
         if self._good is not None:
-            # A generator knows no mask and must not see what a dead or hot pixel says, nor a hole: the probe's own
-            # pattern, as bright as the rest of this one, stands in. The loss ignores these pixels.
+            # Generators have no mask. Bad pixels are filled with the pattern of the probe behind an object of
+            # transmission 1, scaled to the counts of the good pixels. The loss ignores them.
             good = self._good.numpy()
             shifted = np.fft.ifftshift(counts, axes=(-2, -1)).astype(np.float32, copy=False)
             brightness = shifted[..., good].sum(-1, keepdims=True) / max(self._empty[good].sum(), 1e-30)
@@ -162,7 +162,7 @@ class GroupDataset(Dataset[int]):
         )
 
     def collate(self, indices: Sequence[int]) -> GroupBatch:
-        """The groups ``indices`` as one finished batch."""
+        """Read the groups ``indices`` as one batch in float32 and FFT order."""
         return self.gather(indices).finish()
 
     def _true_canvases(self, origins: NDArray[np.int64]) -> Tensor:
@@ -184,11 +184,11 @@ def _check_extent(scan: Scan, groups: NDArray[np.int64], positions: NDArray[np.f
 
 
 class JoinedGroups(Dataset[int]):
-    """The groups of several data sets as one, on canvases of the largest's size.
+    """Data set of the groups of several data sets, on canvases of one size, the largest of them.
 
     Args:
         parts: data sets with groups of one size and patterns of one size.
-        order: of all their groups, counted through the parts; none: one part after the other.
+        order: order of all groups, as indices over the concatenated parts; None: the parts in succession.
     """
 
     def __init__(self, parts: Sequence[GroupDataset], order: NDArray[np.integer] | None = None) -> None:
@@ -208,7 +208,7 @@ class JoinedGroups(Dataset[int]):
         return index
 
     def gather(self, indices: Sequence[int]) -> Gathered:
-        """The groups ``indices``, those of one part beside each other, to be finished where they are used."""
+        """Read the groups ``indices``, those of one part in succession; :meth:`Gathered.finish` converts them."""
         chosen = self.order[np.asarray(indices)]
         owner = np.searchsorted(self.ends, chosen, side="right")
         batches = [
@@ -230,25 +230,28 @@ class JoinedGroups(Dataset[int]):
             members=torch.cat([batch.members for batch in batches]),
             truth=None if first.truth is None else torch.cat([b.truth for b in batches if b.truth is not None]),
             fill=None if first.fill is None else torch.cat([b.fill for b in batches if b.fill is not None]),
-            bad=first.bad,  # scans that are trained on together have one mask
+            bad=first.bad,  # check_alike: the scans have one mask
         )
 
     def collate(self, indices: Sequence[int]) -> GroupBatch:
-        """The groups ``indices`` as one finished batch."""
+        """Read the groups ``indices`` as one batch in float32 and FFT order."""
         return self.gather(indices).finish()
 
 
 def gathering(dataset: GroupDataset | JoinedGroups) -> Callable[[Sequence[int]], Gathered | InputError]:
-    """What a loader collates batches with; :func:`finished` is what becomes of them on the device.
+    """Collate function of a data loader; :func:`finished` converts its batches on the device.
 
-    An InputError about patterns that are read in a worker is handed over, not raised: the loader would make the
-    worker's traceback the sentence.
+    An InputError is returned, not raised: a loader would replace the message of a worker's exception by its traceback.
     """
-    return partial(_gather_or_refuse, dataset)
+    return partial(_gather_or_error, dataset)
 
 
 def finished(batch: Gathered | InputError, device: str | torch.device | None = None) -> GroupBatch:
-    """The batch, finished on a device (none: where it is); raises what was wrong with it."""
+    """Convert a batch of a loader to float32 and FFT order on a device (None: its own).
+
+    Raises:
+        InputError: the patterns could not be read.
+    """
     if isinstance(batch, InputError):
         raise batch
     if device is not None:
@@ -259,7 +262,7 @@ def finished(batch: Gathered | InputError, device: str | torch.device | None = N
     return batch.finish()
 
 
-def _gather_or_refuse(dataset: GroupDataset | JoinedGroups, indices: Sequence[int]) -> Gathered | InputError:
+def _gather_or_error(dataset: GroupDataset | JoinedGroups, indices: Sequence[int]) -> Gathered | InputError:
     try:
         return dataset.gather(indices)
     except InputError as error:
@@ -267,7 +270,7 @@ def _gather_or_refuse(dataset: GroupDataset | JoinedGroups, indices: Sequence[in
 
 
 def good_pixels(scan: Scan) -> Tensor | None:
-    """Mask (N, N) of the pixels to use, in FFT order like the batches; None if all are good."""
+    """Mask (N, N), True at good pixels, in FFT order like the batches; None if all are good."""
     if scan.bad_pixels is None or not scan.bad_pixels.any():
         return None
     return torch.from_numpy(np.fft.ifftshift(~scan.bad_pixels).copy())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Batches that several processes work on together: each takes its shard of every batch.
+"""Batches of several processes: each process loads its shard of every batch.
 
-The batches are those of one process, whatever the number of processes, so that a training makes the same steps. (A
-sampler that deals the scan out to processes would make other batches, and drop or repeat groups to fill the last one.)
+The batches do not depend on the number of processes, so that a training makes the same steps with any number.
+torch's DistributedSampler would make other batches, and omit or repeat groups in the last one.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ptychopinn.errors import InputError
 
 
 class ShardSampler(Sampler[list[int]]):
-    """Indices of one process's groups in every batch.
+    """Indices of the groups of one process's shard of every batch.
 
-    Where a batch has fewer groups than there are processes, the others get its first one, which does not count: all
-    must do the same, or some would wait forever.
+    Where a batch has fewer groups than there are processes, the other processes load its first group, which is not
+    counted: collective operations need every process.
 
     Args:
-        groups: of all batches, taken in order.
-        batch_size: groups in a whole batch; the last one may have fewer.
-        rank_and_size: (number of this process, number of all).
+        groups: number of groups of all batches, in order.
+        batch_size: groups in a full batch; the last batch may have fewer.
+        rank_and_size: (rank of this process, number of processes).
 
     Example:
         >>> list(ShardSampler(5, 4, rank_and_size=(1, 2)))
@@ -45,10 +45,10 @@ class ShardSampler(Sampler[list[int]]):
             yield list(batch[self.rank :: self.size]) or [start]
 
     def collate(self, dataset: JoinedGroups, indices: Sequence[int]) -> Gathered | InputError:
-        """Gather the groups of a shard as ``dataset.gathering`` does, and note of what batch it is one."""
+        """Collate the groups of a shard as :func:`gathering` does, and add the size of the full batch."""
         start = indices[0] - indices[0] % self.batch_size
-        whole = min(self.batch_size, self.groups - start)
+        batch_size = min(self.batch_size, self.groups - start)
         gathered = gathering(dataset)(indices)
         if isinstance(gathered, InputError):
             return gathered
-        return gathered._replace(whole=whole, stands_in=self.rank >= whole)
+        return gathered._replace(batch_size=batch_size, stands_in=self.rank >= batch_size)

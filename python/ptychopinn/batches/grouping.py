@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Groups of overlapping patterns that a network sees together.
+"""Groups of overlapping patterns, the inputs of a network.
 
-One rule for training, validation and inference: every pattern leads the same number of groups and is always a member of
-those, so that each pattern is predicted equally often and none is dropped. Neighbours come from one k-d tree for the
-whole scan; the random choice is seeded here and touches no global generator.
+Training, validation and inference use the same rule: every pattern leads the same number of groups and is the first
+member of those, so that no pattern is omitted. Neighbours are found with one k-d tree of the scan; random draws use a
+generator with a given seed and leave global generators unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from ptychopinn.errors import InputError
 
 RULES = ("nearest", "quadrants")
-#: Of the default pool of "quadrants", in patterns for each other member: enough for every quadrant to be in it.
+#: Default pool of "quadrants", in patterns per member other than the leader: enough to contain every quadrant.
 _QUADRANT_POOL = 4
 
 
@@ -33,25 +33,24 @@ def group_patterns(
     min_distance: float = 0.0,
     max_distance: float | None = None,
 ) -> NDArray[np.int64]:
-    """Group every pattern with `size - 1` of its neighbours.
+    """Group every pattern, the leader, with `size - 1` of its neighbours.
 
-    The members after the first are drawn without replacement from the `pool` patterns nearest to the first and are in
-    order of distance from it. With a pool of `size - 1` there is nothing to draw. Patterns at the same position are
-    neighbours like any others; a pattern is never twice in a group, and a pattern leads no two groups of the same
-    members.
+    The members after the leader are drawn without replacement from the `pool` patterns nearest to it and are sorted by
+    their distance from it. With a pool of `size - 1` the groups are deterministic. Patterns at the same position are
+    neighbours. A group contains every pattern at most once, and the groups of one leader differ in their members.
 
     Args:
         positions: (n, 2) scan positions, pixels.
         size: patterns in a group (C).
-        pool: neighbours to choose from (K), C - 1 to n - 1; None means C - 1, exactly the nearest, or with "quadrants"
-            the nearest of every quadrant among 4 (C - 1).
+        pool: neighbours to draw from (K), C - 1 to n - 1; None: C - 1, the nearest, or with "quadrants" the nearest of
+            every quadrant among 4 (C - 1).
         groups_per_pattern: groups that each pattern leads (g), at most K choose C - 1.
-        seed: of the random choice.
-        rule: "nearest" draws from the whole pool; "quadrants" takes from each of the four quadrants around the first in
-            turn, so that groups have it in their middle; where a quadrant is empty, as at the border of a scan, the
-            others make up for it.
-        min_distance: pixels; nearer patterns are no neighbours.
-        max_distance: pixels; patterns further away are no neighbours. None: no limit.
+        seed: of the random draws.
+        rule: "nearest" draws from the pool; "quadrants" draws from each of the four quadrants around the leader in
+            turn, which centres the group on its leader. Where a quadrant is empty, as at the border of a scan, more
+            members are drawn from the others.
+        min_distance: smallest distance of neighbours, pixels.
+        max_distance: largest distance of neighbours, pixels. None: no limit.
 
     Returns:
         (g n, C) int64 pattern indices; rows g k to g k + g - 1 are led by pattern k. The same for the same arguments.
@@ -105,7 +104,7 @@ def group_patterns(
     return np.column_stack([leaders, np.take_along_axis(rows, columns, axis=1)])
 
 
-#: Times that groups are drawn again because their leader had the same ones already.
+#: Number of times that repeated groups of a leader are drawn again.
 _ATTEMPTS = 1000
 
 
@@ -130,7 +129,7 @@ def _check_range(n: int, size: int, pool: int | None, groups: int, rule: str, lo
 
 
 def _check_enough(near: NDArray[np.int64], size: int, groups: int, drawn: bool) -> None:
-    """Whether every pattern has neighbours for a group, and for so many different ones."""
+    """Check that every pattern has enough neighbours for a group, and for `groups` different ones."""
     found = (near >= 0).sum(1)
     few = found < size - 1
     if few.any():
@@ -149,7 +148,7 @@ def _check_enough(near: NDArray[np.int64], size: int, groups: int, drawn: bool) 
 
 
 def _draw(rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """(r, count) columns of the pools `rows`, at random, ascending; columns that hold -1 are not drawn."""
+    """Draw columns (r, count) of the pools `rows` (r, K), ascending; columns that hold -1 are not drawn."""
     keys = rng.random(rows.shape)
     keys[rows < 0] = np.inf
     return np.sort(keys.argsort(axis=1)[:, :count], axis=1)
@@ -158,7 +157,7 @@ def _draw(rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDAr
 def _draw_from_quadrants(
     rows: NDArray[np.int64], quadrants: NDArray[np.int64], count: int, rng: np.random.Generator | None
 ) -> NDArray[np.int64]:
-    """As :func:`_draw`, but from one quadrant after the other; without a generator the nearest of each."""
+    """As :func:`_draw`, but from the quadrants in turn; without a generator the nearest of each."""
     keys = (
         np.tile(np.arange(rows.shape[1], dtype=np.float64), (len(rows), 1)) if rng is None else rng.random(rows.shape)
     )
@@ -171,18 +170,19 @@ def _draw_from_quadrants(
             turn, order, np.where(inside, np.cumsum(inside, axis=1), np.take_along_axis(turn, order, 1)), 1
         )
     turn[rows < 0] = np.inf
-    # In each round the quadrants' own order is by distance, which the columns have.
+    # The sort is stable, and columns are sorted by distance: within a turn the nearest comes first.
     return np.sort(turn.argsort(axis=1, kind="stable")[:, :count], axis=1)
 
 
 def _quadrants(points: NDArray[np.float64], near: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n, count): in which quadrant (0 to 3) around its pattern a neighbour lies, each with one of the half axes."""
+    """Quadrant (0 to 3) of every neighbour around its pattern, (n, count); each includes one of the half axes."""
     y, x = np.moveaxis(points[near] - points[:, np.newaxis], -1, 0)
-    return (np.floor(np.arctan2(y, x) / (np.pi / 2)).astype(np.int64)) % 4
+    quadrants: NDArray[np.int64] = np.floor(np.arctan2(y, x) / (np.pi / 2)).astype(np.int64) % 4
+    return quadrants
 
 
 def _repeats(columns: NDArray[np.int64], groups: int) -> NDArray[np.bool_]:
-    """Which rows are the same as an earlier one of the same leader's `groups` rows."""
+    """Mask of the rows that repeat an earlier one of the same leader's `groups` rows."""
     if groups == 1:
         return np.zeros(len(columns), np.bool_)
     per_leader = columns.reshape(-1, groups, columns.shape[1])
@@ -191,14 +191,14 @@ def _repeats(columns: NDArray[np.int64], groups: int) -> NDArray[np.bool_]:
 
 
 def covering_groups(groups: NDArray[np.int64], coverage: int) -> NDArray[np.int64]:
-    """Indices of a few of the groups that still show every pattern: fewer groups, faster, less averaging.
+    """Choose a subset of the groups that contains every pattern: less computation, and less averaging.
 
-    Greedy in the order of the groups: one is taken if its leader appears fewer than `coverage` times so far. So every
-    pattern leads a group or appears in at least `coverage` of them.
+    The choice is greedy in the order of the groups: a group is chosen if its leader is in fewer than `coverage` of the
+    groups chosen before. Every pattern then leads a group or is a member of at least `coverage` groups.
 
     Args:
-        groups: (n, C) pattern indices, row k led by pattern k, as :func:`group_patterns` gives them.
-        coverage: how often a pattern must appear for it not to lead a group itself.
+        groups: (n, C) pattern indices, row k led by pattern k, from :func:`group_patterns`.
+        coverage: number of groups that a pattern must be a member of if it leads none.
 
     Returns:
         (g,) int64, ascending.
@@ -219,7 +219,12 @@ def covering_groups(groups: NDArray[np.int64], coverage: int) -> NDArray[np.int6
 def within_bounds(
     positions: ArrayLike, y_bounds: tuple[float, float], x_bounds: tuple[float, float]
 ) -> NDArray[np.bool_]:
-    """Which patterns lie within fractions (low, high) of the scanned extent along y and x; (n,).
+    """Mask (n,) of the positions within fractions (low, high) of the scan's extent along y and x.
+
+    Args:
+        positions: (n, 2) scan positions, pixels.
+        y_bounds: (low, high), 0 to 1.
+        x_bounds: (low, high), 0 to 1.
 
     Example:
         >>> within_bounds([[0, 0], [5, 5], [10, 10]], (0.1, 0.9), (0.0, 1.0)).tolist()
@@ -232,33 +237,42 @@ def within_bounds(
 
 
 def compact_region(positions: ArrayLike, count: int, seed: int | Sequence[int] = 0) -> NDArray[np.int64]:
-    """Indices of the `count` patterns nearest to one that the seed chooses, ascending: a part of the sample apart."""
+    """Choose a compact region: the `count` positions nearest to a random one.
+
+    Args:
+        positions: (n, 2) scan positions, pixels.
+        count: patterns in the region.
+        seed: of the random position.
+
+    Returns:
+        (count,) int64 indices, ascending.
+    """
     points = np.asarray(positions, np.float64)
     centre = points[np.random.default_rng(seed).integers(len(points))]
     return np.sort(np.argsort(np.square(points - centre).sum(1), kind="stable")[:count])
 
 
 def _nearest_others(points: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """(n, count) indices of the nearest other points, nearest first."""
+    """Indices (n, count) of the nearest other points, nearest first."""
     n = len(points)
     _, nearest = cKDTree(points).query(points, k=count + 1)
     own = nearest == np.arange(n)[:, np.newaxis]
-    # Among more than `count` coincident points the query may leave out the point itself: then the last one goes.
+    # With more than `count` coincident points the query may not return the point itself: the last one is dropped then.
     own[~own.any(axis=1), -1] = True
     others: NDArray[np.int64] = nearest[~own].reshape(n, count).astype(np.int64, copy=False)
     return others
 
 
 def _others_within(points: NDArray[np.float64], count: int, low: float, high: float) -> NDArray[np.int64]:
-    """(n, count) indices of the nearest other points at distances from low to high, nearest first; -1 where too few."""
+    """Indices (n, count) of the nearest other points at distances from low to high, nearest first, padded with -1."""
     n = len(points)
-    tree, asked = cKDTree(points), count + 1
+    tree, queried = cKDTree(points), count + 1
     while True:
-        distances, nearest = tree.query(points, k=min(asked, n))
+        distances, nearest = tree.query(points, k=min(queried, n))
         valid = (nearest != np.arange(n)[:, np.newaxis]) & (distances >= low) & (distances <= high)
-        if asked >= n or bool(((valid.sum(1) >= count) | (distances[:, -1] > high)).all()):
+        if queried >= n or bool(((valid.sum(1) >= count) | (distances[:, -1] > high)).all()):
             break
-        asked *= 2
+        queried *= 2
     order = np.argsort(~valid, axis=1, kind="stable")[:, :count]
     chosen = np.where(np.take_along_axis(valid, order, 1), np.take_along_axis(nearest, order, 1), -1)
     padding = np.full((n, count - chosen.shape[1]), -1)

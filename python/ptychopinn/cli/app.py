@@ -3,48 +3,50 @@
 
 Options of the configuration have the same names as in Python and YAML (``--training.epochs``), read by jsonargparse
 with the precedence command line > ``--config`` file > default. Exit codes: 0 done, 1 a problem was found (doctor,
-inspect) or the program failed, 2 the user's input is not usable (one line says why), 130 interrupted. Of several
-processes that torchrun has started the first one speaks and fails for all.
+inspect) or the program failed, 2 the user's input is not usable (one line explains why), 130 interrupted. Of several
+processes that torchrun has started the first one prints and fails for all.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
-from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import Namespace
 
-from ptychopinn.cli.options import Parser, speaks
-from ptychopinn.errors import InputError, SaidElsewhere
+from ptychopinn.cli.parser import FullHelp, Parser, is_main_process
+from ptychopinn.errors import InputError, RemoteError, not_found
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser, commands = _parser()
+    named = arguments[0] if arguments and arguments[0] in _COMMANDS else None
+    parser, commands = _parser(_COMMANDS if named is None else (named,))
     if not arguments:
         parser.print_help(sys.stderr)
         return 2
     try:
         options = parser.parse_args(arguments)
         command = options[options.subcommand]
-        # What the user wrote, without defaults: it goes over a bundle's configuration, defaults do not.
-        command.given = parser.parse_args(arguments, defaults=False)[options.subcommand]
+        # What the user wrote, without defaults: it overrides a bundle's configuration, defaults do not.
+        command.explicit = parser.parse_args(arguments, defaults=False)[options.subcommand]
     except UnicodeDecodeError:
         parser.error("--config: expected YAML text, found a binary file")
-    logging.basicConfig(level=logging.INFO if speaks() else logging.ERROR, format="%(message)s")
+    logging.basicConfig(level=logging.INFO if is_main_process() else logging.ERROR, format="%(message)s")
     try:
         return commands[options.subcommand](command)
-    except SaidElsewhere as error:
+    except RemoteError as error:
         return 1 if error.lost else 0
     except InputError as error:
         return _complain(options.subcommand, str(error))
     except OSError as error:
         if error.filename is None:
             raise
+        if isinstance(error, FileNotFoundError):
+            return _complain(options.subcommand, str(not_found(error.filename)))
         return _complain(options.subcommand, f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         print(f"ptychopinn {options.subcommand}: interrupted", file=sys.stderr)
@@ -56,21 +58,26 @@ def _complain(subcommand: str, sentence: str) -> int:
     return 2
 
 
-def _parser() -> tuple[ArgumentParser, dict[str, Any]]:
+def _parser(names: Sequence[str]) -> tuple[Parser, dict[str, Callable[[Namespace], int]]]:
+    """The parser of these commands, and what runs each; a command alone is there sooner than all of them."""
     parser = Parser(
         prog="ptychopinn",
         description="Physics-informed ptychographic reconstruction.",
-        allow_abbrev=False,
+        epilog="ptychopinn COMMAND --help shows the options of a command.",
         version=metadata.version("ptychopinn"),
     )
-    subcommands = parser.add_subcommands(required=True, dest="subcommand")
-    commands = {}
-    for name in _COMMANDS:
+    (version,) = (action for action in parser._actions if "--version" in action.option_strings)
+    version.help = "show the version and exit"
+    subcommands = parser.add_subcommands(required=True, dest="subcommand", title="commands", description=None)
+    commands: dict[str, Callable[[Namespace], int]] = {}
+    for name in names:
         command = import_module(f"ptychopinn.cli.{name}")
         text = command.run.__doc__ or ""
-        sub = Parser(description=text, allow_abbrev=False)
+        sub = Parser(description=text)
+        sub.add_argument("--help-all", action=FullHelp)
         command.describe(sub)
         subcommands.add_subcommand(name, sub, help=text.splitlines()[0])
+        sub.prog = f"ptychopinn {name}"
         commands[name] = command.run
     return parser, commands
 

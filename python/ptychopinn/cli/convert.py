@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ptychopinn.cli.options import (
     add_orientation,
@@ -13,23 +13,25 @@ from ptychopinn.cli.options import (
     add_scan_options,
     load_scan,
     new_file,
-    say_written,
+    print_written,
 )
+from ptychopinn.cli.parser import Parser
 from ptychopinn.io.scans import formats
 
 
-def describe(parser: ArgumentParser) -> None:
+def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     parser.add_argument("scan_file", metavar="IN", help="the scan, a file or for some formats a folder")
     parser.add_argument("out", metavar="OUT", help="file to write; for ptychodus a folder, or one of its two files")
     parser.add_argument(
         "--to",
         default="auto",
         choices=["auto", *(name for name, format in formats().items() if format.write)],
-        help="format to write; auto goes by the suffix of OUT",
+        help="format to write; auto: by the suffix of OUT",
     )
-    add_scan_options(parser)
     add_orientation(parser)
     add_overwrite(parser)
+    add_scan_options(parser, common=True)
 
 
 def run(options: Namespace) -> int:
@@ -45,5 +47,5 @@ def run(options: Namespace) -> int:
     scan.save(Path(options.out), format=target.name)
     pixel = "unknown" if scan.pixel_size is None else f"{scan.pixel_size * 1e9:.4g} nm"
     print(f"{scan.n} patterns of {scan.patch_size} px, {scan.modes} probe modes, object pixels {pixel}")
-    say_written(files)
+    print_written(files)
     return 0

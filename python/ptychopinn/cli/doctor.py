@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
+
+from ptychopinn.cli.parser import Parser
 
 
-def describe(parser: ArgumentParser) -> None:
-    pass
+def describe(parser: Parser) -> None:
+    """Add the options of the command."""
 
 
 def run(options: Namespace) -> int:

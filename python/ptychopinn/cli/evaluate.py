@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
-from ptychopinn.cli.options import add_overwrite, add_scan_options, load_scan, new_file, say_written
+from ptychopinn.cli.options import add_overwrite, add_scan_options, load_scan, new_file, print_written
+from ptychopinn.cli.parser import Parser
 
 _SCORES = {
     "pearson": "Pearson",
@@ -18,12 +19,13 @@ _SCORES = {
 }
 
 
-def describe(parser: ArgumentParser) -> None:
+def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     parser.add_argument("reconstruction", metavar="RECON.h5", help="the reconstruction")
     parser.add_argument("scan_file", metavar="SCAN", help="its scan, with a truth")
-    parser.add_argument("--out", default=None, type=str | None, help="JSON file for all figures")
-    add_scan_options(parser)
+    parser.add_argument("--out", type=str | None, metavar="FILE.json", help="JSON file for all figures")
     add_overwrite(parser)
+    add_scan_options(parser)
 
 
 def run(options: Namespace) -> int:
@@ -44,5 +46,5 @@ def run(options: Namespace) -> int:
         print(f"{label:22}{amplitude[key]:10.3f}{phase[key]:10.3f}")
     print(f"{'mean FRC':22}{frc['mean']:10.3f}")
     print(f"{'FRC 0.5 at Nyquist x':22}{frc['crossing_0.5']:10.3f}")
-    say_written(written)
+    print_written(written)
     return 0

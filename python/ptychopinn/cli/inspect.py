@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ptychopinn.cli.options import (
     add_orientation,
@@ -13,30 +13,31 @@ from ptychopinn.cli.options import (
     add_scan_options,
     load_scan,
     new_file,
-    say_written,
+    print_written,
 )
+from ptychopinn.cli.parser import Parser
 from ptychopinn.errors import InputError
 
 
-def describe(parser: ArgumentParser) -> None:
+def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     parser.add_argument("scan_file", metavar="SCAN", help="the scan")
-    parser.add_argument("--json", default=None, type=str | None, help="file for all of it, for programs")
-    parser.add_argument("--picture", default=None, type=str | None, metavar="FILE.png", help="picture to draw")
+    parser.add_argument("--json", type=str | None, metavar="FILE.json", help="file for all of it, for programs")
+    parser.add_argument("--picture", type=str | None, metavar="FILE.png", help="picture to draw")
     parser.add_argument(
         "--mask",
-        default=None,
         type=str | None,
         metavar="FILE.npy",
         help="file for the bad pixels, those found included",
     )
     parser.add_argument("--no-orientation", action="store_true", help="do not check the orientation (a few seconds)")
-    add_scan_options(parser)
     add_orientation(parser)
     add_overwrite(parser)
+    add_scan_options(parser, common=True)
 
 
 def run(options: Namespace) -> int:
-    """Say what is in a scan, and what is wrong with it: units, dose, overlap, pixels, centre, orientation.
+    """Report what is in a scan, and what is wrong with it: units, dose, overlap, pixels, centre, orientation.
 
     Exit code 1 if there is a problem.
     """
@@ -71,5 +72,5 @@ def run(options: Namespace) -> int:
         from ptychopinn.inspection.picture import plot_inspection
 
         written += plot_inspection(scan, found, targets["picture"])
-    say_written(written)
+    print_written(written)
     return 1 if found.problems else 0

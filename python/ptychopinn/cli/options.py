@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the subcommands share: the parser, sections of the configuration as options, and files to write."""
+"""What the commands share: sections of the configuration and statements about a scan as options, and files to write."""
 
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
+from ptychopinn.cli.parser import Parser
 from ptychopinn.config import DataConfig, ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptychopinn.errors import InputError
 from ptychopinn.io.options import MEASUREMENTS, MEMORY
@@ -24,73 +23,79 @@ SECTIONS = {
     "inference": InferenceConfig,
     "execution": ExecutionConfig,
 }
-DEVICE = "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one"
 _GEOMETRY = {
     "pixel_size": "metres per object pixel",
     "energy": "of the photons, in eV",
     "distance": "metres from the sample to the detector",
     "detector_pixel_size": "metres",
 }
-_MEMORY = "load all patterns, leave them stored on disk, or auto: stored if they need over a quarter of the free memory"
+_MEMORY = "load all patterns, or leave them stored on disk; auto: stored if they need over a quarter of the free memory"
 
 
-class Parser(ArgumentParser):
-    """Answers a wrong option with one line rather than a page of usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:
-            super().error(message, ex)
-        if not speaks():
-            sys.exit(0)
-        name = (getattr(ex, "subcommand_parser", None) or self).prog.replace(" [options]", "")
-        self.exit(2, f"{name}: {' '.join(message.split())}; see {name} --help\n")
-
-
-def speaks() -> bool:
-    """Whether this process says what goes on: of those that torchrun has started, the first one."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def add_sections(parser: ArgumentParser, *names: str) -> None:
-    """Options of these sections, ``--section.field``."""
+def add_sections(parser: Parser, *names: str) -> None:
+    """Options of these sections, ``--section.field``, in the full help."""
     for name in names:
-        parser.add_class_arguments(SECTIONS[name], name)
+        add_section(parser, name, SECTIONS[name])
 
 
-def add_scan_options(parser: ArgumentParser) -> None:
-    """What can be stated about a scan that is read; :func:`load_scan` reads it so."""
+def add_section(parser: Parser, name: str, section: type) -> None:
+    """Options of one section, ``--name.field``, in the full help."""
+    parser.add_class_arguments(section, name)
+    group = (parser.groups or {})[name]
+    group.title = f"{name}: {str(group.title)[0].lower()}{str(group.title)[1:].removesuffix('.')}"
+    file = next(action for action in parser._actions if action.dest == name)
+    file.metavar, file.help = "FILE.yaml", "YAML file of these options"
+    parser.hide(group, name)
+
+
+def add_config_file(parser: Parser, text: str = "YAML file of options") -> None:
+    """``--config``, and with it ``--print_config``."""
+    parser.add_argument("--config", action="config", metavar="FILE.yaml", help=text)
+    (printing,) = (action for action in parser._actions if "--print_config" in action.option_strings)
+    printing.help, printing.metavar = "print the options as a YAML file and exit", "\b[=skip_default]"
+
+
+def add_scan_options(parser: Parser, *, common: bool = False) -> None:
+    """What can be stated about a scan that is read; :func:`load_scan` reads it so.
+
+    Args:
+        parser: of the command.
+        common: show them in the short help too.
+    """
     names = list(formats())
-    text = f"of the scan: {', '.join(names)}, or auto (by what is in the file)"
-    parser.add_argument("--format", default="auto", choices=["auto", *names], help=text)
-    parser.add_argument(
+    title = "scan file"
+    group = parser.add_argument_group(title) if common else parser.add_group(title)
+    group.add_argument("--format", default="auto", choices=["auto", *names], help="auto: by what is in the file")
+    group.add_argument(
         "--measurement",
         default="auto",
         choices=list(MEASUREMENTS),
-        help="what the patterns in the file are: amplitude, counts, or auto (decided from the file, and said)",
+        help="what the patterns in the file are; auto: decided from the file, and printed",
     )
-    parser.add_argument("--memory", default="auto", choices=list(MEMORY), help=_MEMORY)
-    parser.add_argument("--probe", default=None, type=str | None, help=".npy file of the probe, in place of the file's")
-    parser.add_argument(
+    group.add_argument("--memory", default="auto", choices=list(MEMORY), help=_MEMORY)
+    path = str | None
+    group.add_argument("--probe", type=path, metavar="FILE.npy", help="the probe, in place of the file's")
+    group.add_argument(
         "--bad-pixels",
-        default=None,
-        type=str | None,
-        help=".npy file of a mask, as inspect --mask writes: pixels to ignore besides the file's",
+        type=path,
+        metavar="FILE.npy",
+        help="mask, as inspect --mask writes it: pixels to ignore besides the file's",
     )
     for name, text in _GEOMETRY.items():
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, default=None, type=float | None, help=f"{text}; in place of the file's")
-    parser.add_argument("--positions", default=None, type=str | None, help="CSV file of positions, for plain arrays")
-    parser.add_argument("--partner", default=None, type=str | None, help="the other file of a ptychodus pair")
+        group.add_argument(option, type=float | None, help=f"{text}; in place of the file's")
+    group.add_argument("--positions", type=path, metavar="FILE.csv", help="positions, for plain arrays")
+    group.add_argument("--partner", type=path, metavar="FILE.h5", help="the other file of a ptychodus pair")
 
 
 def load_scan(options: Namespace, path: str | Path | None = None) -> Any:
     """The scan that the options name, or the one at ``path``, read as :func:`add_scan_options` has it."""
     from ptychopinn.scan import Scan
 
-    return Scan.load(options.scan_file if path is None else path, **stated_of(options))
+    return Scan.load(options.scan_file if path is None else path, **scan_options(options))
 
 
-def stated_of(options: Namespace) -> dict[str, Any]:
+def scan_options(options: Namespace) -> dict[str, Any]:
     """What the options state about a scan, as the arguments of ``Scan.load``."""
     return {
         name: options[name]
@@ -109,7 +114,7 @@ def turned(scan: Any, options: Namespace, run: str | Path | None = None) -> Any:
 
     if options.orientation is None and run is not None:
         trained = bundle_info(run).get("orientation", ["given"])
-        if trained != ["given"] and scan.metadata.get("orientation", "given") not in trained:
+        if trained != ["given"] and scan.orientation not in trained:
             raise InputError(
                 f"{run}: trained with --orientation {' and '.join(trained)}: expected --orientation for this scan as "
                 f"well, found none; --orientation {trained[0]} if it is of the same kind, --orientation given if not"
@@ -117,31 +122,50 @@ def turned(scan: Any, options: Namespace, run: str | Path | None = None) -> Any:
     return oriented(scan, options.orientation or "given")
 
 
-def add_out_format(parser: ArgumentParser) -> None:
+def add_out_format(parser: Parser) -> None:
     """The option to write a reconstruction for another program."""
     parser.add_argument(
         "--out-format",
         default="auto",
         choices=["auto", "ptychodus", "nexus"],
-        help="a product of ptychodus, NeXus for any viewer, or auto (this package's own, by the suffix of --out)",
+        help="a product of ptychodus, or NeXus for any viewer; auto: this package's own, by the suffix of --out",
     )
 
 
-def add_overwrite(parser: ArgumentParser) -> None:
+def add_overwrite(parser: Parser) -> None:
     """The option to replace an earlier result."""
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")
 
 
-def add_orientation(parser: ArgumentParser) -> None:
+def add_orientation(parser: Parser) -> None:
     """The option to state or change the orientation of the positions; the names are checked where it is applied."""
     parser.add_argument(
         "--orientation",
-        default=None,
         type=str | None,
         metavar="NAME",
         help="how to turn the positions: given, flip_y, flip_x, rotate_180, swap, swap_flip_y, swap_flip_x or "
         "swap_rotate_180 (axes are swapped first); `ptychopinn inspect` finds it",
     )
+
+
+def execution_of(options: Namespace) -> tuple[ExecutionConfig, Any]:
+    """``--execution.*`` as a section, and the device that they or ``--device`` name; sets the number of threads."""
+    from ptychopinn.runtime.devices import prepare_device, resolve_device
+
+    execution = ExecutionConfig(**options.execution.as_dict())
+    device = prepare_device(execution)
+    return execution, device if options.device is None else resolve_device(options.device)
+
+
+def add_execution(parser: Parser) -> None:
+    """``--device`` and ``--execution.*``; of these, what belongs to a training alone changes nothing elsewhere."""
+    parser.add_argument(
+        "--device", type=str | None, help="cpu, cuda, cuda:1 ...: short for --execution.accelerator and .devices"
+    )
+    add_sections(parser, "execution")
+    (parser.groups or {})[
+        "execution"
+    ].description = "Here accelerator, devices, threads and workers are used; the others belong to a training."
 
 
 def settings_of(options: Namespace, *names: str) -> dict[str, dict[str, Any]]:
@@ -156,7 +180,7 @@ def new_file(path: str | Path, overwrite: bool) -> Path:
     return Path(path)
 
 
-def say_written(paths: Sequence[Path]) -> None:
+def print_written(paths: Sequence[Path]) -> None:
     """A line for each file."""
     for path in paths:
         print(f"wrote {path}")

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
-from ptychopinn.cli.options import add_scan_options, load_scan, say_written
+from ptychopinn.cli.options import add_scan_options, load_scan, print_written
+from ptychopinn.cli.parser import Parser
 
 
-def describe(parser: ArgumentParser) -> None:
+def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     parser.add_argument("file", metavar="FILE", help="a reconstruction (.h5, .npz) or a scan of any format")
     parser.add_argument(
         "--out",
-        default=None,
         type=str | None,
+        metavar="FOLDER",
         help="folder; default: the file's name without suffix, or that of a folder and -pictures",
     )
     add_scan_options(parser)
@@ -32,7 +34,7 @@ def run(options: Namespace) -> int:
     beside = path.with_name(f"{path.name}-pictures") if path.is_dir() else path.with_suffix("")
     folder = Path(options.out or beside)
     if options.format == "auto" and is_reconstruction(options.file):
-        say_written(plot_reconstruction(Reconstruction.load(options.file), folder))
+        print_written(plot_reconstruction(Reconstruction.load(options.file), folder))
     else:
-        say_written(plot_scan_overview(load_scan(options, options.file), folder / "scan.png"))
+        print_written(plot_scan_overview(load_scan(options, options.file), folder / "scan.png"))
     return 0

@@ -3,47 +3,51 @@
 
 from __future__ import annotations
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ptychopinn.cli.options import (
-    DEVICE,
+    add_execution,
     add_orientation,
     add_out_format,
     add_overwrite,
     add_scan_options,
     add_sections,
+    execution_of,
     load_scan,
     new_file,
-    say_written,
-    speaks,
+    print_written,
     turned,
 )
+from ptychopinn.cli.parser import Parser, is_main_process
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
 
 
-def describe(parser: ArgumentParser) -> None:
+def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     parser.add_argument("run", metavar="RUN", help="folder of a training, or the bundle in it")
     parser.add_argument("scan_file", metavar="SCAN", help="the scan to reconstruct")
-    parser.add_argument("--out", required=True, help="file to write, .h5 or .npz; pictures go to a folder of its name")
-    add_scan_options(parser)
-    add_out_format(parser)
+    parser.add_argument(
+        "--out", required=True, metavar="OUT.h5", help="file to write, .h5 or .npz; pictures go to a folder of its name"
+    )
     parser.add_argument(
         "--ensemble", nargs="+", default=[], metavar="RUN", help="average with the models of these runs"
     )
     parser.add_argument(
         "--refine", type=int, default=0, metavar="N", help="then refine it against the counts in N passes over the scan"
     )
-    parser.add_argument("--device", default="auto", help=DEVICE)
+    add_out_format(parser)
     add_orientation(parser)
     add_overwrite(parser)
+    add_scan_options(parser)
     add_sections(parser, "inference")
+    add_execution(parser)
 
 
 def run(options: Namespace) -> int:
     """Reconstruct the object of a scan with a trained network and draw it.
 
-    Inference options that are not given are those of the training.
+    Inference options that are not stated are those of the training.
     """
     import dataclasses
 
@@ -53,16 +57,15 @@ def run(options: Namespace) -> int:
     from ptychopinn.persistence.bundle import load_bundle
     from ptychopinn.plotting.reconstructions import plot_reconstruction
     from ptychopinn.refinement.workflow import refine
-    from ptychopinn.runtime.devices import resolve_device
-    from ptychopinn.runtime.processes import distributed, processes, together
+    from ptychopinn.runtime.processes import distributed, processes, shared_errors
 
-    with processes(), together():
+    with processes(), shared_errors():
         out = new_file(options.out, options.overwrite)
         reconstruction_suffix(out, options.out_format)
-        device = resolve_device(options.device)
+        execution, device = execution_of(options)
         model, config = load_bundle(options.run)
-        inference = dataclasses.replace(config.inference, **options.given.as_dict().get("inference", {}))
-        config = dataclasses.replace(config, inference=inference)
+        inference = dataclasses.replace(config.inference, **options.explicit.as_dict().get("inference", {}))
+        config = dataclasses.replace(config, inference=inference, execution=execution)
         models = [model, *(load_bundle(run)[0] for run in options.ensemble)]
         scan = turned(load_scan(options), options, options.run)
         reconstruction_suffix(out, options.out_format, scan)
@@ -80,10 +83,10 @@ def run(options: Namespace) -> int:
         result = reconstruct(models, scan, config, device)
         if options.refine:
             result = refine(scan, result, RefineConfig(iterations=options.refine, split_half=False), device)
-    if not speaks():
+    if not is_main_process():
         return 0
     result.save(out, options.out_format, scan)
     height, width = result.object.shape
     print(f"{out}: object {height} x {width} px, origin {result.origin} (y, x) in the scan's coordinates")
-    say_written(plot_reconstruction(result, out.with_suffix("")))
+    print_written(plot_reconstruction(result, out.with_suffix("")))
     return 0

@@ -3,47 +3,62 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ptychopinn.cli.options import (
-    DEVICE,
+    add_config_file,
+    add_execution,
     add_orientation,
     add_out_format,
     add_overwrite,
     add_scan_options,
+    add_section,
+    execution_of,
     load_scan,
     new_file,
-    say_written,
+    print_written,
     turned,
 )
-from ptychopinn.config import RefineConfig
+from ptychopinn.cli.parser import Parser
+from ptychopinn.config import ExecutionConfig, RefineConfig
 from ptychopinn.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ptychopinn.reconstruction import Reconstruction
+    from ptychopinn.scan import Scan
 
 _INCOMPLETE = 1.5  # deviance per detector pixel; noise alone makes about 1
 
 
-def describe(parser: ArgumentParser) -> None:
+def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     parser.add_argument(
         "files", metavar="[START] SCAN", nargs="+", help="what to begin with, a run or a reconstruction; the scan"
     )
     parser.add_argument("--from-scratch", action="store_true", help="begin with an even object and the scan's probe")
     parser.add_argument(
-        "--out", required=True, help="file to write, .h5 or .npz; the rest goes to a folder of its name"
+        "--out",
+        required=True,
+        metavar="OUT.h5",
+        help="file to write, .h5 or .npz; the rest goes to a folder of its name",
     )
-    parser.add_argument("--config", action="config", help="YAML file of the options below")
-    parser.add_argument("--iterations", type=int | None, default=None, help="short for --refine.iterations")
-    parser.add_argument("--minutes", type=float | None, default=None, help="short for --refine.minutes")
-    add_scan_options(parser)
+    add_config_file(parser)
+    parser.add_argument("--iterations", type=int | None, help="short for --refine.iterations")
+    parser.add_argument("--minutes", type=float | None, help="short for --refine.minutes")
     add_out_format(parser)
-    parser.add_argument("--resume", action="store_true", help="go on with the refinement that writes to --out")
-    parser.add_argument("--device", default="auto", help=DEVICE)
+    parser.add_argument("--resume", action="store_true", help="continue the refinement that writes to --out")
     add_orientation(parser)
     add_overwrite(parser)
-    parser.add_class_arguments(RefineConfig, "refine")
+    add_scan_options(parser)
+    add_section(parser, "refine", RefineConfig)
+    add_execution(parser)
 
 
 def run(options: Namespace) -> int:
@@ -53,10 +68,9 @@ def run(options: Namespace) -> int:
     """
     from ptychopinn.io.reconstructions import reconstruction_suffix
     from ptychopinn.refinement.files import refine_to_files
-    from ptychopinn.runtime.devices import resolve_device
-    from ptychopinn.runtime.processes import processes, together
+    from ptychopinn.runtime.processes import processes, shared_errors
 
-    with processes(), together():
+    with processes(), shared_errors():
         out = new_file(options.out, options.overwrite or options.resume)
         reconstruction_suffix(out, options.out_format)
         if len(options.files) != 2 - options.from_scratch:
@@ -69,29 +83,30 @@ def run(options: Namespace) -> int:
             if options[name] is not None:
                 settings[name] = options[name]
         config = RefineConfig(**settings)
-        device = resolve_device(options.device)
+        execution, device = execution_of(options)
         scan = turned(load_scan(options, options.files[-1]), options, _run_of(options))
         reconstruction_suffix(out, options.out_format, scan)
     with processes(device) as device:
-        start = None if options.from_scratch else _start_of(Path(options.files[0]), scan, device)
+        start = None if options.from_scratch else _start_of(Path(options.files[0]), scan, execution, device)
         result, written = refine_to_files(
             scan, start, out, config, device, resume=options.resume, format=options.out_format
         )
-    if not written:  # another process speaks for all
+    if not written:  # another process prints for all
         return 0
-    found = result.metadata["refinement"]
+    found = result.refinement
+    assert found is not None
     print(
-        f"{out}: {found['passes']} passes over {scan.n} patterns in {found['seconds']:.0f} s, deviance "
-        f"{found['deviance'][-1]:.4g} per detector pixel"
+        f"{out}: {found.passes} passes over {scan.n} patterns in {found.seconds:.0f} s, deviance "
+        f"{found.deviance[-1]:.4g} per detector pixel"
     )
-    if found["deviance"][-1] > _INCOMPLETE:
+    if found.deviance[-1] > _INCOMPLETE:
         print("the model does not explain the patterns yet: try --refine.modes 2, or --refine.learn_positions true")
-    halves = found.get("split_half")
-    if halves:
-        print(f"split halves: FRC 0.5 at {halves['crossing_0.5']:.2f} of Nyquist, mean {halves['mean']:.3f}")
-    say_written(written[1:])
-    if found["interrupted"]:
-        print(f"ptychopinn refine: interrupted; {out} holds what was reached, --resume goes on", file=sys.stderr)
+    split = found.split_half
+    if split:
+        print(f"split halves: FRC 0.5 at {split['crossing_0.5']:.2f} of Nyquist, mean {split['mean']:.3f}")
+    print_written(written[1:])
+    if found.interrupted:
+        print(f"ptychopinn refine: interrupted; {out} has the state so far, --resume continues", file=sys.stderr)
         return 130
     return 0
 
@@ -104,7 +119,7 @@ def _run_of(options: Namespace) -> str | None:
     return None if options.from_scratch or (start.is_file() and is_reconstruction(start)) else str(start)
 
 
-def _start_of(path: Path, scan: Any, device: Any) -> Any:
+def _start_of(path: Path, scan: Scan, execution: ExecutionConfig, device: torch.device) -> Reconstruction:
     """The reconstruction to refine: a file's, or what a trained network makes of the scan."""
     from ptychopinn.inference.predict import reconstruct
     from ptychopinn.io.reconstructions import is_reconstruction
@@ -114,4 +129,4 @@ def _start_of(path: Path, scan: Any, device: Any) -> Any:
     if path.is_file() and is_reconstruction(path):
         return Reconstruction.load(path)
     model, config = load_bundle(path)
-    return reconstruct(model, scan, config, device)
+    return reconstruct(model, scan, dataclasses.replace(config, execution=execution), device)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ptychopinn.cli.options import add_overwrite, new_file
+from ptychopinn.cli.parser import Parser
 
 
-def describe(parser: ArgumentParser) -> None:
+def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     from ptychopinn.physics.objects import OBJECTS
     from ptychopinn.physics.probes import PROBES
 
@@ -19,7 +21,7 @@ def describe(parser: ArgumentParser) -> None:
     parser.add_argument("--scan", default="raster", choices=["raster", "spiral"], help="the path of the scan")
     parser.add_argument("--patterns", type=int, default=1089, help="number of diffraction patterns")
     parser.add_argument("--size", type=int, default=64, help="detector side N in pixels")
-    parser.add_argument("--step", type=float | None, default=None, help="pixels between positions; default 0.15 N")
+    parser.add_argument("--step", type=float | None, help="pixels between positions; default 0.15 N")
     parser.add_argument("--photons", type=float, default=1e6, help="mean counts of a pattern behind an empty sample")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     add_overwrite(parser)

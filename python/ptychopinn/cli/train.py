@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ptychopinn.cli.options import (
     SECTIONS,
+    add_config_file,
     add_orientation,
     add_overwrite,
     add_scan_options,
@@ -19,51 +20,58 @@ from ptychopinn.cli.options import (
     new_file,
     quieten_lightning,
     settings_of,
-    speaks,
 )
+from ptychopinn.cli.parser import Parser, is_main_process
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
 
+if TYPE_CHECKING:
+    from ptychopinn.models import PtychoModel
 
-def describe(parser: ArgumentParser) -> None:
+
+def describe(parser: Parser) -> None:
+    """Add the options of the command."""
     parser.add_argument("scan_files", metavar="SCAN", nargs="+", help="the scan, or several with one probe")
-    parser.add_argument("--out", required=True, help="folder for the model, checkpoints, logs and pictures")
-    parser.add_argument("--config", action="config", help="YAML file of the options below, such as a run's config.yaml")
-    parser.add_argument("--epochs", type=int | None, default=None, help="short for --training.epochs")
-    parser.add_argument("--minutes", type=float | None, default=None, help="short for --training.minutes")
-    parser.add_argument("--seed", type=int | None, default=None, help="short for --training.seed")
-    add_scan_options(parser)
+    parser.add_argument(
+        "--out", required=True, metavar="RUN", help="folder for the model, checkpoints, logs and pictures"
+    )
+    add_config_file(parser, "YAML file of options, such as a run's config.yaml")
+    parser.add_argument("--epochs", type=int | None, help="short for --training.epochs")
+    parser.add_argument("--minutes", type=float | None, help="short for --training.minutes")
+    parser.add_argument("--seed", type=int | None, help="short for --training.seed")
     parser.add_argument(
         "--from",
         dest="start",
         metavar="RUN",
-        default=None,
         type=str | None,
         help="fine-tune: start with the network of this run (or bundle) and its data and model options",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the last whole epoch of the run in --out, with its options"
+        "--resume",
+        action="store_true",
+        help="continue from the last complete epoch of the run in --out, with its options",
     )
     add_orientation(parser)
     add_overwrite(parser)
+    add_scan_options(parser)
     add_sections(parser, *SECTIONS)
 
 
 def run(options: Namespace) -> int:
-    """Train a network on the diffraction patterns of a scan; no truth is used, unless asked for.
+    """Train a network on the diffraction patterns of a scan; no truth is used, unless training.supervised.
 
     First, the orientation of the positions is checked, unless --orientation states it.
 
-    Options that are not given are the defaults; with --resume those of the run, and with --from the data and model
+    Options that are not stated are the defaults; with --resume those of the run, and with --from the data and model
     options are those of the run that is started from.
     """
     from ptychopinn.inspection.orientation import oriented, require_orientation
-    from ptychopinn.runtime.processes import processes, together
+    from ptychopinn.runtime.processes import processes, shared_errors
     from ptychopinn.training.workflow import train
 
     quieten_lightning()
     with processes():
-        with together():
+        with shared_errors():
             config, start = _settings(options)
             scans = [load_scan(options, path) for path in options.scan_files]
             if options.orientation is None:
@@ -72,7 +80,7 @@ def run(options: Namespace) -> int:
             else:
                 scans = [oriented(scan, options.orientation) for scan in scans]
         run = train(scans, options.out, config, overwrite=options.overwrite, start=start, resume=options.resume)
-    if not speaks():
+    if not is_main_process():
         return 0
     losses = ", ".join(f"{name} {value:.4g}" for name, value in run.losses.items())
     print(f"{run.folder}: trained on {sum(scan.n for scan in scans)} patterns, {losses}")
@@ -82,24 +90,26 @@ def run(options: Namespace) -> int:
     return 0
 
 
-def _settings(options: Namespace) -> tuple[Config, Any]:
+def _settings(options: Namespace) -> tuple[Config, PtychoModel | None]:
     """The configuration, and the model to begin with if there is one."""
     from ptychopinn.persistence.bundle import BUNDLE_NAME, load_bundle
     from ptychopinn.training.workflow import read_config
 
     if options.resume and (options.start is not None or options.overwrite):
-        raise InputError("--resume goes on with the run in --out: leave --from and --overwrite away")
+        raise InputError("--resume continues the run in --out: omit --from and --overwrite")
     settings = settings_of(options, *SECTIONS)
-    start, earlier = (None, {}) if options.start is None else load_bundle(options.start)
-    if start is not None:
-        earlier = {name: earlier.to_dict()[name] for name in ("data", "model")}
+    start: PtychoModel | None = None
+    earlier: dict[str, dict[str, Any]] = {}
+    if options.start is not None:
+        start, trained = load_bundle(options.start)
+        earlier = {name: trained.to_dict()[name] for name in ("data", "model")}
     if options.resume:
         earlier = read_config(Path(options.out)).to_dict()
-    given = options.given.as_dict()
+    explicit = options.explicit.as_dict()
     for name, values in earlier.items():
-        settings[name] = {**values, **given.get(name, {})}
+        settings[name] = {**values, **explicit.get(name, {})}
         if "options" in values:
-            settings[name]["options"] = {**values["options"], **given.get(name, {}).get("options", {})}
+            settings[name]["options"] = {**values["options"], **explicit.get(name, {}).get("options", {})}
     for name in ("epochs", "minutes", "seed"):
         if options[name] is not None:
             settings["training"][name] = options[name]

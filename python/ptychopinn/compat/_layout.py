@@ -32,12 +32,14 @@ def channel_to_flat(img: Tensor) -> Tensor:
 
 def flat_to_channel(img: Tensor, *, gridsize: int) -> Tensor:
     """(B*C, N, N, 1) to (B, N, N, C), the inverse of :func:`channel_to_flat`. Section 2."""
-    return img[..., 0].unflatten(0, (-1, gridsize**2)).movedim(1, -1)
+    channel: Tensor = img[..., 0].unflatten(0, (-1, gridsize**2)).movedim(1, -1)
+    return channel
 
 
 def togrid(img: Tensor, *, gridsize: int) -> Tensor:
     """(B*C, N, N, 1) to (B, g, g, N, N, 1), rows of the grid first. Section 2."""
-    return img.unflatten(0, (-1, gridsize, gridsize))
+    grid: Tensor = img.unflatten(0, (-1, gridsize, gridsize))
+    return grid
 
 
 def grid_to_channel(grid: Tensor) -> Tensor:
@@ -47,7 +49,8 @@ def grid_to_channel(grid: Tensor) -> Tensor:
 
 def _channel_to_patches(channel: Tensor, *, gridsize: int) -> Tensor:
     """(B, N, N, C) to (B, g, g, N*N), pixels row by row. Section 2."""
-    return channel.movedim(-1, 1).flatten(2).unflatten(1, (gridsize, gridsize))
+    patches: Tensor = channel.movedim(-1, 1).flatten(2).unflatten(1, (gridsize, gridsize))
+    return patches
 
 
 def flatten_offsets(offsets: Tensor) -> Tensor:

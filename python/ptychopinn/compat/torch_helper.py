@@ -40,7 +40,7 @@ def trim_reconstruction(inputs: Tensor, N: int) -> Tensor:
 
 
 def mk_centermask(inputs: Tensor) -> Tensor:
-    """Ones in the shape of inputs (B, C, N, N), whatever the name says. Section 5."""
+    """Ones in the shape of inputs (B, C, N, N), without a border, in spite of the name. Section 5."""
     return torch.ones_like(inputs.real)
 
 
@@ -130,10 +130,10 @@ def _crop(patches: Tensor, size: int) -> Tensor:
 def _merge(inputs: Tensor, offsets_xy: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The image and mask of :func:`reassemble_patches_position_real` without crop_size."""
     offsets = offsets_xy[:, :, 0]
-    windows = _place(_centre_window(inputs).expand(inputs.shape), -offsets, size)
-    cover = windows.sum(1)
+    masks = _place(_centre_window(inputs).expand(inputs.shape), -offsets, size)
+    cover = masks.sum(1)
     mask = cover > 1e-6
-    return (_place(inputs, -offsets, size) * windows).sum(1) * mask / (cover + 1e-3), mask
+    return (_place(inputs, -offsets, size) * masks).sum(1) * mask / (cover + 1e-3), mask
 
 
 def reassemble_patches_position_real_probe(
@@ -166,9 +166,9 @@ def reassemble_patches_position_real_probe(
     else:
         raise ValueError(f"reassemble: probe must be (N, N), (B, N, N) or (B, C, P, N, N), got {tuple(probe.shape)}")
     offsets = offsets_xy[:, :, 0]
-    windows = _place(weights.expand(inputs.shape), -offsets, padded_size)
-    total = (_place(inputs, -offsets, padded_size) * windows).sum(1)
-    cover = windows.sum(1)
+    moved_weights = _place(weights.expand(inputs.shape), -offsets, padded_size)
+    total = (_place(inputs, -offsets, padded_size) * moved_weights).sum(1)
+    cover = moved_weights.sum(1)
     mask = cover > (1e-6 if uniform else 1e-6 * cover.detach().amax((1, 2), keepdim=True))
     return total * mask / cover.clamp(min=1e-12), mask, padded_size
 
@@ -267,8 +267,8 @@ class VectorizedBarycentricAccumulator:
         """Add what fits, and return how many did not."""
         side = patches.shape[-1]
         corners = to_yx(positions_px) - side / 2
-        whole, extent = corners.detach().floor(), corners.new_tensor(self.canvas.shape)
-        fits = ((whole >= 0) & (whole + side + 1 < extent)).all(1)
+        low, extent = corners.detach().floor(), corners.new_tensor(self.canvas.shape)
+        fits = ((low >= 0) & (low + side + 1 < extent)).all(1)
         if weights is not None and weights.ndim == 3:
             weights = weights[fits]
         total, weight = ext.reassemble_patches(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The configuration: typed sections, validated where they are made; the same names in Python, YAML and on the shell.
 
-Each section says what its fields mean and refuses what cannot work, naming the field as ``section.field``. The resolved
+Each section documents its fields and refuses what cannot work, naming the field as ``section.field``. The resolved
 configuration is written beside every run and into every bundle; nothing reads a setting from anywhere else.
 """
 

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The rules of a section, worded alike: a value of another type, one out of range, an unknown name."""
+"""Checks of sections for types, ranges and unknown names, with uniform errors.
+
+What a field takes is its annotation: plain types, and ``Literal`` for a choice, which jsonargparse reads as well.
+"""
 
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ptychopinn.errors import InputError
 
 _NAMES = {
-    bool: "true or false",
     int: "a whole number",
     float: "a number",
     str: "text",
@@ -23,12 +24,12 @@ _NAMES = {
 
 
 def require(ok: bool, name: str, rule: str, value: object) -> None:
-    """Raise an InputError that names the field unless its value is right."""
+    """Raise an InputError that names the field unless the rule holds."""
     if not ok:
         raise InputError(f"{name} must {rule}, got {value!r}")
 
 
-def known(where: str, values: Any, names: Any) -> None:
+def require_known(where: str, values: Any, names: Iterable[str]) -> None:
     """Raise an InputError unless `values` is a mapping with no other names than these."""
     if not isinstance(values, Mapping):
         raise InputError(f"{where} must be a mapping of names to values, got {values!r}")
@@ -38,39 +39,49 @@ def known(where: str, values: Any, names: Any) -> None:
 
 
 def check_fields(section: Any, name: str) -> None:
-    """Raise an InputError for the first field of a section, a dataclass, whose value cannot be.
-
-    It must be of the annotated type, and one of those that the section's ``CHOICES`` allow, if they speak of it.
-    """
-    hints = _hints(type(section))
+    """Raise an InputError for the first field of a section, a dataclass, whose value is not of the annotated type."""
+    hints = hints_of(type(section))
     for entry in fields(section):
         value = getattr(section, entry.name)
-        kinds = _kinds(hints[entry.name])
+        kinds = kinds_of(hints[entry.name])
         if not any(_is(value, kind) for kind in kinds):
-            wanted = " or ".join(_NAMES[kind] if isinstance(kind, type) else repr(kind) for kind in kinds)
-            raise InputError(f"{name}.{entry.name} must be {wanted}, got {value!r}")
-    for field, choices in getattr(section, "CHOICES", {}).items():
-        value = getattr(section, field)
-        rule = f"be {', '.join(choices[:-1])} or {choices[-1]}"
-        require(value in choices, f"{name}.{field}", rule, value)
+            require(False, f"{name}.{entry.name}", f"be {described(kinds, quoted=value in map(_number, kinds))}", value)
 
 
-@cache
-def _hints(section: type) -> dict[str, Any]:
+def hints_of(section: type) -> dict[str, Any]:
+    """Field -> its annotation, as a type."""
     return get_type_hints(section)
 
 
-def _kinds(hint: Any) -> list[Any]:
-    """Plain types, and literal values as they are."""
+def kinds_of(hint: Any) -> list[Any]:
+    """What an annotation allows: plain types, and the values of a ``Literal`` as they are."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        return [kind for part in get_args(hint) for kind in _kinds(part)]
+        return [kind for part in get_args(hint) for kind in kinds_of(part)]
     return list(get_args(hint)) if origin is Literal else [origin or hint]
+
+
+def described(kinds: list[Any], quoted: bool = False) -> str:
+    """In words, what :func:`kinds_of` found; with quotation marks around texts, where it must be seen that they are.
+
+    Example:
+        >>> described(kinds_of(int | None)), described(kinds_of(Literal["near", "far", "auto"]))
+        ('a whole number or none', 'near, far or auto')
+    """
+    words: list[str] = []
+    for kind in kinds:
+        if kind is bool:
+            words += ["true", "false"]
+        elif isinstance(kind, type):
+            words.append(_NAMES.get(kind, kind.__name__))
+        else:
+            words.append(repr(kind) if quoted else str(kind))
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _is(value: Any, kind: Any) -> bool:
     if not isinstance(kind, type):
-        return bool(value == kind)
+        return type(value) is type(kind) and bool(value == kind)
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is int:
@@ -78,3 +89,8 @@ def _is(value: Any, kind: Any) -> bool:
     if kind is tuple:
         return isinstance(value, (list, tuple))
     return isinstance(value, kind)
+
+
+def _number(kind: Any) -> int | None:
+    """The number that a text of a choice looks like, as YAML reads it without quotation marks."""
+    return int(kind) if isinstance(kind, str) and kind.isdigit() else None

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where and how a training runs: the section ``execution``."""
+"""Section ``execution`` of the configuration: devices, processes, precision and logging."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Literal
 
 from ptychopinn.config.checks import check_fields, require
 
 
 @dataclass(frozen=True)
 class ExecutionConfig:
-    """Where and how it runs; changes speed, and results by rounding only.
+    """Devices, processes, precision and logging; they change speed, and results by rounding only.
 
     Args:
         accelerator: "cpu", "gpu", or "auto": a GPU if torch and the operators can use one.
@@ -20,11 +20,11 @@ class ExecutionConfig:
             single process is an error.
         deterministic: use deterministic algorithms only; the same seed then gives the same result, bit for bit.
         precision: of the network: "32", or "bf16" or "16" where the device is faster in it; the physics stays at 32.
-        threads: CPU threads; none: torch's default.
-        workers: processes that prepare batches; 0: in the main process.
+        threads: number of CPU threads; none: torch's default.
+        workers: number of processes that prepare batches; 0: the main process prepares them.
         progress: show a progress bar on a terminal, a line per epoch elsewhere.
-        logger: where losses go: "csv" (metrics.csv in the run's folder), "tensorboard" or "mlflow" (besides that), or
-            "none".
+        logger: destination of losses: "csv" (metrics.csv in the run's folder), "tensorboard" or "mlflow" (besides
+            that), or "none".
         checkpoints: keep the best and the last epoch in the run's folder; without, the model is that of the last step,
             and nothing can be resumed.
         early_stopping: epochs without a lower loss (of what is held out, if anything is) after which it ends; none:
@@ -32,22 +32,15 @@ class ExecutionConfig:
         picture_every: epochs between pictures of the running reconstruction; none: no pictures.
     """
 
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "accelerator": ("auto", "cpu", "gpu"),
-        "strategy": ("auto", "ddp"),
-        "precision": ("32", "bf16", "16"),
-        "logger": ("csv", "tensorboard", "mlflow", "none"),
-    }
-
-    accelerator: str = "auto"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int | str = "auto"
-    strategy: str = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
     deterministic: bool = False
-    precision: str = "32"
+    precision: Literal["32", "bf16", "16"] = "32"
     threads: int | None = None
     workers: int = 0
     progress: bool = True
-    logger: str = "csv"
+    logger: Literal["csv", "tensorboard", "mlflow", "none"] = "csv"
     checkpoints: bool = True
     early_stopping: int | None = None
     picture_every: int | None = 10

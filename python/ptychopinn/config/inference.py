@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from ptychopinn.config.checks import check_fields, require
 
@@ -29,23 +29,16 @@ class InferenceConfig:
             "ensemble" (models and orientations), or "none".
     """
 
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "weighting": ("probe", "centre", "uniform"),
-        "probe": ("auto", "scan", "model"),
-        "positions": ("auto", "scan"),
-        "uncertainty": ("none", "overlaps", "ensemble"),
-    }
-
     batch_size: int = 16
     group_size: int | None = None
     coverage: int | None = 2
-    weighting: str = "probe"
+    weighting: Literal["probe", "centre", "uniform"] = "probe"
     crop: bool = False
     synchronise: bool = True
-    probe: str = "auto"
-    positions: str = "auto"
-    augment: int = 1
-    uncertainty: str = "none"
+    probe: Literal["auto", "scan", "model"] = "auto"
+    positions: Literal["auto", "scan"] = "auto"
+    augment: Literal[1, 2, 4, 8] = 1
+    uncertainty: Literal["none", "overlaps", "ensemble"] = "none"
 
     def __post_init__(self) -> None:
         check_fields(self, "inference")
@@ -53,7 +46,6 @@ class InferenceConfig:
         size = self.group_size
         require(size is None or size >= 1, "inference.group_size", "be at least 1", size)
         require(self.coverage is None or self.coverage >= 1, "inference.coverage", "be at least 1", self.coverage)
-        require(self.augment in (1, 2, 4, 8), "inference.augment", "be 1, 2, 4 or 8", self.augment)
 
 
 @dataclass(frozen=True)
@@ -62,54 +54,48 @@ class RefineConfig:
 
     Args:
         engine: "lbfgs" (quasi-Newton on all patterns) or "pie" (a step after every batch).
-        iterations: passes over the scan at most; it ends by itself when the likelihood does not improve any more.
-        minutes: stop after so many minutes at the latest; none: no limit.
+        iterations: largest number of passes over the scan; the refinement ends earlier if the likelihood no longer
+            improves.
+        minutes: time limit in minutes; none: no limit.
         tolerance: relative improvement over ten passes (over thirty where positions are refined) below which it ends.
         warmup: passes of "pie" before "lbfgs" when it starts from scratch.
         loss: "poisson" (likelihood) or "amplitude".
         interpolation: between pixels: "fourier" (shifts the probe, exact) or "bilinear" (of the object, faster).
-        modes: incoherent probe modes; none: as many as the start has.
+        modes: incoherent probe modes; none: as many as the initial probe has.
         learn_probe: refine the probe.
         learn_positions: refine the scan positions.
         learn_intensities: refine the intensity of every pattern.
-        find_defocus: seek the probe's defocus, with the aperture of the mean pattern, before anything else; "auto": if
-            positions are refined and the probe is the scan's.
-        affine: what becomes of a common shift, scale, rotation and shear of the positions: "remove" or "keep".
-        search: pixels about their reported positions in which badly fitting patterns are sought, where positions are
-            refined; 0: not at all.
-        centre_probe: keep the probe's centre of mass where the start had it.
-        keep_power: keep the probe's power as the start had it; what is missing goes to the object.
+        find_defocus: search for the probe's defocus, with the aperture of the mean pattern, before anything else;
+            "auto": if positions are refined and the probe is the scan's.
+        affine: "remove" or "keep" a common shift, scale, rotation and shear of the position corrections.
+        search: pixels around their reported positions in which patterns with a poor fit are searched for, if positions
+            are refined; 0: not at all.
+        centre_probe: keep the centre of mass of the initial probe.
+        keep_power: keep the power of the initial probe; the object is scaled instead.
         total_variation: weight of the object's total variation, in nats per detector pixel.
         smoothness: weight of the object's mean square gradient, in nats per detector pixel.
         batch_size: patterns of a batch.
-        history: steps that "lbfgs" remembers.
-        object_step: step of the object in "pie", 1 being a full one.
-        probe_step: step of the probe in "pie".
+        history: number of previous steps that "lbfgs" uses.
+        object_step: step size of the object in "pie", relative to a full step.
+        probe_step: step size of the probe in "pie", relative to a full step.
         momentum: of the object in "pie".
-        split_half: estimate the resolution from two independent halves of the scan; takes as long again.
+        split_half: estimate the resolution from two independent halves of the scan; doubles the time.
         seed: of the batches and the halves.
     """
 
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "engine": ("lbfgs", "pie"),
-        "loss": ("poisson", "amplitude"),
-        "interpolation": ("fourier", "bilinear"),
-        "affine": ("remove", "keep"),
-    }
-
-    engine: str = "lbfgs"
+    engine: Literal["lbfgs", "pie"] = "lbfgs"
     iterations: int = 200
     minutes: float | None = None
     tolerance: float = 2e-3
     warmup: int = 5
-    loss: str = "poisson"
-    interpolation: str = "fourier"
+    loss: Literal["poisson", "amplitude"] = "poisson"
+    interpolation: Literal["fourier", "bilinear"] = "fourier"
     modes: int | None = None
     learn_probe: bool = True
     learn_positions: bool = False
     learn_intensities: bool = False
     find_defocus: bool | Literal["auto"] = "auto"
-    affine: str = "remove"
+    affine: Literal["remove", "keep"] = "remove"
     search: int = 10
     centre_probe: bool = True
     keep_power: bool = True
@@ -128,12 +114,6 @@ class RefineConfig:
         for name in ("iterations", "batch_size", "history"):
             require(getattr(self, name) >= 1, f"refine.{name}", "be at least 1", getattr(self, name))
         require(self.minutes is None or self.minutes > 0, "refine.minutes", "be positive", self.minutes)
-        require(
-            self.find_defocus in (True, False, "auto"),
-            "refine.find_defocus",
-            "be true, false or auto",
-            self.find_defocus,
-        )
         require(self.modes is None or self.modes >= 1, "refine.modes", "be at least 1", self.modes)
         for name in ("tolerance", "warmup", "search", "total_variation", "smoothness"):
             value = getattr(self, name)

@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from ptychopinn.config.checks import known
+from ptychopinn.config.checks import hints_of, require_known
 from ptychopinn.config.execution import ExecutionConfig
 from ptychopinn.config.inference import InferenceConfig
 from ptychopinn.config.training import DataConfig, ModelConfig, TrainingConfig
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Config:
         Raises:
             InputError: an unknown section or field, or a value that a section refuses.
         """
-        sections = {entry.name: entry.default_factory for entry in fields(cls)}
-        known("configuration", values, sections)
+        sections = hints_of(cls)
+        require_known("configuration", values, sections)
         made = {}
         for name, section in sections.items():
-            given = values.get(name, {})
-            known(name, given, {entry.name for entry in fields(section)})  # type: ignore[arg-type]
-            made[name] = section(**given)  # type: ignore[misc, operator]
+            options = values.get(name, {})
+            require_known(name, options, {entry.name for entry in fields(section)})
+            made[name] = section(**options)
         return cls(**made)
 
     @classmethod
@@ -78,19 +78,21 @@ class Config:
         if path is not None:
             try:
                 values = yaml.safe_load(Path(path).read_text()) or {}
+            except (FileNotFoundError, NotADirectoryError):
+                raise not_found(path) from None
             except OSError as error:
                 raise InputError(f"{path}: expected a YAML file, found: {error.strerror}") from None
             except (yaml.YAMLError, UnicodeDecodeError) as error:
                 raise InputError(f"{path}: expected YAML text: {' '.join(str(error).split())}") from None
         try:
-            stated = cls.from_dict(values)
+            settings = cls.from_dict(values)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        merged = stated.to_dict()
+        merged = settings.to_dict()
         for name, value in (overrides or {}).items():
             section, _, entry = name.partition(".")
-            given = {entry: value} if entry else value
-            known("overrides", {section: given}, merged)
-            known(section, given, merged[section])
-            merged[section].update(given)
+            options = {entry: value} if entry else value
+            require_known("overrides", {section: options}, merged)
+            require_known(section, options, merged[section])
+            merged[section].update(options)
         return cls.from_dict(merged)

@@ -1,42 +1,38 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is trained, on what, and how: the sections ``data``, ``model`` and ``training``."""
+"""Sections ``data``, ``model`` and ``training`` of the configuration."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 from ptychopinn.config.checks import check_fields, require
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How a scan is grouped, and what of it is kept out of training.
+    """Grouping of a scan, and the patterns held out for validation.
 
     Args:
         group_size: patterns C that are reconstructed together on one canvas.
         neighbours: rule for a group's other members: "nearest", or "quadrants" (from each of the four around the first
             in turn).
-        pool: nearest neighbours K from which they are drawn anew in every epoch; none: the nearest ones, always.
-        min_distance: pixels; nearer patterns are no neighbours.
-        max_distance: pixels; patterns further away are no neighbours; none: no limit.
+        pool: nearest neighbours K from which they are drawn again in every epoch; none: the nearest ones, always.
+        min_distance: smallest distance of neighbours, pixels.
+        max_distance: largest distance of neighbours, pixels; none: no limit.
         oversampling: groups that every pattern may lead in an epoch, all different (at most K choose C - 1).
-        largest_canvas: pixels; a group that spreads further is an error; none: 8 times the patterns' size.
+        largest_canvas: largest side of a group's canvas, pixels; a larger group is an error; none: 8 times that of a
+            pattern.
         y_bounds: fractions of the scanned extent along y within which patterns lead groups in training.
         x_bounds: the same along x.
-        validation_fraction: share of the patterns whose groups are kept out of training to measure the loss on.
+        validation_fraction: fraction of the patterns whose groups are kept out of training to measure the loss on.
         validation: which those are: "scattered" over the scan (their groups share patterns with training), or a
             "region" of their own, of which training sees nothing.
     """
 
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "neighbours": ("nearest", "quadrants"),
-        "validation": ("scattered", "region"),
-    }
-
     group_size: int = 16
-    neighbours: str = "nearest"
+    neighbours: Literal["nearest", "quadrants"] = "nearest"
     pool: int | None = None
     min_distance: float = 0.0
     max_distance: float | None = None
@@ -45,7 +41,7 @@ class DataConfig:
     y_bounds: tuple[float, float] = (0.0, 1.0)
     x_bounds: tuple[float, float] = (0.0, 1.0)
     validation_fraction: float = 0.05
-    validation: str = "scattered"
+    validation: Literal["scattered", "region"] = "scattered"
 
     def __post_init__(self) -> None:
         check_fields(self, "data")
@@ -61,15 +57,15 @@ class DataConfig:
         for name in ("y_bounds", "x_bounds"):
             bounds = tuple(getattr(self, name))  # a list, where it comes from a file
             object.__setattr__(self, name, bounds)
-            numbers = all(isinstance(bound, (int, float)) for bound in bounds)
-            fits = numbers and len(bounds) == 2 and 0 <= bounds[0] < bounds[1] <= 1
+            real = all(isinstance(bound, (int, float)) for bound in bounds)
+            fits = real and len(bounds) == 2 and 0 <= bounds[0] < bounds[1] <= 1
             require(fits, f"data.{name}", "be two fractions, 0 <= low < high <= 1", bounds)
         require(0 <= self.validation_fraction < 1, "data.validation_fraction", "be in [0, 1)", self.validation_fraction)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network and what of the physics is learned with it.
+    """The network, and the physical parameters that are learned with it.
 
     Args:
         generator: name in the registry: "unrolled", "unet" or "cnn" (the predecessor's).
@@ -91,19 +87,19 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the network is trained.
+    """Training of the network.
 
     Args:
         epochs: passes that show every pattern about once (at least 8 batches each).
-        minutes: stop after so many minutes at the latest, a falling schedule at its end by then; none: no limit.
+        minutes: time limit in minutes, which a falling schedule takes into account; none: no limit.
         batch_size: groups in a batch; none: as many as show 16 patterns.
-        accumulate: batches whose gradients make one step.
+        accumulate: number of batches whose gradients are summed for one step.
         learning_rate: peak learning rate of the network.
         probe_step: step of the probe and the intensity scale where they are learned, 1 being a full Newton-like step.
         position_step: learning rate of the positions where they are learned, pixels.
         schedule: of all rates after the warm-up: "cosine" (to zero), "exponential" (to 1 %), "plateau" (halved when the
             loss does not fall) or "constant".
-        patience: epochs without a lower loss that are waited through before a plateau is one.
+        patience: number of epochs without a lower loss before "plateau" reduces the rates.
         warmup: fraction of the training in which the rates rise.
         loss: "poisson" (likelihood) or "amplitude".
         total_variation: weight of the object's total variation, in nats per detector pixel.
@@ -113,11 +109,6 @@ class TrainingConfig:
         seed: of initialisation, grouping and shuffling.
     """
 
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "schedule": ("cosine", "exponential", "plateau", "constant"),
-        "loss": ("poisson", "amplitude"),
-    }
-
     epochs: int = 40
     minutes: float | None = None
     batch_size: int | None = None
@@ -125,10 +116,10 @@ class TrainingConfig:
     learning_rate: float = 2e-3
     probe_step: float = 0.1
     position_step: float = 0.02
-    schedule: str = "cosine"
+    schedule: Literal["cosine", "exponential", "plateau", "constant"] = "cosine"
     patience: int = 5
     warmup: float = 0.02
-    loss: str = "poisson"
+    loss: Literal["poisson", "amplitude"] = "poisson"
     total_variation: float = 0.0
     supervised: bool = False
     gradient_clip: float = 0.1

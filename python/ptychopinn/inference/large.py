@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A reconstruction whose image is itself too large for memory: predicted, stitched, averaged and written in parts.
+"""Reconstruction of images that exceed memory, in parts.
 
-The same steps as :func:`ptychopinn.inference.predict.reconstruct`, to rounding with the same result, straight to the
-HDF5 file that :class:`~ptychopinn.reconstruction.Reconstruction` reads, whole or by rows with h5py.
+Steps and results are those of :func:`ptychopinn.inference.predict.reconstruct`, up to rounding. The image is written to
+an HDF5 file, which :class:`~ptychopinn.reconstruction.Reconstruction` reads completely, or h5py in parts.
 """
 
 from __future__ import annotations
@@ -13,25 +13,32 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ptycho_ext import CanvasGeometry
 from ptychopinn.config import Config
-from ptychopinn.inference.predict import average, facts, groups_to_predict, predict_streamed, prepare, unit_phases
+from ptychopinn.inference.predict import (
+    average,
+    facts,
+    groups_to_predict,
+    phase_product,
+    predict_streamed,
+    prepare,
+    unit_phases,
+)
 from ptychopinn.io.reconstructions import check_parts_path, save_in_parts
 from ptychopinn.models import PtychoModel
 from ptychopinn.runtime.memory import fits_in_memory
 from ptychopinn.scan import Scan
-from ptychopinn.stitching.on_disk import Streamed, row_bands
-from ptychopinn.stitching.phases import Stitched
+from ptychopinn.stitching.accumulator import Accumulator
 
+_ROWS = 64 << 20  # bytes of the image handled at a time
 _ROWS_MULTIPLE = 256  # chunks of the file are then written once
 #: Bytes of averaging images in memory for a pixel, and of each one more image.
 _AVERAGED, _EACH = 64, 16
 
 
 def is_large(scan: Scan, views: int = 1) -> bool:
-    """Whether the image of a scan, averaged over so many predictions, is for :func:`reconstruct_to_file`."""
+    """Whether the image of a scan, averaged over `views` predictions, needs :func:`reconstruct_to_file`."""
     shape = CanvasGeometry.from_positions(scan.positions, scan.patch_size).shape
     return not fits_in_memory(math.prod(shape) * (_AVERAGED + _EACH * views))
 
@@ -44,10 +51,13 @@ def reconstruct_to_file(
     device: str | torch.device = "cpu",
     scratch: str | Path | None = None,
 ) -> tuple[int, int]:
-    """Reconstruct the object of a scan in bounded memory, however many patterns and however large the object.
+    """Reconstruct the object of a scan in bounded memory, for any number of patterns and any size of the object.
 
     Args:
-        model: as for :func:`~ptychopinn.inference.predict.reconstruct`, and so are `scan`, `config` and `device`.
+        model: a trained model, or several whose results are averaged.
+        scan: the scan; its patterns must have the model's size.
+        config: sections ``data`` and ``inference`` are used; None: the defaults.
+        device: for the prediction.
         path: the reconstruction to write, ``.h5`` or ``.hdf5``.
         scratch: a folder for temporary files, about 8 bytes for a pixel of all group canvases and 16 bytes for a pixel
             of each image; none: that of `path`.
@@ -64,10 +74,11 @@ def reconstruct_to_file(
     views, refined, probe = prepare(model, scan, config)
     folder = path.parent if scratch is None else Path(scratch)
     folder.mkdir(parents=True, exist_ok=True)
-    images = [
+    streamed = [
         predict_streamed(member, groups_to_predict(member, refined, config), config, device, orientation, probe, folder)
         for member, orientation in views
     ]
+    images = [one.average for one in streamed]
     height, width = (min(image.geometry.shape[axis] for image in images) for axis in (0, 1))
     shape = (height, width)
     origin = images[0].geometry.origin
@@ -79,32 +90,31 @@ def reconstruct_to_file(
         probe=probe.numpy(),
         positions=refined.positions,
         pixel_size=scan.pixel_size,
-        metadata=facts(scan, config, sum(i.predicting for i in images), sum(i.stitching for i in images)),
+        metadata=facts(scan, config, sum(i.predicting for i in streamed), sum(i.stitching for i in streamed)),
+        acquisition=scan.acquisition,
+        orientation=scan.orientation,
     )
     return shape
 
 
 def _averaged(
-    images: Sequence[Streamed], shape: tuple[int, int], uncertainty: str
+    images: Sequence[Accumulator], shape: tuple[int, int], uncertainty: str
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Rows of the average of images, of which the phases are found first."""
-    bands = list(row_bands(shape, _ROWS_MULTIPLE))
+    """Blocks of rows of the average of images, after their phases were determined."""
+    boxes = [(rows, slice(0, shape[1])) for rows in _blocks_of_rows(shape)]
     products = [torch.zeros((), dtype=torch.complex64) for _ in images]
     if len(images) > 1:
-        for band in bands:
-            parts = _parts(images, band, shape[1])
-            products = [p + _product(part, parts[0]) for p, part in zip(products, parts, strict=True)]
+        for box in boxes:
+            parts = [image.mean(box) for image in images]
+            products = [p + phase_product(part, parts[0]) for p, part in zip(products, parts, strict=True)]
     phases = unit_phases(products)
-    for start, stop in bands:
-        mean, weights, spread = average(_parts(images, (start, stop), shape[1]), phases, uncertainty)
+    for box in boxes:
+        mean, weights, spread = average([image.mean(box) for image in images], phases, uncertainty)
         rows = {"object": mean.numpy(), "weights": weights.numpy()}
-        yield start, rows if spread is None else rows | {"uncertainty": spread.numpy()}
+        yield box[0].start, rows if spread is None else rows | {"uncertainty": spread.numpy()}
 
 
-def _parts(images: Sequence[Streamed], band: tuple[int, int], width: int) -> list[Stitched]:
-    parts = (image.part(*band) for image in images)
-    return [Stitched(p.image[:, :width], p.weights[:, :width], p.geometry, p.square[:, :width]) for p in parts]
-
-
-def _product(image: Stitched, first: Stitched) -> Tensor:
-    return (image.weights * image.image.conj() * first.image).sum()
+def _blocks_of_rows(shape: tuple[int, int]) -> Iterator[slice]:
+    """Blocks of rows of an image (H, W) that are processed at a time."""
+    rows = max(_ROWS_MULTIPLE, _ROWS // (16 * shape[1]) // _ROWS_MULTIPLE * _ROWS_MULTIPLE)
+    return (slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The eight orientations of a scan: a group seen in a mirror, or turned, is another input with the same answer.
+"""The eight orientations of a scan: mirrored and rotated groups are different inputs with the same solution.
 
 Averaging over them (test-time augmentation) removes what a network does in one direction only, and their spread is a
 measure of what it does not know. An orientation is a number of three bits: transposed (4), then flipped in y (2), then

@@ -22,29 +22,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ptycho_ext import extract_patches_adjoint
 from ptychopinn.batches.dataset import GroupDataset, finished, gathering
 from ptychopinn.batches.grouping import covering_groups, group_patterns
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
 from ptychopinn.inference.orientations import ORIENTATIONS, turn_back, turn_group
 from ptychopinn.models import PtychoModel
-from ptychopinn.physics.overlap import illumination_weight
+from ptychopinn.physics.overlap import canvas_illumination, illumination_weight
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.runtime.memory import fits_in_memory
-from ptychopinn.runtime.processes import distributed, together
+from ptychopinn.runtime.processes import distributed, shared_errors
 from ptychopinn.scan import Scan
+from ptychopinn.stitching.accumulator import Stitched
 from ptychopinn.stitching.distributed import Shard
 from ptychopinn.stitching.on_disk import Streamed, bytes_to_stitch, stitch_streamed
-from ptychopinn.stitching.phases import Stitched, stitch
+from ptychopinn.stitching.phases import stitch
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says, before stitching.
+    """Output of the network, before stitching.
 
     Args:
         canvases: complex64, (G, H, W), one object canvas per group.
@@ -66,15 +66,15 @@ def predict(
     probe: Tensor | None = None,
     choose: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
 ) -> Prediction:
-    """Predict group canvases that together show every pattern of a scan.
+    """Predict group canvases that include every pattern of a scan.
 
     Args:
         model: a trained model.
         scan: the scan; its patterns must have the model's size.
         config: sections ``data`` and ``inference`` are used.
-        device: where to compute; results come back to the CPU.
-        orientation: in which to show the scan to the network, 0 to 7; the canvases come back in that of the scan.
-        probe: complex, (M, N, N), to use instead of what ``inference.probe`` says.
+        device: for the computation; results are on the CPU.
+        orientation: of the network's input, 0 to 7; the canvases are returned in that of the scan.
+        probe: complex, (M, N, N), replaces the probe of ``inference.probe``.
         choose: which groups to predict, given the origins (G, 2) of all canvases; none: all.
 
     Raises:
@@ -95,7 +95,7 @@ def predict(
 
 
 def groups_to_predict(model: PtychoModel, scan: Scan, config: Config) -> GroupDataset:
-    """The groups that together show every pattern, as ``inference`` has it; errors as for :func:`predict`."""
+    """Groups that include every pattern, by the section ``inference``; errors as for :func:`predict`."""
     size = _check_fit(model, scan, config)
     rule = config.data
     groups = group_patterns(
@@ -134,8 +134,7 @@ def predict_batches(
         batch = finished(gathered, device)
         turned = turn_group(batch.counts, batch.positions, batch.canvas_size, probe, orientation)
         canvases = turn_back(model(*turned), orientation).cpu()
-        fallen = weight.expand(batch.counts.shape).contiguous()
-        weights = extract_patches_adjoint(fallen, batch.positions, batch.canvas_size).cpu()
+        weights = canvas_illumination(weight, batch.positions, batch.canvas_size).cpu()
         yield canvases, weights, batch.origins.cpu()
 
 
@@ -155,7 +154,7 @@ def predict_streamed(
 
 
 def group_weight(probe: Tensor, rule: str) -> Tensor:
-    """What one pattern adds to its group's weight, real (N, N), by ``inference.weighting``."""
+    """Contribution of a pattern to the weight of its group, real (N, N), by ``inference.weighting``."""
     weight = illumination_weight(probe)
     if rule == "probe":
         return weight
@@ -194,10 +193,11 @@ def reconstruct(
         dataset = groups_to_predict(member, refined, config)
         if shard is None and not fits_in_memory(bytes_to_stitch(dataset)):
             streamed = predict_streamed(member, dataset, config, device, orientation, probe, Path(gettempdir()))
-            images.append(streamed.loaded())
+            images.append(streamed.average.mean())
             predicting, stitching = predicting + streamed.predicting, stitching + streamed.stitching
             continue
-        prediction = predict(member, refined, config, device, orientation, probe, shard and shard.choose)
+        choose = None if shard is None else shard.choose
+        prediction = predict(member, refined, config, device, orientation, probe, choose)
         predicted = time.perf_counter()
         synchronise = config.inference.synchronise
         if shard is not None:
@@ -217,12 +217,14 @@ def reconstruct(
         positions=refined.positions,
         pixel_size=scan.pixel_size,
         metadata=facts(scan, config, predicting, stitching),
+        acquisition=scan.acquisition,
+        orientation=scan.orientation,
     )
     return result.cropped() if config.inference.crop else result
 
 
 def facts(scan: Scan, config: Config, predicting: float, stitching: float) -> dict[str, Any]:
-    """Say how long it took, and what a reconstruction's metadata tell."""
+    """Log the durations, and return the metadata of a reconstruction."""
     _log.info(
         "%d patterns: predicted in %.1f s, stitched in %.1f s (%.0f patterns/s)",
         scan.n, predicting, stitching, scan.n / (predicting + stitching),
@@ -238,9 +240,9 @@ def facts(scan: Scan, config: Config, predicting: float, stitching: float) -> di
 def prepare(
     model: PtychoModel | Sequence[PtychoModel], scan: Scan, config: Config
 ) -> tuple[list[tuple[PtychoModel, int]], Scan, Tensor]:
-    """What is averaged in a reconstruction (models and orientations), the scan with its positions, and the probe."""
+    """Pairs of model and orientation to average, the scan with its positions, and the probe."""
     models = [model] if isinstance(model, PtychoModel) else list(model)
-    with together():
+    with shared_errors():
         for member in models:
             _check_fit(member, scan, config)
     views = [(member, turn) for member in models for turn in ORIENTATIONS[config.inference.augment]]
@@ -265,21 +267,24 @@ def combine(images: Sequence[Stitched], uncertainty: str = "none") -> tuple[Tens
     """
     height, width = (min(image.image.shape[axis] for image in images) for axis in (0, 1))
     assert len({tuple(image.geometry.origin) for image in images}) == 1
-    part = np.s_[:height, :width]
-    images = [Stitched(i.image[part], i.weights[part], i.geometry, i.square[part]) for i in images]
-    products = [(image.weights * image.image.conj() * images[0].image).sum() for image in images]
-    return average(images, unit_phases(products), uncertainty)
+    images = [image.part((slice(0, height), slice(0, width))) for image in images]
+    return average(images, unit_phases([phase_product(image, images[0]) for image in images]), uncertainty)
+
+
+def phase_product(image: Stitched, first: Stitched) -> Tensor:
+    """``sum w conj(o) o_1`` over an image or a part of it, complex (): its phase takes the image to the first one."""
+    return (image.weights * image.image.conj() * first.image).sum()
 
 
 def unit_phases(products: Sequence[Tensor]) -> list[Tensor | float]:
-    """The phases of products of each image with the first one; there is none to be found for a single image."""
+    """Phase factors of images from their products with the first image; 1 for a single image."""
     return [p / p.abs() if len(products) > 1 and p.abs() > 0 else 1.0 for p in products]
 
 
 def average(
     images: Sequence[Stitched], phases: Sequence[Tensor | float], uncertainty: str
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What :func:`combine` returns, of images or parts of them whose phases are known."""
+    """Average images, or parts of them, with known phases; returns as :func:`combine`."""
     first, count = images[0], len(images)
     total = torch.stack([image.weights for image in images]).sum(0)
     scale = total.clamp_min(torch.finfo(total.dtype).tiny)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is in a scan and what is wrong with it, before hours are spent on reconstructing it."""
+"""Inspection of a scan before its reconstruction: statistics, faults, orientation of the positions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The result of an inspection: what was measured, what is wrong with it, and both as text and as JSON types."""
+"""The result of an inspection, statistics and findings, as text and as JSON types."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.inspection.measure import ENCIRCLED, Geometry, Patterns
+from ptychopinn.inspection.measure import ENCIRCLED, FORMER_NAMES, PatternStatistics, ScanGeometry
 from ptychopinn.inspection.orientation import SURE, OrientationReport
 
-#: Worst first. A "problem" spoils a reconstruction, a "warning" costs quality or may be meant, a "note" is to be known.
+#: Worst first: a "problem" prevents a reconstruction, a "warning" may lower its quality, a "note" is information.
 SEVERITIES = ("problem", "warning", "note")
 
 _LABEL, _WIDTH = 22, 110
@@ -22,13 +22,13 @@ _LABEL, _WIDTH = 22, 110
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be.
+    """A fault of a scan.
 
     Attributes:
         severity: one of `SEVERITIES`.
-        key: a short name that stays the same, for programs.
-        sentence: what is so.
-        advice: what to do about it.
+        key: a short name for programs, the same in all versions.
+        sentence: what was found.
+        advice: what to do.
     """
 
     severity: str
@@ -42,18 +42,18 @@ class Finding:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What :func:`ptychopinn.inspection.inspect_scan` found out about a scan.
+    """The result of :func:`ptychopinn.inspection.inspect_scan`.
 
     Attributes:
         name: of the scan.
-        pixel_size: metres per object pixel, or None.
-        energy: eV, or None.
-        measurement: what the patterns in the file were read as, "amplitude" or "counts", or None where nothing says so.
-        measurement_reason: why.
-        patterns: of the counts.
-        geometry: of positions and probe.
+        pixel_size: of the object, m, or None.
+        energy: of a photon, eV, or None.
+        measurement: what the file holds, "amplitude" or "counts", or None if that is not recorded.
+        measurement_reason: how that was decided.
+        patterns: statistics of the counts.
+        geometry: statistics of positions and probe.
         orientation: the check of the orientation, or None if it was not done.
-        findings: what is wrong, worst first.
+        findings: faults, worst first.
     """
 
     name: str
@@ -61,27 +61,29 @@ class Inspection:
     energy: float | None
     measurement: str | None
     measurement_reason: str | None
-    patterns: Patterns
-    geometry: Geometry
+    patterns: PatternStatistics
+    geometry: ScanGeometry
     orientation: OrientationReport | None
     findings: tuple[Finding, ...]
 
     @property
     def problems(self) -> int:
-        """How many findings are problems."""
+        """Number of findings that are problems."""
         return sum(finding.severity == "problem" for finding in self.findings)
 
     @property
     def bad_pixels(self) -> NDArray[np.bool_]:
-        """Mask (N, N) of the scan's bad pixels and those that look faulty, for `Scan.bad_pixels`."""
+        """Mask (N, N) of the scan's bad pixels and of faulty ones, for `Scan.bad_pixels`."""
         return self.patterns.masked | self.patterns.suspects
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON types: faulty pixels as (row, column), no images, None for what is not finite."""
+        """The inspection as JSON types: faulty pixels as (row, column), no images, None for NaN and infinity."""
         values = asdict(self)
         for image in ("mean", "masked", "suspects", "totals"):
             del values["patterns"][image]
         values["patterns"]["suspects"] = np.argwhere(self.patterns.suspects).tolist()
+        for part in ("patterns", "geometry"):
+            values[part] = {FORMER_NAMES.get(name, name): value for name, value in values[part].items()}
         plain: dict[str, Any] = _plain(values)
         return plain
 
@@ -94,12 +96,12 @@ class Inspection:
             lines.append("")
         for finding in self.findings:
             lines += _wrapped(str(finding), "  ")
-        lines.append(_verdict(self))
+        lines.append(_summary(self))
         return "\n".join(lines)
 
     def _sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
         patterns, geometry, size = self.patterns, self.geometry, self.patterns.size
-        middle = ", ".join(f"{shift + size // 2:.2f}" for shift in patterns.offset)
+        centre = ", ".join(f"{shift + size // 2:.2f}" for shift in patterns.offset)
         pixel = None if self.pixel_size is None else 1e6 * self.pixel_size
         return [
             (
@@ -112,10 +114,10 @@ class Inspection:
                         f"mean {patterns.mean_total:.4g}, from {patterns.lowest:.4g} to {patterns.highest:.4g}",
                     ),
                     ("brightest pixel", f"{patterns.largest:.6g} counts"),
-                    ("zero frequency", f"at pixel ({middle}) (y, x); expected ({size // 2}, {size // 2})"),
+                    ("zero frequency", f"at pixel ({centre}) (y, x); expected ({size // 2}, {size // 2})"),
                     (
                         "pixels",
-                        f"{int(patterns.masked.sum())} masked; of the others {patterns.dead} look dead, "
+                        f"{int(patterns.masked.sum())} masked; of the others {patterns.dead} dead, "
                         f"{patterns.constant} stuck, {patterns.hot} hot",
                     ),
                 ],
@@ -128,7 +130,7 @@ class Inspection:
                     ("neighbours", f"{_lengths((geometry.step,), pixel)} apart (median distance to the nearest)"),
                     (
                         "photons per pixel",
-                        f"{geometry.dose:.4g} (all counts over the {geometry.lit} object pixels lit)",
+                        f"{geometry.dose:.4g} (total counts / {geometry.illuminated} illuminated object pixels)",
                     ),
                 ],
             ),
@@ -136,17 +138,17 @@ class Inspection:
                 "probe",
                 [
                     ("modes", str(geometry.modes)),
-                    ("diameter", f"{_lengths((geometry.diameter,), pixel)} (circle with {ENCIRCLED:.0%} of its light)"),
+                    ("diameter", f"{_lengths((geometry.diameter,), pixel)} (with {ENCIRCLED:.0%} of the intensity)"),
                     ("linear overlap", f"{geometry.overlap:.0%} (1 - distance of neighbours / diameter)"),
                     ("oversampling", f"{geometry.oversampling:.2f} (patch side / diameter)"),
-                    ("mean transmission", f"{geometry.transmission:.3g} (mean counts over the probe's power)"),
+                    ("mean transmission", f"{geometry.transmission:.3g} (mean counts / power of the probe)"),
                 ],
             ),
             (
                 "units",
                 [
-                    ("photon energy", "not known" if self.energy is None else f"{self.energy / 1e3:.6g} keV"),
-                    ("object pixel", "not known" if pixel is None else f"{1e3 * pixel:.4g} nm"),
+                    ("photon energy", "unknown" if self.energy is None else f"{self.energy / 1e3:.6g} keV"),
+                    ("object pixel", "unknown" if pixel is None else f"{1e3 * pixel:.4g} nm"),
                 ],
             ),
             ("orientation", self._orientation()),
@@ -155,21 +157,21 @@ class Inspection:
     def _orientation(self) -> list[tuple[str, str]]:
         report = self.orientation
         if report is None:
-            return [("fits best", "not checked")]
-        pair = "" if report.twin is None else f" or {report.twin}, which this probe cannot tell apart"
-        margin = f"{report.confidence:.1f} standard errors of {report.patterns} patterns; {SURE:g} and more are sure"
-        return [("fits best", report.best + pair), ("margin", margin)]
+            return [("best fit", "not checked")]
+        pair = "" if report.twin is None else f" or {report.twin}, which fit equally well with this probe"
+        margin = f"{report.confidence:.1f} standard errors over {report.patterns} patterns; significant from {SURE:g}"
+        return [("best fit", report.best + pair), ("margin", margin)]
 
 
-def _verdict(found: Inspection) -> str:
+def _summary(found: Inspection) -> str:
     if not found.findings:
-        return "nothing is wrong"
+        return "no findings"
     counts = [(sum(f.severity == severity for f in found.findings), severity) for severity in SEVERITIES]
     return ", ".join(f"{number} {severity}{'s' if number > 1 else ''}" for number, severity in counts if number)
 
 
 def _lengths(pixels: tuple[float, ...], pixel: float | None) -> str:
-    """Lengths in pixels, and in micrometres where a pixel's is known."""
+    """Lengths in pixels, and in micrometres if the pixel size is known."""
     text = " x ".join(f"{length:.1f}" for length in pixels) + " px"
     return text if pixel is None else text + " = " + " x ".join(f"{length * pixel:.3g}" for length in pixels) + " µm"
 
@@ -180,9 +182,9 @@ def _wrapped(line: str, indent: str) -> list[str]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value

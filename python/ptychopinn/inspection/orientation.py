@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Whether positions and patterns belong together: swapped axes, mirrored axes, negated positions.
+"""Orientation of the positions relative to the patterns: swapped, reversed and negated axes.
 
-Files of different makers disagree in exactly this, and nothing in a file tells. The data do: see trials.py. One of the
-eight ways to map the axes of the positions onto those of the patterns makes overlapping patterns agree. The negation of
-both is a special case. It is what a probe's defocus of the wrong sign looks like, too: patterns alone cannot tell these
-two apart, and a probe that is like its own twin cannot tell the negation at all.
+Files of different instruments differ in it and do not record it. It is determined by trial refinements (trials.py): in
+one of the eight orientations, overlapping patterns agree on the object. Negated positions are equivalent to a probe of
+opposite phase, so that patterns cannot distinguish them from a defocus of the wrong sign; with a probe that equals its
+twin, they cannot be detected at all.
 """
 
 from __future__ import annotations
@@ -15,32 +15,31 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import saved_geometry
 from ptychopinn.errors import InputError
-from ptychopinn.inspection.centre import misplaced
-from ptychopinn.inspection.trials import fit_all, margin, take_sample, twin_likeness
+from ptychopinn.inspection.centre import off_centre
+from ptychopinn.inspection.trials import fit_trials, margin, select_sample, twin_similarity
 from ptychopinn.scan import Scan
 
 _log = logging.getLogger(__name__)
 
 
-def _turn(*rows: tuple[int, int]) -> NDArray[np.int64]:
+def _matrix(*rows: tuple[int, int]) -> NDArray[np.int64]:
     return np.array(rows)
 
 
-#: Name -> matrix that (y, x) is multiplied by. First the axes are swapped, then the new ones are flipped.
+#: Name -> matrix by which (y, x) is multiplied: axes are swapped first, then reversed.
 ORIENTATIONS: dict[str, NDArray[np.int64]] = {
-    "given": _turn((1, 0), (0, 1)),
-    "flip_y": _turn((-1, 0), (0, 1)),
-    "flip_x": _turn((1, 0), (0, -1)),
-    "rotate_180": _turn((-1, 0), (0, -1)),
-    "swap": _turn((0, 1), (1, 0)),
-    "swap_flip_y": _turn((0, -1), (1, 0)),
-    "swap_flip_x": _turn((0, 1), (-1, 0)),
-    "swap_rotate_180": _turn((0, -1), (-1, 0)),
+    "given": _matrix((1, 0), (0, 1)),
+    "flip_y": _matrix((-1, 0), (0, 1)),
+    "flip_x": _matrix((1, 0), (0, -1)),
+    "rotate_180": _matrix((-1, 0), (0, -1)),
+    "swap": _matrix((0, 1), (1, 0)),
+    "swap_flip_y": _matrix((0, -1), (1, 0)),
+    "swap_flip_x": _matrix((0, 1), (-1, 0)),
+    "swap_rotate_180": _matrix((0, -1), (-1, 0)),
 }
 
-_MEANING = {
+_DESCRIPTION = {
     "given": "as they are",
     "flip_y": "with y reversed",
     "flip_x": "with x reversed",
@@ -51,30 +50,30 @@ _MEANING = {
     "swap_rotate_180": "with y and x swapped and both reversed",
 }
 
-#: Fewest patterns that are worth a check.
+#: Minimum number of patterns for a check.
 FEWEST = 30
-#: Standard errors from which a result counts as sure. Neighbours share pixels, so that three mean little: up to 3 were
-#: seen with a probe that had lost its defocus, 1 on scans that have no right orientation (docs/inspect.md).
+#: Margin, standard errors, from which a result is reliable. Neighbouring patterns are not independent: margins up to 3
+#: occur with a probe without defocus, and up to 1 for scans without a correct orientation (docs/inspect.md).
 SURE = 5.0
-#: Likeness of a probe to its twin from which the negation of the positions is not decided.
+#: Similarity of a probe and its twin from which negated positions cannot be detected.
 _TWIN = 0.95
 
 
 @dataclass(frozen=True)
 class OrientationReport:
-    """What :func:`check_orientation` found.
+    """The result of :func:`check_orientation`.
 
     Attributes:
         best: the orientation that fits best, a name in `ORIENTATIONS`.
-        given_is_best: whether the scan is right as it is, as far as can be told.
-        scores: deviance per detector pixel that a few passes reach, for every orientation; lower is better.
-        confidence: by how many standard errors of the patterns' deviances (see :func:`trials.margin`) the best fits
-            better than the next; at :data:`SURE` and above the answer can be relied on.
-        twin: the orientation that is the best with all positions negated, where the probe cannot tell the two apart;
-            `confidence` is then that of the pair.
-        offset: of the zero frequency from pixel (N//2, N//2), (y, x) pixels.
-        patterns: how many were looked at.
-        sentence: all this in words.
+        given_is_best: whether that is the orientation of the scan.
+        scores: deviance per detector pixel after a few passes, for every orientation; lower is better.
+        confidence: margin between the best orientation and the next, in standard errors (see :func:`trials.margin`);
+            reliable from :data:`SURE` on.
+        twin: `best` with negated positions, if the probe cannot distinguish the two, otherwise None; `confidence` is
+            then that of the pair.
+        offset: of the zero frequency from pixel (N//2, N//2), (y, x), pixels.
+        patterns: number of patterns of the trials.
+        sentence: the result in words.
     """
 
     best: str
@@ -88,38 +87,37 @@ class OrientationReport:
 
     @property
     def sure(self) -> bool:
-        """Whether the confidence is enough to rely on."""
+        """Whether the result is reliable: `confidence` is at least :data:`SURE`."""
         return self.confidence >= SURE
 
 
 def check_orientation(scan: Scan, seed: int = 0) -> OrientationReport:
-    """Find the orientation of the positions in which neighbouring patterns agree with each other.
+    """Find the orientation of the positions in which overlapping patterns agree on the object.
 
-    Takes 2 to 6 CPU-seconds for patterns of 32 to 64 px. The same arguments give the same report.
+    Takes 2 to 6 CPU-seconds for patterns of 32 to 64 px. The result is deterministic.
 
     Args:
-        scan: the scan, of two patterns or more; its truth is not looked at. The probe may be a guess.
-        seed: of the order of the patterns in the trials.
+        scan: the scan, with at least two patterns; its truth is not used. The probe may be an estimate.
+        seed: of the order of the batches in the trials.
 
     Returns:
-        The report.
+        The orientation that fits best, with its margin.
 
     Raises:
         InputError: the scan has a single pattern.
     """
     if scan.n < 2:
         raise InputError(f"{scan.name}: expected two patterns or more to find their orientation, found {scan.n}")
-    sample = take_sample(scan)
-    found = fit_all(sample, ORIENTATIONS, seed)
-    scores = {name: float(values.mean()) for name, values in found.items()}
+    sample = select_sample(scan)
+    deviances = fit_trials(sample, ORIENTATIONS, seed)
+    scores = {name: float(values.mean()) for name, values in deviances.items()}
     best = min(scores, key=scores.__getitem__)
-    twin = compose("rotate_180", best) if twin_likeness(scan.probe) >= _TWIN else None
+    twin = compose("rotate_180", best) if twin_similarity(scan.probe) >= _TWIN else None
     if twin == "given":
         best, twin = twin, best
     pair = [name for name in (best, twin) if name is not None]
-    confidence = max(
-        min(margin(found[name], values) for other, values in found.items() if other not in pair) for name in pair
-    )
+    others = [values for name, values in deviances.items() if name not in pair]
+    confidence = max(min(margin(deviances[name], values) for values in others) for name in pair)
     report = OrientationReport(
         best, best == "given", scores, confidence, twin, sample.offset, len(sample.counts), sentence=""
     )
@@ -127,12 +125,12 @@ def check_orientation(scan: Scan, seed: int = 0) -> OrientationReport:
 
 
 def oriented(scan: Scan, name: str) -> Scan:
-    """The scan with its positions in another orientation; the patterns and the probe stay.
+    """Return the scan with its positions in another orientation; patterns and probe are the same.
 
     An axis is reversed within its extent, which keeps its place in pixels and in the world, so that the same part of
     the plane is covered; swapped axes swap their extents, and so the world coordinates of pixel (0, 0). The truth is
     dropped, unless nothing changes: where it lies under the changed positions is not known.
-    `metadata["orientation"]` names what was done, all in all.
+    `orientation` of the scan names what was done, all in all.
 
     Args:
         scan: the scan.
@@ -157,43 +155,40 @@ def oriented(scan: Scan, name: str) -> Scan:
         low, high = low[::-1], high[::-1]
     reversed_axes = ORIENTATIONS[name].sum(1) < 0
     positions[:, reversed_axes] += (low + high)[reversed_axes]
-    total = compose(name, str(scan.metadata.get("orientation", "given")))
-    metadata = {key: value for key, value in scan.metadata.items() if key != "orientation"}
-    if total != "given":
-        metadata["orientation"] = total
-    origin = saved_geometry(metadata)[1]
+    acquisition, origin = scan.acquisition, scan.acquisition.world_origin
     if name.startswith("swap") and origin is not None:
-        metadata["geometry"] = metadata["geometry"] | {"world_origin_m": origin[::-1].tolist()}
-    return replace(scan, positions=positions, truth=None, metadata=metadata)
+        acquisition = replace(acquisition, world_origin=(origin[1], origin[0]))
+    total = compose(name, scan.orientation)
+    return replace(scan, positions=positions, truth=None, acquisition=acquisition, orientation=total)
 
 
 def compose(second: str, first: str) -> str:
-    """The orientation that is ``first``, then ``second``.
+    """Compose two orientations: ``first``, then ``second``.
 
     Example:
         >>> compose("flip_y", "swap"), compose("swap", "swap_flip_y")
         ('swap_flip_y', 'flip_x')
     """
     product = ORIENTATIONS[second] @ ORIENTATIONS[first]
-    return next(name for name, turn in ORIENTATIONS.items() if np.array_equal(turn, product))
+    return next(name for name, matrix in ORIENTATIONS.items() if np.array_equal(matrix, product))
 
 
 def require_orientation(
     scan: Scan, seed: int = 0, *, file: str | None = None, alone: bool = True
 ) -> OrientationReport | None:
-    """Check a scan's orientation and refuse one that is surely wrong; one that is unsure is only warned of.
+    """Check a scan's orientation; refuse a wrong one, and log a warning if the result is not reliable.
 
     Args:
-        scan: the scan; with fewer than :data:`FEWEST` patterns it is not checked, and the log says so.
+        scan: the scan; with fewer than :data:`FEWEST` patterns it is not checked, which is logged.
         seed: see :func:`check_orientation`.
-        file: its name, for what is said; none: the scan's own.
-        alone: an option of the command would turn this scan only.
+        file: name of the scan in messages; None: the scan's own.
+        alone: the command reads this scan only, so that its option --orientation applies to this scan.
 
     Returns:
-        The report; None where nothing was checked.
+        The report, or None without a check.
 
     Raises:
-        InputError: another orientation surely fits better; the sentence names the option that mends it.
+        InputError: another orientation fits better, reliably; the message names the option that corrects it.
     """
     name = file or scan.name
     if scan.n < FEWEST:
@@ -201,15 +196,15 @@ def require_orientation(
         return None
     report = check_orientation(scan, seed)
     if report.sure and not report.given_is_best:
-        mend = f"--orientation {report.best} does so"
+        remedy = f"use --orientation {report.best}"
         if not alone:
-            mend = f"'ptychopinn convert {name} OUT --orientation {report.best}' does so for this scan alone"
-        raise InputError(f"{name}: {report.sentence}; {mend}, --orientation given insists on the positions as they are")
+            remedy = f"convert this scan with 'ptychopinn convert {name} OUT --orientation {report.best}'"
+        raise InputError(f"{name}: {report.sentence}; {remedy}, or --orientation given to keep the positions")
     if not report.sure:
         _log.warning("%s: %s", name, report.sentence)
-    elif misplaced(report.offset):
+    elif off_centre(report.offset):
         _log.warning(
-            "%s: the patterns' zero frequency lies (%.1f, %.1f) px (y, x) from the middle pixel: expect a phase ramp",
+            "%s: the zero frequency of the patterns is (%.1f, %.1f) px (y, x) from the centre: expect a phase ramp",
             name, *report.offset,
         )  # fmt: skip
     return report
@@ -219,16 +214,16 @@ def _sentence(report: OrientationReport) -> str:
     best, twin = report.best, report.twin
     if not report.sure:
         return (
-            f"the orientation of the positions is not certain: {best} fits best, but by {report.confidence:.1f} "
-            f"standard errors of {report.patterns} patterns only ({SURE:g} would do)"
+            f"the orientation of the positions is uncertain: {best} fits best, but only by {report.confidence:.1f} "
+            f"standard errors over {report.patterns} patterns ({SURE:g} are reliable)"
         )
-    measure = f"by {report.confidence:.0f} standard errors of {report.patterns} patterns"
+    margin_text = f"by {report.confidence:.0f} standard errors over {report.patterns} patterns"
     if best == "given":
-        doubt = "" if twin is None else ", though the probe, which is like its twin, cannot tell them from negated ones"
-        return f"the positions fit the patterns best as they are, {measure}{doubt}"
-    text = f"expected positions that fit the patterns, found that they fit better {_MEANING[best]}, {measure}"
+        pair = "" if twin is None else "; negated positions fit equally well, because the probe equals its twin"
+        return f"the positions fit the patterns best as they are, {margin_text}{pair}"
+    text = f"expected positions that fit the patterns, found a better fit {_DESCRIPTION[best]}, {margin_text}"
     if best == "rotate_180":
-        text += ", as they would if the phase of the probe (its defocus) had the wrong sign"
+        text += "; a probe with the wrong sign of its phase (defocus) has the same effect"
     elif twin is not None:
-        text += f" (or {_MEANING[twin]}, which this probe cannot tell apart)"
+        text += f" (or {_DESCRIPTION[twin]}, which fits equally well with this probe)"
     return text

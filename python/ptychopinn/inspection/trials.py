@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Closed-loop trials: an object is refined from nothing with the positions turned, and how well it fits is compared.
+"""Trial refinements of a few patterns, from scratch, with the positions in different orientations.
 
-Patterns that overlap must agree on the object between them. In a wrong orientation neighbours disagree, whatever the
-object; the same few patterns, the same probe and the same number of passes make the trials comparable. The probe is
-held fixed: if it were refined, it would make up for the negation of the positions, which only its phase tells apart.
+In a wrong orientation, overlapping patterns contradict each other, and the deviance stays high. Trials are comparable:
+they have the same patterns, probe and number of passes. The probe is fixed, because a refined probe would compensate
+negated positions by the sign of its phase.
 """
 
 from __future__ import annotations
@@ -18,114 +18,130 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.inspection.centre import centre_offset, filled
-from ptychopinn.physics.propagation import far_field, near_field, squared_modulus
+from ptychopinn.inspection.centre import centre_offset, fill_pixels
+from ptychopinn.physics.propagation import far_field, inverse_far_field, squared_modulus
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
 from ptychopinn.refinement.objective import Objective
-from ptychopinn.refinement.search import most_telling, with_aperture
+from ptychopinn.refinement.search import impose_aperture, select_trial_patterns
 from ptychopinn.refinement.state import State
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 
-#: Patterns of a trial: as many as cost what 100 of 64 px do, within these bounds.
+#: Number of patterns of 64 px in a trial; of another size, as many as have the same cost, within these bounds.
 _PATTERNS, _FEWEST, _MOST = 100, 24, 200
-#: Detector pixels along a side to which patterns are cut, if so many hold nearly all light.
+#: Minimum side, detector pixels, to which patterns are cropped, and the fraction of the counts it must contain.
 _SIDE = 64
-_LIGHT = 0.97
+_CROPPED_FRACTION = 0.97
 _PASSES = {"pie": 5, "lbfgs": 15}
 _MARGIN = 2
-#: Share of the median counts below which a pattern is not taken.
+#: Total counts, relative to the median, below which a pattern is not used.
 _FAINT = 0.01
-#: Detector pixels that are looked at to choose the patterns; more are thinned out.
-_LOOKED_AT = 1 << 26
+#: Maximum number of counts that are used to choose the patterns; larger scans are subsampled.
+_MAX_COUNTS = 1 << 26
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Neighbouring patterns of a scan, centred, cut to the light, and what a trial needs besides.
+    """Neighbouring patterns of a scan, centred and cropped, with their positions and probe.
 
     Attributes:
         counts: float32, (k, K, K), FFT order.
-        places: float64, (k, 2), in pixels of the cut patterns' object.
+        positions: float64, (k, 2), pixels of the object behind cropped patterns.
         probe: complex64, (M, K, K), with the aperture of the mean pattern.
         good: bool, (K, K), FFT order, or None.
-        offset: of the zero frequency in the scan, (y, x) pixels; it has been taken out.
+        offset: of the zero frequency in the scan, (y, x), pixels; corrected in ``counts``.
     """
 
     counts: Tensor
-    places: Tensor
+    positions: Tensor
     probe: Tensor
     good: Tensor | None
     offset: tuple[float, float]
 
 
-def take_sample(scan: Scan) -> Sample:
-    """Neighbours from where the scan's patterns differ most."""
+def select_sample(scan: Scan) -> Sample:
+    """Select neighbouring patterns from the part of the scan where patterns differ most."""
     good = np.ones(scan.counts.shape[1:], np.bool_) if scan.bad_pixels is None else ~scan.bad_pixels
     mean, totals = np.zeros(scan.counts.shape[1:]), np.empty(scan.n)
     for part in pattern_blocks(scan.counts.shape):
         mean += scan.counts[part].sum(0, dtype=np.float64)
         totals[part] = scan.counts[part][:, good].sum(1, dtype=np.float64)
     usable = totals > _FAINT * np.median(totals)
-    if usable.sum() > 1 and not usable.all():  # empty ones would be chosen, since they differ from all others
+    if usable.sum() > 1 and not usable.all():  # empty patterns differ from all others, and would be chosen
         scan = scan.subset(usable)
-    mean = filled(mean / len(totals), ~good)
+    mean = fill_pixels(mean / len(totals), ~good)
     offset = centre_offset(mean, scan.probe)
     back = tuple(-round(shift) for shift in offset)
-    thinned = torch.from_numpy(_thinned(scan, good))
+    subsampled = torch.from_numpy(_subsample(scan, good))
     mean, good = np.roll(mean, back, (0, 1)), np.roll(good, back, (0, 1))
-    side = _cut_side(mean)
+    side = _central_side(mean)
     size = scan.patch_size
-    window = np.s_[size // 2 - side // 2 : size // 2 + side // 2]
+    centre = slice(size // 2 - side // 2, size // 2 + side // 2)
 
     positions = torch.from_numpy(scan.positions)
     number = int(np.clip(_PATTERNS * (_SIDE / side) ** 2, _FEWEST, _MOST))
-    chosen = most_telling(thinned, positions, number)
-    counts = np.roll(scan.counts[chosen.numpy()], back, (1, 2))[:, window, window].astype(np.float32)
+    chosen = select_trial_patterns(subsampled, positions, number)
+    counts = np.roll(scan.counts[chosen.numpy()], back, (1, 2))[:, centre, centre].astype(np.float32)
 
-    good = good[window, window]
+    good = good[centre, centre]
     mask = None if good.all() else _fft_order(good)
-    fields = torch.fft.fftshift(far_field(torch.from_numpy(scan.probe)), (-2, -1))[:, window, window]
-    probe = near_field(torch.fft.ifftshift(fields, (-2, -1)))
-    # Its scale may be anything: that of the counts, so that the object begins at 1.
-    probe = probe * math.sqrt(float(mean[window, window].sum()) / float(squared_modulus(probe).sum()))
-    probe = with_aperture(probe, _fft_order(mean[window, window].astype(np.float32))[None], mask)
+    fields = torch.fft.fftshift(far_field(torch.from_numpy(scan.probe)), (-2, -1))[:, centre, centre]
+    probe = inverse_far_field(torch.fft.ifftshift(fields, (-2, -1)))
+    # Scaled to the counts, so that the initial object is 1.
+    probe = probe * math.sqrt(float(mean[centre, centre].sum()) / float(squared_modulus(probe).sum()))
+    probe = impose_aperture(probe, _fft_order(mean[centre, centre].astype(np.float32))[None], mask)
     return Sample(_fft_order(counts), positions[chosen] * (side / size), probe, mask, offset)
 
 
-def fit(sample: Sample, turn: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
-    """Deviance per detector pixel of each pattern, (k,), after a few passes with the positions turned by a matrix."""
+def fit_trial(sample: Sample, matrix: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """Refine a sample with its positions multiplied by a matrix.
+
+    Args:
+        sample: the patterns.
+        matrix: (2, 2), of (y, x).
+        seed: of the order of the batches.
+
+    Returns:
+        (k,), deviance of every pattern per detector pixel.
+    """
     config = RefineConfig(learn_probe=False, total_variation=0.0, seed=seed)
-    places = sample.places @ torch.from_numpy(turn.T.astype(np.float64))
-    places = places - places.amin(0).floor() + _MARGIN
-    height, width = (int(v) for v in places.amax(0).ceil() + sample.counts.shape[-1] + _MARGIN)
+    positions = sample.positions @ torch.from_numpy(matrix.T.astype(np.float64))
+    positions = positions - positions.amin(0).floor() + _MARGIN
+    height, width = (int(v) for v in positions.amax(0).ceil() + sample.counts.shape[-1] + _MARGIN)
     objective = Objective(sample.counts, sample.good, (height, width), config)
     number = len(sample.counts)
     state = State(
         torch.ones(height, width, dtype=torch.complex64),
         sample.probe.clone(),
-        places,
+        positions,
         torch.zeros(number, dtype=torch.float64),
     )
     with torch.no_grad():
-        warm = PieEngine(objective, state, config, _no_penalty, _as_it_is)
+        warmup = PieEngine(objective, state, config, _no_penalty, _identity)
         for _ in range(_PASSES["pie"]):
-            warm.advance()
-        engine = LbfgsEngine(objective, warm.state, config, _no_penalty, _as_it_is)
+            warmup.advance()
+        engine = LbfgsEngine(objective, warmup.state, config, _no_penalty, _identity)
         for _ in range(_PASSES["lbfgs"]):
             engine.advance()
     return engine.residuals.numpy()
 
 
-def fit_all(sample: Sample, turns: Mapping[str, NDArray[np.int64]], seed: int) -> dict[str, NDArray[np.float64]]:
-    """:func:`fit` for each of several turns, by name."""
-    return {name: fit(sample, turn, seed) for name, turn in turns.items()}
+def fit_trials(sample: Sample, matrices: Mapping[str, NDArray[np.int64]], seed: int) -> dict[str, NDArray[np.float64]]:
+    """Call :func:`fit_trial` for every matrix; results by name."""
+    return {name: fit_trial(sample, matrix, seed) for name, matrix in matrices.items()}
 
 
 def margin(better: NDArray[np.float64], worse: NDArray[np.float64]) -> float:
-    """By how many standard errors ``worse`` (k,) has the larger logarithms of deviance, pattern by pattern.
+    """Mean of log(worse / better) over patterns, in standard errors.
 
-    Ratios, because patterns differ in how well they fit by far more than trials do.
+    Ratios are used because the deviance varies more between patterns than between trials.
+
+    Args:
+        better: (k,), deviance of every pattern in the first trial.
+        worse: (k,), the same of the second.
+
+    Returns:
+        The margin, positive where ``worse`` has the larger deviance; 0 for one pattern, or without variation.
 
     Example:
         >>> round(margin(np.array([1.0, 2.0, 4.0]), np.array([2.0, 5.0, 7.0])), 1)
@@ -136,15 +152,18 @@ def margin(better: NDArray[np.float64], worse: NDArray[np.float64]) -> float:
     return float(steps.mean() / error) if error > 0 else 0.0
 
 
-def twin_likeness(probe: NDArray[np.complex64]) -> float:
-    """How much the strongest mode of a probe is like its twin ``conj(P(-r))``, 0 to 1, at the best shift.
+def twin_similarity(probe: NDArray[np.complex64]) -> float:
+    """Maximum correlation of the strongest mode with its twin image ``conj(P(-r))`` over shifts, 0 to 1.
 
-    The twin sends the same light to the detector with the phase reversed: a probe like its twin, which is one without
-    defocus and aberrations, cannot tell a scan from the same scan with all positions negated.
+    The far field of the twin has the same modulus and the opposite phase. A probe that equals its twin, as without
+    defocus and aberrations, predicts the same patterns for negated positions and the twin of the object.
+
+    Args:
+        probe: (M, N, N).
 
     Example:
         >>> from ptychopinn.physics.probes import defocused, disk
-        >>> round(twin_likeness(disk(32)), 2), twin_likeness(defocused(32)) < 0.5
+        >>> round(twin_similarity(disk(32)), 2), twin_similarity(defocused(32)) < 0.5
         (1.0, True)
     """
     strongest = probe[int(np.argmax(np.square(np.abs(probe)).sum((1, 2))))].astype(np.complex128)
@@ -153,22 +172,22 @@ def twin_likeness(probe: NDArray[np.complex64]) -> float:
     return float(overlap / np.square(np.abs(field)).sum())
 
 
-def _thinned(scan: Scan, good: NDArray[np.bool_]) -> NDArray[np.generic]:
-    """Counts of good pixels at every s-th along both axes, (n, N/s, N/s): all that is held of a scan at once."""
-    stride = max(1, math.ceil(math.sqrt(math.prod(scan.counts.shape) / _LOOKED_AT)))
+def _subsample(scan: Scan, good: NDArray[np.bool_]) -> NDArray[np.generic]:
+    """Counts of every s-th pixel along both axes, (n, N/s, N/s), zero for bad ones, of a scan that may be on disk."""
+    stride = max(1, math.ceil(math.sqrt(math.prod(scan.counts.shape) / _MAX_COUNTS)))
     kept = good[::stride, ::stride]
-    thinned = np.empty((scan.n, *kept.shape), scan.counts.dtype)
+    subsampled = np.empty((scan.n, *kept.shape), scan.counts.dtype)
     for part in pattern_blocks(scan.counts.shape):
-        thinned[part] = np.where(kept, scan.counts[part][:, ::stride, ::stride], 0)
-    return thinned
+        subsampled[part] = np.where(kept, scan.counts[part][:, ::stride, ::stride], 0)
+    return subsampled
 
 
-def _cut_side(mean: NDArray[np.float64]) -> int:
-    """Even side of the smallest central part, of `_SIDE` pixels or more, that holds nearly all light."""
+def _central_side(mean: NDArray[np.float64]) -> int:
+    """Even side, at least `_SIDE` pixels, of the smallest central part that contains nearly all counts."""
     size = len(mean)
     for side in range(_SIDE, size, 16):
         part = np.s_[size // 2 - side // 2 : size // 2 + side // 2]
-        if mean[part, part].sum() >= _LIGHT * mean.sum():
+        if mean[part, part].sum() >= _CROPPED_FRACTION * mean.sum():
             return side
     return size
 
@@ -177,9 +196,9 @@ def _fft_order(images: NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(np.fft.ifftshift(images, axes=(-2, -1)).copy())
 
 
-def _no_penalty(state: State, light: Tensor, gradient: State) -> float:
+def _no_penalty(state: State, illumination: Tensor, gradient: State) -> float:
     return 0.0
 
 
-def _as_it_is(moves: Tensor) -> Tensor:
+def _identity(moves: Tensor) -> Tensor:
     return moves

@@ -1,114 +1,135 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""From what a file says to a Scan: the steps that every format shares.
+"""Build a Scan from the contents of a file: the steps that all formats share.
 
-A reader of a format finds patterns, places, probe and geometry and hands them over in the file's frame and SI units
-(:class:`Contents`); counts, pixels, the origin, the probe's scale and the truth are then decided here, the same way for
-all of them.
+The reader of a format passes patterns, positions, probe and geometry in the coordinates of the file and in SI units
+(:class:`Contents`). :func:`assemble` determines counts, pixel size, origin, probe scale and truth by the same rules for
+every format.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import Acquisition, geometry_metadata
-from ptychopinn.errors import InputError
+from ptychopinn.acquisition import Acquisition, finite_pair
+from ptychopinn.decisions import Decision
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.io.counts import RawPatterns, counts_of
-from ptychopinn.io.fields import Source
-from ptychopinn.io.geometry import resolved
+from ptychopinn.io.fields import OpenFile
+from ptychopinn.io.geometry import own_pixel_size, resolved
 from ptychopinn.io.options import MEASUREMENTS, ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, probe_of
+from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 
-#: Object pixels by which a truth may be stretched against the positions, over all of it.
-_STRETCH = 0.1
+#: Largest difference between the extent of a truth and of the same object at the scan's pixel size, in object pixels.
+_LARGEST_MISMATCH = 0.1
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class Contents:
-    """What a file says about a scan.
+    """The contents of a scan file.
 
     Args:
-        source: the open file.
-        key: where its patterns stand.
+        file: the open file.
+        key: of the patterns.
         patterns: (n, N, N) as stored.
-        world: (n, 2) metres (y, x), where the middle of the beam was in the world; or None with `pixels`.
-        pixels: (n, 2) the same in pixels of the object, whose pixel (0, 0) is the scan's; or None with `world`.
-        geometry: what the file says of it.
-        probe: (M, N, N), if it has one.
-        scale_known: why the probe is in sqrt(counts), if it is known to be.
-        bad_pixels: (N, N), True where a pixel is to be ignored.
-        truth: the known object, if any.
-        origin_m: (y, x) metres, the world coordinate of the object's pixel (0, 0), if the file has an object.
-        stated: what the file itself says its patterns are.
-        default: what its format holds where nothing else decides.
+        world: (n, 2) world coordinates (y, x) of the beam centre in metres; None if `pixels` is set.
+        pixels: (n, 2) beam centre (y, x) in object pixels, relative to the object's pixel (0, 0), which is also the
+            scan's; None if `world` is set.
+        energy: photon energy in the file, eV.
+        pixel_size: of the object in the file, metres.
+        acquisition: geometry in the file; `world_origin` is the world coordinate of the object's pixel (0, 0), None if
+            the file has no object.
+        probe: (M, N, N), None if the file has none.
+        scale_known: the reason why the probe is known to be in sqrt(counts); None if it is not known.
+        bad_pixels: (N, N), True at pixels to ignore.
+        truth: (H, W), the known object; None if there is none.
+        stated: "amplitude" or "counts" if the file states which it holds.
+        default: "amplitude" or "counts", used if neither file nor values decide.
         name: of the scan.
-        metadata: to keep.
+        frame_indexes: (n,) indexes of the patterns, see :class:`Scan`.
+        record: decisions, orientation and metadata that this package wrote to the file.
     """
 
-    source: Source
+    file: OpenFile
     key: str
     patterns: RawPatterns
     world: NDArray[np.float64] | None = None
     pixels: NDArray[np.float64] | None = None
-    geometry: Acquisition = field(default_factory=Acquisition)
+    energy: float | None = None
+    pixel_size: float | None = None
+    acquisition: Acquisition = field(default_factory=Acquisition)
     probe: NDArray[np.complex64] | None = None
     scale_known: str | None = None
     bad_pixels: NDArray[np.bool_] | None = None
     truth: NDArray[np.complex64] | None = None
-    origin_m: NDArray[np.float64] | None = None
     stated: str | None = None
     default: str = "counts"
     name: str = ""
-    metadata: dict[str, Any] = field(default_factory=dict)
+    frame_indexes: NDArray[np.int64] | None = None
+    record: ScanRecord = field(default_factory=ScanRecord)
 
 
 def assemble(contents: Contents, options: ReadOptions) -> Scan:
-    """The scan that a file's contents make, with every decision in its metadata.
+    """Build a scan from the contents of a file, and record every decision with its reason.
 
-    The scan's pixel (0, 0) is that of the file's object where it has one; else positions are shifted so that the
-    smallest is 0 on either axis. `metadata["geometry"]["world_origin_m"]` keeps where that is in the world. A truth is
-    left out where positions in metres are scaled by another pixel size than its own; `metadata["truth"]` says so.
+    If the file has an object, its pixel (0, 0) is the scan's; otherwise positions are shifted so that the smallest is 0
+    on each axis. `acquisition.world_origin` is the world coordinate of that pixel. The truth is omitted, and
+    `decisions.truth` records it, if the pixel size of the scan differs from that of the truth.
+
+    Args:
+        contents: from the reader of a format.
+        options: from the caller; they override the file.
+
+    Returns:
+        The scan.
 
     Raises:
         InputError: one sentence with the file, the key, what was expected and what was found.
     """
-    source, metadata = contents.source, dict(contents.metadata)
+    file, decisions = contents.file, contents.record.decisions
     n, size = contents.patterns.shape[:2]
     if contents.stated not in (None, *MEASUREMENTS[1:]):
-        source.fail(f"{contents.key}@measurement", "'amplitude' or 'counts'", repr(contents.stated))
+        file.fail(f"{contents.key}@measurement", "'amplitude' or 'counts'", repr(contents.stated))
     if options.bad_pixels is not None:
         contents.bad_pixels = _with_stated(contents.bad_pixels, options.bad_pixels, size)
-    geometry = resolved(
-        contents.geometry, source, options, size, "for positions in metres" if contents.world is not None else None
-    )
+    acquisition = contents.acquisition
+    stated = {
+        "energy": contents.energy,
+        "distance": acquisition.distance,
+        "detector_pixel_size": acquisition.detector_pixel_size,
+        "pixel_size": contents.pixel_size,
+    }
+    found = resolved(stated, file, options, size, "for positions in metres" if contents.world is not None else None)
+    pixel_size, origin = found["pixel_size"], acquisition.world_origin
     middle, truth = (size - 1) / 2, contents.truth
     if contents.world is not None:
-        assert geometry.pixel_size is not None
-        origin = contents.origin_m
+        assert pixel_size is not None
         if origin is None:
-            origin = contents.world.min(axis=0) - geometry.pixel_size * middle
-        positions = (contents.world - origin) / geometry.pixel_size - middle
-        own = contents.geometry.own_pixel_size(size) or geometry.pixel_size
-        if truth is not None and abs(own / geometry.pixel_size - 1) * max(truth.shape) > _STRETCH:
+            origin = finite_pair(contents.world.min(axis=0) - pixel_size * middle)
+        positions = (contents.world - np.asarray(origin)) / pixel_size - middle
+        own = own_pixel_size(stated, size) or pixel_size
+        if truth is not None and abs(own / pixel_size - 1) * max(truth.shape) > _LARGEST_MISMATCH:
             truth = None
-            reason = f"its pixels are {own:.6g} m, those of the scan as stated {geometry.pixel_size:.6g} m"
-            metadata["truth"] = {"value": "left out", "reason": reason}
-            _log.warning("%s: the known object is left out: %s", source.path, reason)
+            reason = f"its pixels are {own:.6g} m, those of the scan as stated {pixel_size:.6g} m"
+            decisions = replace(decisions, truth=Decision("omitted", reason))
+            _log.warning("%s: the known object is omitted: %s", file.path, reason)
     else:
         assert contents.pixels is not None
-        origin, positions = contents.origin_m, contents.pixels - middle
+        positions = contents.pixels - middle
     if len(positions) != n:
-        source.fail(contents.key, f"{len(positions)} patterns, one for each position", f"{n}")
-    counts, decision = counts_of(
-        source,
+        file.fail(contents.key, f"{len(positions)} patterns, one for each position", f"{n}")
+    counts, measurement = counts_of(
+        file,
         contents.key,
         contents.patterns,
         contents.bad_pixels,
@@ -117,11 +138,11 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
         contents.default,
         options.memory,
     )
-    metadata["measurement"] = decision
-    metadata.pop("geometry", None)
-    if kept := geometry_metadata(geometry, origin):
-        metadata["geometry"] = kept
-    probe = probe_of(source, contents.probe, contents.scale_known, counts, contents.bad_pixels, options, metadata)
+    decisions = replace(decisions, measurement=measurement)
+    probe, decisions = probe_of(
+        file, contents.probe, contents.scale_known, counts, contents.bad_pixels, options, decisions
+    )
+    indexes = contents.frame_indexes
     try:
         return Scan(
             counts=counts,
@@ -129,24 +150,30 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
             probe=probe,
             truth=truth,
             bad_pixels=contents.bad_pixels,
-            pixel_size=geometry.pixel_size,
-            energy=geometry.energy,
-            name=contents.name or source.path.stem,
-            metadata=metadata,
+            pixel_size=pixel_size,
+            energy=found["energy"],
+            name=contents.name or file.path.stem,
+            metadata=contents.record.metadata,
+            acquisition=Acquisition(found["distance"], found["detector_pixel_size"], origin),
+            orientation=contents.record.orientation,
+            frame_indexes=None if indexes is None or len(indexes) != n else indexes,
+            decisions=decisions,
         )
     except InputError as error:
-        raise InputError(f"{source.path}: {error}") from error
+        raise InputError(f"{file.path}: {error}") from error
 
 
 def _with_stated(known: NDArray[np.bool_] | None, stated: NDArray[Any] | str | Path, size: int) -> NDArray[np.bool_]:
-    """The mask that the caller states, and the file's."""
+    """The caller's mask combined with the file's."""
     where, mask = "bad_pixels", stated
     if isinstance(stated, (str, Path)):
         where = str(stated)
         try:
             mask = np.load(stated, allow_pickle=False)
+        except FileNotFoundError:
+            raise not_found(stated) from None
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{where}: expected an .npy file of a mask, found none that can be read") from error
+            raise InputError(f"{where}: expected an .npy file of a mask, found another or a damaged file") from error
     if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biu" or mask.shape != (size, size):
         found = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
         raise InputError(f"{where}: expected a mask of shape {size, size}, found {found}")
@@ -158,42 +185,47 @@ def _with_stated(known: NDArray[np.bool_] | None, stated: NDArray[Any] | str | P
     return mask
 
 
-def bad_pixels_of(source: Source, key: str, size: int, array: NDArray[Any] | None = None) -> NDArray[np.bool_] | None:
-    """The mask under `key` (or `array`, which stood there), None if there is none or it is empty."""
+def bad_pixels_of(file: OpenFile, key: str, size: int, array: NDArray[Any] | None = None) -> NDArray[np.bool_] | None:
+    """The mask at `key`, or `array` as read from there; None if there is no mask or no bad pixel."""
     if array is None:
-        if not source.has(key):
+        if not file.has(key):
             return None
-        array = source.array(key)
-    mask = source.check(key, array, "biu")
+        array = file.array(key)
+    mask = file.check(key, array, "biu")
     if mask.shape != (size, size):
-        source.fail(key, f"shape {size, size}", f"{mask.shape}")
+        file.fail(key, f"shape {size, size}", f"{mask.shape}")
     if mask.all():
-        source.fail(key, "at least one good pixel", "bad pixels only")
+        file.fail(key, "at least one good pixel", "bad pixels only")
     return mask.astype(np.bool_) if mask.any() else None
 
 
-def truth_of(source: Source, key: str, array: NDArray[Any]) -> NDArray[np.complex64] | None:
-    """The object under `key` if it is a truth: a constant is a placeholder, and None."""
-    truth = source.check(key, array, "iufc", ndim=2)
+def truth_of(file: OpenFile, key: str, array: NDArray[Any]) -> NDArray[np.complex64] | None:
+    """The object at `key` as complex64; None if it is constant, which marks a placeholder."""
+    truth = file.check(key, array, "iufc", ndim=2)
     constant = truth.size == 0 or np.abs(truth - truth.flat[0]).max() <= 1e-6 * np.abs(truth.flat[0])
     return None if constant else truth.astype(np.complex64)
 
 
-def origin_of(source: Source, group: str) -> NDArray[np.float64] | None:
-    """(2,) the world coordinate of the scan's pixel (0, 0) that our own writer left in `group`, if any."""
+def origin_of(file: OpenFile, group: str) -> tuple[float, float] | None:
+    """World coordinate (y, x) of the scan's pixel (0, 0) in metres, as this package writes it to `group`, or None."""
     key = f"{group}/origin_m"
-    if not source.has(key):
+    if not file.has(key):
         return None
-    origin = source.numbers(key, "f").astype(np.float64)
+    origin = file.numeric(key, "f").astype(np.float64)
     if origin.shape != (2,):
-        source.fail(key, "two metres (y, x)", f"shape {origin.shape}")
-    return origin
+        file.fail(key, "two numbers (y, x) in metres", f"shape {origin.shape}")
+    return finite_pair(origin)
 
 
-def said_units(words: str | None, key: str, source: Source) -> str | None:
-    """The reason that a probe marked with these units is in sqrt(counts); None without a mark."""
-    if words is None:
+def first_pixel(centre: Sequence[float], pixel_size: float, shape: Sequence[int]) -> tuple[float, float] | None:
+    """Centre of pixel (0, 0), (y, x) in metres, of an image of shape (H, W) with this centre."""
+    return finite_pair(np.asarray(centre, np.float64) - pixel_size * (np.asarray(shape, np.float64) - 1) / 2)
+
+
+def units_reason(units: str | None, key: str, file: OpenFile) -> str | None:
+    """The reason why a probe with this `probe_units` is in sqrt(counts); None if the file states no units."""
+    if units is None:
         return None
-    if words != PROBE_UNITS:
-        source.fail(key, f"'{PROBE_UNITS}' or no such key", repr(words))
-    return "the key 'probe_units' says sqrt_counts"
+    if units != PROBE_UNITS:
+        file.fail(key, f"'{PROBE_UNITS}' or no such key", repr(units))
+    return "the key 'probe_units' is sqrt_counts"

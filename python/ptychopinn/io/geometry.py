@@ -1,83 +1,101 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a file says of the experiment, checked, and brought together with what the caller states.
+"""Energy, distance and pixel sizes of a scan, from the file and from the options of the caller.
 
-The caller goes over the file; a number that cannot be right is refused rather than used, since a wrong unit of the
-energy makes positions that look plausible.
+Options override the file. Implausible values are errors: with an energy in the wrong unit, positions would be wrong and
+still look plausible.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from dataclasses import replace
+from collections.abc import Mapping
 
-from ptychopinn.acquisition import ENERGIES, Acquisition, object_pixel_size
+from ptychopinn.acquisition import ENERGIES, object_pixel_size, positive
 from ptychopinn.errors import InputError
-from ptychopinn.io.fields import Source
+from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.options import ReadOptions
 
 _DISAGREEMENT = 0.01
+
+#: Energy in eV; distance, detector pixel size and object pixel size in metres; None where unknown. Keys are the names.
+Scalars = Mapping[str, float | None]
 
 _log = logging.getLogger(__name__)
 
 
 def resolved(
-    own: Acquisition, source: Source, options: ReadOptions, size: int, needed_for: str | None = None
-) -> Acquisition:
-    """What a file says of its acquisition, under what the caller states, with the object pixel size.
+    own: Scalars, file: OpenFile, options: ReadOptions, size: int, needed_for: str | None = None
+) -> dict[str, float | None]:
+    """Determine energy, distance, detector pixel size and object pixel size.
 
-    The pixel size is the caller's, else it follows from energy, distance and detector pixel where the caller
-    states any of these, else it is the file's, else it follows from the file's.
+    The object pixel size is, in this order: the option; computed from energy, distance and detector pixel size if one
+    of them is an option; the value in the file; computed from the values in the file.
 
     Args:
-        own: what the file says.
-        source: the file, for complaints.
-        options: what the caller states.
+        own: the values in the file.
+        file: named in errors.
+        options: from the caller.
         size: N, pixels along one side of a pattern.
-        needed_for: what cannot be done without a pixel size; None if it may stay unknown.
+        needed_for: the purpose that requires a pixel size, for errors; None if it is not required.
+
+    Returns:
+        "energy" in eV; "distance", "detector_pixel_size" and "pixel_size" in metres; None where unknown.
 
     Raises:
-        InputError: a value of the file is not plausible, or the pixel size is needed and unknown.
+        InputError: a value in the file is not plausible, or the pixel size is required and unknown.
     """
-    _check(own, source, options)
+    _check(own, file, options)
     names = ("energy", "distance", "detector_pixel_size")
-    values = {name: getattr(options, name) or getattr(own, name) for name in names}
+    values: dict[str, float | None] = {name: getattr(options, name) or own[name] for name in names}
     missing = [name for name in names if values[name] is None]
-    computed = None if missing else object_pixel_size(**values, size=size)
+    known = {name: value for name, value in values.items() if value is not None}
+    computed = None if missing else object_pixel_size(**known, size=size)
     stated = any(getattr(options, name) is not None for name in names)
-    pixel_size = options.pixel_size or (computed if stated and computed else own.pixel_size or computed)
+    pixel_size = options.pixel_size or (computed if stated and computed else own["pixel_size"] or computed)
     if pixel_size is None and needed_for is not None:
         raise InputError(
-            f"{source.path}: expected an object pixel size {needed_for}, found none and no {', '.join(missing)} to "
+            f"{file.path}: expected an object pixel size {needed_for}, found none and no {', '.join(missing)} to "
             f"compute it from; state {'= and '.join(missing)}= or pixel_size= (on the command line "
             f"{' and '.join('--' + name.replace('_', '-') for name in missing)}, or --pixel-size)"
         )
     if pixel_size and computed and abs(computed / pixel_size - 1) > _DISAGREEMENT:
         _log.warning(
-            "%s: object pixels are taken as %.6g m; energy, distance and detector pixel make %.6g m",
-            *(source.path, pixel_size, computed),
+            "%s: the object pixel size is %.6g m, but energy, distance and detector pixel size give %.6g m",
+            *(file.path, pixel_size, computed),
         )
-    return replace(own, **values, pixel_size=pixel_size)
+    return values | {"pixel_size": pixel_size}
 
 
-def one_size(source: Source, key: str, width: float | None, height: float | None) -> float | None:
-    """The side of a pixel, which must be square."""
+def own_pixel_size(own: Scalars, size: int) -> float | None:
+    """Object pixel size in metres from the values in the file, for patterns of `size` px; None if unknown."""
+    if own["pixel_size"] is not None:
+        return positive(own["pixel_size"])
+    energy, distance, side = (positive(own[name]) for name in ("energy", "distance", "detector_pixel_size"))
+    if not (energy and distance and side and ENERGIES[0] <= energy <= ENERGIES[1]):
+        return None
+    return object_pixel_size(energy, distance, side, size)
+
+
+def one_size(file: OpenFile, key: str, width: float | None, height: float | None) -> float | None:
+    """The side of a square pixel, None if unknown; InputError if width and height differ."""
     if width is not None and height is not None and abs(width - height) > 1e-6 * abs(height):
-        source.fail(key, "square pixels", f"{width:g} m wide and {height:g} m high")
+        file.fail(key, "square pixels", f"{width:g} m wide and {height:g} m high")
     return width if width is not None else height
 
 
-def _check(own: Acquisition, source: Source, options: ReadOptions) -> None:
+def _check(own: Scalars, file: OpenFile, options: ReadOptions) -> None:
     for name in ("energy", "distance", "detector_pixel_size", "pixel_size"):
-        value = getattr(own, name)
+        value = own[name]
         if value is None or getattr(options, name) is not None:
             continue
         if not (math.isfinite(value) and value > 0):
-            source.fail(name, f"a positive number; state {name}= if the file is wrong", f"{value:g}")
+            file.fail(name, f"a positive number; state {name}= if the file is wrong", f"{value:g}")
     low, high = ENERGIES
-    if own.energy is not None and options.energy is None and not low <= own.energy <= high:
-        source.fail(
+    energy = own["energy"]
+    if energy is not None and options.energy is None and not low <= energy <= high:
+        file.fail(
             "energy",
             f"between {low:g} and {high:g} eV in the unit of the format; state energy= in eV if it is right",
-            f"what reads as {own.energy:g} eV",
+            f"what reads as {energy:g} eV",
         )

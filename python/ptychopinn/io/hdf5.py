@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""HDF5 files of others, opened with care, and of ours, written plainly.
+"""Safe reading of HDF5 files, and functions to write them.
 
-An HDF5 file can name other files (external links, virtual data sets, external storage), declare arrays that no memory
-holds, and end in the middle. Here links are followed by hand and never out of the file, and nothing is read before its
-type and size are known. Paths in the sentences are those of the format, so that a file can be looked at.
+An HDF5 file can refer to other files (external links, virtual data sets, external storage), declare arrays that exceed
+any memory, or be truncated. :class:`Hdf5` resolves links itself, refuses those to other files, and checks type and size
+of an array before it is read. Errors name the HDF5 path of the format.
 """
 
 from __future__ import annotations
@@ -18,24 +18,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError
-from ptychopinn.io.fields import Source
+from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.lazy import h5py
+from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.atomic import atomic_path
 from ptychopinn.storage.stored import StoredPatterns
 
 _MOST_LINKS = 16
 _DAMAGED = (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError)
-#: Group for what a format has no place for.
-OURS = "ptychopinn"
+#: Group of this package in files of other formats, for values that the format does not define.
+PACKAGE_GROUP = "ptychopinn"
 
 
-class Hdf5(Source):
-    """An open HDF5 file that reads one key at a time and words every complaint about it.
+class Hdf5(OpenFile):
+    """An open HDF5 file; keys are paths of groups and data sets.
 
     Args:
         path: the file.
-        kind: the format with its article, for the sentences.
+        kind: the format with its article, for errors.
+
+    Raises:
+        InputError: the file does not exist, is not HDF5, or is damaged.
     """
 
     def __init__(self, path: Path, kind: str = "an HDF5 file") -> None:
@@ -49,34 +53,34 @@ class Hdf5(Source):
         self._file.close()
 
     def node(self, key: str) -> h5py.Group | h5py.Dataset | None:
-        """The group or data set at a path, None if there is none; links out of the file are refused."""
+        """The group or data set at a path, None if there is none; InputError for links to other files."""
         return self._follow(self._file, key, key, 0)
 
     def has(self, key: str) -> bool:
         return self.node(key) is not None
 
     def first(self, *keys: str) -> str | None:
-        """The first of these paths that is there."""
+        """The first of these paths that exists, None if none does."""
         return next((key for key in keys if self.has(key)), None)
 
     def need(self, *keys: str) -> str:
-        """The first of these paths that is there; InputError if none is."""
+        """The first of these paths that exists; InputError if none does."""
         key = self.first(*keys)
         if key is None:
-            there = ", ".join(sorted(self.members("/"))[:12]) or "an empty file"
-            self.fail(keys[0], f"the key to be there{self._or(keys[1:])}", f"only {there}")
+            names = ", ".join(sorted(self.members("/"))[:12]) or "an empty file"
+            self.fail(keys[0], f"the key to be there{self._or(keys[1:])}", f"only {names}")
         return key
 
     def is_text(self, key: str) -> bool:
-        """Whether what stands at a path is text."""
+        """Whether a path is a data set of text."""
         return self.is_array(key) and h5py.check_string_dtype(self.dataset(key).dtype) is not None
 
     def is_array(self, key: str) -> bool:
-        """Whether what stands at a path is a data set."""
+        """Whether a path is a data set."""
         return isinstance(self.node(key), h5py.Dataset)
 
     def members(self, key: str) -> list[str]:
-        """The names in a group, none if there is no such group."""
+        """Names of the members of a group, empty if there is no such group."""
         node = self.node(key)
         try:
             return list(node) if isinstance(node, h5py.Group) else []
@@ -84,7 +88,7 @@ class Hdf5(Source):
             self.damaged(key, error)
 
     def dataset(self, key: str) -> h5py.Dataset:
-        """The data set at a path, whose bytes are in this file."""
+        """The data set at a path; InputError if it is missing, damaged, or stored in another file."""
         node = self.node(self.need(key))
         if not isinstance(node, h5py.Dataset):
             self.fail(key, "an array", "a group")
@@ -92,7 +96,7 @@ class Hdf5(Source):
             others = [name for name, *_ in node.external or ()]
             if node.is_virtual:
                 others += [part.file_name for part in node.virtual_sources() if part.file_name != "."]
-            _ = (node.shape, node.dtype, node.chunks)  # nothing that h5py works out on use may fail later
+            _ = (node.shape, node.dtype, node.chunks)  # h5py evaluates these on access: errors must occur here
         except _DAMAGED as error:
             self.damaged(key, error)
         if others:
@@ -122,7 +126,7 @@ class Hdf5(Source):
         return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
 
     def attribute(self, key: str, name: str, needed: bool = False) -> float | None:
-        """The real number in attribute `name` of what stands at `key`."""
+        """The real number in an attribute, None if there is none; InputError if it is `needed`."""
         value = self._attribute(key, name)
         if value is None:
             if needed:
@@ -135,8 +139,8 @@ class Hdf5(Source):
             self.fail(_at(key, name), "a finite number", f"{array.item()}")
         return float(array.item())
 
-    def words(self, key: str, name: str) -> str | None:
-        """The text in attribute `name` of what stands at `key`, None if there is none."""
+    def text_attribute(self, key: str, name: str) -> str | None:
+        """The text in an attribute, None if there is none."""
         value = self._attribute(key, name)
         if isinstance(value, np.ndarray) and value.size == 1:
             value = value.item()
@@ -145,12 +149,12 @@ class Hdf5(Source):
         return str(value) if isinstance(value, str) else None
 
     def flag(self, key: str, name: str) -> bool | None:
-        """The truth value in attribute `name` of what stands at `key`, None if there is none."""
+        """The bool in an attribute, None if there is none."""
         value = self._attribute(key, name)
         return None if value is None or np.asarray(value).size != 1 else bool(np.asarray(value).item())
 
     def json(self, key: str) -> dict[str, Any]:
-        """The JSON object under `key`, empty if there is none."""
+        """The JSON object at `key`, empty if there is none."""
         try:
             value = json.loads(self.text(key) or "{}")
         except ValueError as error:
@@ -160,7 +164,7 @@ class Hdf5(Source):
         return value
 
     def damaged(self, key: str, error: BaseException) -> NoReturn:
-        """The complaint about bytes that cannot be read."""
+        """Raise the InputError about data that cannot be read."""
         reason = " ".join(str(error).split())
         self.fail(key, "an intact array", f"a damaged one ({reason}); copy or export the file again")
 
@@ -173,7 +177,7 @@ class Hdf5(Source):
 
     def _follow(self, start: h5py.Group, path: str, key: str, depth: int) -> h5py.Group | h5py.Dataset | None:
         if depth > _MOST_LINKS:
-            self.fail(key, "a link with an end", "links in a circle")
+            self.fail(key, "a link to data", "circular links")
         node: Any = self._file if path.startswith("/") else start
         try:
             for name in path.split("/"):
@@ -206,43 +210,46 @@ def _at(key: str, name: str) -> str:
 
 
 class Frames:
-    """Patterns (n, H, W) in one or several data sets, read a block at a time, in any order of rows.
+    """Patterns (n, N, N) in one or several data sets, read in blocks, in any order.
 
     Args:
-        source: the file.
-        keys: paths of data sets (n, H, W), or (ny, nx, H, W) of a raster, that follow each other.
-        rows: which frames, in which order; all of them by default.
+        file: the file.
+        keys: paths of data sets (n, N, N), or (ny, nx, N, N) for a raster, in the order of their frames.
+        rows: (m,) indexes of the frames to use, in this order; None: all frames.
+
+    Raises:
+        InputError: data sets are missing, not numeric, not square or not alike.
     """
 
-    def __init__(self, source: Hdf5, keys: Sequence[str], rows: NDArray[np.int64] | None = None) -> None:
-        self._source, self._keys = source, list(keys)
-        self._sets = [source.dataset(key) for key in keys]
+    def __init__(self, file: Hdf5, keys: Sequence[str], rows: NDArray[np.int64] | None = None) -> None:
+        self._file, self._keys = file, list(keys)
+        self._sets = [file.dataset(key) for key in keys]
         for key, dataset in zip(keys, self._sets, strict=True):
-            source.check_kind(key, dataset.dtype, "iuf")
+            file.check_kind(key, dataset.dtype, "iuf")
             if dataset.shape is None or dataset.ndim not in (3, 4):
-                source.fail(key, "patterns (n, N, N)", f"shape {dataset.shape}")
+                file.fail(key, "patterns (n, N, N)", f"shape {dataset.shape}")
             if dataset.shape[-2:] != self._sets[0].shape[-2:] or dataset.dtype != self._sets[0].dtype:
                 expected = f"patterns like those of {keys[0]}, {self._sets[0].dtype} {self._sets[0].shape[-2:]}"
-                source.fail(key, expected, f"{dataset.dtype} {dataset.shape[-2:]}")
+                file.fail(key, expected, f"{dataset.dtype} {dataset.shape[-2:]}")
         counts = [int(np.prod(dataset.shape[:-2], dtype=object)) for dataset in self._sets]
         self._starts = np.cumsum([0, *counts])
         self._rows = rows
         self.total = int(self._starts[-1])
         height, width = self._sets[0].shape[-2:]
         if height != width:
-            source.fail(keys[0], "square patterns, (n, N, N)", f"shape {self._sets[0].shape}")
+            file.fail(keys[0], "square patterns, (n, N, N)", f"shape {self._sets[0].shape}")
         if self.total == 0:
-            source.fail(keys[0], "at least one pattern", f"shape {self._sets[0].shape}")
+            file.fail(keys[0], "at least one pattern", f"shape {self._sets[0].shape}")
 
     def take(self, rows: NDArray[np.int64]) -> Frames:
-        """These frames, in this order."""
-        return Frames(self._source, self._keys, rows)
+        """The frames with these indexes, in this order."""
+        return Frames(self._file, self._keys, rows)
 
     def on_disk(self) -> StoredPatterns | None:
-        """The same frames as patterns that stay on disk; None if they lie in several data sets, or in a raster."""
+        """The frames as patterns that stay on disk; None for several data sets, or for a raster."""
         if len(self._keys) != 1 or self._sets[0].ndim != 3:
             return None
-        stored = StoredPatterns.hdf5(self._source.path, self._keys[0])
+        stored = StoredPatterns.hdf5(self._file.path, self._keys[0])
         return stored if self._rows is None else stored.subset(self._rows)
 
     @property
@@ -265,12 +272,12 @@ class Frames:
                 try:
                     block[here] = _frames(dataset, rows[here] - start)
                 except _DAMAGED as error:
-                    self._source.damaged(key, error)
+                    self._file.damaged(key, error)
         return block
 
 
 def _frames(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray[Any]:
-    """Frames in ascending order; a run of them in one read."""
+    """Frames of one data set by ascending index; frames that are close are read as one block."""
     if dataset.ndim == 4:
         return np.stack([dataset[tuple(np.unravel_index(row, dataset.shape[:2]))] for row in rows])
     first, last = int(rows[0]), int(rows[-1])
@@ -279,10 +286,14 @@ def _frames(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def open_hdf5(path: Path, kind: str = "an HDF5 file") -> h5py.File:
-    """The file, opened for reading.
+    """Open a file for reading.
+
+    Args:
+        path: the file.
+        kind: the format with its article, for errors.
 
     Raises:
-        InputError: it is no HDF5 file, or cut off, or not readable.
+        InputError: the file is not HDF5, truncated, or not readable.
     """
     try:
         if not h5py.is_hdf5(path):
@@ -296,13 +307,13 @@ def open_hdf5(path: Path, kind: str = "an HDF5 file") -> h5py.File:
 
 @contextmanager
 def new_hdf5(path: Path) -> Iterator[h5py.File]:
-    """A file to write that appears under its name when the block succeeds."""
+    """Context manager of a new file to write, which replaces `path` when the block succeeds."""
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         yield file
 
 
 def put_counts(group: h5py.Group, name: str, counts: NDArray[Any] | StoredPatterns) -> h5py.Dataset:
-    """Write patterns one frame to a chunk, compressed, with the word that they are counts."""
+    """Write patterns in compressed chunks of one frame, with the attribute `measurement` = "counts"."""
     dataset = group.create_dataset(
         name, counts.shape, counts.dtype, chunks=(1, *counts.shape[1:]), compression="gzip", compression_opts=1
     )
@@ -313,18 +324,18 @@ def put_counts(group: h5py.Group, name: str, counts: NDArray[Any] | StoredPatter
 
 
 def put_units(group: h5py.Group, name: str, value: Any, units: str) -> h5py.Dataset:
-    """Write a quantity with its `units`, the way NeXus does."""
+    """Write a quantity with the attribute `units`, as in NeXus."""
     dataset = group.create_dataset(name, data=value)
     dataset.attrs["units"] = units
     return dataset
 
 
-def put_ours(group: h5py.Group, name: str, metadata: dict[str, Any], **arrays: NDArray[Any] | None) -> h5py.Group:
-    """Write what the format has no place for: the scan's name, its metadata, and these arrays."""
-    ours = group.create_group(OURS)
-    ours["name"] = name
-    ours["metadata_json"] = json.dumps(metadata)
+def put_package_group(group: h5py.Group, scan: Scan, **arrays: NDArray[Any] | None) -> h5py.Group:
+    """Write the scan's name and record, and these arrays, to the group of this package."""
+    package = group.create_group(PACKAGE_GROUP)
+    package["name"] = scan.name
+    package["metadata_json"] = json.dumps(scan.record().to_json())
     for key, value in arrays.items():
         if value is not None:
-            ours[key] = value
-    return ours
+            package[key] = value
+    return package

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""h5py, imported when it is first used: the command line lists the formats, and answers ``--help``, without it."""
+"""Deferred import of h5py, so that ``--help`` and the list of formats do not wait for it."""
 
 from __future__ import annotations
 

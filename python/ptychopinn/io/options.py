@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a caller states about a scan: it goes over what the file says, and stands in where the file is silent."""
+"""Options of reading a scan: values that override the file or supply what it lacks."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _POSITIVE = {
 
 @dataclass(frozen=True, eq=False)
 class ReadOptions:
-    """Statements about a scan, none of them required.
+    """Options of reading a scan; each is optional and overrides the file.
 
     Args:
-        measurement: what the stored patterns are, "amplitude" or "counts"; "auto" decides from the file.
-        memory: whether patterns are loaded, left on disk ("stored"), or so if they are large ("auto").
+        measurement: "amplitude" or "counts", whichever the file holds; "auto" decides from the file.
+        memory: "load" reads all patterns, "stored" keeps them on disk, "auto" does so if they are large.
         probe: (N, N) or (M, N, N) complex, or an `.npy` file of such an array.
-        bad_pixels: (N, N) bool, or an `.npy` file of it: pixels to ignore besides those that the file names.
+        bad_pixels: (N, N) bool, or an `.npy` file of such an array: pixels to ignore in addition to those in the file.
         pixel_size: metres per object pixel.
         energy: photon energy in eV.
         distance: metres from the sample to the detector.
-        detector_pixel_size: metres.
+        detector_pixel_size: metres per detector pixel.
         positions: CSV file of the positions, for plain arrays.
         partner: the other file of a ptychodus pair.
 
     Raises:
-        InputError: a statement is not one of the allowed words, or not a positive number.
+        InputError: an option is not one of the permitted words, or not a positive number.
     """
 
     measurement: str = "auto"

@@ -1,113 +1,131 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The probe of a scan that was read: from the file or the caller, scaled to counts; or a first guess, which is said.
+"""The probe of a scan: from the caller or the file, scaled to counts; otherwise estimated from the patterns.
 
-This is the only place where a probe from a file meets a scale factor.
+Probes from files are scaled in this module only.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.errors import InputError
-from ptychopinn.io.fields import Source
+from ptychopinn.decisions import Decision, Decisions, ProbeScale
+from ptychopinn.errors import InputError, not_found
+from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.storage.arrays import pattern_blocks
+from ptychopinn.storage.stored import StoredPatterns
 
-#: What a file says of a probe that is already in sqrt(counts).
+#: Value of the key `probe_units` for a probe in sqrt(counts).
 PROBE_UNITS = "sqrt_counts"
 
-#: Share of a probe's light on good pixels below which it says nothing about its power.
-_SEEN = 0.05
+#: Smallest fraction of a probe's power on good pixels from which the probe can be scaled.
+_SMALLEST_FRACTION = 0.05
 
 _log = logging.getLogger(__name__)
 
 
-def stacked(source: Source, key: str, probe: NDArray[Any], size: int | None) -> NDArray[np.complex64]:
-    """A probe of a file, (N, N), (N, N, 1) or (M, N, N), as (M, N, N); `size` is N, if it is known."""
+def stacked(file: OpenFile, key: str, probe: NDArray[Any], size: int | None) -> NDArray[np.complex64]:
+    """Convert a probe of a file to (M, N, N) complex64.
+
+    Args:
+        file: the file, for errors.
+        key: of the probe.
+        probe: (N, N), (N, N, 1) or (M, N, N).
+        size: N of the patterns; None if unknown.
+
+    Raises:
+        InputError: another shape, or all values are zero.
+    """
     shape = probe.shape
     if probe.ndim == 3 and probe.shape[2] == 1 and probe.shape[0] == probe.shape[1]:
         probe = probe[:, :, 0]
     if probe.ndim == 2:
         probe = probe[np.newaxis]
     if probe.ndim != 3 or probe.shape[1] != probe.shape[2] or not probe.size:
-        source.fail(key, "shape (N, N), (N, N, 1) or (M, N, N)", f"{shape}")
+        file.fail(key, "shape (N, N), (N, N, 1) or (M, N, N)", f"{shape}")
     if size is not None and probe.shape[1] != size:
-        source.fail(key, f"a probe of the size of the patterns, {size} px", f"{probe.shape[1]} px")
+        file.fail(key, f"a probe of the size of the patterns, {size} px", f"{probe.shape[1]} px")
     if not probe.any():
-        source.fail(key, "a probe", "zeros only")
+        file.fail(key, "a probe", "zeros only")
     return probe.astype(np.complex64)
 
 
 def probe_of(
-    source: Source,
+    file: OpenFile,
     probe: NDArray[np.complex64] | None,
     scale_known: str | None,
-    counts: NDArray[Any],
+    counts: NDArray[Any] | StoredPatterns,
     bad: NDArray[np.bool_] | None,
     options: ReadOptions,
-    metadata: dict[str, Any],
-) -> NDArray[np.complex64]:
-    """The probe in sqrt(counts): the caller's, else the file's, else a guess.
+    decisions: Decisions,
+) -> tuple[NDArray[np.complex64], Decisions]:
+    """Determine the probe in sqrt(counts): the option, else the file's, else an estimate from the patterns.
 
     Args:
-        source: the file, for complaints and the log.
+        file: named in errors.
         probe: (M, N, N) as in the file, or None.
-        scale_known: why the file's probe is in sqrt(counts) already; None if it is not known to be.
+        scale_known: the reason why the file's probe is known to be in sqrt(counts); None if it is not known.
         counts: (n, N, N) photon counts.
-        bad: (N, N) bool, pixels whose counts mean nothing.
-        options: what the caller states.
-        metadata: of the scan; gets `probe` and `probe_scaling`, what was decided and why.
+        bad: (N, N) bool, bad pixels.
+        options: from the caller.
+        decisions: on the scan so far.
 
     Returns:
-        (M, N, N) complex64; unless its scale is known, its light on good pixels is the mean counts of a pattern there:
-        without bad ones, that is sum |P|^2 over its modes.
+        (M, N, N) complex64, and the decisions with `probe` and `probe_scale`. Unless its scale is known, the probe is
+        scaled so that its far-field intensity, summed over modes and good pixels, is the mean number of counts of a
+        pattern there; without bad pixels this is sum |P|^2 over modes.
+
+    Raises:
+        InputError: the probe of the options cannot be read, or has another shape.
     """
     size = counts.shape[-1]
     if options.probe is not None:
         probe, scale_known = _given_probe(options.probe, size), None
-        metadata["probe"] = {"value": "given", "reason": "as requested"}
+        decisions = replace(decisions, probe=Decision("given", "as requested"))
     elif probe is None:
         probe = guess_probe(counts, bad)
-        metadata["probe"] = {"value": "guessed", "reason": "the file has none: focus of the mean pattern's root"}
-        _log.warning("%s: no probe in the file: it is guessed from the mean pattern; state probe=", source.path)
+        reason = "the file has none: focus of the mean pattern's root"
+        decisions = replace(decisions, probe=Decision("guessed", reason))
+        _log.warning("%s: no probe in the file: it is guessed from the mean pattern; state probe=", file.path)
     if scale_known is not None:
-        metadata.setdefault("probe_scaling", {"factor": 1.0, "reason": scale_known})
-        return probe
+        earlier = decisions.probe_scale  # of a file of this package, which stores the scaled probe
+        return probe, replace(decisions, probe_scale=earlier or ProbeScale(1.0, scale_known))
     good = np.ones(counts.shape[1:], np.bool_) if bad is None else ~bad
     total = sum(float(counts[part].sum(axis=0, dtype=np.float64)[good].sum()) for part in pattern_blocks(counts.shape))
     power, reason = (
         float(np.square(np.abs(probe.astype(np.complex128))).sum()),
         "sum |P|^2 over modes is the mean counts",
     )
-    # Behind a mask less light arrives, of the probe as of the patterns.
-    arriving = 0.0 if bad is None else _light(probe)[good].sum()
-    if arriving > _SEEN * power:
-        power, reason = arriving, "its light on good pixels is the mean counts"
+    # Bad pixels reduce the intensity of the patterns, and that of the probe in the same way.
+    intensity = 0.0 if bad is None else _far_field_intensity(probe)[good].sum()
+    if intensity > _SMALLEST_FRACTION * power:
+        power, reason = intensity, "its intensity on good pixels is the mean counts"
     factor = float(np.sqrt(total / counts.shape[0] / power))
-    metadata["probe_scaling"] = {"factor": factor, "reason": f"{reason} of a pattern"}
-    return (probe * factor).astype(np.complex64)
+    decisions = replace(decisions, probe_scale=ProbeScale(factor, f"{reason} of a pattern"))
+    return (probe * factor).astype(np.complex64), decisions
 
 
-def _light(probe: NDArray[np.complex64]) -> NDArray[np.float64]:
-    """(N, N) intensity of all modes on the detector, zero frequency at (N//2, N//2)."""
+def _far_field_intensity(probe: NDArray[np.complex64]) -> NDArray[np.float64]:
+    """Far-field intensity (N, N), summed over modes, zero frequency at (N//2, N//2)."""
     waves = np.fft.fft2(np.fft.ifftshift(probe.astype(np.complex128), axes=(1, 2)), norm="ortho")
-    light: NDArray[np.float64] = np.fft.fftshift(np.square(np.abs(waves)), axes=(1, 2)).sum(axis=0)
-    return light
+    intensity: NDArray[np.float64] = np.fft.fftshift(np.square(np.abs(waves)), axes=(1, 2)).sum(axis=0)
+    return intensity
 
 
-def guess_probe(counts: NDArray[Any], bad: NDArray[np.bool_] | None = None) -> NDArray[np.complex64]:
-    """A first guess of the probe: the root of the mean pattern, propagated back to the sample as if in focus.
+def guess_probe(counts: NDArray[Any] | StoredPatterns, bad: NDArray[np.bool_] | None = None) -> NDArray[np.complex64]:
+    """Estimate the probe as the inverse Fourier transform of the square root of the mean pattern.
 
-    It has the right aperture and light and no defocus: a start for refinement of the probe, not a measurement.
+    The estimate has the aperture and the power of the probe, and no defocus. It is an initial value for refinement.
 
     Args:
         counts: (n, N, N) photon counts, zero frequency at (N//2, N//2).
-        bad: (N, N) bool, pixels that are left out.
+        bad: (N, N) bool, pixels to ignore.
 
     Returns:
         (1, N, N) complex64 in sqrt(counts).
@@ -131,16 +149,17 @@ def _given_probe(probe: NDArray[Any] | str | Path, size: int) -> NDArray[np.comp
         where = f"{probe}"
         try:
             array = np.load(probe, allow_pickle=False)
+        except FileNotFoundError:
+            raise not_found(probe) from None
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{probe}: expected an .npy file of a probe, found none that can be read") from error
+            raise InputError(f"{probe}: expected an .npy file of a probe, found another or a damaged file") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufc":
-        raise InputError(
-            f"{where}: expected a probe as an array of numbers, found {type(array).__name__} of no numbers"
-        )
+        found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise InputError(f"{where}: expected a probe as a numeric array, found {found}")
     if array.ndim == 2:
         array = array[np.newaxis]
     if array.ndim != 3 or array.shape[1:] != (size, size) or not array.size:
         raise InputError(f"{where}: expected a probe of shape (M, {size}, {size}), found {array.shape}")
     if not (np.isfinite(array).all() and array.any()):
-        raise InputError(f"{where}: expected a probe that is finite and not all zero, found one that is not")
+        raise InputError(f"{where}: expected finite values that are not all zero, found others")
     return array.astype(np.complex64)

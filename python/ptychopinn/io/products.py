@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Reconstructions for other programs: a product that ptychodus opens, and NeXus that any viewer draws.
+"""Export of reconstructions: products of ptychodus, and NeXus files for viewers.
 
-Both place the image in the world of the scan's file: centre, pixel size and orientation are those in which the
-positions were measured. They are written only; the package's own files (see `Reconstruction.save`) are read again.
+Both have the image in world coordinates, with centre, pixel size and orientation of the measured positions. These files
+are only written; :mod:`ptychopinn.io.reconstructions` also reads its own.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import known_distance, world_origin
 from ptychopinn.errors import InputError
 from ptychopinn.io.formats.nexus import put_group
 from ptychopinn.io.formats.ptychodus import put_product
 from ptychopinn.io.hdf5 import new_hdf5, put_units
-from ptychopinn.io.indexes import scan_indexes
+from ptychopinn.io.indexes import frame_indexes
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
+from ptychopinn.world import world_origin
 
 _SUFFIXES = (".h5", ".hdf5", ".nxs", ".nx")
 _PROGRAM = "ptychopinn"
@@ -31,7 +31,7 @@ _PROGRAM = "ptychopinn"
 
 @dataclass(frozen=True)
 class _Placed:
-    """A reconstruction in metres: (y, x) of its first pixel and of the middles of its patches."""
+    """A reconstruction in world coordinates (y, x), metres: its pixel (0, 0), and the centres (n, 2) of its patches."""
 
     pixel_size: float
     origin_m: NDArray[np.float64]
@@ -40,12 +40,12 @@ class _Placed:
 
 
 def check_export(path: str | Path, format: str, scan: Scan | None = None) -> None:
-    """Refuse at once what could not be written after hours of work.
+    """Check before a long computation that its result can be exported.
 
     Args:
         path: of the file.
         format: "ptychodus" or "nexus".
-        scan: that will be reconstructed, if it is known yet.
+        scan: to reconstruct; None if it is not read yet.
 
     Raises:
         InputError: the format or the suffix is unknown, or the scan has no pixel size.
@@ -62,18 +62,18 @@ def check_export(path: str | Path, format: str, scan: Scan | None = None) -> Non
 
 
 def write_product(result: Reconstruction, path: Path, scan: Scan | None = None) -> None:
-    """Write a product of ptychodus, as its `product.h5`.
+    """Write a product of ptychodus (`product.h5`).
 
-    The object has its own canvas and is placed by its centre: ptychodus takes the world coordinate x to the column
-    `(x - cx)/dx + (W - 1)/2`, and so finds the patch of a position where this package had it.
+    The product states the world coordinate of the object's centre. ptychodus maps the world coordinate x to column
+    `(x - cx)/dx + (W - 1)/2`, so each position has the same patch as in this package.
 
     Args:
         result: the reconstruction; it, or the scan, must have a probe, positions and a pixel size.
         path: the file; missing parent folders are created, an existing file is replaced.
-        scan: what was reconstructed: its energy, distance, world coordinates and scan indexes.
+        scan: the reconstructed scan, for energy, distance, world coordinates and frame indexes.
 
     Raises:
-        InputError: something that a product must have is not known.
+        InputError: probe, positions or pixel size are unknown.
     """
     placed = _placed(result, path, "ptychodus", scan)
     if placed.probe is None or placed.world is None:
@@ -81,7 +81,7 @@ def write_product(result: Reconstruction, path: Path, scan: Scan | None = None) 
         raise InputError(f"{path}: a product of ptychodus must have {missing}, found none; save it with scan=")
     indexes = np.arange(len(placed.world))
     if scan is not None and scan.n == len(indexes):
-        indexes = scan_indexes(scan)
+        indexes = frame_indexes(scan)
     with new_hdf5(path) as file:
         put_product(
             file,
@@ -93,24 +93,24 @@ def write_product(result: Reconstruction, path: Path, scan: Scan | None = None) 
             world=placed.world,
             indexes=indexes,
             energy=0.0 if scan is None else scan.energy or 0.0,
-            distance=0.0 if scan is None else known_distance(scan) or 0.0,
+            distance=(result if scan is None else scan).acquisition.distance or 0.0,
             comments=f"reconstructed by {_PROGRAM}",
         )
 
 
 def write_nexus_result(result: Reconstruction, path: Path, scan: Scan | None = None) -> None:
-    """Write NeXus whose default plot is the phase of the object, with axes in metres.
+    """Write a NeXus file whose default plot is the phase of the object, with axes in metres.
 
-    Groups of class NXdata: `phase` (shown first), `amplitude`, `object` (complex), `weights`, and where they are known
-    `uncertainty`, `error_map` and `probe`; `positions` in an NXsample, settings and versions in an NXprocess.
+    Groups of class NXdata: `phase` (the default), `amplitude`, `object` (complex), `weights`, and if known
+    `uncertainty`, `error_map` and `probe`. `positions` are in an NXsample, settings and versions in an NXprocess.
 
     Args:
         result: the reconstruction; it, or the scan, must have a pixel size.
         path: the file; missing parent folders are created, an existing file is replaced.
-        scan: what was reconstructed: its energy, world coordinates and name.
+        scan: the reconstructed scan, for energy, world coordinates and name.
 
     Raises:
-        InputError: the pixel size is not known.
+        InputError: the pixel size is unknown.
     """
     placed = _placed(result, path, "nexus", scan)
     y, x = (placed.origin_m[axis] + placed.pixel_size * np.arange(result.shape[axis]) for axis in (0, 1))
@@ -136,7 +136,7 @@ def write_nexus_result(result: Reconstruction, path: Path, scan: Scan | None = N
             for axis, column in (("y", 0), ("x", 1)):
                 put_units(motors, axis, placed.world[:, column], "m")
         process = put_group(entry, "process", "NXprocess")
-        process["program"], process["metadata"] = _PROGRAM, json.dumps(result.metadata)
+        process["program"], process["metadata"] = _PROGRAM, json.dumps(result.record().to_json())
 
 
 #: Name -> writer of (reconstruction, path, scan).
@@ -150,13 +150,13 @@ def _placed(result: Reconstruction, path: Path, format: str, scan: Scan | None) 
     pixel_size = result.pixel_size if result.pixel_size is not None or scan is None else scan.pixel_size
     if pixel_size is None:
         raise _no_pixel_size(path, format)
-    zero = np.zeros(2) if scan is None or scan.pixel_size is None else world_origin(scan)
+    if scan is not None and scan.pixel_size is not None:
+        zero = world_origin(scan)
+    else:
+        zero = np.asarray(result.acquisition.world_origin or (0.0, 0.0))
     probe = result.probe if result.probe is not None or scan is None else scan.probe
     positions = result.positions if result.positions is not None or scan is None else scan.positions
-    if positions is None or probe is None:
-        world = None
-    else:
-        world = zero + pixel_size * (positions + (probe.shape[-1] - 1) / 2)
+    world = None if positions is None or probe is None else zero + pixel_size * (positions + (probe.shape[-1] - 1) / 2)
     return _Placed(pixel_size, zero + pixel_size * np.asarray(result.origin), probe, world)
 
 
@@ -170,7 +170,7 @@ def _no_pixel_size(path: str | Path, format: str) -> InputError:
 def _put_image(
     entry: h5py.Group, name: str, image: NDArray[np.generic], axes: dict[str, NDArray[np.float64]], units: str | None
 ) -> None:
-    """An image, or a stack of them, as an NXdata group of its own."""
+    """Write an image (H, W), or a stack of them, as an NXdata group."""
     names = [*["."] * (image.ndim - 2), *axes]
     group = put_group(entry, name, "NXdata", signal="data", axes=np.array(names, "S"))
     data = group.create_dataset("data", data=image, compression="gzip", shuffle=True)

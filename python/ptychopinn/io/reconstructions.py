@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Files of reconstructions: plain arrays and JSON (HDF5 or NPZ, never pickle), replaced atomically.
+"""Files of reconstructions: arrays and JSON in HDF5 or NPZ, without pickle, replaced atomically.
 
-:meth:`Reconstruction.save` describes the layout. A canvas larger than memory is written in parts to the same layout;
-what other programs read is in :mod:`ptychopinn.io.products`.
+:meth:`Reconstruction.save` documents the layout. A canvas larger than memory is written in parts to the same layout.
+Files for other programs are written by :mod:`ptychopinn.io.products`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, is_zipfile
-from zlib import error as ZlibError
+from zlib import error as zlib_error
 
 import h5py
 import numpy as np
 
-from ptychopinn.errors import InputError
+from ptychopinn.acquisition import Acquisition
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.io.products import EXPORTS, check_export
 from ptychopinn.io.sniff import content_of
 from ptychopinn.reconstruction import Reconstruction, json_of
+from ptychopinn.records import ResultRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
 
@@ -45,7 +47,7 @@ def write_reconstruction(
     settings: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "origin": np.asarray(result.origin)}
     if result.pixel_size is not None:
         settings["pixel_size"] = result.pixel_size
-    metadata = json_of(result.metadata)
+    metadata = json_of(result.record().to_json())
     with atomic_path(path) as temporary:
         if suffix == ".npz":
             np.savez_compressed(temporary, **arrays, **settings, metadata=metadata)
@@ -62,18 +64,20 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
     """Read a reconstruction; see :meth:`Reconstruction.load`."""
     path = Path(path)
     suffix = reconstruction_suffix(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    if not path.exists():
+        raise not_found(path)
+    if path.is_dir():
+        raise InputError(f"{path}: expected a file of a reconstruction, found a folder")
     try:
         entries = _read_npz(path) if suffix == ".npz" else _read_hdf5(path)
-    except (OSError, EOFError, KeyError, ValueError, RuntimeError, BadZipFile, ZlibError) as error:
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, BadZipFile, zlib_error) as error:
         kind = "NPZ" if suffix == ".npz" else "HDF5"
         raise InputError(f"{path}: not a readable {kind} reconstruction, truncated or not one: {error}") from error
     return _from_entries(path, entries)
 
 
 def check_parts_path(path: str | Path) -> None:
-    """InputError if a path has no suffix that :func:`save_in_parts` writes."""
+    """Raise InputError unless :func:`save_in_parts` can write a file of this suffix."""
     if reconstruction_suffix(path) == ".npz":
         raise InputError(f"{path}: a reconstruction larger than memory is written to HDF5: expected .h5 or .hdf5")
 
@@ -88,14 +92,26 @@ def save_in_parts(
     positions: np.ndarray,
     pixel_size: float | None,
     metadata: dict[str, Any],
+    acquisition: Acquisition,
+    orientation: str,
 ) -> Path:
-    """Write what :meth:`Reconstruction.save` writes to HDF5, of a canvas that is never in memory as a whole.
+    """Write a reconstruction whose canvas exceeds memory, in the HDF5 layout of :meth:`Reconstruction.save`.
 
     Args:
         path: destination, ``.h5`` or ``.hdf5``.
         shape: (H, W) of the canvas.
-        parts: first row, and rows of object, weights and maybe uncertainty by name; best in multiples of 256 rows.
-        origin, probe, positions, pixel_size, metadata: as in :class:`Reconstruction`.
+        parts: first row of a block, and the block's rows of "object", "weights" and optionally "uncertainty"; chunks
+            are written once if blocks are multiples of 256 rows.
+        origin: (y, x) scan coordinate of the object's pixel (0, 0), in pixels.
+        probe: (M, N, N) complex64 in sqrt(counts).
+        positions: (n, 2) float64 (y, x) in pixels.
+        pixel_size: metres per pixel, None if unknown.
+        metadata: JSON types.
+        acquisition: distance, detector pixels and world origin of the scan.
+        orientation: of the scan's positions.
+
+    Returns:
+        The path written.
 
     Raises:
         InputError: another suffix, or values that are not finite.
@@ -116,12 +132,12 @@ def save_in_parts(
                 file[name][first : first + len(values)] = values
         for name, array in (("probe", probe), ("positions", positions)):
             file.create_dataset(name, data=array, compression="gzip", shuffle=True)
-        file["metadata"] = json_of(metadata)
+        file["metadata"] = json_of(ResultRecord(acquisition, orientation, metadata=metadata).to_json())
     return path
 
 
 def reconstruction_suffix(path: str | Path, format: str = "auto", scan: Scan | None = None) -> str:
-    """The suffix of a reconstruction file, lower case; InputError if it is none that can be written in this format."""
+    """The suffix of a reconstruction file in lower case; InputError if the format is not written with it."""
     suffix = Path(path).suffix.lower()
     if format != "auto":
         check_export(path, format, scan)
@@ -131,7 +147,7 @@ def reconstruction_suffix(path: str | Path, format: str = "auto", scan: Scan | N
 
 
 def is_reconstruction(path: str | Path) -> bool:
-    """Whether a file looks like a reconstruction rather than a scan: by its members, or its suffix if it is damaged."""
+    """Whether a file is a reconstruction, by the names in it, or by its suffix if it is damaged."""
     content = content_of(path)
     if content.kind == "npz":
         return set(_REQUIRED) <= content.names
@@ -170,6 +186,9 @@ def _from_entries(path: Path, entries: Mapping[str, Any]) -> Reconstruction:
         metadata = json.loads(_text(entries.get("metadata", "{}")))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: key 'metadata' must be JSON text: {error}") from error
+    if not isinstance(metadata, dict):
+        raise InputError(f"{path}: key 'metadata' must be a JSON object, got {type(metadata).__name__}")
+    record = ResultRecord.from_json(metadata)
     try:
         pixel_size = float(entries["pixel_size"]) if "pixel_size" in entries else None
     except (ValueError, TypeError) as error:
@@ -186,7 +205,10 @@ def _from_entries(path: Path, entries: Mapping[str, Any]) -> Reconstruction:
             error_map=entries.get("error_map"),
             intensities=entries.get("intensities"),
             pixel_size=pixel_size,
-            metadata=metadata,
+            metadata=record.metadata,
+            acquisition=record.acquisition,
+            orientation=record.orientation,
+            refinement=record.refinement,
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The table of scan formats: what a :class:`Format` is, and how one is entered.
+"""Registry of scan formats.
 
-Each module of :mod:`ptychopinn.io.formats` enters its own at its end. Other distributions have an entry point of the
-group ``ptychopinn.formats`` that names a :class:`Format`, or a module that registers some when it is imported. This
-module imports none of them: :mod:`ptychopinn.io.scans`, which everybody asks, fills the table before it looks.
+Each module of :mod:`ptychopinn.io.formats` registers its formats. Other distributions provide an entry point of the
+group ``ptychopinn.formats`` that names a :class:`Format`, or a module that registers formats when it is imported. This
+module imports no format; :func:`ptychopinn.io.scans.formats` loads them on first use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.sniff import Content
 from ptychopinn.scan import Scan
 
-#: Entry points of other distributions that have formats.
+#: Entry point group of formats of other distributions.
 GROUP = "ptychopinn.formats"
 
 _log = logging.getLogger(__name__)
@@ -34,16 +34,16 @@ class Format:
     """A file format of scans.
 
     Args:
-        name: what `format=` calls it.
-        description: a line for people.
+        name: value of the option `format`.
+        description: one line for help texts.
         suffixes: of its files, lower case, with the dot; the first is the usual one.
-        recognise: whether what is in a file is of this format.
-        read: the scan in a file, under what the caller states; InputError if it cannot be used.
-        write: write a scan, whole or not at all; None if the format can only be read.
-        files_of: all files that writing to a path makes.
-        takes: options that only some formats understand ("positions", "partner"), of those that this one does.
-        last_resort: the format is asked only about files that no other one recognises.
-        order: people are told of formats in ascending order; those of this package have 10 to 80.
+        recognise: whether the content of a file has this format.
+        read: read a scan from a file with the caller's options; InputError if the file cannot be used.
+        write: write a scan atomically; None if the format is read-only.
+        files_of: all files that are written for a path.
+        takes: options "positions" and "partner", if this format uses them.
+        last_resort: only for files that no other format recognises.
+        order: position in lists of formats, ascending; formats of this package have 10 to 80.
     """
 
     name: str
@@ -59,10 +59,10 @@ class Format:
 
 
 def register(format: Format) -> Format:
-    """Enter a format.
+    """Add a format to the registry, and return it.
 
     Raises:
-        ValueError: its name is that of another one, or "auto".
+        ValueError: the name is that of another format, or "auto".
     """
     if format.name == "auto" or _table.get(format.name, format) is not format:
         raise ValueError(f"the name of the format {format.name!r} is taken")
@@ -71,17 +71,17 @@ def register(format: Format) -> Format:
 
 
 def registered() -> dict[str, Format]:
-    """Name -> format, of those entered so far, in the order in which people are told of them."""
+    """Registered formats by name, sorted by their `order`."""
     return {format.name: format for format in sorted(_table.values(), key=lambda format: format.order)}
 
 
 def load_entry_points() -> None:
-    """Enter the formats of other distributions; one that fails is named in a warning, and the others are entered."""
+    """Register the formats of other distributions; one that fails is omitted with a warning."""
     for entry in metadata.entry_points(group=GROUP):
         try:
             loaded = entry.load()
             if isinstance(loaded, Format):
                 register(loaded)
-        except Exception as error:  # whatever another distribution does wrong must not stop this one
+        except Exception as error:  # an error in another distribution must not prevent the use of other formats
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             _log.warning("the format %r of %s cannot be used: %s", entry.name, entry.value, reason)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Files of scans: which formats there are, which one a file is of, reading and writing.
+"""Reading and writing of scan files, implementing :meth:`Scan.load` and :meth:`Scan.save`.
 
-Files are recognised by what is in them; the suffix decides only what to write, and which reader words the complaint
-about a file that cannot be looked into. Behind :meth:`Scan.load` and :meth:`Scan.save`. To add a format, see
-:mod:`ptychopinn.io.registry`.
+The format of a file to read is recognised by its content, or by its suffix if it is damaged. The suffix also selects
+the format to write. To add a format, see :mod:`ptychopinn.io.registry`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.registry import Format, load_entry_points, registered
 from ptychopinn.io.sniff import HDF5_SUFFIXES, Content, content_of
@@ -23,7 +22,7 @@ _loaded = False
 
 
 def formats() -> dict[str, Format]:
-    """Name -> format, in the order in which people are told of them; they are imported when this is first called."""
+    """All formats by name, sorted by their `order`; imported on the first call."""
     global _loaded
     with _loading:
         if not _loaded:
@@ -39,28 +38,28 @@ def read_scan(path: str | Path, format: str = "auto", **stated: Any) -> Scan:
 
     Args:
         path: the file, or for some formats a folder.
-        format: its name, or "auto".
-        stated: fields of :class:`~ptychopinn.io.options.ReadOptions`.
+        format: name of the format, or "auto".
+        **stated: fields of :class:`~ptychopinn.io.options.ReadOptions`.
 
     Raises:
-        InputError: what is stated belongs to another format, or the file cannot be used.
+        InputError: an option is for another format, or the file cannot be used.
     """
     options = ReadOptions(**stated)
     found = format_to_read(path, format)
-    for statement in ("positions", "partner"):
-        if getattr(options, statement) is not None and statement not in found.takes:
-            owners = " or ".join(name for name, other in formats().items() if statement in other.takes)
+    for option in ("positions", "partner"):
+        if getattr(options, option) is not None and option not in found.takes:
+            owners = " or ".join(name for name, other in formats().items() if option in other.takes)
             raise InputError(
-                f"{path}: {statement} can be stated for scans of the format {owners} only, found one of {found.name}"
+                f"{path}: {option} can be stated for scans of the format {owners} only, found one of {found.name}"
             )
     return found.read(Path(path), options)
 
 
 def write_scan(scan: Scan, path: str | Path, format: str = "auto", overwrite: bool = True) -> None:
-    """Write a scan, whole or not at all; see :meth:`Scan.save`.
+    """Write a scan atomically; see :meth:`Scan.save`.
 
     Raises:
-        InputError: the format is read-only, a file exists and `overwrite` is False, or the scan lacks something.
+        InputError: the format is read-only, a file exists and `overwrite` is False, or the scan lacks a value.
     """
     target = format_to_write(path, format)
     if target.write is None:
@@ -72,7 +71,7 @@ def write_scan(scan: Scan, path: str | Path, format: str = "auto", overwrite: bo
 
 
 def format_named(name: str) -> Format:
-    """The format called `name`; InputError lists the names if there is none."""
+    """The format of this name; InputError if there is none."""
     known = formats()
     if name not in known:
         raise InputError(f"format must be auto or one of {', '.join(known)}, got {name!r}")
@@ -80,14 +79,16 @@ def format_named(name: str) -> Format:
 
 
 def format_to_read(path: str | Path, name: str = "auto") -> Format:
-    """The format of a file: the one that is named, else the one that its content is of.
+    """Determine the format of a file: the named one, or the one that recognises the content.
 
     Raises:
-        InputError: no format or several recognise the file, or it cannot be looked into; the sentence lists the names.
+        InputError: no format or several formats recognise the file, or it cannot be opened.
     """
     if name != "auto":
         return format_named(name)
     content = content_of(path)
+    if content.kind == "missing":
+        raise not_found(path)
     known = formats().values()
     found = [format for format in known if not format.last_resort and format.recognise(content)]
     found = found or [format for format in known if format.last_resort and format.recognise(content)]
@@ -101,20 +102,20 @@ def format_to_read(path: str | Path, name: str = "auto") -> Format:
         )
     by_suffix = _with_suffix(path)
     if len(by_suffix) == 1:
-        return by_suffix[0]  # its reader says what is wrong
-    if content.kind in ("missing", "empty", "other") and Path(path).suffix.lower() in HDF5_SUFFIXES:
-        raise InputError(f"{path}: expected an HDF5 file, found {_said(content)}")
+        return by_suffix[0]  # its reader raises the error
+    if content.kind in ("empty", "other") and Path(path).suffix.lower() in HDF5_SUFFIXES:
+        raise InputError(f"{path}: expected an HDF5 file, found {_described(content)}")
     raise InputError(
-        f"{path}: expected a scan in one of the formats {listed}, found {_said(content)}; "
+        f"{path}: expected a scan in one of the formats {listed}, found {_described(content)}; "
         "name its format with format= (--format) if it is one"
     )
 
 
 def format_to_write(path: str | Path, name: str = "auto") -> Format:
-    """The format to write: the one that is named, else the one that the suffix means.
+    """Determine the format to write: the named one, or the one of the suffix.
 
     Raises:
-        InputError: the suffix means no format that can be written, or several.
+        InputError: no format that can be written has the suffix, or several have it.
     """
     if name != "auto":
         return format_named(name)
@@ -140,7 +141,8 @@ def _suffixes() -> list[str]:
     return [format.suffixes[0] for format in formats().values() if format.write and format.suffixes]
 
 
-def _said(content: Content) -> str:
+def _described(content: Content) -> str:
+    """The content of a file in words, for errors."""
     if content.kind in ("npz", "hdf5", "folder"):
         names = sorted(name for name in content.names if "/" not in name)[:8]
         holder = {"npz": "a zip archive", "hdf5": "HDF5", "folder": "a folder"}[content.kind]
@@ -149,5 +151,5 @@ def _said(content: Content) -> str:
         with content.path.open("rb") as file:
             if file.read(8) == b"\x89HDF\r\n\x1a\n":
                 return "an HDF5 file that is truncated, damaged or still being written"
-    said = {"missing": "no file", "empty": "an empty file (0 bytes)", "npy": "an array without positions"}
-    return said.get(content.kind, "neither HDF5 nor an NPZ archive")
+    texts = {"empty": "an empty file (0 bytes)", "npy": "an array without positions"}
+    return texts.get(content.kind, "neither HDF5 nor an NPZ archive")

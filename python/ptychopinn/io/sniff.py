@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What kind of file a path is, by a shallow look inside: its container and the names in it, no arrays.
+"""Container and member names of a file, by which formats recognise it.
 
-Formats recognise their files by this alone, so that a file is opened once for all of them and nothing that it holds is
-trusted before a reader checks it.
+The file is opened once for all formats, and no array is read.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ HDF5_SUFFIXES = (".h5", ".hdf5", ".he5", ".nx", ".nxs", ".cxi", ".ptyd")
 
 @dataclass(frozen=True)
 class Content:
-    """A path as the formats' sniffers see it.
+    """Container and member names of a path.
 
     Args:
         path: the file or folder.
         kind: "missing", "folder", "empty", "npz", "hdf5", "npy" or "other".
         names: members of a zip without `.npy`, files of a folder, or paths in an HDF5 file ("entry_1/data_1").
         classes: NeXus class of each HDF5 group that has one.
-        cubes: paths of HDF5 data sets of three axes.
+        cubes: paths of HDF5 data sets with three axes.
     """
 
     path: Path
@@ -39,12 +38,12 @@ class Content:
     cubes: tuple[str, ...] = ()
 
     def has(self, *names: str) -> bool:
-        """Whether all of these names are there."""
+        """Whether the file has all of these names."""
         return set(names) <= self.names
 
 
 def content_of(path: str | Path) -> Content:
-    """Look into a file or folder, shallowly; never raises for what it finds there."""
+    """Inspect a file or folder; damaged files have the kind "other"."""
     path = Path(path)
     if path.is_dir():
         return Content(path, "folder", frozenset(entry.name for entry in path.iterdir()))
@@ -62,7 +61,7 @@ def content_of(path: str | Path) -> Content:
                 return Content(path, "npz", frozenset(name.removesuffix(".npy") for name in archive.namelist()))
         except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
             return Content(path, "other")
-    import h5py  # on use: the command line knows the formats and answers without it
+    import h5py  # deferred: the command line lists formats without it
 
     try:
         with h5py.File(path, "r") as file5:
@@ -72,7 +71,7 @@ def content_of(path: str | Path) -> Content:
 
 
 def _hdf5(path: Path, file: h5py.File) -> Content:
-    """Names of groups and data sets, breadth first; links are named and not followed."""
+    """Names of groups and data sets, breadth first; links are listed and not followed."""
     import h5py
 
     names: set[str] = set()

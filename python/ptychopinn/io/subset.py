@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A small scan out of a large one, spread over the whole scanned area, with a record of where it came from.
+"""Subsets of a scan that cover the scanned area, written with a record of their origin.
 
-For fixtures of tests, first looks and bug reports. The first patterns of a file are a corner or a row of the sample;
-patterns drawn at random leave holes. So the area is cut into cells, every cell gives as many as the others, and the
-outermost patterns always belong: a subset covers the extent of its scan, whatever the path of the scan.
+For tests, quick checks and bug reports. The first patterns of a file cover a corner or a row of the sample, and
+randomly selected patterns leave gaps. Therefore the area is divided into cells that contribute equal numbers of
+patterns, and the outermost patterns are always selected, so that a subset has the extent of its scan for any scan path.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from ptychopinn.storage.atomic import atomic_path
 #: The outermost patterns, one at each end of each axis, must fit.
 FEWEST = 4
 
-#: From one grid to the next finer one.
+#: Ratio of the cells along an axis between successive grids.
 _FINER = 1.2
 
 
 def stratified(positions: ArrayLike, n: int, seed: int = 0) -> NDArray[np.int64]:
-    """Single patterns spread evenly over the scanned area.
+    """Select patterns that are distributed evenly over the scanned area.
 
-    Cells of a grid over the extent, as fine as leaves no more than ``n`` of them occupied, give one pattern after the
-    other in turn, drawn at random; the patterns at both ends of both axes come first. The subset therefore has the
-    extent of the scan. Patterns of a subset hardly overlap: see :func:`clustered`.
+    The extent is divided into the finest grid of which at most ``n`` cells are occupied. Cells contribute randomly
+    selected patterns in turn, after the patterns at both ends of both axes, which give the subset the extent of the
+    scan. Patterns of a subset hardly overlap: see :func:`clustered`.
 
     Args:
-        positions: (p, 2) scan positions, pixels; any path, lines and repeats included.
-        n: patterns to choose, 4 to p.
-        seed: of the choice.
+        positions: (p, 2) scan positions in pixels, in any order; may repeat or lie on a line.
+        n: number of patterns to select, 4 to p.
+        seed: of the random selection.
 
     Returns:
-        (n,) int64, ascending, each index once. The same for the same arguments.
+        (n,) int64 indexes, ascending and unique; equal for equal arguments.
 
     Raises:
-        InputError: ``n`` is out of its range, or positions are not finite or of another shape.
+        InputError: ``n`` is out of range, or positions are not finite or not (p, 2).
 
     Example:
         >>> line = [[0, x] for x in range(100)]
@@ -60,7 +60,7 @@ def stratified(positions: ArrayLike, n: int, seed: int = 0) -> NDArray[np.int64]
     rng = np.random.default_rng(seed)
     lottery = rng.random(len(points))
     cell = _cells(points, n)
-    # Each pattern's turn within its cell; the ends of the axes come before all others.
+    # Rank of each pattern within its cell; patterns at the ends of the axes have the lowest.
     order = np.lexsort((lottery, cell))
     _, first, sizes = np.unique(cell[order], return_index=True, return_counts=True)
     turn = np.empty(len(points), np.int64)
@@ -70,21 +70,21 @@ def stratified(positions: ArrayLike, n: int, seed: int = 0) -> NDArray[np.int64]
 
 
 def clustered(positions: ArrayLike, n: int, clusters: int, seed: int = 0) -> NDArray[np.int64]:
-    """Compact clusters of patterns that overlap as in the scan, spread evenly over the scanned area.
+    """Select compact clusters of patterns, which overlap as in the scan, evenly over the scanned area.
 
-    Around each of ``clusters`` patterns of :func:`stratified`, its nearest ones that no other cluster has taken.
+    A cluster is one of ``clusters`` patterns of :func:`stratified` with its nearest patterns outside other clusters.
 
     Args:
-        positions: (p, 2) scan positions, pixels.
-        n: patterns to choose, 4 to p.
-        clusters: 4 to n; n / clusters patterns make one, some one more.
-        seed: of the choice.
+        positions: (p, 2) scan positions in pixels.
+        n: number of patterns to select, 4 to p.
+        clusters: number of clusters, 4 to n, of n / clusters patterns each, rounded up or down.
+        seed: of the random selection.
 
     Returns:
-        (n,) int64, ascending, each index once.
+        (n,) int64 indexes, ascending and unique.
 
     Raises:
-        InputError: as for :func:`stratified`, or ``clusters`` is out of its range.
+        InputError: as for :func:`stratified`, or ``clusters`` is out of range.
     """
     points = _checked(positions, n)
     if not FEWEST <= clusters <= n:
@@ -92,7 +92,7 @@ def clustered(positions: ArrayLike, n: int, clusters: int, seed: int = 0) -> NDA
     centres = stratified(points, clusters, seed)
     taken = np.zeros(len(points), np.bool_)
     taken[centres] = True
-    # All others hold n - 1 patterns at most, so among the nearest n there are always enough.
+    # Other clusters have at most n - 1 patterns, so the nearest n include enough free ones.
     _, nearest = cKDTree(points).query(points[centres], k=[*range(1, n + 1)])
     for number, candidates in enumerate(nearest):
         wanted = n // clusters + (number < n % clusters) - 1
@@ -101,10 +101,10 @@ def clustered(positions: ArrayLike, n: int, clusters: int, seed: int = 0) -> NDA
 
 
 def coverage(positions: ArrayLike, indices: ArrayLike) -> tuple[float, float]:
-    """Extent of the chosen positions along (y, x), relative to that of all; 1 along an axis without extent."""
+    """Extent along (y, x) of the selected positions relative to that of all; 1 along an axis without extent."""
     points = np.asarray(positions, np.float64)
-    whole, part = np.ptp(points, axis=0), np.ptp(points[np.asarray(indices)], axis=0)
-    y, x = np.where(whole > 0, part / np.where(whole > 0, whole, 1), 1.0)
+    extent, part = np.ptp(points, axis=0), np.ptp(points[np.asarray(indices)], axis=0)
+    y, x = np.where(extent > 0, part / np.where(extent > 0, extent, 1), 1.0)
     return float(y), float(x)
 
 
@@ -118,27 +118,26 @@ def write_subset(
     overwrite: bool = False,
     **stated: Any,
 ) -> tuple[Path, Path]:
-    """Write a subset of a scan file, and beside it, under the suffix .json, where it came from.
+    """Write a subset of a scan file, and a JSON record of its origin next to it.
 
-    The record names the source with its SHA-256, the chosen indices, what was asked for, the coverage of both axes and
-    the versions; and the SHA-256 of the subset, so that one that was changed since is known. Everything but patterns
-    and positions (probe, truth, bad pixels) is that of the scan.
+    The record has name and SHA-256 of the source, the selected indices, the arguments, the coverage of both axes, the
+    versions, and the SHA-256 of the subset. Probe, truth and bad pixels are those of the scan.
 
     Args:
-        source: the scan.
-        out: the file to write; its suffix chooses the writer.
-        n: patterns to choose, at least 4.
-        clusters: choose so many clusters of overlapping patterns; none: single patterns.
-        seed: of the choice.
-        overwrite: replace earlier files.
-        stated: of the source, as for :meth:`Scan.load`.
+        source: the scan file.
+        out: the file to write; its suffix selects the format.
+        n: number of patterns, at least 4.
+        clusters: number of clusters of overlapping patterns; None: single patterns.
+        seed: of the random selection.
+        overwrite: replace existing files.
+        **stated: options for the source, see :meth:`Scan.load`.
 
     Returns:
         The paths of the subset and of its record.
 
     Raises:
-        InputError: a file exists already, the source cannot be read or the subset not be written, or the scan has too
-            few patterns. Nothing is written then.
+        InputError: a file exists, the source cannot be read, the subset cannot be written, or the scan has too few
+            patterns. No file is written then.
     """
     source, out = Path(source), Path(out)
     record_path = out.with_suffix(".json")
@@ -151,10 +150,7 @@ def write_subset(
     scan = Scan.load(source, **stated)
     if n > scan.n:
         raise InputError(f"{source}: expected at least the {n} patterns of the subset, found {scan.n}; lower --n")
-    if clusters is None:
-        indices = stratified(scan.positions, n, seed)
-    else:
-        indices = clustered(scan.positions, n, clusters, seed)
+    indices = stratified(scan.positions, n, seed) if clusters is None else clustered(scan.positions, n, clusters, seed)
     options = {"n": n, "seed": seed, "clusters": clusters, "overwrite": overwrite, **stated}
     covered = coverage(scan.positions, indices)
     record: dict[str, Any] = {
@@ -183,9 +179,10 @@ def _checked(positions: ArrayLike, n: int) -> NDArray[np.float64]:
 
 
 def _cells(points: NDArray[np.float64], n: int) -> NDArray[np.int64]:
-    """(p,) number of every pattern's cell, of the finest grid of which at most ``n`` cells are occupied.
+    """Cell index (p,) of each pattern in the finest grid of which at most ``n`` cells are occupied.
 
-    Cells are about square. A raster fills a grid of n cells; a line, a ring or a diagonal only some of a finer one.
+    Cells are approximately square. A raster occupies all cells; a line, a ring or a diagonal occupies some of a finer
+    grid.
     """
     lowest, extent = points.min(0), np.ptp(points, axis=0)
     longest = float(extent.max())
@@ -204,12 +201,12 @@ def _cells(points: NDArray[np.float64], n: int) -> NDArray[np.int64]:
 
 
 def _ends(points: NDArray[np.float64], lottery: NDArray[np.float64]) -> list[int]:
-    """A pattern at each end of each axis."""
+    """Indexes of a pattern at each end of each axis."""
     return [int(np.lexsort((lottery, sign * points[:, axis]))[0]) for axis in (0, 1) for sign in (1, -1)]
 
 
 def _command(source: Path, out: Path, options: dict[str, Any]) -> str:
-    """What to type to make the same subset."""
+    """The command that makes the same subset."""
     words = ["ptychopinn", "subset", str(source), str(out)]
     for name, value in options.items():
         if isinstance(value, bool):
@@ -220,7 +217,7 @@ def _command(source: Path, out: Path, options: dict[str, Any]) -> str:
 
 
 def _origin(source: Path, partner: Any) -> dict[str, Any]:
-    """Names and checksums of the file, or of all files of a scan that lies in several."""
+    """Names and checksums of the file, or of all files of a scan that has several."""
     if source.is_dir():
         return {"file": source.name, "files": {path.name: _checksum(path) for path in sorted(source.glob("*.h5"))}}
     others = [source.with_name(name) for name in ("diffraction.h5", "product.h5")]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Measure reconstructions: alignment and scores against a truth. Start with :func:`evaluate`."""
+"""Alignment of reconstructions and their scores against a truth; :func:`evaluate` computes all scores."""
 
 from ptychopinn.metrics.align import Aligned, align
 from ptychopinn.metrics.evaluate import align_to_scan, evaluate, write_metrics

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Remove what ptychography cannot know before two objects are compared.
+"""Removal of the ambiguities of ptychography before two objects are compared.
 
-Diffraction patterns do not fix the complex scale of the object, a linear phase ramp (the probe can take its opposite)
-or a common shift of object and probe. Each is found by least squares or registration and removed; nothing else is, so
-a slow phase error or a wrong sign stays visible. Shared by the scores and the comparison plots.
+Diffraction patterns do not determine the complex scale of the object, a linear phase ramp (the probe can have the
+opposite one) or a common shift of object and probe. These are found by least squares or registration and removed. Other
+errors, such as a slow phase error or a wrong sign, stay visible. Shared by the scores and the comparison plots.
 """
 
 from __future__ import annotations
@@ -12,31 +12,32 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft, ndimage, signal
+from scipy import fft, ndimage
+from scipy.signal import get_window
 from skimage.registration import phase_cross_correlation
 
 from ptychopinn.errors import InputError
 
-MIN_SIDE = 32  # below this a ring correlation has too few rings to mean anything
-_MASK_CELLS = 256  # the largest rectangle is sought on at most this many cells per axis
+MIN_SIDE = 32  # smallest side of the compared region, in pixels: fewer rings give no useful ring correlation
+_MASK_CELLS = 256  # cells per axis of the grid on which the largest rectangle is searched
 _PAD = 32  # mirrored pixels around an image that is shifted by Fourier interpolation
 _MAX_ROUNDS = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """A reconstruction and its truth on the same pixels, free of the ambiguities.
+    """A reconstruction and its truth on the same pixels, with the ambiguities removed.
 
     ``image[r] = scale * exp(i ramp . r) * input[r + first - shift]``, r counted from the first pixel of the region.
 
     Attributes:
         image: (h, w) complex128 aligned reconstruction.
-        truth: (h, w) complex128 truth, as given.
+        truth: (h, w) complex128 truth, unchanged.
         shift: (y, x) pixels by which the input was moved onto the truth.
-        ramp: (y, x) rad/pixel that takes the input to the truth.
-        scale: complex factor that takes the input to the truth.
+        ramp: (y, x) phase ramp by which the input was multiplied, in rad/pixel.
+        scale: complex factor by which the input was multiplied.
         region: (rows, columns) of the compared pixels in the input arrays.
-        registered: False when no shift within the allowed range was found and none was applied.
+        registered: False where no shift within the allowed range was found and none was applied.
     """
 
     image: np.ndarray
@@ -48,10 +49,10 @@ class Aligned:
     registered: bool
 
     def levelled(self) -> tuple[np.ndarray, np.ndarray]:
-        """Image and truth without the truth's own ramp: what a spectrum should see.
+        """Image and truth without the phase ramp of the truth, (h, w) complex128 each, for spectra.
 
-        A ramp moves a spectrum off frequency zero, and with it the rings; and an image without features, which is
-        aligned to nothing but the truth's ramp, becomes the constant that it is.
+        A ramp would shift the spectrum, and with it the rings of a ring correlation. An image without features, to
+        which the alignment has added the ramp of the truth, becomes a constant again.
         """
         back = phasor(self.truth.shape, -fit_ramp(np.ones_like(self.truth), self.truth))
         return self.image * back, self.truth * back
@@ -67,27 +68,28 @@ def align(
     smoothing: float = 8.0,
     upsampling: int = 100,
 ) -> Aligned:
-    """Bring a complex image onto a truth given on the same pixel grid.
+    """Align a complex image with a truth on the same pixel grid.
 
-    Minimises ``sum |truth - scale exp(i ramp . r) image(r - shift)|^2`` by turns: ramp (peak of the zero-padded Fourier
-    transform of ``truth conj(image)``, then Newton steps), sub-pixel shift (cross-correlation of the high-passed
-    complex images), until the shift rests; last the scale. The compared region is the largest rectangle inside the
-    mask, trimmed by the border or by the shift, whichever is larger.
+    Minimises ``sum |truth - scale exp(i ramp . r) image(r - shift)|^2`` by alternating between the ramp (peak of the
+    zero-padded Fourier transform of ``truth conj(image)``, then Newton steps) and the sub-pixel shift
+    (cross-correlation of the high-passed complex images) until the shift has converged; the scale is fitted last. The
+    compared region is the largest rectangle inside the mask, trimmed by the border or by the shift, whichever is
+    larger.
 
     Args:
         image: (H, W) complex reconstruction.
         truth: (H, W) complex truth.
-        mask: (H, W) bool of the pixels worth comparing; holes in it are filled. None takes all.
+        mask: (H, W) bool, True at pixels to compare; holes in it are filled. None: all.
         border: pixels trimmed from each side of the region after alignment.
-        max_shift: largest believable shift per axis, in pixels; a larger one counts as a failed registration.
-        smoothing: sigma, in pixels, of the Gaussian that is subtracted before registration.
-        upsampling: the shift is found to 1/upsampling of a pixel.
+        max_shift: largest accepted shift per axis, in pixels; a larger one is a failed registration.
+        smoothing: sigma, in pixels, of the Gaussian-smoothed image that is subtracted before registration.
+        upsampling: the shift is resolved to 1/upsampling of a pixel.
 
     Returns:
-        The aligned pair and what was removed.
+        The aligned pair, with the shift, ramp and scale that were applied.
 
     Raises:
-        InputError: shapes differ, or fewer than 32 pixels are left on a side.
+        InputError: shapes differ, or fewer than 32 pixels remain on a side.
 
     Source: M. Guizar-Sicairos, S. T. Thurman and J. R. Fienup, Opt. Lett. 33, 156 (2008), for the registration.
 
@@ -124,7 +126,7 @@ def align(
     inner = (slice(trim, start.shape[0] - trim), slice(trim, start.shape[1] - trim))
     region = (_within(rows, inner[0]), _within(columns, inner[1]))
     goal = np.asarray(truth[region], np.complex128)
-    # the shifted ramp has a phase at the first pixel of the region: take it out, so that scale is what it says
+    # the shifted ramp has a phase at the first pixel of the region, which does not belong to the scale
     at_first = np.exp(-1j * np.dot(ramp, trim - shift))
     moved = at_first * _shifted(start * phasor(start.shape, ramp), shift)[inner]
     rest = fit_ramp(moved, goal)
@@ -144,17 +146,17 @@ def align(
 
 
 def fit_ramp(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Find the linear phase ramp that best takes an image to a truth.
+    """Fit the linear phase ramp between an image and a truth, by least squares.
 
-    The least-squares ramp maximises ``|sum truth conj(image) exp(-i ramp . r)|``. The peak of a twice zero-padded FFT
-    lies within the main lobe, where the logarithm of the modulus is concave; Newton steps on it reach the maximum.
+    The ramp maximises ``|sum truth conj(image) exp(-i ramp . r)|``. The peak of an FFT with two-fold zero padding lies
+    within the main lobe, where the logarithm of the modulus is concave; Newton steps on it reach the maximum.
 
     Args:
         image: (h, w) complex.
         truth: (h, w) complex.
 
     Returns:
-        (2,) float64 (y, x) ramp in rad/pixel; zero when either input vanishes.
+        (2,) float64 (y, x) ramp in rad/pixel; zero where either input is zero.
 
     Example:
         >>> fit_ramp(np.ones((40, 50), complex), np.exp(0.05j * np.arange(50)) * np.ones((40, 1))).round(6).tolist()
@@ -187,28 +189,30 @@ def fit_ramp(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
         unknown = unknown + step
         if np.abs(step).max() < 1e-10:
             break
-    return unknown / size
+    return np.asarray(unknown / size)
 
 
 def phasor(shape: tuple[int, ...], ramp: np.ndarray) -> np.ndarray:
-    """``exp(i ramp . r)``, r from the first pixel."""
-    return np.exp(1j * ramp[0] * np.arange(shape[0]))[:, None] * np.exp(1j * ramp[1] * np.arange(shape[1]))
+    """Phase ramp ``exp(i ramp . r)`` of a shape (h, w) and a ramp (y, x) in rad/pixel, r from the first pixel."""
+    down, right = (np.exp(1j * r * np.arange(side)) for r, side in zip(ramp, shape, strict=True))
+    return np.asarray(down[:, None] * right)
 
 
 def _shifted(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """``image(r - shift)`` by Fourier interpolation, which keeps the noise; mirrored margins keep the edges quiet."""
+    """``image(r - shift)`` by Fourier interpolation, which preserves noise; mirrored margins reduce edge artefacts."""
     if not shift.any():
         return image
     spectrum = ndimage.fourier_shift(fft.fft2(np.pad(image, _PAD, mode="symmetric")), shift)
-    return fft.ifft2(spectrum)[_PAD:-_PAD, _PAD:-_PAD]
+    return np.asarray(fft.ifft2(spectrum)[_PAD:-_PAD, _PAD:-_PAD])
 
 
 def _register(image: np.ndarray, truth: np.ndarray, smoothing: float, upsampling: int) -> np.ndarray:
-    window = signal.windows.tukey(image.shape[0], 0.25)[:, None] * signal.windows.tukey(image.shape[1], 0.25)
+    tukey = [get_window(("tukey", 0.25), side, fftbins=False) for side in image.shape]
+    window = tukey[0][:, None] * tukey[1]
     moving, fixed = (window * (a - ndimage.gaussian_filter(a, smoothing)) for a in (image, truth))
-    for detail, whole in ((moving, image), (fixed, truth)):
-        if np.linalg.norm(detail) <= 1e-6 * np.linalg.norm(whole):
-            return np.zeros(2)  # featureless: there is nothing to register
+    for detail, original in ((moving, image), (fixed, truth)):
+        if np.linalg.norm(detail) <= 1e-6 * np.linalg.norm(original):
+            return np.zeros(2)  # without features there is nothing to register
     step, _, _ = phase_cross_correlation(fixed, moving, upsample_factor=upsampling, normalization=None)
     return np.asarray(step, float)
 
@@ -228,7 +232,10 @@ def _within(outer: slice, inner: slice) -> slice:
 
 
 def largest_rectangle(mask: np.ndarray) -> tuple[slice, slice]:
-    """Largest axis-aligned rectangle of True, holes filled; on large masks found on a coarser grid, still inside."""
+    """Largest axis-aligned rectangle of True in a mask (H, W) with its holes filled, as (rows, columns).
+
+    On a large mask the search is on a coarser grid; the result still contains True only.
+    """
     cell = max(1, math.ceil(max(mask.shape) / _MASK_CELLS))
     filled = ndimage.binary_fill_holes(mask)
     rows, columns = mask.shape[0] // cell, mask.shape[1] // cell

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Score a reconstruction against the truth of its scan.
+"""Scores of a reconstruction against the truth of its scan.
 
-The truth is cut to the reconstruction's canvas by the canvas origin, so that the coordinates are tested and not fitted:
-the shift that alignment still finds is reported. Every figure says on which pixels and against which peak it was taken.
-Shared by the command line and the benchmarks.
+The truth is cropped to the reconstruction's canvas with the canvas origin, so that errors of the coordinates are found:
+the remaining shift of the alignment is reported. The compared pixels and the peak are part of the result. Shared by the
+command line and the benchmarks.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ def align_to_scan(
         scan: a scan with ``truth``, whose pixel [0, 0] is at scan coordinate (0, 0).
         threshold: coverage, see :meth:`Reconstruction.covered`.
         border: pixels trimmed from each side of the compared rectangle.
-        max_shift: largest believable shift, in pixels.
+        max_shift: largest accepted shift per axis, in pixels.
 
     Returns:
-        The aligned pair; ``region`` counts canvas pixels and ``shift`` is what remained beyond ``origin``, in pixels.
+        The aligned pair; ``region`` is in canvas pixels, and ``shift`` is the remaining shift in addition to
+        ``origin``, in pixels.
 
     Raises:
-        InputError: the scan has no truth, or too few pixels are covered, or none overlap.
+        InputError: the scan has no truth, too few pixels are covered, or canvas and truth do not overlap.
     """
     if scan.truth is None:
         raise InputError(f"{scan.name}: evaluation needs a truth (key 'objectGuess'), and the scan has none")
@@ -80,25 +81,28 @@ def evaluate(
     border: int = 12,
     max_shift: float = 16.0,
 ) -> dict[str, Any]:
-    """Score a reconstruction against the truth of its scan; all figures after alignment.
+    """Score a reconstruction against the truth of its scan, after alignment.
 
-    Correlations and errors come twice: plain, and after a high-pass whose sigma is the probe's radius, because what
-    remains of a good reconstruction's error is mostly slow phase that hides the detail. Full scale (``peak``) is the
-    0.5 to 99.5 percentile span of the truth. A plane in the phase cannot be observed, so phases are correlated, and
-    high-passed, without their least-squares planes: an image without features scores 0 whatever the truth's slope.
+    Correlations and errors are given twice: of the images, and of the images after a high-pass whose sigma is the
+    probe's radius, because the error of a good reconstruction is mostly a slow phase error. Full scale (``peak``) is
+    the 0.5 to 99.5 percentile span of the truth. A plane in the phase is an ambiguity: phases are correlated and
+    high-passed without their least-squares planes, so an image without features scores 0 also where the truth has a
+    phase ramp.
 
     Args:
-        reconstruction: what to score.
-        scan: the scan it came from, with ``truth``; its probe sets the high-pass.
-        aligned: result of :func:`align_to_scan`, if already at hand; the next three then do not apply.
-        threshold, border, max_shift: see :func:`align_to_scan`.
+        reconstruction: object to score.
+        scan: its scan, with ``truth``; the scan's probe sets the high-pass.
+        aligned: result of :func:`align_to_scan`, to use instead of aligning with the three following arguments.
+        threshold: see :func:`align_to_scan`.
+        border: see :func:`align_to_scan`.
+        max_shift: see :func:`align_to_scan`.
 
     Returns:
-        A dictionary that JSON can hold (None where a figure is undefined or infinite)::
+        A dictionary for JSON (None where a score is undefined or infinite)::
 
             scan        name
             region      canvas_rows, canvas_columns: [first, stop) of the compared pixels
-            alignment   shift_px (beyond the origin), ramp_rad_per_px, scale_modulus, scale_phase_rad, registered
+            alignment   shift_px (remaining), ramp_rad_per_px, scale_modulus, scale_phase_rad, registered
             high_pass   sigma_px, probe_diameter_px
             amplitude   pearson, rmse, pearson_high_pass, rmse_high_pass, psnr_db, ssim, peak
             phase       the same, in rad
@@ -119,7 +123,7 @@ def evaluate(
     diameter = scores.probe_diameter(scan.probe)
     sigma = diameter / 2
     frc = scores.frc_figures(*aligned.levelled(), reconstruction.pixel_size or scan.pixel_size)
-    metrics = {
+    metrics: dict[str, Any] = {
         "scan": scan.name,
         "region": {
             name: [part.start, part.stop]
@@ -138,18 +142,21 @@ def evaluate(
         "complex": {"nmse": scores.nmse(image, truth)},
         "frc": frc,
     }
-    return _jsonable(metrics)
+    return {key: _jsonable(value) for key, value in metrics.items()}
 
 
 def write_metrics(metrics: dict[str, Any], path: str | Path) -> Path:
-    """Write metrics as JSON, atomically; figures that JSON cannot hold (nan, inf) become null.
+    """Write metrics as JSON, atomically; values that JSON has no notation for (nan, inf) become null.
 
     Args:
-        metrics: the result of :func:`evaluate`, or any nest of dictionaries, lists and numbers.
+        metrics: the result of :func:`evaluate`, or nested dictionaries, lists and numbers.
         path: destination; missing folders are created.
 
     Returns:
         The path written.
+
+    Raises:
+        InputError: the path is a folder or cannot be written to.
     """
     path = Path(path)
     text = json.dumps(_jsonable(metrics), indent=2, allow_nan=False)

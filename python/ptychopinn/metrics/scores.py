@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Scores of one image against another of the same shape: pure functions of arrays.
 
-They assume aligned inputs (see ``align``). Every one of them gives a featureless image nothing: correlations of a
-constant are 0, not NaN, because a metric that a constant image passes is not a metric. Shared by ``evaluate`` and by
-tests that need a single figure.
+Inputs are assumed to be aligned (see ``align``). An image without features scores 0 in every correlation, not NaN.
+Shared by ``evaluate``, plots and tests.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from scipy import ndimage, signal
 from skimage.metrics import structural_similarity
 from skimage.restoration import unwrap_phase
 
-_ROUNDING = 1e-7  # float32: variation below this fraction of the magnitude is not structure
+_ROUNDING = 1e-7  # variation below this fraction of the magnitude is rounding of float32
 
 
 def pearson(image: np.ndarray, truth: np.ndarray) -> float:
-    """Pearson correlation of two real images in one unit, in [-1, 1]; 0 when either is constant.
+    """Pearson correlation of two real images in the same unit, in [-1, 1]; 0 where either is constant.
 
-    Constant means: varying by less than rounding of the larger of the two.
+    An image is constant where it varies by less than the rounding of the larger of the two.
 
     Example:
         >>> a = np.arange(12.0).reshape(3, 4)
@@ -38,7 +37,7 @@ def pearson(image: np.ndarray, truth: np.ndarray) -> float:
 
 
 def rmse(image: np.ndarray, truth: np.ndarray) -> float:
-    """Root mean squared difference, in the unit of the inputs.
+    """Root mean square difference, in the unit of the inputs.
 
     Example:
         >>> rmse(np.array([1.0, 3.0]), np.array([1.0, 1.0])) == math.sqrt(2)
@@ -51,8 +50,9 @@ def psnr(image: np.ndarray, truth: np.ndarray, peak: float) -> float:
     """Peak signal-to-noise ratio ``20 log10(peak / rmse)`` in dB; inf for equal images, nan where peak is 0.
 
     Args:
-        image, truth: real arrays of one shape.
-        peak: the range that counts as full scale; say it beside the figure (see :func:`data_range`).
+        image: real, of any shape.
+        truth: real, of the same shape.
+        peak: full scale, in the unit of the images; report it with the score (see :func:`data_range`).
 
     Example:
         >>> round(psnr(np.full((4, 4), 0.1), np.zeros((4, 4)), peak=1.0), 6)
@@ -65,7 +65,7 @@ def psnr(image: np.ndarray, truth: np.ndarray, peak: float) -> float:
 
 
 def ssim(image: np.ndarray, truth: np.ndarray, data_range: float) -> float:
-    """Mean structural similarity (7 x 7 windows, scikit-image); nan where data_range is 0.
+    """Mean structural similarity (7 x 7 pixels, scikit-image); nan where data_range is 0.
 
     Source: Z. Wang et al., IEEE Trans. Image Process. 13, 600 (2004).
 
@@ -80,7 +80,7 @@ def ssim(image: np.ndarray, truth: np.ndarray, data_range: float) -> float:
 
 
 def nmse(image: np.ndarray, truth: np.ndarray) -> float:
-    """Normalised squared error of complex images, ``sum |image - truth|^2 / sum |truth|^2``.
+    """Normalised squared error of complex images: ``sum |image - truth|^2 / sum |truth|^2``.
 
     Example:
         >>> nmse(np.array([3.0, 1.0]), np.array([1.0, 1.0]))
@@ -90,7 +90,7 @@ def nmse(image: np.ndarray, truth: np.ndarray) -> float:
 
 
 def data_range(truth: np.ndarray) -> float:
-    """Span between the 0.5 and 99.5 percentiles of a real image: full scale without its outliers.
+    """Span between the 0.5 and 99.5 percentiles of a real image: full scale without outliers.
 
     Example:
         >>> data_range(np.arange(201.0))
@@ -101,9 +101,9 @@ def data_range(truth: np.ndarray) -> float:
 
 
 def high_pass(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Subtract the Gaussian-smoothed image; structure of period 5.3 sigma is halved, slower structure vanishes.
+    """Subtract the Gaussian-smoothed image: structure of period 5.3 sigma is halved, slower structure is suppressed.
 
-    A constant gives exactly 0, free of rounding.
+    A constant gives exactly 0, without rounding.
 
     Args:
         image: (h, w) real or complex.
@@ -126,22 +126,23 @@ def remove_plane(image: np.ndarray) -> np.ndarray:
         True
     """
     y, x = (np.arange(side) - (side - 1) / 2 for side in image.shape)
-    slope_y, slope_x = image.mean(axis=1) @ y / (y @ y), image.mean(axis=0) @ x / (x @ x)
-    return image - image.mean() - np.add.outer(slope_y * y, slope_x * x)
+    ramp_y, ramp_x = image.mean(axis=1) @ y / (y @ y), image.mean(axis=0) @ x / (x @ x)
+    return np.asarray(image - image.mean() - np.add.outer(ramp_y * y, ramp_x * x))
 
 
 def matched_phases(image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Phases of an aligned image and of its truth, without wraps.
+    """Unwrapped phases of an aligned image and of its truth.
 
-    Where the truth, about its mean, stays within half a turn, the image's phase is the truth's plus the wrapped
-    difference, so noise makes no jumps. A wider truth is unwrapped, and the image on its own: adding the wrapped
-    difference to it would lend even a constant image the truth's steps of 2 pi.
+    Where the phase of the truth is within pi of its mean, the image's phase is that of the truth plus the wrapped
+    difference, so noise makes no jumps. Otherwise image and truth are unwrapped separately, because the wrapped
+    difference would give even a constant image the steps of 2 pi of the truth.
 
     Args:
-        image, truth: (h, w) complex, aligned.
+        image: (h, w) complex, aligned to the truth.
+        truth: (h, w) complex.
 
     Returns:
-        (image's phase, truth's phase), (h, w) float64 in rad.
+        (phase of the image, phase of the truth), (h, w) float64 in rad.
 
     Example:
         >>> phase = np.linspace(-3, 3, 64).reshape(8, 8)
@@ -162,13 +163,14 @@ def matched_phases(image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np
 def frc(image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fourier ring correlation of two complex images, from frequency 0 up to the Nyquist frequency, exclusive.
 
-    ``|sum_ring A conj(B)| / sqrt(sum_ring |A|^2 sum_ring |B|^2)`` of the images with their mean removed, under a Hann
-    window. Rings are rings of physical frequency, 1/min(h, w) cycles/pixel wide, also where the image is not square. A
-    ring without power above rounding counts 0. The modulus hides a sign: the conjugate of a weak phase object scores
-    almost 1, so read it beside the correlation of the phases.
+    ``|sum_ring A conj(B)| / sqrt(sum_ring |A|^2 sum_ring |B|^2)`` of the images without their means, under a Hann
+    window. Rings are 1/min(h, w) cycles/pixel wide, also where the image is not square. A ring without power above
+    rounding is 0. The modulus does not show a wrong sign: the conjugate of a weak phase object scores almost 1, so
+    report the correlation of the phases as well.
 
     Args:
-        image, truth: (h, w), real or complex, aligned.
+        image: (h, w), real or complex, aligned to the truth.
+        truth: (h, w), real or complex.
 
     Returns:
         (frequency in units of Nyquist, correlation in [0, 1]), each (min(h, w) // 2,).
@@ -206,8 +208,8 @@ def frc(image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def mean_frc(image: np.ndarray, truth: np.ndarray) -> float:
     """Mean of the FRC over all rings but the first, on the square of side min(h, w) at the images' first pixel.
 
-    One figure for the whole band, in [0, 1]. Unrelated images score about the inverse root of the pixels in a ring, a
-    few hundredths.
+    A single score in [0, 1] for all frequencies. Unrelated images score about the inverse square root of the number of
+    pixels in a ring, a few hundredths.
 
     Example:
         >>> a = np.random.default_rng(0).normal(size=(32, 48))
@@ -219,11 +221,12 @@ def mean_frc(image: np.ndarray, truth: np.ndarray) -> float:
 
 
 def frc_figures(image: np.ndarray, truth: np.ndarray, pixel_size: float | None = None) -> dict[str, Any]:
-    """The Fourier ring correlation and what is read from it, as a dictionary that JSON can hold.
+    """Fourier ring correlation, its mean and its crossings, as a dictionary for JSON.
 
     Args:
-        image, truth: (h, w), aligned and without the truth's ramp (see ``Aligned.levelled``).
-        pixel_size: metres per pixel, if known.
+        image: (h, w), aligned to the truth, without the truth's phase ramp (see ``Aligned.levelled``).
+        truth: (h, w), without its phase ramp.
+        pixel_size: metres per pixel; None: unknown.
 
     Returns:
         ``mean``, ``crossing_0.5`` and ``crossing_1_7`` (units of Nyquist), ``frequency``, ``correlation``, and
@@ -244,9 +247,9 @@ def frc_figures(image: np.ndarray, truth: np.ndarray, pixel_size: float | None =
 
 
 def crossing(frequency: np.ndarray, correlation: np.ndarray, level: float) -> float:
-    """First frequency at which a correlation falls below a level, linear between rings; 1 (Nyquist) if it never does.
+    """First frequency at which a correlation falls below a level, linear between rings; 1 (Nyquist) if there is none.
 
-    Ring 0 does not count: the mean was removed. A curve that starts below the level crosses at its first ring.
+    Ring 0 is ignored, because the mean was subtracted. A curve that is below the level at ring 1 crosses there.
 
     Example:
         >>> crossing(np.array([0, 0.25, 0.5, 0.75]), np.array([0, 1.0, 0.8, 0.2]), level=0.5)
@@ -265,8 +268,8 @@ def crossing(frequency: np.ndarray, correlation: np.ndarray, level: float) -> fl
 def probe_diameter(probe: np.ndarray) -> float:
     """Diameter, in pixels, of the disk of the probe's effective area ``(sum I)^2 / sum I^2``, ``I = sum_m |P_m|^2``.
 
-    Exact for a uniform disk, 4 sigma for a Gaussian intensity; needs no threshold and no centre, and faint tails do not
-    count.
+    Exact for a uniform disk, 4 sigma for a Gaussian intensity. It needs no threshold and no centre, and faint tails
+    contribute little.
 
     Args:
         probe: (M, N, N) complex modes.

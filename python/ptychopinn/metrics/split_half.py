@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Resolution without a truth: how far two reconstructions from independent halves of a scan agree.
+"""Split-half resolution: the agreement of two reconstructions from independent halves of a scan.
 
-The Fourier ring correlation of two independent halves estimates the signal in each ring (M. van Heel and M. Schatz,
-J. Struct. Biol. 151, 250 (2005)). Each half has half the light and the wider steps, so this is the resolution of a
-half; that of the whole scan is better.
+The Fourier ring correlation of two independent halves estimates the signal in each ring. Each half has half the photons
+and a larger step, so the result is the resolution of one half; that of the full scan is better.
 """
 
 from __future__ import annotations
@@ -18,18 +17,22 @@ from ptychopinn.metrics.align import align
 from ptychopinn.reconstruction import Reconstruction
 
 
-def compare_halves(first: Reconstruction, second: Reconstruction, *, border: int = 12) -> dict[str, Any]:
-    """Fourier ring correlation of two reconstructions in one frame, aligned, where light fell on both.
+def split_half_frc(first: Reconstruction, second: Reconstruction, *, border: int = 12) -> dict[str, Any]:
+    """Fourier ring correlation of two reconstructions, after alignment, on the pixels that both have illuminated.
 
     Args:
-        first, second: reconstructions of two halves of a scan.
+        first: reconstruction of one half of a scan.
+        second: reconstruction of the other half, in the same scan coordinates.
         border: pixels trimmed from each side of the compared rectangle.
 
     Returns:
         See :func:`ptychopinn.metrics.scores.frc_figures`.
 
     Raises:
-        InputError: the two have too little in common.
+        InputError: the two do not overlap, or on too few pixels.
+
+    Source:
+        M. van Heel and M. Schatz, J. Struct. Biol. 151, 250 (2005).
     """
     origins = [np.round(half.origin).astype(int) for half in (first, second)]
     low = np.maximum(*origins)

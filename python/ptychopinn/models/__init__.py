@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Generators: plain ``nn.Module`` networks from patterns to object canvases, and their registry. No Lightning."""
+"""Generators, networks from patterns to object canvases, and their registry. Plain torch, no Lightning."""
 
 from ptychopinn.models.cnn import CNNGenerator
 from ptychopinn.models.pinn import PtychoModel

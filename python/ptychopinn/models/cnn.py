@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The predecessor's network, written anew from its description: the yardstick of the default generator.
+"""PtychoPINN's convolutional network, implemented from its description: the baseline of the default generator.
 
-An encoder with convolutional block attention, two decoders (amplitude and phase) and, for probes that reach beyond the
-central half of a patch, a coarse rim around a finely resolved centre. Layer for layer and parameter for parameter it is
-PtychoPINN's; what was a mistake there is not repeated: patches are merged with one weight in numerator and denominator,
-the rim of the phase has the activation of a phase, and the rim's few channels are not rectified (a single one was dead
-from the start in half of all trainings). It sees amplitudes and must learn the Fourier inversion itself.
+An encoder with convolutional block attention, two decoders (amplitude and phase) and, for probes that extend beyond the
+central half of a patch, an outer rim at half the resolution. Layers and parameters are those of PtychoPINN, with three
+differences: patches are merged with the same weight in numerator and denominator, the rim of the phase has the
+activation of a phase, and the rim's channels have no ReLU (a single one had no gradient in half of all trainings). The
+inputs are amplitudes, so the network must learn the Fourier inversion.
 
 Sources: Hoidn et al., Sci. Rep. 13, 22789 (2023); Woo et al., ECCV 2018 (the attention block).
 """
@@ -21,21 +21,24 @@ from torch import Tensor, nn
 
 from ptychopinn.errors import InputError
 from ptychopinn.models.registry import Generator, register_generator
+from ptychopinn.physics.initial_estimate import transmission_level
 from ptychopinn.physics.overlap import illumination_weight, merge_patches
-from ptychopinn.physics.start import transmission_level
 
 
 @register_generator("cnn")
 class CNNGenerator(Generator):
-    """Convolutional encoder and two decoders, one patch out for every pattern in.
+    """Convolutional encoder and two decoders, from every pattern to a patch.
 
     Args:
-        patch_size: N, pixels; given by the scan.
-        group_size: C, patterns of a group; given by the configuration.
-        width: scale of all channel counts; the predecessor's is 2, with 2.34 million parameters at N = 64.
-        object_big: the patterns of a group enter together, as channels, so that the group size is built in; without it
-            each is seen alone. Either way the patches are merged on the group's canvas.
-        probe_big: predict the outer quarter of every patch, too, at half the resolution; without it that is empty.
+        patch_size: N, pixels; set by the scan.
+        group_size: C, patterns of a group; set by the configuration.
+        width: factor of all channel counts; that of PtychoPINN is 2, with 2.34 million parameters at N = 64.
+        object_big: True: the patterns of a group are the channels of one input, which fixes the group size. False: each
+            pattern is an input of its own. In both cases the patches are merged on the group's canvas.
+        probe_big: True: predict the outer quarter of every patch, too, at half the resolution. False: it is zero.
+
+    Raises:
+        InputError: width is below 1, or too small for the group size.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class CNNGenerator(Generator):
         groups, members, size = counts.shape[:3]
         weight = illumination_weight(probe)
         amplitude = torch.fft.fftshift(torch.sqrt(counts), dim=(-2, -1))
-        # A mean square of one (Parseval), for each group by itself: no statistics of a training set travel along.
+        # A mean square of one (Parseval) for each group, so that no statistics of a training set are stored.
         amplitude = amplitude * (size / torch.sqrt(counts.sum((-2, -1)).mean(1).clamp_min(1.0)))[:, None, None, None]
         features = self.encoder(amplitude if self.group_size else amplitude.flatten(0, 1).unsqueeze(1))
         modulus, angle = (
@@ -65,29 +68,30 @@ class CNNGenerator(Generator):
             for head in (self.amplitude, self.phase)
         )
         level = transmission_level(counts, weight)[:, None]
-        # Not torch.polar, whose derivative is wrong where the modulus is negative, as SiLU's may be.
+        # torch.polar has a wrong derivative where the modulus is negative, as the output of SiLU may be.
         patches = level * torch.complex(modulus * torch.cos(angle), modulus * torch.sin(angle))
         canvas, _ = merge_patches(patches, positions, canvas_size, weight)
         return canvas
 
 
 class _Down(nn.Sequential):
-    """Two convolutions, attention, half the size."""
+    """Two convolutions, attention, and pooling to half the size."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(*_convolutions(inputs, outputs), _Attention(outputs), nn.MaxPool2d(2))
 
 
 class _Decoder(nn.Module):
-    """From the encoder's features to ``members`` images of N x N pixels: a fine centre, a coarse rim."""
+    """From the encoder's features to ``members`` images of N x N pixels, with an outer region at half resolution."""
 
     def __init__(self, inputs: int, width: int, ups: int, members: int, probe_big: bool, activation: nn.Module) -> None:
         super().__init__()
         widths = [32 * width * 2**level for level in reversed(range(ups))]
         if widths[-1] <= members:
             raise InputError(f"model.options: width must be above {members // 32} for groups of {members}, got {width}")
-        self.rise = nn.Sequential(*(_up(a, b, b) for a, b in pairwise([inputs, *widths])))
-        self.rise[-1][-2] = nn.Identity()  # rectified below, but for the rim's channels
+        blocks = [_up(a, b, b) for a, b in pairwise([inputs, *widths])]
+        blocks[-1][-2] = nn.Identity()  # forward() applies the ReLU, except to the rim's channels
+        self.rise = nn.Sequential(*blocks)
         self.inner = widths[-1] - members
         self.centre = nn.Conv2d(self.inner, members, 3, padding=1)
         self.rim = (
@@ -108,7 +112,7 @@ class _Decoder(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Convolutional block attention: weights of the channels, then of the pixels, from means and maxima."""
+    """Convolutional block attention: weights of the channels, then of the pixels, from averages and maxima."""
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
@@ -126,6 +130,8 @@ class _Attention(nn.Module):
 
 
 class _PiTanh(nn.Module):
+    """``pi tanh(x)``, the activation of a phase."""
+
     def forward(self, values: Tensor) -> Tensor:
         return math.pi * torch.tanh(values)
 

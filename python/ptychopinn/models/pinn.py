@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is trained, saved and applied: a generator together with its illumination. Plain torch, no Lightning.
+"""The physics-informed model that is trained, saved and applied: a generator and its illumination.
 
-The physics-informed network is closed here: the generator turns patterns into an object canvas, the illumination turns
-the canvas back into predicted patterns, and the loss between those and the measured ones needs no label.
+The generator reconstructs an object canvas from patterns, the illumination predicts the patterns of that canvas, and
+the loss between predicted and measured patterns needs no labels. Plain torch, no Lightning.
 """
 
 from __future__ import annotations
@@ -20,20 +20,25 @@ from ptychopinn.physics.positions import PositionOffsets
 
 
 class PtychoModel(nn.Module):
-    """A generator and the illumination it was trained with.
+    """A generator, the illumination it is trained with, and optionally learned positions.
 
     Args:
         generator: name in the registry.
-        options: the generator's own arguments.
+        options: options of the generator (see :func:`build_generator`).
         patch_size: detector side N in pixels.
         modes: probe modes M.
         learn_probe: refine the probe during training.
         learn_scale: refine the global intensity scale during training.
-        group_size: patterns C of a group, for generators that are built for one number of them.
+        group_size: patterns C of a group, for generators that support one group size only.
         patterns: number of scan positions that are refined during training; 0: none.
 
-    The probe is all ones until ``illumination.set_probe``, or until a state dict is loaded.
+    Raises:
+        InputError: see :func:`build_generator`.
+
+    The probe is all ones until ``illumination.set_probe`` is called or a state dict is loaded.
     """
+
+    good: Tensor
 
     def __init__(
         self,
@@ -72,17 +77,26 @@ class PtychoModel(nn.Module):
     def forward(
         self, counts: Tensor, positions: Tensor, canvas_size: tuple[int, int], probe: Tensor | None = None
     ) -> Tensor:
-        """Object canvases (B, H, W), complex, of groups of patterns; see :meth:`Generator.forward`.
+        """Reconstruct object canvases (B, H, W), complex, of groups of patterns; see :meth:`Generator.forward`.
 
         Args:
-            probe: complex (M, N, N), to use instead of the model's own.
+            counts: real, (B, C, N, N), FFT order.
+            positions: float64, (B, C, 2), (y, x) on the group's canvas.
+            canvas_size: (H, W) pixels.
+            probe: complex, (M, N, N), in sqrt(counts); None: the model's.
         """
-        return self.generator(counts, positions, canvas_size, self.illumination.unscaled if probe is None else probe)
+        probe = self.illumination.unscaled if probe is None else probe
+        canvases: Tensor = self.generator(counts, positions, canvas_size, probe)
+        return canvases
 
     def refine(self, positions: Tensor, members: Tensor) -> Tensor:
-        """Positions (B, C, 2) of patterns ``members`` (B, C) with the learned offsets, if there are any."""
-        return positions if self.positions is None else self.positions(positions, members)
+        """Add the learned offsets, if any, of patterns ``members`` (B, C) to their positions (B, C, 2)."""
+        if self.positions is None:
+            return positions
+        refined: Tensor = self.positions(positions, members)
+        return refined
 
     def predict_counts(self, canvases: Tensor, positions: Tensor) -> Tensor:
-        """Predicted patterns (B, C, N, N), in counts and FFT order, of canvases (B, H, W) at positions (B, C, 2)."""
-        return self.illumination(extract_patches(canvases, positions, self.patch_size))
+        """Predict patterns (B, C, N, N), in counts and FFT order, of canvases (B, H, W) at positions (B, C, 2)."""
+        counts: Tensor = self.illumination(extract_patches(canvases, positions, self.patch_size))
+        return counts

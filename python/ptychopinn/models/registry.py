@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The interface of a generator and the table of those that can be named in a configuration.
+"""Interface of generators and registry of those that a configuration can select.
 
-A generator turns a group of C patterns into one object canvas on which the group's patches overlap. To add one:
-subclass :class:`Generator`, decorate it with ``@register_generator("name")`` and import its module; ``--model.generator
-name`` and ``--model.options`` then reach it, the keyword arguments of its constructor being the options. Of these,
-``patch_size`` and ``group_size`` are not options: a constructor that names them is given N and C. Shapes in one
-glossary: B groups, C patterns of a group, N detector side, M probe modes, (H, W) canvas of a group.
+A generator reconstructs one object canvas from a group of C patterns. To add one, subclass :class:`Generator`, decorate
+it with ``@register_generator("name")`` and import its module; ``--model.generator name`` then selects it. The keyword
+arguments of its constructor are the keys of ``--model.options``, except ``patch_size`` and ``group_size``, which are
+set to N and C. Shapes: B groups, C patterns of a group, N detector side, M probe modes, (H, W) canvas of a group.
 """
 
 from __future__ import annotations
@@ -21,10 +20,12 @@ from ptychopinn.errors import InputError
 
 
 class Generator(nn.Module, ABC):
-    """Patterns of B groups in, one complex object canvas per group out.
+    """Network from the patterns of B groups to one complex object canvas per group.
 
-    Every generator accepts any N divisible by :attr:`size_multiple`; canvas sides are multiples of
-    :attr:`canvas_multiple`. A generator for groups of one size only says so in :attr:`group_size`; others take any.
+    Attributes:
+        size_multiple: N must be a multiple of this.
+        canvas_multiple: canvas sides must be multiples of this.
+        group_size: the only supported group size C; None: any.
     """
 
     size_multiple: int = 16
@@ -51,31 +52,41 @@ G = TypeVar("G", bound=type[Generator])
 
 
 def register_generator(name: str) -> Callable[[G], G]:
-    """Class decorator that enters a generator into :data:`GENERATORS` under ``name``."""
+    """Class decorator that adds a generator to :data:`GENERATORS` under ``name``.
 
-    def enter(generator: G) -> G:
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(generator: G) -> G:
         if name in GENERATORS:
             raise ValueError(f"register_generator: {name!r} is taken by {GENERATORS[name].__qualname__}")
         GENERATORS[name] = generator
         return generator
 
-    return enter
+    return register
 
 
 def build_generator(
     name: str, patch_size: int, options: Mapping[str, Any] | None = None, group_size: int = 1
 ) -> Generator:
-    """Build the generator ``name`` for patterns of ``patch_size`` pixels, in groups of ``group_size``.
+    """Build the generator ``name``.
+
+    Args:
+        name: key of :data:`GENERATORS`.
+        patch_size: N, pixels, 32 to 256.
+        options: keyword arguments of the generator's constructor.
+        group_size: C, patterns of a group.
 
     Raises:
-        InputError: unknown name, unknown option, or a patch size that the generator does not take.
+        InputError: unknown name or option, or a patch size that the generator does not support.
     """
     if name not in GENERATORS:
         raise InputError(f"model.generator: must be one of {', '.join(sorted(GENERATORS))}, got {name!r}")
     generator = GENERATORS[name]
-    given = {"patch_size": patch_size, "group_size": group_size}
+    sizes = {"patch_size": patch_size, "group_size": group_size}
     arguments = inspect.signature(generator).parameters
-    known = [key for key in arguments if key not in given]
+    known = [key for key in arguments if key not in sizes]
     unknown = sorted(set(options or {}) - set(known))
     if unknown:
         raise InputError(f"model.options: {name!r} takes {', '.join(known)}, got {', '.join(unknown)}")
@@ -84,4 +95,4 @@ def build_generator(
         raise InputError(
             f"model.generator: {name!r} takes patterns of 32 to 256 pixels in multiples of {multiple}, got {patch_size}"
         )
-    return generator(**{key: value for key, value in given.items() if key in arguments}, **(options or {}))
+    return generator(**{key: value for key, value in sizes.items() if key in arguments}, **(options or {}))

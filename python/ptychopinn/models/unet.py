@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A plain U-Net over single patches: the reference point for anything cleverer.
+"""A U-Net over single patches: a baseline for other generators.
 
-Each pattern is turned into its real-space start, which is given to the network beside the log amplitude and the probe's
-intensity; the predicted patches are merged on the group's canvas, which imposes the overlap. All patterns share the
-weights, so a group may have any number of members.
+The input of the network are the initial estimate of a patch (physics/initial_estimate.py), the logarithm of the counts
+and the probe's intensity. The predicted patches are merged on the group's canvas, which imposes the overlap constraint.
+All patterns share the weights, so groups of any size are supported.
+
+Source: O. Ronneberger, P. Fischer and T. Brox, MICCAI 2015.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptychopinn.models.registry import Generator, register_generator
+from ptychopinn.physics.initial_estimate import initial_patches, transmission_level
 from ptychopinn.physics.overlap import illumination_weight, merge_patches
-from ptychopinn.physics.start import start_patches, transmission_level
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
@@ -29,7 +31,7 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
 
 @register_generator("unet")
 class UNetGenerator(Generator):
-    """U-Net with four levels, C patterns in and C patches out.
+    """U-Net with four levels, from every pattern to a patch.
 
     Args:
         width: channels of the finest level; doubled at every coarser one.
@@ -50,19 +52,19 @@ class UNetGenerator(Generator):
         groups, members = counts.shape[:2]
         weight = illumination_weight(probe)
         level = transmission_level(counts, weight)[:, None]
-        start = start_patches(counts, probe) / level
+        initial = initial_patches(counts, probe) / level
         spectrum = torch.fft.fftshift(torch.log1p(counts), dim=(-2, -1))
         features = torch.stack(
             [
-                start.real,
-                start.imag,
+                initial.real,
+                initial.imag,
                 spectrum / spectrum.amax((-3, -2, -1), keepdim=True).clamp_min(1.0),
                 (weight / weight.max()).expand_as(spectrum),
             ],
             2,
         ).flatten(0, 1)
         correction = self._network(features).to(counts.dtype).unflatten(0, (groups, members))
-        patches = level * (start + torch.complex(*correction.unbind(2)))
+        patches = level * (initial + torch.complex(*correction.unbind(2)))
         canvas, _ = merge_patches(patches, positions, canvas_size, weight)
         return canvas
 
@@ -73,4 +75,5 @@ class UNetGenerator(Generator):
             skips.append(features)
         for block, skip in zip(reversed(self.up), reversed(skips[:-1]), strict=True):
             features = block(torch.cat([skip, F.interpolate(features, scale_factor=2.0, mode="nearest")], 1))
-        return self.leave(features)
+        correction: Tensor = self.leave(features)
+        return correction

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The default generator: a few unrolled steps of data consistency, after every second of them a small network.
+"""The default generator: unrolled data-consistency steps, with a small network after every second one.
 
 Every step predicts the patterns of a group from its canvas, replaces their amplitudes by the measured ones, propagates
-back and merges the corrections on the canvas (the step of ePIE and its relatives, for all patterns of the group at
-once); then a small U-shaped network with shared weights corrects the canvas. The overlap constraint is built in:
-there is one canvas, and patches are only ever cut out of it. The network works on the canvas rather than on patches, so
-its cost per pattern falls with the size of the group. An untrained generator is exactly the physics: the network's last
-layer starts at zero.
+back and merges the corrections on the canvas (the step of ePIE, for all patterns of the group at once). A small
+two-level network with shared weights then corrects the canvas. The overlap constraint holds by construction, because
+all patches are extracted from one canvas. The network's cost is per canvas, so the cost per pattern falls with the size
+of the group. Its last layer is initially zero: an untrained generator is the physical iteration. See docs/maths.md.
 """
 
 from __future__ import annotations
@@ -18,28 +17,28 @@ from torch import Tensor, nn
 from ptycho_ext import correct_fields, exit_waves, exit_waves_adjoint, extract_patches_adjoint
 from ptychopinn.errors import InputError
 from ptychopinn.models.registry import Generator, register_generator
+from ptychopinn.physics.initial_estimate import initial_waves, transmission_level
 from ptychopinn.physics.likelihood import BACKGROUND
 from ptychopinn.physics.overlap import illumination_weight
-from ptychopinn.physics.propagation import far_field, near_field, squared_modulus
-from ptychopinn.physics.start import start_waves, transmission_level
+from ptychopinn.physics.propagation import far_field, inverse_far_field, squared_modulus
 
-#: Modulus, relative to the mean transmission, below which a canvas has no phase to speak of.
+#: Modulus, relative to the mean transmission, below which the phase of a canvas is undefined.
 _FAINT = 1e-3
 
-#: Real channels that the network sees: canvas (2), data-consistency direction (2), illumination (1).
+#: Real input channels of the network: canvas (2), data-consistency direction (2), illumination (1).
 _INPUTS = 5
 
 
 class CorrectionNetwork(nn.Module):
     """Two-level convolutional network at half resolution with a recurrent state.
 
-    Its tensors have their channels last, which the convolutions are quicker in on the CPU: the four pixels of a 2 x 2
-    block, of two lanes each, are the channels of one pixel at half resolution, so that only one copy is made on the way
-    in and one on the way out.
+    Tensors have their channels last, which is faster for convolutions on the CPU. The real and imaginary parts of the
+    four pixels of a 2 x 2 block are the channels of one pixel at half resolution, so that input and output are copied
+    once each.
 
     Args:
         width: feature channels of both levels.
-        state: channels of the state carried from step to step, at half resolution; 0: none.
+        state: channels of the recurrent state, at half resolution; 0: none.
     """
 
     def __init__(self, width: int, state: int) -> None:
@@ -57,15 +56,16 @@ class CorrectionNetwork(nn.Module):
                 nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
     def forward(self, canvases: list[Tensor], relative: Tensor, state: Tensor, last: bool) -> tuple[Tensor, Tensor]:
-        """A correction and, unless it is the last one, the next state.
+        """Compute a correction of the object and the next state.
 
         Args:
-            canvases: complex, (B, H, W) each: the object and the direction of its data consistency, of order one.
-            relative: real, (B, H / 2, W / 2, 4), illumination in 2 x 2 blocks.
+            canvases: complex, (B, H, W) each: the object and its data-consistency direction, normalised to order one.
+            relative: real, (B, H / 2, W / 2, 4), illumination in 2 x 2 blocks, relative to its maximum.
             state: real, (B, H / 2, W / 2, S).
+            last: True in the last step, which returns its input state.
 
         Returns:
-            complex (B, H, W) and real (B, H / 2, W / 2, S).
+            correction, complex (B, H, W), and state, real (B, H / 2, W / 2, S).
         """
         features = torch.cat([*(_blocks(canvas) for canvas in canvases), relative, state], -1).permute(0, 3, 1, 2)
         fine = F.relu(self.enter(features))
@@ -80,42 +80,49 @@ class CorrectionNetwork(nn.Module):
 
 
 def _blocks(canvas: Tensor) -> Tensor:
-    """complex (B, H, W) as real (B, H / 2, W / 2, 8): both lanes of the pixels of every 2 x 2 block."""
+    """Rearrange complex (B, H, W) to real (B, H / 2, W / 2, 8): real and imaginary parts of every 2 x 2 block."""
     groups, height, width = canvas.shape
-    lanes = torch.view_as_real(canvas).view(groups, height // 2, 2, width // 2, 2, 2)
-    return lanes.permute(0, 1, 3, 2, 4, 5).flatten(3)
+    parts = torch.view_as_real(canvas).view(groups, height // 2, 2, width // 2, 2, 2)
+    return parts.permute(0, 1, 3, 2, 4, 5).flatten(3)
 
 
 def _canvas(blocks: Tensor) -> Tensor:
-    """The inverse of :func:`_blocks`."""
+    """Rearrange blocks to a canvas: the inverse of :func:`_blocks`."""
     groups, height, width = blocks.shape[:3]
-    lanes = blocks.unflatten(3, (2, 2, 2)).permute(0, 1, 3, 2, 4, 5)
-    return torch.view_as_complex(lanes.reshape(groups, 2 * height, 2 * width, 2))
+    parts = blocks.unflatten(3, (2, 2, 2)).permute(0, 1, 3, 2, 4, 5)
+    return torch.view_as_complex(parts.reshape(groups, 2 * height, 2 * width, 2))
 
 
 @register_generator("unrolled")
 class UnrolledGenerator(Generator):
-    """Unrolled physics with a shared :class:`CorrectionNetwork`.
+    """Unrolled data-consistency steps with a shared :class:`CorrectionNetwork`.
 
     Args:
         steps: unrolled steps, >= 1.
-        every: the network follows every so many steps, the last one always.
+        every: the network is applied after every so many steps, and always after the last one.
         width: feature channels of the network.
         state: channels of its recurrent state.
-        regularisation: weight, relative to the brightest pixel, below which illumination is not divided out.
-        phase: 0 to 1, how much of the first steps goes to the object's phase rather than its amplitude. At 1 both are
-            alike. At 0 the steps begin without a phase, which they learn as far as the patterns ask for it: for samples
-            that mostly absorb. It is decisive for groups of one pattern, which tells little of whether fine detail is
-            in the amplitude or in the phase.
+        regularisation: added to the illumination in its quotient, relative to the maximum of the illumination.
+        phase: 0 to 1, initial weight of the object's phase against its amplitude in the steps. At 1 both have the same
+            weight. At 0 the initial steps leave the phase zero, for samples that mostly absorb; it is learned as far as
+            the patterns require. The option matters most for groups of one pattern, which does not determine whether
+            fine detail is in the amplitude or in the phase.
+
+    Raises:
+        InputError: an option is out of its range.
 
     Equation of a step (D the direction, u the network's correction, all on the canvas)::
 
         D = sum_k A_k^*( sum_m conj(P_m) F^*[ (sqrt(n_k) / sqrt(I_k) - 1) F(P_m A_k O) ] ) / (sum_k A_k^*(|P|^2) + eps)
         V <- momentum V + D;    O <- O + step . V + gain u(O, D, illumination, state)
 
-    with ``A_k`` the extraction of patch k and ``A_k^*`` its adjoint. D is the gradient of the amplitude loss (with its
-    background in both roots), divided by the illumination; ``step . V`` has a learned factor for the component of V
-    along O, which changes the modulus, and one for that across it, which changes the phase.
+    with ``A_k`` the extraction of patch k and ``A_k^*`` its adjoint. D is minus the gradient of the amplitude loss
+    (with its background under both roots), divided by the illumination. ``step . V`` has a learned factor for the
+    component of V parallel to O, which changes the modulus, and one for the component perpendicular to it, which
+    changes the phase.
+
+    Source:
+        The step: A. M. Maiden and J. M. Rodenburg, Ultramicroscopy 109, 1256 (2009).
     """
 
     canvas_multiple = 4
@@ -130,17 +137,17 @@ class UnrolledGenerator(Generator):
         phase: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, number in (("steps", steps), ("every", every)):
-            if number < 1:
-                raise InputError(f"model.options: {name} must be at least 1, got {number}")
+        for name, value in (("steps", steps), ("every", every)):
+            if value < 1:
+                raise InputError(f"model.options: {name} must be at least 1, got {value}")
         self.steps = steps
         self.every = every
-        self.state = state if steps > every else 0  # a network that comes once has nothing to remember
+        self.state = state if steps > every else 0  # a network that is applied once needs no state
         self.regularisation = regularisation
         self.network = CorrectionNetwork(width, self.state)
         if not 0 <= phase <= 1:
             raise InputError(f"model.options: phase must be between 0 and 1, got {phase}")
-        # Together 2: what one of them leaves of a misfit is the other's.
+        # Their sum is 2: the error is divided between amplitude and phase.
         self.step_size = nn.Parameter(torch.tensor([[2 - phase, phase]]).repeat(steps, 1))
         self.start_phase = nn.Parameter(torch.tensor(float(phase)))
         self.momentum = nn.ParameterList(nn.Parameter(torch.tensor(0.5)) for _ in range(steps - 1))
@@ -153,15 +160,15 @@ class UnrolledGenerator(Generator):
         illumination = extract_patches_adjoint(weight.expand(counts.shape).contiguous(), positions, canvas_size)
         peak = illumination.amax((-2, -1), keepdim=True)
         floor = self.regularisation * peak
-        # Complex, once for all steps: torch would convert them at every product.
-        per_light = (1 / (illumination + floor)).to(probe.dtype)
+        # Converted to complex once, because torch would convert them in every product.
+        inverse_illumination = (1 / (illumination + floor)).to(probe.dtype)
         relative = F.pixel_unshuffle((illumination / peak).unsqueeze(1), 2).permute(0, 2, 3, 1)
 
-        waves, mode = start_waves(counts, probe)
-        level = transmission_level(counts, weight)  # fills what no light reached, and scales the network's channels
-        per_level = (1 / level).to(probe.dtype)
+        waves, mode = initial_waves(counts, probe)
+        level = transmission_level(counts, weight)  # value of uncovered pixels, and scale of the network's channels
+        inverse_level = (1 / level).to(probe.dtype)
         canvas = extract_patches_adjoint(mode.conj() * waves, positions, canvas_size)
-        canvas = (canvas + level * floor) * per_light
+        canvas = (canvas + level * floor) * inverse_illumination
         canvas = torch.complex(canvas.real, self.start_phase * canvas.imag)
 
         state = canvas.real.new_zeros(groups, height // 2, width // 2, self.state)
@@ -169,19 +176,20 @@ class UnrolledGenerator(Generator):
         for step in range(self.steps):
             fields = far_field(exit_waves(canvas, positions, probe))
             correction, _, _ = correct_fields(fields, counts, loss="amplitude", background=BACKGROUND)
-            direction = exit_waves_adjoint(near_field(correction), positions, probe, canvas_size) * per_light
+            waves = inverse_far_field(correction)
+            direction = exit_waves_adjoint(waves, positions, probe, canvas_size) * inverse_illumination
             velocity = direction if velocity is None else self.momentum[step - 1] * velocity + direction
             canvas = canvas + _split_step(self.step_size[step], velocity, canvas, level)
-            left = self.steps - 1 - step
-            if left % self.every == 0:
-                canvases = [canvas * per_level, direction * per_level]
-                correction, state = self.network(canvases, relative, state, last=left == 0)
+            remaining = self.steps - 1 - step
+            if remaining % self.every == 0:
+                canvases = [canvas * inverse_level, direction * inverse_level]
+                correction, state = self.network(canvases, relative, state, last=remaining == 0)
                 canvas = canvas + self.gain * level * correction
         return canvas
 
 
 def _split_step(factors: Tensor, velocity: Tensor, canvas: Tensor, level: Tensor) -> Tensor:
-    """The velocity with its components along and across the canvas's values times one factor each."""
+    """Multiply the components of the velocity parallel and perpendicular to the canvas's values by one factor each."""
     unit = canvas * torch.rsqrt(squared_modulus(canvas) + (_FAINT * level) ** 2)
     relative = velocity * unit.conj()
     return unit * torch.complex(factors[0] * relative.real, factors[1] * relative.imag)

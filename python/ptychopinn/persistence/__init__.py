@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Trained networks as files: the bundle, Lightning's checkpoints, and the archives of earlier programs."""
+"""Trained networks as files: bundles, Lightning checkpoints, and archives of PtychoPINN."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Members of a zip archive, read by name and of bounded size, with one sentence for whatever is wrong with them."""
+"""Members of a zip archive: read by name, with bounded size and one error for every fault."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from typing import NoReturn
 
 from ptychopinn.errors import InputError
 
-_LARGEST = 4 << 30
+_MAX_BYTES = 4 << 30
 
 
 def read_member(archive: zipfile.ZipFile, path: Path, name: str) -> bytes:
-    """The member ``name`` of the archive at ``path``.
+    """Read a member of an archive.
+
+    Args:
+        archive: the open archive.
+        path: of the archive, for errors.
+        name: of the member.
 
     Raises:
-        InputError: there is none, it is too large, or it is damaged.
+        InputError: the member is missing, too large or damaged.
     """
     if name not in archive.namelist():
         fail(path, name, "a bundle with this member", f"only {', '.join(archive.namelist()) or 'an empty archive'}")
     size = archive.getinfo(name).file_size
-    if size > _LARGEST:
-        fail(path, name, f"at most {_LARGEST} bytes", f"{size}")
+    if size > _MAX_BYTES:
+        fail(path, name, f"at most {_MAX_BYTES} bytes", f"{size}")
     try:
         return archive.read(name)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
@@ -31,5 +36,5 @@ def read_member(archive: zipfile.ZipFile, path: Path, name: str) -> bytes:
 
 
 def fail(path: Path, member: str, expected: str, found: str) -> NoReturn:
-    """Raise the InputError about a member."""
+    """Raise the InputError of a member: what was expected, and what was found."""
     raise InputError(f"{path}: {member}: expected {expected}, found {found}") from None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A trained model as one file: a zip of a JSON manifest, the configuration and the weights in safetensors.
+"""Bundle: a trained model as one zip file of a JSON manifest, the configuration and the weights in safetensors.
 
-Nothing in a bundle is executed when it is read: no pickle, no code, only named members of bounded size are opened. The
-default name is that of the predecessor's archives, so that scripts which look for it find it.
+Reading a bundle executes nothing: no pickle, no code; only named members of bounded size are read. The default file
+name is that of PtychoPINN's archives, for scripts that expect it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 
 from ptycho_ext import __version__
 from ptychopinn.config import Config
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.archive import fail, read_member
 from ptychopinn.persistence.predecessor import kind_of, refusal
@@ -30,9 +30,15 @@ FORMAT = 1
 
 
 def build_model(config: Config, patch_size: int, modes: int, patterns: int = 0) -> PtychoModel:
-    """An untrained model as the configuration describes it; ``patterns`` counts if positions are learned.
+    """Build an untrained model from a configuration.
 
-    In a supervised training only the network learns: the patterns, which the physics explains, are not looked at.
+    In supervised training only the network has parameters: probe, scale and positions need the patterns.
+
+    Args:
+        config: the configuration.
+        patch_size: N.
+        modes: number of probe modes.
+        patterns: number of patterns of the scan, if positions are learned.
 
     Raises:
         InputError: the generator does not exist, or cannot be built with these options for this patch size.
@@ -55,13 +61,16 @@ def build_model(config: Config, patch_size: int, modes: int, patterns: int = 0) 
 
 
 def save_bundle(model: PtychoModel, config: Config, path: str | Path, info: dict[str, Any] | None = None) -> Path:
-    """Write a trained model, whole or not at all.
+    """Write a trained model as a bundle, atomically.
 
     Args:
         model: the model.
         config: its resolved configuration.
         path: the file to write.
-        info: JSON-able facts about the training, for the manifest.
+        info: facts about the training as JSON types, for the manifest.
+
+    Returns:
+        The path written.
     """
     path = Path(path)
     manifest = {
@@ -83,7 +92,7 @@ def save_bundle(model: PtychoModel, config: Config, path: str | Path, info: dict
 
 
 def is_bundle(path: str | Path) -> bool:
-    """Whether a file is a bundle, or an archive of PtychoPINN that is taken for one, rather than a checkpoint."""
+    """Whether a file is a bundle or an archive of PtychoPINN, rather than a checkpoint."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -92,20 +101,23 @@ def is_bundle(path: str | Path) -> bool:
 
 
 def load_bundle(path: str | Path) -> tuple[PtychoModel, Config]:
-    """Read a bundle, given its file or the folder of the run that wrote it.
+    """Read a bundle.
+
+    Args:
+        path: the file, or the folder of the run that wrote it.
 
     Returns:
         The model, on the CPU and in evaluation mode, and its configuration.
 
     Raises:
-        InputError: no such file, not a bundle (archives of PtychoPINN have the same name and are recognised), a missing
-            or damaged member, or a newer format.
+        InputError: the file is not found, is not a bundle (archives of PtychoPINN, which have the same name, are
+            recognised), has a missing or damaged member, or a newer format.
     """
     path = Path(path)
     if path.is_dir():
         path = path / BUNDLE_NAME
     if not path.exists():
-        raise InputError(f"{path}: expected a trained model (a run's folder or its {BUNDLE_NAME}), found nothing there")
+        raise not_found(path, f"a trained model (a run's folder or its {BUNDLE_NAME})")
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
@@ -135,19 +147,19 @@ def load_bundle(path: str | Path) -> tuple[PtychoModel, Config]:
     try:
         model.load_state_dict(load_tensors(weights))
     except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[:2][-1].strip()  # the first line of torch's list only announces it
+        reason = str(error).splitlines()[:2][-1].strip()  # the first line is a title
         fail(path, "weights.safetensors", "the weights of this configuration", reason)
     return model.eval(), resolved
 
 
 def bundle_info(path: str | Path) -> dict[str, Any]:
-    """What the training that wrote a bundle says of itself: scan, orientation, epochs, losses."""
+    """Facts about the training that wrote a bundle: scan, orientation, epochs, losses; empty for another file."""
     path = Path(path)
     try:
         with zipfile.ZipFile(path / BUNDLE_NAME if path.is_dir() else path) as archive:
             info = _read_json(archive, path, "manifest.json").get("info")
     except (zipfile.BadZipFile, OSError):
-        return {}  # load_bundle says what is wrong
+        return {}  # load_bundle reports the fault
     return info if isinstance(info, dict) else {}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Lightning's checkpoints of a training, read without Lightning and without running anything that is in them."""
+"""Lightning checkpoints of a training run, read without Lightning and without executing code in them."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from typing import Any
 import torch
 
 from ptychopinn.config import Config
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.bundle import build_model
 from ptychopinn.storage.atomic import atomic_path
 
 _PREFIX = "model."
 
-#: Name of a run's best checkpoint where another program looks for one file.
+#: Name of the chosen checkpoint in the folder of a run, for programs that expect one file.
 MODEL_NAME = "model.ckpt"
 
 
 def load_checkpoint(path: str | Path) -> tuple[PtychoModel, Config, dict[str, Any]]:
-    """Read the model of a checkpoint, such as ``run/checkpoints/best.ckpt``.
+    """Read the model of a checkpoint.
+
+    Args:
+        path: the file, such as ``run/checkpoints/best.ckpt``.
 
     Returns:
-        The model, on the CPU and in evaluation mode; its configuration; and everything that the checkpoint holds.
+        The model, on the CPU and in evaluation mode; its configuration; and the contents of the checkpoint.
 
     Raises:
-        InputError: no such file, not a checkpoint of ptychopinn, or a damaged one.
+        InputError: the file is not found, damaged, or not a checkpoint of ptychopinn.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: expected a checkpoint of ptychopinn, found no file")
+    if not path.exists():
+        raise not_found(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         facts, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
@@ -51,13 +54,13 @@ def load_checkpoint(path: str | Path) -> tuple[PtychoModel, Config, dict[str, An
 
 
 def best_checkpoint(folder: str | Path) -> Path | None:
-    """``model.ckpt`` in the folder of a run, else its best epoch, else the last one, or None."""
+    """Find a checkpoint in the folder of a run: ``model.ckpt``, else of the best epoch, else of the last; or None."""
     names = (MODEL_NAME, "checkpoints/best.ckpt", "checkpoints/last.ckpt")
     return next((path for name in names if (path := Path(folder) / name).exists()), None)
 
 
 def copy_chosen(checkpoint: str | Path, folder: str | Path) -> Path:
-    """Copy the checkpoint that a training chose to ``model.ckpt`` in its folder; its path."""
+    """Copy the checkpoint that a training run chose to ``model.ckpt`` in a folder; returns the path."""
     target = Path(folder) / MODEL_NAME
     with atomic_path(target) as temporary:
         shutil.copyfile(checkpoint, temporary)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Archives that PtychoPINN wrote, which have the name of our bundles: recognised, and read only where they are trusted.
+"""Archives of PtychoPINN, which have the file name of bundles: recognised, and read only if they are trusted.
 
-Their configuration is pickled, and to read a pickle is to run what it says. So they are refused with a sentence unless
-the caller states that the file is trusted. Weights of the PyTorch backend are tensors, and are read as such.
+Their configuration is pickled, and unpickling can execute code: they are refused unless the caller states that the file
+is trusted. Weights of the PyTorch backend are read as tensors, without unpickling objects.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.persistence.archive import read_member
 from ptychopinn.storage.atomic import atomic_path
 
@@ -30,12 +30,12 @@ PLAIN = ("weights.safetensors", "settings.json", "manifest.json")
 
 @dataclass(frozen=True)
 class Predecessor:
-    """What a PyTorch archive of PtychoPINN holds.
+    """Contents of an archive of PtychoPINN's PyTorch backend.
 
     Attributes:
-        weights: parameters and buffers of its network, by its own names.
-        settings: its flat configuration, as it was pickled.
-        manifest: what it says of itself.
+        weights: parameters and buffers of its network, by its names.
+        settings: its configuration, without sections.
+        manifest: its models and version.
     """
 
     weights: dict[str, Tensor]
@@ -44,7 +44,7 @@ class Predecessor:
 
 
 def kind_of(names: list[str]) -> str | None:
-    """Which backend of PtychoPINN wrote an archive with these members: "pytorch", "tensorflow", or none of them.
+    """The backend of PtychoPINN that wrote an archive with these members: "pytorch", "tensorflow", or None.
 
     Example:
         >>> kind_of(["manifest.dill", "diffraction_to_obj/model.pth"])
@@ -58,30 +58,32 @@ def kind_of(names: list[str]) -> str | None:
 
 
 def refusal(path: Path, kind: str) -> InputError:
-    """The sentence for an archive that was given where a bundle of ours is expected."""
+    """The error for an archive of PtychoPINN in place of a bundle."""
     if kind == "tensorflow":
         return InputError(
-            f"{path}: expected a ptychopinn bundle, found an archive of PtychoPINN's TensorFlow backend; ptychopinn is "
-            "a library of its own on PyTorch and cannot run it: train anew with 'ptychopinn train', which takes minutes"
+            f"{path}: expected a ptychopinn bundle, found an archive of PtychoPINN's TensorFlow backend; ptychopinn "
+            "uses PyTorch and cannot run it: train again with 'ptychopinn train', which takes minutes"
         )
     return InputError(
         f"{path}: expected a ptychopinn bundle, found an archive of PtychoPINN's PyTorch backend, whose network is "
-        "another one: train anew with 'ptychopinn train'. Its settings are pickled, which can run code: if the file is "
-        "trusted, 'ptychopinn unpack --trust' writes weights and settings as plain files"
+        "different: train again with 'ptychopinn train'. Its settings are pickled, which can execute code: if the file "
+        "is trusted, 'ptychopinn unpack --trust' writes weights and settings as plain files"
     )
 
 
 def read_predecessor(path: str | Path, trust: bool = False) -> Predecessor:
-    """Read the weights and the configuration of an archive that PtychoPINN's PyTorch backend wrote.
+    """Read weights and configuration of an archive of PtychoPINN's PyTorch backend.
 
     Args:
-        path: the archive, often named wts.h5.zip.
-        trust: the file is known to be harmless. Its configuration is unpickled, which runs what the file says.
+        path: the archive, usually named wts.h5.zip.
+        trust: whether the file is trusted: its configuration is unpickled, which can execute code.
 
     Raises:
-        InputError: the file is not trusted, is no such archive, or is damaged.
+        InputError: the file is not trusted, not such an archive, or damaged.
     """
     path = Path(path)
+    if not path.exists():
+        raise not_found(path)
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
@@ -108,9 +110,12 @@ def read_predecessor(path: str | Path, trust: bool = False) -> Predecessor:
 
 
 def write_plain(archive: Predecessor, folder: Path) -> list[Path]:
-    """Write weights.safetensors, settings.json and manifest.json, which anybody can read without running anything.
+    """Write weights.safetensors, settings.json and manifest.json, which can be read without executing code.
 
-    What JSON does not know, such as an array, is written as text.
+    Values without a JSON type, such as arrays, are written as text.
+
+    Returns:
+        The paths written.
     """
     paths = [folder / name for name in PLAIN]
     weights = {name: tensor.contiguous().clone() for name, tensor in archive.weights.items()}
@@ -122,5 +127,5 @@ def write_plain(archive: Predecessor, folder: Path) -> list[Path]:
 
 
 def _unpickle(data: bytes) -> Any:
-    """Called for trusted files only."""
+    """Unpickle the data of a trusted file."""
     return pickle.loads(data)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What light does between the sample and the detector: objects, probes, propagation, noise and simulated scans."""
+"""Forward model and simulation: objects, probes, propagation, likelihoods, priors and simulated scans."""

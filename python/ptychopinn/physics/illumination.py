@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The illumination as a module: probe modes and one global intensity scale, both optionally learned.
+"""Illumination module: probe modes and one global intensity scale, both optionally learned.
 
-The scale multiplies the predicted counts and starts at 1, because a Scan's probe is already in sqrt(counts): it has one
-owner. The probe is stored as two real lanes, which optimisers, DDP and safetensors all accept.
+The scale multiplies the predicted counts. Its initial value is 1, because a Scan's probe is already in sqrt(counts).
+The probe is stored as real and imaginary parts, which optimisers, DDP and safetensors all accept.
 """
 
 from __future__ import annotations
@@ -14,17 +14,23 @@ from ptychopinn.physics.propagation import diffract, squared_modulus
 
 
 class Illumination(nn.Module):
-    """Probe modes (M, N, N) in sqrt(counts) and the physics that follows from them.
+    """Probe modes (M, N, N) in sqrt(counts) and the patterns that they predict.
 
-    The probe's lanes are relative to the root of its power. In these units the gradient of a loss per photon is a
-    Newton-like step at any dose: for a transmission of modulus near 1 the second derivative of the amplitude loss by
-    every lane is 2, that of the Poisson loss 4.
+    The parameter ``lanes`` (M, N, N, 2) holds the real and imaginary parts of the probe divided by the square root of
+    its power. In these units the gradient of a loss per photon is a Newton-like step at any dose: for a transmission of
+    modulus near 1, the second derivative with respect to every element is 2 for the amplitude loss and 4 for the
+    Poisson loss.
 
     Args:
-        probe: complex, (M, N, N).
+        probe: complex, (M, N, N), in sqrt(counts).
         learn_probe: refine the probe during training.
         learn_scale: refine the global intensity scale during training.
+
+    Raises:
+        ValueError: the probe is not complex or not (M, N, N).
     """
+
+    unit: Tensor
 
     def __init__(self, probe: Tensor, *, learn_probe: bool = False, learn_scale: bool = False) -> None:
         super().__init__()
@@ -37,7 +43,11 @@ class Illumination(nn.Module):
 
     @torch.no_grad()
     def set_probe(self, probe: Tensor) -> None:
-        """Start again from ``probe``, complex of the same shape, at intensity scale 1."""
+        """Set the probe, complex (M, N, N) in sqrt(counts), and reset the intensity scale to 1.
+
+        Raises:
+            ValueError: the shape differs from that of the present probe.
+        """
         if probe.shape != self.lanes.shape[:-1]:
             raise ValueError(f"Illumination: probe must be {tuple(self.lanes.shape[:-1])}, got {tuple(probe.shape)}")
         unit = torch.sqrt(squared_modulus(probe).sum())
@@ -47,9 +57,9 @@ class Illumination(nn.Module):
 
     @property
     def unscaled(self) -> Tensor:
-        """Probe modes without the intensity scale, complex (M, N, N): what a generator is given.
+        """Probe modes without the intensity scale, complex (M, N, N): the input of a generator.
 
-        Were it given the scaled ones, it would answer with an object as much weaker, and the scale had no effect.
+        With the scaled probe as its input a generator would compensate the scale in the object.
         """
         return torch.view_as_complex(self.lanes) * self.unit
 
@@ -59,5 +69,5 @@ class Illumination(nn.Module):
         return self.unscaled * torch.exp(0.5 * self.log_scale)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Predicted counts (..., N, N), FFT order, of object patches (..., N, N)."""
+        """Predict counts (..., N, N) in FFT order from complex object patches (..., N, N)."""
         return diffract(patches, self.probe)

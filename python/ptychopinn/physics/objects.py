@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Known objects to simulate scans from: complex transmission functions of any shape.
+"""Test objects for simulated scans: complex transmission functions of any shape.
 
-Each is a function `f(shape, rng) -> (H, W) complex64` in OBJECTS, and most take further keywords. Amplitude and phase
-come from different drawings, so that a reconstruction that leaks one into the other is seen to do so, and none is
-symmetric, so that a flip or a transposition is seen too. Sharp edges are softened to about one pixel.
+Each is a function `f(shape, rng) -> (H, W) complex64` in OBJECTS; most take further keywords. Amplitude and phase come
+from different images, which reveals crosstalk between them, and no object is symmetric, which reveals flips and
+transpositions. Edges are softened to about one pixel.
 """
 
 from __future__ import annotations
@@ -21,11 +21,25 @@ from ptychopinn.errors import InputError
 Shape = tuple[int, int]
 Range = tuple[float, float]
 
-# Photographs inside the scikit-image wheel; its other pictures are downloaded on use.
+# Photographs inside the scikit-image wheel; its other images are downloaded on use.
 PHOTOGRAPHS = (
-    "astronaut brick camera cell chelsea coffee coins grass gravel hubble_deep_field microaneurysms moon page retina "
-    "rocket text"
-).split()
+    "astronaut",
+    "brick",
+    "camera",
+    "cell",
+    "chelsea",
+    "coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "hubble_deep_field",
+    "microaneurysms",
+    "moon",
+    "page",
+    "retina",
+    "rocket",
+    "text",
+)
 
 
 def photos(
@@ -37,14 +51,16 @@ def photos(
     phase: Range = (-0.8, 0.8),
     blur: float = 0.6,
 ) -> NDArray[np.complex64]:
-    """Two different photographs, one as the amplitude and one as the phase; the same for every `rng`.
+    """Two photographs, one as the amplitude and one as the phase; independent of `rng`.
 
     Args:
         shape: (H, W) pixels; the photographs are cropped to this aspect ratio about their centres, then resampled.
         rng: not used.
-        amplitude_photo, phase_photo: names from `PHOTOGRAPHS`.
-        amplitude, phase: the values, and radians, of the darkest and the brightest pixel.
-        blur: Gaussian sigma, pixels, of the light softening after resampling.
+        amplitude_photo: name from `PHOTOGRAPHS`.
+        phase_photo: name from `PHOTOGRAPHS`.
+        amplitude: values of the darkest and the brightest pixel.
+        phase: values of the darkest and the brightest pixel, radians.
+        blur: Gaussian sigma in pixels, applied after resampling.
 
     Raises:
         InputError: a photograph is not one of `PHOTOGRAPHS`.
@@ -62,17 +78,18 @@ def photos(
 def lines(
     shape: Shape, rng: np.random.Generator, amplitude: Range = (0.5, 1.0), phase: Range = (-0.6, 0.6)
 ) -> NDArray[np.complex64]:
-    """Random straight lines on three scales, one drawing for the amplitude and an independent one for the phase.
+    """Random straight lines on three length scales, independent for amplitude and phase.
 
-    A drawing is `G_1 + 2 G_5 + 5 G_10` (Gaussian blurs by that many pixels) of one-pixel lines between uniformly random
-    points of twice the field, cut to its centre: 400 lines for 392 x 392 pixels, as in the "synthetic lines" of the
-    PtychoPINN papers, and for other shapes as many as keep the length of line per area. The papers' own object has zero
-    phase; it is `lines_amplitude` in OBJECTS.
+    An image is `G_1 + 2 G_5 + 5 G_10` (Gaussian blurs by that many pixels) of one-pixel lines between uniformly random
+    points of twice the field, cropped to its centre: 400 lines for 392 x 392 pixels, as in the "synthetic lines" of the
+    PtychoPINN papers. For other shapes the line length per area is the same. The papers' own object has zero phase; it
+    is `lines_amplitude` in OBJECTS.
 
     Args:
         shape: (H, W) pixels.
         rng: draws the lines.
-        amplitude, phase: the values, and radians, of the darkest and the brightest pixel.
+        amplitude: values of the darkest and the brightest pixel.
+        phase: values of the darkest and the brightest pixel, radians.
 
     Source:
         Hoidn et al., Sci. Rep. 13, 22789 (2023).
@@ -87,19 +104,20 @@ def siemens(
     amplitude: Range = (0.75, 1.0),
     phase: Range = (-0.8, 0.0),
 ) -> NDArray[np.complex64]:
-    """A Siemens star with two ring gaps and one wider spoke; spokes absorb and retard, turned by a random angle.
+    """A Siemens star with two ring gaps and one wider spoke, rotated by a random angle; spokes absorb and retard.
 
     Args:
         shape: (H, W) pixels; the star fills the shorter side.
         rng: draws the angle.
         spokes: number of spokes; their width falls to one pixel at `spokes / pi` pixels from the centre.
-        amplitude, phase: the value of the spokes and of the field between them; phase in radians, spokes first.
+        amplitude: values of the spokes and of the field between them.
+        phase: values of the spokes and of the field between them, radians.
     """
     y, x = (np.arange(length) - (length - 1) / 2 for length in shape)
     radius = np.hypot(y[:, np.newaxis], x)
     angle = np.arctan2(y[:, np.newaxis], x) + rng.uniform(0, 2 * np.pi)
     outer = 0.47 * min(shape)
-    # Signed distances in pixels from the edges, positive inside: clipped at +-1/2 px they are anti-aliased coverage.
+    # Signed distances in pixels from the edges, positive inside; clipped at +-1/2 px they give anti-aliased coverage.
     spoke = radius * np.arcsin(np.sin(spokes * angle)) / spokes
     wide = radius * (np.pi / spokes - np.abs(np.angle(np.exp(1j * (angle + np.pi / (2 * spokes))))))
     rings = np.minimum.reduce([np.abs(radius - f * outer) - 0.02 * outer for f in (0.35, 0.68)])
@@ -116,22 +134,23 @@ def dead_leaves(
     radius: Range = (3.0, 40.0),
     blur: float = 0.7,
 ) -> NDArray[np.complex64]:
-    """Disks that cover each other like fallen leaves, with the power spectrum and the edges of natural images.
+    """Dead leaves: occluding disks, with the power spectrum and the edges of natural images.
 
     Args:
         shape: (H, W) pixels.
         rng: draws the disks; amplitude and phase of a disk are uniform in their ranges and independent.
-        amplitude, phase: ranges; phase in radians.
+        amplitude: smallest and largest value.
+        phase: smallest and largest value, radians.
         radius: smallest and largest radius, pixels; the density of radii falls with their third power, so that every
             scale covers the same area.
-        blur: Gaussian sigma, pixels, of the softening of amplitude and phase.
+        blur: Gaussian sigma in pixels, applied to amplitude and phase.
 
     Source:
         Lee, Mumford and Huang, Int. J. Computer Vision 41, 35 (2001).
     """
     low, high = radius[0], max(radius[0], min(radius[1], min(shape) / 4))
     mean_area = 2 * np.pi * low**2 * np.log(high / low) / (1 - (low / high) ** 2) if high > low else np.pi * low**2
-    count = int(np.ceil(6 * (shape[0] + 2 * high) * (shape[1] + 2 * high) / mean_area))  # e^-6 of the field stays bare
+    count = int(np.ceil(6 * (shape[0] + 2 * high) * (shape[1] + 2 * high) / mean_area))  # leaves e^-6 of the field bare
     radii = (low**-2 - rng.random(count) * (low**-2 - high**-2)) ** -0.5
     centres = rng.uniform(-high, np.array(shape) + high, (count, 2))
     values = rng.uniform((amplitude[0], phase[0]), (amplitude[1], phase[1]), (count, 2))
@@ -172,14 +191,14 @@ def _line_drawing(shape: Shape, rng: np.random.Generator) -> NDArray[np.float64]
         image[draw.line(*rng.integers(0, field), *rng.integers(0, field))] = 1
     image = gaussian_filter(image, 1) + 2 * gaussian_filter(image, 5) + 5 * gaussian_filter(image, 10)
     top, left = shape[0] // 2, shape[1] // 2
-    return image[top : top + shape[0], left : left + shape[1]]
+    return np.asarray(image[top : top + shape[0], left : left + shape[1]])
 
 
 def _spread(image: NDArray[np.float64], values: Range) -> NDArray[np.float64]:
-    """`image` mapped linearly so that its smallest and largest pixel take the two values."""
+    """Map `image` linearly so that its smallest and largest pixels take the two values."""
     low, high = float(image.min()), float(image.max())
-    return values[0] + (values[1] - values[0]) * (image - low) / max(high - low, np.finfo(np.float64).tiny)
+    return np.asarray(values[0] + (values[1] - values[0]) * (image - low) / max(high - low, np.finfo(np.float64).tiny))
 
 
 def _complex(amplitude: NDArray[np.float64], phase: NDArray[np.float64]) -> NDArray[np.complex64]:
-    return (amplitude * np.exp(1j * phase)).astype(np.complex64)
+    return np.asarray(amplitude * np.exp(1j * phase), np.complex64)

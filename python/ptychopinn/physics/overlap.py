@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The overlap constraint: patches of one group must agree where they overlap.
 
-Merging is the weighted average of the patches on the group's canvas, with the probe's intensity as the weight (a pixel
-counts where light fell on it); projecting cuts the patches out of that canvas again. Numerator and denominator carry
-the same weight, so a constant object stays the same constant.
+Merging is the weighted average of the patches on the group's canvas; the weight is usually the probe's intensity.
+Projecting extracts the patches from that canvas again. Numerator and denominator have the same weight, so a constant
+object is preserved.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 import ptycho_ext
-from ptycho_ext import reassemble_patches
+from ptycho_ext import extract_patches_adjoint, reassemble_patches
 from ptychopinn.physics.propagation import squared_modulus
 
 
@@ -20,10 +20,25 @@ def illumination_weight(probe: Tensor) -> Tensor:
     return squared_modulus(probe).sum(0)
 
 
+def canvas_illumination(weight: Tensor, positions: Tensor, canvas_size: tuple[int, int]) -> Tensor:
+    """Sum a weight over the positions of every group, on its canvas.
+
+    Args:
+        weight: real, (N, N), of one pattern, usually :func:`illumination_weight`.
+        positions: float64, (B, C, 2), (y, x) of each patch's first sample on its canvas, in pixels.
+        canvas_size: (H, W) in pixels.
+
+    Returns:
+        real, (B, H, W), in the unit of the weight.
+    """
+    weights = weight.expand(*positions.shape[:2], *weight.shape).contiguous()
+    return extract_patches_adjoint(weights, positions, canvas_size)
+
+
 def merge_patches(
     patches: Tensor, positions: Tensor, canvas_size: tuple[int, int], weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Average the patches of every group on its canvas, weighted.
+    """Compute the weighted average of the patches of every group on its canvas.
 
     Args:
         patches: complex, (B, C, N, N).
@@ -38,5 +53,11 @@ def merge_patches(
 
 
 def overlap_project(patches: Tensor, positions: Tensor, canvas_size: tuple[int, int], weights: Tensor) -> Tensor:
-    """Replace each patch by what its group agrees on: merge on the canvas, cut out again. (B, C, N, N) to the same."""
+    """Project patches onto the overlap constraint: merge them on the group's canvas, then extract them again.
+
+    Arguments as for :func:`merge_patches`.
+
+    Returns:
+        complex, (B, C, N, N).
+    """
     return ptycho_ext.overlap_project(patches, positions, canvas_size, weights)

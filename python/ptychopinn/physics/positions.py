@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Scan positions as learned parameters: what the microscope reported plus an offset per pattern.
+"""Scan positions as learned parameters: the reported position plus an offset per pattern.
 
-The offsets are found through the exact position gradients of the operators. They belong to one scan, which is
-recognised by its reported positions and counts; applied to any other, they would be nonsense. A common shift of all
-positions only moves the object, so the mean offset is taken out.
+The offsets are learned through the exact position gradients of the operators. They are valid for one scan only, which
+is identified by its reported positions and counts. A common shift of all positions only moves the object, so the mean
+offset is subtracted.
 """
 
 from __future__ import annotations
@@ -19,18 +19,24 @@ from torch import Tensor, nn
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 
-_SAME_PLACE = 1e-6
+#: Largest difference, in pixels, between equal positions.
+_SAME_POSITION = 1e-6
 
-#: Pixels by which a position may move, and by which canvases are larger for it.
+#: Largest offset of a position along each axis, in pixels; canvases have a margin of the same width.
 REACH = 4
 
 
 class PositionOffsets(nn.Module):
-    """Offsets of n scan positions, zero at the start, less than :data:`REACH` pixels along each axis before the mean.
+    """Learned offsets of n scan positions, initially zero.
+
+    Before the mean is subtracted, offsets are below :data:`REACH` pixels along each axis.
 
     Args:
-        patterns: n, of one scan or of several, one after the other.
+        patterns: n, of one scan or of several in succession.
     """
+
+    reported: Tensor
+    totals: Tensor
 
     def __init__(self, patterns: int) -> None:
         super().__init__()
@@ -40,32 +46,32 @@ class PositionOffsets(nn.Module):
 
     @torch.no_grad()
     def set_scans(self, scans: Sequence[Scan]) -> None:
-        """Note which patterns the offsets belong to, and begin again at zero."""
+        """Set the scans whose n patterns the offsets belong to, and reset the offsets to zero."""
         self.reported.copy_(torch.from_numpy(np.concatenate([scan.positions for scan in scans])))
         self.totals.copy_(torch.from_numpy(np.concatenate([_totals(scan) for scan in scans])))
         self.free.zero_()
 
     @property
     def offsets(self) -> Tensor:
-        """float64, (n, 2), (y, x) pixels, of zero mean."""
+        """Offsets (n, 2), float64, (y, x) in pixels, of zero mean."""
         bounded = REACH * torch.tanh(self.free.double() / REACH)
         return bounded - bounded.detach().mean(0)
 
     def forward(self, positions: Tensor, members: Tensor) -> Tensor:
-        """Refined positions (B, C, 2) of patterns ``members`` (B, C), from those reported, in any frame."""
+        """Add the offsets of patterns ``members`` (B, C) to their reported positions (B, C, 2), in any frame."""
         return positions + self.offsets[members]
 
     def place_of(self, scan: Scan) -> slice | None:
-        """Where the scan's patterns are among those trained on; None if it was not trained on.
+        """Slice of the scan's patterns among those trained on; None if it was not trained on.
 
-        A raster alone identifies no scan, for it may have been driven over another sample: the counts must agree, too.
+        The counts must agree, too: the same positions may have been used on another sample.
         """
         reported, totals = self.reported.cpu().numpy(), self.totals.cpu().numpy()
-        for first in np.flatnonzero(np.abs(reported - scan.positions[0]).max(1) < _SAME_PLACE):
+        for first in np.flatnonzero(np.abs(reported - scan.positions[0]).max(1) < _SAME_POSITION):
             part = slice(int(first), int(first) + scan.n)
             if (
                 len(reported[part]) == scan.n
-                and np.abs(reported[part] - scan.positions).max() < _SAME_PLACE
+                and np.abs(reported[part] - scan.positions).max() < _SAME_POSITION
                 and np.allclose(totals[part], _totals(scan), rtol=1e-6)
             ):
                 return part
@@ -73,7 +79,7 @@ class PositionOffsets(nn.Module):
 
     @torch.no_grad()
     def applied_to(self, scan: Scan) -> Scan | None:
-        """The scan with its refined positions; None if it was not trained on."""
+        """Copy of the scan with its refined positions; None if it was not trained on."""
         part = self.place_of(scan)
         if part is None:
             return None
@@ -81,7 +87,7 @@ class PositionOffsets(nn.Module):
 
 
 def _totals(scan: Scan) -> NDArray[np.float64]:
-    """Counts of every pattern."""
+    """Total counts of every pattern, (n,)."""
     return np.concatenate(
         [scan.counts[part].sum((1, 2), dtype=np.float64) for part in pattern_blocks(scan.counts.shape)]
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is known of objects before they are measured, and the comparison with a known one."""
+"""Priors on the object (total variation, smoothness) and the loss against a known object."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ _SMALL = 1e-3
 
 
 def total_variation(canvases: Tensor, illumination: Tensor) -> Tensor:
-    """Isotropic total variation of complex canvases where there is light, relative to their modulus there.
+    """Isotropic total variation of complex canvases, weighted by the illumination and relative to their modulus.
 
-    ``sum_r w(r) sqrt(|O(y+1, x) - O|^2 + |O(y, x+1) - O|^2 + s^2) / (m sum_r w(r))``, less its value at a constant
-    object, with the illumination w, m the root of the mean square of |O| under it, and s = m / 1000. Dimensionless;
-    zero for a constant object.
+    ``sum_r w(r) sqrt(|O(y+1, x) - O|^2 + |O(y, x+1) - O|^2 + s^2) / (m sum_r w(r))`` minus its value for a constant
+    object, with the illumination w, the root mean square m of |O| weighted by w, and s = m / 1000.
 
     Args:
         canvases: complex, (B, H, W).
         illumination: real, (B, H, W), >= 0.
 
     Returns:
-        scalar.
+        scalar, dimensionless, the mean over the batch; zero for a constant object.
+
+    Source:
+        L. I. Rudin, S. Osher and E. Fatemi, Physica D 60, 259 (1992).
     """
     weight = illumination / illumination.sum((-2, -1), keepdim=True).clamp_min(torch.finfo(illumination.dtype).tiny)
-    # A root of the mean square: |O| itself has no derivative at zero.
+    # The root mean square, because |O| has no derivative at zero.
     level = torch.sqrt((weight * squared_modulus(canvases)).sum((-2, -1), keepdim=True).clamp_min(1e-24))
     unit = canvases / level
     down = squared_modulus(unit[:, 1:, :-1] - unit[:, :-1, :-1])
@@ -37,12 +39,12 @@ def total_variation(canvases: Tensor, illumination: Tensor) -> Tensor:
 
 
 def roughness(canvases: Tensor, illumination: Tensor) -> Tensor:
-    """Mean square step between neighbouring pixels where there is light, relative to the mean square modulus there.
+    """Mean square difference of neighbouring pixels, weighted by the illumination, relative to the mean square modulus.
 
-    ``sum_r w(r) (|O(y+1, x) - O|^2 + |O(y, x+1) - O|^2) / sum_r w(r) |O|^2``; arguments as of :func:`total_variation`.
+    ``sum_r w(r) (|O(y+1, x) - O|^2 + |O(y, x+1) - O|^2) / sum_r w(r) |O|^2``. Arguments as for :func:`total_variation`.
 
     Returns:
-        scalar, dimensionless; zero for a constant object.
+        scalar, dimensionless, the mean over the batch; zero for a constant object.
     """
     weight = illumination / illumination.sum((-2, -1), keepdim=True).clamp_min(torch.finfo(illumination.dtype).tiny)
     level = (weight * squared_modulus(canvases)).sum((-2, -1)).clamp_min(1e-24)
@@ -52,10 +54,10 @@ def roughness(canvases: Tensor, illumination: Tensor) -> Tensor:
 
 
 def supervised_loss(canvases: Tensor, truth: Tensor, illumination: Tensor) -> Tensor:
-    """Squared distance of canvases from the true object, up to a phase factor for each, in units of the truth's square.
+    """Normalised squared error of canvases against the true object, minimised over a constant phase per canvas.
 
     ``min over |s| = 1 of sum_r w |O - s T|^2 / sum_r w |T|^2 = (sum w |O|^2 + sum w |T|^2 - 2 |sum w O T^*|) / sum w
-    |T|^2``: patterns do not tell the constant phase, so a network cannot know it.
+    |T|^2``. Patterns do not determine the constant phase of the object.
 
     Args:
         canvases: complex, (B, H, W).
@@ -63,7 +65,7 @@ def supervised_loss(canvases: Tensor, truth: Tensor, illumination: Tensor) -> Te
         illumination: real, (B, H, W), >= 0.
 
     Returns:
-        scalar, the mean over the batch.
+        scalar, dimensionless, the mean over the batch.
     """
     power, product = (
         (illumination * squared_modulus(truth)).sum((-2, -1)),

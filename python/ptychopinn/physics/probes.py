@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Illuminations to simulate with: incoherent modes on an N x N grid with sum |P|^2 = 1, centred at sample N//2.
+"""Probes for simulated scans: incoherent modes on an N x N grid with sum |P|^2 = 1, centred at sample N//2.
 
-Lengths scale with N, so that a probe of any size from 32 to 256 px covers the same part of its patch. A curved
-wavefront lights the detector evenly and breaks the ambiguities of a flat one, which is why `defocused` is the default.
+Lengths scale with N: a probe covers the same fraction of its patch at every size. A curved wavefront spreads the
+intensity over the detector and resolves the ambiguities of a flat one; `defocused` is therefore the default.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ptychopinn.errors import InputError
 
 
 def disk(size: int, modes: int = 1, diameter: float = 0.5, edge: float = 1.0) -> NDArray[np.complex64]:
-    """A disk with a flat wavefront and an edge softened by a Gaussian.
+    """A disk with a flat wavefront and a Gaussian-blurred edge.
 
     Args:
         size: N, pixels.
@@ -27,6 +27,9 @@ def disk(size: int, modes: int = 1, diameter: float = 0.5, edge: float = 1.0) ->
 
     Returns:
         (M, N, N) complex64.
+
+    Raises:
+        InputError: see `add_modes`.
     """
     axis = np.arange(size) - size // 2
     distance = np.hypot(axis[:, np.newaxis], axis) - diameter * size / 2
@@ -34,18 +37,21 @@ def disk(size: int, modes: int = 1, diameter: float = 0.5, edge: float = 1.0) ->
 
 
 def defocused(size: int, modes: int = 1, diameter: float = 0.5) -> NDArray[np.complex64]:
-    """A lens with a central stop, a little aberrated, out of focus: a curved wavefront and a ring-shaped shadow.
+    """A defocused, slightly aberrated lens with a central stop: an annular probe with a curved wavefront.
 
     The pupil is half as wide as the detector; defocus `pi k^2 diameter / (N / 2)` (k in cycles per patch) spreads it
-    geometrically over `diameter N` pixels. Trefoil, coma and astigmatism of 0.15 to 0.2 rad leave no symmetry.
+    geometrically over `diameter N` pixels. Trefoil, coma and astigmatism of 0.15 to 0.2 rad break every symmetry.
 
     Args:
         size: N, pixels.
         modes: M incoherent modes, see `add_modes`.
-        diameter: of the light in the sample plane, as a fraction of N.
+        diameter: of the probe in the sample plane, as a fraction of N.
 
     Returns:
         (M, N, N) complex64.
+
+    Raises:
+        InputError: see `add_modes`.
 
     Example:
         >>> probe = defocused(64, modes=2)
@@ -67,10 +73,10 @@ PROBES: dict[str, Callable[[int, int], NDArray[np.complex64]]] = {"disk": disk, 
 
 
 def add_modes(probe: NDArray[np.generic], modes: int, decay: float = 0.4) -> NDArray[np.complex64]:
-    """Orthogonal incoherent modes from one coherent probe, as partial coherence gives them.
+    """Orthogonal incoherent modes of a partially coherent probe, made from one coherent probe.
 
-    Mode m is the probe times the m-th monomial of 1, x, y, x^2, xy, y^2, ... made orthogonal to those before it; its
-    power is `decay^m` of that of mode 0.
+    Mode m is the probe times the m-th monomial of 1, x, y, x^2, xy, y^2, ..., orthogonalised against the previous
+    modes; its power is `decay^m` times that of mode 0.
 
     Args:
         probe: (N, N), any scale.
@@ -90,6 +96,7 @@ def add_modes(probe: NDArray[np.generic], modes: int, decay: float = 0.4) -> NDA
     powers = [(total - j, j) for total in range(modes) for j in range(total + 1)][:modes]
     stack = np.stack([(probe * x**i * (x[:, np.newaxis] ** j)).ravel() for i, j in powers], axis=1)
     basis, triangle = np.linalg.qr(stack.astype(np.complex128))
-    basis = basis * np.exp(1j * np.angle(np.diag(triangle)))  # QR leaves a phase open: keep that of the probe
+    basis = basis * np.exp(1j * np.angle(np.diag(triangle)))  # QR fixes no phase: keep that of the probe
     weights = np.sqrt(decay ** np.arange(modes) / np.sum(decay ** np.arange(modes)))
-    return (basis * weights).T.reshape(modes, size, size).astype(np.complex64)
+    field: NDArray[np.complex64] = (basis * weights).T.reshape(modes, size, size).astype(np.complex64)
+    return field

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Far-field propagation and the illumination of an object by a probe with incoherent modes.
+"""Far-field propagation of exit waves with incoherent probe modes.
 
-Patterns are kept in FFT order (DC at [0, 0]) from the dataset to the loss, so that no shift is done per step: the data
-loader applies one ifftshift to the counts, and nothing else here shifts. The FFT is orthonormal: a probe with
-``sum |P|^2 = photons`` gives patterns with that many counts behind an object of transmission 1.
+Patterns are in FFT order (zero frequency at [0, 0]) from the data set to the loss, so that no step shifts an array: the
+data set applies one ifftshift to the counts. The FFT is orthonormal: a probe with ``sum |P|^2 = photons`` gives
+patterns with that many counts behind an object of transmission 1.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ def exit_waves(patches: Tensor, probe: Tensor) -> Tensor:
         complex, (..., M, N, N), exit waves in sqrt(counts).
 
     Raises:
-        ValueError: the probe is not (M, N, N) with the patches' N. A probe of another rank would broadcast silently.
+        ValueError: the probe is not (M, N, N) with the patches' N.
     """
+    # A probe of another rank would broadcast silently.
     if probe.dim() != 3 or probe.shape[-2:] != patches.shape[-2:]:
         raise ValueError(
             f"exit_waves: probe must be (M, {patches.shape[-2]}, {patches.shape[-1]}), got {tuple(probe.shape)}"
@@ -35,17 +36,22 @@ def exit_waves(patches: Tensor, probe: Tensor) -> Tensor:
 
 
 def far_field(waves: Tensor) -> Tensor:
-    """Orthonormal 2-D FFT over the last two axes; DC at [0, 0]; ``sum |far_field(w)|^2 == sum |w|^2``."""
-    return torch.fft.fft2(waves, norm="ortho")
+    """Propagate waves (..., N, N) to the far field: orthonormal 2-D FFT, zero frequency at [0, 0].
+
+    The power is conserved: ``sum |far_field(w)|^2 == sum |w|^2``.
+    """
+    fields: Tensor = torch.fft.fft2(waves, norm="ortho")
+    return fields
 
 
-def near_field(waves: Tensor) -> Tensor:
-    """Inverse (and adjoint) of :func:`far_field`."""
-    return torch.fft.ifft2(waves, norm="ortho")
+def inverse_far_field(waves: Tensor) -> Tensor:
+    """Propagate far fields (..., N, N) back to the sample: the inverse, and adjoint, of :func:`far_field`."""
+    back: Tensor = torch.fft.ifft2(waves, norm="ortho")
+    return back
 
 
 class _SquaredModulus(torch.autograd.Function):
-    """Two passes forward and one back, where autograd's own way through views makes eight."""
+    """Two passes over memory forward and one backward, where autograd through views needs eight."""
 
     generate_vmap_rule = True
 
@@ -59,17 +65,17 @@ class _SquaredModulus(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (values,) = ctx.saved_tensors
+        values: Tensor = ctx.saved_tensors[0]
         return values * (2 * grad)
 
 
 def squared_modulus(values: Tensor) -> Tensor:
-    """``|z|^2`` of a complex tensor, without the square root of ``abs`` (whose gradient is not finite at 0)."""
+    """Squared modulus ``|z|^2`` of a complex tensor, with a finite gradient at 0."""
     return _SquaredModulus.apply(values)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def sum_modes(values: Tensor) -> Tensor:
-    """Sum over the axis of the modes: (..., M, N, N) to (..., N, N); of a single mode, that mode and no copy."""
+    """Sum over the axis of the modes, (..., M, N, N) to (..., N, N); for a single mode, a view of it."""
     return values.squeeze(-3) if values.shape[-3] == 1 else values.sum(-3)
 
 
@@ -79,7 +85,7 @@ def mode_intensity(far_fields: Tensor) -> Tensor:
 
 
 def diffract(patches: Tensor, probe: Tensor) -> Tensor:
-    """Predicted counts of patterns, ``I = sum_m |F(P_m o)|^2``, in FFT order.
+    """Predict the counts of patterns, ``I = sum_m |F(P_m o)|^2``, in FFT order.
 
     Args:
         patches: complex, (..., N, N).
@@ -87,5 +93,8 @@ def diffract(patches: Tensor, probe: Tensor) -> Tensor:
 
     Returns:
         real, (..., N, N), expected counts.
+
+    Raises:
+        ValueError: see :func:`exit_waves`.
     """
     return mode_intensity(far_field(exit_waves(patches, probe)))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Simulated scans with known truth, in NumPy and float64.
+"""Simulated scans with a known object, in NumPy and float64.
 
-The simulator shares no interpolation with the reconstruction, or it would hide the errors of both: it never samples the
-object between its pixels. A patch at (y, x) is taken at the nearest whole pixel and the rest, at most half a pixel,
-moves the probe by a Fourier shift. The intensity is that of the sub-pixel patch, because a common shift of probe and
-object does not change it. Object, positions and noise draw from separate streams of one seed.
+The simulator shares no interpolation with the reconstruction, whose errors would otherwise cancel: it never samples the
+object between its pixels. A patch at (y, x) is taken at the nearest integer pixel, and the probe is moved by the
+remainder, at most half a pixel, with a Fourier shift. A common shift of probe and object does not change the intensity.
+Object, positions and noise draw from separate streams of one seed.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ def simulate(
 ) -> Scan:
     """Simulate a ptychographic scan.
 
-    `counts_k ~ Poisson(sum_m |fftshift(FFT2_ortho(P_m(r - d_k) O(r + i_k)))|^2)` with the position split into the
-    nearest whole pixel `i_k` and the rest `d_k`.
+    `counts_k ~ Poisson(sum_m |fftshift(FFT2_ortho(P_m(r - d_k) O(r + i_k)))|^2)`, where the position is the sum of the
+    nearest integer pixel `i_k` and the remainder `d_k`.
 
     Args:
-        object: a name in `OBJECTS`, a function like those there, or an (H, W) array that holds all patches.
+        object: a name in `OBJECTS`, a function with the same signature, or an (H, W) array that contains all patches.
         probe: a name in `PROBES`, or an (M, N, N) or (N, N) array of any scale, which then sets `size` and `modes`.
-        scan: "raster" (rows of a nearly square grid) or "spiral" (Fermat, evenly dense).
+        scan: "raster" (rows of a nearly square grid) or "spiral" (Fermat spiral, of uniform density).
         patterns: n.
         size: N, even, pixels along a pattern and a patch.
-        step: pixels between neighbours, or (y, x) of these; None means 0.15 N.
+        step: pixels between neighbours, or (y, x) of these; None: 0.15 N.
         photons: mean counts of a pattern behind an object of transmission 1.
-        jitter: largest random offset of a position in y and in x, pixels; None means 2 for a raster, 0 for a spiral.
+        jitter: largest random offset of a position in y and in x, pixels; None: 2 for a raster, 0 for a spiral.
         modes: M incoherent probe modes.
-        seed: of everything random; the same arguments give the same scan.
+        seed: of all random draws; the same arguments give the same scan.
         noise: False returns the expected intensities as float32.
 
     Returns:
-        A scan whose `truth` is the object, with at least 8 px around all patches, and whose counts have the smallest
-        unsigned integer type that holds them.
+        A scan whose `truth` is the object, with a margin of at least 8 px around all patches, and whose counts have the
+        smallest unsigned integer type that holds them.
 
     Raises:
         InputError: an argument is out of its range, or an object array is too small for the scan.
@@ -114,17 +114,20 @@ def simulate(
 def scan_positions(
     scan: str, patterns: int, step: tuple[float, float], jitter: float = 0.0, rng: np.random.Generator | None = None
 ) -> NDArray[np.float64]:
-    """Positions (n, 2) in (y, x) pixels, with an arbitrary origin, of a raster or a Fermat spiral.
+    """Positions of a raster or a Fermat spiral.
 
     Args:
         scan: "raster" or "spiral"; a spiral has one position per area `step_y step_x`, like a raster.
         patterns: n; the last row of a raster may be shorter.
         step: (y, x) pixels between neighbours.
         jitter: largest random offset per axis, pixels.
-        rng: draws the offsets.
+        rng: draws the offsets; None: a generator of seed 0.
+
+    Returns:
+        (n, 2) float64, (y, x) in pixels, with an arbitrary origin.
 
     Raises:
-        InputError: the name is unknown, or a number is out of range.
+        InputError: the name is unknown, or a value is out of range.
 
     Example:
         >>> scan_positions("raster", 5, (2, 3)).tolist()
@@ -142,7 +145,7 @@ def scan_positions(
         radius, angle = np.sqrt((index + 0.5) / np.pi), index * (np.pi * (3 - math.sqrt(5)))
         unit = np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=1)
     offsets = (rng or np.random.default_rng(0)).uniform(-jitter, jitter, unit.shape)
-    return unit * np.array(step) + offsets
+    return np.asarray(unit * np.array(step) + offsets)
 
 
 def diffract(
@@ -150,21 +153,29 @@ def diffract(
     probe: NDArray[np.complexfloating[Any, Any]],
     positions: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Expected intensities (n, N, N) in float64 of an (H, W) object under an (M, N, N) probe at (n, 2) positions.
+    """Expected intensities of patterns, with the zero frequency at pixel (N//2, N//2).
+
+    Args:
+        truth: (H, W), the object.
+        probe: (M, N, N), in sqrt(counts).
+        positions: (n, 2), (y, x) of each patch's first sample on the object, in pixels.
+
+    Returns:
+        (n, N, N) float64, in counts.
 
     Raises:
-        InputError: a patch reaches out of the object.
+        InputError: a patch extends beyond the object.
     """
     size = probe.shape[-1]
-    whole = np.floor(positions + 0.5).astype(np.int64)
-    if (whole < 0).any() or (whole + size > truth.shape).any():
+    nearest = np.floor(positions + 0.5).astype(np.int64)
+    if (nearest < 0).any() or (nearest + size > truth.shape).any():
         raise InputError(
-            f"diffract: all patches must lie within the object of shape {truth.shape}, some reach out of it"
+            f"diffract: all patches must lie within the object of shape {truth.shape}, some extend beyond it"
         )
-    patches = np.lib.stride_tricks.sliding_window_view(truth, (size, size))[whole[:, 0], whole[:, 1]]
-    rest = positions - whole
+    patches = np.lib.stride_tricks.sliding_window_view(truth, (size, size))[nearest[:, 0], nearest[:, 1]]
+    remainder = positions - nearest
     k = -2j * np.pi * np.fft.fftfreq(size)
-    ramps = np.exp(k * rest[:, :1])[:, :, np.newaxis] * np.exp(k * rest[:, 1:])[:, np.newaxis, :]
+    ramps = np.exp(k * remainder[:, :1])[:, :, np.newaxis] * np.exp(k * remainder[:, 1:])[:, np.newaxis, :]
     intensity = np.zeros(patches.shape)
     for mode in probe.astype(np.complex128):
         shifted = scipy.fft.ifft2(scipy.fft.fft2(mode) * ramps)
@@ -173,21 +184,28 @@ def diffract(
 
 
 def predict_counts(scan: Scan, object: NDArray[np.complexfloating[Any, Any]] | None = None) -> NDArray[np.float64]:
-    """Expected counts (n, N, N) of a scan for its truth, or for another object in the same coordinates.
+    """Predict the counts of a scan for its truth, or for another object in the same coordinates.
+
+    Args:
+        scan: its probe and positions are used.
+        object: (H, W); None: the scan's truth.
+
+    Returns:
+        (n, N, N) float64, expected counts.
 
     Raises:
-        InputError: there is no object, or a patch reaches out of it.
+        InputError: there is no object, or a patch extends beyond it.
     """
     target = scan.truth if object is None else object
     if target is None:
-        raise InputError("predict_counts: the scan has no truth, so an object must be given")
+        raise InputError("predict_counts: object must be an array for a scan without a truth, got None")
     return np.concatenate(
         [diffract(target, scan.probe, scan.positions[part]) for part in pattern_blocks(scan.counts.shape)]
     )
 
 
 def _make_probe(probe: str | NDArray[np.complexfloating[Any, Any]], size: int, modes: int) -> NDArray[np.complex64]:
-    """(M, N, N) with sum |P|^2 = 1."""
+    """Probe modes (M, N, N) with sum |P|^2 = 1."""
     if isinstance(probe, str):
         if probe not in PROBES:
             raise InputError(f"simulate: probe must be one of {', '.join(PROBES)} or an array, got {probe!r}")
@@ -195,7 +213,7 @@ def _make_probe(probe: str | NDArray[np.complexfloating[Any, Any]], size: int, m
     if probe.ndim not in (2, 3) or probe.shape[-1] != probe.shape[-2] or not probe.any():
         raise InputError(f"simulate: a probe array must be (M, N, N) or (N, N) and not all zero, got {probe.shape}")
     field = probe.reshape(-1, *probe.shape[-2:])
-    return (field / np.linalg.norm(field)).astype(np.complex64)
+    return np.asarray(field / np.linalg.norm(field), np.complex64)
 
 
 def _make_object(source: ObjectSource, shape: Shape, rng: np.random.Generator) -> NDArray[np.complex64]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Every figure of scans, reconstructions and trainings. Start with :func:`plot_reconstruction`.
+"""Figures of scans, reconstructions, refinements and training runs, as PNG files.
 
-Drawn with matplotlib's object-oriented interface and the Agg canvas only: no global state, no display, safe in worker
-threads; files are replaced atomically.
+They use matplotlib's object-oriented interface and the Agg canvas: no global state, no display, safe in threads; files
+are replaced atomically.
 """
 
 from ptychopinn.plotting.reconstructions import plot_comparison, plot_reconstruction

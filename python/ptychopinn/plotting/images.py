@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One image in a figure: its aspect, coordinates, colour bar and scale bar; pixels without data are grey."""
+"""Images in figures: aspect, coordinates, colour bar and scale bar; pixels without data are grey."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from ptychopinn.plotting.style import colour_bar, new_figure
 
 AMPLITUDE_MAP, PHASE_MAP, CYCLIC_MAP, COUNTS_MAP = "magma", "viridis", "twilight", "inferno"
-UNSEEN = "0.8"  # grey of pixels without data
+NO_DATA = "0.8"  # grey of pixels without data
 _IMAGE_SIDE = 5.0  # inches of an image's longer side
 
 
@@ -29,12 +29,24 @@ def draw_image(
     coordinates: str = "scan px",
     scale_bar: bool = True,
 ) -> None:
-    """One image with pixel centres at ``origin + index``, nan in grey, a colour bar and, if asked, a scale bar."""
+    """Draw one image with a colour bar.
+
+    Args:
+        axes: where to draw.
+        image: (H, W), NaN without data.
+        label: of the colour bar.
+        limits: of the colours; None: the minimum or maximum of the image.
+        colour_map: name in matplotlib.
+        origin: (y, x), coordinates of the centre of pixel [0, 0].
+        pixel_size: m, for the scale bar; None: the bar is in pixels.
+        coordinates: name of the coordinates, for the axis labels.
+        scale_bar: whether to draw one.
+    """
     height, width = image.shape
     y, x = origin
     extent = (x - 0.5, x + width - 0.5, y + height - 0.5, y - 0.5)
     shown = axes.imshow(image, extent=extent, vmin=limits[0], vmax=limits[1], cmap=colour_map, interpolation="nearest")
-    axes.set(facecolor=UNSEEN, xlabel=f"x ({coordinates})", ylabel=f"y ({coordinates})")
+    axes.set(facecolor=NO_DATA, xlabel=f"x ({coordinates})", ylabel=f"y ({coordinates})")
     colour_bar(shown, axes, label)
     if scale_bar:
         length, text = _scale_bar(width, pixel_size)
@@ -46,16 +58,16 @@ def draw_image(
 
 
 def _scale_bar(width: int, pixel_size: float | None) -> tuple[float, str]:
-    """Length in pixels and text of a bar of round length, at most a quarter of the image."""
+    """Length in pixels and label of a bar of round length, at most a quarter of the width of the image."""
     unit = pixel_size * 1e6 if pixel_size is not None else 1.0
-    reach = 0.25 * width * unit
-    decade = 10.0 ** math.floor(math.log10(reach))
-    length = max(step * decade for step in (1, 2, 5) if step * decade <= reach)
+    longest = 0.25 * width * unit
+    decade = 10.0 ** math.floor(math.log10(longest))
+    length = max(step * decade for step in (1, 2, 5) if step * decade <= longest)
     return length / unit, f"{length:g} {'px' if pixel_size is None else 'µm'}"
 
 
 def image_figure(shape: tuple[int, ...], columns: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure whose panels have the image's aspect, with room for labels and colour bars."""
+    """Make a figure with panels of the aspect of an image of shape (H, W), with space for labels and colour bars."""
     height, width = shape
     side = _IMAGE_SIDE if columns == 1 else 0.64 * _IMAGE_SIDE
     scale = side / max(height, width)
@@ -66,6 +78,6 @@ def image_figure(shape: tuple[int, ...], columns: int, rows: int = 1) -> tuple[F
 
 
 def percentiles(values: np.ndarray) -> tuple[float, float]:
-    """The 0.5 and 99.5 percentiles, or a span of 1 around values that are all alike."""
+    """The 0.5 and 99.5 percentiles of values; for constant values, limits 1 apart around them."""
     low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
     return (low, high) if high - low > 1e-6 else (low - 0.5, high + 0.5)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Figures of a reconstruction, alone and beside the truth, as PNG files.
+"""Figures of a reconstruction and of its comparison with the truth.
 
-Images keep their aspect, carry scan coordinates, a colour bar and a scale bar, and show never-illuminated pixels in
-grey.
+Images have scan coordinates, a colour bar and a scale bar; pixels that were not illuminated are grey.
 """
 
 from __future__ import annotations
@@ -30,38 +29,40 @@ from ptychopinn.reconstruction import Reconstruction
 def plot_reconstruction(
     reconstruction: Reconstruction, folder: str | Path, *, aligned: Aligned | None = None
 ) -> list[Path]:
-    """Draw ``amplitude.png`` and ``phase.png``, with a known truth ``comparison.png`` and ``frc.png``, and the
-    ``uncertainty.png`` and ``error_map.png`` of a reconstruction that has them.
+    """Draw the amplitude and phase of a reconstruction, and whatever else it has, as PNG files.
 
-    The phase is centred on its median over the covered pixels, and a ramp of more than half a turn across the canvas
-    is removed first (neither can be observed; the title says so). It is drawn with a cyclic colour map where it still
-    spans nearly a turn. Colours span the 0.5 to 99.5 percentiles of the covered pixels.
+    Always ``amplitude.png`` and ``phase.png``; ``uncertainty.png`` and ``error_map.png`` if the reconstruction has
+    them; ``comparison.png`` and ``frc.png`` with ``aligned``.
+
+    The phase is shown relative to its median over the covered pixels. A ramp of more than pi across the canvas, which
+    the patterns do not determine, is removed first and stated in the title. The colour map is cyclic if the phase spans
+    nearly 2 pi. Colours span the 0.5 to 99.5 percentiles of the covered pixels.
 
     Args:
         reconstruction: what to draw.
         folder: destination of the files; created if missing.
-        aligned: the result of ``align_to_scan``, where the scan has a truth.
+        aligned: the result of ``align_to_scan``, for a scan with a truth.
 
     Returns:
         The paths written.
     """
     folder = Path(folder)
     illuminated, covered = reconstruction.weights > 0, reconstruction.covered()
-    seen = covered if covered.any() else np.ones_like(covered)
+    shown = covered if covered.any() else np.ones_like(covered)
     amplitude = reconstruction.amplitude
-    phase, note = _centred_phase(reconstruction.object, seen)
-    limits, colours = _phase_style(phase[seen])
+    phase, note = _centred_phase(reconstruction.object, shown)
+    limits, colours = _phase_style(phase[shown])
     written = []
     images = [
-        ("amplitude", amplitude, "amplitude", percentiles(amplitude[seen]), AMPLITUDE_MAP, ""),
+        ("amplitude", amplitude, "amplitude", percentiles(amplitude[shown]), AMPLITUDE_MAP, ""),
         ("phase", phase, "phase (rad)", limits, colours, note),
     ]
-    spread = reconstruction.uncertainty
-    if spread is not None:
-        images.append(("uncertainty", spread, "standard deviation", percentiles(spread[seen]), COUNTS_MAP, ""))
+    deviation = reconstruction.uncertainty
+    if deviation is not None:
+        images.append(("uncertainty", deviation, "standard deviation", percentiles(deviation[shown]), COUNTS_MAP, ""))
     error = reconstruction.error_map
     if error is not None:
-        images.append(("error_map", error, "deviance per detector pixel", percentiles(error[seen]), COUNTS_MAP, ""))
+        images.append(("error_map", error, "deviance per detector pixel", percentiles(error[shown]), COUNTS_MAP, ""))
     for name, image, label, span, colour_map, title in images:
         figure, (axes,) = image_figure(reconstruction.shape, 1)
         draw_image(
@@ -81,12 +82,12 @@ def plot_reconstruction(
 
 
 def plot_comparison(aligned: Aligned, folder: str | Path, *, pixel_size: float | None = None) -> list[Path]:
-    """Draw an aligned reconstruction beside its truth and their error (``comparison.png``), and ``frc.png``.
+    """Draw an aligned reconstruction, its truth and their difference (``comparison.png``), and ``frc.png``.
 
     Args:
         aligned: the result of ``align`` or ``align_to_scan``.
         folder: destination of the files; created if missing.
-        pixel_size: metres per pixel, for the scale bar.
+        pixel_size: m, for the scale bar; None: the bar is in pixels.
 
     Returns:
         The paths written.
@@ -102,12 +103,12 @@ def plot_comparison(aligned: Aligned, folder: str | Path, *, pixel_size: float |
     ):
         limits = percentiles(truth)
         error = image - truth
-        reach = max(float(np.percentile(np.abs(error), 99)), 1e-6)
+        limit = max(float(np.percentile(np.abs(error), 99)), 1e-6)
         for column, (title, panel, span, colours) in enumerate(
             (
                 ("reconstruction", image, limits, colour_map),
                 ("truth", truth, limits, colour_map),
-                ("reconstruction - truth", error, (-reach, reach), "RdBu_r"),
+                ("reconstruction - truth", error, (-limit, limit), "RdBu_r"),
             )
         ):
             axes = grid[3 * row + column]
@@ -134,23 +135,27 @@ def plot_comparison(aligned: Aligned, folder: str | Path, *, pixel_size: float |
 
 
 def plot_frc(frequency: np.ndarray, correlation: np.ndarray, path: Path, label: str, pixel_size: float | None) -> Path:
-    """Draw a Fourier ring correlation with where it falls below 0.5 and 1/7.
+    """Draw a Fourier ring correlation and its crossings of 0.5 and 1/7.
 
     Args:
-        frequency, correlation: as from :func:`scores.frc`; the first ring is not drawn.
-        path: the file.
+        frequency: (r,) in units of Nyquist, from :func:`scores.frc`; the first ring is not drawn.
+        correlation: (r,) in [0, 1], from :func:`scores.frc`.
+        path: the PNG file.
         label: of the curve.
-        pixel_size: metres per pixel, for half periods.
+        pixel_size: m, for half periods; None: crossings are in units of Nyquist only.
+
+    Returns:
+        The path written.
     """
     figure = new_figure(6.4, 4.0)
     axes = figure.subplots()
     axes.plot(frequency[1:], correlation[1:], color="C0", linewidth=1.6, label=label)
     for level, name, colour in ((0.5, "0.5", "C1"), (1 / 7, "1/7", "C3")):
         at = scores.crossing(frequency, correlation, level)
-        place = "not reached" if at >= 1 else f"at {at:.2f}"
+        crossing = "not reached" if at >= 1 else f"at {at:.2f}"
         if at < 1 and pixel_size is not None:
-            place += f" ({1e9 * pixel_size / at:.3g} nm half period)"
-        axes.axhline(level, color=colour, linestyle="--", linewidth=1, label=f"{name} {place}")
+            crossing += f" ({1e9 * pixel_size / at:.3g} nm half period)"
+        axes.axhline(level, color=colour, linestyle="--", linewidth=1, label=f"{name} {crossing}")
         if at < 1:
             axes.plot(at, level, "o", color=colour, markersize=5)
     axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="spatial frequency / Nyquist", ylabel="Fourier ring correlation")
@@ -159,15 +164,15 @@ def plot_frc(frequency: np.ndarray, correlation: np.ndarray, path: Path, label: 
     return save_figure(figure, path)
 
 
-def _centred_phase(image: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, str]:
-    """Phase about its median over the seen pixels, without a steep ramp, and the note that says so."""
+def _centred_phase(image: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, str]:
+    """Phase relative to its median over the shown pixels, without a steep ramp, and a title that states the ramp."""
     note = ""
-    ramp = fit_ramp(seen.astype(np.float64), np.where(seen, image, 0))
+    ramp = fit_ramp(shown.astype(np.float64), np.where(shown, image, 0))
     if np.abs(ramp * image.shape).max() > np.pi:
         image = image * phasor(image.shape, -ramp)
         note = f"ramp (y, x) = ({ramp[0]:.2g}, {ramp[1]:.2g}) rad/px removed"
-    phase = np.angle(image * np.exp(-1j * np.angle(image[seen].sum(dtype=np.complex128))))
-    return np.angle(np.exp(1j * (phase - np.median(phase[seen])))), note
+    phase = np.angle(image * np.exp(-1j * np.angle(image[shown].sum(dtype=np.complex128))))
+    return np.angle(np.exp(1j * (phase - np.median(phase[shown])))), note
 
 
 def _phase_style(phase: np.ndarray) -> tuple[tuple[float, float], str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Figures of what a refinement found beside the object: probe modes, positions, residuals, and how it got there."""
+"""Figures of a refinement: probe modes, deviance, residuals and positions, split-half resolution."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _SHOWN_MODES = 4
 
 
 def plot_refinement(result: Reconstruction, scan: Scan, folder: str | Path) -> list[Path]:
-    """Draw ``probe.png``, ``refinement.png`` and, where halves were compared, ``split_half.png``.
+    """Draw ``probe.png``, ``refinement.png`` and, with a split-half resolution, ``split_half.png``.
 
     Args:
         result: of :func:`ptychopinn.refine`.
-        scan: the scan, for the reported positions.
+        scan: the scan that was refined, for its positions.
         folder: destination of the files; created if missing.
 
     Returns:
@@ -28,10 +28,10 @@ def plot_refinement(result: Reconstruction, scan: Scan, folder: str | Path) -> l
     """
     folder = Path(folder)
     written = [_plot_probe(result, folder / "probe.png"), _plot_state(result, scan, folder / "refinement.png")]
-    halves = result.metadata.get("refinement", {}).get("split_half")
-    if halves:
-        frequency, correlation = np.array(halves["frequency"]), np.array(halves["correlation"])
-        label = f"two halves, mean {halves['mean']:.3f}"
+    figures = None if result.refinement is None else result.refinement.split_half
+    if figures:
+        frequency, correlation = np.array(figures["frequency"]), np.array(figures["correlation"])
+        label = f"split half, mean {figures['mean']:.3f}"
         written.append(plot_frc(frequency, correlation, folder / "split_half.png", label, result.pixel_size))
     return written
 
@@ -55,12 +55,13 @@ def _plot_probe(result: Reconstruction, path: Path) -> Path:
 
 
 def _plot_state(result: Reconstruction, scan: Scan, path: Path) -> Path:
-    """Deviance over the passes, residuals over the scan, and how far positions moved."""
+    """Draw the deviance of every pass, the residuals over the scan, and the moves of the positions."""
     assert result.positions is not None
     assert result.residuals is not None
+    assert result.refinement is not None
     figure = new_figure(15.0, 4.2)
     course, residuals, moves = figure.subplots(1, 3, gridspec_kw={"wspace": 0.4})
-    deviance = result.metadata["refinement"]["deviance"]
+    deviance = result.refinement.deviance
     course.semilogy(np.arange(1, len(deviance) + 1), deviance)
     course.set(xlabel="passes over the scan", ylabel="deviance per detector pixel")
     course.grid(alpha=0.3, which="both", linewidth=0.5)
@@ -78,10 +79,10 @@ def _plot_state(result: Reconstruction, scan: Scan, path: Path) -> Path:
         shown = moves.quiver(
             x, y, step[:, 1], step[:, 0], length, cmap="viridis", angles="xy", scale_units="xy", scale=1
         )
-        colour_bar(shown, moves, "moved (px)")
+        colour_bar(shown, moves, "move (px)")
     else:
         moves.plot(x, y, ".", markersize=2)
-        moves.set_title("positions as reported", fontsize="medium")
+        moves.set_title("positions unchanged", fontsize="medium")
     for axes in (residuals, moves):
         axes.set(xlabel="x (scan px)", ylabel="y (scan px)", aspect="equal")
         axes.invert_yaxis()

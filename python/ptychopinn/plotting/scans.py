@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The figure of a scan: where its patterns were taken, its probe, and its mean pattern."""
+"""The figure of a scan: positions, probe and mean pattern."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from numpy.typing import NDArray
 
-from ptychopinn.plotting.images import AMPLITUDE_MAP, COUNTS_MAP, CYCLIC_MAP, PHASE_MAP, UNSEEN, draw_image
+from ptychopinn.plotting.images import AMPLITUDE_MAP, COUNTS_MAP, CYCLIC_MAP, NO_DATA, PHASE_MAP, draw_image
 from ptychopinn.plotting.style import colour_bar, new_figure, save_figure
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 
-_AVERAGED = 1024  # patterns at most that a mean is made of if they are on disk
+_AVERAGED = 1024  # maximum number of patterns in the mean, if they are on disk
 
 
 def plot_scan_overview(scan: Scan, path: str | Path) -> list[Path]:
@@ -39,8 +39,8 @@ def plot_scan_overview(scan: Scan, path: str | Path) -> list[Path]:
     colour_bar(dots, positions, "pattern number")
 
     mode = scan.probe[0]
-    share = _power(mode) / _power(scan.probe)
-    title = "probe" if scan.modes == 1 else f"probe mode 1 of {scan.modes} ({share:.0%} of power)"
+    fraction = _power(mode) / _power(scan.probe)
+    title = "probe" if scan.modes == 1 else f"probe mode 1 of {scan.modes} ({fraction:.0%} of power)"
     modulus = np.abs(mode)
     bright = modulus > 0.1 * modulus.max()
     common: dict[str, Any] = {"origin": (0, 0), "pixel_size": scan.pixel_size, "coordinates": "px"}
@@ -48,8 +48,8 @@ def plot_scan_overview(scan: Scan, path: str | Path) -> list[Path]:
         amplitude, modulus, label="amplitude (sqrt counts)", limits=(0, None), colour_map=AMPLITUDE_MAP, **common
     )
     amplitude.set_title(title)
-    direction = np.where(bright, np.angle(mode), np.nan)
-    draw_image(phase, direction, label="phase (rad)", limits=(-math.pi, math.pi), colour_map=CYCLIC_MAP, **common)
+    angle = np.where(bright, np.angle(mode), np.nan)
+    draw_image(phase, angle, label="phase (rad)", limits=(-math.pi, math.pi), colour_map=CYCLIC_MAP, **common)
     phase.set_title("probe phase (above 10% of peak)")
 
     mean, averaged = _mean_pattern(scan)
@@ -59,7 +59,7 @@ def plot_scan_overview(scan: Scan, path: str | Path) -> list[Path]:
     ceiling = float(positive.max()) if positive.size else 1.0
     floor = float(min(np.percentile(positive, 1), ceiling / 10)) if positive.size else 0.1
     shown = pattern.imshow(mean, norm=LogNorm(floor, ceiling, clip=True), cmap=COUNTS_MAP, interpolation="nearest")
-    pattern.set(facecolor=UNSEEN, xlabel="column (px)", ylabel="row (px)", title=f"mean {averaged}diffraction pattern")
+    pattern.set(facecolor=NO_DATA, xlabel="column (px)", ylabel="row (px)", title=f"mean {averaged}diffraction pattern")
     colour_bar(shown, pattern, "counts per pattern")
     figure.suptitle(scan.name)
     figure.tight_layout()
@@ -67,7 +67,7 @@ def plot_scan_overview(scan: Scan, path: str | Path) -> list[Path]:
 
 
 def _mean_pattern(scan: Scan) -> tuple[NDArray[np.float64], str]:
-    """The mean pattern, and of how many if not of all: a picture is not worth reading a large file through."""
+    """The mean pattern, and text for the title if it is that of a sample; a sample saves reading a large file."""
     chosen = np.arange(scan.n)
     if not isinstance(scan.counts, np.ndarray) and scan.n > _AVERAGED:
         chosen = np.unique(np.linspace(0, scan.n - 1, _AVERAGED).astype(np.int64))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The figure of a training: its losses."""
+"""The figure of a training run: its losses."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.plotting.style import new_figure, save_figure
 
 
 def plot_training(history: str | Path | Mapping[str, Sequence[float]], path: str | Path) -> list[Path]:
-    """Draw every loss of a training run.
+    """Draw all losses of a training run.
 
     Args:
-        history: Lightning's ``metrics.csv``, or columns by name. Columns with "loss" in their name are drawn, against
-            "epoch", or against "step" where a loss was logged more than once an epoch; blanks (nan) are skipped.
+        history: Lightning's ``metrics.csv``, or columns by name. Columns with "loss" in their name are drawn over
+            "epoch", or over "step" if a loss was logged more than once in an epoch; NaN is skipped.
         path: the PNG file.
 
     Returns:
@@ -53,8 +53,8 @@ def plot_training(history: str | Path | Mapping[str, Sequence[float]], path: str
 
 
 def _read_csv(path: Path) -> dict[str, list[float]]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    if not path.exists():
+        raise not_found(path)
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else ()) if name is not None}

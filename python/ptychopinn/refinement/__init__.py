@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Refinement of object, probe, positions and intensities against the counts."""
+"""Iterative refinement of object, probe, positions and intensities by maximum likelihood."""

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the patterns do not tell, set by convention: order and mixture of modes, the probe's power and its place.
+"""Ambiguities of ptychography, fixed by convention: the basis of probe modes, the probe's centre, affine motion.
 
-None of these changes a predicted pattern: they are applied once, to the result. Also how modes are added to a start.
+Changing the basis of the modes, or moving probe and positions oppositely, leaves every predicted pattern as it is: both
+are done once, to the result. Also the number of modes of an initial probe, and statistics of position errors.
 """
 
 from __future__ import annotations
@@ -13,17 +14,22 @@ from torch import Tensor
 from ptychopinn.physics.probes import add_modes
 from ptychopinn.physics.propagation import squared_modulus
 
-#: Power of the modes that are added to a probe, together, relative to that probe's.
+#: Total power of added modes, relative to the power of the probe they are added to.
 _ADDED_POWER = 0.05
-#: Least standard deviation, pixels, that positions are believed to have.
-_LEAST_SPREAD = 0.02
+#: Lower bound of the standard deviation of position errors, pixels.
+_MIN_DEVIATION = 0.02
 
 
 def orthogonalise_modes(probe: Tensor) -> Tensor:
-    """Orthogonal modes, strongest first, of the same mutual intensity: complex (M, N, N) to the same.
+    """Orthogonalise modes by singular values, without changing their mutual intensity.
 
-    The singular vectors of the modes as rows, by their singular values (P. Thibault and A. Menzel, Nature 494, 68
-    (2013)); the first keeps the phase of the strongest given mode.
+    Source: P. Thibault and A. Menzel, Nature 494, 68 (2013).
+
+    Args:
+        probe: complex, (M, N, N).
+
+    Returns:
+        (M, N, N), strongest first; each mode in phase with the strongest of the given ones.
     """
     if len(probe) == 1:
         return probe
@@ -34,56 +40,64 @@ def orthogonalise_modes(probe: Tensor) -> Tensor:
     overlap = (modes.conj() * strongest).sum(1, keepdim=True)
     modulus = overlap.abs()
     phase = torch.where(modulus > 0, overlap / modulus.clamp_min(torch.finfo(modulus.dtype).tiny), 1.0)
-    return (modes * phase).reshape(probe.shape)
+    orthogonal: Tensor = (modes * phase).reshape(probe.shape)
+    return orthogonal
 
 
 def mode_powers(probe: Tensor) -> Tensor:
-    """Share of every mode in the probe's power, (M,)."""
+    """Fraction of the probe's power in every mode, (M,), of a probe (M, N, N)."""
     power = squared_modulus(probe).sum((-2, -1))
     return power / power.sum()
 
 
 def centre_of_mass(probe: Tensor) -> Tensor:
-    """(y, x) of the probe's intensity, summed over modes, pixels."""
-    light = squared_modulus(probe).sum(0).double()
-    axis = torch.arange(light.shape[0], dtype=torch.float64, device=light.device)
-    return torch.stack([light.sum(1) @ axis, light.sum(0) @ axis]) / light.sum()
+    """Centre of mass (y, x), pixels, of the intensity of a probe (M, N, N), summed over modes."""
+    intensity = squared_modulus(probe).sum(0).double()
+    axis = torch.arange(intensity.shape[0], dtype=torch.float64, device=intensity.device)
+    return torch.stack([intensity.sum(1) @ axis, intensity.sum(0) @ axis]) / intensity.sum()
 
 
-def drift_of(probe: Tensor, start: Tensor) -> tuple[int, int]:
-    """Whole pixels (y, x) by which the probe's centre of mass has moved."""
-    y, x = torch.round(centre_of_mass(probe) - centre_of_mass(start)).tolist()
+def probe_drift(probe: Tensor, initial: Tensor) -> tuple[int, int]:
+    """Shift (y, x) of the probe's centre of mass from that of the initial probe, rounded to integer pixels."""
+    y, x = torch.round(centre_of_mass(probe) - centre_of_mass(initial)).tolist()
     return int(y), int(x)
 
 
-def with_modes(probe: Tensor, modes: int) -> Tensor:
-    """The probe with so many modes and the same power: its strongest, or weak ones added orthogonal to the first."""
+def set_mode_count(probe: Tensor, modes: int) -> Tensor:
+    """Keep the strongest modes, or add weak ones orthogonal to the first; the probe's power stays.
+
+    Args:
+        probe: complex, (M, N, N).
+        modes: their number in the result.
+    """
     if modes == len(probe):
         return probe
     power = squared_modulus(probe).sum()
     if modes < len(probe):
         kept = orthogonalise_modes(probe)[:modes]
-        return kept * torch.sqrt(power / squared_modulus(kept).sum())
-    grown = torch.from_numpy(add_modes(probe[0].cpu().numpy(), modes, decay=0.5)).to(probe)
-    added = grown[len(probe) :]
+        return kept.mul(torch.sqrt(power / squared_modulus(kept).sum()))
+    extended = torch.from_numpy(add_modes(probe[0].cpu().numpy(), modes, decay=0.5)).to(probe)
+    added = extended[len(probe) :]
     scale = _ADDED_POWER * power / squared_modulus(added).sum()
-    return torch.cat([probe, added * torch.sqrt(scale)]) / (1 + _ADDED_POWER) ** 0.5
+    combined: Tensor = torch.cat([probe, added * torch.sqrt(scale)]) / (1 + _ADDED_POWER) ** 0.5
+    return combined
 
 
 def fit_affine(reported: np.ndarray, refined: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The matrix A (2, 2) and shift b (2,) with ``refined = reported A^T + b`` in least squares, both (n, 2)."""
+    """Least-squares fit of ``refined = reported A^T + b`` to positions (n, 2): A, (2, 2), and b, (2,)."""
     terms = np.column_stack([reported, np.ones(len(reported))])
     solution = np.linalg.lstsq(terms, refined, rcond=None)[0]
     return solution[:2].T, solution[2]
 
 
-def without_affine(reported: Tensor, moves: Tensor) -> Tensor:
-    """Moves (n, 2) of positions without what a common shift, scale, rotation and shear of them explains."""
+def remove_affine(reported: Tensor, moves: Tensor) -> Tensor:
+    """Residual of moves (n, 2) after the least-squares fit of a common affine map of the reported positions (n, 2)."""
     centred = reported - reported.mean(0)
     terms = torch.cat([centred, torch.ones_like(centred[:, :1])], 1)
-    return moves - terms @ (torch.linalg.pinv(terms) @ moves)
+    residual: Tensor = moves - terms @ (torch.linalg.pinv(terms) @ moves)
+    return residual
 
 
-def spread_of(moves: Tensor) -> float:
-    """Standard deviation along an axis of moves (n, 2), by the median of their lengths, which few outliers change."""
-    return max(_LEAST_SPREAD, float(torch.sqrt(moves.square().sum(1).median() / (2 * np.log(2)))))
+def robust_deviation(moves: Tensor) -> float:
+    """Standard deviation along an axis of normally distributed moves (n, 2), from the median of their lengths."""
+    return max(_MIN_DEVIATION, float(torch.sqrt(moves.square().sum(1).median() / (2 * np.log(2)))))

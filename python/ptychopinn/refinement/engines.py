@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Two engines behind one interface: steps after every batch, and a quasi-Newton step after every pass.
+"""Two engines with one interface: a step after every batch, or a quasi-Newton step after every pass.
 
-"pie": after each compact batch, object and probe take a step divided by their illumination, with momentum (the family
-of rPIE and LSQ-ML; A. Maiden et al., Optica 4, 736 (2017), M. Odstrcil et al., Opt. Express 26, 3108 (2018)). Fast in
-the first passes, then it wanders with the noise of the last batches.
+"pie": after each compact batch, object and probe take a preconditioned gradient step with momentum, like rPIE and
+LSQ-ML (A. Maiden et al., Optica 4, 736 (2017); M. Odstrcil et al., Opt. Express 26, 3108 (2018)). Converges fast in the
+first passes, then fluctuates with the noise of the last batches.
 
-"lbfgs": limited-memory BFGS on the likelihood of all patterns, in variables that are scaled by the root of their
-illumination (J. Nocedal and S. Wright, Numerical Optimization, algorithms 7.4 and 3.1). It sees the coupling between
-object, probe and positions, which is what makes the slow phase converge.
+"lbfgs": limited-memory BFGS on the likelihood of all patterns, in scaled variables (J. Nocedal and S. Wright, Numerical
+Optimization, algorithms 7.4 and 3.1). It accounts for the coupling of object, probe and positions, which low spatial
+frequencies of the phase need to converge.
 """
 
 from __future__ import annotations
@@ -22,64 +22,75 @@ from torch import Tensor
 from ptychopinn.config import RefineConfig
 from ptychopinn.refinement.objective import Objective, compact_batches
 from ptychopinn.refinement.state import State
-from ptychopinn.runtime.processes import first_says, reduce_sums
+from ptychopinn.runtime.processes import reduce_sums, value_of_first
 
-#: Relative to the brightest pixel: illumination below which the steps of object and probe are held back.
+#: Added to the curvature of object and probe, relative to its maximum: damps steps where illumination is weak.
 OBJECT_FLOOR = 0.02
 PROBE_FLOOR = 0.05
-#: Relative to the mean: curvature below which the step of a position is held back.
+#: Added to the curvature of positions, relative to its mean.
 POSITION_FLOOR = 0.1
-#: Largest step of a position in one pass, pixels.
-LARGEST_MOVE = 1.0
-_LARGEST_BATCH_MOVE = 0.5
-_SUFFICIENT = 1e-4
-_SMALLEST_STEP = 1e-4
+#: Maximum step of a position in one pass, pixels: of "lbfgs", and of "pie".
+MAX_POSITION_STEP = 1.0
+_MAX_PIE_POSITION_STEP = 0.5
+#: Constant of the Armijo condition, and step length at which the line search stops.
+_ARMIJO = 1e-4
+_MIN_STEP = 1e-4
 
-#: Adds the half gradient of all regularisers, at a state under an illumination, to a gradient; returns their value.
+#: Adds half the gradient of all regularisers, at a state with an illumination (H, W), to a gradient; returns J of them.
 Penalty = Callable[[State, Tensor, State], float]
-#: Takes out of a step of the positions what is not to be refined.
+#: Projects steps of the positions (n, 2) onto those that are refined.
 Projection = Callable[[Tensor], Tensor]
 
 
 class Engine(Protocol):
-    """Improves a state pass by pass.
+    """Minimises J pass by pass.
 
-    ``explained`` is J of the state without regularisers, and ``residuals``, (n,), the deviance of every pattern per
-    pixel; of "pie" as they were found during its last pass.
+    Attributes:
+        state: the current state, always finite.
+        data_term: J of the state without regularisers.
+        residuals: (n,), deviance of every pattern per detector pixel. Of "pie", data term and residuals are those met
+            during the last pass.
     """
 
     state: State
-    explained: float
+    data_term: float
     residuals: Tensor
 
     def advance(self) -> float:
-        """Improve the state by one pass; returns J. NaN never enters the state."""
+        """Do one pass; returns J."""
 
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, saved: dict[str, Any]) -> None: ...
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the engine as tensors and plain values, for a checkpoint."""
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
 
 
-def scales(objective: Objective, state: State, config: RefineConfig, light: Tensor) -> State:
-    """The inverse root of the diagonal curvature of every refined part, zero for what stays as it is.
+def inverse_root_curvature(objective: Objective, state: State, config: RefineConfig, illumination: Tensor) -> State:
+    """Scaling of the variables: inverse root of the diagonal curvature, zero for parts that are not refined.
 
-    ``light`` is the illumination of the canvas, (H, W).
+    Args:
+        objective: its batches and anchors are set.
+        state: where to evaluate.
+        config: which parts are refined.
+        illumination: of the canvas, (H, W).
     """
-    transmitted, motion = objective.curvatures(state)
-    made = state.map(torch.zeros_like)
-    made.object = torch.rsqrt(light + OBJECT_FLOOR * light.max()).to(state.object.dtype)
+    of_probe, of_positions = objective.curvatures(state)
+    scale = state.map(torch.zeros_like)
+    scale.object = torch.rsqrt(illumination + OBJECT_FLOOR * illumination.max()).to(state.object.dtype)
     if config.learn_probe:
-        per_pixel = torch.rsqrt(transmitted + PROBE_FLOOR * transmitted.max())
-        made.probe = per_pixel.to(state.probe.dtype).expand_as(state.probe).clone()
+        per_pixel = torch.rsqrt(of_probe + PROBE_FLOOR * of_probe.max())
+        scale.probe = per_pixel.to(state.probe.dtype).expand_as(state.probe).clone()
     if config.learn_positions:
-        made.positions = torch.rsqrt(motion + POSITION_FLOOR * motion.mean() + 1e-30)
+        scale.positions = torch.rsqrt(of_positions + POSITION_FLOOR * of_positions.mean() + 1e-30)
     if config.learn_intensities:
-        power = (light.sum(dtype=torch.float64) / len(objective.counts)).clamp_min(1.0)
-        made.intensities = torch.full_like(state.intensities, float(2 / torch.sqrt(power)))
-    return made
+        power = (illumination.sum(dtype=torch.float64) / len(objective.counts)).clamp_min(1.0)
+        scale.intensities = torch.full_like(state.intensities, float(2 / torch.sqrt(power)))
+    return scale
 
 
 class PieEngine:
-    """See the head of this file."""
+    """Preconditioned gradient steps with momentum after every batch."""
 
     def __init__(
         self, objective: Objective, state: State, config: RefineConfig, penalty: Penalty, project: Projection
@@ -89,76 +100,78 @@ class PieEngine:
         self.residuals = torch.zeros_like(state.intensities)
         self.passes = 0
         self.damping = 1.0
-        self.last = self.explained = float("inf")
-        self.safe = state.copy()  # before the last pass that was kept
+        self.last_value = self.data_term = float("inf")
+        self.fallback = state.copy()  # the state before the last accepted pass
 
     def advance(self) -> float:
         before, velocity = self.state.copy(), self.velocity.clone()
         try:
-            value, explained, residuals = self._pass()
-        except BaseException:  # an interrupt: half a pass was never judged
+            value, data_term, residuals = self._pass()
+        except BaseException:  # an interrupt: a partial pass is discarded
             self.state, self.velocity = before, velocity
             raise
-        if not (np.isfinite(value) and self.state.finite()) or value > 2 * self.last:
-            # A step too far, of this pass or at the end of the one before: back to before both, with shorter ones.
-            self.state, self.velocity = self.safe.copy(), velocity.zero_()
+        if not (np.isfinite(value) and self.state.finite()) or value > 2 * self.last_value:
+            # A step was too long, in this pass or at the end of the previous one: undo both and shorten the steps.
+            self.state, self.velocity = self.fallback.copy(), velocity.zero_()
             self.damping *= 0.5
-            return self.last
-        self.last, self.explained, self.residuals, self.safe = value, explained, residuals, before
+            return self.last_value
+        self.last_value, self.data_term, self.residuals, self.fallback = value, data_term, residuals, before
         return value
 
     def _pass(self) -> tuple[float, float, Tensor]:
-        """One pass over all batches; J as it was met on the way with and without regularisers, and the residuals."""
+        """Do one pass over all batches; returns J with and without regularisers, and the residuals."""
         objective, state, config = self.objective, self.state, self.config
         rng = np.random.default_rng([config.seed, self.passes])
-        objective.arrange(compact_batches(state.positions.cpu().numpy(), config.batch_size, rng), state.positions)
+        objective.set_batches(compact_batches(state.positions.cpu().numpy(), config.batch_size, rng), state.positions)
         self.passes += 1
-        light = objective.illumination(state.probe)
-        per_light = scales(objective, state, config, light).map(lambda part: part * part)
-        moves, brighter = torch.zeros_like(state.positions), torch.zeros_like(state.intensities)
+        illumination = objective.illumination(state.probe)
+        scale = inverse_root_curvature(objective, state, config, illumination)
+        inverse_curvature = scale.map(lambda part: part * part)
+        moves, intensity_steps = torch.zeros_like(state.positions), torch.zeros_like(state.intensities)
         residuals = torch.zeros_like(state.intensities)
         value = torch.zeros((), dtype=torch.float64, device=objective.device)
         for index in rng.permutation(len(objective.batches)).tolist():
-            found = objective.downhill(index, state, objective.shift.represent(state.probe))
-            reduce_sums(found.object, found.probe)
-            members, window = objective.members[index], objective.places[index].window
-            value += found.value
-            velocity = self.velocity[window]
-            velocity.mul_(config.momentum).add_(found.object * per_light.object[window])
-            state.object[window] += self.damping * config.object_step * velocity
+            batch = objective.batch_correction(index, state, objective.shift.represent(state.probe))
+            reduce_sums(batch.object, batch.probe)
+            members, slices = objective.members[index], objective.regions[index].slices
+            value += batch.value
+            velocity = self.velocity[slices]
+            velocity.mul_(config.momentum).add_(batch.object * inverse_curvature.object[slices])
+            state.object[slices] += self.damping * config.object_step * velocity
             if config.learn_probe:
-                share = self.damping * config.probe_step * len(objective.counts) / len(objective.batches[index])
-                state.probe += share * per_light.probe * objective.shift.probe_of(found.probe)
-            moves[members] = found.positions * per_light.positions[members]
-            brighter[members] = found.intensities * per_light.intensities[members]
-            residuals[members] = found.residuals
-        reduce_sums(value, moves, brighter, residuals)
-        state.intensities += brighter
+                rate = self.damping * config.probe_step * len(objective.counts) / len(objective.batches[index])
+                state.probe += rate * inverse_curvature.probe * objective.shift.restore(batch.probe)
+            moves[members] = batch.positions * inverse_curvature.positions[members]
+            intensity_steps[members] = batch.intensities * inverse_curvature.intensities[members]
+            residuals[members] = batch.residuals
+        reduce_sums(value, moves, intensity_steps, residuals)
+        state.intensities += intensity_steps
         if config.learn_positions:
             length = moves.norm(dim=1, keepdim=True)
-            moves *= 0.5 * (_LARGEST_BATCH_MOVE / length.clamp_min(1e-12)).clamp_max(1.0)
+            moves *= 0.5 * (_MAX_PIE_POSITION_STEP / length.clamp_min(1e-12)).clamp_max(1.0)
             state.positions += self.project(moves)
         gradient = state.map(torch.zeros_like)
-        total = float(value) + self.penalty(state, light, gradient)
-        state.object -= gradient.object * per_light.object
+        total = float(value) + self.penalty(state, illumination, gradient)
+        state.object -= gradient.object * inverse_curvature.object
         return total, float(value), residuals
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "state": self.state.to_dict(), "velocity": self.velocity, "residuals": self.residuals,
-            "passes": self.passes, "damping": self.damping, "last": self.last, "explained": self.explained,
-            "safe": self.safe.to_dict(),
+            "passes": self.passes, "damping": self.damping, "last": self.last_value,
+            "explained": self.data_term, "safe": self.fallback.to_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         self.state = State(**saved["state"])
         self.velocity, self.residuals = saved["velocity"], saved["residuals"]
         self.passes, self.damping = saved["passes"], saved["damping"]
-        self.last, self.explained, self.safe = saved["last"], saved["explained"], State(**saved["safe"])
+        self.last_value, self.data_term = saved["last"], saved["explained"]
+        self.fallback = State(**saved["safe"])
 
 
 class LbfgsEngine:
-    """See the head of this file."""
+    """Limited-memory BFGS with a backtracking line search."""
 
     def __init__(
         self, objective: Objective, state: State, config: RefineConfig, penalty: Penalty, project: Projection
@@ -166,46 +179,46 @@ class LbfgsEngine:
         self.objective, self.state, self.config, self.penalty, self.project = objective, state, config, penalty, project
         self.residuals = torch.zeros_like(state.intensities)
         self.evaluations = 0
-        self.stuck = False
-        self.start_again()
+        self.stalled = False
+        self.restart()
 
-    def start_again(self) -> None:
-        """Forget the curvature that was learned, and scale anew: after the state was changed from outside."""
+    def restart(self) -> None:
+        """Clear the memory and compute the scaling again, after the state was changed from outside."""
         rng = np.random.default_rng([self.config.seed, 0])
         positions = self.state.positions
-        self.objective.arrange(compact_batches(positions.cpu().numpy(), self.config.batch_size, rng), positions)
-        self.light = self.objective.illumination(self.state.probe)
-        self.scale = scales(self.objective, self.state, self.config, self.light)
-        self.pairs: list[tuple[State, State, float]] = []
-        self.value, self.explained, self.gradient, self.residuals = self._evaluate(self.state)
-        self.stuck = not np.isfinite(self.value)
+        self.objective.set_batches(compact_batches(positions.cpu().numpy(), self.config.batch_size, rng), positions)
+        self.illumination = self.objective.illumination(self.state.probe)
+        self.scale = inverse_root_curvature(self.objective, self.state, self.config, self.illumination)
+        self.pairs: list[tuple[State, State, float]] = []  # step, change of the gradient, 1 / their inner product
+        self.value, self.data_term, self.gradient, self.residuals = self._evaluate(self.state)
+        self.stalled = not np.isfinite(self.value)
 
     def advance(self) -> float:
-        if self.stuck:
+        if self.stalled:
             return self.value
         direction = self._direction()
-        slope = first_says(2 * self.gradient.dot(direction), self.objective.device)
-        if not slope < 0:  # rounding has spoiled the curvature
+        derivative = value_of_first(2 * self.gradient.dot(direction), self.objective.device)
+        if not derivative < 0:  # not a descent direction, because of rounding
             self.pairs.clear()
             direction = self.gradient.copy().scale_(-1.0)
-            slope = first_says(2 * self.gradient.dot(direction), self.objective.device)
+            derivative = value_of_first(2 * self.gradient.dot(direction), self.objective.device)
         move = direction.map(torch.mul, self.scale)
-        # Before and after the scaling, or the slope would not be that of the step.
+        # The gradient is projected before the scaling, the step after it: so `derivative` is that along the step.
         move.positions = self.project(move.positions)
-        step = min(1.0, LARGEST_MOVE / max(float(move.positions.norm(dim=1).max()), 1e-12))
+        step = min(1.0, MAX_POSITION_STEP / max(float(move.positions.norm(dim=1).max()), 1e-12))
         while True:
             trial = self.state.plus(step, move)
-            value, explained, gradient, residuals = self._evaluate(trial)
-            if np.isfinite(value) and gradient.finite() and value <= self.value + _SUFFICIENT * step * slope:
+            value, data_term, gradient, residuals = self._evaluate(trial)
+            if np.isfinite(value) and gradient.finite() and value <= self.value + _ARMIJO * step * derivative:
                 break
-            if step < _SMALLEST_STEP:
-                # No lower value along the best direction known: with no memory left to drop, this is the end.
-                self.stuck = not self.pairs
+            if step < _MIN_STEP:
+                # The line search failed: continue along the gradient, or stop if this was the gradient.
+                self.stalled = not self.pairs
                 self.pairs.clear()
                 return self.value
-            rise = value - self.value - step * slope
-            shorter = -slope * step * step / (2 * rise) if np.isfinite(rise) and rise > 0 else 0.0
-            step = max(0.1 * step, min(0.5 * step, shorter))
+            excess = value - self.value - step * derivative
+            minimum = -derivative * step * step / (2 * excess) if np.isfinite(excess) and excess > 0 else 0.0
+            step = max(0.1 * step, min(0.5 * step, minimum))  # the minimum of a parabola, within bounds
         change = gradient.plus(-1.0, self.gradient)
         direction.scale_(step)
         curvature = direction.dot(change)
@@ -213,7 +226,7 @@ class LbfgsEngine:
             self.pairs.append((direction, change, 1 / curvature))
             del self.pairs[: -self.config.history]
         self.state, self.value, self.gradient = trial, value, gradient
-        self.explained, self.residuals = explained, residuals
+        self.data_term, self.residuals = data_term, residuals
         return value
 
     def _direction(self) -> State:
@@ -232,37 +245,37 @@ class LbfgsEngine:
         return direction.scale_(-1.0)
 
     def _evaluate(self, state: State) -> tuple[float, float, State, Tensor]:
-        """J with and without regularisers, half the gradient of the first by the scaled variables, the residuals."""
+        """J with and without regularisers, half the gradient of the first in scaled variables, and the residuals."""
         self.evaluations += 1
-        explained, gradient, residuals = self.objective.gradient(state)
-        value = first_says(explained + self.penalty(state, self.light, gradient), self.objective.device)
+        data_term, gradient, residuals = self.objective.gradient(state)
+        value = value_of_first(data_term + self.penalty(state, self.illumination, gradient), self.objective.device)
         gradient.positions = self.project(gradient.positions)
-        return value, explained, gradient.map(torch.mul, self.scale), residuals
+        return value, data_term, gradient.map(torch.mul, self.scale), residuals
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "state": self.state.to_dict(),
             "value": self.value,
-            "explained": self.explained,
+            "explained": self.data_term,
             "gradient": self.gradient.to_dict(),
             "scale": self.scale.to_dict(),
-            "light": self.light,
+            "light": self.illumination,
             "residuals": self.residuals,
             "anchors": self.objective.anchors,
             "batches": self.objective.batches,
             "pairs": [(step.to_dict(), change.to_dict(), inverse) for step, change, inverse in self.pairs],
             "evaluations": self.evaluations,
-            "stuck": self.stuck,
+            "stuck": self.stalled,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         self.state, self.gradient, self.scale = (State(**saved[name]) for name in ("state", "gradient", "scale"))
-        self.value, self.explained = saved["value"], saved["explained"]
-        self.light, self.residuals = saved["light"], saved["residuals"]
-        self.evaluations, self.stuck = saved["evaluations"], saved["stuck"]
+        self.value, self.data_term = saved["value"], saved["explained"]
+        self.illumination, self.residuals = saved["light"], saved["residuals"]
+        self.evaluations, self.stalled = saved["evaluations"], saved["stuck"]
         self.pairs = [(State(**step), State(**change), inverse) for step, change, inverse in saved["pairs"]]
         self.objective.batches = saved["batches"]
-        self.objective.anchor(saved["anchors"])
+        self.objective.set_anchors(saved["anchors"])
 
 
 ENGINES: dict[str, type[PieEngine] | type[LbfgsEngine]] = {"pie": PieEngine, "lbfgs": LbfgsEngine}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A refinement with its files: the result, pictures that show it improve, and what it takes to go on."""
+"""A refinement with its files: the reconstruction, figures of its progress, and the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.errors import InputError
+from ptychopinn.errors import not_found
 from ptychopinn.plotting.reconstructions import plot_reconstruction
 from ptychopinn.plotting.refinement import plot_refinement
 from ptychopinn.reconstruction import Reconstruction
@@ -17,9 +17,9 @@ from ptychopinn.refinement.workflow import Progress, refine
 from ptychopinn.runtime.processes import rank_and_size
 from ptychopinn.scan import Scan
 
-#: Name of the file in the folder of the pictures that a refinement can be resumed from.
+#: Name of the checkpoint in the folder of the figures.
 CHECKPOINT = "refinement.ckpt"
-_PICTURE_SECONDS = 20
+_FIGURE_SECONDS = 20
 
 
 def refine_to_files(
@@ -32,36 +32,45 @@ def refine_to_files(
     resume: bool = False,
     format: str = "auto",
 ) -> tuple[Reconstruction, list[Path]]:
-    """Refine, and write the reconstruction to ``out`` and everything else to a folder of its name.
+    """Refine, and write the reconstruction and, in a folder of its name, figures and a checkpoint.
 
-    While it runs, amplitude.png and phase.png in that folder show the present state, and refinement.ckpt is what
-    ``resume`` goes on from. Of several processes, the first writes. ``format`` is that of :meth:`Reconstruction.save`.
+    During the refinement, amplitude.png and phase.png show the current state, and refinement.ckpt is updated. With
+    several processes, the first one writes.
+
+    Args:
+        scan: the scan.
+        start: see :func:`ptychopinn.refine`.
+        out: file of the reconstruction.
+        config: the configuration.
+        device: where to compute.
+        resume: continue from the checkpoint of an earlier run with the same ``out``.
+        format: see :meth:`Reconstruction.save`.
 
     Returns:
-        The reconstruction, and the files written.
+        The reconstruction, and the files written; an empty list in all processes but the first.
 
     Raises:
-        InputError: see :func:`ptychopinn.refine`; or there is nothing to resume.
+        InputError: see :func:`ptychopinn.refine`; or there is no checkpoint to resume from.
     """
     folder = out.with_suffix("")
     checkpoint = folder / CHECKPOINT
     if resume and not checkpoint.is_file():
-        raise InputError(f"{out}: expected a refinement to resume, with {checkpoint}, found none")
+        raise not_found(checkpoint, f"a refinement to resume, whose result is {out}")
     if not resume:
         checkpoint.unlink(missing_ok=True)  # of an earlier refinement
     writes = rank_and_size()[0] == 0
-    drawn = time.perf_counter()
+    last_figure = time.perf_counter()
 
-    def show(progress: Progress) -> None:
-        nonlocal drawn
+    def report(progress: Progress) -> None:
+        nonlocal last_figure
         if not writes:
             return
         progress.save(checkpoint)
-        if time.perf_counter() - drawn > _PICTURE_SECONDS:
+        if time.perf_counter() - last_figure > _FIGURE_SECONDS:
             plot_reconstruction(progress.result(), folder)
-            drawn = time.perf_counter()
+            last_figure = time.perf_counter()
 
-    result = refine(scan, start, config, device, progress=show, resume=checkpoint if resume else None)
+    result = refine(scan, start, config, device, progress=report, resume=checkpoint if resume else None)
     if not writes:
         return result, []
     written = [result.save(out, format, scan)]

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The two ways to meet an object between its pixels.
+"""Two treatments of sub-pixel positions: shift the probe, or interpolate the object.
 
-"fourier": patches are cut at whole pixels and the rest of the position moves the probe, by phase ramps in its Fourier
-transform. Exact for a probe that its samples resolve; the object is never interpolated. It takes two more Fourier
-transforms per pattern, and its derivative by the position comes from them for nothing.
+"fourier": patches are cut at integer pixels, and the probe is shifted by the sub-pixel offset with phase ramps in its
+Fourier transform. Exact for a well-sampled probe; the object is never interpolated. Two more Fourier transforms per
+pattern, which also give the derivative by the position.
 
-"bilinear": patches are interpolated from the object, as in training. Faster; blurs the object's finest detail by up to
-half a pixel, which the refined object makes up for as far as it can.
+"bilinear": patches are interpolated from the object, as in training. Faster; attenuates the highest spatial frequencies
+of the object.
 """
 
 from __future__ import annotations
@@ -20,123 +20,163 @@ from torch import Tensor
 from ptycho_ext import ScanPlan, exit_waves_adjoint_probe
 
 
-class Shift(Protocol):
-    """How positions enter the exit waves ``psi = P_k o_k``.
+class SubpixelShift(Protocol):
+    """How positions enter the exit waves ``psi_k = P_k o_k``.
 
-    ``lit`` gives the probes of a batch, ``(b, M, N, N)`` or ``(M, N, N)``, and what ``back`` needs to turn corrections
-    of the waves into those of the probe's representation and of the positions. Both hand on complex conjugates where
-    that saves torch a copy of the whole batch.
+    The probe is held in a representation, its Fourier transform for "fourier" and itself for "bilinear". Waves,
+    corrections and probes of a batch are complex64, (b, M, N, N); some are lazy complex conjugates, which saves a copy.
     """
 
-    #: Pixels beyond its last sample that a patch reads.
+    #: Pixels that interpolation reads beyond the last sample of a patch.
     taps: int
-    #: Whether the probe takes up what a position is away from its anchor; else patches must be anchored where they are.
-    keeps_rest: bool
+    #: Whether the probe is shifted by the offset of a position from its anchor; if not, patches are cut at the
+    #: positions themselves.
+    shifts_probe: bool
 
-    def represent(self, probe: Tensor) -> Tensor: ...
-    def probe_of(self, representation: Tensor) -> Tensor: ...
-    def anchors(self, positions: Tensor) -> Tensor: ...
-    def lit(self, representation: Tensor, rest: Tensor) -> tuple[Tensor, Any]: ...
-    def back(self, waves: Tensor, kept: Any, place: Place, by_position: bool) -> tuple[Tensor, Tensor | None]: ...
+    def represent(self, probe: Tensor) -> Tensor:
+        """The representation of a probe (M, N, N)."""
+
+    def restore(self, representation: Tensor) -> Tensor:
+        """The probe of a representation: the inverse of :meth:`represent`."""
+
+    def anchors(self, positions: Tensor) -> Tensor:
+        """Where patches are cut for positions (n, 2), canvas coordinates."""
+
+    def shifted_probes(self, representation: Tensor, offsets: Tensor) -> tuple[Tensor, Any]:
+        """The probes of a batch, (b, M, N, N) or (M, N, N), and what :meth:`backward` needs.
+
+        Args:
+            representation: of the probe.
+            offsets: (b, 2), positions minus anchors, pixels.
+        """
+
+    def backward(
+        self, waves: Tensor, saved: Any, region: BatchRegion, with_positions: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Corrections of the probe's representation and of the positions (b, 2) from those of the exit waves.
+
+        Args:
+            waves: corrections of the exit waves.
+            saved: second result of :meth:`shifted_probes`.
+            region: of the batch, cropped from the canvas of the same pass.
+            with_positions: whether positions are refined; otherwise the second result is None.
+        """
 
 
-class Place:
-    """Where the patches of a batch are: a window of the canvas that holds all, and the places of this process's share.
+class BatchRegion:
+    """The part of the canvas that the patches of a batch cover, and this process's patches in it.
 
     Args:
-        anchors: float64, (b, 2), canvas coordinates of the whole batch.
-        share: the part that this process works on.
+        anchors: float64, (b, 2), canvas coordinates of all patches of the batch.
+        shard: the patches of this process.
         size: N.
-        taps: see :class:`Shift`.
+        taps: see :class:`SubpixelShift`.
         canvas_size: (H, W).
+
+    Attributes:
+        slices: of the canvas, rows and columns.
+        shape: of the part.
+        positions: of this process's patches, relative to the part's first pixel.
+        plan: tiles of these patches, or None without patches.
+        canvas: the part that :meth:`crop` returned last.
     """
 
-    def __init__(self, anchors: Tensor, share: slice, size: int, taps: int, canvas_size: tuple[int, int]) -> None:
+    def __init__(self, anchors: Tensor, shard: slice, size: int, taps: int, canvas_size: tuple[int, int]) -> None:
         first = [math.floor(v) for v in anchors.amin(0).tolist()]
         last = [math.ceil(v) + size + taps for v in anchors.amax(0).tolist()]
         last = [min(v, side) for v, side in zip(last, canvas_size, strict=True)]
-        self.window = (slice(first[0], last[0]), slice(first[1], last[1]))
+        self.slices = (slice(first[0], last[0]), slice(first[1], last[1]))
         self.shape = (last[0] - first[0], last[1] - first[1])
-        self.positions = anchors[share] - anchors.new_tensor(first)
+        self.positions = anchors[shard] - anchors.new_tensor(first)
         self.plan = ScanPlan(self.positions, size, self.shape) if len(self.positions) else None
-        self.canvas: Tensor | None = None  # of the last extraction, for derivatives by position
+        self.canvas: Tensor | None = None
 
-    def cut(self, canvas: Tensor) -> Tensor:
-        self.canvas = canvas[self.window].contiguous()
+    def crop(self, canvas: Tensor) -> Tensor:
+        """Copy the part of a canvas (H, W)."""
+        self.canvas = canvas[self.slices].contiguous()
         return self.canvas
 
 
 class FourierShift:
-    """See the head of this file."""
+    """Shift the probe with phase ramps in its Fourier transform."""
 
     taps = 0
-    keeps_rest = True
+    shifts_probe = True
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.frequencies = 2 * math.pi * torch.fft.fftfreq(size, dtype=torch.float64, device=device)
-        self.slopes = self.frequencies.float()
+        self.frequencies_float32 = self.frequencies.float()
         self.one = torch.ones((), device=device)
 
     def represent(self, probe: Tensor) -> Tensor:
-        return torch.fft.fft2(probe)
+        spectrum: Tensor = torch.fft.fft2(probe)
+        return spectrum
 
-    def probe_of(self, representation: Tensor) -> Tensor:
-        return torch.fft.ifft2(representation)
+    def restore(self, representation: Tensor) -> Tensor:
+        probe: Tensor = torch.fft.ifft2(representation)
+        return probe
 
     def anchors(self, positions: Tensor) -> Tensor:
         return torch.floor(positions + 0.5)
 
-    def ramp(self, rest: Tensor) -> Tensor:
-        """exp(-i k . rest): (b, 2) to (b, 1, N, N)."""
-        phases = -(rest[:, :, None] * self.frequencies).float()
+    def ramp(self, offsets: Tensor) -> Tensor:
+        """Phase ramps ``exp(-i k . offset)``: (b, 2) to (b, 1, N, N)."""
+        phases = -(offsets[:, :, None] * self.frequencies).float()
         rows, columns = torch.polar(self.one.expand_as(phases), phases).unbind(1)
         return (rows[:, :, None] * columns[:, None, :]).unsqueeze(1)
 
-    def lit(self, representation: Tensor, rest: Tensor) -> tuple[Tensor, Any]:
-        ramp = self.ramp(rest)
-        moved = representation * ramp
-        return torch.fft.ifft2(moved), (ramp, moved)
+    def shifted_probes(self, representation: Tensor, offsets: Tensor) -> tuple[Tensor, Any]:
+        ramp = self.ramp(offsets)
+        shifted = representation * ramp
+        return torch.fft.ifft2(shifted), (ramp, shifted)
 
-    def back(self, waves: Tensor, kept: Any, place: Place, by_position: bool) -> tuple[Tensor, Tensor | None]:
-        ramp, moved = kept
-        assert place.canvas is not None
-        products = exit_waves_adjoint_probe(waves, place.canvas, place.positions, plan=place.plan, shared=False)
+    def backward(
+        self, waves: Tensor, saved: Any, region: BatchRegion, with_positions: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        ramp, shifted = saved
+        assert region.canvas is not None
+        products = exit_waves_adjoint_probe(waves, region.canvas, region.positions, plan=region.plan, shared=False)
         spectra = torch.fft.fft2(products).conj_physical_()
-        slope = None
-        if by_position:
-            # Re sum conj(G) d(P_hat ramp): the derivative brings down -i k.
-            overlap = (spectra * moved).imag.sum(1) / moved[0, 0].numel()
-            slope = torch.stack([overlap.sum(2) @ self.slopes, overlap.sum(1) @ self.slopes], 1).double()
-        return spectra.mul_(ramp).sum(0).conj_physical_(), slope
+        by_position = None
+        if with_positions:
+            # Re sum conj(G) d(P_hat ramp), and the derivative of the ramp is -i k times the ramp.
+            overlap = (spectra * shifted).imag.sum(1) / shifted[0, 0].numel()
+            by_position = torch.stack(
+                [overlap.sum(2) @ self.frequencies_float32, overlap.sum(1) @ self.frequencies_float32], 1
+            ).double()
+        return spectra.mul_(ramp).sum(0).conj_physical_(), by_position
 
 
 class BilinearShift:
-    """See the head of this file."""
+    """Interpolate patches from the object."""
 
     taps = 1
-    keeps_rest = False
+    shifts_probe = False
 
     def represent(self, probe: Tensor) -> Tensor:
         return probe
 
-    def probe_of(self, representation: Tensor) -> Tensor:
+    def restore(self, representation: Tensor) -> Tensor:
         return representation
 
     def anchors(self, positions: Tensor) -> Tensor:
         return positions
 
-    def lit(self, representation: Tensor, rest: Tensor) -> tuple[Tensor, Any]:
+    def shifted_probes(self, representation: Tensor, offsets: Tensor) -> tuple[Tensor, Any]:
         return representation, representation
 
-    def back(self, waves: Tensor, kept: Any, place: Place, by_position: bool) -> tuple[Tensor, Tensor | None]:
-        assert place.canvas is not None and place.plan is not None
-        slope = None
-        if by_position:
-            order = place.plan.order
-            slope = torch.ops.ptycho.exit_waves_grad_positions(waves, place.canvas, place.positions, kept, order)
-        return exit_waves_adjoint_probe(waves, place.canvas, place.positions, plan=place.plan), slope
+    def backward(
+        self, waves: Tensor, saved: Any, region: BatchRegion, with_positions: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        assert region.canvas is not None and region.plan is not None
+        by_position = None
+        if with_positions:
+            by_position = torch.ops.ptycho.exit_waves_grad_positions(
+                waves, region.canvas, region.positions, saved, region.plan.order
+            )
+        return exit_waves_adjoint_probe(waves, region.canvas, region.positions, plan=region.plan), by_position
 
 
-def make_shift(name: str, size: int, device: torch.device) -> Shift:
-    """The shift of a name, "fourier" or "bilinear"."""
+def make_shift(name: str, size: int, device: torch.device) -> SubpixelShift:
+    """Make the treatment of that name, "fourier" or "bilinear", for patches of ``size`` pixels."""
     return FourierShift(size, device) if name == "fourier" else BilinearShift()

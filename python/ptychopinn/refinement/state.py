@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is refined, as one vector of four parts that the engines do arithmetic with.
+"""The refined variables as one vector of four parts, with the arithmetic that the engines need.
 
-A gradient has the same parts. It is half the real gradient: of a complex part ``dJ / d conj(z)``, of a real part half
-of ``dJ / dx``, so that ``J(x + d) = J(x) + 2 <g, d> + ...`` with one inner product for all parts.
+A gradient has the same parts and is half the real gradient: ``dJ / d conj(z)`` of a complex part, half of ``dJ / dx``
+of a real one, so that ``J(x + d) = J(x) + 2 <g, d> + ...`` with one inner product for all parts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class State:
         object: complex64, (H, W), transmission on the canvas.
         probe: complex64, (M, N, N), incoherent modes in sqrt(counts).
         positions: float64, (n, 2), canvas coordinates (y, x) in pixels of the patches' first samples.
-        intensities: float64, (n,), logarithm of every pattern's share of the probe's power.
+        intensities: float64, (n,), logarithm of the factor on the probe's power for every pattern.
     """
 
     object: Tensor
@@ -31,10 +31,10 @@ class State:
     intensities: Tensor
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (getattr(self, entry.name) for entry in fields(self))
+        return (getattr(self, field.name) for field in fields(self))
 
     def map(self, function: Callable[..., Tensor], *others: State) -> State:
-        """A state of ``function`` applied to every part, with the same parts of others."""
+        """Apply ``function`` to every part, with the same parts of other states as further arguments."""
         return State(*(function(*parts) for parts in zip(self, *others, strict=True)))
 
     def dot(self, other: State) -> float:
@@ -42,29 +42,36 @@ class State:
         return sum(float(_real(a).dot(_real(b))) for a, b in zip(self, other, strict=True))
 
     def to(self, device: torch.device) -> State:
+        """The state on a device."""
         return self.map(lambda part: part.to(device))
 
     def copy(self) -> State:
+        """A copy that shares no memory with this state."""
         return self.map(torch.clone)
 
     def plus(self, factor: float, step: State) -> State:
+        """A new state, ``self + factor * step``."""
         return self.map(lambda part, move: part.add(move, alpha=factor), step)
 
     def add_(self, factor: float, step: State) -> State:
+        """Add ``factor * step`` in place."""
         for part, move in zip(self, step, strict=True):
             part.add_(move, alpha=factor)
         return self
 
     def scale_(self, factor: float) -> State:
+        """Multiply all parts by ``factor`` in place."""
         for part in self:
             part.mul_(factor)
         return self
 
     def finite(self) -> bool:
+        """Whether no part has NaN or infinite values."""
         return all(bool(torch.isfinite(_real(part)).all()) for part in self)
 
     def to_dict(self) -> dict[str, Tensor]:
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        """The parts by name, not copied."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def _real(part: Tensor) -> Tensor:

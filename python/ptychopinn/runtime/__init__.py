@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where and in how many processes the library runs: devices, processes, memory, and what the doctor finds."""
+"""Devices, processes and memory of a run, and the self-test of the installation."""

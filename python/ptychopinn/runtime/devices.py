@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where to compute: a GPU only if both torch and the operators can use it.
+"""Selection of a device: a GPU only if both torch and the operators can use it.
 
-One rule for training (Lightning's accelerators) and inference (torch's devices), so that a GPU node with a CPU-only
-build runs on its CPU, and is told so when it was asked for the GPU.
+The same rule for training (accelerators of Lightning) and inference (devices of torch). With a CPU-only build on a GPU
+node, "auto" is the CPU, and a request for the GPU is an error.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def device_of(execution: ExecutionConfig) -> torch.device:
-    """The torch device where a training with these settings runs, for what is done without Lightning.
+    """The torch device of a training with these settings, for computations without Lightning.
 
     Raises:
         InputError: it cannot be used.
@@ -51,11 +51,18 @@ def device_of(execution: ExecutionConfig) -> torch.device:
     return device
 
 
+def prepare_device(execution: ExecutionConfig) -> torch.device:
+    """:func:`device_of` these settings, with torch's number of threads set to theirs."""
+    if execution.threads is not None:
+        torch.set_num_threads(execution.threads)
+    return device_of(execution)
+
+
 def resolve_accelerator(name: str) -> str:
     """Lightning's accelerator for ``execution.accelerator``.
 
     Raises:
-        InputError: a GPU is asked for and the operators cannot use it.
+        InputError: a GPU is requested and the operators cannot use it.
     """
     if name == "auto":
         return "gpu" if gpu_usable() else "cpu"

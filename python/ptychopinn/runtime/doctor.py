@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""``ptychopinn doctor``: what is installed, how it was built, what it runs on, and what is wrong with it.
+"""``ptychopinn doctor``: versions, build, hardware, and problems of the installation.
 
-Each check is a function that returns lines to print and problems to mend; a problem is one sentence with its remedy.
+Each check is a function that returns facts and problems; a problem is one sentence with its remedy.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _PACKAGES = (
     "scikit-image",
     "h5py",
     "jsonargparse",
+    "docstring-parser",
+    "psutil",
     "matplotlib",
     "safetensors",
 )
@@ -34,7 +36,7 @@ def diagnose() -> tuple[list[tuple[str, str]], list[str]]:
     """Facts as (name, value) pairs in the order to print them, and problems, each one sentence."""
     facts: list[tuple[str, str]] = []
     problems: list[str] = []
-    for check in (_versions, _build, _cpu, _cuda, _operators):
+    for check in (_versions, _integrations, _build, _cpu, _cuda, _operators):
         found, wrong = check()
         facts += found
         problems += wrong
@@ -51,6 +53,30 @@ def _versions() -> tuple[list[tuple[str, str]], list[str]]:
             facts.append((package, "missing"))
             problems.append(f"{package} is not installed: pip install {package}")
     return facts, problems
+
+
+def _integrations() -> tuple[list[tuple[str, str]], list[str]]:
+    """Report what connects the library to ptychodus, which need not be installed."""
+    versions = {}
+    for package in ("ptychopinn-ptychodus", "ptychodus"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    problems, connection = [], versions["ptychopinn-ptychodus"]
+    if connection not in ("not installed", ptycho_ext.__version__):
+        problems.append(
+            f"ptychopinn-ptychodus is of version {connection} and ptychopinn of {ptycho_ext.__version__}: "
+            "pip install --no-deps ./integrations/ptychodus"
+        )
+    if connection != "not installed":
+        owners = set(metadata.packages_distributions().get("ptycho_torch", [])) - {"ptychopinn-ptychodus"}
+        problems += [
+            f"{owner} installs ptycho_torch, as ptychopinn-ptychodus does: pip uninstall one of them, and install the "
+            "other again"
+            for owner in sorted(owners)
+        ]
+    return list(versions.items()), problems
 
 
 def _build() -> tuple[list[tuple[str, str]], list[str]]:
@@ -95,8 +121,7 @@ def _cuda() -> tuple[list[tuple[str, str]], list[str]]:
 
 _REBUILD = "CXX=/usr/bin/g++ pip install --no-build-isolation --no-deps --force-reinstall ."
 
-# What a build for another processor or with another C++ library gets wrong: a result, and an error on its way through
-# torch.
+# A build for another processor or with another C++ library fails in a result, or in an exception that torch passes on.
 _SELF_TEST = """
 import sys, torch, ptycho_ext
 canvas = torch.arange(12.0, device=sys.argv[1]).reshape(3, 4)
@@ -112,7 +137,7 @@ sys.exit("accepts a patch larger than its canvas")
 
 
 def operators_problem(device: str) -> str | None:
-    """Run an operator on a device in a process of its own, which may crash: one sentence on what is wrong, or None."""
+    """Run an operator on a device in a separate process, which can crash; returns the problem, or None."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", _SELF_TEST, device], capture_output=True, text=True, errors="replace", timeout=300
@@ -141,7 +166,7 @@ def _operators() -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def check_operators() -> int:
-    """Print what the self-test finds; 0 if all is well."""
+    """Print the result of the self-test; returns 0 if it passed."""
     facts, problems = _operators()
     print(*(value for _, value in facts), *problems, sep="\n")
     return 1 if problems else 0

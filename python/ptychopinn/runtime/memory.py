@@ -1,39 +1,51 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How much memory there is: of the machine, and of it what this process can still take."""
+"""Physical memory of the machine, and memory available to this process.
+
+psutil ignores the limit of a control group (of a container or a job), which is read here.
+"""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
+from pathlib import Path
 
-#: Share of the available memory that patterns may fill before "auto" leaves them on disk.
-LARGEST_SHARE = 0.25
+import psutil
 
-_FALLBACK_MEMORY = 1 << 36
+#: Fraction of the available memory that patterns may fill before "auto" leaves them on disk.
+LARGEST_FRACTION = 0.25
+
+_GROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUP = Path("/proc/self/cgroup")
 
 
 def available_memory() -> int:
-    """Bytes that this process can still take: what the machine has free, and less in a smaller control group."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 62
-    try:  # free pages alone leave out what the system keeps as a cache
-        with open("/proc/meminfo", encoding="ascii") as file:
-            free = next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
-            limit = file.read().strip()
-        with open("/sys/fs/cgroup/memory.current", encoding="ascii") as file:
-            used = int(file.read())
-    except (OSError, StopIteration, ValueError):
-        return free
-    return free if limit == "max" else min(free, max(int(limit) - used, 0))
+    """Bytes available to this process, on the machine and within the limits of its control groups."""
+    return min([int(psutil.virtual_memory().available), *_available_in_groups()])
+
+
+def _available_in_groups() -> Iterator[int]:
+    """Bytes available within the limit of this process's control group (version 2) and each of its parents."""
+    try:
+        own = next(line for line in _OWN_GROUP.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        own = "0::/"
+    group = _GROUPS / own.removeprefix("0::").strip("/")
+    for folder in (group, *group.parents):
+        if not folder.is_relative_to(_GROUPS):
+            return
+        try:
+            limit = (folder / "memory.max").read_text().strip()
+            if limit != "max":
+                yield max(int(limit) - int((folder / "memory.current").read_text()), 0)
+        except (OSError, ValueError):
+            continue
 
 
 def fits_in_memory(nbytes: int) -> bool:
-    """Whether so many bytes are at most a quarter of what is available: the rule of "auto"."""
-    return nbytes <= LARGEST_SHARE * available_memory()
+    """Whether `nbytes` is at most a quarter of the available memory, which is the rule of "auto"."""
+    return nbytes <= LARGEST_FRACTION * available_memory()
 
 
 def physical_memory() -> int:
-    """Bytes of memory of this machine; a large guess where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return _FALLBACK_MEMORY
+    """Bytes of memory of this machine."""
+    return int(psutil.virtual_memory().total)

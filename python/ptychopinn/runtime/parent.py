@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A process that a Python program has started to work for it: each hears of the other's end."""
+"""A process that a Python program has started to work for it: each is notified of the other's end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 def serve_parent() -> None:
     """Have SIGTERM raise SystemExit, and the end of the program, whatever ended it, be a SIGTERM.
 
-    What calls us can then say that it ends, where a program would wait for ever otherwise. Seconds later the process is
+    The caller can then report that it ends, where a program would wait for ever otherwise. Seconds later the process is
     over for certain. In a process that no program has started, and when called again, it does nothing.
     """
     parent = multiprocessing.parent_process()

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One of several processes: joining those that torchrun has started, and deciding, summing and failing together.
+"""Distributed processes of torchrun: joining, common decisions, sums and errors.
 
-Training, reconstruction and refinement share this. Decisions and error sentences go through gloo on the CPU, whatever
-the device, so that they never wait for a GPU; sums go where their tensors are. In a single process everything here does
-nothing.
+Used by training, reconstruction and refinement. Errors are exchanged with gloo on the CPU, so that they never wait for
+a GPU; sums are computed on the device of their tensors. In a single process these functions have no effect.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ptychopinn.errors import InputError, SaidElsewhere
+from ptychopinn.errors import InputError, RemoteError, not_found
 
 
 def launched() -> int:
-    """How many processes torchrun has started, on all nodes; 1 without it."""
+    """Number of processes that torchrun has started on all nodes; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
@@ -31,18 +30,21 @@ def distributed() -> bool:
 
 
 def rank_and_size() -> tuple[int, int]:
-    """(number of this process, number of all)."""
+    """Rank of this process, and number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if distributed() else (0, 1)
 
 
 @contextmanager
 def processes(device: torch.device | None = None) -> Iterator[torch.device]:
-    """Join the processes that torchrun has started, if any; yields the device of this one.
+    """Context manager that joins the processes of torchrun, if any, and yields the device of this process.
 
-    They stay joined until they end. Of the results the first one writes the files. May be entered again, and inside.
+    The process group exists until the process ends. The first process writes the result files. Can be nested.
+
+    Args:
+        device: requested device; None: the CPU.
 
     Raises:
-        SaidElsewhere: another process ended before its time; torchrun says which.
+        RemoteError: another process ended unexpectedly; torchrun names it.
     """
     device = device or torch.device("cpu")
     if launched() == 1:
@@ -55,7 +57,7 @@ def processes(device: torch.device | None = None) -> Iterator[torch.device]:
         yield device
         return
     # Once: torchrun's store keeps the addresses of a group that was left. And until the end: the others see the
-    # connection break, and torchrun might end this process before it has said what is wrong.
+    # connection break, and torchrun might end this process before it has reported what is wrong.
     atexit.register(_leave)
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
@@ -63,7 +65,7 @@ def processes(device: torch.device | None = None) -> Iterator[torch.device]:
         dist.barrier()
     except RuntimeError as error:
         if "gloo" in str(error) and "by peer" in str(error):
-            raise SaidElsewhere("another process has ended; what it said is the reason", lost=True) from None
+            raise RemoteError("another process has ended; its output has the reason", lost=True) from None
         raise
 
 
@@ -73,13 +75,13 @@ def _leave() -> None:
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """What the user must mend is found by all processes, or all fail with the same sentence, said once.
+def shared_errors() -> Iterator[None]:
+    """Context manager that raises an InputError of one process in all processes, and reports it once.
 
-    No process goes on to wait for one that has given up. The block must not communicate.
+    No process waits for one that has failed. The block must not communicate.
 
     Raises:
-        InputError: in the first process; in the others its subclass SaidElsewhere.
+        InputError: in the first process; in the others its subclass RemoteError.
     """
     if not distributed():
         yield
@@ -92,21 +94,22 @@ def together() -> Iterator[None]:
     except OSError as error:
         if error.filename is None:
             raise
-        sentence = f"{error.filename}: {error.strerror}"
+        absent = isinstance(error, FileNotFoundError)
+        sentence = str(not_found(error.filename)) if absent else f"{error.filename}: {error.strerror}"
     _, count = rank_and_size()
-    said: list[str | None] = [None] * count
-    dist.all_gather_object(said, sentence)
-    failed = [who for who in range(count) if said[who] is not None]
+    sentences: list[str | None] = [None] * count
+    dist.all_gather_object(sentences, sentence)
+    failed = [rank for rank in range(count) if sentences[rank] is not None]
     if failed:
-        text = str(said[failed[0]])
-        if said != [text] * count:
+        text = str(sentences[failed[0]])
+        if sentences != [text] * count:
             text = f"{text} (found by process {failed[0] + 1} of {count})"
-        raise said_once(InputError(text)) from None
+        raise for_this_process(InputError(text)) from None
 
 
-def said_once(error: InputError) -> InputError:
-    """An error that all processes have found, as the one to raise in this process: the first one speaks for all."""
-    return error if rank_and_size()[0] == 0 else SaidElsewhere(str(error))
+def for_this_process(error: InputError) -> InputError:
+    """Convert an error that all processes have: the first process reports it, others raise RemoteError."""
+    return error if rank_and_size()[0] == 0 else RemoteError(str(error))
 
 
 def reduce_sums(*tensors: Tensor) -> None:
@@ -117,23 +120,23 @@ def reduce_sums(*tensors: Tensor) -> None:
 
 
 def broadcast(*tensors: Tensor) -> None:
-    """Overwrite each tensor with the first process's, so that all go on from the same numbers."""
+    """Overwrite each tensor with that of the first process."""
     if distributed():
         for tensor in tensors:
             dist.broadcast(torch.view_as_real(tensor) if tensor.is_complex() else tensor, 0)
 
 
-def first_says(value: float, device: torch.device) -> float:
-    """The first process's number, where all must decide alike."""
-    said = torch.tensor(value, dtype=torch.float64, device=device)
-    broadcast(said)
-    return float(said)
+def value_of_first(value: float, device: torch.device) -> float:
+    """The value of the first process, for decisions that must be equal in all processes."""
+    shared = torch.tensor(value, dtype=torch.float64, device=device)
+    broadcast(shared)
+    return float(shared)
 
 
 def agree(over: bool) -> bool:
-    """Whether any process says so: clocks and signals differ, but all must end at the same step."""
+    """Whether `over` is True in any process, so that all end at the same step although clocks and signals differ."""
     if not distributed():
         return over
-    said = torch.tensor(float(over), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(said)
-    return bool(said > 0)
+    answer = torch.tensor(float(over), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(answer)
+    return bool(answer > 0)

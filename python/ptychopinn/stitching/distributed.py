@@ -14,13 +14,12 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_ext import CanvasGeometry, reassemble_patches
-from ptychopinn.physics.propagation import squared_modulus
+from ptycho_ext import CanvasGeometry
 from ptychopinn.runtime.processes import broadcast, rank_and_size, reduce_sums
-from ptychopinn.stitching.phases import Stitched, Window, agreeing_phases, overlap_products, overlapping_pairs
-
-#: Weight, relative to the largest of a canvas, at or below which a pixel is not lit, as in ``reassemble_patches``.
-_UNLIT = 1e-6
+from ptychopinn.stitching.accumulator import Accumulator, Stitched
+from ptychopinn.stitching.overlaps import WeightedPatches, overlap_products, overlapping_pairs, weighted_patches
+from ptychopinn.stitching.phases import agreeing_phases
+from ptychopinn.stitching.stores import SharedStore
 
 
 class Shard:
@@ -44,25 +43,27 @@ class Shard:
         return self.regions[self.rank]
 
     def stitch(self, canvases: Tensor, weights: Tensor, *, synchronise: bool = True) -> Stitched:
-        """What :func:`ptychopinn.stitching.phases.stitch` makes of the canvases of all processes.
+        """Stitch the canvases of all processes, as :func:`ptychopinn.stitching.phases.stitch` does those of one.
 
         Args:
             canvases: complex, (g, h, w), of this process's groups in their order.
-            weights: real, (g, h, w).
+            weights: real, (g, h, w), >= 0.
             synchronise: remove the free phase of every canvas first.
+
+        Returns:
+            The average of all, the same in every process.
         """
+        own = torch.from_numpy(self.regions[self.rank])
         if synchronise:
-            phases = self._phases(canvases, weights)[torch.from_numpy(self.regions[self.rank])]
+            phases = self._phases(canvases, weights)[own]
             canvases = canvases * phases.to(canvases)[:, None, None]
-        height, width = canvases.shape[1:]
-        geometry = CanvasGeometry.from_positions(torch.from_numpy(self.origins), (height, width))
-        places = geometry.to_canvas(torch.from_numpy(self.origins[self.regions[self.rank]]))
-        image, total = reassemble_patches(canvases, places, geometry.shape, weights, normalize=False)
-        square, _ = reassemble_patches(squared_modulus(canvases), places, geometry.shape, weights, normalize=False)
-        reduce_sums(image, square, total)
-        lit = total > _UNLIT * total.max()
-        scale = torch.where(lit, total, 1.0)
-        return Stitched(torch.where(lit, image / scale, 0), total, geometry, torch.where(lit, square / scale, 0))
+        origins = torch.from_numpy(self.origins)
+        geometry = CanvasGeometry.from_positions(origins, (canvases.shape[1], canvases.shape[2]))
+        store = SharedStore(geometry.shape, canvases.dtype, canvases.device)
+        average = Accumulator(geometry, store)
+        average.add(canvases, origins[own], weights)
+        store.reduce()
+        return average.mean()
 
     def _phases(self, canvases: Tensor, weights: Tensor) -> Tensor:
         """Phase factors of all groups, complex128 (G,)."""
@@ -71,17 +72,19 @@ class Shard:
         owner = np.empty(count, np.int64)
         for rank, region in enumerate(self.regions):
             owner[region] = rank
-        lit = dict(zip(self.regions[self.rank].tolist(), canvases * weights, strict=True))
-        lit |= self._borrow(lit, owner, pairs, size)
-        arrays = {group: canvas.numpy() for group, canvas in lit.items()}
+        row = {group: row for row, group in enumerate(self.regions[self.rank].tolist())}
+        here = canvases.numpy(), weights.numpy()
+        own = weighted_patches(lambda group: (here[0][row[group]], here[1][row[group]]), size)
+        borrowed = self._borrow(own, owner, pairs, size)
 
-        def window_of(group: int, window: Window) -> NDArray[np.complexfloating]:
-            return arrays[int(group)][window]
+        def patch(group: int) -> NDArray[np.complexfloating]:
+            return borrowed[group] if group in borrowed else own(group)
 
         # The owner of a pair's first group compares it; the others leave it zero.
-        own = owner[pairs[:, 0]] == self.rank
+        mine = owner[pairs[:, 0]] == self.rank
+        compared = overlap_products(patch, self.origins, size, pairs[mine])
         products = torch.zeros(len(pairs), dtype=torch.complex128)
-        products[torch.from_numpy(own)] = torch.from_numpy(overlap_products(window_of, self.origins, size, pairs[own]))
+        products[torch.from_numpy(mine)] = torch.from_numpy(compared)
         reduce_sums(products)
         phases = torch.zeros(count, dtype=torch.complex128)
         if self.rank == 0:
@@ -90,23 +93,25 @@ class Shard:
         return phases
 
     def _borrow(
-        self, own: dict[int, Tensor], owner: NDArray[np.int64], pairs: NDArray[np.int64], size: tuple[int, int]
-    ) -> dict[int, Tensor]:
-        """Canvases of other processes that overlap this one's, for those given; all know who needs what."""
-        received: dict[int, Tensor] = {}
+        self, own: WeightedPatches, owner: NDArray[np.int64], pairs: NDArray[np.int64], size: tuple[int, int]
+    ) -> dict[int, NDArray[np.complexfloating]]:
+        """Weighted canvases of other processes that overlap this one's, for those given; all know who needs what."""
+        received: dict[int, NDArray[np.complexfloating]] = {}
         requests, kept = [], []
         needed = owner[pairs]
         for there in range(self.size):
             wanted = np.unique(pairs[(needed[:, 0] == there) & (needed[:, 1] == self.rank), 1])
             if there != self.rank and len(wanted):
-                kept.append(torch.view_as_real(torch.stack([own[int(group)] for group in wanted])))
+                canvases = torch.from_numpy(np.stack([own(group) for group in wanted.tolist()]))
+                kept.append(torch.view_as_real(canvases))
                 requests.append(dist.isend(kept[-1], there))
             wanted = np.unique(pairs[(needed[:, 0] == self.rank) & (needed[:, 1] == there), 1])
             if there != self.rank and len(wanted):
                 canvases = torch.empty(len(wanted), *size, dtype=torch.complex64)
                 requests.append(dist.irecv(torch.view_as_real(canvases), there))
-                received |= dict(zip(wanted.tolist(), canvases, strict=True))
+                received |= dict(zip(wanted.tolist(), canvases.numpy(), strict=True))
         for request in requests:
+            assert request is not None, "this process belongs to the group"
             request.wait()
         return received
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Arrays on disk: patterns that stay in their file, blocks of rows, and files that appear whole or not at all."""
+"""Arrays on disk: patterns that stay in their file, blocks of patterns, and atomic writes."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Whole files or none: write beside the destination, then rename over it.
+"""Atomic writes: a temporary file beside the destination, which is renamed to it when it is complete.
 
-A reader never sees half an output and a failed run leaves the previous file untouched. The temporary file lives in the
+A reader never sees a partial file, and a failed run does not change the previous one. The temporary file is in the
 destination folder because a rename is atomic only within one file system. Every writer of the package uses this.
 """
 
@@ -18,7 +18,7 @@ from ptychopinn.errors import InputError
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path that becomes `path` when the block succeeds and is removed when it does not.
+    """Context manager that yields a temporary path, renamed to `path` when the block succeeds and removed otherwise.
 
     Args:
         path: the destination; missing parent folders are created and an existing file is replaced.
@@ -33,9 +33,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         >>> import tempfile
         >>> target = Path(tempfile.mkdtemp()) / "new" / "note.txt"
         >>> with atomic_path(target) as temporary:
-        ...     _ = temporary.write_text("whole")
+        ...     _ = temporary.write_text("complete")
         >>> target.read_text()
-        'whole'
+        'complete'
     """
     path = Path(path)
     if path.is_dir():
@@ -46,7 +46,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise InputError(f"{path}: its folder cannot be created: {error.strerror}") from error
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise InputError(f"{path}: expected a folder that can be written to, found {path.parent} read-only")
-    # A fresh name, not mkstemp: the writer then creates the file with the permissions of the user's umask.
+    # A random name instead of mkstemp: the writer then creates the file with the permissions of the user's umask.
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}{path.suffix}")
     try:
         yield temporary

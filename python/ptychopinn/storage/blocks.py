@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where stored patterns lie: an HDF5 dataset, a stretch of a plain file, or a few patterns that stand for many.
+"""Sources of stored patterns: an HDF5 dataset, an array in a plain file, or repeated patterns.
 
-A source is asked for sorted rows and reads them in runs. Plain files are read rather than mapped: a mapped page counts
-as resident memory, and a file that has lost its end would kill the process instead of raising an error. Sources can be
-pickled, and a process that is forked off opens the file anew.
+A source reads sorted rows, successive ones at once. Plain files are read, not mapped: mapped pages count as resident
+memory, and a truncated file would kill the process instead of raising an error. Sources can be pickled; every process
+opens the file itself.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 
-#: Bytes of chunks that HDF5 keeps for each open dataset: its own 1 MiB holds no chunk of a modern detector.
+#: Bytes of HDF5's chunk cache per open dataset; the default of 1 MiB is smaller than one chunk of a modern detector.
 _CHUNK_CACHE = 64 << 20
 _ENCRYPTED = 1
 
 
 class PatternSource(Protocol):
-    """Patterns (n, h, w) of one native type, read by row.
+    """Source of patterns (n, h, w) of one native type, read by row.
 
     Attributes:
-        name: the file and what in it, for messages.
+        name: the file and the array in it, for messages.
         shape: (n, h, w).
         dtype: in native byte order.
     """
@@ -43,11 +43,15 @@ class PatternSource(Protocol):
     dtype: np.dtype[Any]
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """The patterns of these rows, which are unique and ascending, as a new array (k, h, w)."""
+        """Read the patterns of rows (k,), unique and ascending, into a new array (k, h, w).
+
+        Raises:
+            InputError: the file cannot be read.
+        """
 
 
 def runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int, slice]]:
-    """Neighbours among ascending rows as (first, one after the last, place among the rows).
+    """Iterate over runs of successive rows, as (first row, last row + 1, slice of the rows); rows are ascending.
 
     Example:
         >>> list(runs(np.array([3, 4, 5, 9])))
@@ -60,17 +64,17 @@ def runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int, slice]]:
 
 
 class FlatFile:
-    """Patterns one after the other in a file, from a byte on.
+    """Contiguous patterns in a file.
 
     Args:
         path: the file.
         offset: of the first pattern, in bytes.
         shape: (n, h, w).
-        dtype: in the file.
-        key: which array of the file this is, for messages.
+        dtype: type in the file.
+        key: name of the array in the file, for messages.
 
     Raises:
-        InputError: the file ends too early.
+        InputError: the file is too short.
     """
 
     def __init__(
@@ -88,7 +92,11 @@ class FlatFile:
 
     @classmethod
     def npy(cls, path: str | Path) -> FlatFile:
-        """A .npy file; InputError if it is not one, or not of three axes in C order."""
+        """Source of a .npy file.
+
+        Raises:
+            InputError: not found, not a .npy file, or not an array of three axes in C order.
+        """
         path = _existing(path)
         with path.open("rb") as file:
             shape, dtype = _npy_header(file, f"{path}")
@@ -96,7 +104,11 @@ class FlatFile:
 
     @classmethod
     def npz(cls, path: str | Path, key: str) -> FlatFile:
-        """An array of an uncompressed .npz file; InputError if it is compressed, missing, or not of three axes."""
+        """Source of an array in an uncompressed .npz file.
+
+        Raises:
+            InputError: the file or the key is not found, the array is compressed, or not of three axes in C order.
+        """
         path, name = _existing(path), f"{path}: key '{key}'"
         try:
             with zipfile.ZipFile(path) as archive:
@@ -107,11 +119,11 @@ class FlatFile:
             raise InputError(f"{path}: expected an NPZ file, found another or damaged file: {error}") from None
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & _ENCRYPTED:
             raise InputError(
-                f"{name}: expected an uncompressed array (numpy.savez) to read patterns from where they lie, found a "
+                f"{name}: expected an uncompressed array (numpy.savez) to read single patterns from, found a "
                 "compressed one; write it without compression, or load it into memory (memory='load')"
             )
         with path.open("rb") as file:
-            # The lengths of name and extra field in front of the data are not those of the central directory.
+            # The lengths of name and extra field in the local header may differ from those in the central directory.
             file.seek(member.header_offset)
             local = file.read(30)
             if len(local) < 30 or local[:4] != b"PK\x03\x04":
@@ -125,31 +137,31 @@ class FlatFile:
         size = math.prod(self.shape[1:]) * self.stored.itemsize
         try:
             with self.path.open("rb", buffering=0) as file:
-                for first, _, place in runs(rows):
+                for first, _, part in runs(rows):
                     file.seek(self.offset + first * size)
-                    rest = out[place].reshape(-1).view(np.uint8)
-                    while len(rest):
-                        got = file.readinto(rest.data)
-                        if not got:
+                    remaining = out[part].reshape(-1).view(np.uint8)
+                    while len(remaining):
+                        count = file.readinto(remaining.data)
+                        if not count:
                             raise InputError(f"{self.name}: expected {self.shape[0]} patterns, found the file's end")
-                        rest = rest[got:]
+                        remaining = remaining[count:]
         except OSError as error:
             raise InputError(f"{self.name}: the patterns cannot be read: {error.strerror}") from error
         return out.astype(self.dtype, copy=False)
 
 
 class Hdf5Dataset:
-    """A dataset of an HDF5 file, chunked or contiguous, with any filter that h5py knows.
+    """Dataset of an HDF5 file, chunked or contiguous, with any filter that h5py supports.
 
-    The file is opened when it is first read, and closed before the process forks: no handle is ever shared.
+    The file is opened at the first read and closed before the process forks, so that no handle is shared.
 
     Args:
         path: the file.
         key: of the dataset.
-        axis: which counts the patterns, 0 or 2.
+        axis: axis of the patterns, 0 or 2.
 
     Raises:
-        InputError: no such file or dataset, or it does not hold patterns.
+        InputError: the file or dataset is not found, or is not an array of real numbers with three axes.
     """
 
     def __init__(self, path: str | Path, key: str, axis: int = 0) -> None:
@@ -170,10 +182,10 @@ class Hdf5Dataset:
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
         with self._lock:
-            for first, last, place in runs(rows):
+            for first, last, part in runs(rows):
                 try:
                     dataset = self._dataset()
-                    out[place] = dataset[first:last] if self.axis == 0 else dataset[:, :, first:last].transpose(2, 0, 1)
+                    out[part] = dataset[first:last] if self.axis == 0 else dataset[:, :, first:last].transpose(2, 0, 1)
                 except (OSError, KeyError, ValueError, TypeError) as error:
                     raise InputError(
                         f"{self.name}: patterns {first} to {last - 1} cannot be read, the file is damaged or was "
@@ -182,7 +194,7 @@ class Hdf5Dataset:
         return out
 
     def _dataset(self) -> Any:
-        import h5py  # the command line answers --help without it
+        import h5py  # imported here, because --help must not need it
 
         if self._file is None:
             try:
@@ -210,7 +222,7 @@ class Hdf5Dataset:
 
 
 class Repeated:
-    """A few patterns that stand for many, for tests and benchmarks: pattern k is ``patterns[which[k]]``.
+    """Repeated patterns, for tests and benchmarks: pattern k is ``patterns[which[k]]``.
 
     Args:
         patterns: (m, h, w).
@@ -230,27 +242,29 @@ class Repeated:
 
 
 def _close_before_fork(source: Hdf5Dataset) -> None:
-    """HDF5 would hand a forked process its parent's descriptor, so none may be open while it is made."""
+    """Close the source's file before every fork: HDF5 would share the file descriptor with the forked process."""
     if source._guarded or not hasattr(os, "register_at_fork"):
         return
     source._guarded = True
-    known = weakref.ref(source)
+    reference = weakref.ref(source)
 
     def call(method: Callable[[Hdf5Dataset], object]) -> None:
-        if (alive := known()) is not None:
-            method(alive)
+        if (dataset := reference()) is not None:
+            method(dataset)
 
-    def hold(alive: Hdf5Dataset) -> None:
-        alive._lock.acquire()
-        alive._close()
+    def lock_and_close(dataset: Hdf5Dataset) -> None:
+        dataset._lock.acquire()
+        dataset._close()
 
-    release = functools.partial(call, lambda alive: alive._lock.release())
-    os.register_at_fork(before=functools.partial(call, hold), after_in_parent=release, after_in_child=release)
+    release = functools.partial(call, lambda dataset: dataset._lock.release())
+    os.register_at_fork(before=functools.partial(call, lock_and_close), after_in_parent=release, after_in_child=release)
 
 
 def _existing(path: str | Path) -> Path:
+    if not Path(path).exists():
+        raise not_found(path)
     if not Path(path).is_file():
-        raise InputError(f"{path}: expected a file of patterns, found none")
+        raise InputError(f"{path}: expected a file of patterns, found a folder")
     return Path(path)
 
 

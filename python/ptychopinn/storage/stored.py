@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Patterns that stay on disk and look like an array: what ``Scan.counts`` is where a scan is larger than memory.
+"""Patterns on disk with the interface of an array: ``Scan.counts`` where a scan is larger than memory.
 
-Rows are read when they are asked for, in the file's order and type, and become counts by a rule that is fixed when the
-object is made. Nothing is read ahead and nothing kept; an array is never made of all patterns unless ``[:]`` says so.
-Values are checked each time they are read, so that a file that turns out to hold none is found where it matters.
+Patterns are read when they are indexed, in the file's order and type, and converted to counts by a rule that is fixed
+when the object is made. Nothing is read ahead or cached; only ``[:]`` loads all patterns. Values are checked each time
+they are read.
 """
 
 from __future__ import annotations
@@ -21,23 +21,27 @@ from ptychopinn.errors import InputError
 from ptychopinn.runtime.memory import available_memory, fits_in_memory
 from ptychopinn.storage.blocks import FlatFile, Hdf5Dataset, PatternSource, Repeated
 
-#: From here on a value in a bad pixel is a marker, and zero; the square of what is smaller is still a count.
+#: Values of a bad pixel from this one up are markers, and become zero; the square of a smaller one is still exact.
 LARGEST_BAD = np.float64(2**26)
 
 _BLOCK_ELEMENTS = 1 << 22
-_LOOKED_AT = 16
+#: Patterns that look() reads.
+_SAMPLED = 16
 
 _log = logging.getLogger(__name__)
 
 
 class StoredPatterns:
-    """n patterns of N x N pixels on disk, indexed like an array along the first axis.
+    """Array of n patterns of N x N pixels on disk, indexed along the first axis.
 
     An index is an integer, a slice, a bool mask of length n, or integers of any order and shape; the result is a new
-    NumPy array. Objects can be pickled, and every process opens the file for itself.
+    NumPy array. Objects can be pickled; every process opens the file itself.
 
     Args:
-        source: where they lie; made by :meth:`hdf5`, :meth:`npy`, :meth:`npz` or :meth:`virtual`.
+        source: where patterns are read from; :meth:`hdf5`, :meth:`npy`, :meth:`npz` and :meth:`virtual` make one.
+
+    Raises:
+        InputError: when patterns are read: the file is damaged, or values are no counts.
 
     Example:
         >>> stored = StoredPatterns.virtual(np.arange(2 * 64, dtype=np.uint16).reshape(2, 8, 8), [0, 1, 0, 1, 0])
@@ -49,7 +53,7 @@ class StoredPatterns:
 
     def __init__(self, source: PatternSource) -> None:
         self._source = source
-        self._rows: NDArray[np.int64] | None = None  # of the source; none: all of them
+        self._rows: NDArray[np.int64] | None = None  # of the source; None: all
         self._transpose = False
         self._crop: tuple[slice, slice] | None = None
         self._bad: NDArray[np.bool_] | None = None
@@ -60,26 +64,34 @@ class StoredPatterns:
 
     @classmethod
     def hdf5(cls, path: str | Path, key: str, axis: int = 0) -> StoredPatterns:
-        """A dataset (n, N, N) of an HDF5 file, or with ``axis=2`` (N, N, n).
+        """Patterns of a dataset (n, N, N) of an HDF5 file, or (N, N, n) with ``axis=2``.
 
         Raises:
-            InputError: no such file or dataset, or it does not hold patterns; the same below.
+            InputError: the file or dataset is not found, or is not an array of real numbers with three axes.
         """
         return cls(Hdf5Dataset(path, key, axis))
 
     @classmethod
     def npy(cls, path: str | Path) -> StoredPatterns:
-        """The array (n, N, N) of a .npy file."""
+        """Patterns of the array (n, N, N) of a .npy file.
+
+        Raises:
+            InputError: not found, not a .npy file, or not an array of three axes in C order.
+        """
         return cls(FlatFile.npy(path))
 
     @classmethod
     def npz(cls, path: str | Path, key: str) -> StoredPatterns:
-        """An array (n, N, N) of an uncompressed .npz file; its checksum is not looked at."""
+        """Patterns of an array (n, N, N) of an uncompressed .npz file, whose checksum is not verified.
+
+        Raises:
+            InputError: the file or the key is not found, the array is compressed, or not of three axes in C order.
+        """
         return cls(FlatFile.npz(path, key))
 
     @classmethod
     def virtual(cls, patterns: NDArray[Any], which: ArrayLike) -> StoredPatterns:
-        """Patterns ``patterns[which]``, gathered when they are asked for: for tests and benchmarks."""
+        """Patterns ``patterns[which]``, gathered when they are indexed, for tests and benchmarks."""
         return cls(Repeated(patterns, np.asarray(which)))
 
     def converted(
@@ -92,20 +104,20 @@ class StoredPatterns:
         dtype: Any = None,
         tolerance: float = 1e-3,
     ) -> StoredPatterns:
-        """The same patterns, with what is done to each after it is read, in this order.
+        """Copy with a conversion that is applied to every pattern after it is read, in the order of the arguments.
 
         Args:
             transpose: exchange the axes of the detector.
-            size: cut out the middle, so that the pixel at N//2 stays the one at size//2.
-            bad: (N, N) after that; where True, values that are no counts, or 2^26 and more, become zero. Elsewhere
-                values that are no counts are an error. Unsigned integers that need no conversion stay as they are.
+            size: crop to the central size x size pixels; pixel N//2 becomes pixel size//2.
+            bad: bool, (size, size); where True, values that are no counts, or at least 2^26, become zero. Elsewhere
+                values that are no counts are an error. Unsigned integers that need no conversion are not changed.
             power: 2 for patterns that are amplitudes; they are squared in float64.
-            dtype: of the result; to an unsigned integer type values are rounded. None: the file's.
-            tolerance: by how much a value, relative to it, may be off the integer it is rounded to.
+            dtype: of the result; values are rounded for an unsigned integer type. None: the file's.
+            tolerance: largest relative difference between a value and the integer that it is rounded to.
 
         Raises:
-            InputError: the patterns are smaller than `size`. When read: values that are no counts, not whole where
-                they are to be, or too large for `dtype`.
+            InputError: the patterns are smaller than `size`. When patterns are read: values are no counts, no integers
+                where `dtype` is an integer type, or too large for `dtype`.
         """
         made = self._copy()
         height, width = self.shape[1:]
@@ -123,7 +135,7 @@ class StoredPatterns:
         return made
 
     def subset(self, indices: ArrayLike) -> StoredPatterns:
-        """The patterns that integers, a mask or a slice pick, in that order, still on disk.
+        """Select patterns by integers, a mask or a slice, in that order; they stay on disk.
 
         Raises:
             IndexError: an index is out of range, or a mask has another length.
@@ -136,7 +148,7 @@ class StoredPatterns:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that all patterns take in memory."""
+        """Size of all patterns in memory, in bytes."""
         n, height, width = self.shape
         return n * height * width * self.dtype.itemsize
 
@@ -150,24 +162,24 @@ class StoredPatterns:
         return (self[k] for k in range(len(self)))
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError(f"{self}: patterns on disk are not loaded unasked; take patterns[:] or a part of them")
+        raise TypeError(f"{self}: patterns on disk are not loaded implicitly; use patterns[:] or a part of them")
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         if isinstance(index, int | np.integer):
             pattern: NDArray[Any] = self._read(self._resolve([index]))[0]
             return pattern
-        asked = self._resolve(index)
-        return self._read(asked.ravel()).reshape(*asked.shape, *self.shape[1:])
+        indices = self._resolve(index)
+        return self._read(indices.ravel()).reshape(*indices.shape, *self.shape[1:])
 
     def look(self) -> None:
-        """Read a few patterns from all over the scan, which checks them, and more until one has a count.
+        """Read and check 16 patterns, spread evenly over the scan, and more until one has a count.
 
         Raises:
-            InputError: what they hold are no counts, or no pattern has any.
+            InputError: values are no counts, or all patterns are zero.
         """
-        few = np.unique(np.linspace(0, len(self) - 1, _LOOKED_AT).astype(np.int64))
+        sample = np.unique(np.linspace(0, len(self) - 1, _SAMPLED).astype(np.int64))
         rows = max(1, _BLOCK_ELEMENTS // (self.shape[1] * self.shape[2]))
-        parts = [few, *(slice(start, start + rows) for start in range(0, len(self), rows))]
+        parts = [sample, *(slice(start, start + rows) for start in range(0, len(self), rows))]
         if not any(self[part].any() for part in parts):
             raise InputError(f"{self}: expected photons, found patterns that are all zero")
 
@@ -183,30 +195,30 @@ class StoredPatterns:
             return np.arange(*index.indices(n))
         if isinstance(index, tuple):
             raise IndexError("stored patterns are indexed along their first axis only: patterns[rows][..., part]")
-        asked = np.asarray(index)
-        if asked.dtype == np.bool_:
-            if asked.shape != (n,):
-                raise IndexError(f"a mask of {n} patterns must have shape ({n},), got {asked.shape}")
-            return np.flatnonzero(asked)
-        if asked.size == 0:
-            return asked.astype(np.int64)
-        if asked.dtype.kind not in "iu":
-            raise IndexError(f"stored patterns are indexed by integers, a slice or a mask, got {asked.dtype}")
-        rows = asked.astype(np.int64)
+        indices = np.asarray(index)
+        if indices.dtype == np.bool_:
+            if indices.shape != (n,):
+                raise IndexError(f"a mask of {n} patterns must have shape ({n},), got {indices.shape}")
+            return np.flatnonzero(indices)
+        if indices.size == 0:
+            return indices.astype(np.int64)
+        if indices.dtype.kind not in "iu":
+            raise IndexError(f"stored patterns are indexed by integers, a slice or a mask, got {indices.dtype}")
+        rows = indices.astype(np.int64)
         if rows.min() < -n or rows.max() >= n:
             wrong = rows[(rows < -n) | (rows >= n)].flat[0]
             raise IndexError(f"index {wrong} is out of bounds for {n} patterns")
         return np.where(rows < 0, rows + n, rows)
 
-    def _read(self, asked: NDArray[np.int64]) -> NDArray[Any]:
-        rows = asked if self._rows is None else self._rows[asked]
+    def _read(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        rows = indices if self._rows is None else self._rows[indices]
         if len(rows) > 1 and (np.diff(rows) <= 0).any():
-            unique, places = np.unique(rows, return_inverse=True)
-            return self._convert_all(unique)[places]
+            unique, inverse = np.unique(rows, return_inverse=True)
+            return self._convert_all(unique)[inverse]
         return self._convert_all(rows)
 
     def _convert_all(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Source rows, unique and ascending, as counts; piece by piece, since conversion needs more than its result."""
+        """Read source rows, unique and ascending, as counts; in blocks, because conversion needs temporary memory."""
         height, width = self._source.shape[1:]
         step = max(1, _BLOCK_ELEMENTS // (height * width))
         if len(rows) <= step:
@@ -229,20 +241,20 @@ class StoredPatterns:
         exact = values.astype(np.float64) ** self._power
         if self.dtype.kind != "u":
             return exact.astype(self.dtype)
-        whole = np.rint(exact)
-        off = np.abs(exact - whole) > self._tolerance * exact
+        rounded = np.rint(exact)
+        off = np.abs(exact - rounded) > self._tolerance * exact
         if self._bad is not None:
             off &= ~self._bad
         if off.any():
             square = "a square that is" if self._power == 2 else "a value that is"
-            self._fail(values, rows, off, f"{square} a whole number, as in the patterns looked at before")
-        if (over := whole > np.iinfo(self.dtype).max).any():
-            self._fail(values, rows, over, f"counts that fit {self.dtype}, as in the patterns looked at before")
-        return whole.astype(self.dtype)
+            self._fail(values, rows, off, f"{square} a whole number, as in the patterns read before")
+        if (over := rounded > np.iinfo(self.dtype).max).any():
+            self._fail(values, rows, over, f"counts that fit {self.dtype}, as in the patterns read before")
+        return rounded.astype(self.dtype)
 
     def _valid(self, values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
         ceiling = np.inf if self._bad is None else LARGEST_BAD
-        if values.size == 0 or (values.min() >= 0 and values.max() < ceiling):  # a NaN comes through both
+        if values.size == 0 or (values.min() >= 0 and values.max() < ceiling):  # both are False for a NaN
             return values
         wrong = ~(np.isfinite(values) & (values >= 0))
         outside = wrong if self._bad is None else wrong & ~self._bad
@@ -263,10 +275,18 @@ class StoredPatterns:
 
 
 def left_on_disk(open_it: Callable[[], StoredPatterns], path: Path, memory: str) -> StoredPatterns | None:
-    """Patterns of a file if `memory` (see :meth:`Scan.load`) leaves them there; None if it loads them.
+    """Open the patterns of a file that are to stay on disk.
+
+    Args:
+        open_it: opens the patterns.
+        path: the file, for the log.
+        memory: "auto", "load" or "stored", see :meth:`Scan.load`.
+
+    Returns:
+        The patterns; None where they are to be loaded.
 
     Raises:
-        InputError: "stored" is asked for, and they are compressed or in an order that cannot be read in part.
+        InputError: `memory` is "stored", and the patterns are compressed or in an order that cannot be read in part.
     """
     if memory == "load":
         return None
@@ -275,7 +295,7 @@ def left_on_disk(open_it: Callable[[], StoredPatterns], path: Path, memory: str)
     except InputError:
         if memory == "stored":
             raise
-        return None  # the one who loads them says what is wrong
+        return None  # loading them raises the error
     if memory == "auto" and (fits_in_memory(patterns.nbytes) or patterns.shape[1] != patterns.shape[2]):
         return None
     _log.info("%s: the patterns, %.1f GB, stay on disk", path, patterns.nbytes / 1e9)
@@ -283,11 +303,14 @@ def left_on_disk(open_it: Callable[[], StoredPatterns], path: Path, memory: str)
 
 
 def load_counts(counts: NDArray[Any] | StoredPatterns, purpose: str) -> NDArray[Any]:
-    """All counts with the zero frequency at [0, 0], for what cannot do with a part of them.
+    """Load all counts, with the zero frequency at [0, 0].
 
     Args:
         counts: (n, N, N).
-        purpose: what needs them, for the message.
+        purpose: the operation that needs all counts, for the message.
+
+    Returns:
+        (n, N, N) of the type of the counts.
 
     Raises:
         InputError: they are on disk and larger than half of the available memory.
@@ -298,7 +321,7 @@ def load_counts(counts: NDArray[Any] | StoredPatterns, purpose: str) -> NDArray[
     if counts.nbytes > free / 2:
         raise InputError(
             f"{counts}: {purpose} needs all counts in memory, expected at most half of the {free / 1e9:.1f} GB "
-            f"available, found {counts.nbytes / 1e9:.1f} GB; take a part of the scan (Scan.subset) or a larger machine"
+            f"available, found {counts.nbytes / 1e9:.1f} GB; use a part of the scan (Scan.subset) or a larger machine"
         )
     loaded = np.empty(counts.shape, counts.dtype)
     rows = max(1, _BLOCK_ELEMENTS // (counts.shape[1] * counts.shape[2]))
@@ -316,7 +339,16 @@ def save_npz(
     blocks: Iterable[NDArray[Any]],
     others: Mapping[str, Any],
 ) -> None:
-    """What numpy.savez writes, with the array `key` of `shape` in blocks, and without others that are None."""
+    """Write an uncompressed .npz file, as numpy.savez does, with one array in blocks.
+
+    Args:
+        path: the file.
+        key: name of the array that is written in blocks.
+        shape: of that array.
+        dtype: of that array.
+        blocks: its parts along the first axis, in order.
+        others: further arrays by name; those that are None are omitted.
+    """
     with zipfile.ZipFile(path, "w") as archive:
         with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
             header = {"descr": dtype.str, "fortran_order": False, "shape": shape}

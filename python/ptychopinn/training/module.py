@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from ptycho_ext import extract_patches_adjoint
@@ -23,7 +24,8 @@ from ptychopinn.physics.likelihood import CURVATURES, LOSSES
 from ptychopinn.physics.overlap import illumination_weight
 from ptychopinn.physics.priors import supervised_loss, total_variation
 from ptychopinn.runtime.processes import distributed
-from ptychopinn.training.optimiser import Together
+from ptychopinn.training.optimiser import CompositeOptimizer
+from ptychopinn.training.schedule import ProgressLR, progress_of
 from ptychopinn.training.shard_weights import Weights, weights_of
 
 #: Power of the noise that a full step may add to a probe of power 1.
@@ -84,20 +86,35 @@ class PtychoModule(L.LightningModule):
     def _logged_loss(self, name: str, batch: GroupBatch) -> Tensor:
         # DDP and Lightning's log take the mean over processes, of gradients and of losses, and the sum is wanted.
         loss = self._loss(batch, weights_of(batch, self.model.good)) * self.trainer.world_size
-        groups = len(batch.counts) if batch.whole is None else batch.whole
+        groups = len(batch.counts) if batch.batch_size is None else batch.batch_size
         self.log(name, loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=groups, sync_dist=True)
         return loss
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         training, model = self.config.training, self.model
         newton = training.probe_step * self._trust() / CURVATURES[training.loss]
-        parts: list[torch.optim.Optimizer] = [torch.optim.Adam(model.generator.parameters(), training.learning_rate)]
+        network = {"params": list(model.generator.parameters()), "name": "network"}
+        parts: list[torch.optim.Optimizer] = [torch.optim.Adam([network], training.learning_rate)]
         physics = [p for p in model.illumination.parameters() if p.requires_grad]
         if physics:
-            parts.append(torch.optim.SGD(physics, newton, momentum=0.9))
+            parts.append(torch.optim.SGD([{"params": physics, "name": "probe"}], newton, momentum=0.9))
         if model.positions is not None:
-            parts.append(torch.optim.Adam(model.positions.parameters(), training.position_step))
-        return Together(parts)
+            positions = {"params": list(model.positions.parameters()), "name": "positions"}
+            parts.append(torch.optim.Adam([positions], training.position_step))
+        optimiser = CompositeOptimizer(parts)
+        self.schedule = ProgressLR(optimiser, training)
+        stepped = LRSchedulerConfigType(scheduler=self.schedule, interval="step", name="learning_rate")
+        return OptimizerLRSchedulerConfig(optimizer=optimiser, lr_scheduler=stepped)
+
+    def on_train_start(self) -> None:
+        # A checkpoint restores the optimiser, and with it rates of its own configuration.
+        self.schedule.apply(progress_of(self.trainer))
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        scheduler.advance(progress_of(self.trainer))
+
+    def on_train_epoch_end(self) -> None:
+        self.schedule.end_epoch(float(self.trainer.callback_metrics["train_loss"]))
 
     def _trust(self) -> float:
         """Share of the probe's step that the photons of one step can bear.

@@ -14,8 +14,8 @@ from typing import Any
 from torch.optim import Optimizer
 
 
-class Together(Optimizer):
-    """Several optimisers that step together and share one list of parameter groups.
+class CompositeOptimizer(Optimizer):
+    """Several optimisers that step at once and share one list of parameter groups.
 
     Args:
         parts: optimisers of disjoint parameters.
@@ -25,7 +25,7 @@ class Together(Optimizer):
         self.parts = list(parts)
         super().__init__([group for part in self.parts for group in part.param_groups], {})
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None if closure is None else closure()
         for part in self.parts:
             part.step()

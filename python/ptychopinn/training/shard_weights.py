@@ -43,8 +43,8 @@ def weights_of(batch: GroupBatch, good: Tensor) -> Weights:
     groups = batch.counts.new_tensor(float(len(batch.counts)))
     own = torch.stack([(batch.counts * good).sum(), batch.counts.sum(), groups]).double()
     own = own * (not batch.stands_in)
-    whole = own.clone()
-    reduce_sums(whole)
+    total = own.clone()
+    reduce_sums(total)
     # A loss is divided by at least one photon, and so is that of a shard.
-    weights = own.clamp_min(1.0) / whole.clamp_min(1.0) * (not batch.stands_in)
+    weights = own.clamp_min(1.0) / total.clamp_min(1.0) * (not batch.stands_in)
     return Weights(*weights.to(batch.counts.dtype).unbind())

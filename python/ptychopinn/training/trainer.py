@@ -6,22 +6,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, TQDMProgressBar
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LearningRateMonitor, Timer, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
 from ptychopinn.runtime.devices import resolve_accelerator
 from ptychopinn.runtime.processes import launched
 from ptychopinn.scan import Scan
-from ptychopinn.training.callbacks import EpochLog, Schedule, StopOnNonFinite
+from ptychopinn.training.callbacks import EpochLog, StopOnNonFinite
 from ptychopinn.training.pictures import RunningPicture
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
@@ -32,7 +33,7 @@ _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 
 
 def watchers_of(config: Config, monitor: str, scan: Scan, out: Path) -> list[L.Callback]:
-    """What looks on: early stopping and pictures, if asked for."""
+    """The optional callbacks: early stopping and pictures."""
     execution, watchers = config.execution, list[L.Callback]()
     if execution.early_stopping is not None:
         watchers.append(EarlyStopping(monitor, patience=execution.early_stopping, check_finite=False))
@@ -54,7 +55,11 @@ def make_trainer(config: Config, out: Path, first: Sequence[L.Callback], loggers
             "execution.strategy: 'ddp' takes several processes, and this is one: start them with "
             "torchrun --nproc-per-node 2 -m ptychopinn.cli train ..."
         )
-    callbacks: list[L.Callback] = [*first, Schedule(training), StopOnNonFinite()]
+    callbacks: list[L.Callback] = [*first, StopOnNonFinite()]
+    if training.minutes is not None:
+        callbacks.append(Timer(timedelta(minutes=training.minutes), verbose=False))
+    if loggers:
+        callbacks.append(LearningRateMonitor("epoch"))
     bar = execution.progress and sys.stdout.isatty()
     if execution.progress:
         callbacks.append(TQDMProgressBar(leave=False) if bar else EpochLog())
@@ -78,7 +83,7 @@ def make_trainer(config: Config, out: Path, first: Sequence[L.Callback], loggers
             enable_progress_bar=bar,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            # Members of the groups are drawn anew in every epoch.
+            # Members of the groups are drawn again in every epoch.
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,  # batches are shared as they are
         )

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,17 +24,17 @@ import yaml
 from ptychopinn.batches.datamodule import ScanDataModule, check_alike
 from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import Config
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.inference.predict import choose_probe
 from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.bundle import BUNDLE_NAME, save_bundle
 from ptychopinn.physics.positions import REACH
 from ptychopinn.plotting.scans import plot_scan_overview
 from ptychopinn.plotting.training import plot_training
-from ptychopinn.runtime.processes import agree, broadcast, processes, said_once, together
+from ptychopinn.runtime.processes import agree, broadcast, for_this_process, processes, shared_errors
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
-from ptychopinn.training.callbacks import BestEpoch, LastEpoch, StopTogether, stop_on_interrupt
+from ptychopinn.training.callbacks import BestEpoch, LastEpoch, StopAllProcesses, stop_on_interrupt
 from ptychopinn.training.loggers import make_loggers
 from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.trainer import make_trainer, watchers_of
@@ -93,9 +93,9 @@ def train(
         overwrite: replace the model of an earlier run in that folder.
         start: a trained model whose network to begin with. The probe is the scan's, unless ``inference.probe`` is
             "model".
-        resume: go on from the last whole epoch of the run in that folder. On the CPU, with
+        resume: continue from the last complete epoch of the run in that folder. On the CPU, with
             ``execution.deterministic``, the result is bit for bit that of a run that was never stopped.
-        callbacks: Lightning's, which look on besides our own.
+        callbacks: Lightning's, besides our own.
 
     Raises:
         InputError: the folder holds a model already (or, to resume, no checkpoint), the configuration does not fit the
@@ -117,8 +117,8 @@ def _train(
     callbacks: Sequence[L.Callback],
 ) -> TrainedRun:
     last = out / "checkpoints" / "last.ckpt"
-    asked = threading.Event()
-    with together():
+    interrupt = threading.Event()
+    with shared_errors():
         _check_folder(out, overwrite, resume)
         if config.execution.threads is not None:
             torch.set_num_threads(config.execution.threads)
@@ -138,7 +138,7 @@ def _train(
         earlier = _logged(out / "metrics.csv", finished) if resume else []
         loggers = make_loggers(config, out)
         kept = [best, LastEpoch(out / "checkpoints")] if config.execution.checkpoints else []
-        watchers = [StopTogether(asked), *watchers_of(config, monitor, scans[0], out), *callbacks]
+        watchers = [StopAllProcesses(interrupt), *watchers_of(config, monitor, scans[0], out), *callbacks]
         trainer = make_trainer(config, out, [*kept, *watchers], loggers)
     if trainer.world_size > data.batch_size:
         _log.warning(
@@ -146,7 +146,7 @@ def _train(
             "--training.batch_size %d would keep all busy",
             trainer.world_size, data.batch_size, trainer.world_size,
         )  # fmt: skip
-    with together():
+    with shared_errors():
         if trainer.is_global_zero:
             _begin_folder(out, config, scans[0], resume)
             for logger in loggers[1:]:  # the first has config.yaml beside it
@@ -158,21 +158,22 @@ def _train(
         for step, row in earlier if loggers else ():
             loggers[0].log_metrics(row, step)
         try:
-            with stop_on_interrupt(trainer, asked):
+            with stop_on_interrupt(trainer, interrupt):
                 trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
-        except InputError as error:  # of figures that all processes share
-            raise said_once(error) from None
-    interrupted = agree(asked.is_set())
+        except InputError as error:  # of losses that all processes share
+            raise for_this_process(error) from None
+    interrupted = agree(interrupt.is_set())
     if trainer.global_step == 0:
         if interrupted:
             raise KeyboardInterrupt
-        raise said_once(
+        raise for_this_process(
             InputError("training: no step was made; allow more training.minutes or a smaller training.accumulate")
         )
     seconds = time.perf_counter() - began
 
-    figures = trainer.callback_metrics or dict(pair for _, row in earlier for pair in row.items())
-    losses = {name: float(value) for name, value in figures.items() if name.endswith("_loss")}
+    values: Mapping[str, float | torch.Tensor] = trainer.callback_metrics
+    values = values or dict(pair for _, row in earlier for pair in row.items())
+    losses = {name: float(value) for name, value in values.items() if name.endswith("_loss")}
     model = module.model.cpu().eval()
     chosen = None
     if trainer.is_global_zero:
@@ -180,7 +181,7 @@ def _train(
         if chosen is not None:
             module.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
         names = ", ".join(scan.name for scan in scans)
-        turned = sorted({str(scan.metadata.get("orientation", "given")) for scan in scans})
+        turned = sorted({scan.orientation for scan in scans})
         info = {"scan": names, "orientation": turned, "epochs": trainer.current_epoch, "seconds": seconds, **losses}
         save_bundle(model, config, out / BUNDLE_NAME, info)
         if loggers:
@@ -192,10 +193,14 @@ def _train(
 
 
 def _check_folder(out: Path, overwrite: bool, resume: bool) -> None:
-    if resume and not (out / "checkpoints" / "last.ckpt").exists():
-        raise InputError(
-            f"{out}: expected a run to resume, with checkpoints/last.ckpt, found none: it is written after the first "
-            "whole epoch, unless execution.checkpoints is off; a model that was saved can be begun with by --from"
+    last = out / "checkpoints" / "last.ckpt"
+    if resume and not out.exists():
+        raise not_found(out, "the folder of a run to resume")
+    if resume and not last.exists():
+        raise not_found(
+            last,
+            "a run to resume, whose last.ckpt is written after the first complete epoch, unless execution.checkpoints "
+            "is off; --from starts with a model that was saved",
         )
     if (out / BUNDLE_NAME).exists() and not (overwrite or resume):
         raise InputError(
@@ -210,7 +215,7 @@ def _begin_folder(out: Path, config: Config, scan: Scan, resume: bool) -> None:
     except OSError as error:
         raise InputError(f"{out}: expected a folder that can be made, found: {error.strerror}") from error
     for name in ("best", "last", "cut") if not resume else ("cut",):
-        (out / "checkpoints" / f"{name}.ckpt").unlink(missing_ok=True)  # of an earlier run, or begun again
+        (out / "checkpoints" / f"{name}.ckpt").unlink(missing_ok=True)  # of an earlier run, or written again
     for name in ("metrics.csv", "training.png") if not resume else ():
         (out / name).unlink(missing_ok=True)
     _write_config(config, out / "config.yaml")
@@ -218,7 +223,7 @@ def _begin_folder(out: Path, config: Config, scan: Scan, resume: bool) -> None:
 
 
 def _module(scans: Sequence[Scan], config: Config, start: PtychoModel | None) -> PtychoModule:
-    """What is trained, with everything that the scans and the earlier model say."""
+    """What is trained, with what the scans and the earlier model determine."""
     scan = scans[0]
     module = PtychoModule(config.to_dict(), scan.patch_size, scan.modes, sum(scan.n for scan in scans))
     model = module.model
@@ -273,9 +278,15 @@ def _logged(path: Path, last_epoch: int) -> list[tuple[int, dict[str, float]]]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= last_epoch]
+        rows = list(csv.DictReader(file))
+    # Rates have rows without an epoch, before those of its losses.
+    kept = [k for k, row in enumerate(rows) if row["epoch"] and int(row["epoch"]) <= last_epoch]
+    rows = rows[: kept[-1] + 1] if kept else []
     return [
-        (int(row["step"]), {"epoch": int(row["epoch"])} | {k: float(v) for k, v in row.items() if v and "_" in k})
+        (
+            int(row["step"]),
+            {k: int(v) if k == "epoch" else float(v) for k, v in row.items() if v and k != "step"},
+        )
         for row in rows
     ]
 
@@ -288,7 +299,7 @@ def read_config(folder: Path) -> Config:
     """
     path = folder / "config.yaml"
     if not path.exists():
-        raise InputError(f"{folder}: expected the folder of a run, with config.yaml, found none")
+        raise not_found(path if folder.exists() else folder, "the folder of a run, with its config.yaml")
     return Config.load(path)
 
 

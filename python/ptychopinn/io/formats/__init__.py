@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The file formats of scans, a module each, which registers what it reads and writes when it is imported."""
+"""File formats of scans; each module registers its formats when it is imported."""
 
 from ptychopinn.io.formats import arrays, cxi, nexus, npz, ptychodus, ptyd
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Plain arrays, as a beamline hands them over: patterns in `.npy` (or the one cube of an HDF5 file), positions in CSV.
+"""Plain arrays: patterns in `.npy`, or in an HDF5 file with one data set of three axes, and positions in CSV.
 
-The CSV has columns y, x in metres, as ptychodus has it; a header may name them in the other order. What a plain array
-cannot say (energy, distance, pixels) the caller states. Probe and bad pixels may lie beside as `.npy`.
+The CSV has columns y, x in metres, as in ptychodus; a header can state another order. Energy, distance and pixel sizes
+are options of the caller. Probe and bad pixels can be `.npy` files in the same folder.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.errors import InputError
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of
-from ptychopinn.io.fields import Source
+from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.hdf5 import Frames, Hdf5
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import stacked
@@ -28,15 +28,15 @@ _LARGEST_CSV = 1 << 30
 
 
 def read_arrays(path: Path, options: ReadOptions) -> Scan:
-    """Read patterns from an array and their positions from the CSV file beside it.
+    """Read patterns from an array, and positions from a CSV file in the same folder.
 
     Args:
-        path: `.npy` of shape (n, N, N), or an HDF5 file with one data set of three axes. Beside it, with "patterns" in
-            its name replaced or a name of their own: `positions.csv`, and optionally `probe.npy`, `bad_pixels.npy`.
-        options: what the caller states; the geometry is needed.
+        path: `.npy` of shape (n, N, N), or an HDF5 file with one data set of three axes. The folder has
+            `positions.csv`, and optionally `probe.npy` and `bad_pixels.npy`; see :func:`beside` for other names.
+        options: from the caller; energy, distance and detector pixel size, or the object pixel size, are required.
 
     Raises:
-        InputError: one sentence with the file, the key, what was expected and what was found.
+        InputError: the file cannot be used; the error has the file, the key, what was expected and what was found.
     """
     table = Path(options.positions) if options.positions is not None else beside(path, "positions", ".csv")
     if table is None:
@@ -46,18 +46,29 @@ def read_arrays(path: Path, options: ReadOptions) -> Scan:
         )
     world = read_positions(table)
     if content_of(path).kind != "hdf5" and path.suffix.lower() not in HDF5_SUFFIXES:
-        source = _Arrays(path)
-        patterns = source.check("patterns", source.array("patterns"), "iuf", ndim=3, finite=False)
+        file = _Arrays(path)
+        patterns = file.check("patterns", file.array("patterns"), "iuf", ndim=3, finite=False)
         if patterns.shape[1] != patterns.shape[2] or not patterns.size:
-            source.fail("patterns", "square patterns, (n, N, N)", f"shape {patterns.shape}")
-        return _assemble(source, "patterns", patterns, world, path, options)
-    with Hdf5(path) as file:
+            file.fail("patterns", "square patterns, (n, N, N)", f"shape {patterns.shape}")
+        return _assemble(file, "patterns", patterns, world, path, options)
+    with Hdf5(path) as hdf5:
         key = _only_cube(path)
-        return _assemble(file, key, Frames(file, [key]), world, path, options)
+        return _assemble(hdf5, key, Frames(hdf5, [key]), world, path, options)
 
 
 def beside(path: Path, what: str, suffix: str) -> Path | None:
-    """The file of `what` that belongs to patterns at `path`, if there is one."""
+    """Find the file of positions, probe or bad pixels for patterns at `path`.
+
+    Names in order: that of the patterns with "patterns" replaced by `what`, the stem with `_what`, and `what`.
+
+    Args:
+        path: of the patterns.
+        what: "positions", "probe" or "bad_pixels".
+        suffix: of the file, with the dot.
+
+    Returns:
+        The path, None if there is no such file.
+    """
     names = [f"{path.stem}_{what}", what]
     if "patterns" in path.stem:
         names.insert(0, path.stem.replace("patterns", what))
@@ -66,16 +77,24 @@ def beside(path: Path, what: str, suffix: str) -> Path | None:
 
 
 def read_positions(path: Path) -> NDArray[np.float64]:
-    """(n, 2) metres (y, x) from a CSV file.
+    """Read positions from a CSV file.
 
-    Lines that begin with # are left out. A first line of words is a header; where it begins columns with x and y they
-    are taken from there, else the first column is y and the second x.
+    Lines that begin with # are comments. A first line of words is a header; if two of its words begin with y and x,
+    they name the columns. Otherwise the first column is y and the second x.
+
+    Args:
+        path: the CSV file.
+
+    Returns:
+        (n, 2) float64 (y, x) in metres.
 
     Raises:
-        InputError: the file is no such table; the sentence names the line.
+        InputError: the file is not such a table; the error names the line.
     """
+    if not path.exists():
+        raise not_found(path)
     if not path.is_file() or not 0 < path.stat().st_size < _LARGEST_CSV:
-        found = "no file" if not path.is_file() else f"{path.stat().st_size} bytes"
+        found = "a folder" if path.is_dir() else f"{path.stat().st_size} bytes"
         raise InputError(f"{path}: expected a CSV file of positions y, x in metres, found {found}")
     rows: list[tuple[float, float]] = []
     columns = (0, 1)
@@ -100,13 +119,13 @@ def read_positions(path: Path) -> NDArray[np.float64]:
     return np.asarray(rows, np.float64)
 
 
-class _Arrays(Source):
-    """An `.npy` file as a source with one key."""
+class _Arrays(OpenFile):
+    """An `.npy` file as an open file; every key is its array."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "an .npy file")
         with path.open("rb") as file:
-            if file.read(6) != np.lib.format.MAGIC_PREFIX:  # NumPy takes any other file for a pickle and words it so
+            if file.read(6) != np.lib.format.MAGIC_PREFIX:  # NumPy treats any other file as a pickle
                 raise InputError(f"{path}: expected an .npy file, found no array")
         try:
             self._array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -118,18 +137,18 @@ class _Arrays(Source):
         return True
 
     def array(self, key: str) -> NDArray[Any]:
-        array: NDArray[Any] = self._array  # a memory map: patterns may stay where they are
+        array: NDArray[Any] = self._array  # a memory map: patterns can stay on disk
         return array
 
 
 def _assemble(
-    source: Source, key: str, patterns: Any, world: NDArray[np.float64], path: Path, options: ReadOptions
+    file: OpenFile, key: str, patterns: Any, world: NDArray[np.float64], path: Path, options: ReadOptions
 ) -> Scan:
     size = patterns.shape[-1]
     probe = None if options.probe is not None else beside(path, "probe", ".npy")
     mask = beside(path, "bad_pixels", ".npy")
     contents = Contents(
-        source=source,
+        file=file,
         key=key,
         patterns=patterns,
         world=world,
@@ -139,9 +158,9 @@ def _assemble(
     return assemble(contents, options)
 
 
-def _of(path: Path) -> tuple[Source, str, NDArray[Any]]:
-    source = _Arrays(path)
-    return source, "probe", source.numbers("probe", "iufc")
+def _of(path: Path) -> tuple[OpenFile, str, NDArray[Any]]:
+    file = _Arrays(path)
+    return file, "probe", file.numeric("probe", "iufc")
 
 
 def _only_cube(path: Path) -> str:
@@ -165,7 +184,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _is_arrays(content: Content) -> bool:
-    """An array that has positions beside it and says nothing else."""
+    """Patterns that no other format recognises, with positions in the same folder if they are in HDF5."""
     if content.kind == "hdf5":
         return len(content.cubes) == 1 and beside(content.path, "positions", ".csv") is not None
     return content.kind == "npy" and content.path.suffix.lower() == ".npy"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""CXI files (cxidb.org, version 1.6), read by the names of the data bank and written so that ptychodus opens them too.
+"""CXI files (cxidb.org, version 1.6), which ptychodus can also open.
 
-Everything is SI in this format, energies too (joule). `translation` is (x, y, z) metres, x along the columns of the
-pattern and y along its rows, the way ptychodus reads it. The probe may stand in `image_1`, the object in `image_2`.
+All values are in SI units, including energies (joule). `translation` is (x, y, z) in metres, x along the columns of the
+pattern and y along its rows, as in ptychodus. `image_1` can be the probe, `image_2` the object.
 """
 
 from __future__ import annotations
@@ -12,97 +12,92 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import (
-    JOULE_PER_EV,
-    Acquisition,
-    known_detector_pixel_size,
-    known_distance,
-    needed_pixel_size,
-    world_origin,
-    world_positions,
-)
-from ptychopinn.io.build import Contents, assemble, bad_pixels_of, said_units, truth_of
+from ptychopinn.acquisition import JOULE_PER_EV, Acquisition
+from ptychopinn.io.build import Contents, assemble, bad_pixels_of, first_pixel, truth_of, units_reason
 from ptychopinn.io.formats.nexus import is_nexus
 from ptychopinn.io.geometry import one_size
-from ptychopinn.io.hdf5 import OURS, Frames, Hdf5, new_hdf5, put_counts, put_ours
-from ptychopinn.io.indexes import indexes_of, pair_by_index
+from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, new_hdf5, put_counts, put_package_group
+from ptychopinn.io.indexes import indexes_of, pair_by_index, with_pairing
 from ptychopinn.io.lazy import h5py
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
+from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
 _ENTRY = "entry_1"
 _DETECTOR = f"{_ENTRY}/instrument_1/detector_1"
 _SOURCE = f"{_ENTRY}/instrument_1/source_1"
 _PTYCHODUS = f"{_ENTRY}/ptychodus"
 PATTERNS = (f"{_DETECTOR}/data", f"{_ENTRY}/data_1/data")
-PLACES = (
+POSITIONS = (
     f"{_ENTRY}/sample_1/geometry_1/translation",
     f"{_ENTRY}/data_1/translation",
     f"{_DETECTOR}/translation",
 )
 _VERSION = 160
-_INVALID = 1  # the bit of a mask that says that a pixel is invalid
+_INVALID = 1  # the bit of a mask that marks an invalid pixel
 
 
 def read_cxi(path: Path, options: ReadOptions) -> Scan:
     """Read a scan from a CXI file.
 
     Args:
-        path: the file, with patterns in `entry_1/instrument_1/detector_1/data` (or `entry_1/data_1/data`) and places in
-            `entry_1/sample_1/geometry_1/translation`.
-        options: what the caller states.
+        path: the file, with patterns in `entry_1/instrument_1/detector_1/data` (or `entry_1/data_1/data`) and positions
+            in `entry_1/sample_1/geometry_1/translation`.
+        options: from the caller.
 
     Raises:
-        InputError: one sentence with the file, the key, what was expected and what was found.
+        InputError: the file cannot be used; the error has the file, the key, what was expected and what was found.
     """
     with Hdf5(path, "a CXI file") as file:
         key = file.need(*PATTERNS)
         frames = Frames(file, [key])
         size = frames.shape[-1]
-        places = file.need(*PLACES)
-        translation = file.numbers(places, "iuf", ndim=2).astype(np.float64)
+        positions_key = file.need(*POSITIONS)
+        translation = file.numeric(positions_key, "iuf", ndim=2).astype(np.float64)
         if translation.shape[1] not in (2, 3):
-            file.fail(places, "columns x, y and z", f"shape {translation.shape}")
+            file.fail(positions_key, "columns x, y and z", f"shape {translation.shape}")
         joule = file.scalar(f"{_SOURCE}/energy")
-        pixel_size, truth, origin_m = _object(file)
-        metadata = file.json(f"{_ENTRY}/{OURS}/metadata_json")
+        pixel_size, truth, origin = _object(file)
+        record = ScanRecord.from_json(file.json(f"{_ENTRY}/{PACKAGE_GROUP}/metadata_json"))
+        frame_indexes = record.frame_indexes
         indexes = indexes_of(file, f"{_PTYCHODUS}/probe_position_indexes", len(translation))
         order: NDArray[np.int64] | None = None
         if indexes is not None:
-            ours = np.arange(frames.total)
-            order, rows = pair_by_index(file, ours, indexes, frames.total, len(translation), metadata)
-            translation = translation[rows]
+            pattern_indexes = np.arange(frames.total)
+            pairs = pair_by_index(file, pattern_indexes, indexes, frames.total, len(translation))
+            order, frame_indexes, translation = pairs.patterns, pairs.frame_indexes, translation[pairs.positions]
+            record = with_pairing(record, pairs)
         contents = Contents(
-            source=file,
+            file=file,
             key=key,
             patterns=frames if order is None else frames.take(order),
             world=translation[:, 1::-1],
-            geometry=Acquisition(
-                energy=None if joule is None else joule / JOULE_PER_EV,
-                distance=file.scalar(f"{_DETECTOR}/distance"),
-                detector_pixel_size=_detector_pixel(file),
-                pixel_size=pixel_size,
-            ),
+            energy=None if joule is None else joule / JOULE_PER_EV,
+            pixel_size=pixel_size,
+            acquisition=Acquisition(file.scalar(f"{_DETECTOR}/distance"), _detector_pixel(file), origin),
             probe=_probe(file, size),
-            scale_known=said_units(file.words(f"{_ENTRY}/image_1/data", "probe_units"), "image_1/data", file),
+            scale_known=units_reason(
+                file.text_attribute(f"{_ENTRY}/image_1/data", "probe_units"), "image_1/data", file
+            ),
             bad_pixels=bad_pixels_of(file, f"{_DETECTOR}/mask", size),
             truth=truth,
-            origin_m=origin_m,
-            stated=file.words(key, "measurement"),
+            stated=file.text_attribute(key, "measurement"),
             name=file.text(f"{_ENTRY}/title") or path.stem,
-            metadata=metadata,
+            frame_indexes=frame_indexes,
+            record=record,
         )
         return assemble(contents, options)
 
 
 def write_cxi(scan: Scan, path: Path) -> None:
-    """Write a scan as one CXI file that holds patterns, places, probe and, if it is known, the object.
+    """Write patterns, positions, probe and, if known, the object of a scan to a CXI file.
 
     Args:
-        scan: what to write; it must have a pixel size.
+        scan: must have a pixel size.
         path: the file; missing parent folders are created, an existing file is replaced.
     """
     pixel_size, world, origin = needed_pixel_size(scan), world_positions(scan), world_origin(scan)
@@ -116,14 +111,14 @@ def write_cxi(scan: Scan, path: Path) -> None:
             detector["mask"] = np.where(scan.bad_pixels, _INVALID, 0).astype(np.uint32)
         if scan.energy is not None:
             source["energy"] = scan.energy * JOULE_PER_EV
-        if (distance := known_distance(scan)) is not None:
+        if (distance := scan.acquisition.distance) is not None:
             detector["distance"] = distance
         if (side := known_detector_pixel_size(scan)) is not None:
             detector["x_pixel_size"] = detector["y_pixel_size"] = side
         entry["sample_1/geometry_1/translation"] = np.column_stack([world[:, ::-1], np.zeros(scan.n)])
         entry["data_1/data"] = h5py.SoftLink(f"/{PATTERNS[0]}")
-        entry["data_1/translation"] = h5py.SoftLink(f"/{PLACES[0]}")
-        # ptychodus has the axes coherent, incoherent, y, x, and expects an object wherever there is a probe
+        entry["data_1/translation"] = h5py.SoftLink(f"/{POSITIONS[0]}")
+        # ptychodus has the axes coherent, incoherent, y, x, and requires an object with a probe
         image = scan.truth if scan.truth is not None else np.ones((scan.patch_size, scan.patch_size), np.complex64)
         centre = origin + pixel_size * (np.asarray(image.shape, np.float64) - 1) / 2
         for name, array, kind in (
@@ -137,16 +132,16 @@ def write_cxi(scan: Scan, path: Path) -> None:
                 entry[f"ptychodus/{kind}_pixel_{side_name}_m"] = pixel_size
         entry["image_1/data"].attrs["probe_units"] = PROBE_UNITS
         entry["ptychodus/object_center_y_m"], entry["ptychodus/object_center_x_m"] = centre
-        put_ours(entry, scan.name, scan.metadata)
+        put_package_group(entry, scan)
 
 
 def _detector_pixel(file: Hdf5) -> float | None:
-    """From the sides of a pixel, or from the vectors along the slow and the fast axis that some files have instead."""
+    """Detector pixel size in metres, from `x_pixel_size` and `y_pixel_size` or from the lengths of `basis_vectors`."""
     x, y = (file.scalar(f"{_DETECTOR}/{axis}_pixel_size") for axis in "xy")
     key = f"{_DETECTOR}/x_pixel_size"
     if x is None and y is None and file.has(f"{_DETECTOR}/basis_vectors"):
         key = f"{_DETECTOR}/basis_vectors"
-        vectors = file.numbers(key, "iuf").astype(np.float64)
+        vectors = file.numeric(key, "iuf").astype(np.float64)
         if vectors.ndim < 2 or vectors.shape[-2:] not in ((3, 2), (2, 3)):
             file.fail(key, "two vectors of three components", f"shape {vectors.shape}")
         vectors = vectors.reshape(-1, *vectors.shape[-2:])[0]
@@ -158,28 +153,28 @@ def _probe(file: Hdf5, size: int) -> NDArray[np.complex64] | None:
     key = file.first(f"{_ENTRY}/image_1/data", f"{_SOURCE}/illumination")
     if key is None:
         return None
-    probe = file.numbers(key, "iufc")
+    probe = file.numeric(key, "iufc")
     return stacked(file, key, probe[0] if probe.ndim == 4 else probe, size)
 
 
-def _object(file: Hdf5) -> tuple[float | None, NDArray[np.complex64] | None, NDArray[np.float64] | None]:
-    """Its pixel size, the object if it is a truth of one layer, and where its first pixel lies; each if it is known."""
+def _object(file: Hdf5) -> tuple[float | None, NDArray[np.complex64] | None, tuple[float, float] | None]:
+    """Pixel size in metres, object (H, W), world coordinate (y, x) of its pixel (0, 0); each None if unknown."""
     key = f"{_ENTRY}/image_2/data"
     sides = [file.scalar(f"{_PTYCHODUS}/object_pixel_{side}_m") for side in ("width", "height")]
     pixel_size = one_size(file, f"{_PTYCHODUS}/object_pixel_width_m", *sides)
     centre = [file.scalar(f"{_PTYCHODUS}/object_center_{axis}_m") for axis in "yx"]
     if not file.has(key) or pixel_size is None or centre[0] is None or centre[1] is None:
         return pixel_size, None, None
-    layers = file.numbers(key, "iufc")
+    layers = file.numeric(key, "iufc")
     layers = layers[np.newaxis] if layers.ndim == 2 else layers
     if layers.ndim != 3 or not layers.size:
         file.fail(key, "an object (L, H, W)", f"shape {layers.shape}")
-    origin = np.asarray(centre, np.float64) - pixel_size * (np.asarray(layers.shape[1:], np.float64) - 1) / 2
+    origin = first_pixel((centre[0], centre[1]), pixel_size, layers.shape[1:])
     return pixel_size, truth_of(file, key, layers[0]) if len(layers) == 1 else None, origin
 
 
 def _is_cxi(content: Content) -> bool:
-    """Names of CXI in a file of NeXus classes are those of NXcxi_ptycho."""
+    """Names of CXI without NeXus classes; with classes the format is NXcxi_ptycho."""
     named = content.has("cxi_version") or content.has(PATTERNS[0])
     return content.kind == "hdf5" and named and not is_nexus(content)
 

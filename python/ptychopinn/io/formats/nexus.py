@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""NeXus files of ptychography (NXptycho, NXcxi_ptycho): read by the classes of their groups, whatever their names.
+"""NeXus files of ptychography (NXptycho, NXcxi_ptycho); groups are found by class, under any name.
 
-Quantities carry units, which are converted; a file that leaves them out is in the units of the definition (metres, eV).
-Places are two motors x and y in NXsample's transformations, or a `translation` of columns x, y, z.
+Quantities are converted from their `units`; without units they are in those of the definition (metres, eV). Positions
+are two motors x and y in the transformations of NXsample, or a `translation` with columns x, y, z.
 """
 
 from __future__ import annotations
@@ -12,25 +12,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import (
-    HC,
-    JOULE_PER_EV,
-    Acquisition,
-    known_detector_pixel_size,
-    known_distance,
-    needed_pixel_size,
-    world_origin,
-    world_positions,
-)
-from ptychopinn.io.build import Contents, assemble, bad_pixels_of, origin_of, said_units, truth_of
+from ptychopinn.acquisition import HC, JOULE_PER_EV, Acquisition
+from ptychopinn.io.build import Contents, assemble, bad_pixels_of, origin_of, truth_of, units_reason
 from ptychopinn.io.geometry import one_size
-from ptychopinn.io.hdf5 import OURS, Frames, Hdf5, new_hdf5, put_counts, put_ours, put_units
+from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, new_hdf5, put_counts, put_package_group, put_units
 from ptychopinn.io.lazy import h5py
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
+from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
 _LENGTHS = {"m": 1.0, "metre": 1.0, "meter": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "micron": 1e-6}
 _LENGTHS |= {"nm": 1e-9, "angstrom": 1e-10, "å": 1e-10, "a": 1e-10, "pm": 1e-12, "cm": 1e-2}
@@ -42,11 +35,11 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
     """Read a scan from a NeXus file.
 
     Args:
-        path: the file, with an NXentry whose NXdetector holds `data` of three axes (or four, of a raster).
-        options: what the caller states.
+        path: the file, with an NXentry whose NXdetector holds `data` with three axes (or four, for a raster).
+        options: from the caller.
 
     Raises:
-        InputError: one sentence with the file, the key, what was expected and what was found.
+        InputError: the file cannot be used; the error has the file, the key, what was expected and what was found.
     """
     with Hdf5(path, "a NeXus file") as file:
         entry = _one(file, "", "NXentry")
@@ -56,27 +49,29 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
         frames = Frames(file, [file.need(key)])
         size = frames.shape[-1]
         sides = [_quantity(file, f"{detector}/{axis}_pixel_size", _LENGTHS) for axis in "xy"]
-        ours = f"{entry}/{OURS}"
-        probe, truth = f"{ours}/probe", f"{ours}/truth"
+        package = f"{entry}/{PACKAGE_GROUP}"
+        probe, truth = f"{package}/probe", f"{package}/truth"
+        record = ScanRecord.from_json(file.json(f"{package}/metadata_json"))
         contents = Contents(
-            source=file,
+            file=file,
             key=key,
             patterns=frames,
-            world=_places(file, entry, detector),
-            geometry=Acquisition(
-                energy=_energy(file, instrument, entry),
+            world=_positions(file, entry, detector),
+            energy=_energy(file, instrument, entry),
+            pixel_size=file.scalar(f"{package}/pixel_size"),
+            acquisition=Acquisition(
                 distance=_quantity(file, f"{detector}/distance", _LENGTHS),
                 detector_pixel_size=one_size(file, f"{detector}/x_pixel_size", *sides),
-                pixel_size=file.scalar(f"{ours}/pixel_size"),
+                world_origin=origin_of(file, package),
             ),
-            probe=stacked(file, probe, file.numbers(probe, "iufc"), size) if file.has(probe) else None,
-            scale_known=said_units(file.words(probe, "probe_units"), probe, file),
+            probe=stacked(file, probe, file.numeric(probe, "iufc"), size) if file.has(probe) else None,
+            scale_known=units_reason(file.text_attribute(probe, "probe_units"), probe, file),
             bad_pixels=_bad_pixels(file, detector, size),
             truth=truth_of(file, truth, file.array(truth)) if file.has(truth) else None,
-            origin_m=origin_of(file, ours),
-            stated=file.words(key, "measurement"),
+            stated=file.text_attribute(key, "measurement"),
             name=file.text(f"{entry}/title") or path.stem,
-            metadata=file.json(f"{ours}/metadata_json"),
+            frame_indexes=record.frame_indexes,
+            record=record,
         )
         return assemble(contents, options)
 
@@ -85,7 +80,7 @@ def write_nexus(scan: Scan, path: Path) -> None:
     """Write a scan as NXcxi_ptycho: a NeXus file whose names are those of CXI.
 
     Args:
-        scan: what to write; it must have a pixel size.
+        scan: must have a pixel size.
         path: the file; missing parent folders are created, an existing file is replaced.
     """
     pixel_size, world = needed_pixel_size(scan), world_positions(scan)
@@ -100,7 +95,7 @@ def write_nexus(scan: Scan, path: Path) -> None:
             beam = put_group(instrument, "beam_1", "NXbeam")
             put_units(beam, "incident_beam_energy", scan.energy, "eV")
             put_units(beam, "energy", scan.energy, "eV")
-        if (distance := known_distance(scan)) is not None:
+        if (distance := scan.acquisition.distance) is not None:
             put_units(detector, "distance", distance, "m")
         if (side := known_detector_pixel_size(scan)) is not None:
             for axis in "xy":
@@ -122,14 +117,14 @@ def write_nexus(scan: Scan, path: Path) -> None:
             data[axis] = h5py.SoftLink(f"/entry_1/sample_1/transformations/{axis}")
             data.attrs[f"{axis}_indices"] = 0
         arrays = {"probe": scan.probe, "truth": scan.truth, "origin_m": world_origin(scan)}
-        ours = put_ours(entry, scan.name, scan.metadata, **arrays)
-        ours.attrs["NX_class"] = "NXcollection"
-        ours["pixel_size"] = pixel_size
-        ours["probe"].attrs["probe_units"] = PROBE_UNITS
+        group = put_package_group(entry, scan, **arrays)
+        group.attrs["NX_class"] = "NXcollection"
+        group["pixel_size"] = pixel_size
+        group["probe"].attrs["probe_units"] = PROBE_UNITS
 
 
 def put_group(parent: h5py.Group, name: str, nexus_class: str, **attributes: object) -> h5py.Group:
-    """Make a group of a NeXus class."""
+    """Create a group of a NeXus class, with these attributes."""
     group = parent.create_group(name)
     group.attrs["NX_class"] = nexus_class
     group.attrs.update(attributes)
@@ -138,19 +133,19 @@ def put_group(parent: h5py.Group, name: str, nexus_class: str, **attributes: obj
 
 def _groups(file: Hdf5, inside: str, nexus_class: str) -> list[str]:
     paths = [f"{inside}/{name}" if inside else name for name in file.members(inside or "/")]
-    return [path for path in paths if not file.is_array(path) and file.words(path, "NX_class") == nexus_class]
+    return [path for path in paths if not file.is_array(path) and file.text_attribute(path, "NX_class") == nexus_class]
 
 
 def _one(file: Hdf5, inside: str, nexus_class: str) -> str:
-    """The one group of a class in a group; of several, the one that `default` names or that holds the patterns."""
+    """The group of a class in a group; among several, the one that `default` names or that has patterns."""
     found = _groups(file, inside, nexus_class)
     if len(found) > 1 and nexus_class == "NXentry":
-        default = file.words("/", "default")
+        default = file.text_attribute("/", "default")
         found = [default] if default in found else [path for path in found if _has_patterns(file, path)]
     if len(found) > 1 and nexus_class == "NXdetector":
         found = [path for path in found if file.is_array(f"{path}/data") and file.dataset(f"{path}/data").ndim >= 3]
     if len(found) != 1:
-        several = f"{len(found)} that may be it" if found else "none"
+        several = str(len(found)) if found else "none"
         file.fail(inside or "/", f"one group of NX_class {nexus_class}", several)
     return found[0]
 
@@ -163,27 +158,27 @@ def _has_patterns(file: Hdf5, entry: str) -> bool:
 
 
 def _quantity(file: Hdf5, key: str, units: dict[str, float]) -> float | None:
-    """The number at a path in metres or eV, by its units; the first where there is one for every pattern."""
+    """The number at a path, converted to metres or eV; an array must have equal values."""
     if not file.has(key):
         return None
-    values = np.unique(file.numbers(key, "iuf"))
+    values = np.unique(file.numeric(key, "iuf"))
     if values.size != 1:
-        file.fail(key, "one number", f"{values.size} different ones")
+        file.fail(key, "one number", f"{values.size} different numbers")
     return float(values[0]) * _factor(file, key, units)
 
 
 def _factor(file: Hdf5, key: str, units: dict[str, float]) -> float:
-    words = file.words(key, "units")
-    if words is None:
+    name = file.text_attribute(key, "units")
+    if name is None:
         return 1.0
-    factor = units.get(words.strip().lower())
+    factor = units.get(name.strip().lower())
     if factor is None:
-        file.fail(f"{key}@units", f"one of {', '.join(units)}", repr(words))
+        file.fail(f"{key}@units", f"one of {', '.join(units)}", repr(name))
     return factor
 
 
 def _energy(file: Hdf5, instrument: str, entry: str) -> float | None:
-    """Of the photons, in eV; the energy of an NXsource is the machine's and is not looked at."""
+    """Photon energy in eV; the energy of an NXsource is that of the electrons, and is ignored."""
     holders = [path for inside in (instrument, entry) for path in _groups(file, inside, "NXbeam")]
     holders += [path for inside in _groups(file, entry, "NXsample") for path in _groups(file, inside, "NXbeam")]
     holders += _groups(file, instrument, "NXmonochromator")
@@ -200,14 +195,14 @@ def _energy(file: Hdf5, instrument: str, entry: str) -> float | None:
     return None
 
 
-def _places(file: Hdf5, entry: str, detector: str) -> NDArray[np.float64]:
-    """(n, 2) metres (y, x), from the motors of the sample or from a translation."""
+def _positions(file: Hdf5, entry: str, detector: str) -> NDArray[np.float64]:
+    """Positions (n, 2), (y, x) in metres, from the motors of the sample or from a translation."""
     samples = _groups(file, entry, "NXsample")
     groups = [path for sample in samples for path in (sample, *_groups(file, sample, "NXtransformations"))]
     for group in [*groups, *_groups(file, entry, "NXdata")]:
         motors = [file.first(f"{group}/{axis}", f"{group}/{axis}_translation") for axis in "yx"]
         if motors[0] is not None and motors[1] is not None:
-            y, x = (file.numbers(key, "iuf").astype(np.float64) * _factor(file, key, _LENGTHS) for key in motors if key)
+            y, x = (file.numeric(key, "iuf").astype(np.float64) * _factor(file, key, _LENGTHS) for key in motors if key)
             if y.shape != x.shape:
                 file.fail(motors[1], f"the shape of y, {y.shape}", f"{x.shape}")
             return np.stack([y.ravel(), x.ravel()], axis=1)
@@ -215,26 +210,26 @@ def _places(file: Hdf5, entry: str, detector: str) -> NDArray[np.float64]:
     key = file.first(*translations)
     if key is None:
         inside = samples[0] if samples else f"{entry}/sample"
-        file.fail(f"{inside}/transformations", "places x and y of the sample, or a translation", "neither")
-    places = file.numbers(key, "iuf", ndim=2).astype(np.float64) * _factor(file, key, _LENGTHS)
-    if places.shape[1] not in (2, 3):
-        file.fail(key, "columns x, y and z", f"shape {places.shape}")
-    return places[:, 1::-1]
+        file.fail(f"{inside}/transformations", "positions x and y of the sample, or a translation", "neither")
+    translation = file.numeric(key, "iuf", ndim=2).astype(np.float64) * _factor(file, key, _LENGTHS)
+    if translation.shape[1] not in (2, 3):
+        file.fail(key, "columns x, y and z", f"shape {translation.shape}")
+    return translation[:, 1::-1]
 
 
 def _bad_pixels(file: Hdf5, detector: str, size: int) -> NDArray[np.bool_] | None:
-    """Of the mask of NeXus the bits that say that a pixel does not count photons; of CXI's any."""
+    """Bad pixels: those with an invalid bit in a mask of NeXus, or any bit in a mask of CXI."""
     key = f"{detector}/pixel_mask"
     if not file.has(key):
         return bad_pixels_of(file, f"{detector}/mask", size)
-    mask = file.numbers(key, "biu")
+    mask = file.numeric(key, "biu")
     if mask.ndim == 3 and len(mask) == 1:
         mask = mask[0]
     return bad_pixels_of(file, key, size, mask.astype(np.int64) & _INVALID_BITS != 0)
 
 
 def is_nexus(content: Content) -> bool:
-    """Groups have classes, an NXdetector among them."""
+    """Whether the file has groups of the classes NXentry and NXdetector."""
     return content.kind == "hdf5" and {"NXentry", "NXdetector"} <= set(content.classes.values())
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Read and write the PtychoPINN NPZ contract, and read the training NPZ of ptychodus, which looks like it.
+"""Reader and writer of the PtychoPINN NPZ contract, and reader of the similar training NPZ of ptychodus.
 
-Keys: `diffraction` (wins) or `diff3d`, `xcoords`, `ycoords`, `probeGuess`, optionally `objectGuess`, `bad_pixels` and
-what our writer adds. The contract leaves open whether patterns are amplitudes or counts, which axis counts the patterns
-and how the probe is scaled; each is decided once, by a rule that `Scan.metadata` records, or refused.
-No pickle is ever loaded, and no array whose declared size its bytes do not bear out.
+Keys: `diffraction` (preferred) or `diff3d`, `xcoords`, `ycoords`, `probeGuess`, optionally `objectGuess`, `bad_pixels`,
+and those that :func:`write_npz` adds. The contract does not define whether patterns are amplitudes or counts, which
+axis enumerates the patterns, and how the probe is scaled. The rules for these decisions are below and in
+:mod:`ptychopinn.io.counts`; ambiguous files are errors. Pickles, and arrays larger than their data, are never loaded.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import saved_geometry
+from ptychopinn.decisions import Decision
 from ptychopinn.errors import InputError
-from ptychopinn.io.build import Contents, assemble, bad_pixels_of, said_units, truth_of
-from ptychopinn.io.fields import Source
+from ptychopinn.io.build import Contents, assemble, bad_pixels_of, truth_of, units_reason
+from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.options import MEASUREMENTS, ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.atomic import atomic_path
@@ -38,38 +39,38 @@ AXES = ("nyx", "yxn")
 def read_npz(path: str | Path, measurement: str = "auto", memory: str = "auto") -> Scan:
     """Read a scan from an NPZ file of the PtychoPINN contract.
 
-    Patterns are counts or amplitudes (square roots of counts). Under "auto" this is decided by the key `measurement`,
-    else an integer type or whole values mean counts, else amplitudes. Amplitudes are squared in float64, and where the
-    squares are integers within the rounding of the file's type, the counts are those integers exactly.
-    A probe that is not marked `probe_units = "sqrt_counts"` is scaled so that sum |P|^2 over its modes is the mean
-    number of counts in a pattern, that is, for an object of mean transmission 1.
+    Patterns are counts or amplitudes (square roots of counts). "auto" uses the key `measurement`; without it an integer
+    type or integer values are counts, and other values amplitudes. Amplitudes are squared in float64. If all squares
+    are integers within the rounding of the stored type, the counts are exactly these integers. A probe without
+    `probe_units = "sqrt_counts"` is scaled so that sum |P|^2 over its modes is the mean number of counts in a pattern,
+    which assumes an object of mean transmission 1.
 
     Args:
         path: the file; patterns (n, N, N) or (N, N, n), `xcoords` and `ycoords` (n,), the object pixel of patch sample
-            N//2, `probeGuess` (N, N), (N, N, 1) or (M, N, N); a constant `objectGuess` is no truth.
+            N//2, `probeGuess` (N, N), (N, N, 1) or (M, N, N); a constant `objectGuess` is ignored.
         measurement: "amplitude", "counts" or "auto".
-        memory: "load", "stored" or "auto"; patterns stay on disk only if they are uncompressed and (n, N, N). They are
-            read through once all the same, or twice, to decide what they are and to scale the probe.
+        memory: "load", "stored" or "auto"; patterns can stay on disk if they are uncompressed and (n, N, N). They are
+            then read once or twice, to decide between counts and amplitudes and to scale the probe.
 
     Returns:
-        The scan; `metadata["measurement"]` and `metadata["probe_scaling"]` say what was decided and why.
+        The scan; `decisions` has the decisions with their reasons.
 
     Raises:
-        InputError: one sentence with the file, the key, what was expected and what was found.
+        InputError: the file cannot be used; the error has the file, the key, what was expected and what was found.
     """
     return read_contract(Path(path), ReadOptions(measurement=measurement, memory=memory))
 
 
 def read_contract(path: Path, options: ReadOptions) -> Scan:
-    """Read a file of the contract, whose coordinates are those of patch sample N//2, under what the caller states."""
+    """Read a file of the contract, whose coordinates are those of patch sample N//2, with the caller's options."""
     return _read(path, options, ptychodus=False)
 
 
 def read_ptychodus_npz(path: Path, options: ReadOptions) -> Scan:
-    """Read a training NPZ of ptychodus: counts, and coordinates of the middle of a patch, sample (N-1)/2.
+    """Read a training NPZ of ptychodus, with counts, and with coordinates of the patch centre, sample (N-1)/2.
 
-    ptychodus maps a world coordinate x to the object pixel `(x - cx)/dx + (W - 1)/2` and writes that; the patch's first
-    sample is then (N-1)/2 pixels before it, half a pixel from where the contract has it.
+    ptychodus writes the object pixel `(x - cx)/dx + (W - 1)/2` of a world coordinate x. The first sample of the patch
+    is (N-1)/2 pixels before it, half a pixel from that of the contract.
     """
     return _read(path, options, ptychodus=True)
 
@@ -78,7 +79,7 @@ def _read(path: Path, options: ReadOptions, ptychodus: bool) -> Scan:
     with _Archive(path) as archive:
         key = "diffraction" if "diffraction" in archive.keys else "diff3d"
         probe = _read_probe(archive, options)
-        x, y = (archive.numbers(name, "iuf", ndim=1).astype(np.float64) for name in ("xcoords", "ycoords"))
+        x, y = (archive.numeric(name, "iuf", ndim=1).astype(np.float64) for name in ("xcoords", "ycoords"))
         if len(y) != len(x):
             archive.fail("ycoords", f"{len(x)} values, as many as in xcoords", f"{len(y)}")
         patterns = _read_patterns(archive, key, None if probe is None else probe.shape[-1], len(x), options.memory)
@@ -86,42 +87,43 @@ def _read(path: Path, options: ReadOptions, ptychodus: bool) -> Scan:
         stated = archive.text("measurement")
         if stated is not None and stated not in MEASUREMENTS[1:]:
             archive.fail("measurement", "'amplitude' or 'counts'", repr(stated))
-        metadata = _read_metadata(archive)
-        geometry, origin_m = saved_geometry(metadata)
-        metadata["coordinates"] = {
-            "value": "sample (N-1)/2" if ptychodus else "sample N//2",
-            "reason": f"the format is {'ptychodus-npz' if ptychodus else 'npz'}",
-        }
+        record = _read_record(archive)
+        coordinates = Decision(
+            "sample (N-1)/2" if ptychodus else "sample N//2",
+            f"the format is {'ptychodus-npz' if ptychodus else 'npz'}",
+        )
         pixels = np.stack([y, x], axis=1)
-        units = said_units(archive.text("probe_units"), "probe_units", archive)
+        units = units_reason(archive.text("probe_units"), "probe_units", archive)
         truth = truth_of(archive, "objectGuess", archive.array("objectGuess")) if archive.has("objectGuess") else None
         contents = Contents(
-            source=archive,
+            file=archive,
             key=key,
             patterns=patterns,
             pixels=pixels if ptychodus else pixels - size // 2 + (size - 1) / 2,
-            geometry=replace(geometry, pixel_size=archive.scalar("pixel_size"), energy=archive.scalar("energy")),
+            energy=archive.scalar("energy"),
+            pixel_size=archive.scalar("pixel_size"),
+            acquisition=record.acquisition,
             probe=probe,
             scale_known=units,
             bad_pixels=bad_pixels_of(archive, "bad_pixels", size),
             truth=truth,
-            origin_m=origin_m,
             stated=stated,
             default="counts" if ptychodus else "amplitude",
             name=archive.text("name") or path.stem,
-            metadata=metadata,
+            frame_indexes=record.frame_indexes,
+            record=replace(record, decisions=replace(record.decisions, coordinates=coordinates)),
         )
         return assemble(contents, options)
 
 
 def write_npz(scan: Scan, path: str | Path) -> None:
-    """Write a scan as an NPZ file of the contract, with amplitudes in `diff3d`, whole or not at all.
+    """Write a scan as an NPZ file of the contract, with amplitudes in `diff3d`, atomically.
 
-    Amplitudes are float32, or float64 where a count reaches 2^22 and float32 could not give the integer back: reading
-    integer counts below 2^51 returns them exactly.
+    Amplitudes are float32, or float64 if a count is at least 2^22, so that integer counts below 2^51 are recovered
+    exactly.
 
     Args:
-        scan: what to write.
+        scan: the scan.
         path: the file; missing parent folders are created, an existing file is replaced.
     """
     centres = scan.positions + scan.patch_size // 2
@@ -144,19 +146,19 @@ def write_npz(scan: Scan, path: str | Path) -> None:
         "pixel_size": scan.pixel_size,
         "energy": scan.energy,
         "name": scan.name,
-        "metadata_json": json.dumps(scan.metadata),
+        "metadata_json": json.dumps(scan.record().to_json()),
     }
     with atomic_path(path) as temporary:
         save_npz(temporary, "diff3d", scan.counts.shape, np.dtype(kind), amplitudes, arrays)
 
 
-class _Archive(Source):
-    """An open NPZ file that reads one key at a time and words every complaint about it."""
+class _Archive(OpenFile):
+    """An open NPZ file, which reads one array at a time."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "an NPZ file")
         try:
-            zipfile.ZipFile(path).close()  # np.load takes any other file for a pickle and words its refusal so
+            zipfile.ZipFile(path).close()  # np.load treats any other file as a pickle
             self._npz = np.load(path, allow_pickle=False)
         except (ValueError, OSError, NotImplementedError, zipfile.BadZipFile) as error:
             with path.open("rb") as file:
@@ -191,7 +193,7 @@ class _Archive(Source):
         return array
 
     def _check_declared(self, key: str) -> None:
-        """NumPy makes room for what a header declares before it reads a byte of it."""
+        """Check the size that a header declares, since NumPy allocates it before reading the data."""
         name = f"{key}.npy" if f"{key}.npy" in self._npz.zip.namelist() else key
         member = self._npz.zip.getinfo(name)
         self.check_memory(key, (member.file_size,), np.dtype(np.uint8))
@@ -211,18 +213,18 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def _read_probe(archive: _Archive, options: ReadOptions) -> NDArray[np.complex64] | None:
-    """The probe as (M, N, N), which sets N; None where the caller gives one in place of a missing one."""
+    """The probe (M, N, N), which determines N; None if the file has none and the caller states one."""
     if options.probe is not None and not archive.has("probeGuess"):
         return None
-    return stacked(archive, "probeGuess", archive.numbers("probeGuess", "iufc"), None)
+    return stacked(archive, "probeGuess", archive.numeric("probeGuess", "iufc"), None)
 
 
 def _read_patterns(archive: _Archive, key: str, size: int | None, n: int, memory: str) -> NDArray[Any] | StoredPatterns:
-    """The patterns as (n, N, N), in the file's type; the positions and the probe must agree with the axis order."""
+    """Patterns (n, N, N) of the stored type; their axes are checked against positions and probe."""
     stored = None
     if key in archive.keys:
         stored = left_on_disk(lambda: StoredPatterns.npz(archive.path, key), archive.path, memory)
-    patterns = archive.numbers(key, "iuf", ndim=3, finite=False) if stored is None else stored
+    patterns = archive.numeric(key, "iuf", ndim=3, finite=False) if stored is None else stored
     axes = archive.text("axes")
     if axes not in (None, *AXES):
         archive.fail("axes", "'nyx' for (n, N, N) or 'yxn' for (N, N, n)", repr(axes))
@@ -231,13 +233,13 @@ def _read_patterns(archive: _Archive, key: str, size: int | None, n: int, memory
         if patterns.shape == (n, n, n) and size in (None, n):
             archive.fail(
                 key,
-                f"patterns (n, N, N) or (N, N, n) that {n} positions and a probe of {n} px tell apart",
-                f"shape {patterns.shape}, which can be read both ways; add the key axes = 'nyx' or axes = 'yxn'",
+                f"patterns (n, N, N) or (N, N, n), distinguished by {n} positions and a probe of {n} px",
+                f"shape {patterns.shape}, which fits both; add the key axes = 'nyx' or axes = 'yxn'",
             )
         axes = "yxn" if first == second != third else "nyx"
     if axes == "yxn":
         if isinstance(patterns, StoredPatterns):
-            archive.fail(key, "patterns (n, N, N) to read from where they lie", f"shape {patterns.shape}; load them")
+            archive.fail(key, "patterns (n, N, N), which can stay on disk", f"{patterns.shape}; use memory='load'")
         patterns = np.moveaxis(patterns, -1, 0)
     found = f"shape {first, second, third}"
     if patterns.shape[1] != patterns.shape[2]:
@@ -251,7 +253,7 @@ def _read_patterns(archive: _Archive, key: str, size: int | None, n: int, memory
     return patterns
 
 
-def _read_metadata(archive: _Archive) -> dict[str, Any]:
+def _read_record(archive: _Archive) -> ScanRecord:
     text = archive.text("metadata_json")
     try:
         metadata = json.loads(text or "{}")
@@ -259,7 +261,7 @@ def _read_metadata(archive: _Archive) -> dict[str, Any]:
         archive.fail("metadata_json", "JSON text", f"text that is not JSON ({error})")
     if not isinstance(metadata, dict):
         archive.fail("metadata_json", "a JSON object", type(metadata).__name__)
-    return metadata
+    return ScanRecord.from_json(metadata)
 
 
 def _is_npz(content: Content) -> bool:
@@ -267,7 +269,7 @@ def _is_npz(content: Content) -> bool:
 
 
 def _is_ptychodus_npz(content: Content) -> bool:
-    """ptychodus 1.7 alone writes these three without saying what the patterns or the axes are."""
+    """Keys of ptychodus 1.7, without keys for measurement and axes."""
     marks = {"axes", "measurement", "probe_units", "metadata_json"}
     return content.kind == "npz" and content.has("diff3d", "bad_pixels", "scan_index") and not marks & content.names
 

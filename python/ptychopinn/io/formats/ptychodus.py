@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The HDF5 files of ptychodus 1.7: `diffraction.h5` with `product.h5`, and `training_data.h5`.
 
-Patterns and positions lie in two files and are paired by scan index. World coordinates are metres, and the object's
-pixel of one is `(x - cx)/dx + (W - 1)/2`: that of the middle of the patch, whose first sample is (N-1)/2 before it.
+Patterns and positions are in two files and are paired by frame index. World coordinates are in metres. The world
+coordinate x is object pixel `(x - cx)/dx + (W - 1)/2`, the patch centre; the first sample is (N-1)/2 pixels before it.
 """
 
 from __future__ import annotations
@@ -14,26 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import (
-    Acquisition,
-    known_detector_pixel_size,
-    known_distance,
-    needed_pixel_size,
-    world_origin,
-    world_positions,
-)
+from ptychopinn.acquisition import Acquisition
 from ptychopinn.errors import InputError
-from ptychopinn.io.build import Contents, assemble, bad_pixels_of, said_units, truth_of
+from ptychopinn.io.build import Contents, assemble, bad_pixels_of, first_pixel, truth_of, units_reason
 from ptychopinn.io.geometry import one_size
-from ptychopinn.io.hdf5 import OURS, Frames, Hdf5, put_counts, put_ours
-from ptychopinn.io.indexes import indexes_of, pair_by_index, scan_indexes
+from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, put_counts, put_package_group
+from ptychopinn.io.indexes import frame_indexes, indexes_of, pair_by_index, with_pairing
 from ptychopinn.io.lazy import h5py
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
 PATTERNS, PRODUCT = "diffraction", "product"
 _TRAINING = ("probe_position_x_px", "probe_position_y_px")
@@ -42,89 +37,95 @@ _log = logging.getLogger(__name__)
 
 
 def read_ptychodus(path: Path, options: ReadOptions) -> Scan:
-    """Read the pair of files that ptychodus keeps a scan in.
+    """Read a scan from a pair of files of ptychodus.
 
     Args:
         path: either file, or the folder that holds `diffraction.h5` and `product.h5`.
-        options: what the caller states; `partner` names the other file where it does not lie beside.
+        options: from the caller; `partner` is the other file if it is in another folder.
 
     Returns:
-        The scan, of the patterns that have a position. `metadata["scan_indexes"]` keeps their indexes where they are
-        not 0, 1, 2, ..., and `metadata["pairing"]` says how many of either had no partner.
+        The scan, of the patterns that have a position; `decisions.pairing` has the numbers of omitted patterns and
+        positions.
 
     Raises:
-        InputError: one sentence with the file, the key, what was expected and what was found.
+        InputError: the file cannot be used; the error has the file, the key, what was expected and what was found.
     """
     first, second = _pair_to_read(path, options)
     with Hdf5(first, "a diffraction file of ptychodus") as patterns, Hdf5(second, "a product of ptychodus") as product:
         frames = Frames(patterns, [patterns.need("patterns")])
         size = frames.shape[-1]
-        metadata = product.json(f"{OURS}/metadata_json")
+        record = ScanRecord.from_json(product.json(f"{PACKAGE_GROUP}/metadata_json"))
         world = _columns(product, "probe_position_x_m", "probe_position_y_m")
         indexes = indexes_of(patterns, "indexes", frames.total)
-        theirs = indexes_of(product, "probe_position_indexes", len(world))
-        order, places = pair_by_index(patterns, indexes, theirs, frames.total, len(world), metadata)
-        geometry, truth, origin_m = _object(product, metadata)
+        position_indexes = indexes_of(product, "probe_position_indexes", len(world))
+        pairs = pair_by_index(patterns, indexes, position_indexes, frames.total, len(world))
+        pixel_size, truth, origin = _object(product, record.metadata)
         width, height = (
             patterns.attribute("patterns", f"detector_pixel_{side}_m") or None for side in ("width", "height")
         )
-        geometry = Acquisition(
-            energy=product.attribute("/", "photon_energy_eV") or product.attribute("/", "probe_energy_eV") or None,
-            distance=product.attribute("/", "detector_object_distance_m") or None,
-            detector_pixel_size=one_size(patterns, "patterns@detector_pixel_width_m", width, height),
-            pixel_size=geometry.pixel_size,
-        )
         if product.flag("/", "far_field") is False:
             product.fail("far_field", "a far-field experiment", "a near-field one, which cannot be reconstructed here")
-        probe = _probe(product, size, metadata)
+        probe = _probe(product, size, record.metadata)
         contents = Contents(
-            source=patterns,
+            file=patterns,
             key="patterns",
-            patterns=frames if order is None else frames.take(order),
-            world=world[places],
-            geometry=geometry,
+            patterns=frames if pairs.patterns is None else frames.take(pairs.patterns),
+            world=world[pairs.positions],
+            energy=product.attribute("/", "photon_energy_eV") or product.attribute("/", "probe_energy_eV") or None,
+            pixel_size=pixel_size,
+            acquisition=Acquisition(
+                distance=product.attribute("/", "detector_object_distance_m") or None,
+                detector_pixel_size=one_size(patterns, "patterns@detector_pixel_width_m", width, height),
+                world_origin=origin,
+            ),
             probe=probe,
             scale_known=_scale_known(product, probe),
             bad_pixels=bad_pixels_of(patterns, "bad_pixels", size),
             truth=truth,
-            origin_m=origin_m,
-            stated=patterns.words("patterns", "measurement"),
-            name=product.words("/", "name") or first.stem,
-            metadata=metadata,
+            stated=patterns.text_attribute("patterns", "measurement"),
+            name=product.text_attribute("/", "name") or first.stem,
+            frame_indexes=pairs.frame_indexes,
+            record=with_pairing(record, pairs),
         )
         return assemble(contents, options)
 
 
 def read_training(path: Path, options: ReadOptions) -> Scan:
-    """Read the training data that ptychodus exports as HDF5; positions in it are pixels of the object."""
+    """Read training data that ptychodus exported as HDF5, with positions in object pixels."""
     with Hdf5(path, "a training file of ptychodus") as file:
         frames = Frames(file, [file.need("patterns")])
         size = frames.shape[-1]
         pixel_size = one_size(
             file, "object_pixel_width_m", *(file.scalar(f"object_pixel_{side}_m") for side in ("width", "height"))
         )
-        shape = file.numbers("object", "iufc", ndim=2).shape
+        shape = file.numeric("object", "iufc", ndim=2).shape
         contents = Contents(
-            source=file,
+            file=file,
             key="patterns",
             patterns=frames,
             pixels=_columns(file, *_TRAINING),
-            geometry=Acquisition(
-                energy=file.scalar("photon_energy_eV"),
+            energy=file.scalar("photon_energy_eV"),
+            pixel_size=pixel_size,
+            acquisition=Acquisition(
                 distance=file.scalar("detector_object_distance_m"),
-                pixel_size=pixel_size,
+                world_origin=None if pixel_size is None else first_pixel((0.0, 0.0), pixel_size, shape),
             ),
-            probe=stacked(file, "probe", file.numbers("probe", "iufc"), size),
+            probe=stacked(file, "probe", file.numeric("probe", "iufc"), size),
             bad_pixels=bad_pixels_of(file, "bad_pixels", size),
             truth=truth_of(file, "object", file.array("object")),
-            origin_m=None if pixel_size is None else -pixel_size * (np.asarray(shape, np.float64) - 1) / 2,
-            stated=file.words("patterns", "measurement"),
+            stated=file.text_attribute("patterns", "measurement"),
         )
         return assemble(contents, options)
 
 
 def pair_to_write(path: Path) -> tuple[Path, Path]:
-    """The two files of a scan: `path` is a folder, or one of two names that differ in diffraction and product.
+    """Paths of the diffraction file and the product to write.
+
+    Args:
+        path: a folder, or a name with "diffraction" or "product", which the other file replaces by the other word.
+
+    Raises:
+        InputError: a file has neither word in its name.
 
     Example:
         >>> [str(name) for name in pair_to_write(Path("run/a_product.h5"))]
@@ -135,22 +136,22 @@ def pair_to_write(path: Path) -> tuple[Path, Path]:
     partner = _partner_name(path)
     if partner is None:
         raise InputError(
-            f"{path}: expected a folder to write diffraction.h5 and product.h5 in, or a file whose name says "
-            f"diffraction or product, found '{path.name}'"
+            f"{path}: expected a folder to write diffraction.h5 and product.h5 in, or a file with "
+            f"diffraction or product in its name, found '{path.name}'"
         )
     return (path, partner) if PATTERNS in path.stem else (partner, path)
 
 
 def write_ptychodus(scan: Scan, path: Path) -> None:
-    """Write a scan as the pair of files that ptychodus opens, both or none.
+    """Write a scan as a pair of files of ptychodus, both or neither.
 
     Args:
-        scan: what to write; it must have a pixel size.
+        scan: must have a pixel size.
         path: see :func:`pair_to_write`.
     """
     first, second = pair_to_write(path)
     pixel_size = needed_pixel_size(scan)
-    indexes = scan_indexes(scan)
+    indexes = frame_indexes(scan)
     detector_pixel = known_detector_pixel_size(scan) or 0.0
     truth = np.ones(_empty_shape(scan), np.complex64) if scan.truth is None else scan.truth
     with atomic_path(first) as one, atomic_path(second) as two:
@@ -171,9 +172,9 @@ def write_ptychodus(scan: Scan, path: Path) -> None:
                 world=world_positions(scan),
                 indexes=indexes,
                 energy=scan.energy or 0.0,
-                distance=known_distance(scan) or 0.0,
+                distance=scan.acquisition.distance or 0.0,
             )
-            put_ours(file, scan.name, scan.metadata)
+            put_package_group(file, scan)
 
 
 def put_product(
@@ -190,7 +191,7 @@ def put_product(
     distance: float,
     comments: str = "",
 ) -> None:
-    """Write a product in ptychodus' schema; 0 is its word for an energy or distance that is not known.
+    """Write a product in the schema of ptychodus, in which an energy or distance of 0 is unknown.
 
     Args:
         file: an empty file.
@@ -200,12 +201,12 @@ def put_product(
         pixel_size: metres per object pixel.
         origin_m: (y, x) metres, the world coordinate of the object's pixel (0, 0).
         world: (n, 2) metres (y, x) of the positions.
-        indexes: (n,) scan indexes of the positions.
+        indexes: (n,) frame indexes of the positions.
         energy: eV.
         distance: metres.
         comments: free text.
     """
-    numbers = {
+    attributes = {
         "detector_object_distance_m": distance,
         "focus_object_distance_m": 0.0,
         "photon_energy_eV": energy,
@@ -215,7 +216,7 @@ def put_product(
         "tomography_angle_deg": 0.0,
         "tilt_angle_deg": 0.0,
     }
-    file.attrs.update({"name": name, "comments": comments, "far_field": True, **numbers})
+    file.attrs.update({"name": name, "comments": comments, "far_field": True, **attributes})
     centre = origin_m + pixel_size * (np.asarray(image.shape, np.float64) - 1) / 2
     file["object"], file["probe"] = image[np.newaxis], probe[np.newaxis]
     for key in ("object", "probe"):
@@ -229,7 +230,7 @@ def put_product(
 
 
 def _pair_to_read(path: Path, options: ReadOptions) -> tuple[Path, Path]:
-    """(diffraction, product) of whichever was named."""
+    """Paths of diffraction file and product to read, from either of them or their folder."""
     if path.is_dir():
         return path / f"{PATTERNS}.h5", path / f"{PRODUCT}.h5"
     with Hdf5(path, "a file of a ptychodus pair") as file:
@@ -243,8 +244,8 @@ def _pair_to_read(path: Path, options: ReadOptions) -> tuple[Path, Path]:
         found = next((name for name in candidates if name.is_file()), None)
         if found is None:
             what = "product with its positions" if has_patterns else "diffraction file with its patterns"
-            looked = " or ".join(dict.fromkeys(str(name.name) for name in candidates))
-            raise InputError(f"{path}: expected its {what} beside it, found no {looked}; state partner= (--partner)")
+            names = " or ".join(dict.fromkeys(str(name.name) for name in candidates))
+            raise InputError(f"{path}: expected its {what} beside it, found no {names}; state partner= (--partner)")
         partner = found
     return (path, partner) if has_patterns else (partner, path)
 
@@ -257,8 +258,8 @@ def _partner_name(path: Path) -> Path | None:
 
 
 def _columns(file: Hdf5, x_key: str, y_key: str) -> NDArray[np.float64]:
-    """(n, 2), (y, x), from two lists."""
-    x, y = (file.numbers(key, "iuf", ndim=1).astype(np.float64) for key in (x_key, y_key))
+    """Positions (n, 2), (y, x), from two arrays."""
+    x, y = (file.numeric(key, "iuf", ndim=1).astype(np.float64) for key in (x_key, y_key))
     if len(x) != len(y):
         file.fail(y_key, f"{len(x)} values, as many as in {x_key}", f"{len(y)}")
     return np.stack([y, x], axis=1)
@@ -266,11 +267,11 @@ def _columns(file: Hdf5, x_key: str, y_key: str) -> NDArray[np.float64]:
 
 def _object(
     product: Hdf5, metadata: dict[str, Any]
-) -> tuple[Acquisition, NDArray[np.complex64] | None, NDArray[np.float64] | None]:
-    """The pixel size that the object has, the object if it is a truth, and where its first pixel lies."""
+) -> tuple[float | None, NDArray[np.complex64] | None, tuple[float, float] | None]:
+    """Pixel size in metres, object (H, W), world coordinate (y, x) of its pixel (0, 0); each None if unknown."""
     if not product.has("object"):
-        return Acquisition(), None, None
-    layers = product.numbers("object", "iufc")
+        return None, None, None
+    layers = product.numeric("object", "iufc")
     layers = layers[np.newaxis] if layers.ndim == 2 else layers
     if layers.ndim != 3 or not layers.size:
         product.fail("object", "an object (L, H, W)", f"shape {layers.shape}")
@@ -281,33 +282,35 @@ def _object(
     )
     centre = [product.attribute("object", f"center_{axis}_m") for axis in "yx"]
     if pixel_size is None or centre[0] is None or centre[1] is None:
-        return Acquisition(pixel_size=pixel_size), None, None
-    origin = np.asarray(centre, np.float64) - pixel_size * (np.asarray(layers.shape[1:], np.float64) - 1) / 2
+        return pixel_size, None, None
+    origin = first_pixel((centre[0], centre[1]), pixel_size, layers.shape[1:])
     if len(layers) > 1:
-        _log.warning("%s: the object has %d layers: it is not taken as the truth", product.path, len(layers))
+        _log.warning("%s: the object has %d layers, so it is not used as the truth", product.path, len(layers))
         metadata["layers"] = len(layers)
-        return Acquisition(pixel_size=pixel_size), None, origin
-    return Acquisition(pixel_size=pixel_size), truth_of(product, "object", layers[0]), origin
+        return pixel_size, None, origin
+    return pixel_size, truth_of(product, "object", layers[0]), origin
 
 
 def _probe(product: Hdf5, size: int, metadata: dict[str, Any]) -> NDArray[np.complex64] | None:
-    """The incoherent modes of the first coherent one; the others vary it along the scan, which a Scan cannot hold."""
+    """Incoherent modes (M, N, N) of the first coherent mode; a Scan cannot have a probe that varies along the scan."""
     if not product.has("probe"):
         return None
-    probe = product.numbers("probe", "iufc")
+    probe = product.numeric("probe", "iufc")
     if probe.ndim == 4:
         if len(probe) > 1:
-            _log.warning("%s: the probe varies along the scan: its first of %d is taken", product.path, len(probe))
+            _log.warning("%s: the probe varies along the scan, so the first of %d is used", product.path, len(probe))
             metadata["probe_variations"] = len(probe)
         probe = probe[0]
     return stacked(product, "probe", probe, size)
 
 
 def _scale_known(product: Hdf5, probe: NDArray[np.complex64] | None) -> str | None:
-    """Why the probe is in sqrt(counts), where the product says so."""
+    """The reason why the probe is known to be in sqrt(counts), None if it is not known."""
     if probe is None:
         return None
-    if (reason := said_units(product.words("probe", "probe_units"), "probe@probe_units", product)) is not None:
+    if (
+        reason := units_reason(product.text_attribute("probe", "probe_units"), "probe@probe_units", product)
+    ) is not None:
         return reason
     photons = product.attribute("/", "probe_photon_count") or 0.0
     power = float(np.square(np.abs(probe.astype(np.complex128))).sum())
@@ -317,7 +320,7 @@ def _scale_known(product: Hdf5, probe: NDArray[np.complex64] | None) -> str | No
 
 
 def _empty_shape(scan: Scan) -> tuple[int, int]:
-    """Of a constant object from the scan's pixel (0, 0) to its last patch."""
+    """Shape (H, W) of an object that contains all patches of a scan."""
     height, width = np.ceil(scan.positions.max(axis=0)).astype(int) + scan.patch_size + 1
     return max(int(height), scan.patch_size), max(int(width), scan.patch_size)
 

@@ -1,37 +1,31 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Prepared data of ptypy (`.ptyd`, HDF5): patterns in chunks, with places, indexes and weights, and a few numbers.
+"""Prepared data of ptypy (`.ptyd`, HDF5): patterns with positions, indexes and weights in chunks, and the geometry.
 
-The format has energies in keV, everything else in metres, positions (y, x), and no probe: one is stated, or guessed.
-A pixel whose weight is 0 in any pattern is bad in all of them, since a Scan has one mask.
+The format has energies in keV, lengths in metres, positions (y, x), and no probe, which is an option of the caller or
+is estimated. A pixel whose weight is 0 in any pattern is bad in all, since a Scan has one mask.
 """
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import (
-    Acquisition,
-    known_detector_pixel_size,
-    known_distance,
-    needed_pixel_size,
-    world_origin,
-    world_positions,
-)
+from ptychopinn.acquisition import Acquisition
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, origin_of, truth_of
 from ptychopinn.io.geometry import one_size
-from ptychopinn.io.hdf5 import OURS, Frames, Hdf5, new_hdf5, put_counts, put_ours
-from ptychopinn.io.indexes import keep_indexes, scan_indexes, unique_indexes
+from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, new_hdf5, put_counts, put_package_group
+from ptychopinn.io.indexes import frame_indexes, unique_indexes, unless_in_order
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import stacked
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
+from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
 _GROUPS = ("meta", "info", "common")
 
@@ -43,58 +37,53 @@ def read_ptyd(path: Path, options: ReadOptions) -> Scan:
 
     Args:
         path: the file, with `chunks/0/data`, `chunks/0/positions` and so on, and geometry in `meta` (or `info`).
-        options: what the caller states; a probe is welcome.
+        options: from the caller; should include a probe.
 
     Raises:
-        InputError: one sentence with the file, the key, what was expected and what was found.
+        InputError: the file cannot be used; the error has the file, the key, what was expected and what was found.
     """
     with Hdf5(path, "a ptyd file") as file:
         chunks = sorted((name for name in file.members("chunks") if name.isdecimal()), key=int)
         if not chunks:
             file.need("chunks/0/data")
         frames = Frames(file, [file.need(f"chunks/{name}/data") for name in chunks])
-        places = [_positions(file, f"chunks/{name}") for name in chunks]
+        positions = [_positions(file, f"chunks/{name}") for name in chunks]
         size = frames.shape[-1]
-        metadata = file.json(f"{OURS}/metadata_json")
         kev = _number(file, "energy")
         if _text(file, "propagation") == "nearfield":
             file.fail(
                 "meta/propagation", "a far-field experiment", "a near-field one, which cannot be reconstructed here"
             )
-        probe, truth = f"{OURS}/probe", f"{OURS}/truth"
-        _keep_indexes(file, chunks, frames.total, metadata)
+        probe, truth = f"{PACKAGE_GROUP}/probe", f"{PACKAGE_GROUP}/truth"
         contents = Contents(
-            source=file,
+            file=file,
             key=f"chunks/{chunks[0]}/data",
             patterns=frames,
-            world=np.concatenate(places),
-            geometry=Acquisition(
-                energy=None if kev is None else kev * 1e3,
-                distance=_number(file, "distance"),
-                detector_pixel_size=_number(file, "psize"),
-                pixel_size=file.scalar(f"{OURS}/pixel_size"),
-            ),
-            probe=stacked(file, probe, file.numbers(probe, "iufc"), size) if file.has(probe) else None,
-            scale_known="our own probe is in sqrt_counts" if file.has(probe) else None,
+            world=np.concatenate(positions),
+            energy=None if kev is None else kev * 1e3,
+            pixel_size=file.scalar(f"{PACKAGE_GROUP}/pixel_size"),
+            acquisition=Acquisition(_number(file, "distance"), _number(file, "psize"), origin_of(file, PACKAGE_GROUP)),
+            probe=stacked(file, probe, file.numeric(probe, "iufc"), size) if file.has(probe) else None,
+            scale_known="written by this package in sqrt_counts" if file.has(probe) else None,
             bad_pixels=_bad_pixels(file, chunks, size),
             truth=truth_of(file, truth, file.array(truth)) if file.has(truth) else None,
-            origin_m=origin_of(file, OURS),
-            stated=file.words(f"chunks/{chunks[0]}/data", "measurement"),
-            name=file.text(f"{OURS}/name") or _text(file, "label") or path.stem,
-            metadata=metadata,
+            stated=file.text_attribute(f"chunks/{chunks[0]}/data", "measurement"),
+            name=file.text(f"{PACKAGE_GROUP}/name") or _text(file, "label") or path.stem,
+            frame_indexes=_frame_indexes(file, chunks, frames.total),
+            record=ScanRecord.from_json(file.json(f"{PACKAGE_GROUP}/metadata_json")),
         )
         return assemble(contents, options)
 
 
 def write_ptyd(scan: Scan, path: Path) -> None:
-    """Write a scan as prepared data of ptypy, in one chunk; probe and truth stand in a group of our own.
+    """Write a scan as prepared data of ptypy, in one chunk, with probe and truth in the group of this package.
 
     Args:
-        scan: what to write; it must have a pixel size, an energy, and a distance or a detector pixel size.
+        scan: must have a pixel size, an energy, and a distance or a detector pixel size.
         path: the file; missing parent folders are created, an existing file is replaced.
     """
     pixel_size, world = needed_pixel_size(scan), world_positions(scan)
-    side, distance = known_detector_pixel_size(scan), known_distance(scan)
+    side, distance = known_detector_pixel_size(scan), scan.acquisition.distance
     with new_hdf5(path) as file:
         meta = file.create_group("meta")
         meta["label"], meta["propagation"], meta["num_frames"] = scan.name, "farfield", scan.n
@@ -105,22 +94,22 @@ def write_ptyd(scan: Scan, path: Path) -> None:
                 meta[name] = value
         chunk = file.create_group("chunks/0")
         put_counts(chunk, "data", scan.counts)
-        chunk["positions"], chunk["indices"] = world, scan_indexes(scan)
+        chunk["positions"], chunk["indices"] = world, frame_indexes(scan)
         good = np.ones(scan.counts.shape[1:]) if scan.bad_pixels is None else 1.0 - scan.bad_pixels
         shape = (scan.n, *good.shape)
         weights = chunk.create_dataset("weights", shape, np.float32, chunks=(1, *good.shape), compression="gzip")
         for part in pattern_blocks(shape):
             weights[part] = good
-        put_ours(file, scan.name, scan.metadata, probe=scan.probe, truth=scan.truth, origin_m=world_origin(scan))
-        file[OURS]["pixel_size"] = pixel_size
+        put_package_group(file, scan, probe=scan.probe, truth=scan.truth, origin_m=world_origin(scan))
+        file[PACKAGE_GROUP]["pixel_size"] = pixel_size
 
 
 def _number(file: Hdf5, name: str) -> float | None:
-    """A number of the geometry; ptypy writes "None" or nothing for what it does not know, and psize for one or both."""
+    """A number of the geometry, None if unknown (missing or "None" in ptypy); psize has one or two values."""
     key = file.first(*(f"{group}/{name}" for group in _GROUPS))
     if key is None or file.is_text(key):
         return None
-    values = file.numbers(key, "iuf").ravel()
+    values = file.numeric(key, "iuf").ravel()
     if values.size not in (1, 2):
         file.fail(key, "one number", f"shape {values.shape}")
     return one_size(file, key, float(values[-1]), float(values[0]))
@@ -134,32 +123,31 @@ def _text(file: Hdf5, name: str) -> str | None:
 
 def _positions(file: Hdf5, chunk: str) -> NDArray[np.float64]:
     key = f"{chunk}/positions"
-    positions = file.numbers(key, "iuf", ndim=2).astype(np.float64)
+    positions = file.numeric(key, "iuf", ndim=2).astype(np.float64)
     frames = Frames(file, [f"{chunk}/data"]).total
     if positions.shape != (frames, 2):
         file.fail(key, f"shape {frames, 2}, (y, x) of each pattern", f"{positions.shape}")
     return positions
 
 
-def _keep_indexes(file: Hdf5, chunks: list[str], n: int, metadata: dict[str, Any]) -> None:
-    """The scan indexes of the patterns, for who writes them again; none may repeat."""
-    metadata.pop("scan_indexes", None)
+def _frame_indexes(file: Hdf5, chunks: list[str], n: int) -> NDArray[np.int64] | None:
+    """Frame indexes of the patterns, checked to be unique; None if they are missing or in order."""
     keys = [f"chunks/{name}/indices" for name in chunks]
     if not all(file.has(key) for key in keys):
-        return
-    indexes = np.concatenate([file.numbers(key, "iuf", ndim=1) for key in keys])
-    keep_indexes(metadata, unique_indexes(file, keys[0], indexes, n))
+        return None
+    indexes = np.concatenate([file.numeric(key, "iuf", ndim=1) for key in keys])
+    return unless_in_order(unique_indexes(file, keys[0], indexes, n))
 
 
 def _bad_pixels(file: Hdf5, chunks: list[str], size: int) -> NDArray[np.bool_] | None:
-    """Where any weight is 0; weights stand beside each chunk's patterns, or once for all."""
+    """Pixels (N, N) with a weight of 0 in any pattern; weights are in each chunk, or once for all."""
     bad = np.zeros((size, size), np.bool_)
-    unlike = False
+    differ = False
     for key in [f"{group}/weight2d" for group in _GROUPS] + [f"chunks/{name}/weights" for name in chunks]:
         if not file.has(key) or file.is_text(key) or not file.dataset(key).size:
             continue
         if file.dataset(key).ndim == 2:
-            weights = file.numbers(key, "biuf")
+            weights = file.numeric(key, "biuf")
             if weights.shape != (size, size):
                 file.fail(key, f"shape {size, size}", f"{weights.shape}")
             bad |= weights == 0
@@ -169,10 +157,10 @@ def _bad_pixels(file: Hdf5, chunks: list[str], size: int) -> NDArray[np.bool_] |
             file.fail(key, f"weights of {size} x {size} pixels", f"shape {frames.shape}")
         for part in pattern_blocks(frames.shape):
             zero = frames[part] == 0
-            unlike = unlike or bool((zero != zero[0]).any())
+            differ = differ or bool((zero != zero[0]).any())
             bad |= zero.any(axis=0)
-    if unlike:
-        _log.warning("%s: weights differ between patterns: a pixel of weight 0 in one is left out of all", file.path)
+    if differ:
+        _log.warning("%s: weights differ between patterns: a pixel of weight 0 in one pattern is bad in all", file.path)
     return bad_pixels_of(file, "weights", size, bad)
 
 

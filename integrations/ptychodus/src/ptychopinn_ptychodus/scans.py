@@ -66,14 +66,14 @@ def scan_of(parameters: ReconstructInput) -> Scan:
         probes[0],
         bad_pixels=parameters.bad_pixels,
         image=array[0] if len(array) == 1 else None,
-        geometry=Acquisition(
-            energy=metadata.photon_energy_eV or None,
+        energy=metadata.photon_energy_eV or None,
+        pixel_size=height,
+        acquisition=Acquisition(
             distance=metadata.detector_distance_m or None,
-            pixel_size=height,
+            world_origin=(geometry.minimum_y_m + height / 2, geometry.minimum_x_m + width / 2),
         ),
-        origin_m=(geometry.minimum_y_m + height / 2, geometry.minimum_x_m + width / 2),
+        frame_indexes=indexes,
         name=name,
-        metadata={} if np.array_equal(indexes, np.arange(len(indexes))) else {"scan_indexes": indexes.tolist()},
     )
     ends = scan.positions + scan.patch_size
     outside = ((scan.positions < -0.5) | (ends > np.array(array.shape[1:]) + 0.5)).any(1).sum()
@@ -107,10 +107,11 @@ def start_of(scan: Scan) -> Reconstruction | None:
     """The input's object to begin a refinement with, in the power of the scan's probe; None where it is constant."""
     if scan.truth is None:
         return None
-    lit = np.ones(scan.truth.shape, np.float32)
+    weights = np.ones(scan.truth.shape, np.float32)
     # Where the probe is made stronger, the object has to be weaker: their product explains the patterns.
-    image = scan.truth / np.float32(scan.metadata["probe_scaling"]["factor"])
-    return Reconstruction(image, lit, (0.0, 0.0), probe=scan.probe)
+    factor = 1.0 if scan.decisions.probe_scale is None else scan.decisions.probe_scale.factor
+    image = scan.truth / np.float32(factor)
+    return Reconstruction(image, weights, (0.0, 0.0), probe=scan.probe)
 
 
 def _moved(

@@ -29,4 +29,4 @@ def run_refinement(job: Any, queue: Any) -> None:
 
 def _run(name: str, job: Any, queue: Any) -> None:
     serve_parent()
-    getattr(importlib.import_module("ptychopinn.compat.ptychodus.jobs"), name)(job, queue)
+    getattr(importlib.import_module("ptychopinn_ptychodus.jobs"), name)(job, queue)

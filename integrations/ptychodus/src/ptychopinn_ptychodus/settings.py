@@ -12,7 +12,7 @@ from ptychodus.api.parameters import Parameter, ParameterGroup
 from ptychodus.api.settings import SettingsRegistry
 
 from ptychopinn.config import DataConfig, ExecutionConfig, InferenceConfig, ModelConfig, RefineConfig, TrainingConfig
-from ptychopinn.config.field_docs import field_docs
+from ptychopinn.config.field_docs import field_choices, field_docs
 
 #: Types of fields that ptychodus has a parameter for; others are text as in YAML, "none" for None.
 _KINDS = {"bool": "boolean", "int": "integer", "float": "real", "str": "string"}
@@ -25,7 +25,7 @@ class SectionSettings:
         registry: of ptychodus.
         group: its name, that of a section in settings files.
         section: the dataclass.
-        without: fields that have no meaning in ptychodus.
+        without: fields that do not apply in ptychodus.
         defaults: where they are others in ptychodus.
 
     Attributes:
@@ -43,21 +43,23 @@ class SectionSettings:
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
         made, start = registry.create_group(group), section(**defaults or {})
-        self.choices: dict[str, tuple[str, ...]] = getattr(section, "CHOICES", {})
+        choices = field_choices(section)
+        self.choices = {name: values for name, values in choices.items() if isinstance(values[0], str)}
         self.field_docs = field_docs(section)
         self.parameters: dict[str, Parameter[Any]] = {}
         self._text = set[str]()
         for entry in dataclasses.fields(section):
             if entry.name in without:
                 continue
-            if entry.type not in _KINDS:
+            kind = type(choices[entry.name][0]).__name__ if entry.name in choices else str(entry.type)
+            if kind not in _KINDS:
                 self._text.add(entry.name)
-            self.parameters[entry.name] = _parameter(made, entry, getattr(start, entry.name))
+            self.parameters[entry.name] = _parameter(made, entry.name, kind, getattr(start, entry.name))
 
     def values(self) -> dict[str, Any]:
-        """What the parameters say, for the dataclass to check."""
-        said = {name: parameter.get_value() for name, parameter in self.parameters.items()}
-        return {name: from_text(value) if name in self._text else value for name, value in said.items()}
+        """The values of the parameters, for the dataclass to check."""
+        values = {name: parameter.get_value() for name, parameter in self.parameters.items()}
+        return {name: from_text(value) if name in self._text else value for name, value in values.items()}
 
 
 class NetworkSettings:
@@ -114,26 +116,25 @@ def from_text(text: str) -> Any:
             continue
     if text.strip()[0] in "[{":
         try:
-            return _with_numbers(yaml.safe_load(text))
+            return _parsed(yaml.safe_load(text))
         except yaml.YAMLError:
             return text
     return text
 
 
-def _with_numbers(value: Any) -> Any:
+def _parsed(value: Any) -> Any:
     """A list or a mapping, with numbers where YAML 1.1 has texts, such as 1e-3."""
     if isinstance(value, list):
-        return [_with_numbers(part) for part in value]
+        return [_parsed(part) for part in value]
     if isinstance(value, dict):
-        return {name: _with_numbers(part) for name, part in value.items()}
+        return {name: _parsed(part) for name, part in value.items()}
     return from_text(value) if isinstance(value, str) else value
 
 
-def _parameter(group: ParameterGroup, entry: dataclasses.Field[Any], value: Any) -> Parameter[Any]:
-    kind = _KINDS.get(str(entry.type))
-    if kind is not None:
-        made: Parameter[Any] = getattr(group, f"create_{kind}_parameter")(entry.name, value)
+def _parameter(group: ParameterGroup, name: str, kind: str, value: Any) -> Parameter[Any]:
+    if kind in _KINDS:
+        made: Parameter[Any] = getattr(group, f"create_{_KINDS[kind]}_parameter")(name, value)
         return made
     plain = "none" if value is None else list(value) if isinstance(value, tuple) else value
     text = yaml.safe_dump(plain, default_flow_style=True).removesuffix("...\n").strip()
-    return group.create_string_parameter(entry.name, text)
+    return group.create_string_parameter(name, text)

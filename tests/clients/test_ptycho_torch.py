@@ -14,7 +14,8 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pytest
-from tiny_runs import tiny
+
+pytest.importorskip("ptycho_torch", reason="not installed: pip install --no-deps ./integrations/ptychodus")
 
 from ptycho_torch.api.base_api import (
     ConfigManager,
@@ -29,6 +30,7 @@ from ptycho_torch.config_params import DataConfig, DatagenConfig, InferenceConfi
 from ptycho_torch.lightning_utils import find_best_checkpoint
 from ptycho_torch.mapping import to_config
 from ptycho_torch.model import PtychoPINN_Lightning
+from ptychopinn.config import Config
 from ptychopinn.errors import InputError
 from ptychopinn.metrics.align import align
 from ptychopinn.physics.simulate import simulate
@@ -52,8 +54,8 @@ def centres(scan: Scan) -> np.ndarray:
 
 def shape_of(scan: Scan) -> tuple[int, int]:
     """Of an object array with the middle of the scanned area in its middle."""
-    places = centres(scan)
-    height, width = np.rint(places.min(0) + places.max(0)).astype(int) + 1
+    points = centres(scan)
+    height, width = np.rint(points.min(0) + points.max(0)).astype(int) + 1
     return int(height), int(width)
 
 
@@ -172,15 +174,16 @@ def test_every_checkpoint_can_be_loaded_with_the_settings_of_the_training(
 def test_integers_floats_and_a_single_mode_are_taken(run: tuple[PtychoDataLoader, Losses], scan: Scan) -> None:
     path = find_best_checkpoint(run[0].output_dir)
     assert path is not None
-    whole = reconstructed(path, scan)
+    alone = reconstructed(path, scan)
     for counts in (scan.counts.astype(np.int32), scan.counts.astype(np.float64)):
-        np.testing.assert_allclose(reconstructed(path, scan, diff_patterns=counts), whole, atol=1e-5)
+        np.testing.assert_allclose(reconstructed(path, scan, diff_patterns=counts), alone, atol=1e-5)
     one = reconstructed(path, scan, probe=scan.probe[:1])
-    assert one.shape == whole.shape
+    assert one.shape == alone.shape
 
 
 def test_a_checkpoint_that_ptychodus_had_no_part_in_is_taken(tmp_path: Path, scan: Scan) -> None:
-    run = train_alone(scan, tmp_path / "run", tiny())
+    few = Config.load(overrides={"data.group_size": 4, "training.epochs": 1, "execution.accelerator": "cpu"})
+    run = train_alone(scan, tmp_path / "run", few)
     _, settings = loaded(run.folder / "checkpoints" / "last.ckpt")
     assert settings.data_config.N == SIZE and settings.data_config.C == 4
 
@@ -205,11 +208,11 @@ def test_settings_that_mean_nothing_here_are_named_once(scan: Scan, tmp_path: Pa
     settings.model_config.cbam_decoder, settings.data_config.probe_scale = True, 7.0
     with caplog.at_level(logging.WARNING, "ptycho_torch"):
         trained(tmp_path, scan, settings)
-    said = [record.message for record in caplog.records if record.name == "ptycho_torch"]
-    assert said == ["without effect in ptychopinn: probe_scale = 7.0, cbam_decoder = True"]
+    messages = [record.message for record in caplog.records if record.name == "ptycho_torch"]
+    assert messages == ["without effect in ptychopinn: probe_scale = 7.0, cbam_decoder = True"]
 
 
-def test_settings_mean_what_their_names_say() -> None:
+def test_settings_do_what_their_names_tell() -> None:
     settings = manager()
     settings.data_config = DataConfig(
         N=SIZE, C=5, K_quadrant=12, n_subsample=3, neighbor_function="4_quadrant", min_neighbor_distance=1.0,
@@ -238,7 +241,7 @@ def test_what_does_not_fit_is_one_sentence(scan: Scan, tmp_path: Path, run: tupl
     export(scan, tmp_path / "train_data.npz")
     with pytest.raises(InputError, match=r"expected patterns of 64 px, the model size in the settings, found 32 px"):
         PtychoDataLoader(tmp_path, manager(N=64))
-    with pytest.raises(InputError, match="expected a checkpoint of ptychopinn, found no file"):
+    with pytest.raises(InputError, match=r"none\.ckpt: not found"):
         loaded(tmp_path / "none.ckpt")
     (tmp_path / "other.ckpt").write_bytes(pickle.dumps({"state_dict": {}}))
     with pytest.raises(InputError, match="expected a checkpoint of ptychopinn, found another or damaged file"):
@@ -250,38 +253,37 @@ def test_what_does_not_fit_is_one_sentence(scan: Scan, tmp_path: Path, run: tupl
     assert find_best_checkpoint(tmp_path) is None
 
 
-def test_settings_are_light_and_can_be_pickled() -> None:
-    code = "import sys, ptycho_torch.config_params as c; print({'torch', 'lightning'} & set(sys.modules) or 'light')"
+def test_settings_load_neither_torch_nor_lightning_and_can_be_pickled() -> None:
+    code = "import sys, ptycho_torch.config_params as c; print({'torch', 'lightning'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "light"
+    assert done.stdout.strip() == "set()"
     for kind in (DataConfig, ModelConfig, TrainingConfig, InferenceConfig, DatagenConfig):
         assert pickle.loads(pickle.dumps(kind())) == kind()
 
 
-def test_no_package_of_another_name_is_there() -> None:
-    for root in {Path(sys.modules[name].__file__ or "").parents[1] for name in ("ptycho_torch", "ptychopinn")}:
-        assert not (root / "ptycho").exists() and not (root / "ptychodus").exists()
+def test_no_package_is_there_that_makes_ptychodus_list_the_algorithms_on_tensorflow() -> None:
     assert importlib.util.find_spec("ptycho") is None
 
 
-def test_importing_everything_touches_nothing_of_ptychodus() -> None:
+def test_importing_everything_touches_nothing_of_ptychodus(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib, ptychopinn.pipeline, ptychopinn.cli.train, ptychopinn.compat.ptychodus\n"
+        "import sys, pathlib, ptychopinn.pipeline, ptychopinn.cli.train, ptychopinn_ptychodus\n"
         "import ptycho_torch.api.base_api, ptycho_torch.model, ptycho_torch.config_params\n"
         "print(sorted(name for name in sys.modules if name.split('.')[0] in ('ptychodus', 'ptycho')))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # Not in the root of the repository, whose folder ptycho_ext holds no library.
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_a_ptychodus_that_cannot_list_us_starts_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
-    path = Path(__file__).parents[2] / "python" / "ptychodus_plugin" / "ptychopinn.py"
+    path = Path(__file__).parents[2] / "integrations" / "ptychodus" / "plugins" / "ptychopinn.py"
     spec = importlib.util.spec_from_file_location("a_plugin", path)
     assert spec is not None and spec.loader is not None
     plugin = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(plugin)
     with pytest.MonkeyPatch.context() as patch:  # of another version, which has no such module
         patch.setitem(sys.modules, "ptychodus.model.core", None)
-        patch.delitem(sys.modules, "ptychopinn.compat.ptychodus.plugin", raising=False)
+        patch.delitem(sys.modules, "ptychopinn_ptychodus.plugin", raising=False)
         plugin.register_plugins(object())
     assert "this ptychodus cannot list ptychopinn's reconstructors" in caplog.text

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import ptychodus.model.core
 
-from ptychopinn.compat.ptychodus.library import PtychoPINNLibrary
+from ptychopinn_ptychodus.library import PtychoPINNLibrary
 
 _log = logging.getLogger("ptychopinn")
 
@@ -54,33 +54,33 @@ def _need(kind: type, *names: str) -> None:
 def _listing(core: Any) -> Any:
     signature = inspect.signature(core)
 
-    class ListingCore(core):  # type: ignore[misc]
+    class ListingCore(core):
         lists_ptychopinn = True
 
         def __init__(self, *arguments: Any, **named: Any) -> None:
-            given = signature.bind(*arguments, **named)
-            library = PtychoPINNLibrary(given.arguments["settings_registry"])
-            given.arguments["algorithm_libraries"] = [*given.arguments["algorithm_libraries"], library]
-            super().__init__(*given.args, **given.kwargs)
+            bound = signature.bind(*arguments, **named)
+            library = PtychoPINNLibrary(bound.arguments["settings_registry"])
+            bound.arguments["algorithm_libraries"] = [*bound.arguments["algorithm_libraries"], library]
+            super().__init__(*bound.args, **bound.kwargs)
             _LIBRARIES[self.algorithm_parameter] = library
 
     return ListingCore
 
 
 def _showing(controller: Any) -> Any:
-    from ptychopinn.compat.ptychodus.panes import PaneFactory
+    from ptychopinn_ptychodus.panes import PaneFactory
 
     signature = inspect.signature(controller)
 
-    class ShowingController(controller):  # type: ignore[misc]
+    class ShowingController(controller):
         lists_ptychopinn = True
 
         def __init__(self, *arguments: Any, **named: Any) -> None:
-            given = signature.bind(*arguments, **named)
-            library = _LIBRARIES.get(given.arguments["algorithm_parameter"])
+            bound = signature.bind(*arguments, **named)
+            library = _LIBRARIES.get(bound.arguments["algorithm_parameter"])
             if library is not None:
-                factories = list(given.arguments["view_controller_factories"])
-                given.arguments["view_controller_factories"] = [*factories, PaneFactory(library, factories)]
-            super().__init__(*given.args, **given.kwargs)
+                factories = list(bound.arguments["view_controller_factories"])
+                bound.arguments["view_controller_factories"] = [*factories, PaneFactory(library, factories)]
+            super().__init__(*bound.args, **bound.kwargs)
 
     return ShowingController

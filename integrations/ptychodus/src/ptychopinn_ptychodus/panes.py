@@ -10,8 +10,8 @@ from ptychodus.controller.parameters import ParameterViewBuilder
 from ptychodus.controller.processing import ReconstructorViewControllerFactory
 from PyQt5.QtWidgets import QWidget
 
-from ptychopinn.compat.ptychodus.library import PtychoPINNLibrary
-from ptychopinn.compat.ptychodus.settings import SectionSettings
+from ptychopinn_ptychodus.library import PtychoPINNLibrary
+from ptychopinn_ptychodus.settings import SectionSettings
 
 
 class PaneFactory(ReconstructorViewControllerFactory):

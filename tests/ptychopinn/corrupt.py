@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How a good file of `scan_files` is spoiled, for the tables of bad files."""
+"""Faults for the files of `scan_files`, for the tables of bad files."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from scan_files import COUNTS, FILES, PATTERNS, WORLD, N
 from ptychopinn.errors import InputError
 from ptychopinn.scan import Scan
 
-Spoil = Callable[[Path], object]
-#: A good file, how it is spoiled, what the caller states, and what the sentence says.
-Row = tuple[str, Spoil, dict[str, Any], str]
+Fault = Callable[[Path], object]
+#: The name of a file of `scan_files`, its fault, options of the caller, and the expected sentence.
+Row = tuple[str, Fault, dict[str, Any], str]
 
 
 class Executed(Exception):
@@ -28,18 +28,18 @@ class Executed(Exception):
 
 class Bomb:
     def __reduce__(self) -> tuple[Any, ...]:
-        return exec, ("from spoil import Executed; raise Executed",)
+        return exec, ("from corrupt import Executed; raise Executed",)
 
 
-def hdf5(change: Callable[[h5py.File], object], name: str | None = None) -> Spoil:
-    def spoil(path: Path) -> None:
+def hdf5(change: Callable[[h5py.File], object], name: str | None = None) -> Fault:
+    def corrupt(path: Path) -> None:
         with h5py.File(path if name is None else path.with_name(name), "a") as file:
             change(file)
 
-    return spoil
+    return corrupt
 
 
-def put(key: str, value: Any, name: str | None = None) -> Spoil:
+def put(key: str, value: Any, name: str | None = None) -> Fault:
     """Replace a data set, keeping its attributes; None removes it."""
 
     def change(file: h5py.File) -> None:
@@ -53,11 +53,11 @@ def put(key: str, value: Any, name: str | None = None) -> Spoil:
     return hdf5(change, name)
 
 
-def attribute(key: str, name: str, value: Any, file: str | None = None) -> Spoil:
+def attribute(key: str, name: str, value: Any, file: str | None = None) -> Fault:
     return hdf5(lambda opened: opened[key].attrs.__setitem__(name, value), file)
 
 
-def in_product(key: str, value: Any) -> Spoil:
+def in_product(key: str, value: Any) -> Fault:
     return put(key, value, "product.h5")
 
 
@@ -82,16 +82,16 @@ def missing(path: Path) -> None:
     path.unlink()
 
 
-def corrupt(path: Path) -> None:
-    """Damage the bytes of the first compressed pattern, and no structure of the file."""
+def damage_chunk(path: Path) -> None:
+    """Overwrite bytes of the first compressed pattern; the structure of the file stays intact."""
     with h5py.File(path) as file:
-        place = file["patterns"].id.get_chunk_info(0)
+        chunk = file["patterns"].id.get_chunk_info(0)
     data = bytearray(path.read_bytes())
-    data[place.byte_offset : place.byte_offset + 40] = bytes(40)
+    data[chunk.byte_offset : chunk.byte_offset + 40] = bytes(40)
     path.write_bytes(data)
 
 
-def external_link(key: str) -> Spoil:
+def external_link(key: str) -> Fault:
     def change(file: h5py.File) -> None:
         del file[key]
         file[key] = h5py.ExternalLink("/etc/secrets.h5", "/data")
@@ -99,13 +99,13 @@ def external_link(key: str) -> Spoil:
     return hdf5(change)
 
 
-def link_over(key: str) -> Spoil:
-    """A soft link to an external link: it leaves the file at the second step."""
+def link_over(key: str) -> Fault:
+    """Replace a data set with a soft link to an external link."""
 
     def change(file: h5py.File) -> None:
         del file[key]
-        file["elsewhere"] = h5py.ExternalLink("other.h5", "/data")
-        file[key] = h5py.SoftLink("/elsewhere")
+        file["external"] = h5py.ExternalLink("other.h5", "/data")
+        file[key] = h5py.SoftLink("/external")
 
     return hdf5(change)
 
@@ -128,8 +128,8 @@ def outside(file: h5py.File) -> None:
     file.create_dataset("patterns", (PATTERNS, N, N), np.uint16, external=[("/etc/passwd", 0, PATTERNS * N * N * 2)])
 
 
-def huge(key: str, name: str | None = None) -> Spoil:
-    """An array of 280 TB that takes no room in the file."""
+def huge(key: str, name: str | None = None) -> Fault:
+    """Replace a data set with an array of 280 TB without stored chunks."""
 
     def change(file: h5py.File) -> None:
         del file[key]
@@ -138,15 +138,15 @@ def huge(key: str, name: str | None = None) -> Spoil:
     return hdf5(change, name)
 
 
-def member(name: str, data: bytes) -> Spoil:
-    def spoil(path: Path) -> None:
+def member(name: str, data: bytes) -> Fault:
+    def corrupt(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             kept = {other: archive.read(other) for other in archive.namelist() if other != f"{name}.npy"}
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for other, value in {**kept, f"{name}.npy": data}.items():
                 archive.writestr(other, value)
 
-    return spoil
+    return corrupt
 
 
 def npy(array: Any) -> bytes:
@@ -156,15 +156,15 @@ def npy(array: Any) -> bytes:
 
 
 def bomb(shape: str) -> bytes:
-    """An NPY header that declares much and holds nothing."""
+    """Return an NPY header with a large shape and without data."""
     header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
 
 
-def beside(name: str, content: str | bytes | np.ndarray | None) -> Spoil:
+def beside(name: str, content: str | bytes | np.ndarray | None) -> Fault:
     """Replace a file beside the patterns; None removes it."""
 
-    def spoil(path: Path) -> None:
+    def corrupt(path: Path) -> None:
         other = path.with_name(name)
         if content is None:
             other.unlink()
@@ -175,14 +175,14 @@ def beside(name: str, content: str | bytes | np.ndarray | None) -> Spoil:
         else:
             np.save(other, content)
 
-    return spoil
+    return corrupt
 
 
-def array(value: Any) -> Spoil:
+def array(value: Any) -> Fault:
     return lambda path: path.write_bytes(npy(value))
 
 
-def spoiled(value: float, dtype: Any = np.float64) -> np.ndarray:
+def counts_with(value: float, dtype: Any = np.float64) -> np.ndarray:
     changed = COUNTS.astype(dtype)
     changed[4, 1, 2] = value
     return changed
@@ -198,10 +198,10 @@ def put_in(file: h5py.File, key: str, value: np.ndarray) -> None:
 
 
 def assert_one_sentence(folder: Path, row: Row) -> None:
-    """The file of a row is refused with its sentence, and nothing is left behind."""
-    kind, spoil, stated, sentence = row
+    """Check that the file of a row is refused with its sentence, and that no file is written."""
+    kind, fault, stated, sentence = row
     path = FILES[kind][0](folder)
-    spoil(path)
+    fault(path)
     before = sorted(folder.rglob("*"))
     with pytest.raises(InputError, match=sentence) as caught:
         Scan.load(path, **stated)

@@ -2,7 +2,7 @@
 """What runs in the processes that ptychodus starts, one for every training, inference and refinement.
 
 ptychodus calls each with its job and a queue for what is to be shown. It looks whether to stop only when something
-arrives there; that is why a training says how far it is twice a second, and not only after an epoch.
+arrives there; that is why a training reports its progress twice a second, and not only after an epoch.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from ptychodus.api.product import LossValue
 from ptychodus.api.reconstruct import ReconstructOutput, TrainOutput
 from ptychodus.model.processing.subprocess_reconstructor import TAG_MODEL_SAVED, TAG_OUTPUT, TAG_TRAIN_OUTPUT
 
-from ptychopinn.compat.ptychodus.payloads import Inference, Refinement, Training
-from ptychopinn.compat.ptychodus.scans import product_of, scan_of, start_of
 from ptychopinn.config import Config, ExecutionConfig, RefineConfig
 from ptychopinn.errors import InputError
 from ptychopinn.inference.predict import reconstruct
@@ -36,6 +34,8 @@ from ptychopinn.runtime.devices import device_of
 from ptychopinn.scan import Scan
 from ptychopinn.training.callbacks import EpochLog
 from ptychopinn.training.workflow import train
+from ptychopinn_ptychodus.payloads import Inference, Refinement, Training
+from ptychopinn_ptychodus.scans import product_of, scan_of, start_of
 
 #: Seconds between two words of a training.
 _OFTEN = 0.5
@@ -52,7 +52,7 @@ def run_training(job: Training, queue: Any) -> None:
     with _telling(losses, queue):
         run = train(scans_in(job.source), folder, config, callbacks=[losses, EpochLog()])
     assert run.checkpoint is not None
-    queue.put((TAG_TRAIN_OUTPUT, pickle.dumps(losses.said())))
+    queue.put((TAG_TRAIN_OUTPUT, pickle.dumps(losses.reported())))
     queue.put((TAG_MODEL_SAVED, str(copy_chosen(run.checkpoint, folder))))
 
 
@@ -133,18 +133,18 @@ class _Losses(L.Callback):
                 values.append(LossValue(trainer.current_epoch, float(trainer.callback_metrics[name])))
         self.epochs = trainer.current_epoch + 1
 
-    def said(self) -> TrainOutput:
+    def reported(self) -> TrainOutput:
         return TrainOutput(list(self.training), list(self.validation), self.epochs)
 
 
 @contextmanager
 def _telling(losses: _Losses, queue: Any) -> Iterator[None]:
-    """Puts what a training has reached into the queue, again and again while it runs."""
+    """Put what a training has reached into the queue, again and again while it runs."""
     over = threading.Event()
 
     def tell() -> None:
         while not over.wait(_OFTEN):
-            queue.put((TAG_TRAIN_OUTPUT, pickle.dumps(losses.said())))
+            queue.put((TAG_TRAIN_OUTPUT, pickle.dumps(losses.reported())))
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()

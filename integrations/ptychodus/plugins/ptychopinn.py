@@ -12,7 +12,7 @@ from typing import Any
 def register_plugins(registry: Any) -> None:
     """Add the reconstructors of ptychopinn to those that ptychodus is about to list."""
     try:
-        from ptychopinn.compat.ptychodus.plugin import add_library
+        from ptychopinn_ptychodus.plugin import add_library
 
         add_library()
     except Exception as error:

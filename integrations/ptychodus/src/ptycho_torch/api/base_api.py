@@ -68,12 +68,16 @@ class ConfigManager:
         return cls(model.data_config, model.model_config, model.training_config, model.inference_config)
 
     def validate_arch_compatibility(self, model: PtychoModel) -> None:
-        """Nothing to check: a model is built from what its own checkpoint says."""
+        """Nothing to check: a model is built from what is in its own checkpoint."""
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """All that can differ between runs, as plain types."""
-        parts = {"data": self.data_config, "model": self.model_config, "training": self.training_config}
-        return {name: dataclasses.asdict(part) for name, part in {**parts, "inference": self.inference_config}.items()}
+        return {
+            "data": dataclasses.asdict(self.data_config),
+            "model": dataclasses.asdict(self.model_config),
+            "training": dataclasses.asdict(self.training_config),
+            "inference": dataclasses.asdict(self.inference_config),
+        }
 
 
 class PtychoDataLoader:
@@ -82,7 +86,7 @@ class PtychoDataLoader:
     Args:
         data_dir: folder with the training files, NPZ, that ptychodus exports.
         config_manager: the settings.
-        data_format: as ptychodus says it.
+        data_format: as ptychodus states it.
         output_dir: where to write; every training has a folder of its own in it, ``output_dir``.
     """
 
@@ -241,7 +245,7 @@ class InferenceEngine:
         self.config_manager, self.ptycho_model = config_manager, ptycho_model
 
     def predict_and_stitch(self, loader: PtychoDataLoader) -> NDArray[np.complex64]:
-        """The object (H, W) in the pixels that the positions are given in; zero where no light fell.
+        """The object (H, W) in the pixels that the positions are given in; zero outside the illuminated area.
 
         Raises:
             InputError: the patterns do not fit the model.

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ptychodus.api.product import LossValue
 from ptychodus.api.reconstruct import (
@@ -24,14 +25,14 @@ from ptychodus.api.settings import SettingsRegistry
 from ptychodus.model.processing._subprocess_protocol import ChildError
 from ptychodus.model.processing.subprocess_reconstructor import SubprocessReconstructor
 
-from ptychopinn.compat.ptychodus.payloads import Inference, Refinement, Training
-from ptychopinn.compat.ptychodus.scans import scan_of
-from ptychopinn.compat.ptychodus.settings import NetworkSettings, RefinementSettings
 from ptychopinn.config import Config, ExecutionConfig, RefineConfig
 from ptychopinn.errors import InputError
+from ptychopinn_ptychodus.payloads import Inference, Refinement, Training
+from ptychopinn_ptychodus.scans import scan_of
+from ptychopinn_ptychodus.settings import NetworkSettings, RefinementSettings
 
 NAME = "PtychoPINN"
-_JOBS = "ptychopinn.compat.ptychodus.children"
+_JOBS = "ptychopinn_ptychodus.children"
 _log = logging.getLogger("ptychopinn")
 
 
@@ -49,7 +50,7 @@ class PtychoPINNLibrary(ReconstructorLibrary):
         super().__init__(_log.name)
         network, refinement = NetworkSettings(registry), RefinementSettings(registry)
         self._reconstructors = [NetworkReconstructor(network), RefinementReconstructor(refinement)]
-        self.settings = {"Network": network, "Refinement": refinement}
+        self.settings: dict[str, NetworkSettings | RefinementSettings] = {"Network": network, "Refinement": refinement}
 
     @property
     def name(self) -> str:
@@ -63,6 +64,7 @@ class NetworkReconstructor(SubprocessReconstructor):
     """Trains a network on scans, and reconstructs with it."""
 
     def __init__(self, settings: NetworkSettings) -> None:
+        self._goal = 1
         super().__init__(
             name="Network",
             reconstruct_entry_point=f"{_JOBS}:run_inference",
@@ -77,7 +79,6 @@ class NetworkReconstructor(SubprocessReconstructor):
             export_training_data=_export,
         )
         self._settings = settings
-        self._goal = 1
         self._losses: Sequence[LossValue] = []
 
     def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
@@ -104,10 +105,10 @@ class NetworkReconstructor(SubprocessReconstructor):
 
     def _training(self, source: Path, target: Path) -> Training:
         settings = self._checked()
-        self._goal = settings["training"]["epochs"]
+        self._goal = int(settings["training"]["epochs"])
         return Training(settings, source, target)
 
-    def _checked(self) -> dict[str, dict[str, object]]:
+    def _checked(self) -> dict[str, dict[str, Any]]:
         """The settings, refused before a process is started if the configuration refuses them."""
         return Config.from_dict(self._settings.values()).to_dict()
 
@@ -137,7 +138,7 @@ class RefinementReconstructor(SubprocessReconstructor):
 
 @contextmanager
 def _one_sentence() -> Iterator[None]:
-    """What a user can mend is said as such, in ptychodus' window too; other failures keep their traceback."""
+    """Report what a user can mend as one sentence, in ptychodus' window too; other failures keep their traceback."""
     try:
         yield
     except ChildError as error:

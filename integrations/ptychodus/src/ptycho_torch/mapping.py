@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the settings of ptychodus mean here, in one place; those that mean nothing here are named once in the log."""
+"""What the settings of ptychodus do here, in one place; those without effect are named once in the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RULES = {"Nearest": "nearest", "Min_dist": "nearest", "4_quadrant": "quadrants"
 _SCHEDULES = {"Default": "cosine", "Cosine": "cosine", "Exponential": "exponential"}
 _LOSSES = {"Poisson": "poisson", "MAE": "amplitude"}
 
-#: Fields that are read below, or that say what others say. All others have no effect: the network is another one, and
+#: Fields that are read below, or that repeat others. All others have no effect: the network is another one, and
 #: scale factors have one owner here, the counts.
 _USED = {
     "N", "C", "C_model", "C_forward", "decoder_last_amp_channels", "grid_size",
@@ -66,7 +66,7 @@ def to_config(
         },
         "inference": {"weighting": inference.patch_weighting},
         "execution": {
-            # ptychodus says cuda by default, also where there is none: then the CPU does it.
+            # The default of ptychodus is cuda, also where there is none: then it runs on the CPU.
             "accelerator": "cpu" if training.device == "cpu" else "auto",
             "devices": training.n_devices,
             "workers": 0,
@@ -79,7 +79,7 @@ def to_config(
 
 
 def tell_what_has_no_effect(*settings: Any) -> None:
-    """One line of the log for all settings that differ from their defaults and mean nothing here."""
+    """Name all settings that differ from their defaults and have no effect here, in one line of the log."""
     changed = [
         f"{entry.name} = {getattr(part, entry.name)!r}"
         for part in settings

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Decisions of a reader with their reasons: measurement, coordinates, probe, truth, pairing.
+
+Readers (`ptychopinn.io`) make them, they are a field of `Scan`, and inspection, writers and clients use them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A choice among several values.
+
+    Args:
+        value: the chosen value.
+        reason: of the choice, in words.
+        by_default: neither the file nor the caller determines the value, which may be wrong.
+    """
+
+    value: str
+    reason: str
+    by_default: bool = False
+
+
+@dataclass(frozen=True)
+class ProbeScale:
+    """The scale factor of a probe.
+
+    Args:
+        factor: from the probe in the file to the probe in sqrt(counts); 1 if the file has it in sqrt(counts).
+        reason: of the factor, in words.
+    """
+
+    factor: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Numbers of patterns and positions that were omitted because their counterpart is missing.
+
+    Args:
+        patterns: number of patterns without a position.
+        positions: number of positions without a pattern.
+        reason: in words.
+    """
+
+    patterns: int
+    positions: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """All decisions on a scan; None if there was no choice.
+
+    Args:
+        measurement: "counts" or "amplitude", whichever the file holds.
+        coordinates: sample of the patch to which coordinates in the file refer, where formats differ.
+        probe: "given" by the caller, or "guessed", that is, estimated from the patterns; None: from the file.
+        probe_scale: the factor to sqrt(counts).
+        truth: "omitted" if the object in the file does not fit the positions.
+        pairing: numbers of patterns and positions that were omitted.
+    """
+
+    measurement: Decision | None = None
+    coordinates: Decision | None = None
+    probe: Decision | None = None
+    probe_scale: ProbeScale | None = None
+    truth: Decision | None = None
+    pairing: Pairing | None = None

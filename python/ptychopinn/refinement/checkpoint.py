@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Checkpoints of a refinement: plain tensors and values, read without running code, with a fingerprint of the scan."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from zlib import crc32
+
+import torch
+
+from ptycho_ext import CanvasGeometry
+from ptychopinn.config import RefineConfig
+from ptychopinn.errors import InputError
+from ptychopinn.scan import Scan
+from ptychopinn.storage.arrays import total_counts
+from ptychopinn.storage.atomic import atomic_path
+
+#: Options that may change when a refinement is resumed.
+_MAY_CHANGE = {"iterations", "minutes", "tolerance", "split_half"}
+
+
+def fingerprint(scan: Scan, geometry: CanvasGeometry) -> dict[str, Any]:
+    """Values that identify a scan and its canvas."""
+    return {
+        "patterns": scan.n,
+        "counts": total_counts(scan.counts),
+        "positions": crc32(scan.positions.tobytes()),
+        "probe": crc32(scan.probe.tobytes()),
+        "origin": list(geometry.origin),
+        "shape": list(geometry.shape),
+    }
+
+
+def write_checkpoint(path: Path, values: dict[str, Any]) -> None:
+    """Write tensors and plain values by name, atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(values, temporary)
+
+
+def read_checkpoint(
+    path: Path, scan: Scan, geometry: CanvasGeometry, config: RefineConfig, device: torch.device
+) -> dict[str, Any]:
+    """Read a checkpoint and check that it belongs to a scan and a configuration.
+
+    Args:
+        path: the file.
+        scan: the scan to refine.
+        geometry: of its canvas.
+        config: the configuration; iterations, minutes, tolerance and split_half may differ from the checkpoint's.
+        device: of the tensors.
+
+    Raises:
+        InputError: the file is no checkpoint of a refinement, or of another scan, start or configuration.
+    """
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        same = saved["scan"] == fingerprint(scan, geometry)
+    except (OSError, RuntimeError, KeyError, EOFError, TypeError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: expected a refinement to resume, found none: {reason}") from None
+    if not same:
+        raise InputError(f"{path}: expected a refinement of {scan.name}, found one of another scan or start")
+    for name, value in dataclasses.asdict(config).items():
+        if name not in _MAY_CHANGE and saved["config"].get(name) != value:
+            raise InputError(
+                f"{path}: expected a refinement with refine.{name} {value!r}, found {saved['config'].get(name)!r}"
+            )
+    return saved

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Which patches overlap, and how much each pair agrees: the links from which phases are found.
+
+Patches are asked for by number, so that they may come from memory, from a file or from another process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+#: A patch times its weights, complex (h, w), by the patch's number.
+WeightedPatches = Callable[[int], NDArray[np.complexfloating]]
+
+_KEPT = 256 << 20  # bytes of weighted patches
+
+
+def weighted_patches(
+    read: Callable[[int], tuple[NDArray[np.complexfloating], NDArray[np.floating]]], size: tuple[int, int]
+) -> WeightedPatches:
+    """Multiply patches by their weights when they are asked for; those used last are kept.
+
+    Args:
+        read: a patch, complex (h, w), and its weights, real (h, w), by the patch's number.
+        size: (h, w) of a patch.
+    """
+
+    @lru_cache(max(2, _KEPT // (8 * size[0] * size[1])))
+    def product(number: int) -> NDArray[np.complexfloating]:
+        patch, weights = read(number)
+        weighted: NDArray[np.complexfloating] = patch * weights
+        return weighted
+
+    return product
+
+
+def overlap_products(
+    patches: WeightedPatches,
+    positions: NDArray[np.generic],
+    size: tuple[int, int],
+    pairs: NDArray[np.int64],
+    stride: int = 2,
+) -> NDArray[np.complex128]:
+    """``sum w_i w_j conj(o_i) o_j`` over the overlap of i and j, for pairs of patches.
+
+    Args:
+        patches: each times its weights, by number; asked for in the order of the pairs.
+        positions: (n, 2), (y, x) scan coordinates, in pixels; differences are rounded to whole pixels.
+        size: (h, w) of a patch.
+        pairs: (k, 2), numbers of patches.
+        stride: use every ``stride``-th pixel of an overlap.
+
+    Returns:
+        (k,), zero where a pair does not overlap.
+    """
+    products = np.zeros(len(pairs), np.complex128)
+    for index, (first, second) in enumerate(pairs.tolist()):
+        shift = np.rint(positions[second] - positions[first]).astype(np.int64)
+        low, high = np.maximum(shift, 0), np.minimum(shift, 0) + size
+        if (high > low).all():
+            one = np.s_[low[0] : high[0] : stride, low[1] : high[1] : stride]
+            low, high = low - shift, high - shift
+            other = np.s_[low[0] : high[0] : stride, low[1] : high[1] : stride]
+            products[index] = np.vdot(patches(first)[one], patches(second)[other])
+    return products
+
+
+def overlapping_pairs(positions: NDArray[np.generic], size: tuple[int, int], neighbours: int = 8) -> NDArray[np.int64]:
+    """Choose the pairs of patches to compare.
+
+    Nearest neighbours alone would leave the rows of a scan apart whose steps along a row are much the shorter, and
+    repeats of one position apart from the others. So the plane is also cut into cells of a quarter patch, in which all
+    patches overlap: each is compared with its cell's first, and that with the first ones of the nearest cells.
+
+    Args:
+        positions: (n, 2), (y, x) scan coordinates, in pixels.
+        size: (h, w) of a patch.
+        neighbours: nearest patches with which each is compared, and nearest cells.
+
+    Returns:
+        (k, 2), each pair once, ascending, the lower number first.
+    """
+    if len(positions) < 2 or neighbours < 1:
+        return np.zeros((0, 2), np.int64)
+    _, cell = np.unique(positions // np.maximum(np.array(size) // 4, 1), axis=0, return_inverse=True)
+    _, first = np.unique(cell, return_index=True)
+    everyone = np.arange(len(positions))
+    found = [np.stack([everyone, first[cell.ravel()]], 1)]
+    for members in (everyone, first):
+        count = min(neighbours + 1, len(members))
+        _, nearest = cKDTree(positions[members]).query(positions[members], k=[*range(1, count + 1)])
+        found.append(np.stack([np.repeat(members, count), members[nearest].ravel()], 1))
+    pairs = np.concatenate(found)
+    return np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)

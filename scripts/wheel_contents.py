@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Check what the wheels of both distributions install: each its own packages, and nothing in the place of another's.
+
+    python scripts/wheel_contents.py dist/*.whl
+
+The main wheel must hold nothing of ptychodus, or `import ptychodus` succeeds where it is not installed.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+#: Distribution, as in the name of its wheel -> patterns of what it may install beside its metadata.
+CONTENTS = {
+    "ptychopinn": r"(ptycho_ext|ptychopinn)/.+",
+    "ptychopinn_ptychodus": r"(ptycho_torch|ptychopinn_ptychodus)/.+|ptychodus/plugins/ptychopinn\.py",
+}
+
+
+def misplaced(distribution: str, names: Iterable[str]) -> list[str]:
+    """The files among ``names`` that a wheel of this distribution must not hold."""
+    pattern = re.compile(rf"{CONTENTS[distribution]}|{distribution}-[^/]+\.dist-info/.+")
+    return [name for name in names if not pattern.fullmatch(name) or "__pycache__" in name]
+
+
+def main(wheels: list[str]) -> int:
+    """Print a line for every wheel; 1 if one holds what it must not, or there is none."""
+    failed = not wheels
+    for wheel in map(Path, wheels):
+        with zipfile.ZipFile(wheel) as archive:
+            names = archive.namelist()
+        wrong = misplaced(wheel.name.partition("-")[0], names)
+        print(f"{wheel.name}: {len(names)} files{''.join(f', must not hold {name}' for name in wrong)}")
+        failed |= bool(wrong)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

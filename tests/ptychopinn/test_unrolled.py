@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The unrolled generator: without training it is the physical iteration; the network is applied between its steps."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from tiny_groups import batch_of, illuminated, relative, run, scan_of_groups
+
+from ptycho_ext import extract_patches
+from ptychopinn.models import PtychoModel, UnrolledGenerator, build_generator
+from ptychopinn.physics.likelihood import amplitude_loss, poisson_loss
+from ptychopinn.physics.propagation import diffract
+from ptychopinn.physics.simulate import simulate
+from ptychopinn.scan import Scan
+
+
+@pytest.fixture(scope="module")
+def scan() -> Scan:
+    return scan_of_groups()
+
+
+def physics(steps: int) -> UnrolledGenerator:
+    return UnrolledGenerator(steps=steps, width=8, state=2)
+
+
+def test_more_untrained_steps_lower_the_loss(scan: Scan) -> None:
+    probe, batch = torch.from_numpy(scan.probe), batch_of(scan, 9)
+    losses = []
+    for steps in (1, 2, 4, 8, 16):
+        with torch.no_grad():
+            canvas = run(physics(steps), batch, probe)
+        losses.append(
+            amplitude_loss(diffract(extract_patches(canvas, batch.positions, 32), probe), batch.counts).item()
+        )
+    assert all(later < earlier for earlier, later in itertools.pairwise(losses)), losses
+    assert losses[-1] < 0.25 * losses[0]
+
+
+@pytest.mark.parametrize("modes", [1, 2])
+def test_untrained_steps_reconstruct_the_object(modes: int) -> None:
+    scan = simulate("dead_leaves", patterns=36, size=32, step=(3, 4), photons=1e5, modes=modes, seed=2)
+    probe, batch = torch.from_numpy(scan.probe), batch_of(scan, 16, groups=1)
+    with torch.no_grad():
+        canvas = run(physics(24), batch, probe)[0]
+    top, left = batch.origins[0].tolist()
+    height, width = batch.canvas_size
+    truth = torch.from_numpy(scan.truth)[top : top + height, left : left + width]
+    mask = illuminated(batch, probe)[0]
+    found, true = canvas[mask], truth[mask]
+    correlation = (torch.vdot(found, true).abs() / (found.norm() * true.norm())).item()
+    wrong = torch.vdot(found, true.conj().resolve_conj()).abs().item() / (found.norm() * true.norm()).item()
+    assert correlation > 0.9 and wrong < correlation - 0.3, (correlation, wrong)
+
+
+def test_true_canvas_is_a_fixed_point_of_the_untrained_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without noise and at integer positions."""
+    scan = simulate("dead_leaves", patterns=16, size=32, step=(5, 4), jitter=0, photons=1e5, noise=False, seed=1)
+    probe, batch = torch.from_numpy(scan.probe), batch_of(scan, 4, groups=1)
+    top, left = batch.origins[0].tolist()
+    truth = torch.from_numpy(scan.truth)[top:, left:][: batch.canvas_size[0], : batch.canvas_size[1]][None]
+    strongest = probe[0]
+    exact = extract_patches(truth.contiguous(), batch.positions, 32) * strongest
+    monkeypatch.setattr("ptychopinn.models.unrolled.initial_waves", lambda counts, probe: (exact, strongest))
+    with torch.no_grad():
+        one_step, six_steps = (run(UnrolledGenerator(steps=n, regularisation=1e-4), batch, probe) for n in (1, 6))
+    mask = illuminated(batch, probe, 0.1)
+    assert relative(one_step[mask], truth[mask]) < 1e-2 and relative(six_steps[mask], truth[mask]) < 1e-2
+
+
+def test_phase_0_gives_no_phase_before_training_and_can_learn_one(scan: Scan) -> None:
+    options = {"steps": 2, "every": 1, "width": 8, "state": 2, "phase": 0.0}
+    generator = build_generator("unrolled", 32, options)
+    probe = torch.from_numpy(scan.probe)
+    canvas = run(generator, batch_of(scan, 4), probe)
+    assert (canvas.imag.abs() < 1e-6 * canvas.abs().max()).all() and (canvas.real > 0).float().mean() > 0.9
+    model = PtychoModel("unrolled", options, 32)
+    model.illumination.set_probe(probe)
+    batch = batch_of(scan, 4)
+    predicted = model.predict_counts(model(batch.counts, batch.positions, batch.canvas_size), batch.positions)
+    poisson_loss(predicted, batch.counts).backward()
+    assert (model.generator.step_size.grad != 0).all() and model.generator.start_phase.grad != 0
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 9])
+def test_network_is_applied_every_so_many_steps_and_after_the_last(scan: Scan, every: int) -> None:
+    generator = build_generator("unrolled", 32, {"steps": 5, "every": every, "width": 8, "state": 2})
+    calls = []
+    generator.network.register_forward_hook(lambda *_: calls.append(1))
+    run(generator, batch_of(scan, 4), torch.from_numpy(scan.probe))
+    assert len(calls) == len(range(4, -1, -every))
