@@ -53,6 +53,7 @@ def differentiable(op: str, function: type[torch.autograd.Function]) -> Callable
     parameters = inspect.signature(function.forward).parameters.values()
     # The dispatcher passes no trailing arguments that have their default.
     defaults: list[Any] = [None if p.default is p.empty else p.default for p in parameters]
+    call = overload._op  # what OpOverload.__call__ calls
     gradient_wanted = _test_of(overload)
     record, packed = _recorded(function, overload)
 
@@ -65,7 +66,7 @@ def differentiable(op: str, function: type[torch.autograd.Function]) -> Callable
         if gradient_wanted(args):  # a tensor that outlived its transform is unwrapped by the dispatcher, else here
             return record(*map(_unwrapped, args[:packed]), args[packed:])
         with _below_autograd():
-            return overload(*args[:own])
+            return call(*args[:own])
 
     def recorded(args: tuple[Any, ...]) -> Any:
         return record(*args[:packed], (*args[packed:], *defaults[len(args) :]))
@@ -89,6 +90,7 @@ def composed(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
         ``apply(*args)``: the operator; cheaper than the raw one in a backward that is not differentiated itself.
     """
     overload = getattr(torch.ops.ptycho, op).default
+    call = overload._op
     gradient_wanted = _test_of(overload)
 
     def apply(*args: Any) -> Any:
@@ -96,7 +98,7 @@ def composed(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if recording or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return overload(*args)
         with _below_autograd():
-            return overload(*args)
+            return call(*args)
 
     def recorded(args: tuple[Any, ...]) -> Any:
         return function(*args)
@@ -186,14 +188,14 @@ def _recorded(
 
     The operator is called beneath autograd.
     """
-    own = len(overload._schema.arguments)
+    own, call = len(overload._schema.arguments), overload._op
     packed = _places_of_data(overload)[-1] + 1
     lenient = getattr(function, "takes_no_gradient", False)
 
     def forward(ctx: Any, *args: Any) -> Any:
         args = (*args[:-1], *args[-1])
         with _below_autograd():
-            output = overload(*args[:own])
+            output = call(*args[:own])
         if lenient:
             ctx.set_materialize_grads(False)
         function.setup_context(ctx, args, output)
