@@ -33,9 +33,12 @@ void interpolate_as(const PatchView<T>& view, T* out, int64_t stride, T* scratch
   const T y0 = view.y.w0, y1 = view.y.w1;
   T* const above = scratch;  // the line interpolated last
   const Lines<T> lines(view, above + scratch_line<T>(view.cols, lanes), view.next);
-  PatchView<T> view_of_factors = view;
-  view_of_factors.source = view.factors;
-  const Lines<T> lines_of_factors(view_of_factors, above + scratch_line<T>(view.cols, lanes), nullptr);
+  const Lines<T> lines_of_factors = [&] {
+    if constexpr (factor != Factor::of_source) return lines;  // not used
+    PatchView<T> view_of_factors = view;
+    view_of_factors.source = view.factors;
+    return Lines<T>(view_of_factors, above + scratch_line<T>(view.cols, lanes), nullptr);
+  }();
   // A line, interpolated; by: that of the factors.
   const auto blend = [&](const auto& at, const T* line, [[maybe_unused]] const T* by) __attribute__((always_inline)) {
     if constexpr (factor == Factor::of_source) {
