@@ -98,6 +98,9 @@ struct StackOfPatches : ImageStack<const T> {
   PTYCHO_HD PixelReader<T, lanes> reader(int64_t, uintptr_t at, uint32_t left, uint32_t right) const {
     return {at, this->cols * static_cast<int64_t>(lanes * sizeof(T)), left, right};
   }
+  PTYCHO_HD PairRows<T, lanes, kWarp> pair(int64_t, uintptr_t at, bool second) const {
+    return {at, this->cols * static_cast<int64_t>(lanes * sizeof(T)), second};
+  }
 };
 
 // Sums patches, or patches times weights and the weights; divides the one by the other for the mean.
