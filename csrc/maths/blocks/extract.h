@@ -66,9 +66,12 @@ struct StripSource {
 
   PTYCHO_HD bool is_defined() const { return undefined == 0.0; }
 
+  // Two columns at once take more registers than a thread has where a pixel is of 16 bytes.
+  static constexpr bool kPairs = sizeof(T) * lanes < 16;
+
   // Whether all taps of both columns and so many rows lie in the image.
   PTYCHO_HD bool covers_pair(int rows = StripGrid::kRows) const {
-    return is_defined() && row >= 0 && row + rows < image.rows && col >= 0 &&
+    return kPairs && is_defined() && row >= 0 && row + rows < image.rows && col >= 0 &&
            col + StripGrid::kThreads + 1 < image.cols && image.cols <= kWidestLine;
   }
   PTYCHO_HD PairReader<T, lanes, StripGrid::kThreads> pair() const {
@@ -85,7 +88,7 @@ struct StripSource {
 template <typename T, int lanes, bool weighted>
 struct Extract {
   static constexpr int kThreads = 256;
-  static constexpr int kBlocks = sizeof(T) == 8 ? (lanes == 2 ? 1 : 2) : lanes == 2 ? 4 : 5;
+  static constexpr int kBlocks = sizeof(T) == 8 ? (lanes == 2 ? 1 : 2) : lanes == 2 || weighted ? 4 : 5;
   static constexpr int kStrips = kThreads / StripGrid::kThreads;  // of a block
   static constexpr int kRows = StripGrid::kRows;
   using Shared = Nothing;

@@ -20,7 +20,7 @@ struct GradientSum {
 template <typename T, int lanes, typename Grads = StackOfPatches<T, lanes>>
 struct PositionGradient {
   static constexpr int kThreads = 128;
-  static constexpr int kBlocks = sizeof(T) == 8 ? 2 : lanes == 2 ? 5 : 7;
+  static constexpr int kBlocks = sizeof(T) == 8 ? 2 : lanes == 2 ? 5 : Grads::kStored ? 7 : 6;
   static constexpr int kStripsAtMost = 32;  // of a part
   static constexpr int kRows = StripGrid::kRows;
   struct Shared {
@@ -86,7 +86,7 @@ struct PositionGradient {
       if (!taps.sees()) continue;
       const auto factors = grads.reader(k, grads.address(k, r - 1, c + apart), rows, 0u);
       Gradient<T> column[1] = {};
-      if (taps.is_whole(kRows + 1) && source.image.cols <= kWidestLine) {
+      if (Grads::kStored && taps.is_whole(kRows + 1) && source.image.cols <= kWidestLine) {
         position_gradient<T, lanes, kRows>(taps.whole(), factors, source.by, column);
       } else {
         position_gradient<T, lanes, kRows>(taps, factors, source.by, column);
