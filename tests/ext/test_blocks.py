@@ -9,71 +9,16 @@ positions sums in another order.
 from __future__ import annotations
 
 import itertools
-import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from block_cases import CPU, same, same_position_gradients, same_wave_sums, scan, shifted
 from hypothesis import given
 from hypothesis import strategies as st
 from op_cases import CANVAS, COUNT_TYPES, DTYPES, PATCH, POSITIONS, data, raw_inputs, scene, weights
-from torch import Tensor
 
 import ptycho_ext as px
-
-ROOT = Path(__file__).parents[2]
-WIDE = (torch.float64, torch.complex128)
-CPU = torch.ops.ptycho
-
-
-@pytest.fixture(scope="module")
-def blocks() -> Any:
-    if not (ROOT / "csrc").exists():
-        pytest.skip("the sources are not here")
-    sanitize = os.environ.get("PTYCHO_SANITIZE", "")
-    build = ROOT / "build" / ("blocks-sanitized" if sanitize else "blocks")
-    configure = ["cmake", "-S", ROOT / "tests" / "native", "-B", build, f"-DPython_EXECUTABLE={sys.executable}"]
-    environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
-    for command in ([*configure, f"-DPTYCHO_SANITIZE={sanitize}"], ["cmake", "--build", build]):
-        try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        except FileNotFoundError:
-            pytest.skip("cmake is not installed")
-        assert done.returncode == 0, done.stdout + done.stderr
-    torch.ops.load_library(str(build / "libptycho_blocks.so"))
-    return torch.ops.ptycho_blocks
-
-
-def same(got: Any, want: Any) -> None:
-    pairs = zip(got, want, strict=True) if isinstance(want, tuple) else [(got, want)]
-    for one, other in pairs:
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
-
-
-def same_position_gradients(
-    blocks: Any, grads: Tensor, canvas: Tensor, positions: Tensor, order: Tensor | None = None
-) -> None:
-    """To rounding, of sums whose terms are at most |grads| times the canvas's largest value and may cancel."""
-    got = blocks.extract_patches_grad_positions(grads, canvas, positions, order)
-    want = CPU.extract_patches_grad_positions(grads, canvas, positions)
-    terms = float(grads.abs().sum((-2, -1)).max() * canvas.abs().max())
-    assert float((got - want).abs().max()) <= terms * (1e-15 if grads.dtype in WIDE else 3e-7)
-
-
-def same_wave_sums(blocks: Any, op: str, *args: Any) -> None:
-    """The shared probe, and the derivative by positions: to rounding of a sum of many terms."""
-    got, want = getattr(blocks, op)(*args), getattr(CPU, op)(*args)
-    largest = math.prod(
-        float(a.abs().max()) if a.numel() else 0.0 for a in args if isinstance(a, Tensor) and a.ndim > 2
-    )
-    terms = max(1.0, largest) * args[0].numel()
-    if got.numel():
-        assert float((got - want).abs().max()) <= terms * (1e-15 if args[0].dtype in WIDE else 3e-7)
 
 
 def test_both_sets_of_operators_have_the_same_schemas(blocks: Any) -> None:
@@ -236,17 +181,6 @@ def test_exit_waves_at_a_position_that_is_not_finite_are_nan(blocks: Any) -> Non
     assert gradient[1, 2].isnan().all() and gradient.isnan().sum() == 2
 
 
-def shifted(shape: tuple[int, ...], dtype: torch.dtype, offset: int) -> Tensor:
-    """Contiguous data that begin `offset` elements behind a boundary and end with the memory."""
-    whole = data((offset + torch.Size(shape).numel(),), dtype)
-    return whole[offset:].view(shape)
-
-
-def scan(count: int, size: tuple[int, int], groups: int = 2) -> Tensor:
-    generator = torch.Generator().manual_seed(count)
-    return torch.rand(groups, count, 2, dtype=torch.float64, generator=generator) * torch.tensor(size) - 9
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", [30, 600])
 def test_plans_given_and_made_by_the_operator(blocks: Any, count: int, dtype: torch.dtype) -> None:
@@ -317,70 +251,6 @@ def test_large_patches_are_divided_among_blocks(blocks: Any) -> None:
         CPU.extract_patches(canvas, positions, [280, 250]),
     )
     same_position_gradients(blocks, grads, canvas, positions)
-
-
-def test_what_launches_work_out_on_the_host(blocks: Any) -> None:
-    """Quotients by multiplication, and which version of a program fills a device."""
-    built = Path(next(path for path in torch.ops.loaded_libraries if "ptycho_blocks" in path)).parent
-    done = subprocess.run([built / "check_launches"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("width", [31, 33, 50, 64, 65, 96, 97, 130])
-def test_two_columns_of_a_thread(blocks: Any, width: int, dtype: torch.dtype) -> None:
-    """Strips with both columns, with the first alone, and with the second for some threads; inside, and over an edge."""
-    patch, size = (35, width), (61, 180)
-    inside, over = [[3.25, 10.5], [20.0, 40.75], [24.5, 1.125]], [[-3.5, 47.5], [30.75, 120.25], [4.5, -7.25]]
-    positions = torch.tensor([inside + over], dtype=torch.float64)
-    canvas, patches, each = data((1, *size), dtype), data((1, 6, *patch), dtype, 1), weights((1, 6, *patch), dtype)
-    waves, probe = data((1, 6, 3, *patch), dtype, 2), data((3, *patch), dtype, 3)
-    for op, args in {
-        "extract_patches": (canvas, positions, list(patch)),
-        "reassemble_patches_adjoint": (canvas, positions, each),
-        "exit_waves": (canvas, positions, probe),
-    }.items():
-        same(getattr(blocks, op)(*args), getattr(CPU, op)(*args))
-    same(
-        blocks.exit_waves_adjoint_probe(waves, canvas, positions, False),
-        CPU.exit_waves_adjoint_probe(waves, canvas, positions, False),
-    )
-    same_position_gradients(blocks, patches, canvas, positions)
-    same_wave_sums(blocks, "exit_waves_grad_positions", waves, canvas, positions, probe)
-    same_wave_sums(blocks, "exit_waves_adjoint_probe", waves, canvas, positions, True)
-
-
-def test_what_lies_beside_a_patch_is_not_in_its_sums(blocks: Any) -> None:
-    """Threads whose second column is behind the patch read the canvas there all the same."""
-    canvas, positions = data((40, 90), torch.complex64), torch.tensor([[2.5, 3.25]], dtype=torch.float64)
-    patches, probe, waves = (data(shape, torch.complex64, 1) for shape in ((1, 32, 40), (2, 32, 40), (1, 2, 32, 40)))
-    wanted = [
-        blocks.extract_patches_grad_positions(patches, canvas, positions),
-        blocks.exit_waves_grad_positions(waves, canvas, positions, probe),
-        blocks.exit_waves_adjoint_probe(waves, canvas, positions, True),
-    ]
-    canvas[:, 45:] = torch.inf
-    same(blocks.extract_patches_grad_positions(patches, canvas, positions), wanted[0])
-    same(blocks.exit_waves_grad_positions(waves, canvas, positions, probe), wanted[1])
-    same(blocks.exit_waves_adjoint_probe(waves, canvas, positions, True), wanted[2])
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("tiles", [3, 4, 5, 6, 7, 8, 16])
-def test_both_versions_of_the_sums(blocks: Any, tiles: int, dtype: torch.dtype) -> None:
-    """From numbers of tiles that one version runs at once to those that the other does, some with empty lists."""
-    size, patch = (32, 32 * tiles), (20, 45)
-    positions = scan(600, (40, 32 * tiles - 50), 1)
-    patches, weight = data((1, 600, *patch), dtype), weights(patch, dtype)
-    for plan in ((), blocks.plan_tiles(positions, list(patch), list(size))[1:]):
-        same(
-            blocks.extract_patches_adjoint(patches, positions, list(size), *plan),
-            CPU.extract_patches_adjoint(patches, positions, list(size)),
-        )
-        same(
-            blocks.reassemble_patches(patches, positions, weight, list(size), 0.2, *plan),
-            CPU.reassemble_patches(patches, positions, weight, list(size), 0.2),
-        )
 
 
 @pytest.mark.parametrize("count", [5, 600])

@@ -165,7 +165,7 @@ def test_cuda_library_loads_without_a_gpu_and_carries_no_path() -> None:
 #: Registers of a thread at most, by program, type and lanes (as the compiler spells them), from the blocks that are to
 #: share the 65,536 of a multiprocessor.
 REGISTERS = {
-    "3runINS_8SumTilesIfLi1ELb0ENS_14StackOfPatches": 56,  # 9 blocks of 128 threads: 1,188 tiles at once on 132 multiprocessors
+    "3runINS_8SumTilesIfLi1ELb0ENS_14StackOfPatches": 56,  # 9 blocks of 128 threads: 1,188 at once on an H200
     "3runINS_8SumTilesIfLi1ELb0ENS_8ModeSums": 64,  # 8
     "3runINS_8SumTilesIfLi2ELb0E": 72,  # 7: 924
     "3runINS_8SumTilesIfLi1ELb1E": 80,  # 6: 792
