@@ -262,6 +262,13 @@ def measure_host(device: Device, repeats: int) -> Iterator[Row]:
         yield row
 
 
+def measure_memset(device: Device, repeats: int) -> Row:
+    """What setting 32 bytes to zero takes on the device, again and again: a sum with a given plan begins with it."""
+    counters = torch.empty(4, dtype=torch.int64, device=device.kind)
+    us = device.microseconds([counters.zero_] * 64, repeats)
+    return {"case": "memset-32", "op": "zero_", "dtype": "int64", "way": "memset, torch", "us": us}
+
+
 def short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -361,6 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             torch.cuda.empty_cache()
     for row in measure_host(device, min(options.repeats, 7)):
         table.add(row)
+    table.add(measure_memset(device, options.repeats))
     for case, dtype in [] if options.no_peers else pairs:  # last, because they take the longest
         if case.groups == 1 and 4 * case.count * case.patch**2 <= PEER_TAPS:
             for row in measure_peers(device, case, dtype, 3, options.backend):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -125,6 +126,15 @@ def gpu() -> ModuleType:
     return gpu
 
 
+def test_variants_of_the_kernels_are_lines_of_the_sources(tmp_path: Path) -> None:
+    """A variant whose line was changed meanwhile would be timed as what it is not."""
+    script = FOLDER / "gpu_variants.sh"
+    environment = {**os.environ, "DRY_RUN": "1", "PYTHON": sys.executable}
+    done = subprocess.run([script, tmp_path], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(": differs") > 5
+
+
 def test_gpu_script_measures_and_writes_tables(tmp_path: Path) -> None:
     """Run all code on the CPU; its times are not those of a GPU."""
     arguments = ["--repeats", "2", "--case", "tiny", "--device", "cpu", "--backend", "eager", "--out", tmp_path]
@@ -144,7 +154,9 @@ def test_gpu_script_measures_and_writes_tables(tmp_path: Path) -> None:
     host = [row for row in rows if row["way"].startswith("host")]
     assert {(row["op"], row["way"]) for row in host} >= {("extract", "host, public"), ("extract", "host, torch.ops")}
     assert all(float(row["us"]) > 0 and not row["note"] for row in host)
-    others = [row for row in rows if row not in ours and row not in host]
+    (memset,) = [row for row in rows if row["way"] == "memset, torch"]
+    assert float(memset["us"]) > 0
+    others = [row for row in rows if row not in ours and row not in host and row != memset]
     assert len(others) == 2 * 4
     for row in others:
         if row["note"].startswith("n/a: "):

@@ -59,6 +59,29 @@ PTYCHO_HD inline int64_t quotient(int64_t a, uint32_t b) {
   return a >> 32 == 0 ? int64_t{static_cast<uint32_t>(a) / b} : a / b;
 }
 
+// A divisor that the host knows before, so that the device multiplies: a / b is (a * factor / 2^32 + a) / 2^shift,
+// where 2^(shift - 1) < b <= 2^shift and factor is 2^32 (2^shift - b) / b + 1, rounded down (Granlund and Montgomery,
+// 1994). Exact for every a of 32 bits; larger ones are divided.
+class Divisor {
+ public:
+  explicit Divisor(uint32_t b) : by_(b > 0 ? b : 1), shift_(0) {
+    while ((uint64_t{1} << shift_) < by_) ++shift_;
+    factor_ = static_cast<uint32_t>((((uint64_t{1} << shift_) - by_) << 32) / by_ + 1);
+  }
+  PTYCHO_HD uint32_t value() const { return by_; }
+  PTYCHO_HD uint32_t quotient(uint32_t a) const {
+    return static_cast<uint32_t>(((uint64_t{a} * factor_ >> 32) + a) >> shift_);
+  }
+  PTYCHO_HD int64_t quotient(int64_t a) const {
+    return a >> 32 == 0 ? int64_t{quotient(static_cast<uint32_t>(a))} : a / by_;
+  }
+
+ private:
+  uint32_t by_;  // 1 for 0, which divides nothing
+  uint32_t factor_;
+  uint32_t shift_;
+};
+
 template <typename Block>
 PTYCHO_HD inline int64_t next_block(const Block& block, int64_t i) {  // a grid may be smaller than its work
   return i + block.count();

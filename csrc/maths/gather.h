@@ -79,6 +79,8 @@ PTYCHO_HD inline Blend<T> blend_of(const Taps<T>& y, const Taps<T>& x) {
   return {y.w0, y.w1, x.w0, x.w1};
 }
 
+inline constexpr int kWarp = 32;  // threads that have neighbouring columns
+
 inline constexpr int64_t kWidestLine = int64_t{1} << 26;  // pixels, for its bytes to fit 32 bits
 
 // The two taps of a column whose lines all lie in the source, so that what is to be asked of a tap is asked once.
@@ -102,6 +104,55 @@ class WholeReader {
   uint32_t step_;
   bool left_;
   bool right_;
+};
+
+// The same of two columns `apart` pixels from each other, as one of twice the lanes: one address serves both.
+template <typename T, int lanes, int apart>
+class PairReader {
+ public:
+  PTYCHO_HD PairReader(uintptr_t at, uint32_t step) : at_(at), step_(step) {}
+
+  PTYCHO_HD void next(int q, T (&left)[2 * lanes], T (&right)[2 * lanes]) const {
+    const auto* const at = reinterpret_cast<const T*>(at_ + uint64_t{step_} * static_cast<uint32_t>(q));
+    PTYCHO_UNROLL
+    for (int column = 0; column < 2; ++column) {
+      T near[lanes], far[lanes];
+      load_pixel(at + column * apart * lanes, near);
+      load_pixel(at + (column * apart + 1) * lanes, far);
+      PTYCHO_UNROLL
+      for (int lane = 0; lane < lanes; ++lane)
+        left[column * lanes + lane] = near[lane], right[column * lanes + lane] = far[lane];
+    }
+  }
+
+ private:
+  uintptr_t at_;
+  uint32_t step_;
+};
+
+// Row q of two such columns as line q + 1, for what is multiplied with them: there may be no second one.
+template <typename T, int lanes, int apart>
+class PairRows {
+ public:
+  // at: address of the first column's pixel in row 0
+  PTYCHO_HD PairRows(uintptr_t at, int64_t step, bool second)
+      : at_(at), step_(static_cast<uint32_t>(step)), second_(second) {}
+
+  PTYCHO_HD void next(int q, T (&rows)[2 * lanes], T (&)[2 * lanes]) const {
+    T first[lanes] = {}, second[lanes] = {};
+    if (q > 0) {
+      const auto* const at = reinterpret_cast<const T*>(at_ + uint64_t{step_} * static_cast<uint32_t>(q - 1));
+      load_pixel(at, first);
+      if (second_) load_pixel(at + apart * lanes, second);
+    }
+    PTYCHO_UNROLL
+    for (int lane = 0; lane < lanes; ++lane) rows[lane] = first[lane], rows[lanes + lane] = second[lane];
+  }
+
+ private:
+  uintptr_t at_;
+  uint32_t step_;
+  bool second_;
 };
 
 // The two taps of a column on successive lines of a source that is zero outside.
@@ -203,10 +254,10 @@ PTYCHO_HD inline void for_each_line(Reader reader, const Use& use) {
 }
 
 // Calls use(q, pixel) for the rows q of a column, interpolated from its lines q and q + 1.
-template <typename T, int lanes, int rows, typename Reader, typename Use>
+template <typename T, int lanes, int rows, int ahead = kLinesAhead, typename Reader, typename Use>
 PTYCHO_HD inline void gather(const Reader& source, const Blend<T>& by, const Use& use) {
   T above[lanes];
-  for_each_line<T, lanes, rows>(source, [&](int q, auto& left, auto& right) {
+  for_each_line<T, lanes, rows, ahead>(source, [&](int q, auto& left, auto& right) {
     T pixel[lanes];
     PTYCHO_UNROLL
     for (int lane = 0; lane < lanes; ++lane) {
@@ -245,27 +296,28 @@ struct Gradient {
   T x;
 };
 
-// grads: its line q + 1 holds what row q is multiplied by
-template <typename T, int lanes, int rows, typename Source, typename Reader>
-PTYCHO_HD inline Gradient<T> position_gradient(const Source& source, Reader grads, const Blend<T>& by) {
-  Gradient<T> sum{T(0), T(0)};
-  T above[lanes] = {}, above_step[lanes] = {};
-  for_each_line<T, lanes, rows>(source, [&](int q, auto& left, auto& right) {
-    T grad[lanes], unused[lanes];
+// For `columns` columns, whose pixels are read as one of all their lanes. grads: its line q + 1 holds what row q is
+// multiplied by.
+template <typename T, int lanes, int rows, int columns, typename Source, typename Reader>
+PTYCHO_HD inline void position_gradient(const Source& source, Reader grads, const Blend<T>& by,
+                                        Gradient<T> (&sums)[columns]) {
+  constexpr int scalars = columns * lanes;
+  T above[scalars] = {}, above_step[scalars] = {};
+  for_each_line<T, scalars, rows>(source, [&](int q, auto& left, auto& right) {
+    T grad[scalars], unused[scalars];
     grads.next(q, grad, unused);
     PTYCHO_UNROLL
-    for (int lane = 0; lane < lanes; ++lane) {
-      const T next = by.x0 * left[lane] + by.x1 * right[lane];
-      const T step = right[lane] - left[lane];
+    for (int i = 0; i < scalars; ++i) {
+      const T next = by.x0 * left[i] + by.x1 * right[i];
+      const T step = right[i] - left[i];
       if (q > 0) {
-        sum.y += grad[lane] * (next - above[lane]);
-        sum.x += grad[lane] * (by.y0 * above_step[lane] + by.y1 * step);
+        sums[i / lanes].y += grad[i] * (next - above[i]);
+        sums[i / lanes].x += grad[i] * (by.y0 * above_step[i] + by.y1 * step);
       }
-      above[lane] = next;
-      above_step[lane] = step;
+      above[i] = next;
+      above_step[i] = step;
     }
   });
-  return sum;
 }
 
 }  // namespace ptycho

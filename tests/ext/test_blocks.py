@@ -9,71 +9,16 @@ positions sums in another order.
 from __future__ import annotations
 
 import itertools
-import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from block_cases import CPU, same, same_position_gradients, same_wave_sums, scan, shifted
 from hypothesis import given
 from hypothesis import strategies as st
 from op_cases import CANVAS, COUNT_TYPES, DTYPES, PATCH, POSITIONS, data, raw_inputs, scene, weights
-from torch import Tensor
 
 import ptycho_ext as px
-
-ROOT = Path(__file__).parents[2]
-WIDE = (torch.float64, torch.complex128)
-CPU = torch.ops.ptycho
-
-
-@pytest.fixture(scope="module")
-def blocks() -> Any:
-    if not (ROOT / "csrc").exists():
-        pytest.skip("the sources are not here")
-    sanitize = os.environ.get("PTYCHO_SANITIZE", "")
-    build = ROOT / "build" / ("blocks-sanitized" if sanitize else "blocks")
-    configure = ["cmake", "-S", ROOT / "tests" / "native", "-B", build, f"-DPython_EXECUTABLE={sys.executable}"]
-    environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
-    for command in ([*configure, f"-DPTYCHO_SANITIZE={sanitize}"], ["cmake", "--build", build]):
-        try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        except FileNotFoundError:
-            pytest.skip("cmake is not installed")
-        assert done.returncode == 0, done.stdout + done.stderr
-    torch.ops.load_library(str(build / "libptycho_blocks.so"))
-    return torch.ops.ptycho_blocks
-
-
-def same(got: Any, want: Any) -> None:
-    pairs = zip(got, want, strict=True) if isinstance(want, tuple) else [(got, want)]
-    for one, other in pairs:
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
-
-
-def same_position_gradients(
-    blocks: Any, grads: Tensor, canvas: Tensor, positions: Tensor, order: Tensor | None = None
-) -> None:
-    """To rounding, of sums whose terms are at most |grads| times the canvas's largest value and may cancel."""
-    got = blocks.extract_patches_grad_positions(grads, canvas, positions, order)
-    want = CPU.extract_patches_grad_positions(grads, canvas, positions)
-    terms = float(grads.abs().sum((-2, -1)).max() * canvas.abs().max())
-    assert float((got - want).abs().max()) <= terms * (1e-15 if grads.dtype in WIDE else 3e-7)
-
-
-def same_wave_sums(blocks: Any, op: str, *args: Any) -> None:
-    """The shared probe, and the derivative by positions: to rounding of a sum of many terms."""
-    got, want = getattr(blocks, op)(*args), getattr(CPU, op)(*args)
-    largest = math.prod(
-        float(a.abs().max()) if a.numel() else 0.0 for a in args if isinstance(a, Tensor) and a.ndim > 2
-    )
-    terms = max(1.0, largest) * args[0].numel()
-    if got.numel():
-        assert float((got - want).abs().max()) <= terms * (1e-15 if args[0].dtype in WIDE else 3e-7)
 
 
 def test_both_sets_of_operators_have_the_same_schemas(blocks: Any) -> None:
@@ -234,17 +179,6 @@ def test_exit_waves_at_a_position_that_is_not_finite_are_nan(blocks: Any) -> Non
     assert blocks.exit_waves_adjoint_probe(waves, canvas, broken, True).isnan().all()
     gradient = blocks.exit_waves_grad_positions(waves, canvas, broken, probe)
     assert gradient[1, 2].isnan().all() and gradient.isnan().sum() == 2
-
-
-def shifted(shape: tuple[int, ...], dtype: torch.dtype, offset: int) -> Tensor:
-    """Contiguous data that begin `offset` elements behind a boundary and end with the memory."""
-    whole = data((offset + torch.Size(shape).numel(),), dtype)
-    return whole[offset:].view(shape)
-
-
-def scan(count: int, size: tuple[int, int], groups: int = 2) -> Tensor:
-    generator = torch.Generator().manual_seed(count)
-    return torch.rand(groups, count, 2, dtype=torch.float64, generator=generator) * torch.tensor(size) - 9
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -162,17 +162,28 @@ def test_cuda_library_loads_without_a_gpu_and_carries_no_path() -> None:
     assert "RPATH" not in dynamic and "RUNPATH" not in dynamic
 
 
-#: Registers of a thread at most, by program, type and lanes (as the compiler spells them): what lets as many blocks
-#: share a multiprocessor as was measured to be best.
+#: Registers of a thread at most, by program, type and lanes (as the compiler spells them), from the blocks that are to
+#: share the 65,536 of a multiprocessor.
 REGISTERS = {
-    "8SumTilesIfLi1ELb0E": 64,
-    "8SumTilesIfLi2ELb0E": 80,
-    "8SumTilesIfLi1ELb1E": 80,
-    "8SumTilesIfLi2ELb1E": 128,
-    "7ExtractIfLi1ELb0E": 48,
-    "7ExtractIfLi2ELb0E": 64,
-    "16PositionGradientIfLi1E": 72,
-    "16PositionGradientIfLi2E": 96,
+    "3runINS_8SumTilesIfLi1ELb0ENS_14StackOfPatches": 56,  # 9 blocks of 128 threads: 1,188 at once on an H200
+    "3runINS_8SumTilesIfLi1ELb0ENS_8ModeSums": 64,  # 8
+    "3runINS_8SumTilesIfLi2ELb0E": 72,  # 7: 924
+    "3runINS_8SumTilesIfLi1ELb1E": 80,  # 6: 792
+    "3runINS_8SumTilesIfLi2ELb1E": 128,  # 4: 528; its loads in flight are worth more than a fifth block
+    "7CrowdedINS_8SumTilesIfLi2ELb0E": 64,  # 8: 1,056, for grids that would need a second wave for a few tiles
+    "7CrowdedINS_8SumTilesIfLi1ELb1E": 64,
+    "7CrowdedINS_8SumTilesIfLi2ELb1E": 96,  # 5: 660
+    "7ExtractIfLi1ELb0E": 48,  # 5 blocks of 256 threads, each with two columns
+    "7ExtractIfLi2ELb0E": 64,  # 4
+    "7ExtractIfLi1ELb1E": 64,  # 4: with 5, sm_80 and sm_100 spill
+    "7ExtractIfLi2ELb1E": 64,
+    "16PositionGradientIfLi1ENS_14StackOfPatches": 72,  # 7 blocks of 128 threads
+    "16PositionGradientIfLi2ENS_14StackOfPatches": 96,  # 5
+    "16PositionGradientIfLi1ENS_8ModeSums": 80,  # 6: with 7, sm_100 spills
+    "16PositionGradientIfLi2ENS_8ModeSums": 96,
+    "9ExitWavesIfLi1E": 80,  # 3 blocks of 256 threads, where one column took 110 registers and 2
+    "9ExitWavesIfLi2E": 80,
+    "8SumProbeIfLi2E": 96,  # 5 blocks of 128 threads
     "13ProjectGroupsIfLi1E": 64,
     "13ProjectGroupsIfLi2E": 64,
 }
@@ -200,5 +211,6 @@ def test_cuda_kernels_neither_spill_nor_take_more_registers_than_planned() -> No
     assert len(ours) > 30 * len(wanted)
     assert [kernel for kernel in ours if kernel[2:5] != ("0", "0", "0")] == []
     for program, most in REGISTERS.items():
-        used = {kernel[1]: int(kernel[5]) for kernel in ours if program in kernel[0]}
-        assert set(used) == wanted and max(used.values()) <= most, (program, used)
+        used = [(kernel[1], int(kernel[5])) for kernel in ours if program in kernel[0]]
+        assert {architecture for architecture, _ in used} == wanted, program
+        assert max(registers for _, registers in used) <= most, (program, used)

@@ -125,6 +125,19 @@ def test_groups_in_shared_memory_and_on_canvases(side: int, count: int, dtype: t
                 assert torch.equal(got.cpu(), want)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("side", [768, 900, 1000])
+def test_sums_onto_canvases_of_about_one_wave(side: int, dtype: torch.dtype) -> None:
+    """576, 841 and 1,024 tiles: on 132 multiprocessors each type takes, for one of them, the version for one wave."""
+    generator = torch.Generator().manual_seed(side)
+    positions = torch.rand(2000, 2, dtype=torch.float64, generator=generator) * (side + 20) - 40
+    patches, weight = data((2000, 33, 40), dtype), weights((33, 40), dtype)
+    sums, means = (patches, positions, [side, side]), (patches, positions, weight, [side, side], 0.1)
+    for op, args in {"extract_patches_adjoint": sums, "reassemble_patches": means}.items():
+        for got, want in zip(tensors(raw(op)(*on_gpu(args))), tensors(raw(op)(*args)), strict=True):
+            assert torch.equal(got.cpu(), want)
+
+
 def test_plan_does_not_change_results_and_a_wrong_plan_gives_nan() -> None:
     canvas, positions, patches = on_gpu((data(SIZE, torch.float32), scan(), data((COUNT, *WINDOW), torch.float32)))
     plan = px.ScanPlan(positions, WINDOW, SIZE)

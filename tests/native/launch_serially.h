@@ -88,6 +88,12 @@ class Block {
   std::unique_ptr<unsigned char[]> memory_;
 };
 
+// As if there were one multiprocessor.
+template <typename Program>
+int64_t resident_blocks(const Queue&) {
+  return minimum_blocks<Program>();
+}
+
 template <typename Program>
 void launch(const Queue&, const Program& program, int64_t blocks) {
   static_assert(std::is_trivially_copyable_v<Program>);

@@ -37,7 +37,8 @@ PTYCHO_HD inline int64_t tile_at(const Scan& scan, const TileGrid& grid, int64_t
   return (scan.group_of(k) * grid.tiles_down() + row) * grid.tiles_across() + col;
 }
 
-// keys[k * slots + i] = the i-th tile that patch k touches, or the number of tiles; values: k.
+// keys[k * slots + i] = the i-th tile that patch k touches, or the number of tiles; values: k. Sets to zero, besides,
+// what the sums count in.
 struct EmitPairs {
   static constexpr int kThreads = 256;
   using Shared = Nothing;
@@ -48,11 +49,18 @@ struct EmitPairs {
   int64_t across;
   uint32_t* keys;
   int64_t* values;
+  int64_t* counters;
+  int64_t counters_length;
+
+  PTYCHO_HD int64_t pairs() const { return scan.count() * down * across; }
+  PTYCHO_HD int64_t items() const { return pairs() > counters_length ? pairs() : counters_length; }
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
     const int64_t slots = down * across;
-    for_each_item<EmitPairs>(block, scan.count() * slots, [&](int64_t i) {
+    for_each_item<EmitPairs>(block, items(), [&](int64_t i) {
+      if (i < counters_length) counters[i] = 0;
+      if (i >= pairs()) return;
       const int64_t k = i / slots;
       values[i] = k;
       keys[i] = static_cast<uint32_t>(has_position(scan, k) ? tile_at(scan, grid, k, i % slots, across) : grid.tiles());

@@ -98,6 +98,9 @@ struct StackOfPatches : ImageStack<const T> {
   PTYCHO_HD PixelReader<T, lanes> reader(int64_t, uintptr_t at, uint32_t left, uint32_t right) const {
     return {at, this->cols * static_cast<int64_t>(lanes * sizeof(T)), left, right};
   }
+  PTYCHO_HD PairRows<T, lanes, kWarp> pair(int64_t, uintptr_t at, bool second) const {
+    return {at, this->cols * static_cast<int64_t>(lanes * sizeof(T)), second};
+  }
 };
 
 // Sums patches, or patches times weights and the weights; divides the one by the other for the mean.
@@ -105,8 +108,13 @@ template <typename T, int lanes, bool weighted, typename Patches = StackOfPatche
 struct SumTiles {
   static constexpr int kRows = 8;  // of a thread's column
   static constexpr int kThreads = kTilePixels * (kTilePixels / kRows);
-  static constexpr int kBlocks = sizeof(T) == 8 ? 2 : weighted ? (lanes == 2 ? 4 : 6) : lanes == 2 ? 6 : 8;
-  static constexpr int kBatch = 64;  // patches prepared together
+  // Of a warp, whose halves have columns one below the other: fewer patches touch it than a strip of as many pixels.
+  static constexpr int kWarpCols = kWarp / 2;
+  static constexpr int kWarpRows = 2 * kRows;
+  static constexpr int kBlocks = sizeof(T) == 8 ? 2 : weighted ? (lanes == 2 ? 4 : 6) : lanes == 2 ? 7 : 8;
+  static constexpr int kCrowdedBlocks = sizeof(T) == 8 ? 0 : weighted ? (lanes == 2 ? 5 : 8) : lanes == 2 ? 8 : 0;
+  static constexpr int kBatch = 64;  // patches prepared together, one by a thread
+  static_assert(kBatch <= kThreads);
 
   struct Sums {
     T image[kRows][lanes];
@@ -151,21 +159,29 @@ struct SumTiles {
         shared.pairs = pairs_of(t, shared.tile.group);
         shared.refused = shared.touched = 0;
       });
-      if (lists.start && state) block.each([&](int thread) { count_touched(block, shared, thread); });
-      for (int64_t first = shared.pairs.begin; first < shared.pairs.end; first += kBatch) {
+      int64_t first = shared.pairs.begin;
+      do {
         const int batch = static_cast<int>(clamp(shared.pairs.end - first, 0, kBatch));
         block.each([&](int thread) {
-          for (int i = thread; i < batch; i += kThreads) prepare(shared, i, first + i);
+          if (thread < batch) prepare(shared, thread, first + thread);
+          // By the threads that have the least to prepare: both read positions, at the same time.
+          if (first == shared.pairs.begin && lists.start && state) count_touched(block, shared, kThreads - 1 - thread);
         });
         block.each(registers, [&](int thread, Sums& sums) {
           PTYCHO_NO_UNROLL
           for (int i = 0; i < batch; ++i) add(shared, i, thread, sums);
         });
-      }
+        first += kBatch;
+      } while (first < shared.pairs.end);
       finish(block, registers, shared, t);
       if (lists.start && state) check(block, shared);
     }
   }
+
+  // Where in the tile a thread's warp and its column begin.
+  PTYCHO_HD static int warp_row(int thread) { return thread / (2 * kWarp) * kWarpRows; }
+  PTYCHO_HD static int row_of(int thread) { return warp_row(thread) + thread / kWarpCols % 2 * kRows; }
+  PTYCHO_HD static int col_of(int thread) { return thread / kWarp % 2 * kWarpCols + thread % kWarpCols; }
 
   PTYCHO_HD Span pairs_of(int64_t tile, int64_t group) const {
     if (!lists.start) return {group * scan.per_group, (group + 1) * scan.per_group};
@@ -235,9 +251,10 @@ struct SumTiles {
   }
 
   PTYCHO_HD void add(const Shared& shared, int i, int thread, Sums& sums) const {
-    constexpr uint32_t all = (2u << kRows) - 1u;
-    const int r = thread / kTilePixels * kRows, c = thread % kTilePixels;
-    const auto lines = static_cast<uint32_t>(shared.lines[i] >> r) & all;
+    constexpr uint32_t all = (2u << kRows) - 1u, all_of_warp = (2u << kWarpRows) - 1u;
+    const int r = row_of(thread), c = col_of(thread);
+    const auto warp_lines = static_cast<uint32_t>(shared.lines[i] >> warp_row(thread)) & all_of_warp;
+    const uint32_t lines = warp_lines >> (r - warp_row(thread)) & all;
     const auto width = static_cast<int32_t>(scan.w), x = shared.x[i] + c;
     const bool left = x >= 0 && x < width, right = x >= -1 && x < width - 1;
     if (lines == 0 || !(left || right)) return;
@@ -256,7 +273,7 @@ struct SumTiles {
     };
     const uintptr_t weight_at = weighted ? shared.weight_at[i] + pixel * sizeof(T) : 0;
     if constexpr (Patches::kStored) {
-      if (lines == all) {  // the same for all threads of a warp
+      if (warp_lines == all_of_warp) {  // the same for all threads of a warp
         add(WholeReader<T, lanes>(at, step * lanes, left, right), WholeReader<T, 1>(weight_at, step, left, right));
         return;
       }
@@ -271,18 +288,23 @@ struct SumTiles {
   PTYCHO_HD void finish(Block& block, Registers& registers, Shared& shared, int64_t t) const {
     const SquareTile& tile = shared.tile;
     block.each(registers, [&](int thread, Sums& sums) {
-      const int64_t r = tile.rows.begin + thread / kTilePixels * kRows, c = tile.cols.begin + thread % kTilePixels;
+      const int64_t r = tile.rows.begin + row_of(thread), c = tile.cols.begin + col_of(thread);
       const int count = c < tile.cols.end ? static_cast<int>(clamp(tile.rows.end - r, 0, kRows)) : 0;
       WeightRange<T> range{kInfinity<T>, T(0)};
       if constexpr (weighted) {
         if (least) range = divide(sums, count);
       }
+      if (shared.refused) set_nan(sums);
+      T* to = image[tile.group].row(r) + c * lanes;
+      T* weight_to = weighted ? weight_sum[tile.group].row(r) + c : nullptr;
       PTYCHO_UNROLL
       for (int q = 0; q < kRows; ++q) {
-        if (q >= count) continue;
-        if (shared.refused) set_nan(sums, q);
-        store_pixel(image[tile.group].row(r + q) + c * lanes, sums.image[q]);
-        if constexpr (weighted) weight_sum[tile.group].row(r + q)[c] = sums.weight[q];
+        if (q < count) {
+          store_pixel(to, sums.image[q]);
+          if constexpr (weighted) *weight_to = sums.weight[q];
+        }
+        to += grid.cols * lanes;
+        if constexpr (weighted) weight_to += grid.cols;
       }
       if constexpr (weighted) shared.ranges[thread] = range;
     });
@@ -298,9 +320,13 @@ struct SumTiles {
     }
   }
 
-  PTYCHO_HD static void set_nan(Sums& sums, int q) {
-    for (int lane = 0; lane < lanes; ++lane) sums.image[q][lane] = kInfinity<T> - kInfinity<T>;
-    if constexpr (weighted) sums.weight[q] = kInfinity<T> - kInfinity<T>;
+  PTYCHO_HD static void set_nan(Sums& sums) {
+    PTYCHO_UNROLL
+    for (int q = 0; q < kRows; ++q) {
+      PTYCHO_UNROLL
+      for (int lane = 0; lane < lanes; ++lane) sums.image[q][lane] = kInfinity<T> - kInfinity<T>;
+      if constexpr (weighted) sums.weight[q] = kInfinity<T> - kInfinity<T>;
+    }
   }
 
   // image /= weight, and zero where the weight is not positive; the range is that of the rows on the canvas.

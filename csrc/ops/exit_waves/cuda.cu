@@ -7,6 +7,7 @@
 #include "ops/extract_patches/position_gradient.h"
 #include "runtime/cuda/data_types.h"
 #include "runtime/cuda/plan.h"
+#include "runtime/cuda/tiles.h"
 
 namespace ptycho::cuda {
 namespace {
@@ -53,7 +54,7 @@ void adjoint_into(const Queue& queue, const Tensor& waves, const Tensor& positio
     const Sums sums{image_stack<const T>(source), image_stack<const T>(factors), modes_shape(waves)[0]};
     const SumTiles<T, lanes.value, false, Sums> program{
         sums, {}, scan, grid, tiles.lists, image_stack<T>(canvas), {}, nullptr, tiles.state};
-    launch(queue, program, grid.tiles());
+    launch_tiles(queue, program);
   });
 }
 

@@ -64,6 +64,46 @@ class ModesReader {
   uint32_t right_;
 };
 
+// Row q of two columns kWarp pixels apart as line q + 1, as PairRows'.
+template <typename T, int lanes>
+class ModesPair {
+ public:
+  PTYCHO_HD ModesPair(uintptr_t waves, uintptr_t probe, int modes, int64_t stride, int64_t step, bool second)
+      : waves_(waves), probe_(probe), stride_(stride), step_(step), modes_(modes), second_(second) {}
+
+  PTYCHO_HD void next(int q, T (&rows)[2 * lanes], T (&)[2 * lanes]) {
+    PTYCHO_UNROLL
+    for (int lane = 0; lane < 2 * lanes; ++lane) rows[lane] = T(0);
+    if (q == 0) return;
+    const T *wave = reinterpret_cast<const T*>(waves_), *factor = reinterpret_cast<const T*>(probe_);
+    PTYCHO_NO_UNROLL
+    for (int m = 0; m < modes_; ++m, wave += stride_, factor += stride_) {
+      add<0>(wave, factor, rows);
+      if (second_) add<1>(wave, factor, rows);
+    }
+    waves_ += step_;
+    probe_ += step_;
+  }
+
+ private:
+  template <int column>
+  PTYCHO_HD static void add(const T* waves, const T* factors, T (&rows)[2 * lanes]) {
+    T wave[lanes], factor[lanes], product[lanes];
+    load_pixel(waves + column * kWarp * lanes, wave);
+    load_pixel(factors + column * kWarp * lanes, factor);
+    multiply<T, lanes, true>(wave, factor, product);
+    PTYCHO_UNROLL
+    for (int lane = 0; lane < lanes; ++lane) rows[column * lanes + lane] += product[lane];
+  }
+
+  uintptr_t waves_;
+  uintptr_t probe_;
+  int64_t stride_;  // in scalars
+  int64_t step_;
+  int modes_;
+  bool second_;
+};
+
 // Sums over the modes in place of patches: their pixels are read at an address of the first mode of the waves.
 template <typename T, int lanes>
 struct ModeSums {
@@ -87,10 +127,16 @@ struct ModeSums {
   }
 
   // at: address(k, ...), or some pixels from it
+  PTYCHO_HD uintptr_t probe_address(int64_t k, uintptr_t at) const {
+    return at - reinterpret_cast<uintptr_t>(waves.data) + reinterpret_cast<uintptr_t>(probe.data) +
+           static_cast<uintptr_t>(of_patch(probe, k) - of_patch(waves, k));
+  }
   PTYCHO_HD ModesReader<T, lanes> reader(int64_t k, uintptr_t at, uint32_t left, uint32_t right) const {
-    const uintptr_t probe_at = at - reinterpret_cast<uintptr_t>(waves.data) + reinterpret_cast<uintptr_t>(probe.data) +
-                               static_cast<uintptr_t>(of_patch(probe, k) - of_patch(waves, k));
-    return {at, probe_at, static_cast<int>(modes), stride(), waves.cols * kPixel, left, right};
+    return {at, probe_address(k, at), static_cast<int>(modes), stride(), waves.cols * kPixel, left, right};
+  }
+  PTYCHO_HD ModesPair<T, lanes> pair(int64_t k, uintptr_t at, bool second) const {
+    return {at,    probe_address(k, at), static_cast<int>(modes), stride() / int64_t{sizeof(T)}, waves.cols * kPixel,
+            second};
   }
 };
 

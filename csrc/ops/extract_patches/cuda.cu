@@ -8,6 +8,7 @@
 #include "ops/extract_patches/position_gradient.h"
 #include "runtime/cuda/data_types.h"
 #include "runtime/cuda/plan.h"
+#include "runtime/cuda/tiles.h"
 
 namespace ptycho::cuda {
 
@@ -53,7 +54,7 @@ void adjoint_into(const Queue& queue, const Tensor& patches, const Tensor& posit
     using Program = SumTiles<T, lanes.value, false>;
     const Program program{{image_stack<const T>(source)}, {}, scan,    grid,       tiles.lists,
                           image_stack<T>(canvas),         {}, nullptr, tiles.state};
-    launch(queue, program, grid.tiles());
+    launch_tiles(queue, program);
   });
 }
 

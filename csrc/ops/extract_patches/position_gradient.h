@@ -20,8 +20,9 @@ struct GradientSum {
 template <typename T, int lanes, typename Grads = StackOfPatches<T, lanes>>
 struct PositionGradient {
   static constexpr int kThreads = 128;
-  static constexpr int kBlocks = sizeof(T) == 8 ? 2 : lanes == 2 ? 5 : 7;
-  static constexpr int kStripsAtMost = 64;  // of a part
+  static constexpr int kBlocks = sizeof(T) == 8 ? 2 : lanes == 2 ? 5 : Grads::kStored ? 7 : 6;
+  static constexpr int kStripsAtMost = 32;  // of a part
+  static constexpr int kRows = StripGrid::kRows;
   struct Shared {
     GradientSum sums[kThreads];
   };
@@ -58,27 +59,55 @@ struct PositionGradient {
   }
 
   PTYCHO_HD GradientSum sum_of(int64_t k, uint32_t part, int thread) const {
-    constexpr int rows = StripGrid::kRows;
     const double at_y = scan.positions[2 * k], at_x = scan.positions[2 * k + 1];
-    const Taps<T> y = gather_taps<T>(at_y), x = gather_taps<T>(at_x);
-    const double undefined = at_y - at_y + (at_x - at_x);  // 0, or NaN
-    GradientSum sum{undefined, undefined};
-    if (!is_finite(at_y) || !is_finite(at_x)) return sum;
-    const Image<const T> source = canvases[scan.group_of(k)];
+    const StripSource<T, lanes> origin(canvases[scan.group_of(k)], at_y, at_x, 0, 0);
+    GradientSum sum{origin.undefined, origin.undefined};
+    if (!origin.is_defined()) return sum;
     const uint32_t first = part * kStripsAtMost;
     const uint32_t last = first + kStripsAtMost < grid.strips ? first + kStripsAtMost : grid.strips;
-    for (uint32_t strip = first + thread / StripGrid::kCols; strip < last; strip += kThreads / StripGrid::kCols) {
-      const int64_t r = grid.row(strip), c = grid.col(strip, thread);
-      const PixelReader<T, lanes> taps(source, y.first + r, x.first + c, rows + 1);
-      if (c >= scan.w || !taps.sees()) continue;
-      const auto factors = grads.reader(k, grads.address(k, r - 1, c), lines_inside(r - 1, scan.h, rows + 1) & ~1u, 0u);
-      const bool whole = taps.is_whole(rows + 1) && source.cols <= kWidestLine;
-      const Gradient<T> column = whole ? position_gradient<T, lanes, rows>(taps.whole(), factors, blend_of(y, x))
-                                       : position_gradient<T, lanes, rows>(taps, factors, blend_of(y, x));
-      sum.y += static_cast<double>(column.y);
-      sum.x += static_cast<double>(column.x);
-    }
+    for (uint32_t strip = first + thread / StripGrid::kThreads; strip < last; strip += kThreads / StripGrid::kThreads)
+      add_strip(origin, k, grid.row(strip), grid.col(strip), thread % StripGrid::kThreads, sum);
     return sum;
+  }
+
+  PTYCHO_HD void add_strip(const StripSource<T, lanes>& origin, int64_t k, int64_t r, int64_t first, int thread,
+                           GradientSum& sum) const {
+    const int64_t c = first + thread;
+    if (c >= scan.w) return;
+    const StripSource<T, lanes> source = origin.at(r, c);
+    if (source.covers_pair() && first + StripGrid::kThreads < scan.w && r + kRows <= scan.h && scan.w <= kWidestLine) {
+      add_pair(source, k, r, c, sum);
+      return;
+    }
+    const uint32_t rows = lines_inside(r - 1, scan.h, kRows + 1) & ~1u;
+    PTYCHO_NO_UNROLL
+    for (int apart = 0; apart < StripGrid::kCols && c + apart < scan.w; apart += StripGrid::kThreads) {
+      const PixelReader<T, lanes> taps = source.column(apart);
+      if (!taps.sees()) continue;
+      const auto factors = grads.reader(k, grads.address(k, r - 1, c + apart), rows, 0u);
+      Gradient<T> column[1] = {};
+      if (Grads::kStored && taps.is_whole(kRows + 1) && source.image.cols <= kWidestLine) {
+        position_gradient<T, lanes, kRows>(taps.whole(), factors, source.by, column);
+      } else {
+        position_gradient<T, lanes, kRows>(taps, factors, source.by, column);
+      }
+      add(column[0], sum);
+    }
+  }
+
+  PTYCHO_HD void add_pair(const StripSource<T, lanes>& source, int64_t k, int64_t r, int64_t c,
+                          GradientSum& sum) const {
+    const bool second = c + StripGrid::kThreads < scan.w;
+    Gradient<T> columns[2] = {};
+    position_gradient<T, lanes, kRows>(source.pair(), grads.pair(k, grads.address(k, r, c), second), source.by,
+                                       columns);
+    add(columns[0], sum);
+    if (second) add(columns[1], sum);
+  }
+
+  PTYCHO_HD static void add(const Gradient<T>& column, GradientSum& sum) {
+    sum.y += static_cast<double>(column.y);
+    sum.x += static_cast<double>(column.x);
   }
 };
 

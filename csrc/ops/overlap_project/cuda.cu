@@ -8,6 +8,7 @@
 #include "ops/reassemble_patches/cuda.h"
 #include "runtime/cuda/data_types.h"
 #include "runtime/cuda/plan.h"
+#include "runtime/cuda/tiles.h"
 
 namespace ptycho::cuda {
 namespace {
@@ -88,10 +89,10 @@ void backward_by_canvases(const Queue& queue, const Tensor& grads, const Tensor&
                                        image_stack<T>(weight_sum),
                                        write<T>(least),
                                        tiles.state};
-  launch(queue, means, grid.tiles());
+  launch_tiles(queue, means);
   const SumTiles<T, lanes, false> sums{image_stack<const T>(grads), {}, scan,    grid,   tiles.lists,
                                        image_stack<T>(grad_sum),    {}, nullptr, nullptr};
-  launch(queue, sums, grid.tiles());
+  launch_tiles(queue, sums);
   const int64_t pixels = product(canvas_size);
   using Divide = DivideGradients<T, lanes>;
   const Divide divide{tiles.state,        static_cast<T>(eps), pixels, scan.groups, read<T>(weight_sum), read<T>(image),

@@ -122,7 +122,7 @@ struct Group {
   // Calls use(patch of the group, row, column) for the columns of strips of patches that are the thread's.
   template <int threads, typename Use>
   PTYCHO_HD void for_each_strip(int thread, const Use& use) const {
-    constexpr int warp = StripGrid::kCols;
+    constexpr int warp = StripGrid::kThreads;
     const int across = (w() + warp - 1) / warp, strips = (h() + kCut - 1) / kCut * across;
     PTYCHO_NO_UNROLL
     for (int i = thread / warp; i < patches() * strips; i += threads / warp) {

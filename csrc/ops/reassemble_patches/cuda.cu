@@ -9,6 +9,7 @@
 #include "ops/reassemble_patches/threshold.h"
 #include "runtime/cuda/data_types.h"
 #include "runtime/cuda/plan.h"
+#include "runtime/cuda/tiles.h"
 
 namespace ptycho::cuda {
 namespace {
@@ -26,7 +27,7 @@ void launch_reassemble(const Queue& queue, const Tensor& patches, const Tensor& 
   }
   const Program program{{image_stack<const T>(patches)}, image_stack<const T>(weights), scan,  grid,       tiles.lists,
                         image_stack<T>(image),           image_stack<T>(weight_sum),    least, tiles.state};
-  launch(queue, program, grid.tiles());
+  launch_tiles(queue, program);
   if (!eps) return;
   const ApplyThreshold<T> threshold{
       least, tiles.state, grid, static_cast<T>(*eps), image_stack<T>(image), image_stack<const T>(weight_sum)};

@@ -9,6 +9,7 @@
 #ifndef __CUDACC__
 #include "launch_serially.h"
 #else
+#include <atomic>
 #include <cub/device/device_radix_sort.cuh>
 #include <stdexcept>
 
@@ -140,6 +141,22 @@ void allow_memory(const Queue& queue) {
   require_success(cudaFuncSetAttribute(run<Program>, cudaFuncAttributePreferredSharedMemoryCarveout,
                                        cudaSharedmemCarveoutMaxShared),
                   what);
+}
+
+// How many blocks run at once on the device of the queue; asked once per device.
+template <typename Program>
+int64_t resident_blocks(const Queue& queue) {
+  constexpr int devices = 64;
+  static std::atomic<int64_t> known[devices];
+  const bool has_place = queue.device < devices;
+  if (has_place && known[queue.device] > 0) return known[queue.device];
+  const char* const what = "ptycho_ext: the device must tell how many blocks it runs at once, got";
+  int blocks = 0, multiprocessors = 0;
+  require_success(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, run<Program>, Program::kThreads, 0), what);
+  require_success(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, queue.device), what);
+  const int64_t resident = int64_t{blocks} * multiprocessors;
+  if (has_place) known[queue.device] = resident;
+  return resident;
 }
 
 // A block for each of `blocks`, or as many as a grid holds; the programs walk on in steps of the grid.

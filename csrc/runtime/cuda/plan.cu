@@ -28,7 +28,8 @@ struct Slots {
 
 }  // namespace
 
-Lists make_lists(const Queue& queue, const TileGrid& grid, const Scan& scan, const Tensor& positions) {
+Lists make_lists(const Queue& queue, const TileGrid& grid, const Scan& scan, const Tensor& positions,
+                 const MaybeTensor& counters) {
   const Slots slots(grid, scan);
   const int64_t length = scan.count() * slots.down * slots.across;
   const Tensor keys = new_keys(positions, length), values = new_indices(positions, length);
@@ -36,8 +37,15 @@ Lists make_lists(const Queue& queue, const TileGrid& grid, const Scan& scan, con
   Lists lists{new_indices(positions, grid.tiles() + 1), new_indices(positions, length)};
   auto* const unsorted = write<uint32_t>(keys);
   auto* const sorted = write<uint32_t>(sorted_keys);
-  const EmitPairs emit{scan, grid, slots.down, slots.across, unsorted, write<int64_t>(values)};
-  launch(queue, emit, blocks_for<EmitPairs>(length));
+  const EmitPairs emit{scan,
+                       grid,
+                       slots.down,
+                       slots.across,
+                       unsorted,
+                       write<int64_t>(values),
+                       counters ? write<int64_t>(*counters) : nullptr,
+                       counters ? counters->numel() : 0};
+  launch(queue, emit, blocks_for<EmitPairs>(emit.items()));
   if (length > 0)
     sort_by_key(queue, positions, unsorted, sorted, read<int64_t>(values), write<int64_t>(lists.patches), length,
                 std::bit_width(static_cast<uint64_t>(grid.tiles())));
@@ -62,11 +70,12 @@ Tiles::Tiles(const Queue& queue, const char* op, const TileGrid& grid, const Sca
   if (needs_lists || for_mean) {
     state_ = new_indices(positions, scan.groups * (sizeof(CanvasState) / sizeof(int64_t)));
     state = write<CanvasState>(*state_);
-    zero(queue, state, scan.groups * sizeof(CanvasState));
+    // Lists that are made set it to zero on the way; a memset is a launch of its own.
+    if (start_ || !needs_lists) zero(queue, state, scan.groups * sizeof(CanvasState));
   }
   if (!needs_lists) return;
   if (!start_) {
-    Lists made = make_lists(queue, grid, scan, positions);
+    Lists made = make_lists(queue, grid, scan, positions, state_);
     start_ = made.start;
     patches_ = made.patches;
   }

@@ -21,7 +21,9 @@ struct Lists {
   Tensor patches;
 };
 
-Lists make_lists(const Queue& queue, const TileGrid& grid, const Scan& scan, const Tensor& positions);
+// counters: become zeros, if there are any.
+Lists make_lists(const Queue& queue, const TileGrid& grid, const Scan& scan, const Tensor& positions,
+                 const MaybeTensor& counters = std::nullopt);
 
 class Tiles {
  public:
