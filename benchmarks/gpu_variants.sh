@@ -23,8 +23,8 @@ export PYTHONDONTWRITEBYTECODE=1
 
 # NAME|FILE|what sed does to it. One wave or lower registers, more warps or fewer instructions, reads ahead.
 variants='as-built|csrc/maths/blocks/sum.h|
-never-crowded|csrc/maths/blocks/waves.h|s/10 \* places(blocks, crowded) < 9/1000 * places(blocks, crowded) < 9/
-always-crowded|csrc/maths/blocks/waves.h|s/10 \* places(blocks, crowded) < 9/0 * places(blocks, crowded) < 9/
+never-crowded|csrc/maths/blocks/waves.h|s/10 \* slots(blocks, crowded) < 9/1000 * slots(blocks, crowded) < 9/
+always-crowded|csrc/maths/blocks/waves.h|s/10 \* slots(blocks, crowded) < 9/0 * slots(blocks, crowded) < 9/
 weighted-rows-4|csrc/maths/blocks/sum.h|s/kRows = 8;/kRows = weighted ? 4 : 8;/; s/weighted ? (lanes == 2 ? 4 : 6)/weighted ? 4/; s/weighted ? (lanes == 2 ? 5 : 8)/weighted ? 0/
 extract-4-3-blocks|csrc/maths/blocks/extract.h|s/lanes == 2 || weighted ? 4 : 5/lanes == 2 ? 3 : 4/
 gradient-6-4-blocks|csrc/ops/extract_patches/position_gradient.h|s/lanes == 2 ? 5 : Grads::kStored ? 7 : 6/lanes == 2 ? 4 : 6/

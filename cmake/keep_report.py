@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Runs a CUDA compiler and keeps what its assembler reports of every kernel (registers, spills) beside the object file.
 
-The report is hundreds of lines, so it is not printed; everything else that the compiler says is.
+The report is hundreds of lines, so it is not printed; other messages of the compiler are.
 """
 
 import subprocess

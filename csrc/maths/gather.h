@@ -85,10 +85,10 @@ inline constexpr int64_t kWidestLine = int64_t{1} << 26;  // pixels, for its byt
 
 // The two taps of a column whose lines all lie in the source, so that what is to be asked of a tap is asked once.
 template <typename T, int lanes>
-class WholeReader {
+class FullReader {
  public:
   // at, left, right: as PixelReader's; step: bytes, in 32 bits, which makes an address one instruction
-  PTYCHO_HD WholeReader(uintptr_t at, uint32_t step, bool left, bool right)
+  PTYCHO_HD FullReader(uintptr_t at, uint32_t step, bool left, bool right)
       : at_(at), step_(step), left_(left), right_(right) {}
 
   PTYCHO_HD void next(int q, T (&left)[lanes], T (&right)[lanes]) const {
@@ -182,8 +182,8 @@ class PixelReader {
   PTYCHO_HD bool sees() const { return (left_ | right_) != 0; }
 
   // Whether both taps of all `lines` lie in the source, and then the reader that need not ask.
-  PTYCHO_HD bool is_whole(int lines) const { return (left_ & right_) == (1u << lines) - 1u; }
-  PTYCHO_HD WholeReader<T, lanes> whole() const { return {at_, static_cast<uint32_t>(step_), true, true}; }
+  PTYCHO_HD bool is_full(int lines) const { return (left_ & right_) == (1u << lines) - 1u; }
+  PTYCHO_HD FullReader<T, lanes> full() const { return {at_, static_cast<uint32_t>(step_), true, true}; }
 
   // Line q; lines are read one after the other.
   PTYCHO_HD void next(int q, T (&left)[lanes], T (&right)[lanes]) {
@@ -234,7 +234,7 @@ class SharedReader {
   uint32_t right_;
 };
 
-inline constexpr int kLinesAhead = 4;  // read together, unless a program says otherwise
+inline constexpr int kLinesAhead = 4;  // read at once, unless a program has its own number
 
 // Calls use(q, left, right) for the lines q = 0 ... rows that the rows of a column are made of.
 // Reader: PixelReader, or what has its functions sees() and next().

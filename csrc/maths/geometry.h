@@ -30,16 +30,16 @@ PTYCHO_HD inline bool is_finite(double x) {
 }
 
 // whole: without fraction; what is not a number counts as far away, too.
-PTYCHO_HD inline int64_t to_index(double whole) {
-  return static_cast<int64_t>(!(whole >= -kFarAway) ? -kFarAway : (whole > kFarAway ? kFarAway : whole));
+PTYCHO_HD inline int64_t to_index(double integer) {
+  return static_cast<int64_t>(!(integer >= -kFarAway) ? -kFarAway : (integer > kFarAway ? kFarAway : integer));
 }
 
 // Linear interpolation of a source at position + i.
 template <typename T>
 PTYCHO_HD inline Taps<T> gather_taps(double position) {
-  const double whole = std::floor(position);
-  const double fraction = position - whole;
-  return {to_index(whole), static_cast<T>(1.0 - fraction), static_cast<T>(fraction)};
+  const double integer = std::floor(position);
+  const double fraction = position - integer;
+  return {to_index(integer), static_cast<T>(1.0 - fraction), static_cast<T>(fraction)};
 }
 
 // The transpose of gather_taps: what canvas sample i receives from a patch at the position. The hat function is even,

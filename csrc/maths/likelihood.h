@@ -133,8 +133,8 @@ PTYCHO_INLINE T poisson_deviance(const Quotients<T>& q) {
   const bool near = exponent == T(0);
   const T s = near ? q.excess : rest;
   constexpr T log2 = static_cast<T>(0.693147180559945309417232121458);
-  const T whole = q.measured * (exponent * log2 + s) - q.difference;  // as if log(1 + s) were s
-  const T value = (near ? q.difference * q.excess : whole) - q.measured * above_log(s);
+  const T sum = q.measured * (exponent * log2 + s) - q.difference;  // as if log(1 + s) were s
+  const T value = (near ? q.difference * q.excess : sum) - q.measured * above_log(s);
   return q.measured < T(0) ? static_cast<T>(NAN) : value;
 }
 
@@ -160,7 +160,7 @@ PTYCHO_INLINE T value_of(const Quotients<T>& q, T step) {
 
 // The step's derivative by the intensity, times a factor.
 template <bool poisson, typename T>
-PTYCHO_INLINE T slope_of(const Quotients<T>& q, T factor) {
+PTYCHO_INLINE T derivative_of(const Quotients<T>& q, T factor) {
   const T part = q.predicted < static_cast<T>(kLeastPrediction) ? T(0) : factor * q.inverse;
   return T(-0.5) * part * (poisson ? q.ratio : std::sqrt(q.ratio));
 }
@@ -195,7 +195,7 @@ PTYCHO_INLINE Passed<T> pass_back(T intensity, T counts, bool good, T background
   const Quotients<T> q = quotients(intensity, good ? counts : intensity, background);
   const T step = step_of<poisson>(q);
   const T weight =
-      slope_of<poisson>(q, scale * product - grad_by_scale * intensity) - (grad_value + grad_by_scale) * step;
+      derivative_of<poisson>(q, scale * product - grad_by_scale * intensity) - (grad_value + grad_by_scale) * step;
   return {step, good ? weight : T(0)};
 }
 

@@ -89,8 +89,7 @@ void for_each_touched_tile(const TileGrid& grid, const Scan& scan, int64_t patch
 inline TilePlan plan_tiles(const TileGrid& grid, const Scan& scan) {
   TilePlan plan{std::vector<int64_t>(grid.tiles() + 1, 0), {}};
   int64_t* const next = plan.start.data() + 1;  // where tile t begins while the patches are counted and listed
-  for (int64_t k = 0; k < scan.count(); ++k)
-    for_each_touched_tile(grid, scan, k, [&](int64_t tile) { ++next[tile]; });
+  for (int64_t k = 0; k < scan.count(); ++k) for_each_touched_tile(grid, scan, k, [&](int64_t tile) { ++next[tile]; });
   int64_t pairs = 0;
   for (int64_t t = 0; t < grid.tiles(); ++t) pairs += std::exchange(next[t], pairs);
   plan.patches.resize(pairs);

@@ -116,7 +116,7 @@ def writes_to(op: str, *outputs: int) -> None:
 
     Args:
         op: name of the operator, its function's and ``_out``.
-        outputs: places of the arguments.
+        outputs: indices of the arguments.
     """
     overload = getattr(torch.ops.ptycho, op).default
     gradient_wanted = _test_of(overload)
@@ -158,11 +158,11 @@ def _test_of(overload: torch._ops.OpOverload) -> Callable[[tuple[Any, ...]], boo
     Under forward mode the answer is yes: there the Function refuses, where a kernel would drop the tangents. The
     tensors of a plan are integers and not looked at.
     """
-    places = _places_of_data(overload)
+    indices = _data_arguments(overload)
 
     def gradient_wanted(args: tuple[Any, ...]) -> bool:
-        for place in places:
-            if args[place].requires_grad:
+        for index in indices:
+            if args[index].requires_grad:
                 if torch.is_grad_enabled():
                     return True
                 break
@@ -171,11 +171,11 @@ def _test_of(overload: torch._ops.OpOverload) -> Callable[[tuple[Any, ...]], boo
     def with_optional_data(args: tuple[Any, ...]) -> bool:
         return (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)) or forward_ad._current_level >= 0
 
-    required = all(overload._schema.arguments[i].type.kind() == "TensorType" for i in places)
+    required = all(overload._schema.arguments[i].type.kind() == "TensorType" for i in indices)
     return gradient_wanted if required else with_optional_data
 
 
-def _places_of_data(overload: torch._ops.OpOverload) -> list[int]:
+def _data_arguments(overload: torch._ops.OpOverload) -> list[int]:
     """Which arguments of an operator are tensors, those of a plan apart."""
     arguments = enumerate(overload._schema.arguments)
     return [i for i, a in arguments if "Tensor" in str(a.type) and a.name not in _PLAN]
@@ -189,7 +189,7 @@ def _recorded(
     The operator is called beneath autograd.
     """
     own, call = len(overload._schema.arguments), overload._op
-    packed = _places_of_data(overload)[-1] + 1
+    packed = _data_arguments(overload)[-1] + 1
     lenient = getattr(function, "takes_no_gradient", False)
 
     def forward(ctx: Any, *args: Any) -> Any:

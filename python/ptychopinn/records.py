@@ -184,7 +184,7 @@ def _decision(value: Any) -> Decision:
 
 def _truth(value: Any) -> Decision:
     decision = _decision(value)
-    return replace(decision, value="omitted") if decision.value.startswith("left ") else decision  # as 0.1 wrote it
+    return replace(decision, value="omitted") if decision.value == "left out" else decision  # as 0.1 wrote it
 
 
 def _probe_scale(value: Any) -> ProbeScale:

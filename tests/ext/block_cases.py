@@ -43,8 +43,8 @@ def same_wave_sums(blocks: Any, op: str, *args: Any) -> None:
 
 def shifted(shape: tuple[int, ...], dtype: torch.dtype, offset: int) -> Tensor:
     """Contiguous data that begin `offset` elements behind a boundary and end with the memory."""
-    whole = data((offset + torch.Size(shape).numel(),), dtype)
-    return whole[offset:].view(shape)
+    memory = data((offset + torch.Size(shape).numel(),), dtype)
+    return memory[offset:].view(shape)
 
 
 def scan(count: int, size: tuple[int, int], groups: int = 2) -> Tensor:

@@ -41,12 +41,12 @@ void check_divisor() {
 }
 
 void check_waves() {
-  using ptycho::places, ptycho::wants_crowding;
-  REQUIRE(places(1, 924) == 924 && places(924, 924) == 924 && places(925, 924) == 1848 && places(0, 924) == 0);
+  using ptycho::slots, ptycho::wants_crowding;
+  REQUIRE(slots(1, 924) == 924 && slots(924, 924) == 924 && slots(925, 924) == 1848 && slots(0, 924) == 0);
   const int64_t few = 7 * 132, many = 8 * 132;
   REQUIRE(wants_crowding(1024, few, many));    // of 1000 x 1000: one wave in place of one and a tenth
   REQUIRE(!wants_crowding(924, few, many));    // one wave either way
-  REQUIRE(!wants_crowding(1057, few, many));   // two either way, and more places
+  REQUIRE(!wants_crowding(1057, few, many));   // two either way, and more slots
   REQUIRE(!wants_crowding(65536, few, many));  // of 8192 x 8192: the last of many waves matters little
   REQUIRE(!wants_crowding(0, few, many) && !wants_crowding(1024, few, 0) && !wants_crowding(1024, 0, many));
   REQUIRE(wants_crowding(1, 10, 8) && !wants_crowding(1, 9, 9));

@@ -53,7 +53,7 @@ def test_offsets_are_shared_cyclically_or_in_blocks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "says"),
+    ("call", "sentence"),
     [
         (lambda: tf_helper.translate(random(3, 4, 4, 1), random(2, 2)), "divide the 3 images evenly, got 2"),
         (lambda: tf_helper.translate(random(3, 4, 4, 1), random(0, 2)), "divide the 3 images evenly, got 0"),
@@ -67,8 +67,8 @@ def test_offsets_are_shared_cyclically_or_in_blocks() -> None:
         (lambda: torch_groups(padded_size=12, crop_size=4), "padded_size or crop_size must be given, not both"),
     ],
 )
-def test_what_the_original_refuses_is_refused_in_a_sentence(call: Callable[[], Tensor], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_what_the_original_refuses_is_refused_in_a_sentence(call: Callable[[], Tensor], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
         call()
 
 
@@ -86,9 +86,9 @@ def torch_groups(**sizes: int) -> object:
 
 @pytest.mark.parametrize(("batch_size", "canvases"), [(7, 2), (6, 1), (1, 1), (0, 2), (-1, 2)])
 def test_the_number_of_patches_decides_how_many_canvases_there_are(batch_size: int, canvases: int) -> None:
-    together, apart = shared(20, batch_size), groups(20)
-    assert together.shape == (canvases, 20, 20, 1)
-    torch.testing.assert_close(together.sum(0), apart.sum(0))
+    combined, separate = shared(20, batch_size), groups(20)
+    assert combined.shape == (canvases, 20, 20, 1)
+    torch.testing.assert_close(combined.sum(0), separate.sum(0))
 
 
 def test_a_patch_size_that_is_no_multiple_of_4_needs_a_shared_canvas() -> None:
@@ -105,9 +105,9 @@ def test_trimming_nothing_leaves_nothing() -> None:
     assert tf_helper.trim_reconstruction(random(2, 8, 8, 1), 8).shape == (2, 0, 0, 1)
     assert tf_helper.trim_reconstruction(random(2, 9, 9, 1), 8).shape == (2, 0, 0, 1)
     assert tf_helper.extract_patches_position(random(2, 9, 9, 1), random(2, 1, 2, 4), N=8).shape == (8, 0, 0, 1)
-    whole = random(2, 3, 8, 8)
-    assert torch.equal(torch_helper.trim_reconstruction(whole, 8), whole)
-    assert torch.equal(torch_helper.trim_reconstruction(whole, 5), whole[..., 1:6, 1:6])
+    image = random(2, 3, 8, 8)
+    assert torch.equal(torch_helper.trim_reconstruction(image, 8), image)
+    assert torch.equal(torch_helper.trim_reconstruction(image, 5), image[..., 1:6, 1:6])
 
 
 def test_the_two_stitchers_of_the_original_have_opposite_signs() -> None:
@@ -125,7 +125,7 @@ def test_stitchers_return_a_constant_as_that_constant() -> None:
     torch.testing.assert_close(image[cover > 1e-3], torch.ones_like(image[cover > 1e-3]), rtol=0, atol=1e-5)
 
 
-def test_accumulators_drop_whole_patches_at_the_border() -> None:
+def test_accumulators_drop_patches_at_the_border() -> None:
     patches, size = torch.ones(3, 4, 4), (12, 10)
     # [x, y] of the middles: inside; one pixel from the right border, dropped though it fits; inside at the left border.
     positions = torch.tensor([[5.0, 5.0], [7.0, 5.0], [2.0, 5.0]])
@@ -158,7 +158,7 @@ DIFFERENTIABLE: dict[str, tuple[tuple[int, ...], Tensor, Callable[[Tensor, Tenso
     "extract": ((2, 9, 9, 1), OFFSETS, partial(tf_helper.extract_patches_position, N=4)),
     "centre": ((2, 5, 5, 4), OFFSETS, tf_helper.center_channels),
     "groups": ((2, 4, 4, 4), OFFSETS, partial(tf_helper._reassemble_patches_position_real, padded_size=8)),
-    "whole": ((2, 4, 4, 4), OFFSETS, partial(tf_helper.reassemble_whole_object, size=8, batch_size=4)),
+    "image": ((2, 4, 4, 4), OFFSETS, partial(tf_helper.reassemble_whole_object, size=8, batch_size=4)),
     "sum": ((3, 6, 6, 1), GLOBAL, partial(tf_helper.shift_and_sum, M=4)),
     "simple sum": ((3, 6, 6, 1), GLOBAL, partial(tf_helper.shift_and_sum, M=4, use_xla_translate=False)),
     "region": ((2, 1, 8, 8), OFFSETS.permute(0, 3, 1, 2), partial(torch_helper.extract_channels_from_region, N=4)),

@@ -159,10 +159,10 @@ struct Extract {
     const uint32_t inside = lines_inside(r, out.rows, kRows);
     const int64_t stride = out.cols * lanes;
     if constexpr (!weighted) {
-      if (source.is_whole(kRows + 1) && inside == (1u << kRows) - 1u && at.image.cols <= kWidestLine &&
+      if (source.is_full(kRows + 1) && inside == (1u << kRows) - 1u && at.image.cols <= kWidestLine &&
           out.cols <= kWidestLine) {
         const auto step = static_cast<uint32_t>(stride * sizeof(T));
-        return gather<T, lanes, kRows>(source.whole(), at.by, [&](int q, const T(&pixel)[lanes]) {
+        return gather<T, lanes, kRows>(source.full(), at.by, [&](int q, const T(&pixel)[lanes]) {
           store_pixel(reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(to) + uint64_t{step} * static_cast<uint32_t>(q)),
                       pixel);
         });

@@ -192,9 +192,9 @@ struct SumTiles {
   template <typename Block>
   PTYCHO_HD void count_touched(Block& block, Shared& shared, int thread) const {
     const SquareTile& tile = shared.tile;
-    const int64_t share = quotient(scan.per_group, tiles_of_canvas(grid)) + 1;
-    const int64_t end = clamp((tile.index + 1) * share, 0, scan.per_group);
-    for (int64_t i = tile.index * share + thread; i < end; i += kThreads) {
+    const int64_t part = quotient(scan.per_group, tiles_of_canvas(grid)) + 1;
+    const int64_t end = clamp((tile.index + 1) * part, 0, scan.per_group);
+    for (int64_t i = tile.index * part + thread; i < end; i += kThreads) {
       const int64_t k = tile.group * scan.per_group + i;
       if (!has_position(scan, k)) shared.refused = 1;
       block.add(&shared.touched, has_position(scan, k) ? static_cast<int>(touched_by(grid, scan, k)) : 0);
@@ -274,7 +274,7 @@ struct SumTiles {
     const uintptr_t weight_at = weighted ? shared.weight_at[i] + pixel * sizeof(T) : 0;
     if constexpr (Patches::kStored) {
       if (warp_lines == all_of_warp) {  // the same for all threads of a warp
-        add(WholeReader<T, lanes>(at, step * lanes, left, right), WholeReader<T, 1>(weight_at, step, left, right));
+        add(FullReader<T, lanes>(at, step * lanes, left, right), FullReader<T, 1>(weight_at, step, left, right));
         return;
       }
     }

@@ -8,18 +8,18 @@
 
 namespace ptycho {
 
-// Places of blocks that a grid takes, those included that its last wave leaves empty.
-inline int64_t places(int64_t blocks, int64_t resident) {
+// Slots for blocks that a grid takes, those included that its last wave leaves empty.
+inline int64_t slots(int64_t blocks, int64_t resident) {
   return (blocks + resident - 1) / resident * resident;
 }
 
 // Whether `blocks` blocks are better run `crowded` at once than `resident`: if that saves more than the tenth that the
 // additional instructions cost.
 inline bool wants_crowding(int64_t blocks, int64_t resident, int64_t crowded) {
-  return resident > 0 && crowded > 0 && 10 * places(blocks, crowded) < 9 * places(blocks, resident);
+  return resident > 0 && crowded > 0 && 10 * slots(blocks, crowded) < 9 * slots(blocks, resident);
 }
 
-// The program that is compiled for as many blocks to a multiprocessor as its kCrowdedBlocks says.
+// The program that is compiled for as many blocks to a multiprocessor as its kCrowdedBlocks is.
 template <typename Program>
 struct Crowded : Program {
   static constexpr int kBlocks = Program::kCrowdedBlocks;

@@ -74,7 +74,7 @@ template <typename T, int lanes, bool poisson, bool masked>
 void correct_as(const PatternPart<T>& part, T* correction, double* sums) {
   Row<T> counts, good, intensity, factor, value, by_scale;
   Row<T, lanes> factors;
-  LaneSums value_sums, slope_sums;
+  LaneSums value_sums, derivative_sums;
   const T scale = part.scale, background = part.background;
   for (int64_t first = 0; first < part.pixels; first += kChunk) {
     const int count = static_cast<int>(part.pixels - first < kChunk ? part.pixels - first : kChunk);
@@ -88,7 +88,7 @@ void correct_as(const PatternPart<T>& part, T* correction, double* sums) {
       by_scale.at[i] = pixel.by_scale;
     }
     value_sums.add(value.at, count);
-    slope_sums.add(by_scale.at, count);
+    derivative_sums.add(by_scale.at, count);
     if (!correction) continue;
     T* const scalars = factors.at;
     spread<T, lanes>(factor.at, count, scalars);
@@ -100,11 +100,11 @@ void correct_as(const PatternPart<T>& part, T* correction, double* sums) {
     }
   }
   sums[0] = value_sums.total();
-  sums[1] = slope_sums.total();
+  sums[1] = derivative_sums.total();
 }
 
 template <typename T, int lanes, bool poisson, bool masked>
-void pass_back_as(const PatternPart<T>& part, const T* grads, T grad_value, T grad_scale_slope, T* grad_fields,
+void pass_back_as(const PatternPart<T>& part, const T* grads, T grad_value, T grad_by_scale, T* grad_fields,
                   double* by_scale_sum) {
   Row<T> counts, good, intensity, product, of_grad, of_field, by_scale;
   Row<T, lanes> grad_factors, field_factors;
@@ -121,7 +121,7 @@ void pass_back_as(const PatternPart<T>& part, const T* grads, T grad_value, T gr
     }
     for (int i = 0; i < count; ++i) {
       const auto pixel = pass_back<poisson>(scale * intensity.at[i], counts.at[i], masked ? good.at[i] != T(0) : true,
-                                            background, scale, product.at[i], grad_value, grad_scale_slope);
+                                            background, scale, product.at[i], grad_value, grad_by_scale);
       of_grad.at[i] = scale * pixel.step;
       of_field.at[i] = T(2) * (scale * pixel.weight);
       by_scale.at[i] = pixel.step * product.at[i] + pixel.weight * intensity.at[i];
@@ -180,10 +180,10 @@ void correct(const PatternPart<T>& part, T* correction, double* sums) {
 }
 
 template <typename T>
-void pass_back_part(const PatternPart<T>& part, const T* grad_correction, T grad_value, T grad_scale_slope,
-                    T* grad_fields, double* by_scale) {
+void pass_back_part(const PatternPart<T>& part, const T* grad_correction, T grad_value, T grad_by_scale, T* grad_fields,
+                    double* by_scale) {
   with_constants(part, [&](auto lanes, auto poisson, auto masked) {
-    pass_back_as<T, lanes.value, poisson.value, masked.value>(part, grad_correction, grad_value, grad_scale_slope,
+    pass_back_as<T, lanes.value, poisson.value, masked.value>(part, grad_correction, grad_value, grad_by_scale,
                                                               grad_fields, by_scale);
   });
 }

@@ -29,8 +29,8 @@ struct FieldKernels {
   // correction: as fields, may be the same memory, or null. sums: value and derivative by log scale of the part.
   void (*correct)(const PatternPart<T>& part, T* correction, double* sums);
   // grad_correction: as fields, or null. by_scale: the gradient by the scale that the part contributes.
-  void (*pass_back)(const PatternPart<T>& part, const T* grad_correction, T grad_value, T grad_scale_slope,
-                    T* grad_fields, double* by_scale);
+  void (*pass_back)(const PatternPart<T>& part, const T* grad_correction, T grad_value, T grad_by_scale, T* grad_fields,
+                    double* by_scale);
 };
 
 // The table of the level chosen for this process.

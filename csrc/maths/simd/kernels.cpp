@@ -127,10 +127,10 @@ void add_weighted_lanes(const PatchView<T>& view, const Weights<T>& weights, T* 
   if (!pixels.overlaps()) return;
   const T x0 = view.x.w0, x1 = view.x.w1;
   const T y0 = view.y.w0, y1 = view.y.w1;
-  const int64_t room = scratch_line<T>(view.cols, lanes);
+  const int64_t line_size = scratch_line<T>(view.cols, lanes);
   T* const above = scratch;  // the line interpolated last, and that of the weights
-  T* const above_weights = above + room;
-  T* const zeros = above_weights + room;
+  T* const above_weights = above + line_size;
+  T* const zeros = above_weights + line_size;
   PatchView<T> view_of_weights = view;
   view_of_weights.source = weights.data;
   view_of_weights.lanes = 1;

@@ -87,26 +87,26 @@ void add_products(const T* values, const T* factors, int64_t lanes, T* sums, int
   }
 }
 
-constexpr int64_t kTogether = 4;  // cache lines whose sums are made together
+constexpr int64_t kLinesAtOnce = 4;  // cache lines whose sums are made at once
 
 template <typename T, int64_t lanes>
 void sum_modes_lanes(const T* values, const T* factors, int64_t modes, int64_t stride, T* out, int64_t count,
                      const T* next) {
-  constexpr int64_t together = kTogether * kLine<T>;
+  constexpr int64_t at_once = kLinesAtOnce * kLine<T>;
   int64_t m = 0;
-  for (; m + together <= count; m += together) {
-    Vector<T> sums[kTogether * kVectors] = {};
+  for (; m + at_once <= count; m += at_once) {
+    Vector<T> sums[kLinesAtOnce * kVectors] = {};
     for (int64_t mode = 0; mode < modes; ++mode) {
       const T* const value = values + mode * stride + m;
       const T* const factor = factors + mode * stride + m;
       if (next)
-        for (int64_t u = 0; u < kTogether; ++u) __builtin_prefetch(next + mode * stride + m + u * kLine<T>, 0, 2);
+        for (int64_t u = 0; u < kLinesAtOnce; ++u) __builtin_prefetch(next + mode * stride + m + u * kLine<T>, 0, 2);
 #pragma GCC unroll 16
-      for (int64_t u = 0; u < kTogether * kVectors; ++u)
+      for (int64_t u = 0; u < kLinesAtOnce * kVectors; ++u)
         sums[u] += product_of<T, lanes, true>(load(value + u * kWide<T>), load(factor + u * kWide<T>));
     }
 #pragma GCC unroll 16
-    for (int64_t u = 0; u < kTogether * kVectors; ++u) store(out + m + u * kWide<T>, sums[u]);
+    for (int64_t u = 0; u < kLinesAtOnce * kVectors; ++u) store(out + m + u * kWide<T>, sums[u]);
   }
   const auto sum_at = [&](int64_t m, const auto& load_at, const auto& store_at) __attribute__((always_inline)) {
     Vector<T> sum{};

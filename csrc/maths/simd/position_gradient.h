@@ -35,10 +35,10 @@ void gradient_of_strip(const PatchView<T>& view, const T* grads, int64_t stride,
   const LineVectors<T, lanes> vectors(view, 0);
   if (!vectors.overlaps()) return;
   const T y0 = view.y.w0, y1 = view.y.w1;
-  const int64_t room = scratch_line<T>(view.cols, lanes);
+  const int64_t line_size = scratch_line<T>(view.cols, lanes);
   T* const above = scratch;  // the line interpolated last, and its steps from pixel to pixel
-  T* const across = above + room;
-  const Lines<T> lines(view, across + room, view.next);
+  T* const across = above + line_size;
+  const Lines<T> lines(view, across + line_size, view.next);
   const T* const top = lines[0];
   // In steps of a line, as below: where these read past the last pixel there must be zeros.
   vectors.template for_each<kLine<T>>([&](int64_t first, auto edge) __attribute__((always_inline)) {
@@ -111,10 +111,10 @@ void gradient_of_lanes(const PatchView<T>& view, const T* grads, const T* next_g
     PatchView<T> part = view;
     part.x.first += c;
     part.cols = view.cols - c < strip ? view.cols - c : strip;
-    const bool whole = part.cols == view.cols;
-    if (!whole) part.next = nullptr;
-    gradient_of_strip<T, lanes>(part, grads + c * lanes, view.cols * lanes, whole ? next_grads : nullptr, sums_of_slots,
-                                scratch);
+    const bool complete = part.cols == view.cols;
+    if (!complete) part.next = nullptr;
+    gradient_of_strip<T, lanes>(part, grads + c * lanes, view.cols * lanes, complete ? next_grads : nullptr,
+                                sums_of_slots, scratch);
   }
   for (int64_t s = 0; s < kLine<T>; ++s) {
     sums[0] += sums_of_slots.by_y[s];

@@ -175,7 +175,7 @@ struct PassBackCorrection {
     const auto* const fields = reinterpret_cast<const Scalars*>(patterns.fields);
     const auto* const by_correction = reinterpret_cast<const Scalars*>(grads.correction);
     const int64_t k = b / patterns.parts();
-    const T scale = patterns.scale(k), by_value = grads.value(k), by_slope = grads.by_scale(k);
+    const T scale = patterns.scale(k), by_value = grads.value(k), grad_by_scale = grads.by_scale(k);
     double sum = 0;
     for_pixels(patterns, k, b - k * patterns.parts(), thread, [&](const Group& group) {
       Scalars heads[Group::kSize] = {}, grad_heads[Group::kSize] = {};
@@ -195,7 +195,7 @@ struct PassBackCorrection {
       T of_grad[Group::kSize] = {}, of_field[Group::kSize] = {};
       group.each([&](int j) {
         const auto pixel = pass_back<poisson>(scale * intensity[j], group.counts[j], group.good[j], patterns.background,
-                                              scale, product[j], by_value, by_slope);
+                                              scale, product[j], by_value, grad_by_scale);
         sum += static_cast<double>(pixel.step * product[j] + pixel.weight * intensity[j]);
         of_grad[j] = scale * pixel.step;
         of_field[j] = T(2) * (scale * pixel.weight);

@@ -48,12 +48,12 @@ void correct_into(const Queue& queue, const Comparison& inputs, const Tensor* co
     using T = decltype(zero);
     using Program = CorrectFields<T, lanes.value, poisson.value>;
     const Patterns<T> patterns = source.view<T>();
-    const PartSums value_sums(values, patterns.parts()), slope_sums(scale_slopes, patterns.parts());
+    const PartSums value_sums(values, patterns.parts()), derivative_sums(scale_slopes, patterns.parts());
     const Program program{patterns, correction ? write<typename Program::Scalars>(*correction) : nullptr,
-                          value_sums.data(), slope_sums.data()};
+                          value_sums.data(), derivative_sums.data()};
     launch(queue, program, program.blocks());
     value_sums.add(queue);
-    slope_sums.add(queue);
+    derivative_sums.add(queue);
   });
 }
 

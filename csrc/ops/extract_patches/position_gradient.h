@@ -86,8 +86,8 @@ struct PositionGradient {
       if (!taps.sees()) continue;
       const auto factors = grads.reader(k, grads.address(k, r - 1, c + apart), rows, 0u);
       Gradient<T> column[1] = {};
-      if (Grads::kStored && taps.is_whole(kRows + 1) && source.image.cols <= kWidestLine) {
-        position_gradient<T, lanes, kRows>(taps.whole(), factors, source.by, column);
+      if (Grads::kStored && taps.is_full(kRows + 1) && source.image.cols <= kWidestLine) {
+        position_gradient<T, lanes, kRows>(taps.full(), factors, source.by, column);
       } else {
         position_gradient<T, lanes, kRows>(taps, factors, source.by, column);
       }

@@ -124,8 +124,8 @@ STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) {
   m.impl("reassemble_patches", TORCH_BOX((&dispatch::reassemble_patches<Host, backend::reassemble_into>)));
   m.impl("reassemble_patches_out", TORCH_BOX((&dispatch::reassemble_patches_out<Host, backend::reassemble_into>)));
   m.impl("reassemble_patches_adjoint", TORCH_BOX((&dispatch::reassemble_patches_adjoint<Host, backend::extract_into>)));
-  m.impl("reassemble_patches_backward", TORCH_BOX((&dispatch::reassemble_patches_backward<
-                                            Host, backend::mean_backward_into, backend::extract_into>)));
+  m.impl("reassemble_patches_backward",
+         TORCH_BOX((&dispatch::reassemble_patches_backward<Host, backend::mean_backward_into, backend::extract_into>)));
   m.impl("reassemble_patches_mean_backward",
          TORCH_BOX((&dispatch::reassemble_patches_mean_backward<Host, backend::mean_backward_into>)));
 }

@@ -101,8 +101,9 @@ STABLE_TORCH_LIBRARY_IMPL(PTYCHO_LIBRARY, PTYCHO_DEVICE, m) {
   m.impl("reassemble_patches_out", TORCH_BOX((&dispatch::reassemble_patches_out<Queue, backend::reassemble_into>)));
   m.impl("reassemble_patches_adjoint",
          TORCH_BOX((&dispatch::reassemble_patches_adjoint<Queue, backend::extract_into>)));
-  m.impl("reassemble_patches_backward", TORCH_BOX((&dispatch::reassemble_patches_backward<
-                                            Queue, backend::mean_backward_into, backend::extract_into>)));
+  m.impl(
+      "reassemble_patches_backward",
+      TORCH_BOX((&dispatch::reassemble_patches_backward<Queue, backend::mean_backward_into, backend::extract_into>)));
   m.impl("reassemble_patches_mean_backward",
          TORCH_BOX((&dispatch::reassemble_patches_mean_backward<Queue, backend::mean_backward_into>)));
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The launch of SumTiles, a block to each tile, in that of its two versions which leaves fewer places empty.
+// The launch of SumTiles, a block to each tile, in that of its two versions which leaves fewer slots empty.
 #pragma once
 
 #include "maths/blocks/sum.h"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The words of the field in names, comments, sentences and docs: a table of words to avoid, and what to write.
+"""The words of the field in names, comments, sentences and docs: words to avoid, and what to write.
 
 The table is the project's glossary. A word is looked for in identifiers (split at underscores and capitals), in prose
 (comments, docstrings, sentences in string literals, Markdown outside of code), or in both. Run as a program with files
@@ -43,7 +43,7 @@ class Word(NamedTuple):
 WORDS = (
     Word("said|says", "said|says", "states, reports, records; override"),
     Word("meanings?", "meanings?", "description, docs of a field, definition"),
-    Word("whole", "", "root, all, integer"),
+    Word("whole", "", "root, all, integer", r"reassemble_whole_object"),  # a name of PtychoPINN
     Word("misfits?", "misfits?", "objective, loss"),
     Word("seek|seeker|seeking", "seeks?|seeking|sought", "search", r"\.seek\(|SEEK_"),
     Word("gauges?", "gauges?", "ambiguities"),
@@ -56,7 +56,7 @@ WORDS = (
     Word("doomed", "doomed", "failing"),
     Word("spoils?|spoiled|spoilt", "spoils?|spoiled|spoilt", "corrupt"),
     Word("anew", "anew", "again"),
-    Word("", "(left|leaves?|leaving) (it |them |this |these |that )?(out|away)", "omit"),
+    Word("", "(left|leaves?|leaving) (it |them |this |these |that )?(out|away)", "omit", r'"left out"'),
     Word("", "(stands?|stood|standing) for", "represent"),
     Word("", "(go|goes|went|going) on", "resume, continue"),
     Word("numbers", "", "scalars, numeric", r"import numbers|from numbers|numbers\.(Real|Integral|Number)"),
