@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The layers of the architecture, which docs/architecture.md calls floors, and circular imports.
+"""The layers of the architecture (docs/architecture.md), and circular imports.
 
 A file imports from lower layers and from its own folder only, and there are no circular imports. The checks read the
 source, including functions. Names of modules in string literals count as imports, because some modules import others on
