@@ -75,7 +75,7 @@ def test_panes_hold_every_setting_and_its_description(app: QApplication) -> None
     (schedule,) = [box for box in boxes["Training"].findChildren(QComboBox) if box.findText("plateau") >= 0]
     assert schedule.currentText() == "cosine" and "of all rates" in schedule.toolTip()
     tips = {edit.toolTip() for edit in pane.findChildren(QLineEdit)}
-    assert any("pixels; patterns further away are no neighbours" in tip for tip in tips)
+    assert any("largest distance of neighbours, pixels" in tip for tip in tips)
     assert len(factory.create_view_controller("refinement").findChildren(QGroupBox)) == 2
     original = factory.create_view_controller("supervised")
     assert isinstance(original, QLabel) and original.text() == "the original's supervised"
@@ -88,7 +88,7 @@ def test_what_is_typed_into_a_pane_is_in_the_configuration(app: QApplication) ->
     (choice,) = [combo for combo in box.findChildren(QComboBox) if combo.findText("plateau") >= 0]
     choice.setCurrentText("plateau")
     choice.textActivated.emit("plateau")
-    (minutes,) = [edit for edit in box.findChildren(QLineEdit) if "so many minutes" in edit.toolTip()]
+    (minutes,) = [edit for edit in box.findChildren(QLineEdit) if "time limit in minutes" in edit.toolTip()]
     minutes.setText("1e-1")
     minutes.editingFinished.emit()
     config = Config.from_dict(library.settings["Network"].values())
