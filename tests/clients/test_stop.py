@@ -80,9 +80,8 @@ def headless(
             stderr=log,
             text=True,
             start_new_session=True,
-            preexec_fn=partial(
-                signal.signal, signal.SIGINT, signal.SIG_DFL
-            ),  # ignored where the tests run in background
+            # Ignored from the start where the tests run in the background.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         ) as running,
     ):
         try:
