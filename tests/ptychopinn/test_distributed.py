@@ -22,7 +22,7 @@ import torch
 from distributed_runs import RECONSTRUCTIONS, TRAININGS, run_all
 from tiny_runs import tiny
 
-from ptychopinn.batches.distributed import ShardSampler
+from ptychopinn.batches.steps import StepSampler, StepShape
 from ptychopinn.errors import InputError
 from ptychopinn.persistence.bundle import load_bundle
 from ptychopinn.physics.simulate import simulate
@@ -83,7 +83,7 @@ def test_gradients_equal_those_of_the_full_batch(one: Path, two: Path, name: str
         else:  # no gradient in one process
             assert not gradient.any(), key
     if name == "everything":
-        assert {"model.positions.free", "model.illumination.lanes", "model.illumination.log_scale"} <= full.keys()
+        assert {"model.illumination.lanes", "model.illumination.log_scale"} <= full.keys()
 
 
 @pytest.mark.parametrize("name", TRAININGS)
@@ -185,17 +185,19 @@ def test_devices_must_match_the_processes(tmp_path: Path, monkeypatch: pytest.Mo
     assert _devices("auto")["devices"] == _devices("auto")["num_nodes"] == 2
 
 
-def test_shards_make_up_the_batches_of_one_process() -> None:
-    for groups in range(1, 12):
-        for batch_size in range(1, 6):
-            batches = list(ShardSampler(groups, batch_size))
-            for count in range(1, 5):
-                parts = [ShardSampler(groups, batch_size, (rank, count)) for rank in range(count)]
-                assert {len(list(part)) for part in parts} == {len(part) for part in parts} == {len(batches)}
-                for batch, shards in zip(batches, zip(*parts, strict=True), strict=True):
-                    counted = [shard for rank, shard in enumerate(shards) if rank < len(batch)]
-                    assert sorted(chain.from_iterable(counted)) == batch
-                    assert all(shard == batch[:1] for shard in shards[len(batch) :])
+@pytest.mark.parametrize("shape", [StepShape(1, 1, 1), StepShape(3, 1, 5), StepShape(2, 3, 4), StepShape(4, 2, 3)])
+def test_shares_make_up_the_batches_of_one_process(shape: StepShape) -> None:
+    for steps in range(1, 6):
+        groups = steps * shape.groups_per_step
+        (at_once,) = [chain.from_iterable(StepSampler(groups, shape))]
+        assert list(at_once) == list(range(groups))
+        for count in range(1, 7):
+            parts = [list(StepSampler(groups, shape, (rank, count))) for rank in range(count)]
+            assert {len(part) for part in parts} == {-(-steps // shape.steps)}
+            counted = [part for rank, part in enumerate(parts) if rank < shape.groups]
+            assert sorted(chain(*chain(*counted))) == list(range(groups))
+            batches = list(range(0, groups, shape.groups))
+            assert all(list(chain(*part)) == batches for part in parts[shape.groups :])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])

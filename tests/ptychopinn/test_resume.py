@@ -106,7 +106,7 @@ def test_incomplete_epoch_is_saved_and_repeated_when_resumed(
 
     def validation_step(self: PtychoModule, batch: Any, batch_index: int) -> None:
         if self.current_epoch == 2:
-            self.log("val_loss", torch.tensor(-1.0), prog_bar=True, batch_size=len(batch.counts), sync_dist=True)
+            self.log("val_loss", torch.tensor(-1.0), prog_bar=True, batch_size=batch.size, sync_dist=True)
         else:
             validate(self, batch, batch_index)
 

@@ -10,6 +10,7 @@ epoch. With several processes each loads its shard of every batch.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 
@@ -17,11 +18,13 @@ import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ptychopinn.batches.dataset import Gathered, GroupBatch, GroupDataset, JoinedGroups, finished, good_pixels
-from ptychopinn.batches.distributed import ShardSampler
+from ptychopinn.batches.dataset import GroupDataset, JoinedGroups, good_pixels, largest_extent, round_up
 from ptychopinn.batches.grouping import compact_region, group_patterns, within_bounds
+from ptychopinn.batches.resident import ResidentCounts, fits_on
+from ptychopinn.batches.steps import Steps, StepSampler, StepShape
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
 from ptychopinn.runtime.processes import rank_and_size
@@ -31,6 +34,10 @@ from ptychopinn.scan import Scan
 _FEWEST_BATCHES = 8
 #: Patterns in a batch of the default size: many small steps train faster than few large ones (docs/quality.md).
 _PATTERNS_IN_BATCH = 16
+#: Detector pixels of the patterns in a batch of the default size on CUDA: 64 patterns of 64 x 64.
+_PIXELS_ON_CUDA = 64**3
+#: Steps that CUDA does between two looks of the host, about 0.1 s.
+_STEPS_ON_CUDA = 32
 #: Largest difference between equal probes, up to their scale, relative to the probe.
 _SAME_PROBE = 1e-3
 
@@ -55,7 +62,6 @@ class ScanDataModule(L.LightningDataModule):
         self.canvas_multiple = canvas_multiple
         self.margin = margin
         self.first = np.cumsum([0, *(scan.n for scan in scans)])
-        patterns, size = int(self.first[-1]), config.data.group_size
         self.held_out = self._held_out()
         inside = np.concatenate(
             [within_bounds(scan.positions, config.data.y_bounds, config.data.x_bounds) for scan in scans]
@@ -67,10 +73,10 @@ class ScanDataModule(L.LightningDataModule):
         # Index of a group: leader * oversampling + 0, 1, ..., oversampling - 1.
         each = config.data.oversampling
         self.training_groups = (self.training_leaders[:, np.newaxis] * each + np.arange(each)).ravel()
-        # Without a minimum small scans would have epochs of one or two steps.
-        self.batch_size = batch_groups(config)
-        wanted = max(math.ceil(each * patterns / size), _FEWEST_BATCHES * self.batch_size)
-        self.groups_per_epoch = min(wanted, len(self.training_groups))
+        self.resident: ResidentCounts | None = None
+        self._canvases: dict[bool, tuple[int, int]] = {}
+        self._pending: deque[torch.cuda.Event] = deque()
+        self.place(torch.device("cpu"))
 
     def _held_out(self) -> NDArray[np.bool_]:
         """Mask (n,) of the patterns of all scans that lead the validation groups."""
@@ -96,33 +102,62 @@ class ScanDataModule(L.LightningDataModule):
     def _groups(self, index: int, among: NDArray[np.intp], each: int, draw: int) -> NDArray[np.int64]:
         """Groups (each n, C) that each pattern of a scan leads, of members `among` only; -1 for other leaders."""
         data = self.config.data
+        return self._led(index, among, each, data.group_size, data.pool, draw)
+
+    def _led(
+        self, index: int, among: NDArray[np.intp], each: int, size: int, pool: int | None, draw: int
+    ) -> NDArray[np.int64]:
+        data = self.config.data
         found = group_patterns(
             self.scans[index].positions[among],
-            data.group_size,
-            data.pool,
+            size,
+            pool,
             each,
             seed=(self.config.training.seed, draw),
             rule=data.neighbours,
             min_distance=data.min_distance,
             max_distance=data.max_distance,
         )
-        groups = np.full((self.scans[index].n * each, data.group_size), -1, np.int64)
+        groups = np.full((self.scans[index].n * each, size), -1, np.int64)
         groups[(among[:, np.newaxis] * each + np.arange(each)).ravel()] = among[found]
         return groups
 
-    def _loader(self, chosen: NDArray[np.intp], each: int, draw: int, validation: bool) -> DataLoader[int]:
-        """Batches of the groups `chosen`, indices over all scans, with `each` groups per leader."""
-        by_region = self.config.data.validation == "region"
+    def _fixed_canvas(self, validation: bool) -> tuple[int, int]:
+        """A canvas that every group fits which may be drawn in any epoch."""
+        data = self.config.data
+        sizes = []
+        for index, scan in enumerate(self.scans):
+            # Members are drawn from a pool around the leader: all of it together covers the most.
+            among, leaders = self._members(index, validation), self._leaders(index, validation)
+            groups = self._led(index, among, 1, data.group_size if data.pool is None else data.pool + 1, None, 0)
+            if len(leaders):
+                sizes.append(largest_extent(scan, groups[leaders], self.margin))
+        height, width = np.max(sizes, axis=0).tolist()
+        return round_up((height, width), self.canvas_multiple)
+
+    def _members(self, index: int, validation: bool) -> NDArray[np.intp]:
+        """Patterns of a scan that may be members of training or of validation groups."""
+        scan, first = self.scans[index], int(self.first[index])
+        among = np.arange(scan.n)
+        if self.config.data.validation == "region":
+            among = among[self.held_out[first : first + scan.n] == validation]
+        return among
+
+    def _leaders(self, index: int, validation: bool) -> NDArray[np.intp]:
+        """Patterns of a scan that lead training or validation groups."""
+        leaders = self.validation_leaders if validation else self.training_leaders
+        first, last = self.first[index : index + 2]
+        return leaders[(leaders >= first) & (leaders < last)] - first
+
+    def _dataset(self, chosen: NDArray[np.intp], each: int, draw: int, validation: bool) -> JoinedGroups:
+        """The groups `chosen`, indices over all scans, with `each` groups per leader, in this order."""
         parts, positions = [], []
         for index, scan in enumerate(self.scans):
             first = int(self.first[index])
             position = np.flatnonzero((chosen // each >= first) & (chosen // each < first + scan.n))
             if not len(position):
                 continue
-            among = np.arange(scan.n)
-            if by_region:
-                among = among[self.held_out[first : first + scan.n] == validation]
-            groups = self._groups(index, among, each, draw)
+            groups = self._groups(index, self._members(index, validation), each, draw)
             # The model has one probe, that of the first scan; the truths are scaled to it.
             scale = float(np.linalg.norm(scan.probe) / np.linalg.norm(self.scans[0].probe))
             parts.append(
@@ -137,34 +172,112 @@ class ScanDataModule(L.LightningDataModule):
                 )
             )
             positions.append(position)
-        dataset = JoinedGroups(parts, np.argsort(np.concatenate(positions)))  # in the order of `chosen`
-        shards = ShardSampler(len(dataset), self.batch_size, rank_and_size())
+        dataset = JoinedGroups(parts, np.argsort(np.concatenate(positions)))
+        if self.fixed_shapes:
+            if validation not in self._canvases:
+                self._canvases[validation] = self._fixed_canvas(validation)
+            dataset.enlarge(self._canvases[validation])
+        return dataset
+
+    def _loader(self, dataset: JoinedGroups, shape: StepShape) -> DataLoader[int]:
+        sampler = StepSampler(len(dataset), shape, rank_and_size())
         return DataLoader(
             dataset,
-            batch_sampler=shards,
-            collate_fn=partial(shards.collate, dataset),
+            batch_sampler=sampler,
+            collate_fn=partial(sampler.collate, dataset, self.resident is None),
             num_workers=self.config.execution.workers,
+            pin_memory=self.device.type == "cuda",
         )
 
-    def on_after_batch_transfer(self, batch: Gathered | InputError, dataloader_idx: int) -> GroupBatch:
-        """Convert the patterns from the file's type to float32, on the device."""
-        return finished(batch)
+    def place(self, device: torch.device) -> None:
+        """Choose the device of the training: batches are sized for it, and its memory takes the counts if they fit.
+
+        On CUDA all steps have one shape, so that they can be captured.
+        """
+        self.device, self.fixed_shapes = device, device.type == "cuda"
+        data, training = self.config.data, self.config.training
+        available = len(self.training_groups)
+        _, processes = rank_and_size()
+        chosen = batch_groups(self.config, self.scans[0].patch_size, device, processes)
+        self.batch_size = min(chosen, available)
+        # Without a minimum small scans would have epochs of one or two steps.
+        wanted = math.ceil(data.oversampling * int(self.first[-1]) / data.group_size)
+        wanted = min(max(wanted, _FEWEST_BATCHES * self.batch_size), available)
+        per_step = self.batch_size * training.accumulate
+        self.steps_per_epoch = math.ceil(wanted / per_step)
+        #: Those of complete steps: all steps have one shape, and the last one is filled up with further groups.
+        self.groups_per_epoch = self.steps_per_epoch * per_step
+        if device.type == "cuda":
+            self._copies = torch.cuda.Stream(device)
+            if fits_on(device, self.scans):
+                self.resident = ResidentCounts(self.scans, device)
+        at_once = self.config.execution.steps_at_once or (_STEPS_ON_CUDA if device.type == "cuda" else 1)
+        self.shape = StepShape(min(at_once, self.steps_per_epoch), training.accumulate, self.batch_size)
+
+    def transfer_batch_to_device(
+        self, batch: Steps | InputError, device: torch.device, dataloader_idx: int
+    ) -> Steps | InputError:
+        """Copy on a stream of its own, while the device works on earlier steps; at most two batches ahead of it."""
+        if device.type != "cuda" or isinstance(batch, InputError):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if len(self._pending) == 2:
+            self._pending.popleft().synchronize()
+        current = torch.cuda.current_stream(device)
+        with torch.cuda.stream(self._copies):
+            moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        current.wait_stream(self._copies)
+        for tensor in moved.patterns:
+            if isinstance(tensor, Tensor):
+                tensor.record_stream(current)
+        self._pending.append(current.record_event())
+        return moved
 
     def train_dataloader(self) -> DataLoader[int]:
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         rng = np.random.default_rng((self.config.training.seed, epoch))
-        chosen = rng.choice(self.training_groups, self.groups_per_epoch, replace=False)
-        return self._loader(chosen, self.config.data.oversampling, epoch, validation=False)
+        count = min(self.groups_per_epoch, len(self.training_groups))
+        chosen = np.resize(rng.choice(self.training_groups, count, replace=False), self.groups_per_epoch)
+        dataset = self._dataset(chosen, self.config.data.oversampling, epoch, validation=False)
+        return self._loader(dataset, self.shape)
 
     def val_dataloader(self) -> DataLoader[int] | list[DataLoader[int]]:
-        if not len(self.validation_leaders):
+        leaders = self.validation_leaders
+        if not len(leaders):
             return []
-        return self._loader(self.validation_leaders, 1, 0, validation=True)
+        groups = min(self.batch_size, len(leaders))
+        batches = math.ceil(len(leaders) / groups)
+        dataset = self._dataset(np.resize(leaders, batches * groups), 1, 0, validation=True)
+        return self._loader(dataset, StepShape(min(self.shape.steps, batches), 1, groups))
 
 
-def batch_groups(config: Config) -> int:
-    """Number of groups in a batch: ``training.batch_size``, or as many as contain 16 patterns."""
-    return config.training.batch_size or math.ceil(_PATTERNS_IN_BATCH / config.data.group_size)
+def batch_groups(config: Config, size: int, device: torch.device, processes: int = 1) -> int:
+    """Number of groups in a batch: ``training.batch_size``, or as many as are fastest.
+
+    Small steps train in fewer epochs than large ones. A GPU takes hardly longer for a few groups than for one.
+
+    Args:
+        config: the configuration.
+        size: of the patterns, N.
+        device: of the training.
+        processes: that share a batch.
+    """
+    if config.training.batch_size is not None:
+        return config.training.batch_size
+    patterns = _PATTERNS_IN_BATCH
+    if device.type == "cuda":
+        patterns = max(patterns, _PIXELS_ON_CUDA // size**2)
+    return math.ceil(patterns / config.data.group_size) * processes
+
+
+def rate_factor(config: Config, groups: int) -> float:
+    """Factor on learning rates for steps of so many groups: the root of what they exceed the smallest default batch by.
+
+    So a training takes as many epochs on a GPU, or in several processes, as on one CPU (docs/quality.md). Where
+    ``training.batch_size`` is given, so are the rates.
+    """
+    if config.training.batch_size is not None:
+        return 1.0
+    return math.sqrt(groups / math.ceil(_PATTERNS_IN_BATCH / config.data.group_size))
 
 
 def check_alike(scans: Sequence[Scan]) -> None:

@@ -71,6 +71,15 @@ class Gathered(NamedTuple):
     batch_size: int | None = None
     stands_in: bool = False
 
+    def in_order(self, rows: NDArray[np.int64]) -> Gathered:
+        """The groups `rows`, (B,), of this batch, which is on the CPU."""
+        reordered: dict[str, Any] = {
+            name: torch.from_numpy(value.numpy()[rows])  # torch cannot index every integer type
+            for name, value in self._asdict().items()
+            if isinstance(value, Tensor) and name != "bad" and len(value)
+        }
+        return self._replace(**reordered)
+
     def finish(self) -> GroupBatch:
         """Convert the batch to float32 and FFT order, on its device."""
         counts = torch.empty(self.counts.shape, dtype=torch.float32, device=self.counts.device)
@@ -118,11 +127,9 @@ class GroupDataset(Dataset[int]):
         self.truth_scale = truth_scale
         self.first = first
         positions = scan.positions[groups]
-        self.origins = np.floor(positions.min(1)).astype(np.int64) - margin
-        extent = np.ceil((positions - self.origins[:, None]).max((0, 1))).astype(int) + scan.patch_size + margin
         _check_extent(scan, groups, positions, largest or _LARGEST_CANVAS * scan.patch_size)
-        height, width = (int(-(-side // canvas_multiple) * canvas_multiple) for side in extent)
-        self.canvas_size = (height, width)
+        self.origins, extent = _origins_and_extent(positions, scan.patch_size, margin)
+        self.canvas_size = round_up(extent, canvas_multiple)
         self._good = good_pixels(scan)
         # Expected counts behind an object of transmission 1.
         self._empty = (np.abs(np.fft.fft2(scan.probe, norm="ortho")) ** 2).sum(0).astype(np.float32)
@@ -135,13 +142,18 @@ class GroupDataset(Dataset[int]):
             raise IndexError(index)
         return index
 
-    def gather(self, indices: Sequence[int]) -> Gathered:
-        """Read the groups ``indices``, in the scan's type; :meth:`Gathered.finish` converts them."""
+    def gather(self, indices: Sequence[int], *, read: bool = True) -> Gathered:
+        """Read the groups ``indices``, in the scan's type; :meth:`Gathered.finish` converts them.
+
+        Args:
+            indices: of the groups.
+            read: False: without the counts, (0,), for patterns that are on the device already.
+        """
         chosen = np.asarray(indices)
         members = self.groups[chosen]
-        counts = np.ascontiguousarray(self.scan.counts[members])
+        counts = np.ascontiguousarray(self.scan.counts[members]) if read else np.zeros(0, np.float32)
         fill = bad = None
-        if self._good is not None:
+        if read and self._good is not None:
             # Generators have no mask. Bad pixels are filled with the pattern of the probe behind an object of
             # transmission 1, scaled to the counts of the good pixels. The loss ignores them.
             good = self._good.numpy()
@@ -171,6 +183,25 @@ class GroupDataset(Dataset[int]):
         return extract_patches(truth, torch.from_numpy(origins[:, None].astype(np.float64)), self.canvas_size)[:, 0]
 
 
+def _origins_and_extent(
+    positions: NDArray[np.float64], size: int, margin: int
+) -> tuple[NDArray[np.int64], tuple[int, int]]:
+    """Origins (G, 2) of the canvases of groups at positions (G, C, 2), and the smallest size that all fit."""
+    origins = np.floor(positions.min(1)).astype(np.int64) - margin
+    height, width = np.ceil((positions - origins[:, None]).max((0, 1))).astype(int) + size + margin
+    return origins, (int(height), int(width))
+
+
+def largest_extent(scan: Scan, groups: NDArray[np.int64], margin: int) -> tuple[int, int]:
+    """The smallest canvas (H, W) that all groups (G, C) of a scan fit."""
+    return _origins_and_extent(scan.positions[groups], scan.patch_size, margin)[1]
+
+
+def round_up(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """The smallest multiples that are not below the sides of a canvas."""
+    return (-(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple)
+
+
 def _check_extent(scan: Scan, groups: NDArray[np.int64], positions: NDArray[np.float64], largest: int) -> None:
     sides = np.ceil(np.ptp(positions, axis=1).max(1)).astype(int) + scan.patch_size
     wide = sides > largest
@@ -195,8 +226,12 @@ class JoinedGroups(Dataset[int]):
         self.parts = parts
         self.order = np.arange(sum(len(part) for part in parts)) if order is None else order
         self.ends = np.cumsum([len(part) for part in parts])
-        height, width = np.max([part.canvas_size for part in parts], axis=0)
-        for part in parts:
+        self.enlarge((0, 0))
+
+    def enlarge(self, size: tuple[int, int]) -> None:
+        """Make all canvases as large as the largest of them, and at least of this size."""
+        height, width = np.max([size, *(part.canvas_size for part in self.parts)], axis=0)
+        for part in self.parts:
             part.canvas_size = (int(height), int(width))
 
     def __len__(self) -> int:
@@ -207,18 +242,23 @@ class JoinedGroups(Dataset[int]):
             raise IndexError(index)
         return index
 
-    def gather(self, indices: Sequence[int]) -> Gathered:
-        """Read the groups ``indices``, those of one part in succession; :meth:`Gathered.finish` converts them."""
+    def gather(self, indices: Sequence[int], *, read: bool = True) -> Gathered:
+        """Read the groups ``indices`` in this order; arguments as for :meth:`GroupDataset.gather`."""
         chosen = self.order[np.asarray(indices)]
         owner = np.searchsorted(self.ends, chosen, side="right")
         batches = [
-            part.gather((chosen[owner == k] - (self.ends[k] - len(part))).tolist())
+            part.gather((chosen[owner == k] - (self.ends[k] - len(part))).tolist(), read=read)
             for k, part in enumerate(self.parts)
             if (owner == k).any()
         ]
         first = batches[0]
         if len(batches) == 1:
             return first
+        return self._joined(batches).in_order(np.argsort(np.argsort(owner, kind="stable")))
+
+    def _joined(self, batches: list[Gathered]) -> Gathered:
+        """Several batches of groups in succession."""
+        first = batches[0]
         counts = [batch.counts for batch in batches]
         if len({part.dtype for part in counts}) > 1:
             counts = [part.to(torch.float32) for part in counts]

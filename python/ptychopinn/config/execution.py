@@ -22,6 +22,8 @@ class ExecutionConfig:
         precision: of the network: "32", or "bf16" or "16" where the device is faster in it; the physics stays at 32.
         threads: number of CPU threads; none: torch's default.
         workers: number of processes that prepare batches; 0: the main process prepares them.
+        steps_at_once: steps that the device does in succession between two looks of the host, such as for Ctrl-C; none: 1
+            on the CPU, 32 on a GPU.
         progress: show a progress bar on a terminal, a line per epoch elsewhere.
         logger: destination of losses: "csv" (metrics.csv in the run's folder), "tensorboard" or "mlflow" (besides
             that), or "none".
@@ -39,6 +41,7 @@ class ExecutionConfig:
     precision: Literal["32", "bf16", "16"] = "32"
     threads: int | None = None
     workers: int = 0
+    steps_at_once: int | None = None
     progress: bool = True
     logger: Literal["csv", "tensorboard", "mlflow", "none"] = "csv"
     checkpoints: bool = True
@@ -49,6 +52,6 @@ class ExecutionConfig:
         check_fields(self, "execution")
         require(self.threads is None or self.threads >= 1, "execution.threads", "be at least 1", self.threads)
         require(self.workers >= 0, "execution.workers", "be at least 0", self.workers)
-        for name in ("early_stopping", "picture_every"):
+        for name in ("early_stopping", "picture_every", "steps_at_once"):
             number = getattr(self, name)
             require(number is None or number >= 1, f"execution.{name}", "be at least 1", number)

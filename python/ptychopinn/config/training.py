@@ -92,7 +92,8 @@ class TrainingConfig:
     Args:
         epochs: passes that show every pattern about once (at least 8 batches each).
         minutes: time limit in minutes, which a falling schedule takes into account; none: no limit.
-        batch_size: groups in a batch; none: as many as show 16 patterns.
+        batch_size: groups in a batch, of all processes together; none: as many as show 16 patterns, on a GPU 64 (of
+            64 px; fewer of larger ones), for each process, with the learning rate times the root of what that is more.
         accumulate: number of batches whose gradients are summed for one step.
         learning_rate: peak learning rate of the network.
         probe_step: step of the probe and the intensity scale where they are learned, 1 being a full Newton-like step.

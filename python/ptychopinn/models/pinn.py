@@ -89,11 +89,14 @@ class PtychoModel(nn.Module):
         canvases: Tensor = self.generator(counts, positions, canvas_size, probe)
         return canvases
 
-    def refine(self, positions: Tensor, members: Tensor) -> Tensor:
-        """Add the learned offsets, if any, of patterns ``members`` (B, C) to their positions (B, C, 2)."""
+    def refine(self, positions: Tensor, members: Tensor, free: Tensor | None = None) -> Tensor:
+        """Add the learned offsets, if any, of patterns ``members`` (B, C) to their positions (B, C, 2).
+
+        See :meth:`PositionOffsets.forward`.
+        """
         if self.positions is None:
             return positions
-        refined: Tensor = self.positions(positions, members)
+        refined: Tensor = self.positions(positions, members, free)
         return refined
 
     def predict_counts(self, canvases: Tensor, positions: Tensor) -> Tensor:

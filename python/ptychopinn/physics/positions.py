@@ -37,11 +37,13 @@ class PositionOffsets(nn.Module):
 
     reported: Tensor
     totals: Tensor
+    centre: Tensor
 
     def __init__(self, patterns: int) -> None:
         super().__init__()
         self.register_buffer("reported", torch.zeros(patterns, 2, dtype=torch.float64))
         self.register_buffer("totals", torch.zeros(patterns, dtype=torch.float64))
+        self.register_buffer("centre", torch.zeros(2, dtype=torch.float64), persistent=False)
         self.free = nn.Parameter(torch.zeros(patterns, 2))
 
     @torch.no_grad()
@@ -54,12 +56,23 @@ class PositionOffsets(nn.Module):
     @property
     def offsets(self) -> Tensor:
         """Offsets (n, 2), float64, (y, x) in pixels, of zero mean."""
-        bounded = REACH * torch.tanh(self.free.double() / REACH)
+        bounded = _bounded(self.free)
         return bounded - bounded.detach().mean(0)
 
-    def forward(self, positions: Tensor, members: Tensor) -> Tensor:
-        """Add the offsets of patterns ``members`` (B, C) to their reported positions (B, C, 2), in any frame."""
-        return positions + self.offsets[members]
+    @torch.no_grad()
+    def recentre(self) -> None:
+        """Determine the mean offset, which :meth:`forward` subtracts, from the present ones: once an epoch."""
+        self.centre.copy_(_bounded(self.free).mean(0))
+
+    def forward(self, positions: Tensor, members: Tensor, free: Tensor | None = None) -> Tensor:
+        """Add the offsets of patterns to their positions, at a cost that does not depend on n.
+
+        Args:
+            positions: float64, (B, C, 2), as reported, in any frame.
+            members: int64, (B, C), indices of the patterns.
+            free: (B, C, 2), the rows ``members`` of the parameter, for a derivative by these alone; None: take them.
+        """
+        return positions + _bounded(self.free[members] if free is None else free) - self.centre
 
     def place_of(self, scan: Scan) -> slice | None:
         """Slice of the scan's patterns among those trained on; None if it was not trained on.
@@ -84,6 +97,10 @@ class PositionOffsets(nn.Module):
         if part is None:
             return None
         return dataclasses.replace(scan, positions=scan.positions + self.offsets[part].cpu().numpy())
+
+
+def _bounded(free: Tensor) -> Tensor:
+    return REACH * torch.tanh(free.double() / REACH)
 
 
 def _totals(scan: Scan) -> NDArray[np.float64]:

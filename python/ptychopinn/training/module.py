@@ -16,24 +16,24 @@ from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLR
 from torch import Tensor
 
 from ptycho_ext import extract_patches_adjoint
-from ptychopinn.batches.datamodule import batch_groups
+from ptychopinn.batches.datamodule import ScanDataModule, rate_factor
 from ptychopinn.batches.dataset import GroupBatch
+from ptychopinn.batches.steps import Steps, checked
 from ptychopinn.config import Config
+from ptychopinn.errors import InputError
 from ptychopinn.persistence.bundle import build_model
 from ptychopinn.physics.likelihood import CURVATURES, LOSSES
 from ptychopinn.physics.overlap import illumination_weight
 from ptychopinn.physics.priors import supervised_loss, total_variation
-from ptychopinn.runtime.processes import distributed
-from ptychopinn.training.optimiser import CompositeOptimizer
+from ptychopinn.runtime.processes import broadcast
+from ptychopinn.training.averages import AverageOfSteps
+from ptychopinn.training.optimiser import CompositeOptimizer, RowAdam, adam, momentum_sgd
 from ptychopinn.training.schedule import ProgressLR, progress_of
-from ptychopinn.training.shard_weights import Weights, weights_of
+from ptychopinn.training.shard_weights import Weights
+from ptychopinn.training.steps import BatchLosses, StepTables, TrainingSteps
 
 #: Power of the noise that a full step may add to a probe of power 1.
 _NOISE = 3e-4
-
-#: Largest gradient norm of a probe of power 1: at high dose some batches have zeros of the far field on many pixels,
-#: where the gradient through the unrolled steps has no bound.
-_STEEPEST_PROBE = 0.25
 
 
 class PtychoModule(L.LightningModule):
@@ -48,15 +48,16 @@ class PtychoModule(L.LightningModule):
 
     def __init__(self, config: Mapping[str, Any], patch_size: int, modes: int = 1, patterns: int = 0) -> None:
         super().__init__()
+        self.automatic_optimization = False  # several steps in a row are made without Lightning
         arguments = {"config": dict(config), "patch_size": patch_size, "modes": modes, "patterns": patterns}
         self.save_hyperparameters(arguments, logger=False)
         self.config = Config.from_dict(config)
         self.model = build_model(self.config, patch_size, modes, patterns)
 
-    def _loss(self, batch: GroupBatch, weights: Weights) -> Tensor:
+    def _loss(self, batch: GroupBatch, weights: Weights, free: Tensor | None = None) -> Tensor:
         """The loss of a batch; of several processes, this one's summand of it."""
         training = self.config.training
-        positions = self.model.refine(batch.positions, batch.members)
+        positions = self.model.refine(batch.positions, batch.members, free)
         canvases = self.model(batch.counts, positions, batch.canvas_size)
         if batch.truth is not None:
             return supervised_loss(canvases, batch.truth, self._illumination(batch, positions)) * weights.groups
@@ -73,45 +74,103 @@ class PtychoModule(L.LightningModule):
         weight = illumination_weight(self.model.illumination.probe.detach()).expand(batch.counts.shape).contiguous()
         return extract_patches_adjoint(weight, positions.detach(), batch.canvas_size)
 
-    def training_step(self, batch: GroupBatch, batch_index: int) -> Tensor:
-        loss = self._logged_loss("train_loss", batch)
-        if distributed():
-            # DDP waits for a gradient of every parameter, and a generator may have some that it does not use.
-            loss = loss + 0.0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
-        return loss
+    def training_step(self, batch: Steps | InputError, batch_index: int) -> None:
+        steps = checked(batch)
+        total = self.total_steps
+        rates = [
+            self.schedule.rates(progress_of(self.trainer, self.steps_done + step, total))
+            for step in range(steps.shape[0])
+        ]
+        loss = self.training_steps.run(steps, rates)
+        self.schedule.progress = progress_of(self.trainer, self.steps_done + steps.shape[0] - 1, total)
+        for _ in range(steps.shape[0]):
+            self._counter.increment_ready()
+            self._counter.increment_completed()
+        self._log_loss("train_loss", loss, steps.size)
 
-    def validation_step(self, batch: GroupBatch, batch_index: int) -> None:
-        self._logged_loss("val_loss", batch)
+    def validation_step(self, batch: Steps | InputError, batch_index: int) -> None:
+        steps = checked(batch)
+        self._log_loss("val_loss", self.validation_losses.run(steps), steps.size)
 
-    def _logged_loss(self, name: str, batch: GroupBatch) -> Tensor:
-        # DDP and Lightning's log take the mean over processes, of gradients and of losses, and the sum is wanted.
-        loss = self._loss(batch, weights_of(batch, self.model.good)) * self.trainer.world_size
-        groups = len(batch.counts) if batch.batch_size is None else batch.batch_size
+    def _log_loss(self, name: str, loss: Tensor, groups: int) -> None:
+        # Lightning's log takes the mean over processes, and the sum is wanted.
+        loss = loss * self.trainer.world_size
         self.log(name, loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=groups, sync_dist=True)
-        return loss
+
+    @property
+    def _data(self) -> ScanDataModule:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, ScanDataModule)
+        return data
+
+    @property
+    def _counter(self) -> Any:
+        """Lightning's counter of the steps of an optimiser that the module itself makes."""
+        return self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of the optimiser so far."""
+        return self.trainer.global_step
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole training, without a time limit."""
+        return self._data.steps_per_epoch * int(self.trainer.max_epochs or 1)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        training, model = self.config.training, self.model
+        training, model, device = self.config.training, self.model, self.device
         newton = training.probe_step * self._trust() / CURVATURES[training.loss]
+        rate = training.learning_rate * rate_factor(self.config, self._data.batch_size)
         network = {"params": list(model.generator.parameters()), "name": "network"}
-        parts: list[torch.optim.Optimizer] = [torch.optim.Adam([network], training.learning_rate)]
+        parts: list[torch.optim.Optimizer] = [adam(network, rate, device)]
         physics = [p for p in model.illumination.parameters() if p.requires_grad]
         if physics:
-            parts.append(torch.optim.SGD([{"params": physics, "name": "probe"}], newton, momentum=0.9))
+            parts.append(momentum_sgd({"params": physics, "name": "probe"}, newton, device))
         if model.positions is not None:
             positions = {"params": list(model.positions.parameters()), "name": "positions"}
-            parts.append(torch.optim.Adam([positions], training.position_step))
-        optimiser = CompositeOptimizer(parts)
-        self.schedule = ProgressLR(optimiser, training)
+            parts.append(RowAdam(positions, training.position_step))
+        self.optimiser = CompositeOptimizer(parts)
+        self.schedule = ProgressLR(self.optimiser, training)
         stepped = LRSchedulerConfigType(scheduler=self.schedule, interval="step", name="learning_rate")
-        return OptimizerLRSchedulerConfig(optimizer=optimiser, lr_scheduler=stepped)
+        return OptimizerLRSchedulerConfig(optimizer=self.optimiser, lr_scheduler=stepped)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Checkpoints of earlier versions have the number of steps where Lightning counts those it makes itself.
+        counts = checkpoint["loops"]["fit_loop"]["epoch_loop.manual_optimization.optim_step_progress"]
+        for count in counts["total"]:
+            counts["total"][count] = max(counts["total"][count], int(checkpoint["global_step"]))
 
     def on_train_start(self) -> None:
         # A checkpoint restores the optimiser, and with it rates of its own configuration.
-        self.schedule.apply(progress_of(self.trainer))
+        self.schedule.apply(progress_of(self.trainer, self.steps_done, self.total_steps))
+        broadcast(*self.state_dict().values())
+        averages = [c for c in self.trainer.callbacks if isinstance(c, AverageOfSteps)]  # type: ignore[attr-defined]
+        tables = StepTables(self.model, self._data.resident, self.device)
+        self.training_steps = TrainingSteps(
+            self._loss,
+            self.model,
+            self.optimiser,
+            tables,
+            clip=self.config.training.gradient_clip,
+            average=averages[0].update if averages else None,
+            before_step=self._before_step,
+            scaler=getattr(self.trainer.precision_plugin, "scaler", None),
+        )
 
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        scheduler.advance(progress_of(self.trainer))
+    def on_fit_start(self) -> None:
+        tables = StepTables(self.model, self._data.resident, self.device)
+        self.validation_losses = BatchLosses(self._loss, tables)
+
+    def on_train_epoch_start(self) -> None:
+        if self.model.positions is not None:
+            self.model.positions.recentre()
+
+    def _before_step(self) -> None:
+        """Tell those who watch every step, where steps are not replayed."""
+        self.on_before_optimizer_step(self.optimiser)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            callback.on_before_optimizer_step(self.trainer, self, self.optimiser)
 
     def on_train_epoch_end(self) -> None:
         self.schedule.end_epoch(float(self.trainer.callback_metrics["train_loss"]))
@@ -122,17 +181,6 @@ class PtychoModule(L.LightningModule):
         A detector pixel's amplitude has a variance of 1/4, whatever its counts, so a full step from K patterns of n
         photons moves a probe of power 1 by a noise of power ``N^2 / (4 n K)``.
         """
-        patterns = self.config.data.group_size * batch_groups(self.config) * self.config.training.accumulate
+        patterns = self.config.data.group_size * self._data.shape.groups_per_step
         photons = patterns * float(self.model.illumination.unit) ** 2
         return min(1.0, _NOISE * 4 * photons / self.model.patch_size**2)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Each by itself: the probe's gradient is the larger by far, and that of positions has other units."""
-        if gradient_clip_val is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.generator.parameters(), gradient_clip_val)
-        torch.nn.utils.clip_grad_norm_(self.model.illumination.parameters(), _STEEPEST_PROBE)

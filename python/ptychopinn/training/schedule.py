@@ -14,10 +14,11 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ptychopinn.config import TrainingConfig
+from ptychopinn.training.optimiser import CompositeOptimizer
 
 
 class ProgressLR(LRScheduler):
@@ -30,7 +31,9 @@ class ProgressLR(LRScheduler):
         config: of the training.
     """
 
-    def __init__(self, optimizer: Optimizer, config: TrainingConfig) -> None:
+    optimizer: CompositeOptimizer
+
+    def __init__(self, optimizer: CompositeOptimizer, config: TrainingConfig) -> None:
         self.kind = config.schedule
         self.warmup = config.warmup
         self.progress = 0.0
@@ -38,21 +41,21 @@ class ProgressLR(LRScheduler):
         self._relative = SGD([torch.zeros(())], lr=1.0)
         self._plateau = ReduceLROnPlateau(self._relative, factor=0.5, patience=config.patience, threshold=0, eps=0)
         super().__init__(optimizer)
-
-    def advance(self, progress: float) -> None:
-        """Set the rates for the next step, at ``progress`` in [0, 1]."""
-        self.progress = progress
-        self.step()
+        self.base_lrs = [float(rate) for rate in self.base_lrs]
 
     def apply(self, progress: float) -> None:
-        """Set the rates at ``progress`` without counting a step, such as over those of a checkpoint."""
+        """Set the rates at ``progress``, such as over those of a checkpoint."""
         self.progress = progress
-        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-            group["lr"] = rate
+        self.optimizer.set_rates(self.rates(progress))
+
+    def rates(self, progress: float) -> list[float]:
+        """The rate of every group of parameters at ``progress`` in [0, 1]."""
+        factor = self.factor(progress)
+        return [peak * factor for peak in self.base_lrs]
 
     def get_lr(self) -> list[float | torch.Tensor]:
-        factor = self.factor(self.progress)
-        return [peak * factor for peak in self.base_lrs]
+        return list(self.rates(self.progress))
+
 
     def factor(self, progress: float) -> float:
         """Learning rate relative to its peak at ``progress`` in [0, 1]."""
@@ -82,9 +85,9 @@ class ProgressLR(LRScheduler):
         self._relative.param_groups[0]["lr"] = state_dict["reduced"]
 
 
-def progress_of(trainer: L.Trainer) -> float:
+def progress_of(trainer: L.Trainer, done: int, total: int) -> float:
     """Progress of a training: the fraction of its steps that are done, or of the time of its Timer if that is more."""
-    steps = trainer.global_step / max(1, trainer.estimated_stepping_batches)
+    steps = done / max(1, total)
     spent = 0.0
     callbacks: list[L.Callback] = getattr(trainer, "callbacks", [])  # which the Trainer's type does not declare
     for timer in (callback for callback in callbacks if isinstance(callback, Timer)):

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What one process's shard of a batch weighs in the loss of the whole batch.
+"""What one process's share of a batch weighs in the loss of the whole batch.
 
-Losses are divided by the photons of the batch, or by its groups, and the shards of several processes differ in both:
+Losses are divided by the photons of the batch, or by its groups, and the shares of several processes differ in both:
 the mean over processes of their own losses would be another loss. With these weights the losses of all processes add up
 to that of the whole batch, and so do their gradients.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ptychopinn.batches.dataset import GroupBatch
-from ptychopinn.runtime.processes import distributed, reduce_sums
+from ptychopinn.batches.steps import Steps
+from ptychopinn.runtime.processes import reduce_sums
 
 
 class Weights(NamedTuple):
@@ -31,20 +32,24 @@ class Weights(NamedTuple):
     groups: Tensor | float
 
 
-def weights_of(batch: GroupBatch, good: Tensor) -> Weights:
-    """The weights of this process's shard of a batch; all processes must call it for the same one.
+def weights_of(patterns: Callable[[int], Tensor], steps: Steps, good: Tensor) -> Tensor:
+    """The weights of this process's share of every batch; all processes must call it for the same steps.
 
     Args:
-        batch: the shard.
+        patterns: the counts (A, B, C, N, N) of a step, by its number.
+        steps: K steps of A batches.
         good: bool, (N, N), False where a pixel is ignored.
+
+    Returns:
+        float32, (K, A, 3), the fields of :class:`Weights`.
     """
-    if not distributed():
-        return Weights(1.0, 1.0, 1.0)
-    groups = batch.counts.new_tensor(float(len(batch.counts)))
-    own = torch.stack([(batch.counts * good).sum(), batch.counts.sum(), groups]).double()
-    own = own * (not batch.stands_in)
+    sums = []
+    for step in range(steps.shape[0]):
+        counts = patterns(step)
+        groups = torch.full_like(counts[:, 0, 0, 0, 0], float(counts.shape[1]))
+        sums.append(torch.stack([(counts * good).sum((1, 2, 3, 4)), counts.sum((1, 2, 3, 4)), groups], 1).double())
+    own = torch.stack(sums) * (not steps.stands_in)
     total = own.clone()
     reduce_sums(total)
-    # A loss is divided by at least one photon, and so is that of a shard.
-    weights = own.clamp_min(1.0) / total.clamp_min(1.0) * (not batch.stands_in)
-    return Weights(*weights.to(batch.counts.dtype).unbind())
+    # A loss is divided by at least one photon, and so is that of a share.
+    return (own.clamp_min(1.0) / total.clamp_min(1.0) * (not steps.stands_in)).float()

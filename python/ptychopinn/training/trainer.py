@@ -13,7 +13,7 @@ from typing import Any, Literal
 import lightning as L
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LearningRateMonitor, Timer, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Timer, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -22,8 +22,16 @@ from ptychopinn.errors import InputError
 from ptychopinn.runtime.devices import resolve_accelerator
 from ptychopinn.runtime.processes import launched
 from ptychopinn.scan import Scan
+from ptychopinn.training.averages import AverageOfSteps
 from ptychopinn.training.callbacks import EpochLog, StopOnNonFinite
 from ptychopinn.training.pictures import RunningPicture
+
+class SummedGradients(DDPStrategy):
+    """Processes whose training steps add up their gradients themselves, between two captured parts of a step."""
+
+    def configure_ddp(self) -> None:
+        """Leave the module as it is."""
+
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "32": "32-true",
@@ -67,15 +75,13 @@ def make_trainer(config: Config, out: Path, first: Sequence[L.Callback], loggers
         accelerator = resolve_accelerator(execution.accelerator)
         if training.average is not None:
             device = None if accelerator == "cpu" else "cuda"
-            callbacks.append(EMAWeightAveraging(device=device, decay=training.average, use_buffers=False))
+            callbacks.append(AverageOfSteps(training.average, device))
         trainer = L.Trainer(
             default_root_dir=out,
             accelerator=accelerator,
             **devices,
             precision=_PRECISIONS[execution.precision],
             max_epochs=training.epochs,
-            accumulate_grad_batches=training.accumulate,
-            gradient_clip_val=training.gradient_clip,
             deterministic=execution.deterministic,
             logger=list(loggers) or False,
             enable_checkpointing=execution.checkpoints,
@@ -112,6 +118,6 @@ def _devices(wanted: int | str) -> dict[str, Any]:
     return {
         "devices": here,
         "num_nodes": launched() // here,
-        "strategy": DDPStrategy(),
+        "strategy": SummedGradients(),
         "plugins": [TorchElasticEnvironment()],
     }

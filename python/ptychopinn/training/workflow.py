@@ -140,6 +140,7 @@ def _train(
         kept = [best, LastEpoch(out / "checkpoints")] if config.execution.checkpoints else []
         watchers = [StopAllProcesses(interrupt), *watchers_of(config, monitor, scans[0], out), *callbacks]
         trainer = make_trainer(config, out, [*kept, *watchers], loggers)
+        data.place(trainer.strategy.root_device)
     if trainer.world_size > data.batch_size:
         _log.warning(
             "training.batch_size: %d processes share batches of %d groups, so that some have nothing to do; "
