@@ -18,6 +18,7 @@ from scans import OTHER_PICTURES, PICTURES, default_scan, lines_scan, split_left
 
 from ptychopinn.batches.dataset import GroupDataset
 from ptychopinn.batches.grouping import group_patterns
+from ptychopinn.batches.steps import StepShape
 from ptychopinn.config import Config
 from ptychopinn.inference.predict import choose_positions, reconstruct
 from ptychopinn.metrics.align import Aligned
@@ -29,6 +30,8 @@ from ptychopinn.physics.simulate import simulate
 from ptychopinn.runtime.devices import resolve_device
 from ptychopinn.scan import Scan
 from ptychopinn.training.module import PtychoModule
+from ptychopinn.training.optimiser import make_optimiser
+from ptychopinn.training.shard_weights import Weights
 from ptychopinn.training.workflow import TrainedRun, train
 
 Row = dict[str, Any]
@@ -325,11 +328,11 @@ def _stepper(scan: Scan, generator: str, size: int) -> tuple[_Call, _Call]:
     module.model.illumination.set_probe(torch.from_numpy(scan.probe))
     groups = group_patterns(scan.positions, size)[::17][:16]
     batch = GroupDataset(scan, groups, module.model.generator.canvas_multiple).collate(range(len(groups)))
-    optimiser = module.configure_optimizers()
+    optimiser = make_optimiser(module.model, config, StepShape(1, 1, len(groups)))
 
     def step() -> int:
         optimiser.zero_grad()
-        module._loss(batch).backward()
+        module._loss(batch, Weights(1.0, 1.0, 1.0)).backward()
         optimiser.step()
         return groups.size
 

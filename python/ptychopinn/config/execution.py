@@ -22,7 +22,7 @@ class ExecutionConfig:
         precision: of the network: "32", or "bf16" or "16" where the device is faster in it; the physics stays at 32.
         threads: number of CPU threads; none: torch's default.
         workers: number of processes that prepare batches; 0: the main process prepares them.
-        steps_at_once: steps that the device does in succession between two looks of the host, such as for Ctrl-C; none: 1
+        steps_at_once: steps that the device does between two looks of the host, as for Ctrl-C; none: 1
             on the CPU, 32 on a GPU.
         progress: show a progress bar on a terminal, a line per epoch elsewhere.
         logger: destination of losses: "csv" (metrics.csv in the run's folder), "tensorboard" or "mlflow" (besides

@@ -11,29 +11,25 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from ptycho_ext import extract_patches_adjoint
-from ptychopinn.batches.datamodule import ScanDataModule, rate_factor
+from ptychopinn.batches.datamodule import ScanDataModule
 from ptychopinn.batches.dataset import GroupBatch
 from ptychopinn.batches.steps import Steps, checked
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
 from ptychopinn.persistence.bundle import build_model
-from ptychopinn.physics.likelihood import CURVATURES, LOSSES
+from ptychopinn.physics.likelihood import LOSSES
 from ptychopinn.physics.overlap import illumination_weight
 from ptychopinn.physics.priors import supervised_loss, total_variation
 from ptychopinn.runtime.processes import broadcast
 from ptychopinn.training.averages import AverageOfSteps
-from ptychopinn.training.optimiser import CompositeOptimizer, RowAdam, adam, momentum_sgd
+from ptychopinn.training.optimiser import make_optimiser
 from ptychopinn.training.schedule import ProgressLR, progress_of
 from ptychopinn.training.shard_weights import Weights
 from ptychopinn.training.steps import BatchLosses, StepTables, TrainingSteps
-
-#: Power of the noise that a full step may add to a probe of power 1.
-_NOISE = 3e-4
 
 
 class PtychoModule(L.LightningModule):
@@ -119,19 +115,8 @@ class PtychoModule(L.LightningModule):
         return self._data.steps_per_epoch * int(self.trainer.max_epochs or 1)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        training, model, device = self.config.training, self.model, self.device
-        newton = training.probe_step * self._trust() / CURVATURES[training.loss]
-        rate = training.learning_rate * rate_factor(self.config, self._data.batch_size)
-        network = {"params": list(model.generator.parameters()), "name": "network"}
-        parts: list[torch.optim.Optimizer] = [adam(network, rate, device)]
-        physics = [p for p in model.illumination.parameters() if p.requires_grad]
-        if physics:
-            parts.append(momentum_sgd({"params": physics, "name": "probe"}, newton, device))
-        if model.positions is not None:
-            positions = {"params": list(model.positions.parameters()), "name": "positions"}
-            parts.append(RowAdam(positions, training.position_step))
-        self.optimiser = CompositeOptimizer(parts)
-        self.schedule = ProgressLR(self.optimiser, training)
+        self.optimiser = make_optimiser(self.model, self.config, self._data.shape)
+        self.schedule = ProgressLR(self.optimiser, self.config.training)
         stepped = LRSchedulerConfigType(scheduler=self.schedule, interval="step", name="learning_rate")
         return OptimizerLRSchedulerConfig(optimizer=self.optimiser, lr_scheduler=stepped)
 
@@ -174,13 +159,3 @@ class PtychoModule(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.schedule.end_epoch(float(self.trainer.callback_metrics["train_loss"]))
-
-    def _trust(self) -> float:
-        """Share of the probe's step that the photons of one step can bear.
-
-        A detector pixel's amplitude has a variance of 1/4, whatever its counts, so a full step from K patterns of n
-        photons moves a probe of power 1 by a noise of power ``N^2 / (4 n K)``.
-        """
-        patterns = self.config.data.group_size * self._data.shape.groups_per_step
-        photons = patterns * float(self.model.illumination.unit) ** 2
-        return min(1.0, _NOISE * 4 * photons / self.model.patch_size**2)

@@ -16,16 +16,14 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
+from ptychopinn.batches.datamodule import rate_factor
+from ptychopinn.batches.steps import StepShape
+from ptychopinn.config import Config
+from ptychopinn.models import PtychoModel
+from ptychopinn.physics.likelihood import CURVATURES
 
-def adam(group: dict[str, Any], rate: float, device: torch.device) -> Adam:
-    """Adam; on CUDA in one kernel that can be captured."""
-    on_cuda = device.type == "cuda"
-    return Adam([group], rate, capturable=on_cuda, fused=True if on_cuda else None)
-
-
-def momentum_sgd(group: dict[str, Any], rate: float, device: torch.device) -> SGD:
-    """Gradient descent with a momentum of 0.9; on CUDA in one kernel that can be captured."""
-    return SGD([group], rate, momentum=0.9, fused=True if device.type == "cuda" else None)
+#: Power of the noise that a full step may add to a probe of power 1.
+_NOISE = 3e-4
 
 
 class RowAdam(Optimizer):
@@ -136,3 +134,37 @@ class CompositeOptimizer(Optimizer):
         assert self.rates is not None
         for group, rate in zip(self.param_groups, self.rates.unbind(), strict=True):
             group["lr"] = rate
+
+
+def make_optimiser(model: PtychoModel, config: Config, shape: StepShape) -> CompositeOptimizer:
+    """The optimiser of a model: for its network, and for probe and positions where these are learned.
+
+    Args:
+        model: on the device of the training. On CUDA every part can be captured.
+        config: of the training.
+        shape: of its steps.
+    """
+    training, device = config.training, model.good.device
+    on_cuda = device.type == "cuda"
+    network = {"params": list(model.generator.parameters()), "name": "network"}
+    rate = training.learning_rate * rate_factor(config, shape.groups)
+    parts: list[Optimizer] = [Adam([network], rate, capturable=on_cuda, fused=on_cuda or None)]
+    physics = [parameter for parameter in model.illumination.parameters() if parameter.requires_grad]
+    if physics:
+        newton = training.probe_step * _trust(model, config, shape) / CURVATURES[training.loss]
+        probe = {"params": physics, "name": "probe"}
+        parts.append(SGD([probe], newton, momentum=0.9, fused=on_cuda or None))
+    if model.positions is not None:
+        positions = {"params": list(model.positions.parameters()), "name": "positions"}
+        parts.append(RowAdam(positions, training.position_step))
+    return CompositeOptimizer(parts)
+
+
+def _trust(model: PtychoModel, config: Config, shape: StepShape) -> float:
+    """Share of the probe's step that the photons of one step can bear.
+
+    A detector pixel's amplitude has a variance of 1/4, whatever its counts, so a full step from K patterns of n photons
+    moves a probe of power 1 by a noise of power ``N^2 / (4 n K)``.
+    """
+    photons = config.data.group_size * shape.groups_per_step * float(model.illumination.unit) ** 2
+    return min(1.0, _NOISE * 4 * photons / model.patch_size**2)

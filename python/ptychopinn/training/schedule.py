@@ -56,7 +56,6 @@ class ProgressLR(LRScheduler):
     def get_lr(self) -> list[float | torch.Tensor]:
         return list(self.rates(self.progress))
 
-
     def factor(self, progress: float) -> float:
         """Learning rate relative to its peak at ``progress`` in [0, 1]."""
         rise = min(1.0, (progress + 1e-3) / (self.warmup + 1e-3))

@@ -325,9 +325,10 @@ class TrainingSteps:
 
     def _clip(self) -> None:
         """Each by itself: the probe's gradient is the larger by far, and that of positions has other units."""
+        at_once = self.device.type == "cuda" or None
         if self.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.generator.parameters(), self.clip)
-        torch.nn.utils.clip_grad_norm_(self.model.illumination.parameters(), _STEEPEST_PROBE)
+            torch.nn.utils.clip_grad_norm_(self.model.generator.parameters(), self.clip, foreach=at_once)
+        torch.nn.utils.clip_grad_norm_(self.model.illumination.parameters(), _STEEPEST_PROBE, foreach=at_once)
 
     def _add_up(self) -> None:
         """Sum the gradients of all processes."""

@@ -26,6 +26,7 @@ from ptychopinn.training.averages import AverageOfSteps
 from ptychopinn.training.callbacks import EpochLog, StopOnNonFinite
 from ptychopinn.training.pictures import RunningPicture
 
+
 class SummedGradients(DDPStrategy):
     """Processes whose training steps add up their gradients themselves, between two captured parts of a step."""
 
