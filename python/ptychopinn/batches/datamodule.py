@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from ptychopinn.batches.dataset import GroupDataset, JoinedGroups, good_pixels, largest_extent, round_up
 from ptychopinn.batches.grouping import compact_region, group_patterns, within_bounds
 from ptychopinn.batches.resident import ResidentCounts, fits_on
-from ptychopinn.batches.steps import Steps, StepSampler, StepShape
+from ptychopinn.batches.steps import Steps, StepSampler, StepShape, checked
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
 from ptychopinn.runtime.processes import rank_and_size
@@ -147,7 +147,8 @@ class ScanDataModule(L.LightningDataModule):
         """Patterns of a scan that lead training or validation groups."""
         leaders = self.validation_leaders if validation else self.training_leaders
         first, last = self.first[index : index + 2]
-        return leaders[(leaders >= first) & (leaders < last)] - first
+        own: NDArray[np.intp] = leaders[(leaders >= first) & (leaders < last)] - first
+        return own
 
     def _dataset(self, chosen: NDArray[np.intp], each: int, draw: int, validation: bool) -> JoinedGroups:
         """The groups `chosen`, indices over all scans, with `each` groups per leader, in this order."""
@@ -218,15 +219,17 @@ class ScanDataModule(L.LightningDataModule):
         self, batch: Steps | InputError, device: torch.device, dataloader_idx: int
     ) -> Steps | InputError:
         """Copy on a stream of its own, while the device works on earlier steps; at most two batches ahead of it."""
+        moved: Steps | InputError
         if device.type != "cuda" or isinstance(batch, InputError):
-            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+            moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+            return moved
         if len(self._pending) == 2:
             self._pending.popleft().synchronize()
         current = torch.cuda.current_stream(device)
         with torch.cuda.stream(self._copies):
             moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         current.wait_stream(self._copies)
-        for tensor in moved.patterns:
+        for tensor in checked(moved).patterns:
             if isinstance(tensor, Tensor):
                 tensor.record_stream(current)
         self._pending.append(current.record_event())

@@ -68,7 +68,7 @@ class ResidentCounts:
 def fits_on(device: torch.device, scans: Sequence[Scan]) -> bool:
     """Whether the counts of all scans take at most half of a device's free memory."""
     patterns = sum(scan.counts.shape[0] for scan in scans) * scans[0].patch_size ** 2
-    return patterns * _type_of(scans).itemsize <= _SHARE * free_memory(device)
+    return bool(patterns * _type_of(scans).itemsize <= _SHARE * free_memory(device))
 
 
 def _type_of(scans: Sequence[Scan]) -> torch.dtype:

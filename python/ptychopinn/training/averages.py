@@ -34,7 +34,7 @@ class AverageOfSteps(EMAWeightAveraging):
     def update(self) -> None:
         """Take the weights of a step in; the first are the average."""
         assert self._average_model is not None
-        averages = list(self._average_model.module.parameters())
+        averages: list[torch.Tensor] = list(self._average_model.module.parameters())
         if self._begun:
             self._average(averages, self._weights, self._average_model.n_averaged)
         else:

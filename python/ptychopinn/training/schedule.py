@@ -41,7 +41,7 @@ class ProgressLR(LRScheduler):
         self._relative = SGD([torch.zeros(())], lr=1.0)
         self._plateau = ReduceLROnPlateau(self._relative, factor=0.5, patience=config.patience, threshold=0, eps=0)
         super().__init__(optimizer)
-        self.base_lrs = [float(rate) for rate in self.base_lrs]
+        self.base_lrs: list[float | torch.Tensor] = [float(rate) for rate in self.base_lrs]
 
     def apply(self, progress: float) -> None:
         """Set the rates at ``progress``, such as over those of a checkpoint."""
@@ -51,7 +51,7 @@ class ProgressLR(LRScheduler):
     def rates(self, progress: float) -> list[float]:
         """The rate of every group of parameters at ``progress`` in [0, 1]."""
         factor = self.factor(progress)
-        return [peak * factor for peak in self.base_lrs]
+        return [float(peak) * factor for peak in self.base_lrs]
 
     def get_lr(self) -> list[float | torch.Tensor]:
         return list(self.rates(self.progress))

@@ -255,7 +255,7 @@ class TrainingSteps:
             self._losses = torch.zeros(count, dtype=torch.float32, device=self.device)
             if self.device.type == "cuda":
                 self._rates = torch.zeros(count, len(rates[0]), dtype=torch.float32, device=self.device)
-            if self.position_optimiser is not None and self._sums is not None:
+            if self.model.positions is not None and self._sums is not None:
                 self._exchange = RowExchange(steps, self.model.positions.free)
             self._forget_captures()
         if self.device.type == "cuda":
