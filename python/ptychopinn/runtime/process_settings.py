@@ -217,16 +217,22 @@ class _Algorithms:
     """What Lightning's Trainer sets for the whole process: deterministic algorithms, cuDNN, CUDA's variables."""
 
     def __init__(self) -> None:
-        self.deterministic = torch.are_deterministic_algorithms_enabled()
-        self.warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        self.deterministic = self._deterministic()
         self.cudnn = {name: getattr(torch.backends.cudnn, name) for name in ("benchmark", "deterministic")}
         self.variables = _variables(_CUDA_VARIABLES)
 
     def restore(self) -> None:
-        torch.use_deterministic_algorithms(self.deterministic, warn_only=self.warn_only)
+        if self._deterministic() != self.deterministic:  # the call imports torch's compiler, which takes a second
+            mode, warn_only = self.deterministic
+            torch.use_deterministic_algorithms(mode, warn_only=warn_only)
         for name, value in self.cudnn.items():
             setattr(torch.backends.cudnn, name, value)
         _set_variables(self.variables)
+
+    @staticmethod
+    def _deterministic() -> tuple[bool, bool]:
+        """Whether only such algorithms are used, and whether others are a warning instead of an error."""
+        return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 _algorithms: SharedSetting[None, _Algorithms] = SharedSetting(_Algorithms, lambda value: None, _Algorithms.restore)
