@@ -15,6 +15,7 @@ from ptychopinn.config import Config
 from ptychopinn.errors import InputError
 from ptychopinn.inference.predict import predict, reconstruct
 from ptychopinn.runtime.devices import device_of
+from ptychopinn.runtime.process_settings import process_settings
 from ptychopinn.scan import Scan
 from ptychopinn.training.workflow import TrainedRun, train
 
@@ -36,7 +37,7 @@ def run(
     Args:
         train_scan: the scan to train on, or its file.
         test_scan: the scan to reconstruct, or its file; None: ``train_scan``.
-        config: the configuration; None: defaults.
+        config: the configuration; None: defaults. The device is that of ``execution``: a GPU if one can be used.
         stitch: combine the predicted canvases of the groups to one object.
         out: folder of the run, as :func:`ptychopinn.train` writes it; None: nothing stays on disk.
         overwrite: replace an earlier run in that folder.
@@ -57,8 +58,15 @@ def run(
             "PtychoPINN"
         )
     config = config or Config()
-    scan = _load(train_scan)
-    other = scan if test_scan is None else _load(test_scan)
+    with process_settings(config.execution, seed=config.training.seed):
+        return _run(_load(train_scan), None if test_scan is None else _load(test_scan), config, stitch, out, overwrite)
+
+
+def _run(
+    scan: Scan, test_scan: Scan | None, config: Config, stitch: bool, out: str | Path | None, overwrite: bool
+) -> tuple[Image | None, Image | None, dict[str, Any]]:
+    other = scan if test_scan is None else test_scan
+    device = device_of(config.execution)
     with tempfile.TemporaryDirectory() as scratch:
         trained = train(scan, scratch if out is None else out, config, overwrite=overwrite)
         history = _history(trained)
@@ -70,7 +78,6 @@ def run(
         "history": history,
         "folder": None if out is None else trained.folder,
     }
-    device = device_of(config.execution)
     if not stitch:
         return None, None, results | {"prediction": predict(trained.model, other, trained.config, device)}
     reconstruction = reconstruct(trained.model, other, trained.config, device)

@@ -70,7 +70,7 @@ REFUSED = [
     ("inference", {"positions": "mine"}, "inference.positions must be auto or scan, got 'mine'"),
     ("inference", {"augment": 3}, "inference.augment must be 1, 2, 4 or 8, got 3"),
     ("inference", {"uncertainty": "some"}, "inference.uncertainty must be none, overlaps or ensemble, got 'some'"),
-    ("execution", {"precision": "64"}, "execution.precision must be 32, bf16 or 16, got '64'"),
+    ("execution", {"precision": "64"}, "execution.precision must be 32, tf32, bf16 or 16, got '64'"),
     ("execution", {"strategy": "fsdp"}, "execution.strategy must be auto or ddp, got 'fsdp'"),
     ("inference", {"weighting": "all"}, "inference.weighting must be probe, centre or uniform, got 'all'"),
     ("execution", {"threads": 0}, "execution.threads must be at least 1, got 0"),
@@ -148,7 +148,7 @@ def test_wrong_choice_is_refused_with_the_choices() -> None:
         TrainingConfig(loss="x")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"^refine\.find_defocus must be true, false or auto, got 'no'$"):
         RefineConfig(find_defocus="no")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"^execution\.precision must be '32', 'bf16' or '16', got 32$"):
+    with pytest.raises(InputError, match=r"^execution\.precision must be '32', 'tf32', 'bf16' or '16', got 32$"):
         Config.from_dict({"execution": {"precision": 32}})
 
 

@@ -186,7 +186,7 @@ def test_devices_must_match_the_processes(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("shape", [StepShape(1, 1, 1), StepShape(3, 1, 5), StepShape(2, 3, 4), StepShape(4, 2, 3)])
-def test_shares_make_up_the_batches_of_one_process(shape: StepShape) -> None:
+def test_shards_make_up_the_batches_of_one_process(shape: StepShape) -> None:
     for steps in range(1, 6):
         groups = steps * shape.groups_per_step
         (at_once,) = [chain.from_iterable(StepSampler(groups, shape))]

@@ -8,6 +8,7 @@ import torch
 
 import ptycho_ext
 from ptychopinn.runtime import doctor
+from ptychopinn.runtime.float32 import float32_precision
 
 
 @pytest.mark.parametrize(
@@ -59,3 +60,38 @@ def test_operators_that_crash_are_reported_in_one_sentence(
     assert doctor._operators() == ([("operators", "self-test: cpu failed")], [problem])
     assert doctor.check_operators() == 1
     assert capsys.readouterr().out == f"self-test: cpu failed\n{problem}\n"
+
+
+def test_device_that_auto_takes_and_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor._device()[0][0][1].startswith("the CPU, ")
+    monkeypatch.setattr(doctor, "resolve_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(doctor, "free_memory", lambda device: 1.5e9)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
+    assert doctor._device() == ([("device auto", "cuda:0, H100, 1.5 GB of memory free")], [])
+
+
+def test_tf32_of_torch_is_reported() -> None:
+    with float32_precision("32"):
+        ((_, value),), _ = doctor._precision()
+    assert value.startswith("torch: off for convolutions, off for matrix products; ptychopinn: off, unless")
+
+
+@pytest.mark.parametrize(
+    ("child", "result"),
+    [
+        ("", "captured"),
+        ("import sys; print('a warning', file=sys.stderr); sys.exit(1)", "not captured: a warning"),
+        ("import sys; sys.exit('computes wrong values')", "not captured: computes wrong values"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "not captured: exit code -11"),
+    ],
+)
+def test_captures_are_tried_on_every_gpu(monkeypatch: pytest.MonkeyPatch, child: str, result: str) -> None:
+    assert doctor._graphs() == ([("cuda graphs", "none without a GPU")], [])
+    monkeypatch.setattr(doctor, "_CAPTURE", child)
+    monkeypatch.setattr(doctor, "operator_devices", lambda: ["cpu", "cuda:0"])
+    assert doctor._graphs() == ([("cuda graphs", f"cuda:0 {result}")], [])
+
+
+def test_script_of_the_capture_runs_on_the_cpu_where_nothing_is_captured() -> None:
+    done = doctor._in_own_process(doctor._CAPTURE, "cpu")
+    assert done is not None and (done.returncode, done.stderr) == (1, "")

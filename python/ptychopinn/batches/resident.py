@@ -14,8 +14,8 @@ from ptychopinn.runtime.batching import free_memory
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 
-#: Share of a device's free memory that counts may take.
-_SHARE = 0.5
+#: Fraction of a device's free memory that counts may take.
+_FRACTION = 0.5
 
 #: Integer types without an index_select on CUDA -> types of the same width that have one.
 _OF_ONE_WIDTH = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
@@ -68,7 +68,7 @@ class ResidentCounts:
 def fits_on(device: torch.device, scans: Sequence[Scan]) -> bool:
     """Whether the counts of all scans take at most half of a device's free memory."""
     patterns = sum(scan.counts.shape[0] for scan in scans) * scans[0].patch_size ** 2
-    return bool(patterns * _type_of(scans).itemsize <= _SHARE * free_memory(device))
+    return bool(patterns * _type_of(scans).itemsize <= _FRACTION * free_memory(device))
 
 
 def _type_of(scans: Sequence[Scan]) -> torch.dtype:

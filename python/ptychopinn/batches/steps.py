@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a training reads from the host at a time: the groups of several steps, of all or of one process's share.
+"""What a training reads from the host at a time: the groups of several steps, of all or of one process's shard.
 
 The batches do not depend on the number of processes, so that a training makes the same steps with any number.
 torch's DistributedSampler would make other batches, and omit or repeat groups in the last one.
@@ -91,15 +91,15 @@ class StepSampler(Sampler[list[int]]):
         at_once = self.shape.steps * self.shape.groups_per_step
         for first in range(0, self.groups, at_once):
             last = min(first + at_once, self.groups)
-            yield [group for batch in range(first, last, self.shape.groups) for group in self._share(batch)]
+            yield [group for batch in range(first, last, self.shape.groups) for group in self._shard(batch)]
 
-    def _share(self, first: int) -> list[int]:
+    def _shard(self, first: int) -> list[int]:
         """This process's groups of the batch that begins with this one."""
         return list(range(first + self.rank, first + self.shape.groups, self.size)) or [first]
 
     def collate(self, dataset: JoinedGroups, read: bool, indices: Sequence[int]) -> Steps | InputError:
         """Read the groups of some steps; an InputError is returned (see :func:`~.dataset.gathering`)."""
-        own = len(self._share(0))
+        own = len(self._shard(0))
         steps = len(indices) // (own * self.shape.batches)
         try:
             gathered = dataset.gather(indices, read=read)

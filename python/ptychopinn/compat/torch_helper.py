@@ -241,7 +241,7 @@ class VectorizedBarycentricAccumulator:
     Args:
         canvas_size: (H, W).
         dtype: of the canvas.
-        device: where the canvas lies.
+        device: where the canvas lies; None: the CPU.
 
     Attributes:
         canvas, weights: the sums (H, W) so far; nothing is divided.
@@ -255,7 +255,7 @@ class VectorizedBarycentricAccumulator:
         dtype: torch.dtype = torch.complex64,
         device: torch.device | str | None = None,
     ) -> None:
-        self.canvas = torch.zeros(canvas_size, dtype=dtype, device=device)
+        self.canvas = torch.zeros(canvas_size, dtype=dtype, device=device or "cpu")
         self.weights = torch.zeros_like(self.canvas.real)
         self.accepted = self.total = 0
 

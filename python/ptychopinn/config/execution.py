@@ -19,8 +19,11 @@ class ExecutionConfig:
         strategy: how several processes work together: "ddp", or "auto": so where torchrun has started some. "ddp" in a
             single process is an error.
         deterministic: use deterministic algorithms only; the same seed then gives the same result, bit for bit.
-        precision: of the network: "32", or "bf16" or "16" where the device is faster in it; the physics stays at 32.
-        threads: number of CPU threads; none: torch's default.
+        precision: of the network; the physics is float32 in any case. "32": float32, with TF32 off. "tf32":
+            convolutions and matrix products in TF32 on GPUs that have it, in float32 elsewhere. "bf16", "16":
+            training in bfloat16, or in float16 with a scaled loss, on a GPU. docs/performance.md has what each costs in
+            quality.
+        threads: number of CPU threads while it runs; none: as torch is set.
         workers: number of processes that prepare batches; 0: the main process prepares them.
         steps_at_once: steps that the device does between two looks of the host, as for Ctrl-C; none: 1
             on the CPU, 32 on a GPU.
@@ -38,7 +41,7 @@ class ExecutionConfig:
     devices: int | str = "auto"
     strategy: Literal["auto", "ddp"] = "auto"
     deterministic: bool = False
-    precision: Literal["32", "bf16", "16"] = "32"
+    precision: Literal["32", "tf32", "bf16", "16"] = "32"
     threads: int | None = None
     workers: int = 0
     steps_at_once: int | None = None

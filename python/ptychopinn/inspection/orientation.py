@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ptychopinn.errors import InputError
 from ptychopinn.inspection.centre import off_centre
 from ptychopinn.inspection.trials import fit_trials, margin, select_sample, twin_similarity
+from ptychopinn.runtime.process_settings import own_defaults
 from ptychopinn.scan import Scan
 
 _log = logging.getLogger(__name__)
@@ -108,8 +109,9 @@ def check_orientation(scan: Scan, seed: int = 0) -> OrientationReport:
     """
     if scan.n < 2:
         raise InputError(f"{scan.name}: expected two patterns or more to find their orientation, found {scan.n}")
-    sample = select_sample(scan)
-    deviances = fit_trials(sample, ORIENTATIONS, seed)
+    with own_defaults():
+        sample = select_sample(scan)
+        deviances = fit_trials(sample, ORIENTATIONS, seed)
     scores = {name: float(values.mean()) for name, values in deviances.items()}
     best = min(scores, key=scores.__getitem__)
     twin = compose("rotate_180", best) if twin_similarity(scan.probe) >= _TWIN else None

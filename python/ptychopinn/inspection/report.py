@@ -18,6 +18,7 @@ from ptychopinn.inspection.measure import (
     measure_patterns,
 )
 from ptychopinn.inspection.orientation import FEWEST, OrientationReport, check_orientation
+from ptychopinn.runtime.process_settings import own_defaults
 from ptychopinn.scan import Scan
 
 #: Linear overlap below which there is a warning, and a problem.
@@ -50,8 +51,9 @@ def inspect_scan(scan: Scan, orientation: bool = True, seed: int = 0) -> Inspect
         >>> found.findings, round(found.geometry.overlap, 1)
         ((), 0.8)
     """
-    patterns = measure_patterns(scan)
-    geometry = measure_geometry(scan, patterns)
+    with own_defaults():
+        patterns = measure_patterns(scan)
+        geometry = measure_geometry(scan, patterns)
     decision = scan.decisions.measurement
     turned = None
     if orientation and scan.n >= FEWEST and geometry.step > 0:

@@ -111,10 +111,10 @@ def fit_trial(sample: Sample, matrix: NDArray[np.int64], seed: int) -> NDArray[n
     objective = Objective(sample.counts, sample.good, (height, width), config)
     number = len(sample.counts)
     state = State(
-        torch.ones(height, width, dtype=torch.complex64),
+        torch.ones(height, width, dtype=torch.complex64, device="cpu"),
         sample.probe.clone(),
         positions,
-        torch.zeros(number, dtype=torch.float64),
+        torch.zeros(number, dtype=torch.float64, device="cpu"),
     )
     with torch.no_grad():
         warmup = PieEngine(objective, state, config, _no_penalty, _identity)

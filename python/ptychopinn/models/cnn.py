@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptychopinn.errors import InputError
-from ptychopinn.models.registry import Generator, register_generator
+from ptychopinn.models.registry import ON_CPU, Generator, register_generator
 from ptychopinn.physics.initial_estimate import transmission_level
 from ptychopinn.physics.overlap import illumination_weight, merge_patches
 
@@ -93,9 +93,9 @@ class _Decoder(nn.Module):
         blocks[-1][-2] = nn.Identity()  # forward() applies the ReLU, except to the rim's channels
         self.rise = nn.Sequential(*blocks)
         self.inner = widths[-1] - members
-        self.centre = nn.Conv2d(self.inner, members, 3, padding=1)
+        self.centre = nn.Conv2d(self.inner, members, 3, padding=1, **ON_CPU)
         self.rim = (
-            nn.Sequential(_up(members, 32 * width, 32 * width), nn.Conv2d(32 * width, members, 3, padding=1))
+            nn.Sequential(_up(members, 32 * width, 32 * width), nn.Conv2d(32 * width, members, 3, padding=1, **ON_CPU))
             if probe_big
             else None
         )
@@ -117,8 +117,10 @@ class _Attention(nn.Module):
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
         hidden = max(1, channels // reduction)
-        self.channels = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1))
-        self.pixels = nn.Conv2d(2, 1, 7, padding=3)
+        self.channels = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1, **ON_CPU), nn.ReLU(), nn.Conv2d(hidden, channels, 1, **ON_CPU)
+        )
+        self.pixels = nn.Conv2d(2, 1, 7, padding=3, **ON_CPU)
 
     def forward(self, features: Tensor) -> Tensor:
         pooled = self.channels(features.mean((-2, -1), keepdim=True)) + self.channels(
@@ -139,9 +141,9 @@ class _PiTanh(nn.Module):
 def _convolutions(inputs: int, hidden: int, outputs: int | None = None) -> list[nn.Module]:
     outputs = hidden if outputs is None else outputs
     return [
-        nn.Conv2d(inputs, hidden, 3, padding=1),
+        nn.Conv2d(inputs, hidden, 3, padding=1, **ON_CPU),
         nn.ReLU(inplace=True),
-        nn.Conv2d(hidden, outputs, 3, padding=1),
+        nn.Conv2d(hidden, outputs, 3, padding=1, **ON_CPU),
         nn.ReLU(inplace=True),
     ]
 

@@ -35,6 +35,7 @@ class PtychoModel(nn.Module):
     Raises:
         InputError: see :func:`build_generator`.
 
+    Parameters are float32 on the CPU, whatever the default device and type of torch.
     The probe is all ones until ``illumination.set_probe`` is called or a state dict is loaded.
     """
 
@@ -54,10 +55,10 @@ class PtychoModel(nn.Module):
     ) -> None:
         super().__init__()
         self.generator = build_generator(generator, patch_size, options, group_size)
-        probe = torch.ones(modes, patch_size, patch_size, dtype=torch.complex64)
+        probe = torch.ones(modes, patch_size, patch_size, dtype=torch.complex64, device="cpu")
         self.illumination = Illumination(probe, learn_probe=learn_probe, learn_scale=learn_scale)
         self.positions = PositionOffsets(patterns) if patterns else None
-        self.register_buffer("good", torch.ones(patch_size, patch_size, dtype=torch.bool))
+        self.register_buffer("good", torch.ones(patch_size, patch_size, dtype=torch.bool, device="cpu"))
 
     @property
     def patch_size(self) -> int:

@@ -14,9 +14,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from ptychopinn.errors import InputError
+from ptychopinn.runtime.process_settings import own_defaults
 
 
 class Generator(nn.Module, ABC):
@@ -46,6 +48,9 @@ class Generator(nn.Module, ABC):
             complex, (B, H, W).
         """
 
+
+#: Arguments of layers and parameters: generators are made on the CPU, whatever torch's defaults, and moved as a whole.
+ON_CPU: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
 
 GENERATORS: dict[str, type[Generator]] = {}
 G = TypeVar("G", bound=type[Generator])
@@ -95,4 +100,5 @@ def build_generator(
         raise InputError(
             f"model.generator: {name!r} takes patterns of 32 to 256 pixels in multiples of {multiple}, got {patch_size}"
         )
-    return generator(**{key: value for key, value in sizes.items() if key in arguments}, **(options or {}))
+    with own_defaults():  # for the layers of other distributions' generators
+        return generator(**{key: value for key, value in sizes.items() if key in arguments}, **(options or {}))

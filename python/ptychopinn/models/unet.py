@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptychopinn.models.registry import Generator, register_generator
+from ptychopinn.models.registry import ON_CPU, Generator, register_generator
 from ptychopinn.physics.initial_estimate import initial_patches, transmission_level
 from ptychopinn.physics.overlap import illumination_weight, merge_patches
 
@@ -25,7 +25,11 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
     groups = 4 if outputs % 4 == 0 else 1
     layers = []
     for channels in (inputs, outputs):
-        layers += [nn.Conv2d(channels, outputs, 3, padding=1), nn.GroupNorm(groups, outputs), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv2d(channels, outputs, 3, padding=1, **ON_CPU),
+            nn.GroupNorm(groups, outputs, **ON_CPU),
+            nn.ReLU(inplace=True),
+        ]
     return nn.Sequential(*layers)
 
 
@@ -44,7 +48,7 @@ class UNetGenerator(Generator):
         widths = [width * 2**level for level in range(self.levels + 1)]
         self.down = nn.ModuleList(_block(a, b) for a, b in zip([4, *widths[:-1]], widths, strict=True))
         self.up = nn.ModuleList(_block(a + b, a) for a, b in pairwise(widths))
-        self.leave = nn.Conv2d(width, 2, 3, padding=1)
+        self.leave = nn.Conv2d(width, 2, 3, padding=1, **ON_CPU)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ptycho_ext import correct_fields, exit_waves, exit_waves_adjoint, extract_patches_adjoint
 from ptychopinn.errors import InputError
-from ptychopinn.models.registry import Generator, register_generator
+from ptychopinn.models.registry import ON_CPU, Generator, register_generator
 from ptychopinn.physics.initial_estimate import initial_waves, transmission_level
 from ptychopinn.physics.likelihood import BACKGROUND
 from ptychopinn.physics.overlap import illumination_weight
@@ -43,13 +43,13 @@ class CorrectionNetwork(nn.Module):
 
     def __init__(self, width: int, state: int) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(4 * _INPUTS + state, width, 3, padding=1)
-        self.fine = nn.Conv2d(width, width, 3, padding=1)
-        self.coarse_1 = nn.Conv2d(width, width, 3, padding=1)
-        self.coarse_2 = nn.Conv2d(width, width, 3, padding=1)
-        self.join = nn.Conv2d(2 * width, width, 3, padding=1)
-        self.leave = nn.Conv2d(width, 8, 3, padding=1)
-        self.remember = nn.Conv2d(width, state, 3, padding=1) if state else None
+        self.enter = nn.Conv2d(4 * _INPUTS + state, width, 3, padding=1, **ON_CPU)
+        self.fine = nn.Conv2d(width, width, 3, padding=1, **ON_CPU)
+        self.coarse_1 = nn.Conv2d(width, width, 3, padding=1, **ON_CPU)
+        self.coarse_2 = nn.Conv2d(width, width, 3, padding=1, **ON_CPU)
+        self.join = nn.Conv2d(2 * width, width, 3, padding=1, **ON_CPU)
+        self.leave = nn.Conv2d(width, 8, 3, padding=1, **ON_CPU)
+        self.remember = nn.Conv2d(width, state, 3, padding=1, **ON_CPU) if state else None
         for last in (self.leave, self.remember):
             if last is not None:
                 nn.init.zeros_(last.weight)
@@ -148,10 +148,10 @@ class UnrolledGenerator(Generator):
         if not 0 <= phase <= 1:
             raise InputError(f"model.options: phase must be between 0 and 1, got {phase}")
         # Their sum is 2: the error is divided between amplitude and phase.
-        self.step_size = nn.Parameter(torch.tensor([[2 - phase, phase]]).repeat(steps, 1))
-        self.start_phase = nn.Parameter(torch.tensor(float(phase)))
-        self.momentum = nn.ParameterList(nn.Parameter(torch.tensor(0.5)) for _ in range(steps - 1))
-        self.gain = nn.Parameter(torch.tensor(0.3))
+        self.step_size = nn.Parameter(torch.tensor([[2 - phase, phase]], **ON_CPU).repeat(steps, 1))
+        self.start_phase = nn.Parameter(torch.tensor(float(phase), **ON_CPU))
+        self.momentum = nn.ParameterList(nn.Parameter(torch.tensor(0.5, **ON_CPU)) for _ in range(steps - 1))
+        self.gain = nn.Parameter(torch.tensor(0.3, **ON_CPU))
 
     def forward(self, counts: Tensor, positions: Tensor, canvas_size: tuple[int, int], probe: Tensor) -> Tensor:
         groups = counts.shape[0]

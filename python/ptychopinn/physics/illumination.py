@@ -7,6 +7,8 @@ The probe is stored as real and imaginary parts, which optimisers, DDP and safet
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -36,9 +38,10 @@ class Illumination(nn.Module):
         super().__init__()
         if probe.dim() != 3 or not probe.is_complex():
             raise ValueError(f"Illumination: probe must be complex (M, N, N), got {probe.dtype} {tuple(probe.shape)}")
-        self.lanes = nn.Parameter(torch.zeros(*probe.shape, 2), requires_grad=learn_probe)
-        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=learn_scale)
-        self.register_buffer("unit", torch.ones(()))
+        place: dict[str, Any] = {"dtype": torch.float32, "device": probe.device}
+        self.lanes = nn.Parameter(torch.zeros(*probe.shape, 2, **place), requires_grad=learn_probe)
+        self.log_scale = nn.Parameter(torch.zeros((), **place), requires_grad=learn_scale)
+        self.register_buffer("unit", torch.ones((), **place))
         self.set_probe(probe)
 
     @torch.no_grad()

@@ -41,10 +41,10 @@ class PositionOffsets(nn.Module):
 
     def __init__(self, patterns: int) -> None:
         super().__init__()
-        self.register_buffer("reported", torch.zeros(patterns, 2, dtype=torch.float64))
-        self.register_buffer("totals", torch.zeros(patterns, dtype=torch.float64))
-        self.register_buffer("centre", torch.zeros(2, dtype=torch.float64), persistent=False)
-        self.free = nn.Parameter(torch.zeros(patterns, 2))
+        self.register_buffer("reported", torch.zeros(patterns, 2, dtype=torch.float64, device="cpu"))
+        self.register_buffer("totals", torch.zeros(patterns, dtype=torch.float64, device="cpu"))
+        self.register_buffer("centre", torch.zeros(2, dtype=torch.float64, device="cpu"), persistent=False)
+        self.free = nn.Parameter(torch.zeros(patterns, 2, dtype=torch.float32, device="cpu"))
 
     @torch.no_grad()
     def set_scans(self, scans: Sequence[Scan]) -> None:

@@ -11,8 +11,8 @@ from ptychopinn.runtime.memory import available_memory
 
 _log = logging.getLogger(__name__)
 
-#: Share of a GPU's free memory that a batch may take.
-_SHARE = 0.5
+#: Fraction of a GPU's free memory that a batch may take.
+_FRACTION = 0.5
 
 
 def free_memory(device: torch.device) -> int:
@@ -31,7 +31,7 @@ def fitting_batch(device: torch.device, nbytes: int, largest: int) -> int:
         nbytes: for one item, with all that is computed for it.
         largest: items beyond which a batch is no faster.
     """
-    return max(1, min(largest, int(_SHARE * free_memory(device)) // max(nbytes, 1)))
+    return max(1, min(largest, int(_FRACTION * free_memory(device)) // max(nbytes, 1)))
 
 
 class BatchSize:

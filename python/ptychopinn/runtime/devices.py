@@ -21,8 +21,8 @@ def gpu_usable() -> bool:
     return torch.cuda.is_available() and bool(ptycho_ext.build_info()["cuda"])
 
 
-def resolve_device(name: str) -> torch.device:
-    """The torch device of a name: "auto", "cpu", "cuda", "cuda:1" ...
+def resolve_device(name: str | torch.device) -> torch.device:
+    """The torch device of a name: "auto" (a GPU if it can be used), "cpu", "cuda", "cuda:1" ...; or this device.
 
     Raises:
         InputError: torch cannot use the device, or the operators cannot.
@@ -30,11 +30,11 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if gpu_usable() else "cpu")
     try:
-        device = torch.empty(0, device=name).device
+        device = torch.empty(0, dtype=torch.float32, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"device: expected one that torch can use here, got {name!r}: {reason}") from None
-    _require_operators(device.type, name)
+        raise InputError(f"device: expected one that torch can use here, got {str(name)!r}: {reason}") from None
+    _require_operators(device.type, str(name))
     return device
 
 
@@ -52,7 +52,10 @@ def device_of(execution: ExecutionConfig) -> torch.device:
 
 
 def prepare_device(execution: ExecutionConfig) -> torch.device:
-    """:func:`device_of` these settings, with torch's number of threads set to theirs."""
+    """:func:`device_of` these settings, with torch's number of threads set to theirs for good: for a program's process.
+
+    In the process of a caller, :func:`ptychopinn.runtime.process_settings.own_threads` sets it for a while.
+    """
     if execution.threads is not None:
         torch.set_num_threads(execution.threads)
     return device_of(execution)

@@ -16,6 +16,9 @@ from importlib import metadata
 import torch
 
 import ptycho_ext
+from ptychopinn.runtime.batching import free_memory
+from ptychopinn.runtime.devices import resolve_device
+from ptychopinn.runtime.float32 import tf32_allowed
 
 _PACKAGES = (
     "torch",
@@ -36,7 +39,7 @@ def diagnose() -> tuple[list[tuple[str, str]], list[str]]:
     """Facts as (name, value) pairs in the order to print them, and problems, each one sentence."""
     facts: list[tuple[str, str]] = []
     problems: list[str] = []
-    for check in (_versions, _integrations, _build, _cpu, _cuda, _operators):
+    for check in (_versions, _integrations, _build, _cpu, _cuda, _precision, _device, _operators, _graphs):
         found, wrong = check()
         facts += found
         problems += wrong
@@ -119,6 +122,17 @@ def _cuda() -> tuple[list[tuple[str, str]], list[str]]:
     return [("cuda", f"torch built for CUDA {built}: {', '.join(names)}")], problems
 
 
+def _precision() -> tuple[list[tuple[str, str]], list[str]]:
+    states = [f"{'on' if allowed else 'off'} for {work}" for work, allowed in tf32_allowed().items()]
+    return [("tf32", f"torch: {', '.join(states)}; ptychopinn: off, unless execution.precision is tf32")], []
+
+
+def _device() -> tuple[list[tuple[str, str]], list[str]]:
+    device = resolve_device("auto")
+    name = "the CPU" if device.type == "cpu" else f"{device}, {torch.cuda.get_device_name(device)}"
+    return [("device auto", f"{name}, {free_memory(device) / 1e9:.1f} GB of memory free")], []
+
+
 _REBUILD = "CXX=/usr/bin/g++ pip install --no-build-isolation --no-deps --force-reinstall ."
 
 # A build for another processor or with another C++ library fails in a result, or in an exception that torch passes on.
@@ -138,19 +152,28 @@ sys.exit("accepts a patch larger than its canvas")
 
 def operators_problem(device: str) -> str | None:
     """Run an operator on a device in a separate process, which can crash; returns the problem, or None."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _SELF_TEST, device], capture_output=True, text=True, errors="replace", timeout=300
-        )
-    except subprocess.TimeoutExpired:
+    done = _in_own_process(_SELF_TEST, device)
+    if done is None:
         return f"the operators do not return on {device} within 5 minutes: rebuild them: {_REBUILD}"
     if done.returncode == 0:
         return None
     if done.returncode < 0:
         crash = f"the operators crash on {device} (signal {-done.returncode})"
         return f"{crash}: rebuild them with the system compiler: {_REBUILD}"
-    reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    return f"the operators fail on {device} ({reason}): rebuild them: {_REBUILD}"
+    return f"the operators fail on {device} ({_reason(done)}): rebuild them: {_REBUILD}"
+
+
+def _in_own_process(script: str, device: str) -> subprocess.CompletedProcess[str] | None:
+    """Run a script with a device as its argument; None: it did not end within 5 minutes."""
+    command = [sys.executable, "-c", script, device]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=300)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
 
 
 def operator_devices() -> list[str]:
@@ -163,6 +186,36 @@ def _operators() -> tuple[list[tuple[str, str]], list[str]]:
     found = {device: operators_problem(device) for device in operator_devices()}
     results = [f"{device} {'passed' if problem is None else 'failed'}" for device, problem in found.items()]
     return [("operators", f"self-test: {', '.join(results)}")], [problem for problem in found.values() if problem]
+
+
+# The warning of a capture that fails is the last line on standard error, and has the reason.
+_CAPTURE = """
+import sys, torch, ptycho_ext
+from ptychopinn.runtime.graphs import Captured
+device = torch.device(sys.argv[1])
+canvas = torch.ones(3, 4, dtype=torch.float32, device=device)
+positions = torch.tensor([[0.5, 0.0]], dtype=torch.float64, device=device)
+work = Captured(lambda: canvas.add_(ptycho_ext.extract_patches(canvas, positions, (1, 1))[0]), device, "the self-test")
+for _ in range(6):
+    work()
+if not work.replayed:
+    sys.exit(1)
+if float(canvas[0, 0]) != 64:
+    sys.exit("a captured graph computes wrong values")
+"""
+
+
+def _graphs() -> tuple[list[tuple[str, str]], list[str]]:
+    """Report whether work is captured as CUDA graphs: a small capture in a process of its own."""
+    devices = operator_devices()[1:]
+    if not devices:
+        return [("cuda graphs", "none without a GPU")], []
+    results = []
+    for device in devices:
+        done = _in_own_process(_CAPTURE, device)
+        failure = "no result within 5 minutes" if done is None else _reason(done) if done.returncode else None
+        results.append(f"{device} {'captured' if failure is None else f'not captured: {failure}'}")
+    return [("cuda graphs", "; ".join(results))], []
 
 
 def check_operators() -> int:

@@ -39,7 +39,7 @@ class Captured(Generic[Result]):
         enabled: False: never capture.
 
     Example:
-        >>> total = torch.zeros(())
+        >>> total = torch.zeros((), device="cpu")
         >>> add = Captured(lambda: total.add_(1), torch.device("cpu"), "a sum")
         >>> add(), add()
         (tensor(2.), tensor(2.))

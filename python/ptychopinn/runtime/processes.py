@@ -137,6 +137,7 @@ def agree(over: bool) -> bool:
     """Whether `over` is True in any process, so that all end at the same step although clocks and signals differ."""
     if not distributed():
         return over
-    answer = torch.tensor(float(over), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    answer = torch.tensor(float(over), dtype=torch.float32, device=device)
     dist.all_reduce(answer)
     return bool(answer > 0)

@@ -38,7 +38,7 @@ class ProgressLR(LRScheduler):
         self.warmup = config.warmup
         self.progress = 0.0
         #: A rate of 1 that is halved on every plateau: the factor of all others.
-        self._relative = SGD([torch.zeros(())], lr=1.0)
+        self._relative = SGD([torch.zeros((), dtype=torch.float32, device="cpu")], lr=1.0)
         self._plateau = ReduceLROnPlateau(self._relative, factor=0.5, patience=config.patience, threshold=0, eps=0)
         super().__init__(optimizer)
         self.base_lrs: list[float | torch.Tensor] = [float(rate) for rate in self.base_lrs]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What one process's share of a batch weighs in the loss of the whole batch.
+"""What one process's shard of a batch weighs in the loss of the whole batch.
 
-Losses are divided by the photons of the batch, or by its groups, and the shares of several processes differ in both:
+Losses are divided by the photons of the batch, or by its groups, and the shards of several processes differ in both:
 the mean over processes of their own losses would be another loss. With these weights the losses of all processes add up
 to that of the whole batch, and so do their gradients.
 """
@@ -33,7 +33,7 @@ class Weights(NamedTuple):
 
 
 def weights_of(patterns: Callable[[int], Tensor], steps: Steps, good: Tensor) -> Tensor:
-    """The weights of this process's share of every batch; all processes must call it for the same steps.
+    """The weights of this process's shard of every batch; all processes must call it for the same steps.
 
     Args:
         patterns: the counts (A, B, C, N, N) of a step, by its number.
@@ -51,5 +51,5 @@ def weights_of(patterns: Callable[[int], Tensor], steps: Steps, good: Tensor) ->
     own = torch.stack(sums) * (not steps.stands_in)
     total = own.clone()
     reduce_sums(total)
-    # A loss is divided by at least one photon, and so is that of a share.
+    # A loss is divided by at least one photon, and so is that of a shard.
     return (own.clamp_min(1.0) / total.clamp_min(1.0) * (not steps.stands_in)).float()

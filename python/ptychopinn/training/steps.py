@@ -226,14 +226,14 @@ class TrainingSteps:
         if distributed():
             self._sums = torch.zeros(sum(p.numel() for p in self.dense), dtype=torch.float32, device=self.device)
         self._exchange: RowExchange | None = None
-        self._losses = self._rates = torch.zeros(0, device=self.device)
+        self._losses = self._rates = torch.zeros(0, dtype=torch.float32, device=self.device)
         self._forget_captures()
 
     def _forget_captures(self) -> None:
         possible = self.scaler is None
         name = "the training step"
         if self._sums is None:
-            self._parts = [Captured(self._whole_step, self.device, name, enabled=possible)]
+            self._parts = [Captured(self._step, self.device, name, enabled=possible)]
         else:
             self._parts = [
                 Captured(self._gradients, self.device, name, enabled=possible),
@@ -270,7 +270,7 @@ class TrainingSteps:
                 update[0]()
         return self._losses[:count].mean()
 
-    def _whole_step(self) -> None:
+    def _step(self) -> None:
         self._gradients()
         self._update()
 
@@ -348,7 +348,7 @@ class BatchLosses:
 
     def __init__(self, loss: Loss, tables: StepTables) -> None:
         self.loss, self.tables = loss, tables
-        self._losses = torch.zeros(0, device=tables.device)
+        self._losses = torch.zeros(0, dtype=torch.float32, device=tables.device)
         self._captured = Captured(self._batch, tables.device, "the validation step")
 
     def run(self, steps: Steps) -> Tensor:

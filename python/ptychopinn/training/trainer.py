@@ -36,6 +36,7 @@ class SummedGradients(DDPStrategy):
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "32": "32-true",
+    "tf32": "32-true",  # set for the process, see runtime.float32
     "bf16": "bf16-mixed",
     "16": "16-mixed",
 }

@@ -11,7 +11,6 @@ import csv
 import logging
 import threading
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,9 @@ from ptychopinn.persistence.bundle import BUNDLE_NAME, save_bundle
 from ptychopinn.physics.positions import REACH
 from ptychopinn.plotting.scans import plot_scan_overview
 from ptychopinn.plotting.training import plot_training
+from ptychopinn.runtime.process_settings import process_settings
 from ptychopinn.runtime.processes import agree, broadcast, for_this_process, processes, shared_errors
+from ptychopinn.runtime.warning_filters import ignored_warnings
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
 from ptychopinn.training.callbacks import BestEpoch, LastEpoch, StopAllProcesses, stop_on_interrupt
@@ -103,8 +104,9 @@ def train(
         KeyboardInterrupt: Ctrl-C before the first step, or twice; later, one Ctrl-C ends the training and saves it.
     """
     scans = [scan] if isinstance(scan, Scan) else list(scan)
-    with processes():
-        return _train(scans, Path(out), config or Config(), overwrite, start, resume, callbacks)
+    config = config or Config()
+    with process_settings(config.execution, seed=config.training.seed), processes():
+        return _train(scans, Path(out), config, overwrite, start, resume, callbacks)
 
 
 def _train(
@@ -120,10 +122,6 @@ def _train(
     interrupt = threading.Event()
     with shared_errors():
         _check_folder(out, overwrite, resume)
-        if config.execution.threads is not None:
-            torch.set_num_threads(config.execution.threads)
-        L.seed_everything(config.training.seed, workers=True, verbose=False)
-
         check_alike(scans)
         module = _module(scans, config, start)
         margin = REACH if module.model.positions is not None else 0
@@ -153,9 +151,7 @@ def _train(
             for logger in loggers[1:]:  # the first has config.yaml beside it
                 logger.log_hyperparams(config.to_dict())
     began = time.perf_counter()
-    with warnings.catch_warnings():
-        for expected in _EXPECTED_WARNINGS:
-            warnings.filterwarnings("ignore", message=expected)
+    with ignored_warnings(*_EXPECTED_WARNINGS):
         for step, row in earlier if loggers else ():
             loggers[0].log_metrics(row, step)
         try:

@@ -90,7 +90,7 @@ def test_a_step_waits_for_nothing(name: str) -> None:
         training.run()  # the optimisers have their state after that
         assert training.steps._parts[0].replayed
         count.reset()
-        training.steps._whole_step()
+        training.steps._step()
         assert count.read_backs == count.uploads == count.synchronised == 0
         assert bound / 2 < count.operators <= bound
 
