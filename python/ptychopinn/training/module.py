@@ -79,9 +79,11 @@ class PtychoModule(L.LightningModule):
         ]
         loss = self.training_steps.run(steps, rates)
         self.schedule.progress = progress_of(self.trainer, self.steps_done + steps.shape[0] - 1, total)
+        epoch_loop = self.trainer.fit_loop.epoch_loop
         for _ in range(steps.shape[0]):
-            self._counter.increment_ready()
-            self._counter.increment_completed()
+            epoch_loop.manual_optimization.optim_step_progress.increment_ready()
+            epoch_loop.manual_optimization.optim_step_progress.increment_completed()
+        epoch_loop._batches_that_stepped += steps.shape[0] - 1  # what loggers write as the step
         self._log_loss("train_loss", loss, steps.size)
 
     def validation_step(self, batch: Steps | InputError, batch_index: int) -> None:
@@ -98,11 +100,6 @@ class PtychoModule(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ScanDataModule)
         return data
-
-    @property
-    def _counter(self) -> Any:
-        """Lightning's counter of the steps of an optimiser that the module itself makes."""
-        return self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
 
     @property
     def steps_done(self) -> int:
