@@ -23,6 +23,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ class Bench:
         """Of the trainings of `quality`, each twice as long as the one before."""
         if self.quick:
             return (0.01,)
-        first = 0.1 if self.device.type == "cuda" else 0.75
-        return tuple(first * 2**k for k in range(4))
+        first, number = (0.1, 4) if self.device.type == "cuda" else (1.5, 2)
+        return tuple(first * 2**k for k in range(number))
 
     def config(self, epochs: int = 1000, **training: Any) -> pp.Config:
         sections: dict[str, Any] = {
@@ -98,80 +99,85 @@ class Bench:
         return now(self.device) - began, result
 
 
-def with_shares(rows: Sequence[Row], total: float, patterns: int) -> Iterator[Row]:
-    """Rows of one part with their shares of a total, and the total."""
+def with_shares(rows: Iterator[Row], patterns: int) -> Iterator[Row]:
+    """Rows of one part as they are measured, then their total; each is given its share of it afterwards."""
+    seen = list[Row]()
     for row in rows:
-        yield row | {"share": row["seconds"] / total}
-    yield {"part": rows[0]["part"], "what": "total", "seconds": total, "patterns": patterns} | rate(patterns, total)
+        seen.append(row)
+        yield row
+    total = sum(row["seconds"] for row in seen)
+    for row in seen:
+        row["share"] = row["seconds"] / total
+    yield {"part": seen[0]["part"], "what": "total", "seconds": total, "patterns": patterns} | rate(patterns, total)
 
 
 def rate(patterns: int, seconds: float) -> Row:
     return {"patterns_per_s": patterns / seconds}
 
 
-def reconstruction_rows(bench: Bench, part: str, model: Any, scan: pp.Scan, config: pp.Config) -> tuple[list[Row], Any]:
-    """A reconstruction by its parts, the rest among them, and the result."""
-    with timed_parts(bench.device) as parts:
-        seconds, result = bench.timed(lambda: pp.reconstruct(model, scan, config, bench.device))
-    parts["the rest of reconstruct"] = seconds - sum(parts.values())
-    rows = [{"part": part, "what": name, "seconds": value, "patterns": scan.n} for name, value in parts.items()]
-    rows[0] |= rate(scan.n, rows[0]["seconds"])
-    return rows, result
-
-
 def path(bench: Bench) -> Iterator[Row]:
     """One scan from the file to the pictures; the import in a process of its own."""
-    part, rows = "path", list[Row]()
+    for name in NAMES:  # imports it here too, where it is not timed
+        getattr(pp, name)
+    yield from with_shares(path_rows(bench), bench.path_patterns)
 
-    def step(what: str, work: Callable[[], Any], **more: Any) -> Any:
-        seconds, result = bench.timed(work)
-        rows.append({"part": part, "what": what, "seconds": seconds, **more})
-        return result
 
-    file, patterns = bench.file(bench.path_patterns), bench.path_patterns
+def path_rows(bench: Bench) -> Iterator[Row]:
+    part, file, patterns = "path", bench.file(bench.path_patterns), bench.path_patterns
     names = ", ".join(f"pp.{name}" for name in NAMES)
     command = [sys.executable, "-c", f"import ptychopinn as pp; {names}"]
-    step("start Python and import", lambda: subprocess.run(command, check=True))
-    scan = step("read file", lambda: pp.Scan.load(file), patterns=patterns)
-    step("upload counts", lambda: torch.from_numpy(scan.counts).to(bench.device), patterns=patterns)
-    epochs, watch, out = 2 if bench.quick else 3, Epochs(bench.device), bench.folder / "path"
+    seconds, _ = bench.timed(lambda: subprocess.run(command, check=True))
+    yield {"part": part, "what": "start Python and import", "seconds": seconds}
+    seconds, scan = bench.timed(lambda: pp.Scan.load(file))
+    yield {"part": part, "what": "read file", "seconds": seconds, "patterns": patterns}
+    seconds, _ = bench.timed(lambda: torch.from_numpy(scan.counts).to(bench.device))
+    yield {"part": part, "what": "upload counts", "seconds": seconds, "patterns": patterns}
+    watch, config = Epochs(bench.device), bench.config(2 if bench.quick else 3)
     began = now(bench.device)
-    run = pp.train(scan, out, bench.config(epochs), callbacks=[watch])
+    run = pp.train(scan, bench.folder / "path", config, callbacks=[watch])
     ended = now(bench.device)
-    durations = watch.durations()
-    rows.append({"part": part, "what": "train: before the first epoch", "seconds": watch.began - began})
-    for number, seconds in enumerate(durations, 1):
-        rows.append({"part": part, "what": f"train: epoch {number}", "seconds": seconds, "patterns": patterns})
-        rows[-1] |= rate(patterns, seconds)
-    rows.append({"part": part, "what": "train: save and draw", "seconds": ended - watch.ends[-1]})
-    model, config = step("load model", lambda: pp.load_bundle(run.folder))
-    parts, image = reconstruction_rows(bench, part, model, scan, config)
-    rows += parts
-    step("save", lambda: image.save(bench.folder / "recon.h5"))
-    step("pictures", lambda: pp.plot_reconstruction(image, bench.folder / "pictures"))
-    yield from with_shares(rows, sum(row["seconds"] for row in rows), patterns)
+    yield {"part": part, "what": "train: before the first epoch", "seconds": watch.began - began}
+    for number, seconds in enumerate(watch.durations(), 1):
+        row = {"part": part, "what": f"train: epoch {number}", "seconds": seconds, "patterns": patterns}
+        yield row | rate(patterns, seconds)
+    yield {"part": part, "what": "train: save and draw", "seconds": ended - watch.ends[-1]}
+    yield from image_rows(bench, part, scan, run.folder, pictures=True)
+
+
+def image_rows(bench: Bench, part: str, scan: pp.Scan, folder: Path, pictures: bool = False) -> Iterator[Row]:
+    """From the folder of a trained model to a saved image."""
+    seconds, (model, config) = bench.timed(lambda: pp.load_bundle(folder))
+    yield {"part": part, "what": "load model", "seconds": seconds}
+    with timed_parts(bench.device) as parts:
+        total, image = bench.timed(lambda: pp.reconstruct(model, scan, config, bench.device))
+    parts["the rest of reconstruct"] = total - sum(parts.values())
+    for number, (name, seconds) in enumerate(parts.items()):
+        row = {"part": part, "what": name, "seconds": seconds, "patterns": scan.n}
+        yield row if number else row | rate(scan.n, seconds)
+    seconds, _ = bench.timed(lambda: image.save(bench.folder / "image.h5"))
+    yield {"part": part, "what": "save", "seconds": seconds}
+    if pictures:
+        seconds, _ = bench.timed(lambda: pp.plot_reconstruction(image, bench.folder / "pictures"))
+        yield {"part": part, "what": "pictures", "seconds": seconds}
 
 
 def inference(bench: Bench) -> Iterator[Row]:
     """From a file to a saved image with a trained model; `again` is a second call of reconstruct."""
     folder = bench.bundle()
+
+    def rows(part: str, patterns: int, scan: pp.Scan, seconds: float) -> Iterator[Row]:
+        yield {"part": part, "what": "read file", "seconds": seconds, "patterns": patterns}
+        yield from image_rows(bench, part, scan, folder)
+
     for patterns in bench.inference_patterns:
-        part, file = f"inference {patterns}", bench.file(patterns)
+        part, file = f"inference {patterns:,}", bench.file(patterns)
         seconds, scan = bench.timed(lambda file=file: pp.Scan.load(file))
-        rows: list[Row] = [{"part": part, "what": "read file", "seconds": seconds, "patterns": patterns}]
-        seconds, (model, config) = bench.timed(lambda: pp.load_bundle(folder))
-        rows.append({"part": part, "what": "load model", "seconds": seconds})
-        parts, image = reconstruction_rows(bench, part, model, scan, config)
-        rows += parts
-        seconds, _ = bench.timed(lambda image=image: image.save(bench.folder / "image.h5"))
-        rows.append({"part": part, "what": "save", "seconds": seconds})
-        yield from with_shares(rows, sum(row["seconds"] for row in rows), patterns)
-        again = lambda model=model, scan=scan, config=config: pp.reconstruct(model, scan, config, bench.device)  # noqa: E731
+        yield from with_shares(rows(part, patterns, scan, seconds), patterns)
+        model, config = pp.load_bundle(folder)
+        again = partial(pp.reconstruct, model, scan, config, bench.device)
         seconds, _ = bench.timed(again)
-        busy = busy_share(again, bench.device)
-        yield {"part": part, "what": "again", "seconds": seconds, "patterns": patterns, "gpu_busy": busy} | rate(
-            patterns, seconds
-        )
+        row = {"part": part, "what": "again", "seconds": seconds, "patterns": patterns} | rate(patterns, seconds)
+        yield row | {"gpu_busy": busy_share(again, bench.device)}
 
 
 def train(bench: Bench) -> Iterator[Row]:
@@ -190,7 +196,7 @@ def train(bench: Bench) -> Iterator[Row]:
         later = statistics.median(durations[1:])
         yield {"part": part, "what": "before the first epoch", "seconds": watch.began - began}
         yield {"part": part, "what": "first epoch", "seconds": durations[0], "patterns": patterns}
-        work = lambda c=bench.config(2, batch_size=groups), f=folder: pp.train(scan, f, c, overwrite=True)  # noqa: E731
+        work = partial(pp.train, scan, folder, bench.config(2, batch_size=groups), overwrite=True)
         yield {
             "part": part, "what": "a later epoch", "seconds": later, "patterns": patterns,
             "gpu_busy": busy_share(work, bench.device), "note": f"{1e3 * later / steps:.2f} ms a step",
@@ -203,16 +209,16 @@ def refine(bench: Bench) -> Iterator[Row]:
     passes = 3 if bench.quick else 30
     sizes = (196,) if bench.quick else (1089,) if bench.device.type == "cpu" else (1089, 10_000)
     for patterns in sizes:
-        part, scan = f"refine {patterns}", bench.scan(patterns)
+        part, scan = f"refine {patterns:,}", bench.scan(patterns)
         config = pp.RefineConfig(iterations=passes, tolerance=0.0, split_half=False)
         for what in ("first call",) if bench.device.type == "cpu" else ("first call", "again"):
-            seconds, result = bench.timed(lambda scan=scan, c=config: pp.refine(scan, None, c, bench.device))
+            seconds, result = bench.timed(partial(pp.refine, scan, None, config, bench.device))
             yield {
                 "part": part, "what": f"{passes} passes, {what}", "seconds": seconds, "patterns": patterns,
                 "frc": float(pp.evaluate(result, scan)["frc"]["mean"]), "note": "patterns/s counts every pass",
             } | rate(passes * patterns, seconds)  # fmt: skip
         short = pp.RefineConfig(iterations=8, tolerance=0.0, split_half=False)
-        busy = busy_share(lambda scan=scan, c=short: pp.refine(scan, None, c, bench.device), bench.device)
+        busy = busy_share(partial(pp.refine, scan, None, short, bench.device), bench.device)
         if busy is not None:
             yield {"part": part, "what": "8 passes, profiled", "patterns": patterns, "gpu_busy": busy}
 
@@ -252,6 +258,7 @@ def measure(bench: Bench, parts: Sequence[str], table: Rows, limit: float | None
         try:
             for row in PARTS[name](bench):
                 table.add(row)
+            table.write()
         except Exception as error:  # the other parts are still worth measuring
             logging.getLogger(__name__).exception(name)
             table.add({"part": name, "note": unavailable(error)})

@@ -148,9 +148,8 @@ def lsqml(scan: pp.Scan, setting: Setting, batch: int, passes: int, device: torc
             began = now(device)
             task.run(1)
             seconds += now(device) - began
-            state = task, scan, middle
             torch.set_default_device("cpu")  # pty-chi sets its own, and our functions are called in between
-            yield epoch, seconds, refine_peer._reconstruction(*state)
+            yield epoch, seconds, refine_peer._reconstruction(task, scan, middle)
             torch.set_default_device(device)
     finally:
         torch.set_default_device("cpu")

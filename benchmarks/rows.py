@@ -20,7 +20,9 @@ Row = dict[str, Any]
 def machine(device: torch.device) -> str:
     """One line about where and with what a table was measured."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return f"{datetime.date.today().isoformat()}, {name}, torch {torch.__version__}, ptycho_ext {ptycho_ext.__version__}"
+    return (
+        f"{datetime.date.today().isoformat()}, {name}, torch {torch.__version__}, ptycho_ext {ptycho_ext.__version__}"
+    )
 
 
 class Rows:
@@ -35,28 +37,36 @@ class Rows:
 
     def __init__(self, folder: Path | None, name: str, columns: Mapping[str, str], heading: str) -> None:
         self.rows: list[Row] = []
-        self.columns, self.file = columns, folder and folder / name
-        if self.file is not None:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.with_suffix(".csv").open("w", newline="") as sheet:
-                csv.writer(sheet, lineterminator="\n").writerow(columns)
-            title = "|".join(f" {column.replace('_', ' ')} " for column in columns)
-            rule = "|".join("---:" if form else "---" for form in columns.values())
-            self.file.with_suffix(".md").write_text(f"# {name}\n\n{heading}\n\n|{title}|\n|{rule}|\n")
+        self.columns, self.file, self.heading = columns, folder and folder / name, heading
         print(heading, flush=True)
+        self.write()
 
     def add(self, row: Row) -> None:
         """Print a row and write it; columns that it has not are empty."""
         assert row.keys() <= self.columns.keys(), row
         self.rows.append(row)
-        cells = [self._cell(column, row.get(column)) for column in self.columns]
-        print("  ".join(f"{c} {cell}" for c, cell in zip(self.columns, cells, strict=True) if cell), flush=True)
-        if self.file is not None:
-            with self.file.with_suffix(".csv").open("a", newline="") as sheet:
-                writer = csv.DictWriter(sheet, list(self.columns), lineterminator="\n")
+        cells = zip(self.columns, self._cells(row), strict=True)
+        print("  ".join(f"{column} {cell}" for column, cell in cells if cell), flush=True)
+        self.write()
+
+    def write(self) -> None:
+        """Write all rows again, with what was added to them."""
+        if self.file is None:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.with_suffix(".csv").open("w", newline="") as sheet:
+            writer = csv.DictWriter(sheet, list(self.columns), lineterminator="\n")
+            writer.writeheader()
+            for row in self.rows:
                 writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-            with self.file.with_suffix(".md").open("a") as page:
-                page.write(f"| {' | '.join(cells)} |\n")
+        titles = " | ".join(column.replace("_", " ") for column in self.columns)
+        rule = "|".join("---:" if form else "---" for form in self.columns.values())
+        lines = "".join(f"| {' | '.join(self._cells(row))} |\n" for row in self.rows)
+        page = f"# {self.file.name}\n\n{self.heading}\n\n| {titles} |\n|{rule}|\n{lines}"
+        self.file.with_suffix(".md").write_text(page)
+
+    def _cells(self, row: Row) -> list[str]:
+        return [self._cell(column, row.get(column)) for column in self.columns]
 
     def _cell(self, column: str, value: Any) -> str:
         form = self.columns[column]
