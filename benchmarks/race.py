@@ -5,11 +5,11 @@
     python benchmarks/race.py --case "1,089 of 64 px" --passes 30 --device cpu
     python benchmarks/race.py --quick --device cpu
 
-Both begin with a uniform object and the scan's probe, refine both, and make the same number of passes. Seconds are of the
-wall clock, without the making of scans and options, and without the scores; each method has made passes over a small scan
-before. Rates of ours are of one call without callbacks; those of LSQML are of its epochs, run one by one. The time to a
-mean FRC of 0.9 is that of the first pass that reaches it, found by bisection. How to install pty-chi is in refine_peer.py;
-without it its rows say so.
+Both begin with a uniform object and the scan's probe, refine both, and make the same number of passes. Seconds are of
+the wall clock, without the making of scans and options, and without the scores; each method has made passes over a
+small scan before. Rates of ours are of one call without callbacks; those of LSQML are of its epochs, run one by one.
+The time to a mean FRC of 0.9 is that of the first pass that reaches it, found by bisection. How to install pty-chi is
+in refine_peer.py; without it its rows say so.
 """
 
 from __future__ import annotations
