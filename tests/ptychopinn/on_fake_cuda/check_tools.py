@@ -165,8 +165,11 @@ def test_answers() -> None:
         assert float(x.sum()) == 1.0 and int(x.argmax()) == 0
         assert x.cpu().numpy().shape == (4, 4) and x[:1, 0].tolist() == [1.0]
         assert count.read_backs == 4
-        with pytest.raises(Exception, match="nonzero"):
-            x.nonzero()
+        assert x[x > 2].shape == (0,) and x[:, x[0] > 2].shape == (4, 0) and x.nonzero().shape == (0, 2)
+        x[x[0] > 2] = x[:1]
+        assert count.read_backs == 8
+        with pytest.raises(RuntimeError, match="unique"):
+            x.unique()
 
 
 class Network(nn.Module):
