@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from rows import Row, Rows, machine, unavailable
-from watches import Epochs, busy_share, now, timed_parts
+from watches import Epochs, busy_fraction, now, timed_parts
 
 import ptychopinn as pp
 
@@ -99,8 +99,8 @@ class Bench:
         return now(self.device) - began, result
 
 
-def with_shares(rows: Iterator[Row], patterns: int) -> Iterator[Row]:
-    """Rows of one part as they are measured, then their total; each is given its share of it afterwards."""
+def with_fractions(rows: Iterator[Row], patterns: int) -> Iterator[Row]:
+    """Rows of one part as they are measured, then their total; each is given its fraction of it afterwards."""
     seen = list[Row]()
     for row in rows:
         seen.append(row)
@@ -119,7 +119,7 @@ def path(bench: Bench) -> Iterator[Row]:
     """One scan from the file to the pictures; the import in a process of its own."""
     for name in NAMES:  # imports it here too, where it is not timed
         getattr(pp, name)
-    yield from with_shares(path_rows(bench), bench.path_patterns)
+    yield from with_fractions(path_rows(bench), bench.path_patterns)
 
 
 def path_rows(bench: Bench) -> Iterator[Row]:
@@ -172,12 +172,12 @@ def inference(bench: Bench) -> Iterator[Row]:
     for patterns in bench.inference_patterns:
         part, file = f"inference {patterns:,}", bench.file(patterns)
         seconds, scan = bench.timed(lambda file=file: pp.Scan.load(file))
-        yield from with_shares(rows(part, patterns, scan, seconds), patterns)
+        yield from with_fractions(rows(part, patterns, scan, seconds), patterns)
         model, config = pp.load_bundle(folder)
         again = partial(pp.reconstruct, model, scan, config, bench.device)
         seconds, _ = bench.timed(again)
         row = {"part": part, "what": "again", "seconds": seconds, "patterns": patterns} | rate(patterns, seconds)
-        yield row | {"gpu_busy": busy_share(again, bench.device)}
+        yield row | {"gpu_busy": busy_fraction(again, bench.device)}
 
 
 def train(bench: Bench) -> Iterator[Row]:
@@ -199,7 +199,7 @@ def train(bench: Bench) -> Iterator[Row]:
         work = partial(pp.train, scan, folder, bench.config(2, batch_size=groups), overwrite=True)
         yield {
             "part": part, "what": "a later epoch", "seconds": later, "patterns": patterns,
-            "gpu_busy": busy_share(work, bench.device), "note": f"{1e3 * later / steps:.2f} ms a step",
+            "gpu_busy": busy_fraction(work, bench.device), "note": f"{1e3 * later / steps:.2f} ms a step",
         } | rate(patterns, later)  # fmt: skip
         yield {"part": part, "what": "save and draw", "seconds": ended - watch.ends[-1]}
 
@@ -218,7 +218,7 @@ def refine(bench: Bench) -> Iterator[Row]:
                 "frc": float(pp.evaluate(result, scan)["frc"]["mean"]), "note": "patterns/s counts every pass",
             } | rate(passes * patterns, seconds)  # fmt: skip
         short = pp.RefineConfig(iterations=8, tolerance=0.0, split_half=False)
-        busy = busy_share(partial(pp.refine, scan, None, short, bench.device), bench.device)
+        busy = busy_fraction(partial(pp.refine, scan, None, short, bench.device), bench.device)
         if busy is not None:
             yield {"part": part, "what": "8 passes, profiled", "patterns": patterns, "gpu_busy": busy}
 

@@ -100,7 +100,7 @@ def union(spans: Sequence[tuple[float, float]]) -> float:
     return total
 
 
-def busy_share(work: Callable[[], object], device: torch.device) -> float | None:
+def busy_fraction(work: Callable[[], object], device: torch.device) -> float | None:
     """Part of the wall time of some work in which the GPU runs kernels or copies, by torch's profiler; None: no GPU.
 
     The profiler slows the host, so that the share is rather too low.

@@ -79,11 +79,11 @@ def test_timed_parts_add_up_and_are_undone() -> None:
 
 
 def test_busy_time_is_that_of_the_union() -> None:
-    from watches import busy_share, union
+    from watches import busy_fraction, union
 
     assert union([(0, 2), (1, 3), (5, 6), (5, 5.5)]) == 4
     assert union([]) == 0
-    assert busy_share(lambda: pytest.fail("profiled"), CPU) is None
+    assert busy_fraction(lambda: pytest.fail("profiled"), CPU) is None
 
 
 @pytest.mark.slow

@@ -195,7 +195,7 @@ class Counting(TorchDispatchMode):
 
 
 def _has_boolean_index(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether an operator looks for the non-zero places of a mask."""
+    """Whether an operator looks for the non-zero positions of a mask."""
     if name not in ("index", "index_put_", "index_put", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"):
         return False
     masks = [i for i in args[1] if isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8)]

@@ -21,8 +21,8 @@ OPTIONS = {"steps": 2, "width": 8, "state": 2}
 CONFIG = Config.from_dict({"data": {"group_size": 4}, "inference": {"batch_size": 4}})
 #: Operators of a forward pass, a loss and its gradient.
 STEP = {"unrolled": 310, "cnn": 360, "unet": 315}
-#: Operators, waits and uploads: of a reconstruction in 7 batches, of a pass of "pie" over 2 batches, and of a refinement
-#: by "lbfgs" that begins with 5 such passes.
+#: Operators, waits and uploads: of a reconstruction in 7 batches, of a pass of "pie" over 2 batches, and of a
+#: refinement by "lbfgs" that begins with 5 such passes.
 RECONSTRUCTION = (900, 21, 49)
 PIE_PASS = (305, 15, 5)
 LBFGS = (3000, 135, 46)
