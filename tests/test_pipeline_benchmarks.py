@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 import time
@@ -195,6 +196,15 @@ def test_difference_of_two_runs_is_noticed(tmp_path: Path) -> None:
     rows = two_devices.compare(tmp_path / "one", tmp_path / "two")
     assert [row["note"] for row in rows] == ["", "DIFFERS", ""]
     assert rows[1]["difference"] == pytest.approx(0.1, rel=1e-5)
+
+
+def test_time_limits_of_the_gpu_check() -> None:
+    steps = re.findall(r"step \"?(\$?[\w-]+)\"? (\d+)", (FOLDER / "gpu_check.sh").read_text())
+    limits = {name: int(seconds) for name, seconds in steps if name != "NAME"}
+    library = [limits.pop(name) for name in ("library", "pipeline", "race", "two-devices")]
+    assert sum(library) <= 8 * 60
+    limits["three tools"] = 3 * limits.pop("$tool")
+    assert sum(limits.values()) <= 10 * 60 and {"build", "import", "tests", "benchmark"} < limits.keys()
 
 
 def test_names_of_the_public_interface() -> None:
