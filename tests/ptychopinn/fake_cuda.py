@@ -113,7 +113,8 @@ class Counting(TorchDispatchMode):
             return self._plan(*args)
         if name in ("_to_copy", "copy_"):
             return self._copy(name, func, args, kwargs)
-        if name in _WAITS or _has_boolean_index(name, args):
+        known = name == "repeat_interleave" and kwargs.get("output_size") is not None
+        if not known and (name in _WAITS or _has_boolean_index(name, args)):
             return self._wait(name, func, args, kwargs)
         host = [t for t in tensors if not t.is_cuda and t.ndim > 0]
         if name.startswith("_fused_"):  # updates in place, which torch has for real tensors only
