@@ -2,9 +2,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # All checks that need a GPU, without a network: builds the operators for the present GPU outside of the source tree,
 # runs the contract and parity tests, checks one short run of every kernel with compute-sanitizer, and times the
-# operators. Needs python3 with torch (CUDA build), numpy, pytest, hypothesis, pybind11, scikit-build-core, ninja and
-# cmake, and nvcc. The time limits of the steps add up to 9 minutes. A step that fails does not stop the following
-# ones; a step that is stopped keeps its log and the benchmark's rows.
+# operators. Then the library: its tests on a GPU, the pipeline from a file to an image, our refinement and LSQML of
+# pty-chi on the same scans, and, where there are two GPUs, the same by two processes as by one.
+#
+# Needs python3 with torch (CUDA build), numpy, pytest, hypothesis, pybind11, scikit-build-core, ninja, cmake, and nvcc;
+# for the library its dependencies (requirements.txt); pty-chi if it is to be compared (benchmarks/refine_peer.py). The
+# time limits of the operators' steps add up to 10 minutes, those of the library's to 8. A step that fails does not stop
+# the following ones; a step that is stopped keeps its log and its tables' rows.
 #
 #   benchmarks/gpu_check.sh [FOLDER]     logs, tables, and steps.txt with each step's outcome; default: gpu-check
 #
@@ -49,7 +53,7 @@ from ptychopinn.runtime.doctor import check_operators
 print(ptycho_ext.build_info())
 assert ptycho_ext.build_info()["cuda"]
 sys.exit(check_operators())'
-step tests 110 "$python" -m pytest -q -p no:cacheprovider -m gpu ext ptychopinn/test_gpu.py
+step tests 110 "$python" -m pytest -q -p no:cacheprovider -m gpu ext
 for tool in memcheck racecheck initcheck; do
   # Without torch's caching allocator, so that the bounds of every tensor are checked. Only our kernels are checked, except
   # by initcheck, which needs all writes.
@@ -61,6 +65,15 @@ for tool in memcheck racecheck initcheck; do
     --target-processes application-only "$python" -m pytest -q -p no:cacheprovider -m gpu ext/test_cuda.py -k a_short_run
 done
 lines=60 step benchmark 130 "$python" "$work/benchmarks/gpu.py" --out "$out"
+
+step library 60 "$python" -m pytest -q -p no:cacheprovider -m gpu ptychopinn
+lines=60 step pipeline 160 "$python" "$work/benchmarks/pipeline.py" --device cuda --limit 120 --out "$out"
+lines=20 step race 190 "$python" "$work/benchmarks/race.py" --device cuda --out "$out"
+if [ "$("$python" -c 'import torch; print(torch.cuda.device_count())')" -ge 2 ]; then
+  step two-devices 70 "$python" "$work/benchmarks/two_devices.py" --out "$out"  # starts torchrun
+else
+  echo "== two-devices: skipped, as there is one GPU" | tee -a "$out/steps.txt"
+fi
 cat "$out"/*.md 2> /dev/null
 if [ -n "$failed" ]; then
   echo "failed:$failed"

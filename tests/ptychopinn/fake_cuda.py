@@ -66,7 +66,8 @@ class Counting(TorchDispatchMode):
 
     Args:
         answer: False: to wait for the device is an error. True: waits are counted and answered, numbers with 1 and
-            tensors with ones (integers: zeros); operators whose shape depends on data are errors all the same.
+            tensors with ones (integers: zeros); masks select nothing; other operators whose shape depends on data are
+            errors all the same.
 
     Attributes:
         operators: operators on tensors of the device that compute: views, allocations and copies between devices are
@@ -105,9 +106,15 @@ class Counting(TorchDispatchMode):
         if not _is_cuda(kwargs.get("device")) and not any(t.is_cuda for t in tensors):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
+        if torch.is_inference_mode_enabled() and func.namespace != "prim" and func._can_decompose():
+            with self:
+                return func.decompose(*args, **kwargs)
+        if name == "plan_tiles":
+            return self._plan(*args)
         if name in ("_to_copy", "copy_"):
             return self._copy(name, func, args, kwargs)
-        if name in _WAITS or _has_boolean_index(name, args):
+        known = name == "repeat_interleave" and kwargs.get("output_size") is not None
+        if not known and (name in _WAITS or _has_boolean_index(name, args)):
             return self._wait(name, func, args, kwargs)
         host = [t for t in tensors if not t.is_cuda and t.ndim > 0]
         if name.startswith("_fused_"):  # updates in place, which torch has for real tensors only
@@ -164,6 +171,12 @@ class Counting(TorchDispatchMode):
                 return _arbitrary(args[0]).flatten().tolist()[0]
         if name in ("equal", "allclose", "is_nonzero"):
             return True
+        if name == "nonzero":
+            return torch.empty(0, args[0].ndim, dtype=torch.int64, device=DEVICE)
+        if name == "index":
+            return func(args[0], [part for index in args[1] for part in _selecting_nothing(index)])
+        if name.endswith("_") and "put" in name:
+            return args[0]
         return func(*args, **kwargs)
 
     def _read_back(self, name: str) -> None:
@@ -171,17 +184,31 @@ class Counting(TorchDispatchMode):
         if not self.answer or self.capturing:
             raise HostWait(f"{name}: the host waits for the device{' in a graph' if self.capturing else ''}")
 
+    def _plan(self, positions: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """As ptycho_ext's plan, whose lists on the device have room for all tile-patch pairs."""
+        self._count("plan_tiles")
+        patches = positions.numel() // 2
+        order, start, pairs = (positions.new_empty(n, dtype=torch.int64) for n in (patches, 2, 9 * patches))
+        return order, start, pairs
+
     def _synchronise(self, *_: Any, **__: Any) -> None:
         self.synchronised += 1
 
 
 def _has_boolean_index(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether an operator looks for the non-zero places of a mask."""
+    """Whether an operator looks for the non-zero positions of a mask."""
     if name not in ("index", "index_put_", "index_put", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"):
         return False
     masks = [i for i in args[1] if isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8)]
     filled = "put" in name and len(args[1]) == len(masks) == 1 and args[2].numel() == 1  # becomes masked_fill
     return bool(masks) and not filled
+
+
+def _selecting_nothing(index: Tensor | None) -> list[Tensor | None]:
+    """Indices in place of one: of a mask, those of no place."""
+    if index is None or index.dtype not in (torch.bool, torch.uint8):
+        return [index]
+    return [torch.empty(0, dtype=torch.int64, device=index.device)] * index.ndim
 
 
 class _Stream:

@@ -153,6 +153,17 @@ def test_operators_of_a_backward_are_counted() -> None:
         assert count.operators - forward >= 3  # ones, two products and their sum
 
 
+def test_what_does_not_wait() -> None:
+    with fake_cuda() as count:
+        x = torch.ones(4, 4, device="cuda")
+        assert x.repeat_interleave(x.long()[0], dim=0, output_size=6).shape == (6, 4)
+        x[x > 0] = 0.0  # one number: it is a masked_fill
+        torch.where(x > 0, x, 0.0).masked_fill_(x > 0, 1.0)
+        x[torch.zeros(3, dtype=torch.int64, device="cuda")] += 1
+        x.sort()[0].cumsum(0).topk(2)
+        assert (count.read_backs, count.uploads) == (0, 0)
+
+
 def test_host_computes_in_between(t: Tensor) -> None:
     with fake_cuda():
         assert float(torch.arange(4).float().mean() + t.sum()) == 17.5
@@ -165,8 +176,11 @@ def test_answers() -> None:
         assert float(x.sum()) == 1.0 and int(x.argmax()) == 0
         assert x.cpu().numpy().shape == (4, 4) and x[:1, 0].tolist() == [1.0]
         assert count.read_backs == 4
-        with pytest.raises(Exception, match="nonzero"):
-            x.nonzero()
+        assert x[x > 2].shape == (0,) and x[:, x[0] > 2].shape == (4, 0) and x.nonzero().shape == (0, 2)
+        x[x[0] > 2] = x[:1]
+        assert count.read_backs == 8
+        with pytest.raises(RuntimeError, match="unique"):
+            x.unique()
 
 
 class Network(nn.Module):
