@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,6 +19,10 @@ from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import total_counts
 from ptychopinn.storage.atomic import atomic_path
 
+#: Of the values in a checkpoint. A refinement of another version is not resumed.
+VERSION = 2
+#: Takes the values of a checkpoint.
+Writer = Callable[[dict[str, Any]], None]
 #: Options that may change when a refinement is resumed.
 _MAY_CHANGE = {"iterations", "minutes", "tolerance", "split_half"}
 
@@ -57,10 +62,12 @@ def read_checkpoint(
     """
     try:
         saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        same = saved["scan"] == fingerprint(scan, geometry)
-    except (OSError, RuntimeError, KeyError, EOFError, TypeError, UnpicklingError) as error:
+        version, same = saved.get("version", 1), saved["scan"] == fingerprint(scan, geometry)
+    except (OSError, RuntimeError, KeyError, EOFError, TypeError, AttributeError, UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: expected a refinement to resume, found none: {reason}") from None
+    if version != VERSION:
+        raise InputError(f"{path}: expected a checkpoint of version {VERSION}, found version {version}: start again")
     if not same:
         raise InputError(f"{path}: expected a refinement of {scan.name}, found one of another scan or start")
     for name, value in dataclasses.asdict(config).items():
