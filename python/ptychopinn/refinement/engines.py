@@ -11,6 +11,8 @@ from ptychopinn.refinement.lbfgs import LbfgsEngine
 from ptychopinn.refinement.pie import PieEngine
 from ptychopinn.refinement.state import State
 
+__all__ = ["ENGINES", "Engine", "LbfgsEngine", "PieEngine"]
+
 
 class Engine(Protocol):
     """Minimises J pass by pass.

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
@@ -65,6 +66,7 @@ class LbfgsEngine:
         )
         self._report = torch.zeros(5, dtype=torch.float64, device=layout.device)
         self.state = state
+        self.value = self.data_term = float("inf")
         self.evaluations = 0
         self.stalled = False
         self.restart()
@@ -91,7 +93,7 @@ class LbfgsEngine:
         self.stalled = not np.isfinite(self.value)
         self._capture()
 
-    def _draw_batches(self, positions: np.ndarray) -> None:
+    def _draw_batches(self, positions: NDArray[np.float64]) -> None:
         rng = np.random.default_rng([self.config.seed, 0])
         self.objective.set_batches(compact_batches(positions, self.objective.batch_size(), rng), positions)
 
@@ -134,7 +136,8 @@ class LbfgsEngine:
             try:
                 self.evaluations += 1
                 self._attempt()
-                return read_back(self._report).tolist()
+                report: list[float] = read_back(self._report).tolist()
+                return report
             except torch.OutOfMemoryError as error:
                 self.objective.batch.halve(error)
                 self._draw_batches(self.objective.anchors)
@@ -162,7 +165,8 @@ class LbfgsEngine:
         if not self.config.learn_positions:
             return torch.ones_like(self._step)
         longest = self._position_moves().norm(dim=1).max()
-        return (MAX_POSITION_STEP / longest.clamp_min(1e-12)).clamp_max(1.0)
+        step: Tensor = (MAX_POSITION_STEP / longest.clamp_min(1e-12)).clamp_max(1.0)
+        return step
 
     def _position_moves(self) -> Tensor:
         part = self.layout.slices["positions"]

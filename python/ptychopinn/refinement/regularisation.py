@@ -38,7 +38,7 @@ class Regularisers:
         scale = 0.5 * pixels
         weights = {total_variation: config.total_variation, roughness: config.smoothness}
         self.priors = {prior: scale * weight for prior, weight in weights.items() if weight}
-        self.reported = reported if config.learn_positions else None
+        self.reported = reported
         self.residual = affine_residual(reported) if config.learn_positions else None
         self.deviation = 1.0
 

@@ -107,8 +107,8 @@ def refine(
         (``residuals``) and its map (``error_map``).
 
     Raises:
-        InputError: ``start`` does not fit the scan, ``resume`` is of another scan or configuration, or the device cannot
-            be used.
+        InputError: ``start`` does not fit the scan, ``resume`` is of another scan, configuration or version, or the
+            device cannot be used.
     """
     device = resolve_device(str(device))
     run = _Refinement(scan, start, config or RefineConfig(), device, progress, every)
