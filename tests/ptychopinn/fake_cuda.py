@@ -259,8 +259,8 @@ def fake_cuda(answer: bool = False) -> Iterator[Counting]:
     """Give this process a CUDA device of fake tensors, and count what it is given to do.
 
     ``torch.cuda.is_available()`` remains as it is, since torch would use a device that reports itself; the operators
-    report a build for CUDA. Streams, events, graphs and the free memory (64 GiB) of ``torch.cuda`` are replaced: a graph
-    calls its function once, in which copies from the CPU are errors too, and its replays do nothing.
+    report a build for CUDA. Streams, events, graphs and the free memory (64 GiB) of ``torch.cuda`` are replaced: a
+    graph calls its function once, in which copies from the CPU are errors too, and its replays do nothing.
 
     Args:
         answer: to read-backs, see :class:`Counting`.

@@ -4,7 +4,7 @@
     python tests/ptychopinn/fake_cuda_process.py tests/ptychopinn/on_fake_cuda/check_tools.py -k backward
 
 A torch with CUDA on a machine with a GPU has one anyway. A build of torch without CUDA gets it from fake_cuda.cpp,
-which is compiled into a temporary folder and loaded before torch: so this module imports neither torch nor pytest first.
+which is compiled into a temporary folder and loaded before torch: so this module does not import torch at its top.
 """
 
 from __future__ import annotations

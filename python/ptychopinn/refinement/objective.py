@@ -243,7 +243,7 @@ class Objective:
         for region, counts in zip(self.regions, self.batch_counts(range(len(self.regions))), strict=True):
             batch = self.batch_correction(region, counts, state, probe)
             value += batch.value
-            gradient.object[region.slices] -= batch.object
+            gradient.object[region.slices].sub_(batch.object)
             by_probe -= batch.probe
             residuals.index_copy_(0, region.members, batch.residuals)
             if batch.positions is not None:
@@ -261,9 +261,8 @@ class Objective:
         for region in self.regions:
             if len(region.rows):
                 weights = weight.expand(len(region.rows), *weight.shape).contiguous()
-                illumination[region.slices] += extract_patches_adjoint(
-                    weights, region.positions, region.shape, plan=region.plan
-                )
+                covered = extract_patches_adjoint(weights, region.positions, region.shape, plan=region.plan)
+                illumination[region.slices].add_(covered)  # `+=` would copy the part once more
         reduce_sums(illumination)
         return illumination
 

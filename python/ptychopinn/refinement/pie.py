@@ -86,11 +86,11 @@ class PieEngine:
             reduce_sums(batch.object, batch.probe)
             value += batch.value
             velocity = self.velocity[region.slices]
-            velocity.mul_(config.momentum).add_(batch.object * inverse_curvature.object[region.slices])
-            state.object[region.slices] += self.damping * config.object_step * velocity
+            velocity.mul_(config.momentum).addcmul_(batch.object, inverse_curvature.object[region.slices])
+            state.object[region.slices].add_(velocity, alpha=self.damping * config.object_step)
             if config.learn_probe:
                 rate = self.damping * config.probe_step * len(objective.counts) / region.count
-                state.probe += rate * inverse_curvature.probe * objective.shift.restore(batch.probe)
+                state.probe.addcmul_(inverse_curvature.probe, objective.shift.restore(batch.probe), value=rate)
             for steps, part in ((moves, batch.positions), (intensity_steps, batch.intensities)):
                 if part is not None:
                     steps.index_copy_(0, region.members, part)

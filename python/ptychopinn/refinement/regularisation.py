@@ -106,9 +106,9 @@ def _divergence(down: Tensor, right: Tensor, factor: Tensor) -> Tensor:
     """Adjoint of :func:`_differences`, of differences times a factor (H - 1, W - 1)."""
     down, right = down * factor, right * factor
     result = down.new_zeros(down.shape[0] + 1, down.shape[1] + 1)
-    result[1:, :-1] += down
-    result[:-1, 1:] += right
-    result[:-1, :-1] -= down + right
+    result[1:, :-1].add_(down)
+    result[:-1, 1:].add_(right)
+    result[:-1, :-1].sub_(down).sub_(right)
     return result
 
 
