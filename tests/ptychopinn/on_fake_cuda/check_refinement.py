@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from fake_cuda import DEVICE, HostWait, fake_cuda, to_fake_cuda
-from tiny_refinements import CASES, Case, counted_problem
+from tiny_refinements import CASES, QUICK, Case, counted_problem, small_scan
 
 from ptycho_ext import ScanPlan
 from ptychopinn.refinement import lbfgs, objective, pie
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
 from ptychopinn.refinement.objective import Objective
 from ptychopinn.refinement.state import State
+from ptychopinn.refinement.workflow import _Refinement
 
 
 class Host:
@@ -117,3 +119,31 @@ def test_state_stays_on_the_device(host: Host) -> None:
         engine.advance()
         assert isinstance(engine.state, State)
         assert all(part.device == DEVICE for part in engine.state)
+
+
+@pytest.mark.parametrize(
+    ("options", "reads", "uploads"),
+    [
+        ({}, 1, 0),
+        ({"learn_positions": True, "learn_intensities": True, "modes": 2}, 1, 0),  # with a search of the defocus
+        ({"learn_positions": True, "find_defocus": False, "interpolation": "bilinear"}, 2, 3),
+    ],
+    ids=["defaults", "everything", "bilinear with positions"],
+)
+def test_refinement_of_a_scan(
+    options: dict[str, Any], reads: int, uploads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The passes of "lbfgs" that follow the warm-up, with all that comes before, and the result."""
+    monkeypatch.setattr(ScanPlan, "_make", make_plan)
+    config = dataclasses.replace(QUICK, batch_size=None, warmup=2, **options)
+    with torch.no_grad(), fake_cuda(answer=True) as count:
+        run = _Refinement(small_scan(patterns=64), None, config, DEVICE, None, 1)
+        assert run.objective.counts.device == DEVICE and run.objective.counts.dtype == torch.uint16
+        assert run.objective.batch_size() == 1 << 14  # pixels of 4,096 patterns of 64 px
+        for index in range(8):
+            count.reset()
+            run._pass()
+            if index > 2:
+                assert (count.read_backs, count.uploads) == (reads, uploads)
+        assert count.replays == (3 if reads == 1 else 2)
+        assert run.result().object.shape == run.geometry.shape
