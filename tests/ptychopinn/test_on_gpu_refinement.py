@@ -6,6 +6,7 @@ The passes on fake tensors of a CUDA device are in on_fake_cuda/check_refinement
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import signal
@@ -237,7 +238,7 @@ def test_a_single_pattern_that_does_not_fit_is_an_error(monkeypatch: pytest.Monk
         refine(small_scan(patterns=36), None, QUICK, "cpu")
 
 
-def test_memory_that_ends_in_the_line_search_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_is_halved_in_the_line_search(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, other = engine_of(LbfgsEngine, batch_size=14), engine_of(LbfgsEngine, batch_size=7)
     exact, failures = Objective.gradient, [torch.OutOfMemoryError("CUDA out of memory")]
 
@@ -288,7 +289,7 @@ def test_counts_keep_their_type() -> None:
         assert run.objective.counts.numpy().dtype == kind
 
 
-def test_the_history_of_a_refinement_is_free_for_the_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_split_half_uses_the_memory_of_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
     import gc
     import weakref
 
@@ -325,3 +326,18 @@ def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
         assert done == ["all"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_results_during_a_refinement_do_not_change_with_it(engine: str) -> None:
+    kept: list[tuple[Any, Any]] = []
+
+    def keep(progress: workflow.Progress) -> None:
+        found = progress.result()
+        kept.append((found, copy.deepcopy(found)))
+
+    config = dataclasses.replace(QUICK, engine=engine, iterations=10, keep_power=False, warmup=0)
+    refine(small_scan(patterns=36), None, config, "cpu", progress=keep, every=2)
+    for found, copied in kept:
+        for name in ("object", "probe", "positions", "residuals", "error_map"):
+            assert np.array_equal(getattr(found, name), getattr(copied, name)), name

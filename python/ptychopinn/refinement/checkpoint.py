@@ -25,8 +25,8 @@ from ptychopinn.storage.atomic import atomic_path
 VERSION = 2
 #: Takes the values of a checkpoint.
 Writer = Callable[[dict[str, Any]], None]
-#: Share of the time that checkpoints may take.
-_SHARE = 0.05
+#: Fraction of the time that checkpoints may take.
+_FRACTION = 0.05
 #: Options that may change when a refinement is resumed.
 _MAY_CHANGE = {"iterations", "minutes", "tolerance", "split_half"}
 
@@ -75,7 +75,7 @@ class CheckpointWriter:
             OSError: this checkpoint, or the one before, could not be written.
         """
         begin = self.clock()
-        if not last and (self._writes() or begin - self._end < self._seconds / _SHARE):
+        if not last and (self._writes() or begin - self._end < self._seconds / _FRACTION):
             return
         self.wait()
         save(self._write)

@@ -29,8 +29,8 @@ _SAME_WIDTH = {
     torch.float32: torch.float32,
     torch.float64: torch.float64,
 }
-#: Share of the device's free memory that counts may take.
-_SHARE = 0.6
+#: Fraction of the device's free memory that counts may take.
+_FRACTION = 0.6
 #: Bytes that are copied to the device at once.
 _BLOCK = 1 << 26
 #: Buffers of counts: one is read while the other is written.
@@ -49,7 +49,7 @@ def upload_counts(counts: NDArray[Any] | StoredPatterns, device: torch.device) -
     kind = torch.from_numpy(np.empty(0, counts.dtype)).dtype
     if device.type != "cuda" or kind not in _SAME_WIDTH:
         return torch.from_numpy(load_counts(counts, "refine")).to(device)
-    if counts.nbytes > _SHARE * free_memory(device):
+    if counts.nbytes > _FRACTION * free_memory(device):
         return torch.from_numpy(load_counts(counts, "refine")).pin_memory()
     uploaded = torch.empty(counts.shape, dtype=_SAME_WIDTH[kind], device=device)
     rows = max(1, _BLOCK // max(1, counts.nbytes // max(1, len(counts))))

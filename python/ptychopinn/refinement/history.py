@@ -48,7 +48,7 @@ class History:
         self.gram = torch.zeros(2, self.slots, self.slots, dtype=torch.float64, device=device)
         #: The same of the last pair with its own change.
         self.own = torch.zeros(2, dtype=torch.float64, device=device)
-        self._numbers = torch.arange(self.slots, device=device)
+        self._indices = torch.arange(self.slots, device=device)
         #: Slots in use; on CUDA all, because shapes are fixed.
         self.used = self.slots if device.type == "cuda" else 1
 
@@ -70,7 +70,7 @@ class History:
         products = self._products(gradient)
         self._complete_gram(products)
         # Slots from the oldest to the free one, which is the last.
-        order = (self.head + 1 + self._numbers[:used]) % used
+        order = (self.head + 1 + self._indices[:used]) % used
         valid = self.valid[:used].index_select(0, order)
         both = valid[:, None] & valid
         steps, changes = (part[:used, :used].index_select(0, order).index_select(1, order) for part in self.gram)
@@ -135,9 +135,11 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values, of the slots in use only."""
-        used = self._slots_to_save()
+        rows = 2 * self._slots_to_save()
+        parts = self.rows.to_dict().items()
         return {
-            "rows": {name: part[: 2 * used] for name, part in self.rows.to_dict().items()},
+            # torch.save writes all of the memory that a view is of.
+            "rows": {name: part[:rows].clone() if rows < len(part) else part for name, part in parts},
             "used": self.used,
             **{name: getattr(self, name) for name in _SAVED},
         }

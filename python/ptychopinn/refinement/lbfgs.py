@@ -147,13 +147,13 @@ class LbfgsEngine:
         """Choose the direction, and the first step along it."""
         gradient, direction = self._gradient, self._direction
         self.history.direction(gradient, direction)
-        slope, steepest = 2 * gradient.dot(direction), -2 * gradient.dot(gradient)
-        decision = torch.stack([slope, steepest])
+        derivative, steepest = 2 * gradient.dot(direction), -2 * gradient.dot(gradient)
+        decision = torch.stack([derivative, steepest])
         broadcast(decision)
         # The gradient is projected before the scaling, the step after it: so this is the derivative along the step.
-        slope, steepest = decision
-        uphill = ~(slope < 0)  # because of rounding
-        self._derivative.copy_(torch.where(uphill, steepest, slope))
+        derivative, steepest = decision
+        uphill = ~(derivative < 0)  # because of rounding
+        self._derivative.copy_(torch.where(uphill, steepest, derivative))
         for part, other in zip(direction, gradient, strict=True):
             part.copy_(torch.where(uphill, -other, part))
         self.history.forget(uphill)

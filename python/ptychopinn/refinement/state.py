@@ -4,8 +4,8 @@
 A gradient has the same parts and is half the real gradient: ``dJ / d conj(z)`` of a complex part, half of ``dJ / dx``
 of a real one, so that ``J(x + d) = J(x) + 2 <g, d> + ...`` with one inner product for all parts.
 
-A quasi-Newton method needs long vectors instead of parts: :class:`Layout` places the parts that are refined in two of
-them, float32 for object and probe, float64 for positions and intensities.
+A quasi-Newton method needs long vectors instead of parts: :class:`Layout` gives the parts that are refined their slices
+of two vectors, float32 for object and probe, float64 for positions and intensities.
 """
 
 from __future__ import annotations

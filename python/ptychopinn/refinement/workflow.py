@@ -365,12 +365,12 @@ class _Refinement:
         positions = self.geometry.to_scan(state.positions.cpu()).numpy()
         ((a, b), (c, d)), (y, x) = (part.tolist() for part in fit_affine(self.scan.positions, positions))
         return Reconstruction(
-            object=image.cpu().numpy(),
+            object=image.to("cpu", copy=True).numpy(),  # the engine continues in its own memory
             weights=illumination.cpu().numpy(),
             origin=(origin[0], origin[1]),
             probe=probe.cpu().numpy(),
             positions=positions,
-            residuals=residuals.cpu().numpy(),
+            residuals=residuals.to("cpu", copy=True).numpy(),
             error_map=(error / illumination.clamp_min(1e-6 * float(illumination.max()))).cpu().numpy(),
             intensities=torch.exp(state.intensities).cpu().numpy() if config.learn_intensities else None,
             pixel_size=self.scan.pixel_size,

@@ -22,7 +22,7 @@ from ptychopinn.refinement.workflow import _Refinement
 
 
 class Host:
-    """Stands for ``read_back``: answers with numbers that are accepted, and counts."""
+    """Replaces ``read_back``: answers with numbers that are accepted, and counts."""
 
     def __init__(self, positions: np.ndarray) -> None:
         self.positions, self.reads = positions, 0
@@ -45,7 +45,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
 
 
 def make_plan(self: ScanPlan, positions: torch.Tensor) -> None:
-    """Stands for ``plan_tiles``, whose results have a size that a fake tensor cannot tell."""
+    """Replaces ``plan_tiles``, whose results have a size that a fake tensor cannot tell."""
     assert self._finite  # else the host waits
     self.positions = positions
     self.order, self.tile_start, self.tile_patches = torch.zeros(3, len(positions), dtype=torch.int64, device=DEVICE)
