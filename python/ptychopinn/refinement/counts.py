@@ -106,6 +106,8 @@ class Counts:
             for place, pinned in ((torch.device("cpu"), on_cuda), (self.device, False))
         )
         stream = torch.cuda.Stream(self.device) if on_cuda else None
+        if stream is not None:
+            stream.wait_stream(torch.cuda.current_stream(self.device))  # which may still use the memory of the buffers
         copied: list[Any] = [None] * _BUFFERS
         used: list[Any] = [None] * _BUFFERS
 
@@ -121,7 +123,8 @@ class Counts:
                 stream.wait_event(used[slot])
             with torch.cuda.stream(stream):
                 device[slot][:count].copy_(host[slot][:count], non_blocking=True)
-                copied[slot] = stream.record_event()
+                copied[slot] = torch.cuda.Event()
+                copied[slot].record(stream)
 
         for index in range(len(rows)):
             slot = index % _BUFFERS
@@ -133,4 +136,5 @@ class Counts:
                 copy(index + 1)
             yield device[slot][: len(rows[index])].view(kind)
             if stream is not None:
-                used[slot] = torch.cuda.current_stream(self.device).record_event()
+                used[slot] = torch.cuda.Event()
+                used[slot].record(torch.cuda.current_stream(self.device))

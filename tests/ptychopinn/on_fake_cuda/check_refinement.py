@@ -14,7 +14,9 @@ from fake_cuda import DEVICE, HostWait, fake_cuda, to_fake_cuda
 from tiny_refinements import CASES, QUICK, Case, counted_problem, small_scan
 
 from ptycho_ext import ScanPlan
+from ptychopinn.refinement import counts as counts_module
 from ptychopinn.refinement import lbfgs, objective, pie
+from ptychopinn.refinement.counts import upload_counts
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
 from ptychopinn.refinement.objective import Objective
 from ptychopinn.refinement.state import State
@@ -147,3 +149,27 @@ def test_refinement_of_a_scan(
                 assert (count.read_backs, count.uploads) == (reads, uploads)
         assert count.replays == (3 if reads == 1 else 2)
         assert run.result().object.shape == run.geometry.shape
+
+
+@pytest.mark.parametrize("kind", [LbfgsEngine, PieEngine])
+def test_counts_are_streamed_where_the_device_does_not_hold_them(kind: type[Any], host: Host) -> None:
+    with torch.no_grad(), fake_cuda() as count:
+        small, state, config, regularisers, project = counted_problem(CASES["defaults"], to_fake_cuda)
+        counts = torch.ones(25, 16, 16, dtype=torch.uint16, device="cpu")
+        streamed = Objective(counts, None, small.canvas_size, config, DEVICE)
+        engine = kind(streamed, state, config, regularisers, project)
+        engine.advance()
+        count.reset()
+        engine.advance()
+        # Four batches, and the regions of "pie"; before the third batch its pinned buffer has to be free.
+        assert (count.uploads, count.read_backs) == (4 + 3 * (kind is PieEngine), 0)
+        assert count.synchronised == 2 and count.replays == 0
+
+
+def test_counts_that_do_not_fit_stay_in_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = small_scan(patterns=36)
+    with fake_cuda():
+        assert upload_counts(scan.counts, DEVICE).device == DEVICE
+        monkeypatch.setattr(counts_module, "free_memory", lambda device: scan.counts.nbytes)
+        held = upload_counts(scan.counts, DEVICE)
+    assert held.device.type == "cpu" and held.dtype == torch.uint16 and held.shape == scan.counts.shape
