@@ -84,6 +84,7 @@ def test_a_pass_reads_one_vector(kind: type[Any], name: str, reads: list[int]) -
             with Operators() as operators:
                 engine.advance()
             attempts = engine.evaluations - before if kind is LbfgsEngine else 1
+            assert attempts
             moving = attempts if kind is LbfgsEngine and not engine.objective.fixed_regions else 0
             assert len(reads) == attempts + moving
             assert operators.waits() == 0

@@ -67,7 +67,7 @@ def counted_problem(
     objective = Objective(counts, None, (truth.shape[0], truth.shape[1]), config)
     positions = torch.from_numpy(scan.positions + 4)
     state = State(
-        place(torch.full_like(truth, 0.9)), place(torch.from_numpy(scan.probe)), place(positions.clone()),
+        place(0.9 * truth), place(torch.from_numpy(scan.probe)), place(positions.clone()),
         place(torch.zeros(25, dtype=torch.float64, device="cpu")),
     )  # fmt: skip
     reported = place(positions)

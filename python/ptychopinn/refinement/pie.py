@@ -42,10 +42,12 @@ class PieEngine:
         self.last_value = self.data_term = float("inf")
         self.fallback = state.copy()  # the state before the last accepted pass
         self._copied: tuple[Tensor, NDArray[np.float64]] | None = None  # positions, and their copy on the host
+        self._copied_fallback: NDArray[np.float64] | None = None  # the copy of those of the fallback
 
     def advance(self) -> float:
         """See :class:`Engine`."""
         before, velocity, passes = self.state.copy(), self.velocity.clone(), self.passes
+        copied = self._host_positions()
         while True:
             try:
                 value, data_term, finite, residuals = self._pass()
@@ -59,9 +61,11 @@ class PieEngine:
         if not (finite and np.isfinite(value)) or value > 2 * self.last_value:
             # A step was too long, in this pass or at the end of the previous one: undo both and shorten the steps.
             self.state, self.velocity = self.fallback.copy(), velocity.zero_()
+            self._copied = None if self._copied_fallback is None else (self.state.positions, self._copied_fallback)
             self.damping *= 0.5
             return self.last_value
         self.last_value, self.data_term, self.residuals, self.fallback = value, data_term, residuals, before
+        self._copied_fallback = copied
         return value
 
     def _pass(self) -> tuple[float, float, bool, Tensor]:
@@ -139,4 +143,4 @@ class PieEngine:
         self.velocity, self.residuals = saved["velocity"], saved["residuals"]
         self.passes, self.damping = saved["passes"], saved["damping"]
         self.last_value, self.data_term = saved["last"], saved["explained"]
-        self.fallback = State(**saved["safe"])
+        self.fallback, self._copied_fallback = State(**saved["safe"]), None
