@@ -59,7 +59,7 @@ def ours(scan: Scan, start: Reconstruction | None, every: int = 2, before: float
         clock["since"] = time.process_time()
 
     config = RefineConfig(**{"split_half": False, **options})
-    result = refine(scan, start, config, progress=note, every=every)
+    result = refine(scan, start, config, "cpu", progress=note, every=every)
     clock["spent"] += time.process_time() - clock["since"]
     passes = result.refinement.passes
     if not states or states[-1][0] != passes:
@@ -218,7 +218,7 @@ def closed(options: argparse.Namespace) -> list[Row]:
     start = Reconstruction(scan.truth, np.ones(scan.truth.shape, np.float32), (0.0, 0.0), scan.probe)
     for engine in ("lbfgs", "pie"):
         config = RefineConfig(engine=engine, iterations=1, split_half=False)
-        state = refine(scan, start, config)
+        state = refine(scan, start, config, "cpu")
         first = -np.array(state.origin).astype(int)
         part = tuple(slice(f, f + side) for f, side in zip(first, scan.truth.shape, strict=True))
         covered = state.covered()[part]
@@ -258,7 +258,7 @@ def star(options: argparse.Namespace) -> list[Row]:
     for name, chosen in _STAR.items():
         options_of = {"iterations": 60, **chosen}
         *_, (passes, seconds, state) = ours(scan, None, 1000, **options_of)
-        note(name, passes, seconds, state, split_half(scan, state, RefineConfig(**options_of)))
+        note(name, passes, seconds, state, split_half(scan, state, RefineConfig(**options_of), "cpu"))
     for setting in refine_peer.SETTINGS if refine_peer.installed() else ():
         for epochs in (24, options.epochs):
             *_, (passes, seconds, state) = refine_peer.lsqml(scan, setting, epochs)

@@ -30,6 +30,7 @@ class ScanPlan(nn.Module):
         positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0], finite.
         patch_size: (h, w), or one integer for both.
         canvas_size: (H, W), or one integer for both.
+        finite: the positions are known to be finite, so that nothing waits for a CUDA device to check them.
 
     Attributes:
         positions: (..., n, 2) float64, detached.
@@ -63,15 +64,23 @@ class ScanPlan(nn.Module):
     tile_start: Tensor
     tile_patches: Tensor
 
-    def __init__(self, positions: Tensor, patch_size: int | Sequence[int], canvas_size: int | Sequence[int]) -> None:
+    def __init__(
+        self,
+        positions: Tensor,
+        patch_size: int | Sequence[int],
+        canvas_size: int | Sequence[int],
+        finite: bool = False,
+    ) -> None:
         super().__init__()
+        self._finite = finite
         self.patch_size = tuple(as_pair(patch_size))
         self.canvas_size = tuple(as_pair(canvas_size))
         # Detached, because a plan has no gradient and must not keep a graph alive.
         self._make(as_float64(positions).detach())
 
     def _make(self, positions: Tensor) -> None:
-        if positions.is_cuda and not torch.compiler.is_compiling() and not torch.cuda.is_current_stream_capturing():
+        unknown = positions.is_cuda and not self._finite
+        if unknown and not torch.compiler.is_compiling() and not torch.cuda.is_current_stream_capturing():
             bad = positions[~positions.isfinite()]
             Check("plan_tiles").require(bad.numel() == 0, "positions", "be finite", float(bad[0]) if len(bad) else "")
         self.positions = positions

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,18 +90,18 @@ def test_gradient_of_every_part_against_finite_differences(
             for sign in (1.0, -1.0):
                 moved = state.plus(sign, step)
                 objective.set_anchors(moved.positions)
-                values.append(objective.gradient(moved)[0])
+                values.append(float(objective.gradient(moved)[0]))
             objective.set_anchors(state.positions)
         else:
-            values = [objective.gradient(state.plus(sign, step))[0] for sign in (1.0, -1.0)]
-        assert 2 * gradient.dot(step) == pytest.approx((values[0] - values[1]) / 2, rel=0.03, abs=0.05), name
+            values = [float(objective.gradient(state.plus(sign, step))[0]) for sign in (1.0, -1.0)]
+        assert 2 * float(gradient.dot(step)) == pytest.approx((values[0] - values[1]) / 2, rel=0.03, abs=0.05), name
 
 
 def test_residuals_are_the_deviance_per_pixel() -> None:
     objective, truth, _ = problem()
     value, _, residuals = objective.gradient(truth)
     assert 0.3 < residuals.mean() < 1.3  # about 1 for bright pixels, less for dark ones
-    assert 4 * value / objective.pixels == pytest.approx(float(residuals.mean()), rel=1e-5)
+    assert 4 * float(value) / objective.pixels == pytest.approx(float(residuals.mean()), rel=1e-5)
 
 
 def test_batches_are_a_partition_into_compact_parts() -> None:
@@ -121,7 +123,7 @@ def test_batch_size_changes_the_gradient_by_rounding_only(batch_size: int) -> No
     batches = compact_batches(truth.positions.numpy(), batch_size, np.random.default_rng(5))
     objective.set_batches(batches, truth.positions)
     other_value, other, _ = objective.gradient(state)
-    assert other_value == pytest.approx(value, rel=1e-6)
+    assert float(other_value) == pytest.approx(float(value), rel=1e-6)
     for one, two in zip(gradient, other, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4 * float(one.abs().max()))
 
@@ -132,10 +134,10 @@ def test_engines_lower_the_objective_from_a_uniform_object(engine: str, loss: st
     objective, truth, config = problem(engine=engine, loss=loss)
     state = dataclasses.replace(truth, object=torch.full_like(truth.object, 0.9))
     minimiser = ENGINES[engine](objective, state.copy(), config, no_penalty, identity)
-    first = objective.gradient(state)[0]
+    first = float(objective.gradient(state)[0])
     with torch.no_grad():
         values = [minimiser.advance() for _ in range(25)]
-    at_truth = objective.gradient(truth)[0]
+    at_truth = float(objective.gradient(truth)[0])
     assert values[-1] < 0.05 * first
     assert values[-1] < (1.5 if engine == "lbfgs" else 4) * at_truth  # "pie" fluctuates with the last batches
     assert minimiser.state.finite()
@@ -155,9 +157,9 @@ def test_steps_that_are_too_long_are_undone(engine: str, monkeypatch: pytest.Mon
     minimiser = ENGINES[engine](objective, perturbed(truth, 0.3), config, no_penalty, identity)
     exact, calls = Objective.batch_correction, []
 
-    def sometimes(self: Objective, index: int, state: State, representation: torch.Tensor):  # type: ignore[no-untyped-def]
-        calls.append(index)
-        correction = exact(self, index, state, representation)
+    def sometimes(self: Objective, *arguments: Any):  # type: ignore[no-untyped-def]
+        calls.append(arguments)
+        correction = exact(self, *arguments)
         if 8 < len(calls) < 24:
             correction.value = correction.value * float("nan")
             correction.object = correction.object * float("nan")
@@ -186,9 +188,9 @@ def test_bad_pixels_are_ignored() -> None:
     assert objective.good is not None
     corrupt = torch.where(objective.good > 0, objective.counts, torch.inf)
     other = Objective(corrupt, objective.good > 0, objective.canvas_size, config)
-    other.set_batches([batch.numpy() for batch in objective.batches], truth.positions)
+    other.set_batches(objective.batches, truth.positions)
     other_value, other_gradient, _ = other.gradient(truth)
-    assert other_value == value
+    assert torch.equal(other_value, value)
     assert torch.equal(gradient.object, other_gradient.object)
 
 
@@ -204,8 +206,8 @@ def test_orthogonal_modes_predict_the_same_patterns() -> None:
     torch.testing.assert_close(
         ambiguities.mode_powers(found), ambiguities.mode_powers(truth.probe), rtol=1e-3, atol=1e-4
     )
-    assert objective.gradient(dataclasses.replace(truth, probe=found))[0] == pytest.approx(
-        objective.gradient(truth)[0], rel=1e-4
+    assert float(objective.gradient(dataclasses.replace(truth, probe=found))[0]) == pytest.approx(
+        float(objective.gradient(truth)[0]), rel=1e-4
     )
 
 
@@ -295,9 +297,7 @@ def test_an_engine_resumes_from_its_saved_state() -> None:
         engine = kind(objective, perturbed(truth), config, no_penalty, identity)
         for _ in range(4):
             engine.advance()
-        saved = engine.state_dict()
-        saved["state"] = {name: part.clone() for name, part in saved["state"].items()}
-        saved = {name: part.clone() if isinstance(part, torch.Tensor) else part for name, part in saved.items()}
+        saved = copy.deepcopy(engine.state_dict())  # its tensors are those of the engine
         resumed = kind(problem(**EVERYTHING)[0], truth.copy(), config, no_penalty, identity)
         first = [engine.advance() for _ in range(3)]
         resumed.load_state_dict(saved)

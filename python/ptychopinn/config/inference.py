@@ -74,7 +74,7 @@ class RefineConfig:
         keep_power: keep the power of the initial probe; the object is scaled instead.
         total_variation: weight of the object's total variation, in nats per detector pixel.
         smoothness: weight of the object's mean square gradient, in nats per detector pixel.
-        batch_size: patterns of a batch.
+        batch_size: patterns of a batch; none: by the device. Of "pie" a step follows every batch.
         history: number of previous steps that "lbfgs" uses.
         object_step: step size of the object in "pie", relative to a full step.
         probe_step: step size of the probe in "pie", relative to a full step.
@@ -101,7 +101,7 @@ class RefineConfig:
     keep_power: bool = True
     total_variation: float = 0.3
     smoothness: float = 0.0
-    batch_size: int = 48
+    batch_size: int | None = None
     history: int = 20
     object_step: float = 1.0
     probe_step: float = 0.3
@@ -112,7 +112,8 @@ class RefineConfig:
     def __post_init__(self) -> None:
         check_fields(self, "refine")
         for name in ("iterations", "batch_size", "history"):
-            require(getattr(self, name) >= 1, f"refine.{name}", "be at least 1", getattr(self, name))
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"refine.{name}", "be at least 1", value)
         require(self.minutes is None or self.minutes > 0, "refine.minutes", "be positive", self.minutes)
         require(self.modes is None or self.modes >= 1, "refine.modes", "be at least 1", self.modes)
         for name in ("tolerance", "warmup", "search", "total_variation", "smoothness"):

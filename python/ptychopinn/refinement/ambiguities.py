@@ -7,6 +7,8 @@ are done once, to the result. Also the number of modes of an initial probe, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -90,12 +92,17 @@ def fit_affine(reported: np.ndarray, refined: np.ndarray) -> tuple[np.ndarray, n
     return solution[:2].T, solution[2]
 
 
-def remove_affine(reported: Tensor, moves: Tensor) -> Tensor:
-    """Residual of moves (n, 2) after the least-squares fit of a common affine map of the reported positions (n, 2)."""
+def affine_residual(reported: Tensor) -> Callable[[Tensor], Tensor]:
+    """Make the function that :func:`remove_affine` applies, for many moves of the same positions (n, 2)."""
     centred = reported - reported.mean(0)
     terms = torch.cat([centred, torch.ones_like(centred[:, :1])], 1)
-    residual: Tensor = moves - terms @ (torch.linalg.pinv(terms) @ moves)
-    return residual
+    fit = torch.linalg.pinv(terms)
+    return lambda moves: moves - terms @ (fit @ moves)
+
+
+def remove_affine(reported: Tensor, moves: Tensor) -> Tensor:
+    """Residual of moves (n, 2) after the least-squares fit of a common affine map of the reported positions (n, 2)."""
+    return affine_residual(reported)(moves)
 
 
 def robust_deviation(moves: Tensor) -> float:

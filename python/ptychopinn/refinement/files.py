@@ -13,6 +13,7 @@ from ptychopinn.errors import not_found
 from ptychopinn.plotting.reconstructions import plot_reconstruction
 from ptychopinn.plotting.refinement import plot_refinement
 from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.refinement.checkpoint import CheckpointWriter
 from ptychopinn.refinement.workflow import Progress, refine
 from ptychopinn.runtime.processes import rank_and_size
 from ptychopinn.scan import Scan
@@ -34,8 +35,8 @@ def refine_to_files(
 ) -> tuple[Reconstruction, list[Path]]:
     """Refine, and write the reconstruction and, in a folder of its name, figures and a checkpoint.
 
-    During the refinement, amplitude.png and phase.png show the current state, and refinement.ckpt is updated. With
-    several processes, the first one writes.
+    During the refinement, amplitude.png and phase.png show the current state, and refinement.ckpt is updated, so often
+    that it takes at most a twentieth of the time. With several processes, the first one writes.
 
     Args:
         scan: the scan.
@@ -60,17 +61,22 @@ def refine_to_files(
         checkpoint.unlink(missing_ok=True)  # of an earlier refinement
     writes = rank_and_size()[0] == 0
     last_figure = time.perf_counter()
+    # On a GPU the values are copied to the CPU anyway; there a copy would take the memory of another history.
+    writer = CheckpointWriter(checkpoint, background=device.type == "cuda")
 
     def report(progress: Progress) -> None:
         nonlocal last_figure
         if not writes:
             return
-        progress.save(checkpoint)
+        writer.save(progress.save, progress.last)
         if time.perf_counter() - last_figure > _FIGURE_SECONDS:
             plot_reconstruction(progress.result(), folder)
             last_figure = time.perf_counter()
 
-    result = refine(scan, start, config, device, progress=report, resume=checkpoint if resume else None)
+    try:
+        result = refine(scan, start, config, device, progress=report, resume=checkpoint if resume else None)
+    finally:
+        writer.wait()
     if not writes:
         return result, []
     written = [result.save(out, format, scan)]

@@ -56,10 +56,11 @@ def initial_state(
     mean = sum(float(scan.counts[part][:, good].sum(dtype=np.float64)) for part in pattern_blocks(scan.counts.shape))
     mean /= scan.n
     level = math.sqrt(mean / float(squared_modulus(probe).sum()))
-    image = torch.full(geometry.shape, level, dtype=torch.complex64)
+    image = torch.full(geometry.shape, level, dtype=torch.complex64, device="cpu")
     if start is not None:
         _insert_object(scan, start, geometry, image)
-    return State(image, probe.clone(), geometry.to_canvas(positions), torch.zeros(scan.n, dtype=torch.float64))
+    intensities = torch.zeros(scan.n, dtype=torch.float64, device="cpu")
+    return State(image, probe.clone(), geometry.to_canvas(positions), intensities)
 
 
 def _insert_object(scan: Scan, start: Reconstruction, geometry: CanvasGeometry, image: Tensor) -> None:

@@ -8,6 +8,7 @@ Batches are compact, so that their waves stay in the L2 cache and cover a small 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,22 +20,23 @@ from torch import Tensor
 from ptycho_ext import correct_fields, exit_waves, exit_waves_adjoint, extract_patches, extract_patches_adjoint
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.likelihood import BACKGROUND
-from ptychopinn.physics.propagation import far_field, inverse_far_field, squared_modulus
-from ptychopinn.refinement.shifts import BatchRegion, make_shift
+from ptychopinn.physics.propagation import squared_modulus
+from ptychopinn.refinement.counts import Counts
+from ptychopinn.refinement.readback import read_back
+from ptychopinn.refinement.regions import BatchRegion, make_regions
+from ptychopinn.refinement.shifts import make_shift
 from ptychopinn.refinement.state import State
+from ptychopinn.runtime.batching import BatchSize, fitting_batch
 from ptychopinn.runtime.processes import rank_and_size, reduce_sums
 
-#: Types of counts that correct_fields reads -> types of the same width that index_select supports on CUDA.
-_COUNTS = {
-    torch.uint8: torch.uint8,
-    torch.int16: torch.int16,
-    torch.uint16: torch.int16,
-    torch.int32: torch.int32,
-    torch.uint32: torch.int32,
-    torch.int64: torch.int64,
-    torch.float32: torch.float32,
-    torch.float64: torch.float64,
-}
+#: Patterns of a batch on the CPU, whose waves stay in its cache.
+_CPU_BATCH = 48
+#: Pixels of all patterns of a batch on a GPU, beyond which larger ones are no faster.
+_GPU_PIXELS = 1 << 24
+#: Complex arrays (b, M, N, N) that are alive at once, and those (b, N, N) without modes.
+_WAVES, _OTHERS = 8, 3
+#: "pie" takes at least so many steps in a pass, as it converges by them.
+_PIE_BATCHES = 16
 
 
 @dataclass
@@ -45,17 +47,30 @@ class BatchCorrection:
         value: J, half the negative logarithm of the likelihood above its minimum, in nats.
         object: complex, of the batch's region of the canvas.
         probe: of the probe's representation (see :class:`SubpixelShift`).
-        positions: (b, 2), zero unless they are refined.
-        intensities: (b,), zero unless they are refined.
+        positions: (b, 2), or None unless they are refined.
+        intensities: (b,), or None unless they are refined.
         residuals: (b,), deviance of every pattern per detector pixel.
     """
 
     value: Tensor
     object: Tensor
     probe: Tensor
-    positions: Tensor
-    intensities: Tensor
+    positions: Tensor | None
+    intensities: Tensor | None
     residuals: Tensor
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A state's probe and intensities as batches need them.
+
+    Attributes:
+        representation: of the probe, see :class:`SubpixelShift`.
+        factors: float32, (n,), of the intensity of every pattern, for far fields that are not normalised.
+    """
+
+    representation: Tensor
+    factors: Tensor
 
 
 class Objective:
@@ -64,135 +79,190 @@ class Objective:
     With torch.distributed initialised, every process computes its shard of each batch, and sums are reduced.
 
     Args:
-        counts: (n, N, N) in FFT order, any real type, on the device of the computation; bad pixels may hold any value.
+        counts: (n, N, N) in FFT order, any real type; bad pixels may hold any value. On the device of the computation,
+            or in pinned memory.
         good: bool, (N, N) in FFT order, or None.
         canvas_size: (H, W).
-        config: loss, interpolation, and which variables are refined.
+        config: loss, interpolation, batch size, and which variables are refined.
+        device: of the computation; None: that of the counts.
+        modes: of the probe, for the batch size.
     """
 
-    def __init__(self, counts: Tensor, good: Tensor | None, canvas_size: tuple[int, int], config: RefineConfig) -> None:
-        self.counts = counts if counts.dtype in _COUNTS else counts.to(torch.float32)
+    def __init__(
+        self,
+        counts: Tensor,
+        good: Tensor | None,
+        canvas_size: tuple[int, int],
+        config: RefineConfig,
+        device: torch.device | None = None,
+        modes: int = 1,
+    ) -> None:
+        self.device = counts.device if device is None else device
+        self.patterns = Counts(counts, self.device)
         self.good = good
         self.canvas_size = canvas_size
         self.loss = config.loss
         self.learn_positions, self.learn_intensities = config.learn_positions, config.learn_intensities
         self.size = counts.shape[-1]
-        self.device = counts.device
-        self.shift = make_shift(config.interpolation, self.size, counts.device)
+        self.shift = make_shift(config.interpolation, self.size, self.device)
         self.pixels = len(counts) * (self.size**2 if good is None else int(good.sum()))
-        self.batches: list[Tensor] = []
-        self.members: list[Tensor] = []  # this process's shard of every batch
+        self.stated_size = config.batch_size
+        self.batch = BatchSize(config.batch_size or self._fitting_batch(modes), "refine.batch_size")
+        self.batches: list[NDArray[np.int64]] = []
         self.regions: list[BatchRegion] = []
-        self.anchors = torch.zeros(len(counts), 2, dtype=torch.float64, device=counts.device)
+        self.anchors: NDArray[np.float64] = np.zeros((len(counts), 2))
 
-    def set_batches(self, batches: list[NDArray[np.int64]], positions: Tensor) -> None:
+    @property
+    def counts(self) -> Tensor:
+        """Counts of all patterns, (n, N, N), on the device or in pinned memory."""
+        return self.patterns.counts
+
+    @property
+    def fixed_regions(self) -> bool:
+        """Whether an evaluation has the regions of the one before, and counts that are on the device."""
+        return self.patterns.resident and (self.shift.shifts_probe or not self.learn_positions)
+
+    def _fitting_batch(self, modes: int) -> int:
+        if self.device.type != "cuda":
+            return _CPU_BATCH
+        pixels = self.size**2
+        nbytes = 8 * pixels * (_WAVES * modes + _OTHERS)
+        return fitting_batch(self.device, nbytes, max(_CPU_BATCH, _GPU_PIXELS // pixels))
+
+    def batch_size(self, steps: bool = False) -> int:
+        """Target number of patterns in a batch; ``steps``: where a step follows every batch."""
+        if steps and self.stated_size is None:
+            return min(self.batch.value, max(_CPU_BATCH, len(self.counts) // _PIE_BATCHES))
+        return self.batch.value
+
+    def set_batches(self, batches: Sequence[NDArray[np.int64]], positions: Tensor | NDArray[np.float64]) -> None:
         """Set the batches, as arrays of pattern indices, and the anchors for positions (n, 2)."""
-        self.batches = [torch.from_numpy(np.sort(batch)).to(self.device) for batch in batches]
+        self.batches = [np.sort(batch) for batch in batches]
         self.set_anchors(positions)
 
-    def set_anchors(self, positions: Tensor) -> None:
-        """Cut the patches of all batches at the anchors of positions (n, 2), kept within the canvas."""
-        self.anchors = self._clamped_anchors(positions)
+    def set_anchors(self, positions: Tensor | NDArray[np.float64]) -> None:
+        """Cut the patches of all batches at the anchors of positions (n, 2), kept within the canvas.
+
+        Of a tensor on the device the positions are read back.
+        """
+        if isinstance(positions, Tensor):
+            positions = read_back(positions)
+        anchors = np.floor(positions + 0.5) if self.shift.shifts_probe else positions
+        self.anchors = np.clip(anchors, 0, self._highest())
         rank, size = rank_and_size()
-        shard = slice(rank, None, size)
-        self.members = [batch[shard] for batch in self.batches]
-        self.regions = [
-            BatchRegion(self.anchors[batch], shard, self.size, self.shift.taps, self.canvas_size)
-            for batch in self.batches
-        ]
+        self.regions = make_regions(
+            self.batches, self.anchors, slice(rank, None, size), self.size, self.shift.taps, self.canvas_size,
+            self.device,
+        )  # fmt: skip
 
-    def _clamped_anchors(self, positions: Tensor) -> Tensor:
-        highest = positions.new_tensor([side - self.size - self.shift.taps for side in self.canvas_size])
-        return torch.minimum(self.shift.anchors(positions).clamp_min(0), highest)
+    def _highest(self) -> list[int]:
+        return [side - self.size - self.shift.taps for side in self.canvas_size]
 
-    def batch_correction(self, index: int, state: State, representation: Tensor) -> BatchCorrection:
+    def batch_correction(self, region: BatchRegion, counts: Tensor, state: State, probe: Probe) -> BatchCorrection:
         """Correction of a state by this process's shard of a batch; zeros if the shard is empty.
 
         Args:
-            index: of the batch.
+            region: of the batch.
+            counts: of its patterns.
             state: where to evaluate.
-            representation: of the state's probe.
+            probe: the state's probe and factors of intensity, see :meth:`represent`.
         """
-        members, region = self.members[index], self.regions[index]
-        if not len(members):
+        if not len(region.rows):
             by_object, empty = state.object.new_zeros(region.shape), state.intensities.new_zeros(0)
             return BatchCorrection(
-                empty.sum(), by_object, torch.zeros_like(representation), empty.new_zeros(0, 2), empty, empty
+                empty.sum(), by_object, torch.zeros_like(probe.representation), empty.new_zeros(0, 2), empty, empty
             )
         canvas = region.crop(state.object)
-        offsets = state.positions[members] - self.anchors[members]
-        probes, saved = self.shift.shifted_probes(representation, offsets)
-        fields = far_field(exit_waves(canvas, region.positions, probes, plan=region.plan))
+        offsets = state.positions.index_select(0, region.members) - region.anchors
+        probes, saved = self.shift.shifted_probes(probe.representation, offsets)
+        fields = torch.fft.fft2(exit_waves(canvas, region.positions, probes, plan=region.plan))
         in_place = fields if fields.is_contiguous() else None
-        correction, values, by_intensity = self._correct(fields, state, members, out=in_place)
-        waves = inverse_far_field(correction)
+        factors = probe.factors.index_select(0, region.members)
+        correction, values, by_intensity = self._correct(fields, counts, factors, out=in_place)
+        waves = torch.fft.ifft2(correction, norm="forward")
         by_object = exit_waves_adjoint(waves, region.positions, probes, region.shape, plan=region.plan)
         by_probe, by_positions = self.shift.backward(waves, saved, region, self.learn_positions)
         return BatchCorrection(
             value=values.sum(),
             object=by_object,
             probe=by_probe,
-            positions=torch.zeros_like(offsets) if by_positions is None else by_positions,
-            intensities=by_intensity.div_(-2) if self.learn_intensities else torch.zeros_like(by_intensity),
+            positions=by_positions,
+            intensities=by_intensity.div_(-2) if self.learn_intensities else None,
             residuals=values * (4 * len(self.counts) / self.pixels),
         )
 
-    def select_counts(self, members: Tensor) -> Tensor:
-        """Counts (b, N, N), in their type, of the patterns with indices ``members`` (b,)."""
-        kind = self.counts.dtype
-        return self.counts.view(_COUNTS[kind]).index_select(0, members).view(kind)
+    def represent(self, state: State, factors: Tensor | None = None) -> Probe:
+        """What all batches need of a state's probe and intensities; ``factors``, if those of intensity are known.
 
-    def _correct(self, fields: Tensor, state: State, members: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+        The Fourier transforms of a batch are not normalised, because a GPU needs a pass over all patterns for that: the
+        factor 1 / N of far fields is in that of the intensity, which the correction has, too.
+        """
+        if factors is None:
+            factors = torch.exp(state.intensities).float() / self.size**2
+        return Probe(self.shift.represent(state.probe), factors)
+
+    def batch_counts(self, order: Sequence[int]) -> Iterator[Tensor]:
+        """Counts of the batches with these indices, one after the other."""
+        regions = [self.regions[index] for index in order]
+        return self.patterns.batches([region.members for region in regions], [region.rows for region in regions])
+
+    def _correct(
+        self, fields: Tensor, counts: Tensor, factors: Tensor, **options: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Correction of far fields (b, M, N, N); J and its derivative by the intensity, (b,) each, of every pattern."""
-        factors = torch.exp(state.intensities[members]).float()
         return correct_fields(
-            fields,
-            self.select_counts(members),
-            mask=self.good,
-            scale=factors,
-            loss=self.loss,
-            background=BACKGROUND,
-            **options,
+            fields, counts, mask=self.good, scale=factors, loss=self.loss, background=BACKGROUND, **options
         )
 
     def pattern_objectives(self, state: State, members: Tensor, positions: Tensor) -> Tensor:
         """J of every pattern, (k,), for indices ``members`` (k,) and trial ``positions`` (k, 2)."""
-        anchors = self._clamped_anchors(positions)
-        probes, _ = self.shift.shifted_probes(self.shift.represent(state.probe), positions - anchors)
-        fields = far_field(exit_waves(state.object, anchors, probes))
-        return self._correct(fields, state, members, correct=False)[1]
+        anchors = torch.floor(positions + 0.5) if self.shift.shifts_probe else positions
+        height, width = self._highest()
+        anchors = torch.stack([anchors[:, 0].clamp(0, height), anchors[:, 1].clamp(0, width)], 1)
+        probe = self.represent(state)
+        probes, _ = self.shift.shifted_probes(probe.representation, positions - anchors)
+        fields = torch.fft.fft2(exit_waves(state.object, anchors, probes))
+        return self._correct(fields, self.patterns.select(members), probe.factors[members], correct=False)[1]
 
-    def gradient(self, state: State) -> tuple[float, State, Tensor]:
-        """J of all patterns, half its gradient, and the deviance of every pattern per detector pixel, (n,)."""
+    def gradient(self, state: State, out: State | None = None) -> tuple[Tensor, State, Tensor]:
+        """J of all patterns, float64, (), half its gradient, and the deviance of every pattern per pixel, (n,).
+
+        Args:
+            state: where to evaluate.
+            out: state to write the gradient to; parts that are not refined may be of any value.
+        """
         if self.learn_positions and not self.shift.shifts_probe:
             self.set_anchors(state.positions)
-        gradient = state.map(torch.zeros_like)
-        representation = self.shift.represent(state.probe)
-        by_probe = torch.zeros_like(representation)
+        gradient = state.map(torch.empty_like) if out is None else out
+        for part in gradient:
+            part.zero_()
+        probe = self.represent(state)
+        by_probe = torch.zeros_like(probe.representation)
         residuals = torch.zeros_like(state.intensities)
         value = torch.zeros((), dtype=torch.float64, device=self.device)
-        for index, members in enumerate(self.members):
-            batch = self.batch_correction(index, state, representation)
+        for region, counts in zip(self.regions, self.batch_counts(range(len(self.regions))), strict=True):
+            batch = self.batch_correction(region, counts, state, probe)
             value += batch.value
-            gradient.object[self.regions[index].slices] -= batch.object
+            gradient.object[region.slices].sub_(batch.object)
             by_probe -= batch.probe
-            gradient.positions[members] = -batch.positions
-            gradient.intensities[members] = -batch.intensities
-            residuals[members] = batch.residuals
+            residuals.index_copy_(0, region.members, batch.residuals)
+            if batch.positions is not None:
+                gradient.positions.index_copy_(0, region.members, batch.positions.neg())
+            if batch.intensities is not None:
+                gradient.intensities.index_copy_(0, region.members, batch.intensities.neg())
         reduce_sums(value, by_probe, residuals, gradient.object, gradient.positions, gradient.intensities)
-        gradient.probe = self.shift.restore(by_probe)
-        return float(value), gradient, residuals
+        gradient.probe.copy_(self.shift.restore(by_probe))
+        return value, gradient, residuals
 
     def illumination(self, probe: Tensor) -> Tensor:
         """Intensity of a probe (M, N, N), summed over modes and positions, on the canvas, (H, W), in counts."""
-        illumination = torch.zeros(self.canvas_size, device=self.device)
+        illumination = torch.zeros(self.canvas_size, dtype=torch.float32, device=self.device)
         weight = squared_modulus(probe).sum(0)
-        for members, region in zip(self.members, self.regions, strict=True):
-            if len(members):
-                weights = weight.expand(len(members), *weight.shape).contiguous()
-                illumination[region.slices] += extract_patches_adjoint(
-                    weights, region.positions, region.shape, plan=region.plan
-                )
+        for region in self.regions:
+            if len(region.rows):
+                weights = weight.expand(len(region.rows), *weight.shape).contiguous()
+                covered = extract_patches_adjoint(weights, region.positions, region.shape, plan=region.plan)
+                illumination[region.slices].add_(covered)  # `+=` would copy the part once more
         reduce_sums(illumination)
         return illumination
 
@@ -200,19 +270,23 @@ class Objective:
         """Diagonal curvatures of probe, ``sum_k |o_k|^2``, (N, N), and positions, ``sum |P|^2 |do / dy|^2``, (n, 2).
 
         Moving the object under the probe changes the intensities like moving the probe over the object; in this form,
-        common motion of both has no curvature.
+        common motion of both has no curvature. That of positions is zero unless they are refined.
         """
-        transmitted = torch.zeros(self.size, self.size, device=self.device)
+        transmitted = torch.zeros(self.size, self.size, dtype=torch.float32, device=self.device)
         by_position = torch.zeros_like(state.positions)
         weight = squared_modulus(state.probe).sum(0)
-        for members, region in zip(self.members, self.regions, strict=True):
-            if not len(members):
+        for region in self.regions:
+            if not len(region.rows):
                 continue
             patches = extract_patches(region.crop(state.object), region.positions, self.size, plan=region.plan)
             transmitted += squared_modulus(patches).sum(0)
-            for axis in (0, 1):
-                derivative = (patches.roll(-1, 1 + axis) - patches.roll(1, 1 + axis)) / 2
-                by_position[members, axis] = (weight * squared_modulus(derivative)).sum((1, 2)).double()
+            if not self.learn_positions:
+                continue
+            steps = []
+            for axis in (1, 2):
+                derivative = (patches.roll(-1, axis) - patches.roll(1, axis)) / 2
+                steps.append((weight * squared_modulus(derivative)).sum((1, 2)).double())
+            by_position.index_copy_(0, region.members, torch.stack(steps, 1))
         reduce_sums(transmitted, by_position)
         return transmitted, by_position
 
@@ -248,7 +322,7 @@ def compact_batches(positions: NDArray[np.float64], size: int, rng: np.random.Ge
 
 def accumulate_weight(weight: Tensor, positions: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
     """Sum over positions (n, 2) of a weight (N, N) times a value (n,) each, on a canvas of shape (H, W)."""
-    total = torch.zeros(shape, device=weight.device)
+    total = torch.zeros(shape, dtype=torch.float32, device=weight.device)
     for part, value in zip(positions.split(256), values.float().split(256), strict=True):
         total += extract_patches_adjoint(value[:, None, None] * weight, part, shape)
     return total

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.propagation import far_field, inverse_far_field
-from ptychopinn.refinement.ambiguities import remove_affine
+from ptychopinn.refinement.ambiguities import affine_residual
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
 from ptychopinn.refinement.objective import Objective
 from ptychopinn.refinement.state import State
@@ -48,9 +48,9 @@ def impose_aperture(probe: Tensor, counts: Tensor, good: Tensor | None) -> Tenso
         counts: (n, N, N), FFT order.
         good: bool, (N, N), FFT order, or None.
     """
-    mean = torch.zeros(counts.shape[1:], dtype=torch.float64, device=counts.device)
+    mean = torch.zeros(counts.shape[1:], dtype=torch.float64, device=probe.device)
     for part in counts.split(256):
-        mean += part.to(torch.float32).sum(0)
+        mean += part.to(probe.device).to(torch.float32).sum(0)
     fields = far_field(probe)
     power = fields.abs().square().sum(0)
     # Without intensity in the far field there is no phase to keep.
@@ -65,7 +65,7 @@ def impose_aperture(probe: Tensor, counts: Tensor, good: Tensor | None) -> Tenso
 def defocus_probe(probe: Tensor, phase: float) -> Tensor:
     """Defocus a probe (M, N, N) by ``phase`` rad at the root mean square radius of its aperture."""
     fields = far_field(probe)
-    k = torch.fft.fftfreq(probe.shape[-1], device=probe.device)
+    k = torch.fft.fftfreq(probe.shape[-1], dtype=torch.float32, device=probe.device)
     square = k[:, None] ** 2 + k**2
     power = fields.abs().square().sum(0)
     radius = (power * square).sum() / power.sum()
@@ -89,7 +89,8 @@ def find_defocus(objective: Objective, state: State, config: RefineConfig) -> Te
         (M, N, N), the probe with the aperture of the mean pattern and the defocus of the best trial.
     """
     chosen = select_trial_patterns(objective.counts, state.positions, _TRIAL_PATTERNS, objective.good)
-    counts = objective.select_counts(chosen)
+    chosen = chosen.to(objective.device)
+    counts = objective.patterns.select(chosen)
     low = state.positions[chosen].amin(0).floor() - 8
     size = [int(v) for v in (state.positions[chosen] - low).amax(0).ceil() + objective.size + 9]
     trial_config = dataclasses.replace(
@@ -98,15 +99,14 @@ def find_defocus(objective: Objective, state: State, config: RefineConfig) -> Te
     probe = impose_aperture(state.probe, objective.counts, objective.good)
     positions = state.positions[chosen] - low
 
-    def project(moves: Tensor) -> Tensor:
-        # A common scale of the positions would compensate a wrong defocus.
-        return remove_affine(positions, moves)
+    # A common scale of the positions would compensate a wrong defocus.
+    project = affine_residual(positions)
 
     part = Objective(counts, objective.good, (size[0], size[1]), trial_config)
 
     def objective_at(phase: float, before: int, after: int) -> float:
         trial = State(
-            torch.full(size, state.object.abs().mean().item(), dtype=state.object.dtype, device=objective.device),
+            state.object.abs().mean().to(state.object.dtype).expand(size).clone(),
             defocus_probe(probe, phase),
             positions.clone(),
             state.intensities[chosen],
@@ -149,8 +149,10 @@ def select_trial_patterns(counts: Tensor, positions: Tensor, number: int, good: 
     """
 
     def amplitudes(part: Tensor) -> Tensor:
-        return (part.float() if good is None else torch.where(good, part.float(), 0)).sqrt()
+        part = part.to(device).float()
+        return (part if good is None else torch.where(good, part, 0)).sqrt()
 
+    device = counts.device if good is None else good.device
     mean = torch.stack([amplitudes(part).sum(0) for part in counts.split(256)]).sum(0) / len(counts)
     differences = [(amplitudes(part) - mean).square().sum((1, 2)) for part in counts.split(256)]
     difference = torch.cat(differences).cpu().numpy()

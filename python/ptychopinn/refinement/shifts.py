@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ptycho_ext import ScanPlan, exit_waves_adjoint_probe
+from ptycho_ext import exit_waves_adjoint_probe
+from ptychopinn.refinement.regions import BatchRegion
 
 
 class SubpixelShift(Protocol):
@@ -29,18 +30,15 @@ class SubpixelShift(Protocol):
 
     #: Pixels that interpolation reads beyond the last sample of a patch.
     taps: int
-    #: Whether the probe is shifted by the offset of a position from its anchor; if not, patches are cut at the
-    #: positions themselves.
+    #: Whether patches are cut at integer pixels, and the probe is shifted by the offset of the position; if not, they
+    #: are cut at the positions themselves.
     shifts_probe: bool
 
     def represent(self, probe: Tensor) -> Tensor:
         """The representation of a probe (M, N, N)."""
 
-    def restore(self, representation: Tensor) -> Tensor:
-        """The probe of a representation: the inverse of :meth:`represent`."""
-
-    def anchors(self, positions: Tensor) -> Tensor:
-        """Where patches are cut for positions (n, 2), canvas coordinates."""
+    def restore(self, correction: Tensor) -> Tensor:
+        """The correction of the probe from that of its representation: the adjoint of :meth:`represent`."""
 
     def shifted_probes(self, representation: Tensor, offsets: Tensor) -> tuple[Tensor, Any]:
         """The probes of a batch, (b, M, N, N) or (M, N, N), and what :meth:`backward` needs.
@@ -63,40 +61,6 @@ class SubpixelShift(Protocol):
         """
 
 
-class BatchRegion:
-    """The part of the canvas that the patches of a batch cover, and this process's patches in it.
-
-    Args:
-        anchors: float64, (b, 2), canvas coordinates of all patches of the batch.
-        shard: the patches of this process.
-        size: N.
-        taps: see :class:`SubpixelShift`.
-        canvas_size: (H, W).
-
-    Attributes:
-        slices: of the canvas, rows and columns.
-        shape: of the part.
-        positions: of this process's patches, relative to the part's first pixel.
-        plan: tiles of these patches, or None without patches.
-        canvas: the part that :meth:`crop` returned last.
-    """
-
-    def __init__(self, anchors: Tensor, shard: slice, size: int, taps: int, canvas_size: tuple[int, int]) -> None:
-        first = [math.floor(v) for v in anchors.amin(0).tolist()]
-        last = [math.ceil(v) + size + taps for v in anchors.amax(0).tolist()]
-        last = [min(v, side) for v, side in zip(last, canvas_size, strict=True)]
-        self.slices = (slice(first[0], last[0]), slice(first[1], last[1]))
-        self.shape = (last[0] - first[0], last[1] - first[1])
-        self.positions = anchors[shard] - anchors.new_tensor(first)
-        self.plan = ScanPlan(self.positions, size, self.shape) if len(self.positions) else None
-        self.canvas: Tensor | None = None
-
-    def crop(self, canvas: Tensor) -> Tensor:
-        """Copy the part of a canvas (H, W)."""
-        self.canvas = canvas[self.slices].contiguous()
-        return self.canvas
-
-
 class FourierShift:
     """Shift the probe with phase ramps in its Fourier transform."""
 
@@ -106,18 +70,17 @@ class FourierShift:
     def __init__(self, size: int, device: torch.device) -> None:
         self.frequencies = 2 * math.pi * torch.fft.fftfreq(size, dtype=torch.float64, device=device)
         self.frequencies_float32 = self.frequencies.float()
-        self.one = torch.ones((), device=device)
+        self.one = torch.ones((), dtype=torch.float32, device=device)
 
+    # The factor 1 / N^2 of the inverse transform is with the one representation, because a GPU needs a pass over
+    # all patterns for it.
     def represent(self, probe: Tensor) -> Tensor:
-        spectrum: Tensor = torch.fft.fft2(probe)
+        spectrum: Tensor = torch.fft.fft2(probe, norm="forward")
         return spectrum
 
-    def restore(self, representation: Tensor) -> Tensor:
-        probe: Tensor = torch.fft.ifft2(representation)
+    def restore(self, correction: Tensor) -> Tensor:
+        probe: Tensor = torch.fft.ifft2(correction)
         return probe
-
-    def anchors(self, positions: Tensor) -> Tensor:
-        return torch.floor(positions + 0.5)
 
     def ramp(self, offsets: Tensor) -> Tensor:
         """Phase ramps ``exp(-i k . offset)``: (b, 2) to (b, 1, N, N)."""
@@ -128,7 +91,7 @@ class FourierShift:
     def shifted_probes(self, representation: Tensor, offsets: Tensor) -> tuple[Tensor, Any]:
         ramp = self.ramp(offsets)
         shifted = representation * ramp
-        return torch.fft.ifft2(shifted), (ramp, shifted)
+        return torch.fft.ifft2(shifted, norm="forward"), (ramp, shifted)
 
     def backward(
         self, waves: Tensor, saved: Any, region: BatchRegion, with_positions: bool
@@ -140,7 +103,7 @@ class FourierShift:
         by_position = None
         if with_positions:
             # Re sum conj(G) d(P_hat ramp), and the derivative of the ramp is -i k times the ramp.
-            overlap = (spectra * shifted).imag.sum(1) / shifted[0, 0].numel()
+            overlap = (spectra * shifted).imag.sum(1)
             by_position = torch.stack(
                 [overlap.sum(2) @ self.frequencies_float32, overlap.sum(1) @ self.frequencies_float32], 1
             ).double()
@@ -156,11 +119,8 @@ class BilinearShift:
     def represent(self, probe: Tensor) -> Tensor:
         return probe
 
-    def restore(self, representation: Tensor) -> Tensor:
-        return representation
-
-    def anchors(self, positions: Tensor) -> Tensor:
-        return positions
+    def restore(self, correction: Tensor) -> Tensor:
+        return correction
 
     def shifted_probes(self, representation: Tensor, offsets: Tensor) -> tuple[Tensor, Any]:
         return representation, representation

@@ -3,6 +3,9 @@
 
 A gradient has the same parts and is half the real gradient: ``dJ / d conj(z)`` of a complex part, half of ``dJ / dx``
 of a real one, so that ``J(x + d) = J(x) + 2 <g, d> + ...`` with one inner product for all parts.
+
+A quasi-Newton method needs long vectors instead of parts: :class:`Layout` gives the parts that are refined their slices
+of two vectors, float32 for object and probe, float64 for positions and intensities.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+
+from ptychopinn.config import RefineConfig
 
 
 @dataclass
@@ -37,9 +42,9 @@ class State:
         """Apply ``function`` to every part, with the same parts of other states as further arguments."""
         return State(*(function(*parts) for parts in zip(self, *others, strict=True)))
 
-    def dot(self, other: State) -> float:
-        """Real inner product over all parts."""
-        return sum(float(_real(a).dot(_real(b))) for a, b in zip(self, other, strict=True))
+    def dot(self, other: State) -> Tensor:
+        """Real inner product over all parts, float64, ()."""
+        return torch.stack([_real(a).dot(_real(b)).double() for a, b in zip(self, other, strict=True)]).sum()
 
     def to(self, device: torch.device) -> State:
         """The state on a device."""
@@ -53,25 +58,96 @@ class State:
         """A new state, ``self + factor * step``."""
         return self.map(lambda part, move: part.add(move, alpha=factor), step)
 
-    def add_(self, factor: float, step: State) -> State:
-        """Add ``factor * step`` in place."""
-        for part, move in zip(self, step, strict=True):
-            part.add_(move, alpha=factor)
-        return self
-
-    def scale_(self, factor: float) -> State:
-        """Multiply all parts by ``factor`` in place."""
-        for part in self:
-            part.mul_(factor)
-        return self
-
-    def finite(self) -> bool:
-        """Whether no part has NaN or infinite values."""
-        return all(bool(torch.isfinite(_real(part)).all()) for part in self)
+    def finite(self) -> Tensor:
+        """Whether no part has NaN or infinite values, bool, ()."""
+        return torch.stack([largest(part) for part in self]).isfinite().all()
 
     def to_dict(self) -> dict[str, Tensor]:
         """The parts by name, not copied."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True, eq=False)
+class Vector:
+    """The refined parts of a state as two vectors, float32 and float64; or rows of such vectors."""
+
+    single: Tensor
+    double: Tensor
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.single, self.double))
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return sum(part.nbytes for part in self)
+
+    def copy_(self, other: Vector) -> None:
+        """Overwrite with another vector."""
+        for part, source in zip(self, other, strict=True):
+            part.copy_(source)
+
+    def dot(self, other: Vector) -> Tensor:
+        """Inner product, float64, ()."""
+        return self.single.dot(other.single).double() + self.double.dot(other.double)
+
+    def to_dict(self) -> dict[str, Tensor]:
+        """The parts by name, not copied."""
+        return {"single": self.single, "double": self.double}
+
+
+class Layout:
+    """Where the refined parts of a state are in a :class:`Vector`.
+
+    Args:
+        state: with parts of the sizes, on the device.
+        config: which parts are refined; the object always is.
+    """
+
+    def __init__(self, state: State, config: RefineConfig) -> None:
+        self.device = state.object.device
+        refined = {
+            "object": True, "probe": config.learn_probe, "positions": config.learn_positions,
+            "intensities": config.learn_intensities,
+        }  # fmt: skip
+        self.parts = [name for name, wanted in refined.items() if wanted]
+        self.shapes = {name: tuple(getattr(state, name).shape) for name in self.parts}
+        self.slices: dict[str, slice] = {}
+        ends = {torch.float32: 0, torch.float64: 0}
+        for name in self.parts:
+            part = getattr(state, name)
+            kind = torch.float32 if part.is_complex() else torch.float64
+            first, ends[kind] = ends[kind], ends[kind] + part.numel() * (2 if part.is_complex() else 1)
+            self.slices[name] = slice(first, ends[kind])
+        self.sizes = (ends[torch.float32], ends[torch.float64])
+
+    def zeros(self, *rows: int) -> Vector:
+        """A vector of zeros, or ``rows`` of them."""
+        single, double = (
+            torch.zeros(*rows, size, dtype=kind, device=self.device)
+            for size, kind in zip(self.sizes, (torch.float32, torch.float64), strict=True)
+        )
+        return Vector(single, double)
+
+    def state(self, vector: Vector, others: State) -> State:
+        """A state whose refined parts are views of a vector, and whose other parts are those of another state."""
+        views = others.to_dict()
+        for name in self.parts:
+            if name in ("object", "probe"):
+                flat = vector.single[self.slices[name]].view(*self.shapes[name], 2)
+                views[name] = torch.view_as_complex(flat)
+            else:
+                views[name] = vector.double[self.slices[name]].view(self.shapes[name])
+        return State(**views)
+
+
+def largest(part: Tensor) -> Tensor:
+    """Largest modulus of a real or imaginary part, float64, (); NaN if there is one, and 0 of nothing."""
+    flat = _real(part)
+    if not flat.numel():
+        return flat.new_zeros((), dtype=torch.float64)
+    norm: Tensor = torch.linalg.vector_norm(flat, torch.inf)
+    return norm.double()
 
 
 def _real(part: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,20 @@ from ptychopinn.refinement.ambiguities import (
     remove_affine,
     robust_deviation,
 )
-from ptychopinn.refinement.checkpoint import fingerprint, read_checkpoint, write_checkpoint
+from ptychopinn.refinement.checkpoint import VERSION, Writer, fingerprint, read_checkpoint, write_checkpoint
+from ptychopinn.refinement.counts import upload_counts
 from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, PieEngine
 from ptychopinn.refinement.initial import initial_state
+from ptychopinn.refinement.interrupts import uninterrupted
 from ptychopinn.refinement.objective import Objective, accumulate_weight
 from ptychopinn.refinement.regularisation import Regularisers, make_projection
 from ptychopinn.refinement.search import find_defocus, find_outliers, search_positions
 from ptychopinn.refinement.state import State
 from ptychopinn.refinement_report import RefinementReport
+from ptychopinn.runtime.devices import resolve_device
 from ptychopinn.runtime.processes import agree, broadcast, distributed
+from ptychopinn.runtime.progress import progress as progress_bar
 from ptychopinn.scan import Scan
-from ptychopinn.storage.stored import load_counts
 
 _log = logging.getLogger(__name__)
 
@@ -62,22 +66,24 @@ class Progress:
         passes: number of passes over the scan.
         seconds: time of the refinement, with that before it was resumed.
         deviance: per detector pixel; about 1 for a complete model and bright pixels, lower where most pixels are dark.
-        save: writes a checkpoint to a file.
+        save: writes a checkpoint to a file, or hands its values to a writer.
         result: makes a reconstruction of the current state.
+        last: whether this is the last call.
     """
 
     passes: int
     seconds: float
     deviance: float
-    save: Callable[[Path], None]
+    save: Callable[[Path | Writer], None]
     result: Callable[[], Reconstruction]
+    last: bool = False
 
 
 def refine(
     scan: Scan,
     start: Reconstruction | None = None,
     config: RefineConfig | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     *,
     progress: Callable[[Progress], None] | None = None,
     every: int = 10,
@@ -90,7 +96,7 @@ def refine(
         start: an earlier reconstruction, whose object, probe and positions are the initial ones; None: a uniform object
             and the scan's probe.
         config: the configuration; None: defaults.
-        device: where to compute.
+        device: where to compute; "auto": on a GPU if torch and the operators can.
         progress: called after every ``every`` passes, and at the end.
         every: number of passes between two calls of ``progress``.
         resume: a checkpoint that :attr:`Progress.save` wrote. On the CPU, the result is that of an uninterrupted run,
@@ -101,26 +107,28 @@ def refine(
         (``residuals``) and its map (``error_map``).
 
     Raises:
-        InputError: ``start`` does not fit the scan, or ``resume`` is of another scan or configuration.
+        InputError: ``start`` does not fit the scan, ``resume`` is of another scan, configuration or version, or the
+            device cannot be used.
     """
-    run = _Refinement(scan, start, config or RefineConfig(), torch.device(device), progress, every)
+    device = resolve_device(str(device))
+    run = _Refinement(scan, start, config or RefineConfig(), device, progress, every)
     if resume is not None:
         run.load(Path(resume))
     try:
         with torch.no_grad():
             run.iterate()
-            run.report_last()
     except KeyboardInterrupt:
         if run.passes == 0 or distributed():
             raise
         _log.warning("interrupted after %d passes: the current state is the result", run.passes)
         run.interrupted = True
-        run.report_last()
-    result = run.result()
-    if run.config.split_half and not run.interrupted:
+        run.report(last=True)
+    result, settings, interrupted = run.result(), run.config, run.interrupted
+    del run  # the halves take its memory
+    if settings.split_half and not interrupted:
         try:
             assert result.refinement is not None
-            agreement = split_half(scan, result, run.config, device)
+            agreement = split_half(scan, result, settings, device)
             result = dataclasses.replace(
                 result, refinement=dataclasses.replace(result.refinement, split_half=agreement)
             )
@@ -132,7 +140,7 @@ def refine(
 
 
 def split_half(
-    scan: Scan, result: Reconstruction, config: RefineConfig, device: str | torch.device = "cpu"
+    scan: Scan, result: Reconstruction, config: RefineConfig, device: str | torch.device = "auto"
 ) -> dict[str, Any] | None:
     """Estimate the resolution from two independent refinements of random halves of the patterns.
 
@@ -150,6 +158,7 @@ def split_half(
         too few pixels in common.
     """
     assert result.refinement is not None
+    device = resolve_device(str(device))
     order = np.random.default_rng([config.seed, 1]).permutation(scan.n)
     half_config = dataclasses.replace(
         config, split_half=False, learn_positions=False, find_defocus=False, modes=None, minutes=None,
@@ -160,16 +169,21 @@ def split_half(
     try:
         results = []
         for part in np.array_split(order, 2):
-            run = _Refinement(known.subset(np.sort(part)), None, half_config, torch.device(device), None, 1)
-            with torch.no_grad():
-                run.iterate()
-            results.append(run.result())
+            results.append(_half(known.subset(np.sort(part)), half_config, device))
         figures = split_half_frc(*results)
     except InputError as error:
         _log.warning("no split-half resolution: %s", error)
         return None
     _log.info("split-half FRC: 0.5 at %.2f of Nyquist, mean %.3f", figures["crossing_0.5"], figures["mean"])
     return figures
+
+
+def _half(scan: Scan, config: RefineConfig, device: torch.device) -> Reconstruction:
+    """The refinement of a half of the patterns; its memory is free again for the other half."""
+    run = _Refinement(scan, None, config, device, None, 1)
+    with torch.no_grad():
+        run.iterate()
+    return run.result()
 
 
 class _Refinement:
@@ -191,13 +205,15 @@ class _Refinement:
         if start is not None and start.positions is not None and len(start.positions) == scan.n:
             positions = start.positions
         self.geometry = CanvasGeometry.from_positions(positions, scan.patch_size, _MARGIN)
-        counts = torch.from_numpy(load_counts(scan.counts, "refine")).to(device)
-        good = good_pixels(scan)
-        self.objective = Objective(counts, None if good is None else good.to(device), self.geometry.shape, config)
+        initial = initial_state(scan, start, self.geometry, positions, config.modes)
+        counts, good = upload_counts(scan.counts, device), good_pixels(scan)
+        self.objective = Objective(
+            counts, None if good is None else good.to(device), self.geometry.shape, config, device, len(initial.probe)
+        )
         self.reported = self.geometry.to_canvas(scan.positions).to(device)
         self.regularisers = Regularisers(config, self.objective.pixels, self.reported)
         self.project = make_projection(config, self.reported)
-        self.state = initial_state(scan, start, self.geometry, positions, config.modes).to(device)
+        self.state = initial.to(device)
         broadcast(*self.state)
         self.first_positions = self.state.positions.clone()
         self.initial_probe = self.state.probe.clone()
@@ -214,18 +230,31 @@ class _Refinement:
             broadcast(self.state.probe)
             self.initial_probe = self.state.probe.clone()
         self.prepared = True
-        while self.passes < config.iterations and not agree(self._finished()):
-            engine = self._current_engine()
-            if config.learn_positions and self.passes in _ROUNDS:
-                self._next_round(engine)
-            self.values.append(engine.advance())
+        with progress_bar("refine", config.iterations, "passes") as advance:
+            advance(self.passes)
+            over = self._over()
+            while not over:
+                self._pass()
+                advance(1)
+                over = self._over()
+                if over or self.passes % self.every == 0:
+                    self.report(last=over)
+
+    def _over(self) -> bool:
+        return self.passes >= self.config.iterations or agree(self._finished())
+
+    def _pass(self) -> None:
+        engine = self._current_engine()
+        if self.config.learn_positions and self.passes in _ROUNDS:
+            self._next_round(engine)
+        value = engine.advance()
+        with uninterrupted():
+            self.values.append(value)
             self.explained.append(engine.data_term)
             self.state = engine.state
             self.passes += 1
-            if self.passes % _LOG_PASSES == 0:
-                _log.info("pass %4d: deviance %.4f per pixel, %.1f s", self.passes, self._deviance(), self._seconds())
-            if self.passes % self.every == 0:
-                self._report()
+        if self.passes % _LOG_PASSES == 0:
+            _log.info("pass %4d: deviance %.4f per pixel, %.1f s", self.passes, self._deviance(), self._seconds())
 
     def _searches_defocus(self) -> bool:
         config = self.config
@@ -272,14 +301,10 @@ class _Refinement:
             return False
         return min(values[:-window]) - min(values[-window:]) < self.config.tolerance * values[-1]
 
-    def _report(self) -> None:
+    def report(self, last: bool = False) -> None:
+        """Call ``progress``, if there is one."""
         if self.progress is not None:
-            self.progress(Progress(self.passes, self._seconds(), self._deviance(), self.save, self.result))
-
-    def report_last(self) -> None:
-        """Call ``progress`` with the last state, unless that was done."""
-        if self.passes % self.every:
-            self._report()
+            self.progress(Progress(self.passes, self._seconds(), self._deviance(), self.save, self.result, last))
 
     def _seconds(self) -> float:
         return self.earlier_seconds + time.perf_counter() - self.start_time
@@ -287,9 +312,10 @@ class _Refinement:
     def _deviance(self) -> float:
         return 4 * self.explained[-1] / self.objective.pixels
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | Writer) -> None:
         """Write a checkpoint that :func:`refine` can resume."""
         values = {
+            "version": VERSION,
             "scan": fingerprint(self.scan, self.geometry),
             "config": dataclasses.asdict(self.config),
             "passes": self.passes,
@@ -303,7 +329,7 @@ class _Refinement:
             "engine": type(self.engine).__name__,
             "engine_state": None if self.engine is None else self.engine.state_dict(),
         }
-        write_checkpoint(path, values)
+        (partial(write_checkpoint, path) if isinstance(path, Path) else path)(values)
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint; raises :class:`InputError` for one of another refinement."""
@@ -339,12 +365,12 @@ class _Refinement:
         positions = self.geometry.to_scan(state.positions.cpu()).numpy()
         ((a, b), (c, d)), (y, x) = (part.tolist() for part in fit_affine(self.scan.positions, positions))
         return Reconstruction(
-            object=image.cpu().numpy(),
+            object=image.to("cpu", copy=True).numpy(),  # the engine continues in its own memory
             weights=illumination.cpu().numpy(),
             origin=(origin[0], origin[1]),
             probe=probe.cpu().numpy(),
             positions=positions,
-            residuals=residuals.cpu().numpy(),
+            residuals=residuals.to("cpu", copy=True).numpy(),
             error_map=(error / illumination.clamp_min(1e-6 * float(illumination.max()))).cpu().numpy(),
             intensities=torch.exp(state.intensities).cpu().numpy() if config.learn_intensities else None,
             pixel_size=self.scan.pixel_size,

@@ -126,13 +126,6 @@ def broadcast(*tensors: Tensor) -> None:
             dist.broadcast(torch.view_as_real(tensor) if tensor.is_complex() else tensor, 0)
 
 
-def value_of_first(value: float, device: torch.device) -> float:
-    """The value of the first process, for decisions that must be equal in all processes."""
-    shared = torch.tensor(value, dtype=torch.float64, device=device)
-    broadcast(shared)
-    return float(shared)
-
-
 def agree(over: bool) -> bool:
     """Whether `over` is True in any process, so that all end at the same step although clocks and signals differ."""
     if not distributed():

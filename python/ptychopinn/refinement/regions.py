@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The parts of the canvas that batches of neighbouring patterns cover.
+
+Their sizes must be known on the host. They are computed there, from a copy of the positions, for all batches at once,
+and what the device needs of them is uploaded in three tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_ext import ScanPlan
+
+
+@dataclass
+class BatchRegion:
+    """A batch of patterns, and the part of the canvas that their patches cover.
+
+    Attributes:
+        rows: int64, (b,), indices of this process's patterns, on the CPU.
+        members: the same on the device.
+        anchors: float64, (b, 2), where their patches are cut, canvas coordinates.
+        positions: the same, relative to the part's first pixel.
+        slices: of the canvas, rows and columns.
+        shape: of the part.
+        count: patterns of the batch, of all processes.
+        plan: tiles of these patches, or None without patches.
+        canvas: the part that :meth:`crop` returned last.
+    """
+
+    rows: NDArray[np.int64]
+    members: Tensor
+    anchors: Tensor
+    positions: Tensor
+    slices: tuple[slice, slice]
+    shape: tuple[int, int]
+    count: int
+    size: int
+    plan: ScanPlan | None = field(init=False)
+    canvas: Tensor | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.plan = ScanPlan(self.positions, self.size, self.shape, finite=True) if len(self.rows) else None
+
+    def crop(self, canvas: Tensor) -> Tensor:
+        """Copy the part of a canvas (H, W)."""
+        self.canvas = canvas[self.slices].contiguous()
+        return self.canvas
+
+
+def make_regions(
+    batches: Sequence[NDArray[np.int64]],
+    anchors: NDArray[np.float64],
+    shard: slice,
+    size: int,
+    taps: int,
+    canvas_size: tuple[int, int],
+    device: torch.device,
+) -> list[BatchRegion]:
+    """The regions of all batches.
+
+    Args:
+        batches: indices of their patterns, ascending.
+        anchors: (n, 2), finite, where all patches are cut, canvas coordinates.
+        shard: the patterns of a batch that this process computes.
+        size: N.
+        taps: pixels that interpolation reads beyond the last sample of a patch.
+        canvas_size: (H, W).
+        device: of the computation.
+    """
+    rows = [batch[shard] for batch in batches]
+    firsts, lasts = [], []
+    for batch in batches:
+        firsts.append(np.floor(anchors[batch].min(0)).astype(np.int64))
+        last = np.ceil(anchors[batch].max(0)).astype(np.int64) + size + taps
+        lasts.append(np.minimum(last, canvas_size))
+    if not rows:
+        return []
+    flat = np.concatenate(rows)
+    lengths = [len(part) for part in rows]
+    relative = anchors[flat] - np.repeat(np.array(firsts), lengths, axis=0)
+    members, cut, positions = (upload(array, device).split(lengths) for array in (flat, anchors[flat], relative))
+    regions = []
+    for index, (first, last) in enumerate(zip(firsts, lasts, strict=True)):
+        (top, left), (bottom, right) = first.tolist(), last.tolist()
+        slices, shape = (slice(top, bottom), slice(left, right)), (bottom - top, right - left)
+        arguments = (rows[index], members[index], cut[index], positions[index])
+        regions.append(BatchRegion(*arguments, slices, shape, len(batches[index]), size))
+    return regions
+
+
+def upload(array: NDArray[np.int64] | NDArray[np.float64], device: torch.device) -> Tensor:
+    """A copy of an array on a device; nothing waits for it."""
+    source = torch.from_numpy(array)
+    if device.type == "cuda" and torch.cuda.is_available():
+        return source.pin_memory().to(device, non_blocking=True)
+    return source.to(device, copy=True)
