@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from ptychopinn.errors import InputError
 from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.lazy import h5py
+from ptychopinn.runtime.progress import progress
 from ptychopinn.scan import Scan
-from ptychopinn.storage.arrays import pattern_blocks
+from ptychopinn.storage.arrays import blocks_of
 from ptychopinn.storage.atomic import atomic_path
 from ptychopinn.storage.stored import StoredPatterns
 
@@ -374,8 +375,10 @@ def put_counts(group: h5py.Group, name: str, counts: NDArray[Any] | StoredPatter
     dataset = group.create_dataset(
         name, counts.shape, counts.dtype, chunks=(1, *counts.shape[1:]), compression="gzip", compression_opts=1
     )
-    for part in pattern_blocks(counts.shape):
-        dataset[part] = counts[part]
+    with progress("write", len(counts)) as advance:
+        for part, block in blocks_of(counts):
+            dataset[part] = block
+            advance(len(block))
     dataset.attrs["measurement"] = "counts"
     return dataset
 
