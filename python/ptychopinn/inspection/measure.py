@@ -291,7 +291,9 @@ def _count_illuminated(
         return int((intensity > _ILLUMINATED * intensity.max()).sum()) * scan.n
     positions = torch.from_numpy(np.floor(scan.positions - low + 0.5))
     weight = torch.from_numpy(intensity.astype(np.float32))
-    total = accumulate_weight(weight, positions, torch.ones(scan.n, dtype=torch.float32, device="cpu"), (canvas[0] + 1, canvas[1] + 1))
+    total = accumulate_weight(
+        weight, positions, torch.ones(scan.n, dtype=torch.float32, device="cpu"), (canvas[0] + 1, canvas[1] + 1)
+    )
     return int((total > _ILLUMINATED * total.max()).sum())
 
 

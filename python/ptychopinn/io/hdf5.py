@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +23,7 @@ from ptychopinn.io.lazy import h5py
 from ptychopinn.runtime.progress import progress
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import blocks_of
-from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.new_hdf5 import check_written
 from ptychopinn.storage.stored import StoredPatterns
 
 _MOST_LINKS = 16
@@ -363,13 +362,6 @@ def open_hdf5(path: Path, kind: str = "an HDF5 file") -> h5py.File:
         raise InputError(f"{path}: expected {kind}, found {found}") from error
 
 
-@contextmanager
-def new_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Context manager of a new file to write, which replaces `path` when the block succeeds."""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        yield file
-
-
 def put_counts(group: h5py.Group, name: str, counts: NDArray[Any] | StoredPatterns) -> h5py.Dataset:
     """Write patterns in compressed chunks of one frame, with the attribute `measurement` = "counts"."""
     dataset = group.create_dataset(
@@ -378,6 +370,7 @@ def put_counts(group: h5py.Group, name: str, counts: NDArray[Any] | StoredPatter
     with progress("write", len(counts)) as advance:
         for part, block in blocks_of(counts):
             dataset[part] = block
+            check_written(group)
             advance(len(block))
     dataset.attrs["measurement"] = "counts"
     return dataset

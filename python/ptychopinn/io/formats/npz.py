@@ -10,6 +10,7 @@ axis enumerates the patterns, and how the probe is scaled. The rules for these d
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -147,7 +148,8 @@ def write_npz(scan: Scan, path: str | Path) -> None:
         "name": scan.name,
         "metadata_json": json.dumps(scan.record().to_json()),
     }
-    with atomic_path(path) as temporary, progress("write", scan.n) as advance:
+    needed = math.prod(scan.counts.shape) * np.dtype(kind).itemsize
+    with atomic_path(path, needed) as temporary, progress("write", scan.n) as advance:
 
         def amplitudes() -> Iterator[NDArray[Any]]:
             for _, block in blocks_of(scan.counts):
