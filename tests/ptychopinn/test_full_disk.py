@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A disk that is full is one sentence for every writer, and an earlier file stays.
 
-Writes fail in the operating system, by the limit of a process for the size of its files; a test without root cannot mount
-a small disk. The limit has an error of its own (EFBIG), which stands here for that of a full disk where the sentence of
-the latter is tested.
+Writes fail in the operating system, by the limit of a process for the size of its files; a test without root cannot
+mount a small disk. The limit has an error of its own (EFBIG), which stands here for that of a full disk where the
+sentence of the latter is tested.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def test_a_full_disk_is_one_sentence_and_the_earlier_file_stays(name: str, tmp_p
     with pytest.raises(InputError) as caught, small_disk():
         WRITERS[name](path)
     sentence = str(caught.value)
-    assert sentence.startswith(f"{path}: the disk is full: ") and "\n" not in sentence, sentence
+    assert sentence.startswith(f"{path}: the disk is full or a quota is used up: ") and "\n" not in sentence, sentence
     assert "needed" in sentence and "available in" in sentence
     assert path.read_text() == "earlier" and [entry.name for entry in tmp_path.iterdir()] == [name]
 

@@ -19,8 +19,8 @@ Block = TypeVar("Block")
 def read_ahead(read: Callable[[Item], Block], items: Iterable[Item], ahead: int = 1) -> Iterator[Block]:
     """Iterate over `read(item)` for each item in order, read on one thread up to `ahead` items before they are used.
 
-    At most ``ahead + 2`` blocks are in memory: those read ahead, the one being read, and the one in use. The thread ends
-    with the iteration, also where that is left early.
+    At most ``ahead + 2`` blocks are in memory: those read ahead, the one being read, and the one in use. The thread
+    ends with the iteration, also where that is left early.
 
     Args:
         read: reads one block; called on the thread, for one item at a time.

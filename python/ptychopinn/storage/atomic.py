@@ -2,8 +2,8 @@
 """Atomic writes: a temporary file beside the destination, which is renamed to it when it is complete.
 
 A reader never sees a partial file, and a failed run does not change the previous one. The temporary file is in the
-destination folder because a rename is atomic only within one file system. Every writer of the package uses this, so that
-a full disk is the same sentence for all of them.
+destination folder because a rename is atomic only within one file system. Every writer of the package uses this, so
+that a full disk is the same sentence for all of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ptychopinn.errors import InputError
@@ -62,7 +62,7 @@ def atomic_path(path: str | Path, needed: int = 0) -> Iterator[Path]:
         raise InputError(f"{path}: expected a folder that can be written to, found {path.parent} read-only")
     shown = _destinations.get(path, path)
     if (free := free_space(path.parent)) is not None and needed > free:
-        raise InputError(f"{shown}: {_full(shown, f'{_size(needed)} needed', free)}")
+        raise InputError(f"{shown}: {_full(shown.parent, needed, free, '')}")
     # A random name instead of mkstemp: the writer then creates the file with the permissions of the user's umask.
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}{path.suffix}")
     _destinations[temporary] = shown
@@ -118,19 +118,21 @@ def _sentence(path: Path, temporary: Path, needed: int, error: OSError) -> str:
         written = 0
     _remove(temporary)  # what is free without it
     free = free_space(path.parent)
-    return _full(path, f"{_size(needed)} needed" if needed else f"more than {_size(written)} needed", free)
+    return _full(path.parent, needed or written, free, "" if needed else "more than ")
 
 
-def _full(path: Path, needed: str, free: int | None) -> str:
+def _full(folder: Path, needed: int, free: int | None, more: str) -> str:
+    quota = free is not None and free > needed + _RETRIED  # what others wrote meanwhile, or a limit of this user
     available = "" if free is None else f", {_size(free)} available"
-    return f"the disk is full: {needed}{available} in {path.parent}; free some space, or write to another disk"
+    return (
+        f"the disk is full{' or a quota is used up' if quota else ''}: {more}{_size(needed)} needed{available} in "
+        f"{folder}; free some space, or write to another disk"
+    )
 
 
 def _remove(path: Path) -> None:
-    try:
+    with suppress(OSError):  # a storage that fails; the error that led here is the one to report
         path.unlink(missing_ok=True)
-    except OSError:
-        pass  # a storage that fails; the error that led here is the one to report
 
 
 def _size(count: int) -> str:
