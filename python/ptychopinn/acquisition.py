@@ -16,10 +16,10 @@ import numpy as np
 from ptychopinn.errors import InputError
 
 # Exact in SI since 2019. scipy.constants has them too, and takes 0.1 s to import, at the start of every command.
-_PLANCK, _SPEED_OF_LIGHT, _ELEMENTARY_CHARGE = 6.62607015e-34, 299792458.0, 1.602176634e-19
+_H, _C, _E = 6.62607015e-34, 299792458.0, 1.602176634e-19
 #: Planck's constant times the speed of light, in eV m.
-HC: float = _PLANCK * _SPEED_OF_LIGHT / _ELEMENTARY_CHARGE
-JOULE_PER_EV: float = _ELEMENTARY_CHARGE
+HC: float = _H * _C / _E
+JOULE_PER_EV: float = _E
 #: Range of photon energies that a file can have, eV; a caller can state any.
 ENERGIES = (10.0, 1e6)
 

@@ -206,7 +206,7 @@ def _shifted(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 def _register(image: np.ndarray, truth: np.ndarray, smoothing: float, upsampling: int) -> np.ndarray:
     # scipy.signal and skimage take half a second to import; a figure of a reconstruction needs only fit_ramp.
-    from scipy.signal.windows import get_window
+    from scipy.signal import get_window
     from skimage.registration import phase_cross_correlation
 
     tukey = [get_window(("tukey", 0.25), side, fftbins=False) for side in image.shape]

@@ -21,7 +21,7 @@ from ptychopinn.storage.atomic import atomic_path
 if TYPE_CHECKING:
     import h5py
 
-_numbers = itertools.count()
+_count = itertools.count()
 #: Files that are open, by their name in h5py.
 _targets: dict[str, _Target] = {}
 
@@ -82,7 +82,7 @@ class _Target(io.RawIOBase):
     """
 
     def __init__(self, path: Path) -> None:
-        self._name = f"new-hdf5-{os.getpid()}-{next(_numbers)}"
+        self._name = f"new-hdf5-{os.getpid()}-{next(_count)}"
         self._file = path.open("w+b", buffering=0)
         self.error: OSError | None = None
 
