@@ -9,15 +9,33 @@ answers at once.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
+    from ptycho_ext import __version__
+    from ptychopinn.config import Config, RefineConfig
+    from ptychopinn.errors import InputError
+    from ptychopinn.inference.large import reconstruct_to_file
+    from ptychopinn.inference.predict import reconstruct
+    from ptychopinn.metrics.evaluate import evaluate
+    from ptychopinn.persistence.bundle import load_bundle, save_bundle
+    from ptychopinn.physics.simulate import simulate
+    from ptychopinn.pipeline import run
+    from ptychopinn.plotting.reconstructions import plot_reconstruction
+    from ptychopinn.reconstruction import Reconstruction
+    from ptychopinn.refinement.workflow import refine
+    from ptychopinn.scan import Scan
+    from ptychopinn.storage.stored import StoredPatterns
+    from ptychopinn.training.workflow import train
 
 _WHERE = {
     "Config": "ptychopinn.config",
     "InputError": "ptychopinn.errors",
-    "RefineConfig": "ptychopinn.config",
     "Reconstruction": "ptychopinn.reconstruction",
+    "RefineConfig": "ptychopinn.config",
     "Scan": "ptychopinn.scan",
     "StoredPatterns": "ptychopinn.storage.stored",
+    "__version__": "ptycho_ext",
     "evaluate": "ptychopinn.metrics.evaluate",
     "load_bundle": "ptychopinn.persistence.bundle",
     "plot_reconstruction": "ptychopinn.plotting.reconstructions",
@@ -30,12 +48,28 @@ _WHERE = {
     "train": "ptychopinn.training.workflow",
 }
 
-__all__ = sorted([*_WHERE, "__version__"])
+__all__ = [
+    "Config",
+    "InputError",
+    "Reconstruction",
+    "RefineConfig",
+    "Scan",
+    "StoredPatterns",
+    "__version__",
+    "evaluate",
+    "load_bundle",
+    "plot_reconstruction",
+    "reconstruct",
+    "reconstruct_to_file",
+    "refine",
+    "run",
+    "save_bundle",
+    "simulate",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return importlib.import_module("ptycho_ext").__version__
     if name in _WHERE:
         return getattr(importlib.import_module(_WHERE[name]), name)
     raise AttributeError(f"module 'ptychopinn' has no attribute {name!r}")

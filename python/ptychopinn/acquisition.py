@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from numbers import Real
 
 import numpy as np
-from scipy import constants
 
 from ptychopinn.errors import InputError
 
-#: Planck's constant times the speed of light, in eV m (both are exact in SI).
-HC: float = constants.h * constants.c / constants.e
-JOULE_PER_EV: float = constants.electron_volt
+# Exact in SI since 2019. scipy.constants has them too, and takes 0.1 s to import, at the start of every command.
+_H, _C, _E = 6.62607015e-34, 299792458.0, 1.602176634e-19
+#: Planck's constant times the speed of light, in eV m.
+HC: float = _H * _C / _E
+JOULE_PER_EV: float = _E
 #: Range of photon energies that a file can have, eV; a caller can state any.
 ENERGIES = (10.0, 1e6)
 

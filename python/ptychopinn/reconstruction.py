@@ -207,15 +207,17 @@ class Reconstruction:
         HDF5 (``.h5``, ``.hdf5``)::
 
             /            attributes: schema_version = 1, origin (2,) float64 (y, x) px, pixel_size float64 m [optional]
-            /object      (H, W) complex64, gzip
-            /weights     (H, W) float32, gzip
-            /probe       (M, N, N) complex64, gzip [optional]
-            /uncertainty (H, W) float32, gzip [optional]
-            /positions   (n, 2) float64, gzip [optional]
-            /residuals   (n,) float32, gzip [optional]
-            /error_map   (H, W) float32, gzip [optional]
-            /intensities (n,) float32, gzip [optional]
+            /object      (H, W) complex64
+            /weights     (H, W) float32
+            /probe       (M, N, N) complex64 [optional]
+            /uncertainty (H, W) float32 [optional]
+            /positions   (n, 2) float64 [optional]
+            /residuals   (n,) float32 [optional]
+            /error_map   (H, W) float32 [optional]
+            /intensities (n,) float32 [optional]
             /metadata    JSON text (scalar string): metadata, and geometry, orientation, refinement where set
+
+        Arrays are contiguous and not compressed; :meth:`load` reads files with compressed ones, too.
 
         NPZ (``.npz``, compressed): the same names as arrays, the settings 0-d or (2,), ``metadata`` a 0-d string.
 
@@ -229,7 +231,8 @@ class Reconstruction:
             The path written.
 
         Raises:
-            InputError: the suffix is not one of the above, or a value that the format requires is unknown.
+            InputError: the suffix is not one of the above, a value that the format requires is unknown, or the disk is
+                full; an earlier file is then unchanged.
         """
         from ptychopinn.io.reconstructions import write_reconstruction
 

@@ -24,6 +24,8 @@ from ptychopinn.records import SCAN_KEYS, ScanRecord, refuse_keys
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.stored import StoredPatterns
 
+_IN_CACHE = 1 << 18  # elements that are checked at a time
+
 
 @dataclass(frozen=True, eq=False)
 class Scan:
@@ -251,11 +253,15 @@ def _check_counts(counts: NDArray[Any] | StoredPatterns) -> None:
         counts.look()
         return
     largest = 0.0
-    for block in pattern_blocks(counts.shape):
-        low, high = float(counts[block].min()), float(counts[block].max())  # min and max propagate NaN
-        if not (low >= 0 and np.isfinite(high)):
-            raise InputError(f"Scan.counts must be finite and not negative, got values from {low} to {high}")
+    for block in pattern_blocks(counts.shape, _IN_CACHE):
+        high = float(counts[block].max())
+        if counts.dtype.kind == "f":
+            low = float(counts[block].min())  # min and max propagate NaN
+            if not (low >= 0 and np.isfinite(high)):
+                raise InputError(f"Scan.counts must be finite and not negative, got values from {low} to {high}")
         largest = max(largest, high)
+        if largest > 0 and counts.dtype.kind == "u":
+            return  # there is nothing else to check
     if largest == 0:
         raise InputError("Scan.counts must have at least one count, got patterns that are all zero")
 

@@ -242,7 +242,8 @@ def test_full_disk_is_reported_in_one_line(
 
     monkeypatch.setattr(np.lib.format, "write_array", write_array)
     assert main(["simulate", str(tmp_path / "out.npz"), "--patterns", "4", "--size", "32"]) == 2
-    assert capsys.readouterr().err == "ptychopinn simulate: out.npz: No space left on device\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"ptychopinn simulate: {tmp_path / 'out.npz'}: the disk is full or a quota is used up: ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -258,6 +259,41 @@ def test_simulate_command_equals_the_function(tmp_path: Path, capsys: pytest.Cap
     assert np.array_equal(made.counts, expected.counts) and np.array_equal(made.probe, expected.probe)
     assert np.allclose(made.positions, expected.positions, rtol=0, atol=1e-12)
     assert capsys.readouterr().out.startswith(f"{path}: 9 patterns of 32 px, object ")
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "refine"])
+def test_a_figure_that_fails_is_a_warning_and_the_result_stays(
+    command: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "r.h5"
+    seen = []
+
+    def fail(*_: object) -> None:
+        seen.append(out.exists())
+        raise RuntimeError("no font\nof this name")
+
+    for name in ("plotting.images.new_figure", "plotting.refinement.new_figure"):
+        monkeypatch.setattr(f"ptychopinn.{name}", fail)
+    start = [] if command == "reconstruct" else ["--refine.split_half", "false", "--iterations", "1"]
+    arguments = [str(folder / "run"), str(folder / "scan.npz"), "--out", str(out), "--device", "cpu"]
+    assert main([command, *arguments, *start]) == 0
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    text = "not drawn: no font of this name; the result is saved, and `ptychopinn plot` draws it again"
+    assert set(warnings) == {text} and all(seen)
+    assert Reconstruction.load(out).shape
+
+
+def test_the_result_is_reported_before_it_is_drawn(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = []
+    monkeypatch.setattr(
+        "ptychopinn.plotting.reconstructions.plot_reconstruction", lambda *_: printed.append(capsys.readouterr().out)
+    )
+    monkeypatch.setattr("ptychopinn.cli.reconstruct.print_written", lambda paths: None)
+    out = tmp_path / "r.h5"
+    assert main(["reconstruct", str(folder / "run"), str(folder / "scan.npz"), "--out", str(out)]) == 0
+    assert len(printed) == 1 and printed[0].startswith(f"{out}: object ")
 
 
 def test_reconstructions_agree_between_formats(folder: Path) -> None:

@@ -24,7 +24,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     named = arguments[0] if arguments and arguments[0] in _COMMANDS else None
-    parser, commands = _parser(_COMMANDS if named is None else (named,))
+    parser, commands = _parser(_COMMANDS, options=False) if named is None else _parser((named,))
     if not arguments:
         parser.print_help(sys.stderr)
         return 2
@@ -58,8 +58,8 @@ def _complain(subcommand: str, sentence: str) -> int:
     return 2
 
 
-def _parser(names: Sequence[str]) -> tuple[Parser, dict[str, Callable[[Namespace], int]]]:
-    """The parser of these commands, and what runs each; a command alone is there sooner than all of them."""
+def _parser(names: Sequence[str], options: bool = True) -> tuple[Parser, dict[str, Callable[[Namespace], int]]]:
+    """The parser of these commands, and what runs each; without their options where only their names are shown."""
     parser = Parser(
         prog="ptychopinn",
         description="Physics-informed ptychographic reconstruction.",
@@ -75,7 +75,8 @@ def _parser(names: Sequence[str]) -> tuple[Parser, dict[str, Callable[[Namespace
         text = command.run.__doc__ or ""
         sub = Parser(description=text)
         sub.add_argument("--help-all", action=FullHelp)
-        command.describe(sub)
+        if options:
+            command.describe(sub)
         subcommands.add_subcommand(name, sub, help=text.splitlines()[0])
         sub.prog = f"ptychopinn {name}"
         commands[name] = command.run

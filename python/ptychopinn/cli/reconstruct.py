@@ -51,12 +51,8 @@ def run(options: Namespace) -> int:
     """
     import dataclasses
 
-    from ptychopinn.inference.large import is_large, reconstruct_to_file
-    from ptychopinn.inference.predict import reconstruct
     from ptychopinn.io.reconstructions import reconstruction_suffix
     from ptychopinn.persistence.bundle import load_bundle
-    from ptychopinn.plotting.reconstructions import plot_reconstruction
-    from ptychopinn.refinement.workflow import refine
     from ptychopinn.runtime.processes import distributed, processes, shared_errors
 
     with processes(), shared_errors():
@@ -69,6 +65,10 @@ def run(options: Namespace) -> int:
         models = [model, *(load_bundle(run)[0] for run in options.ensemble)]
         scan = turned(load_scan(options), options, options.run)
         reconstruction_suffix(out, options.out_format, scan)
+        # After what can be wrong with the files, since it takes a while to import.
+        from ptychopinn.inference.large import is_large, reconstruct_to_file
+        from ptychopinn.inference.predict import reconstruct
+
         large = is_large(scan, len(models) * inference.augment)
         if large and (options.refine or distributed() or options.out_format != "auto"):
             raise InputError(
@@ -82,11 +82,17 @@ def run(options: Namespace) -> int:
     with processes(device) as device:
         result = reconstruct(models, scan, config, device)
         if options.refine:
+            from ptychopinn.refinement.workflow import refine  # only here, for the others to begin sooner
+
             result = refine(scan, result, RefineConfig(iterations=options.refine, split_half=False), device)
     if not is_main_process():
         return 0
     result.save(out, options.out_format, scan)
     height, width = result.object.shape
-    print(f"{out}: object {height} x {width} px, origin {result.origin} (y, x) in the scan's coordinates")
-    print_written(plot_reconstruction(result, out.with_suffix("")))
+    # Before the pictures: whoever waits for the result has it.
+    print(f"{out}: object {height} x {width} px, origin {result.origin} (y, x) in the scan's coordinates", flush=True)
+    from ptychopinn.plotting.reconstructions import plot_reconstruction
+    from ptychopinn.plotting.style import drawn
+
+    print_written(drawn(plot_reconstruction, result, out.with_suffix("")))
     return 0

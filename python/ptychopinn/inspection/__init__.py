@@ -1,11 +1,28 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Inspection of a scan before its reconstruction: statistics, faults, orientation of the positions."""
+"""Inspection of a scan before its reconstruction: statistics, faults, orientation of the positions.
+
+Names are imported when they are first used: every command turns positions, and few inspect.
+"""
 
 from __future__ import annotations
 
-from ptychopinn.inspection.findings import Finding, Inspection
-from ptychopinn.inspection.orientation import OrientationReport, check_orientation, oriented, require_orientation
-from ptychopinn.inspection.report import inspect_scan
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ptychopinn.inspection.findings import Finding, Inspection
+    from ptychopinn.inspection.orientation import OrientationReport, check_orientation, oriented, require_orientation
+    from ptychopinn.inspection.report import inspect_scan
+
+_WHERE = {
+    "Finding": "ptychopinn.inspection.findings",
+    "Inspection": "ptychopinn.inspection.findings",
+    "OrientationReport": "ptychopinn.inspection.orientation",
+    "check_orientation": "ptychopinn.inspection.orientation",
+    "inspect_scan": "ptychopinn.inspection.report",
+    "oriented": "ptychopinn.inspection.orientation",
+    "require_orientation": "ptychopinn.inspection.orientation",
+}
 
 __all__ = [
     "Finding",
@@ -16,3 +33,13 @@ __all__ = [
     "oriented",
     "require_orientation",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

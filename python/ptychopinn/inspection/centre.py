@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.registration import phase_cross_correlation
 
 _UPSAMPLING = 20
 
@@ -39,6 +38,8 @@ def centre_offset(mean: NDArray[np.float64], probe: NDArray[np.complex64]) -> tu
         >>> centre_offset(np.roll(probe_far_field(probe), (3, -2), (0, 1)), probe)
         (3.0, -2.0)
     """
+    from skimage.registration import phase_cross_correlation  # half a second, for commands that do not inspect
+
     shifts, _, _ = phase_cross_correlation(
         np.sqrt(mean), np.sqrt(probe_far_field(probe)), upsample_factor=_UPSAMPLING, normalization=None
     )

@@ -18,8 +18,9 @@ from scipy.spatial import KDTree
 
 from ptychopinn.inspection.centre import centre_offset, fill_pixels, probe_far_field
 from ptychopinn.refinement.objective import accumulate_weight
+from ptychopinn.runtime.progress import progress
 from ptychopinn.scan import Scan
-from ptychopinn.storage.arrays import pattern_blocks
+from ptychopinn.storage.arrays import blocks_of
 
 #: Fraction of the probe's intensity in the circle that defines its diameter.
 ENCIRCLED = 0.9
@@ -145,13 +146,15 @@ def measure_patterns(scan: Scan) -> PatternStatistics:
     totals, tops = np.empty(scan.n), np.empty(scan.n)
     mean, low, high = np.zeros((size, size)), np.full((size, size), np.inf), np.zeros((size, size))
     integer = True
-    for part in pattern_blocks(scan.counts.shape):
-        block = scan.counts[part]
-        totals[part] = block[:, good].sum(1, dtype=np.float64)
-        tops[part] = block[:, good].max(1, initial=0)
-        mean += block.sum(0, dtype=np.float64) / scan.n
-        low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
-        integer = integer and (block.dtype.kind == "u" or bool(np.all(block[:, good] == np.rint(block[:, good]))))
+    with progress("inspect", scan.n) as advance:
+        for part, block in blocks_of(scan.counts):
+            values = block.reshape(len(block), -1) if good.all() else block[:, good]
+            totals[part] = values.sum(1, dtype=np.float64)
+            tops[part] = values.max(1, initial=0)
+            mean += block.sum(0, dtype=np.float64) / scan.n
+            low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
+            integer = integer and (block.dtype.kind == "u" or bool(np.all(values == np.rint(values))))
+            advance(len(block))
     mean[masked] = 0
     expected = probe_far_field(scan.probe)
     constant = good & (low == high) & (high > 0) & (scan.n >= _STUCK_PATTERNS)
@@ -235,8 +238,7 @@ def _hot(
         if len(valid[0]):
             neighbours[int(y), int(x)] = valid
     times = dict.fromkeys(neighbours, 0)
-    for part in pattern_blocks(scan.counts.shape) if neighbours else ():  # counts may be on disk: one pass
-        block = scan.counts[part]
+    for _, block in blocks_of(scan.counts) if neighbours else ():  # counts may be on disk: one pass
         for (y, x), valid in neighbours.items():
             median = np.median(block[:, valid[0], valid[1]], axis=1)
             times[y, x] += int((block[:, y, x].astype(np.float64) > _HOT / 2 * median).sum())

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError
 from ptychopinn.inspection.centre import off_centre
-from ptychopinn.inspection.trials import fit_trials, margin, select_sample, twin_similarity
 from ptychopinn.runtime.process_settings import own_defaults
 from ptychopinn.scan import Scan
 
@@ -107,6 +106,9 @@ def check_orientation(scan: Scan, seed: int = 0) -> OrientationReport:
     Raises:
         InputError: the scan has a single pattern.
     """
+    # With what refines, which a command that turns positions does not need.
+    from ptychopinn.inspection.trials import fit_trials, margin, select_sample, twin_similarity
+
     if scan.n < 2:
         raise InputError(f"{scan.name}: expected two patterns or more to find their orientation, found {scan.n}")
     with own_defaults():

@@ -25,7 +25,7 @@ from ptychopinn.refinement.objective import Objective
 from ptychopinn.refinement.search import impose_aperture, select_trial_patterns
 from ptychopinn.refinement.state import State
 from ptychopinn.scan import Scan
-from ptychopinn.storage.arrays import pattern_blocks
+from ptychopinn.storage.arrays import blocks_of
 
 #: Number of patterns of 64 px in a trial; of another size, as many as have the same cost, within these bounds.
 _PATTERNS, _FEWEST, _MOST = 100, 24, 200
@@ -63,9 +63,9 @@ def select_sample(scan: Scan) -> Sample:
     """Select neighbouring patterns from the part of the scan where patterns differ most."""
     good = np.ones(scan.counts.shape[1:], np.bool_) if scan.bad_pixels is None else ~scan.bad_pixels
     mean, totals = np.zeros(scan.counts.shape[1:]), np.empty(scan.n)
-    for part in pattern_blocks(scan.counts.shape):
-        mean += scan.counts[part].sum(0, dtype=np.float64)
-        totals[part] = scan.counts[part][:, good].sum(1, dtype=np.float64)
+    for part, block in blocks_of(scan.counts):
+        mean += block.sum(0, dtype=np.float64)
+        totals[part] = block[:, good].sum(1, dtype=np.float64)
     usable = totals > _FAINT * np.median(totals)
     if usable.sum() > 1 and not usable.all():  # empty patterns differ from all others, and would be chosen
         scan = scan.subset(usable)
@@ -177,8 +177,8 @@ def _subsample(scan: Scan, good: NDArray[np.bool_]) -> NDArray[np.generic]:
     stride = max(1, math.ceil(math.sqrt(math.prod(scan.counts.shape) / _MAX_COUNTS)))
     kept = good[::stride, ::stride]
     subsampled = np.empty((scan.n, *kept.shape), scan.counts.dtype)
-    for part in pattern_blocks(scan.counts.shape):
-        subsampled[part] = np.where(kept, scan.counts[part][:, ::stride, ::stride], 0)
+    for part, block in blocks_of(scan.counts):
+        subsampled[part] = np.where(kept, block[:, ::stride, ::stride], 0)
     return subsampled
 
 

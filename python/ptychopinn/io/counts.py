@@ -9,6 +9,7 @@ all patterns into memory.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +19,12 @@ from numpy.typing import NDArray
 from ptychopinn.decisions import Decision
 from ptychopinn.errors import InputError
 from ptychopinn.io.fields import OpenFile
-from ptychopinn.storage.arrays import pattern_blocks
+from ptychopinn.runtime.progress import progress
+from ptychopinn.storage.arrays import blocks_of, pattern_blocks
 from ptychopinn.storage.stored import LARGEST_BAD, StoredPatterns, left_on_disk
 
 LARGEST_COUNT = float(2**53)
+_IN_CACHE = 1 << 18  # elements that are handled at a time
 _AT_ONCE = 8  # patterns in float64 that must fit in memory, even if patterns stay on disk
 _DEFAULT_REASONS = {
     "amplitude": (
@@ -35,6 +38,26 @@ _DEFAULT_REASONS = {
 }
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Survey:
+    """What is known of all values of good pixels: whether they, and their squares, are integers.
+
+    Attributes:
+        integral, squares_integral: within the rounding of the stored type.
+        largest: value, that of bad pixels included unless it is no count.
+        valid: no value of a bad pixel is to be replaced by 0.
+        rounding: see :func:`_relative_rounding`.
+        work: arrays for the squares of a block.
+    """
+
+    integral: bool = True
+    squares_integral: bool = True
+    largest: float = 0.0
+    valid: bool = True
+    rounding: float | None = None
+    work: NDArray[np.float64] | None = None
 
 
 class RawPatterns(Protocol):
@@ -84,22 +107,12 @@ def counts_of(
         InputError: values of good pixels are NaN, negative, too large or all zero; or memory is too small.
     """
     stored = _loaded_or_stored(file, key, patterns, bad, memory)
-    good = np.ones(stored.shape[1:], np.bool_) if bad is None else ~bad
-    _refuse_invalid(file, key, stored, good)
-    integral = squares_integral = True
-    largest = 0.0
-    rounding = _relative_rounding(stored, good)
-    for part in pattern_blocks(stored.shape):
-        block = _valid_block(stored[part], bad)
-        largest = max(largest, float(block.max(initial=0)))
-        block = block[:, good]
-        integral = integral and bool(np.all(block == np.rint(block)))
-        squares = np.square(block)
-        squares_integral = squares_integral and bool(np.all(np.abs(squares - np.rint(squares)) <= rounding * squares))
+    found = _survey(file, key, stored, bad)
+    largest = found.largest
     if largest == 0:
         file.fail(key, "photons", "patterns that are all zero")
 
-    decision = _decide(stored.dtype, integral and largest > 1, squares_integral, requested, stated, default)
+    decision = _decide(stored.dtype, found.integral and largest > 1, found.squares_integral, requested, stated, default)
     value = decision.value
     level = logging.WARNING if decision.by_default else logging.INFO
     _log.log(level, "%s: '%s' read as %s: %s", file.path, key, value, decision.reason)
@@ -108,14 +121,20 @@ def counts_of(
         file.fail(key, "at most 2^53 photons in a pixel", f"{value} of up to {largest:g}")
     if value == "counts" and stored.dtype.kind == "u":
         return stored if isinstance(stored, StoredPatterns) else np.ascontiguousarray(stored), decision
-    exact = squares_integral if value == "amplitude" else integral
+    exact = found.squares_integral if value == "amplitude" else found.integral
     dtype = np.min_scalar_type(round(largest**power)) if exact else np.dtype(np.float32)
     if isinstance(stored, StoredPatterns):
         return stored.converted(bad=bad, power=power, dtype=dtype), decision
     counts = np.empty(stored.shape, dtype)
-    for part in pattern_blocks(stored.shape):
-        block = _valid_block(stored[part], bad) ** power  # float64: squares of uint16 or float32 lose nothing here
-        counts[part] = np.rint(block) if exact else block
+    squares: NDArray[Any] = np.empty(0)  # one array for all blocks
+    for part in pattern_blocks(stored.shape, _IN_CACHE):
+        block = stored[part] if found.valid else _valid_block(stored[part], bad)
+        if power == 2:
+            squares = squares if squares.shape == block.shape else np.empty(block.shape)
+            block = np.multiply(block, block, out=squares, dtype=np.float64)  # exact for uint16 and float32
+        if exact and block.dtype.kind == "f":
+            block = np.rint(block, out=squares if power == 2 else None)
+        counts[part] = block
     return counts, decision
 
 
@@ -136,8 +155,14 @@ def _loaded_or_stored(
         return stored.converted(bad=bad)
     file.check_memory(key, patterns.shape, patterns.dtype)
     loaded: NDArray[Any] = np.empty(patterns.shape, patterns.dtype.newbyteorder("="))
-    for part in pattern_blocks(patterns.shape):
-        loaded[part] = patterns[part]
+    with progress("load", len(loaded)) as advance:
+        read_into = getattr(patterns, "read_into", None)
+        if read_into is not None:
+            read_into(loaded, advance)
+        else:
+            for part in pattern_blocks(patterns.shape):
+                loaded[part] = patterns[part]
+                advance(part.stop - part.start)
     return loaded
 
 
@@ -171,26 +196,83 @@ def frames_on_disk(patterns: RawPatterns, path: Path) -> StoredPatterns:
     return found
 
 
-def _refuse_invalid(file: OpenFile, key: str, patterns: NDArray[Any] | StoredPatterns, good: NDArray[np.bool_]) -> None:
-    """Raise InputError if good pixels are not counts; the largest value of 32 or 64 bits marks dead pixels."""
-    dtype = patterns.dtype
-    marker = np.iinfo(dtype).max if dtype.kind in "iu" and dtype.itemsize >= 4 else None
-    if dtype.kind == "u" and marker is None:
+def _survey(
+    file: OpenFile, key: str, patterns: NDArray[Any] | StoredPatterns, bad: NDArray[np.bool_] | None
+) -> _Survey:
+    """Check all values in one pass, in the type of the file; float64 is used for the squares of fractions only.
+
+    Raises:
+        InputError: good pixels are not counts; see :func:`_refuse_invalid`.
+    """
+    good = np.ones(patterns.shape[1:], np.bool_) if bad is None else ~bad
+    found = _Survey()
+    if not isinstance(patterns, np.ndarray):
+        with progress("check", len(patterns)) as advance:
+            for part, block in blocks_of(patterns):
+                _survey_block(found, file, key, block, bad, good)
+                advance(part.stop - part.start)
+        return found
+    try:
+        for part in pattern_blocks(patterns.shape, _IN_CACHE):
+            _survey_block(found, file, key, patterns[part], bad, good)
+    except InputError:
+        _refuse_invalid(file, key, patterns, good)  # the sentence counts the values of all patterns
+        raise
+    return found
+
+
+def _survey_block(
+    found: _Survey,
+    file: OpenFile,
+    key: str,
+    block: NDArray[Any],
+    bad: NDArray[np.bool_] | None,
+    good: NDArray[np.bool_],
+) -> None:
+    kind, marker = block.dtype.kind, _dead_pixel_marker(block.dtype)
+    lowest, largest = 0 if kind == "u" else block.min(), block.max()  # NaN if there is one
+    ceiling = np.inf if bad is None else LARGEST_BAD
+    if lowest >= 0 and largest < ceiling and largest != marker:
+        found.largest = max(found.largest, float(largest))
+        values = block
+    else:
+        _refuse_invalid(file, key, block, good)
+        valid = _valid_block(block, bad)
+        found.largest, found.valid = max(found.largest, float(valid.max(initial=0))), False
+        values = valid
+    if kind != "f" or not (found.integral or found.squares_integral):
         return
-    for part in pattern_blocks(patterns.shape):
-        block = patterns[part]
-        valid = np.isfinite(block) & (block >= 0)
-        if marker is not None:
-            valid &= block != marker
-        if np.all(valid | ~good):
-            continue
-        if isinstance(patterns, StoredPatterns):
-            patterns = block
-        if marker is not None and (wrong := (patterns == marker) & good).any():
-            file.fail_values(key, "counts (or a mask of bad pixels)", "dead-pixel", patterns, wrong)
-        if (wrong := ~np.isfinite(patterns) & good).any():
-            file.fail_values(key, "finite values", "NaN or infinite", patterns, wrong)
-        wrong = (patterns < 0) & good
+    if found.rounding is None:
+        found.rounding = _relative_rounding(block.dtype, values[0][good])
+    if bad is not None:
+        values = values[:, good]
+    if found.integral and np.array_equal(values, np.rint(values)):
+        return  # and so are the squares
+    found.integral = False
+    if found.squares_integral:
+        if found.work is None or found.work.shape[1:] != values.shape:
+            found.work = np.empty((2, *values.shape))
+        squares, distance = found.work
+        np.multiply(values, values, out=squares, dtype=np.float64)
+        np.subtract(squares, np.rint(squares, out=distance), out=distance)
+        np.abs(distance, out=distance)
+        squares *= found.rounding
+        found.squares_integral = bool((distance <= squares).all())
+
+
+def _dead_pixel_marker(dtype: np.dtype[Any]) -> int | None:
+    """The largest value of integers of 32 or 64 bits, which marks dead pixels."""
+    return int(np.iinfo(dtype).max) if dtype.kind in "iu" and dtype.itemsize >= 4 else None
+
+
+def _refuse_invalid(file: OpenFile, key: str, patterns: NDArray[Any], good: NDArray[np.bool_]) -> None:
+    """Raise InputError if good pixels are not counts, with the number of such values."""
+    marker = _dead_pixel_marker(patterns.dtype)
+    if marker is not None and (wrong := (patterns == marker) & good).any():
+        file.fail_values(key, "counts (or a mask of bad pixels)", "dead-pixel", patterns, wrong)
+    if (wrong := ~np.isfinite(patterns) & good).any():
+        file.fail_values(key, "finite values", "NaN or infinite", patterns, wrong)
+    if (wrong := (patterns < 0) & good).any():
         file.fail_values(key, "values that are not negative", "negative", patterns, wrong)
 
 
@@ -202,12 +284,12 @@ def _valid_block(block: NDArray[Any], bad: NDArray[np.bool_] | None) -> NDArray[
     return values
 
 
-def _relative_rounding(patterns: NDArray[Any] | StoredPatterns, good: NDArray[np.bool_]) -> float:
-    """Largest relative difference of a squared amplitude from an integer that rounding to the stored type explains."""
-    if patterns.dtype.kind != "f":
-        return 0.0
-    dtype = patterns.dtype.type
-    first = patterns[0][good]
-    if dtype == np.float64 and np.array_equal(first, first.astype(np.float32)):
-        dtype = np.float32  # float64 in the file, but rounded to float32 before
-    return 1.5 * float(np.finfo(dtype).eps)
+def _relative_rounding(dtype: np.dtype[Any], first: NDArray[Any]) -> float:
+    """Largest relative difference of a squared amplitude from an integer that rounding to the stored type explains.
+
+    Args:
+        dtype: floating point type of the file.
+        first: good pixels of the first pattern.
+    """
+    rounded = dtype == np.float64 and np.array_equal(first, first.astype(np.float32))
+    return 1.5 * float(np.finfo(np.float32 if rounded else dtype.type).eps)

@@ -9,8 +9,8 @@ of an array before it is read. Errors name the HDF5 path of the format.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from ptychopinn.errors import InputError
 from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.lazy import h5py
+from ptychopinn.runtime.progress import progress
 from ptychopinn.scan import Scan
-from ptychopinn.storage.arrays import pattern_blocks
-from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.arrays import blocks_of
+from ptychopinn.storage.new_hdf5 import check_written
 from ptychopinn.storage.stored import StoredPatterns
 
 _MOST_LINKS = 16
+_BLOCK_ELEMENTS = 1 << 22
 _DAMAGED = (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError)
 #: Group of this package in files of other formats, for values that the format does not define.
 PACKAGE_GROUP = "ptychopinn"
@@ -265,24 +267,79 @@ class Frames:
     def __getitem__(self, part: slice) -> NDArray[Any]:
         rows = np.arange(self.total)[part] if self._rows is None else self._rows[part]
         block = np.empty((len(rows), *self.shape[1:]), self.dtype.newbyteorder("="))
-        for key, dataset, start, end in zip(self._keys, self._sets, self._starts, self._starts[1:], strict=False):
-            here = np.flatnonzero((rows >= start) & (rows < end))
-            here = here[np.argsort(rows[here])]
-            if here.size:
-                try:
-                    block[here] = _frames(dataset, rows[here] - start)
-                except _DAMAGED as error:
-                    self._file.damaged(key, error)
+        self._read(rows, block, _nothing)
         return block
 
+    def read_into(self, out: NDArray[Any], advance: Callable[[int], object]) -> None:
+        """Read all frames into an array (n, N, N), each chunk of the file once.
 
-def _frames(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray[Any]:
-    """Frames of one data set by ascending index; frames that are close are read as one block."""
-    if dataset.ndim == 4:
-        return np.stack([dataset[tuple(np.unravel_index(row, dataset.shape[:2]))] for row in rows])
-    first, last = int(rows[0]), int(rows[-1])
-    block: NDArray[Any] = dataset[first : last + 1] if last - first < 2 * len(rows) else dataset[rows]
-    return block[rows - first] if last - first < 2 * len(rows) else block
+        Args:
+            out: contiguous, of the type of the file in native byte order.
+            advance: called with the number of frames after each block of them.
+        """
+        self._read(np.arange(self.total) if self._rows is None else self._rows, out, advance)
+
+    def _read(self, rows: NDArray[np.int64], out: NDArray[Any], advance: Callable[[int], object]) -> None:
+        order = None if (np.diff(rows) > 0).all() else np.argsort(rows, kind="stable")
+        rows = rows if order is None else rows[order]
+        for key, dataset, start, end in zip(self._keys, self._sets, self._starts, self._starts[1:], strict=False):
+            first, last = (int(i) for i in np.searchsorted(rows, (start, end)))
+            if first == last:
+                continue
+            targets = slice(first, last) if order is None else order[first:last]
+            try:
+                _read_frames(dataset, rows[first:last] - start, out, targets, advance)
+            except _DAMAGED as error:
+                self._file.damaged(key, error)
+
+
+def _nothing(count: int) -> None:
+    pass
+
+
+def _read_frames(
+    dataset: h5py.Dataset,
+    rows: NDArray[np.int64],
+    out: NDArray[Any],
+    targets: slice | NDArray[np.int64],
+    advance: Callable[[int], object],
+) -> None:
+    """Read frames of one data set in blocks of whole chunks.
+
+    Args:
+        dataset: (n, N, N), or (ny, nx, N, N) for a raster.
+        rows: (k,) ascending indexes of frames.
+        out: receives frame ``rows[i]`` at ``targets[i]``.
+        targets: of the frames in `out`; a slice is filled without a copy.
+        advance: called with the number of frames after each block.
+    """
+    line = 1 if dataset.ndim == 3 else dataset.shape[1]  # frames for an index of the first axis
+    begin = 0 if isinstance(targets, np.ndarray) else targets.start
+    for low, high in _blocks_of_chunks(dataset):
+        first, last = (int(i) for i in np.searchsorted(rows, (low * line, high * line)))
+        if first == last:
+            continue
+        here = rows[first:last]
+        top, bottom = int(here[0]) // line, int(here[-1]) // line + 1
+        if isinstance(targets, slice) and len(here) == (bottom - top) * line:  # all frames there, each once, in order
+            target = out[begin + first : begin + last]
+            dataset.read_direct(target.reshape(bottom - top, *dataset.shape[1:]), np.s_[top:bottom])
+        else:
+            part = slice(begin + first, begin + last) if isinstance(targets, slice) else targets[first:last]
+            if (bottom - top) * line < 2 * len(here) or dataset.ndim == 4:
+                frames = dataset[top:bottom].reshape(-1, *out.shape[1:])
+                out[part] = frames[here - top * line]
+            else:
+                unique, inverse = np.unique(here, return_inverse=True)
+                out[part] = dataset[unique][inverse]
+        advance(last - first)
+
+
+def _blocks_of_chunks(dataset: h5py.Dataset) -> Iterator[tuple[int, int]]:
+    """Blocks (first, last + 1) of the first axis that end where chunks do, each of about 2^22 elements."""
+    chunk = 1 if dataset.chunks is None else dataset.chunks[0]
+    rows = max(1, _BLOCK_ELEMENTS // max(1, math.prod(dataset.shape[1:])) // chunk) * chunk
+    return ((start, min(start + rows, dataset.shape[0])) for start in range(0, dataset.shape[0], rows))
 
 
 def open_hdf5(path: Path, kind: str = "an HDF5 file") -> h5py.File:
@@ -305,20 +362,16 @@ def open_hdf5(path: Path, kind: str = "an HDF5 file") -> h5py.File:
         raise InputError(f"{path}: expected {kind}, found {found}") from error
 
 
-@contextmanager
-def new_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Context manager of a new file to write, which replaces `path` when the block succeeds."""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        yield file
-
-
 def put_counts(group: h5py.Group, name: str, counts: NDArray[Any] | StoredPatterns) -> h5py.Dataset:
     """Write patterns in compressed chunks of one frame, with the attribute `measurement` = "counts"."""
     dataset = group.create_dataset(
         name, counts.shape, counts.dtype, chunks=(1, *counts.shape[1:]), compression="gzip", compression_opts=1
     )
-    for part in pattern_blocks(counts.shape):
-        dataset[part] = counts[part]
+    with progress("write", len(counts)) as advance:
+        for part, block in blocks_of(counts):
+            dataset[part] = block
+            check_written(group)
+            advance(len(block))
     dataset.attrs["measurement"] = "counts"
     return dataset
 

@@ -18,7 +18,7 @@ from ptychopinn.decisions import Decision, Decisions, ProbeScale
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.options import ReadOptions
-from ptychopinn.storage.arrays import pattern_blocks
+from ptychopinn.storage.arrays import blocks_of
 from ptychopinn.storage.stored import StoredPatterns
 
 #: Value of the key `probe_units` for a probe in sqrt(counts).
@@ -97,7 +97,7 @@ def probe_of(
         earlier = decisions.probe_scale  # of a file of this package, which stores the scaled probe
         return probe, replace(decisions, probe_scale=earlier or ProbeScale(1.0, scale_known))
     good = np.ones(counts.shape[1:], np.bool_) if bad is None else ~bad
-    total = sum(float(counts[part].sum(axis=0, dtype=np.float64)[good].sum()) for part in pattern_blocks(counts.shape))
+    total = sum(float(block.sum(axis=0, dtype=np.float64)[good].sum()) for _, block in blocks_of(counts))
     power, reason = (
         float(np.square(np.abs(probe.astype(np.complex128))).sum()),
         "sum |P|^2 over modes is the mean counts",
@@ -135,7 +135,7 @@ def guess_probe(counts: NDArray[Any] | StoredPatterns, bad: NDArray[np.bool_] | 
         >>> probe.shape, round(float(np.sum(np.abs(probe) ** 2)))
         ((1, 8, 8), 64)
     """
-    mean = sum(counts[part].sum(axis=0, dtype=np.float64) for part in pattern_blocks(counts.shape)) / counts.shape[0]
+    mean = sum(block.sum(axis=0, dtype=np.float64) for _, block in blocks_of(counts)) / counts.shape[0]
     if bad is not None:
         mean = np.where(bad, 0, mean)
     wave = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(np.sqrt(mean)), norm="ortho"))

@@ -12,17 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError
 from ptychopinn.io.formats.nexus import put_group
 from ptychopinn.io.formats.ptychodus import put_product
-from ptychopinn.io.hdf5 import new_hdf5, put_units
+from ptychopinn.io.hdf5 import put_units
 from ptychopinn.io.indexes import frame_indexes
+from ptychopinn.io.lazy import h5py
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
+from ptychopinn.storage.new_hdf5 import new_hdf5
 from ptychopinn.world import world_origin
 
 _SUFFIXES = (".h5", ".hdf5", ".nxs", ".nx")
@@ -173,7 +174,7 @@ def _put_image(
     """Write an image (H, W), or a stack of them, as an NXdata group."""
     names = [*["."] * (image.ndim - 2), *axes]
     group = put_group(entry, name, "NXdata", signal="data", axes=np.array(names, "S"))
-    data = group.create_dataset("data", data=image, compression="gzip", shuffle=True)
+    data = group.create_dataset("data", data=image)
     data.attrs["interpretation"] = "image"
     if units is not None:
         data.attrs["units"] = units

@@ -8,30 +8,33 @@ Files for other programs are written by :mod:`ptychopinn.io.products`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, is_zipfile
 from zlib import error as zlib_error
 
-import h5py
 import numpy as np
 
 from ptychopinn.acquisition import Acquisition
 from ptychopinn.errors import InputError, not_found
+from ptychopinn.io.lazy import h5py
 from ptychopinn.io.products import EXPORTS, check_export
 from ptychopinn.io.sniff import content_of
 from ptychopinn.reconstruction import Reconstruction, json_of
 from ptychopinn.records import ResultRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.new_hdf5 import check_written, new_hdf5
 
 SCHEMA_VERSION = 1
 _ARRAYS = ("object", "weights", "probe", "uncertainty", "positions", "residuals", "error_map", "intensities")
 _SETTINGS = ("schema_version", "origin", "pixel_size")
 _REQUIRED = ("schema_version", "object", "weights", "origin")
 _HDF5_SUFFIXES = (".h5", ".hdf5")
-_CHUNK_SIDE = 256
+#: Of object and weights.
+_BYTES_PER_PIXEL = 12
 
 
 def write_reconstruction(
@@ -48,15 +51,15 @@ def write_reconstruction(
     if result.pixel_size is not None:
         settings["pixel_size"] = result.pixel_size
     metadata = json_of(result.record().to_json())
-    with atomic_path(path) as temporary:
-        if suffix == ".npz":
+    if suffix == ".npz":
+        with atomic_path(path) as temporary:
             np.savez_compressed(temporary, **arrays, **settings, metadata=metadata)
-        else:
-            with h5py.File(temporary, "w") as file:
-                file.attrs.update(settings)
-                for name, value in arrays.items():
-                    file.create_dataset(name, data=value, compression="gzip", shuffle=True)
-                file["metadata"] = metadata
+        return path
+    with new_hdf5(path, sum(array.nbytes for array in arrays.values())) as file:
+        file.attrs.update(settings)
+        for name, value in arrays.items():
+            file.create_dataset(name, data=value)  # not compressed: noise of a float hardly shrinks, and it takes time
+        file["metadata"] = metadata
     return path
 
 
@@ -100,8 +103,7 @@ def save_in_parts(
     Args:
         path: destination, ``.h5`` or ``.hdf5``.
         shape: (H, W) of the canvas.
-        parts: first row of a block, and the block's rows of "object", "weights" and optionally "uncertainty"; chunks
-            are written once if blocks are multiples of 256 rows.
+        parts: first row of a block, and the block's rows of "object", "weights" and optionally "uncertainty".
         origin: (y, x) scan coordinate of the object's pixel (0, 0), in pixels.
         probe: (M, N, N) complex64 in sqrt(counts).
         positions: (n, 2) float64 (y, x) in pixels.
@@ -118,8 +120,8 @@ def save_in_parts(
     """
     path = Path(path)
     check_parts_path(path)
-    chunks = (min(_CHUNK_SIDE, shape[0]), min(_CHUNK_SIDE, shape[1]))
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    needed = math.prod(shape) * _BYTES_PER_PIXEL + probe.nbytes + positions.nbytes
+    with new_hdf5(path, needed) as file:
         file.attrs.update({"schema_version": SCHEMA_VERSION, "origin": np.asarray(origin, np.float64)})
         if pixel_size is not None:
             file.attrs["pixel_size"] = pixel_size
@@ -128,10 +130,11 @@ def save_in_parts(
                 if not np.isfinite(values).all():
                     raise InputError(f"{name} must be finite, got values that are not from row {first} on")
                 if name not in file:
-                    file.create_dataset(name, shape, values.dtype, chunks=chunks, compression="gzip", shuffle=True)
+                    file.create_dataset(name, shape, values.dtype)
                 file[name][first : first + len(values)] = values
+                check_written(file)
         for name, array in (("probe", probe), ("positions", positions)):
-            file.create_dataset(name, data=array, compression="gzip", shuffle=True)
+            file.create_dataset(name, data=array)
         file["metadata"] = json_of(ResultRecord(acquisition, orientation, metadata=metadata).to_json())
     return path
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft, ndimage
-from scipy.signal import get_window
-from skimage.registration import phase_cross_correlation
 
 from ptychopinn.errors import InputError
 
@@ -207,6 +205,10 @@ def _shifted(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 def _register(image: np.ndarray, truth: np.ndarray, smoothing: float, upsampling: int) -> np.ndarray:
+    # scipy.signal and skimage take half a second to import; a figure of a reconstruction needs only fit_ramp.
+    from scipy.signal import get_window
+    from skimage.registration import phase_cross_correlation
+
     tukey = [get_window(("tukey", 0.25), side, fftbins=False) for side in image.shape]
     window = tukey[0][:, None] * tukey[1]
     moving, fixed = (window * (a - ndimage.gaussian_filter(a, smoothing)) for a in (image, truth))

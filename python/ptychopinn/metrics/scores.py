@@ -11,9 +11,7 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import ndimage, signal
-from skimage.metrics import structural_similarity
-from skimage.restoration import unwrap_phase
+from scipy import ndimage
 
 _ROUNDING = 1e-7  # variation below this fraction of the magnitude is rounding of float32
 
@@ -76,6 +74,8 @@ def ssim(image: np.ndarray, truth: np.ndarray, data_range: float) -> float:
     """
     if data_range <= 0:
         return math.nan
+    from skimage.metrics import structural_similarity  # half a second, which figures without a truth do not need
+
     return float(structural_similarity(truth, image, data_range=data_range))
 
 
@@ -150,6 +150,8 @@ def matched_phases(image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np
         >>> bool(np.allclose(b, phase)), bool(np.allclose(a - b, 0.3))
         (True, True)
     """
+    from skimage.restoration import unwrap_phase  # half a second, which figures without a truth do not need
+
     mean = np.angle(truth.sum())
     own, reference = np.angle(image * np.exp(-1j * mean)), unwrap_phase(np.angle(truth * np.exp(-1j * mean)))
     if np.abs(reference).max() < np.pi:
@@ -185,7 +187,9 @@ def frc(image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     height, width = truth.shape
     side = min(height, width)
-    window = signal.windows.hann(height)[:, None] * signal.windows.hann(width)
+    from scipy.signal.windows import hann  # a third of a second, which figures without a truth do not need
+
+    window = hann(height)[:, None] * hann(width)
     cycles = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
     ring = np.rint(cycles * side).astype(int).ravel()
     rings = side // 2

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ptychopinn.errors import InputError
 from ptychopinn.physics.objects import OBJECTS, Shape
 from ptychopinn.physics.probes import PROBES
+from ptychopinn.runtime.progress import progress
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import compact_counts, pattern_blocks
 
@@ -87,9 +88,11 @@ def simulate(
     positions += (np.array(truth.shape) - size) / 2 - (positions.min(axis=0) + positions.max(axis=0)) / 2
 
     blocks = []
-    for part in pattern_blocks((patterns, 4, size, size)):
-        intensity = diffract(truth, field, positions[part])
-        blocks.append(compact_counts(noise_rng.poisson(intensity)) if noise else intensity.astype(np.float32))
+    with progress("simulate", patterns) as advance:
+        for part in pattern_blocks((patterns, 4, size, size)):
+            intensity = diffract(truth, field, positions[part])
+            blocks.append(compact_counts(noise_rng.poisson(intensity)) if noise else intensity.astype(np.float32))
+            advance(len(intensity))
     names = {"object": object, "probe": probe, "scan": scan}
     settings = {key: value if isinstance(value, str) else "custom" for key, value in names.items()}
     return Scan(

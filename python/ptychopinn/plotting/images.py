@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 from ptychopinn.plotting.style import colour_bar, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 AMPLITUDE_MAP, PHASE_MAP, CYCLIC_MAP, COUNTS_MAP = "magma", "viridis", "twilight", "inferno"
 NO_DATA = "0.8"  # grey of pixels without data
@@ -49,6 +51,8 @@ def draw_image(
     axes.set(facecolor=NO_DATA, xlabel=f"x ({coordinates})", ylabel=f"y ({coordinates})")
     colour_bar(shown, axes, label)
     if scale_bar:
+        from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar  # see style.py
+
         length, text = _scale_bar(width, pixel_size)
         bar = AnchoredSizeBar(
             axes.transData, length, text, "lower left", pad=0.4, sep=4, color="white", size_vertical=height / 100

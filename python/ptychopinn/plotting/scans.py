@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import LogNorm
 from numpy.typing import NDArray
 
 from ptychopinn.plotting.images import AMPLITUDE_MAP, COUNTS_MAP, CYCLIC_MAP, NO_DATA, PHASE_MAP, draw_image
@@ -29,6 +28,8 @@ def plot_scan_overview(scan: Scan, path: str | Path) -> list[Path]:
     Returns:
         The path written, in a list.
     """
+    from matplotlib.colors import LogNorm  # see style.py
+
     figure = new_figure(9.5, 8.0)
     (positions, amplitude), (phase, pattern) = figure.subplots(2, 2)
     centres = scan.positions + scan.patch_size // 2

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.plotting.style import new_figure, save_figure
@@ -35,6 +34,8 @@ def plot_training(history: str | Path | Mapping[str, Sequence[float]], path: str
     losses = {name: v for name, v in table.items() if "loss" in name.lower() and np.isfinite(v).any()}
     if not losses:
         raise InputError(f"{source}: no column with 'loss' in its name holds a number, found columns {sorted(table)}")
+    from matplotlib.ticker import MaxNLocator  # see style.py
+
     unit = _abscissa(table, losses)
     figure = new_figure(6.4, 4.0)
     axes = figure.subplots()

@@ -12,6 +12,7 @@ from ptychopinn.config import RefineConfig
 from ptychopinn.errors import not_found
 from ptychopinn.plotting.reconstructions import plot_reconstruction
 from ptychopinn.plotting.refinement import plot_refinement
+from ptychopinn.plotting.style import drawn
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.checkpoint import CheckpointWriter
 from ptychopinn.refinement.workflow import Progress, refine
@@ -80,6 +81,6 @@ def refine_to_files(
     if not writes:
         return result, []
     written = [result.save(out, format, scan)]
-    written += plot_reconstruction(result, folder)
-    written += plot_refinement(result, scan, folder)
+    written += drawn(plot_reconstruction, result, folder)
+    written += drawn(plot_refinement, result, scan, folder)
     return result, written

@@ -1,19 +1,28 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Progress bars with rate and time left, on a terminal only."""
+"""Progress bars with rate and time left, on a terminal only, and only for what takes longer than a second."""
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
+
+#: Seconds before a bar appears: one that flashes is noise.
+DELAY = 1.0
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 @contextmanager
 def progress(label: str, total: int | None, unit: str = "patterns") -> Iterator[Callable[[int], object]]:
-    """A progress bar on standard error; none where that is no terminal, inside another bar, or within :func:`quiet`.
+    """A progress bar on standard error, from the first call after :data:`DELAY` seconds on.
+
+    There is none where standard error is no terminal, inside another bar, within :func:`quiet`, and in the processes of
+    torchrun but the first.
 
     Args:
         label: what is done, such as "reconstruct".
@@ -27,17 +36,47 @@ def progress(label: str, total: int | None, unit: str = "patterns") -> Iterator[
         >>> with progress("load", 3) as advance:
         ...     _ = advance(3)
     """
-    if _quiet.get() or not sys.stderr.isatty():
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    if _quiet.get() or not terminal or os.environ.get("RANK", "0") != "0":
         yield lambda count: None
         return
-    from tqdm import tqdm  # takes as long to import as a short task
-
     token = _quiet.set(True)
+    bar = _Bar(label, total, unit)
     try:
-        with tqdm(total=total, desc=label, unit=f" {unit}", unit_scale=True, leave=False, dynamic_ncols=True) as bar:
-            yield bar.update
+        yield bar.advance
     finally:
         _quiet.reset(token)
+        bar.close()
+
+
+class _Bar:
+    """A bar of tqdm that is made when it is first shown."""
+
+    def __init__(self, label: str, total: int | None, unit: str) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._began, self._done = time.monotonic(), 0
+        self._shown: Any = None
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        if self._shown is not None:
+            self._shown.update(count)
+        elif time.monotonic() - self._began >= DELAY and self._done != self._total:
+            from tqdm import tqdm  # takes as long to import as a short task
+
+            self._shown = tqdm(
+                total=self._total,
+                initial=self._done,
+                desc=self._label,
+                unit=f" {self._unit}",
+                unit_scale=True,
+                leave=False,
+                dynamic_ncols=True,
+            )
+
+    def close(self) -> None:
+        if self._shown is not None:
+            self._shown.close()
 
 
 @contextmanager

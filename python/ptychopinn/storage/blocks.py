@@ -23,9 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError, not_found
+from ptychopinn.runtime.memory import available_memory
 
-#: Bytes of HDF5's chunk cache per open dataset; the default of 1 MiB is smaller than one chunk of a modern detector.
-_CHUNK_CACHE = 64 << 20
+#: Smallest and largest size of HDF5's chunk cache, in bytes, and the largest relative to the available memory. HDF5's
+#: own size of 1 MiB is smaller than one chunk of a modern detector.
+_CHUNK_CACHE = 64 << 20, 4 << 30
+_CACHE_FRACTION = 1 / 16
+#: Slots of the cache for each chunk that fits into it; two chunks in one slot evict each other.
+_SLOTS = 10
 _ENCRYPTED = 1
 
 
@@ -168,6 +173,7 @@ class Hdf5Dataset:
         self.path, self.key, self.axis = _existing(path), key, axis
         self.name = f"{path}: key '{key}'"
         self._file: Any = None
+        self._cache: dict[str, int] = {}
         self._lock = threading.RLock()
         dataset = self._dataset()
         if not hasattr(dataset, "chunks"):  # nothing, or a group
@@ -177,6 +183,7 @@ class Hdf5Dataset:
         shape = dataset.shape if axis == 0 else (dataset.shape[2], *dataset.shape[:2])
         self.shape: tuple[int, int, int] = shape
         self.dtype = dataset.dtype.newbyteorder("=")
+        self._cache = chunk_cache(dataset, axis)
         self._close()
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -185,7 +192,10 @@ class Hdf5Dataset:
             for first, last, part in runs(rows):
                 try:
                     dataset = self._dataset()
-                    out[part] = dataset[first:last] if self.axis == 0 else dataset[:, :, first:last].transpose(2, 0, 1)
+                    if self.axis == 0:
+                        dataset.read_direct(out[part], np.s_[first:last])
+                    else:
+                        out[part] = dataset[:, :, first:last].transpose(2, 0, 1)
                 except (OSError, KeyError, ValueError, TypeError) as error:
                     raise InputError(
                         f"{self.name}: patterns {first} to {last - 1} cannot be read, the file is damaged or was "
@@ -198,7 +208,7 @@ class Hdf5Dataset:
 
         if self._file is None:
             try:
-                self._file = h5py.File(self.path, "r", rdcc_nbytes=_CHUNK_CACHE)
+                self._file = h5py.File(self.path, "r", **self._cache)
             except OSError as error:
                 raise InputError(
                     f"{self.path}: expected an HDF5 file, found another or damaged file: {error}"
@@ -239,6 +249,24 @@ class Repeated:
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         patterns: NDArray[Any] = self.patterns[self.which[rows]]
         return patterns
+
+
+def chunk_cache(dataset: Any, axis: int) -> dict[str, int]:
+    """Arguments of `h5py.File` for a cache that holds all chunks of one pattern, so that none is decompressed twice.
+
+    Args:
+        dataset: of three axes, chunked or contiguous.
+        axis: of the patterns.
+    """
+    if dataset.chunks is None:
+        return {}
+    chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    sides = [(dataset.shape[k], dataset.chunks[k]) for k in range(3) if k != axis]
+    needed = chunk * math.prod(-(-length // side) for length, side in sides)
+    smallest, largest = _CHUNK_CACHE
+    limit = min(largest, int(_CACHE_FRACTION * available_memory()))
+    size = needed if smallest < needed <= limit else smallest
+    return {"rdcc_nbytes": size, "rdcc_nslots": min(_SLOTS * (size // chunk) + 1, 1 << 20)}
 
 
 def _close_before_fork(source: Hdf5Dataset) -> None:

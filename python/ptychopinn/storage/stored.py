@@ -2,8 +2,8 @@
 """Patterns on disk with the interface of an array: ``Scan.counts`` where a scan is larger than memory.
 
 Patterns are read when they are indexed, in the file's order and type, and converted to counts by a rule that is fixed
-when the object is made. Nothing is read ahead or cached; only ``[:]`` loads all patterns. Values are checked each time
-they are read.
+when the object is made. An object keeps no patterns; only ``[:]`` loads all of them, and
+:func:`~ptychopinn.storage.arrays.blocks_of` reads blocks ahead. Values are checked each time they are read.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptychopinn.errors import InputError
 from ptychopinn.runtime.memory import available_memory, fits_in_memory
+from ptychopinn.runtime.progress import progress
+from ptychopinn.storage.ahead import read_ahead
 from ptychopinn.storage.blocks import FlatFile, Hdf5Dataset, PatternSource, Repeated
 
 #: Values of a bad pixel from this one up are markers, and become zero; the square of a smaller one is still exact.
@@ -325,9 +327,11 @@ def load_counts(counts: NDArray[Any] | StoredPatterns, purpose: str) -> NDArray[
         )
     loaded = np.empty(counts.shape, counts.dtype)
     rows = max(1, _BLOCK_ELEMENTS // (counts.shape[1] * counts.shape[2]))
-    for start in range(0, len(counts), rows):
-        part = slice(start, start + rows)
-        loaded[part] = np.fft.ifftshift(counts[part], axes=(-2, -1))
+    parts = [slice(start, start + rows) for start in range(0, len(counts), rows)]
+    with progress("load", len(counts)) as advance:
+        for part, block in zip(parts, read_ahead(counts.__getitem__, parts), strict=True):
+            loaded[part] = np.fft.ifftshift(block, axes=(-2, -1))
+            advance(len(block))
     return loaded
 
 

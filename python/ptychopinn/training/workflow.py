@@ -29,6 +29,7 @@ from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.bundle import BUNDLE_NAME, save_bundle
 from ptychopinn.physics.positions import REACH
 from ptychopinn.plotting.scans import plot_scan_overview
+from ptychopinn.plotting.style import drawn
 from ptychopinn.plotting.training import plot_training
 from ptychopinn.runtime.process_settings import process_settings
 from ptychopinn.runtime.processes import agree, broadcast, for_this_process, processes, shared_errors
@@ -182,7 +183,7 @@ def _train(
         info = {"scan": names, "orientation": turned, "epochs": trainer.current_epoch, "seconds": seconds, **losses}
         save_bundle(model, config, out / BUNDLE_NAME, info)
         if loggers:
-            plot_training(out / "metrics.csv", out / "training.png")
+            drawn(plot_training, out / "metrics.csv", out / "training.png")
     with torch.no_grad():
         broadcast(*model.state_dict().values())
     _log.info("trained %d epochs in %.0f s", trainer.current_epoch, seconds)

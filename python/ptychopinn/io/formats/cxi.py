@@ -16,7 +16,7 @@ from ptychopinn.acquisition import JOULE_PER_EV, Acquisition
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, first_pixel, truth_of, units_reason
 from ptychopinn.io.formats.nexus import is_nexus
 from ptychopinn.io.geometry import one_size
-from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, new_hdf5, put_counts, put_package_group
+from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, put_counts, put_package_group
 from ptychopinn.io.indexes import indexes_of, pair_by_index, with_pairing
 from ptychopinn.io.lazy import h5py
 from ptychopinn.io.options import ReadOptions
@@ -25,6 +25,7 @@ from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
 from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
+from ptychopinn.storage.new_hdf5 import new_hdf5
 from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
 _ENTRY = "entry_1"

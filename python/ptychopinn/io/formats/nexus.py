@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ptychopinn.acquisition import HC, JOULE_PER_EV, Acquisition
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, origin_of, truth_of, units_reason
 from ptychopinn.io.geometry import one_size
-from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, new_hdf5, put_counts, put_package_group, put_units
+from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, put_counts, put_package_group, put_units
 from ptychopinn.io.lazy import h5py
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
@@ -23,6 +23,7 @@ from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
 from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
+from ptychopinn.storage.new_hdf5 import new_hdf5
 from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
 _LENGTHS = {"m": 1.0, "metre": 1.0, "meter": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "micron": 1e-6}

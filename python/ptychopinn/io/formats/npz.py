@@ -10,8 +10,10 @@ axis enumerates the patterns, and how the probe is scaled. The rules for these d
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,9 @@ from ptychopinn.io.probe import PROBE_UNITS, stacked
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
 from ptychopinn.records import ScanRecord
+from ptychopinn.runtime.progress import progress
 from ptychopinn.scan import Scan
-from ptychopinn.storage.arrays import pattern_blocks
+from ptychopinn.storage.arrays import blocks_of
 from ptychopinn.storage.atomic import atomic_path
 from ptychopinn.storage.stored import StoredPatterns, left_on_disk, save_npz
 
@@ -127,10 +130,7 @@ def write_npz(scan: Scan, path: str | Path) -> None:
         path: the file; missing parent folders are created, an existing file is replaced.
     """
     centres = scan.positions + scan.patch_size // 2
-    parts = pattern_blocks(scan.counts.shape)
-    exact_in_float32 = max(float(scan.counts[part].max()) for part in parts) < 2**22
-    kind = np.float32 if exact_in_float32 else np.float64
-    amplitudes = (np.sqrt(scan.counts[part], dtype=kind) for part in pattern_blocks(scan.counts.shape))
+    kind = np.float32 if _largest(scan.counts) < 2**22 else np.float64
     arrays: dict[str, Any] = {
         "measurement": "amplitude",
         "axes": "nyx",
@@ -148,8 +148,22 @@ def write_npz(scan: Scan, path: str | Path) -> None:
         "name": scan.name,
         "metadata_json": json.dumps(scan.record().to_json()),
     }
-    with atomic_path(path) as temporary:
-        save_npz(temporary, "diff3d", scan.counts.shape, np.dtype(kind), amplitudes, arrays)
+    needed = math.prod(scan.counts.shape) * np.dtype(kind).itemsize
+    with atomic_path(path, needed) as temporary, progress("write", scan.n) as advance:
+
+        def amplitudes() -> Iterator[NDArray[Any]]:
+            for _, block in blocks_of(scan.counts):
+                yield np.sqrt(block, dtype=kind)
+                advance(len(block))
+
+        save_npz(temporary, "diff3d", scan.counts.shape, np.dtype(kind), amplitudes(), arrays)
+
+
+def _largest(counts: NDArray[Any] | StoredPatterns) -> float:
+    """The largest count, or that of the type where it is small."""
+    if counts.dtype.kind == "u" and counts.dtype.itemsize <= 2:
+        return float(np.iinfo(counts.dtype).max)
+    return max(float(block.max()) for _, block in blocks_of(counts))
 
 
 class _Archive(OpenFile):

@@ -28,6 +28,7 @@ from ptychopinn.io.sniff import Content
 from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.new_hdf5 import new_hdf5, open_new_hdf5
 from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
 PATTERNS, PRODUCT = "diffraction", "product"
@@ -154,14 +155,14 @@ def write_ptychodus(scan: Scan, path: Path) -> None:
     indexes = frame_indexes(scan)
     detector_pixel = known_detector_pixel_size(scan) or 0.0
     truth = np.ones(_empty_shape(scan), np.complex64) if scan.truth is None else scan.truth
-    with atomic_path(first) as one, atomic_path(second) as two:
-        with h5py.File(one, "w") as file:
+    with atomic_path(first) as one:
+        with open_new_hdf5(one) as file:
             patterns = put_counts(file, "patterns", scan.counts)
             patterns.attrs["detector_pixel_width_m"] = patterns.attrs["detector_pixel_height_m"] = detector_pixel
             file["indexes"] = indexes
             bad = scan.bad_pixels
             file["bad_pixels"] = np.zeros(scan.counts.shape[1:], np.bool_) if bad is None else bad
-        with h5py.File(two, "w") as file:
+        with new_hdf5(second) as file:
             put_product(
                 file,
                 name=scan.name,

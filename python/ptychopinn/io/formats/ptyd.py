@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ptychopinn.acquisition import Acquisition
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, origin_of, truth_of
 from ptychopinn.io.geometry import one_size
-from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, new_hdf5, put_counts, put_package_group
+from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, put_counts, put_package_group
 from ptychopinn.io.indexes import frame_indexes, unique_indexes, unless_in_order
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import stacked
@@ -25,6 +25,7 @@ from ptychopinn.io.sniff import Content
 from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
+from ptychopinn.storage.new_hdf5 import check_written, new_hdf5
 from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
 _GROUPS = ("meta", "info", "common")
@@ -100,6 +101,7 @@ def write_ptyd(scan: Scan, path: Path) -> None:
         weights = chunk.create_dataset("weights", shape, np.float32, chunks=(1, *good.shape), compression="gzip")
         for part in pattern_blocks(shape):
             weights[part] = good
+            check_written(chunk)
         put_package_group(file, scan, probe=scan.probe, truth=scan.truth, origin_m=world_origin(scan))
         file[PACKAGE_GROUP]["pixel_size"] = pixel_size
 
