@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,27 @@ def drawn(draw: Callable[..., list[Path]], *arguments: Any, **options: Any) -> l
         reason = " ".join(str(error).split()) or type(error).__name__
         _log.warning("not drawn: %s; the result is saved, and `ptychopinn plot` draws it again", reason)
         return []
+
+
+class Drawings:
+    """Figures that are drawn one after the other on a thread, while the work goes on that they show.
+
+    Errors are warnings, as with :func:`drawn`.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "drawings")
+
+    def add(self, draw: Callable[..., list[Path]], *arguments: Any) -> None:
+        """Draw when the figures before are done; what is drawn must not change any more."""
+        self._thread.submit(drawn, draw, *arguments)
+
+    def __enter__(self) -> Drawings:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait until all figures are drawn; none can be added any more."""
+        self._thread.shutdown()
 
 
 def new_figure(width: float, height: float) -> Figure:

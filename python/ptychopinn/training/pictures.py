@@ -15,6 +15,8 @@ import torch
 from ptychopinn.config import Config
 from ptychopinn.inference.predict import reconstruct
 from ptychopinn.plotting.reconstructions import plot_reconstruction
+from ptychopinn.plotting.style import Drawings
+from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
 from ptychopinn.training.module import PtychoModule
 
@@ -32,12 +34,13 @@ class RunningPicture(L.Callback):
         config: of the training; the picture is made with as few groups as show every pattern.
         folder: of the run; pictures go to ``running/epoch-0010/amplitude.png`` and ``phase.png``.
         every: so many epochs.
+        drawings: draw them, while the training goes on.
     """
 
-    def __init__(self, scan: Scan, config: Config, folder: Path, every: int) -> None:
+    def __init__(self, scan: Scan, config: Config, folder: Path, every: int, drawings: Drawings) -> None:
         inference = dataclasses.replace(config.inference, coverage=1, augment=1, uncertainty="none")
         self.config = dataclasses.replace(config, inference=inference)
-        self.scan, self.folder, self.every = scan, folder, every
+        self.scan, self.folder, self.every, self.drawings = scan, folder, every, drawings
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.current_epoch == 0 and trainer.is_global_zero:
@@ -59,8 +62,12 @@ class RunningPicture(L.Callback):
             model.train(training)
         if not trainer.is_global_zero:  # several processes share the groups; one draws
             return
-        plot_reconstruction(result, self.folder / "running" / f"epoch-{epoch:04d}")
+        self.drawings.add(self._draw, result, epoch)
+
+    def _draw(self, result: Reconstruction, epoch: int) -> list[Path]:
+        written = plot_reconstruction(result, self.folder / "running" / f"epoch-{epoch:04d}")
         _log.info("epoch %d: the reconstruction is drawn in %s", epoch, self.folder / "running")
+        return written
 
     def _middle(self) -> Scan:
         if self.scan.n <= _PATTERNS:

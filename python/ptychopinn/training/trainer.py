@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
+from ptychopinn.plotting.style import Drawings
 from ptychopinn.runtime.devices import resolve_accelerator
 from ptychopinn.runtime.processes import launched
 from ptychopinn.scan import Scan
@@ -42,13 +43,13 @@ _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 }
 
 
-def watchers_of(config: Config, monitor: str, scan: Scan, out: Path) -> list[L.Callback]:
+def watchers_of(config: Config, monitor: str, scan: Scan, out: Path, drawings: Drawings) -> list[L.Callback]:
     """The optional callbacks: early stopping and pictures."""
     execution, watchers = config.execution, list[L.Callback]()
     if execution.early_stopping is not None:
         watchers.append(EarlyStopping(monitor, patience=execution.early_stopping, check_finite=False))
     if execution.picture_every is not None:
-        watchers.append(RunningPicture(scan, config, out, execution.picture_every))
+        watchers.append(RunningPicture(scan, config, out, execution.picture_every, drawings))
     return watchers
 
 

@@ -29,7 +29,7 @@ from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.bundle import BUNDLE_NAME, save_bundle
 from ptychopinn.physics.positions import REACH
 from ptychopinn.plotting.scans import plot_scan_overview
-from ptychopinn.plotting.style import drawn
+from ptychopinn.plotting.style import Drawings, drawn
 from ptychopinn.plotting.training import plot_training
 from ptychopinn.runtime.process_settings import process_settings
 from ptychopinn.runtime.processes import agree, broadcast, for_this_process, processes, shared_errors
@@ -106,8 +106,8 @@ def train(
     """
     scans = [scan] if isinstance(scan, Scan) else list(scan)
     config = config or Config()
-    with process_settings(config.execution, seed=config.training.seed), processes():
-        return _train(scans, Path(out), config, overwrite, start, resume, callbacks)
+    with process_settings(config.execution, seed=config.training.seed), processes(), Drawings() as drawings:
+        return _train(scans, Path(out), config, overwrite, start, resume, callbacks, drawings)
 
 
 def _train(
@@ -118,6 +118,7 @@ def _train(
     start: PtychoModel | None,
     resume: bool,
     callbacks: Sequence[L.Callback],
+    drawings: Drawings,
 ) -> TrainedRun:
     last = out / "checkpoints" / "last.ckpt"
     interrupt = threading.Event()
@@ -137,7 +138,7 @@ def _train(
         earlier = _logged(out / "metrics.csv", finished) if resume else []
         loggers = make_loggers(config, out)
         kept = [best, LastEpoch(out / "checkpoints")] if config.execution.checkpoints else []
-        watchers = [StopAllProcesses(interrupt), *watchers_of(config, monitor, scans[0], out), *callbacks]
+        watchers = [StopAllProcesses(interrupt), *watchers_of(config, monitor, scans[0], out, drawings), *callbacks]
         trainer = make_trainer(config, out, [*kept, *watchers], loggers)
         data.place(trainer.strategy.root_device)
     if trainer.world_size > data.batch_size:
@@ -148,7 +149,8 @@ def _train(
         )  # fmt: skip
     with shared_errors():
         if trainer.is_global_zero:
-            _begin_folder(out, config, scans[0], resume)
+            _begin_folder(out, config, resume)
+            drawings.add(plot_scan_overview, scans[0], out / "scan.png")
             for logger in loggers[1:]:  # the first has config.yaml beside it
                 logger.log_hyperparams(config.to_dict())
     began = time.perf_counter()
@@ -207,7 +209,7 @@ def _check_folder(out: Path, overwrite: bool, resume: bool) -> None:
         )
 
 
-def _begin_folder(out: Path, config: Config, scan: Scan, resume: bool) -> None:
+def _begin_folder(out: Path, config: Config, resume: bool) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -217,7 +219,6 @@ def _begin_folder(out: Path, config: Config, scan: Scan, resume: bool) -> None:
     for name in ("metrics.csv", "training.png") if not resume else ():
         (out / name).unlink(missing_ok=True)
     _write_config(config, out / "config.yaml")
-    plot_scan_overview(scan, out / "scan.png")
 
 
 def _module(scans: Sequence[Scan], config: Config, start: PtychoModel | None) -> PtychoModule:
