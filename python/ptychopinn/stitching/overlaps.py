@@ -86,13 +86,19 @@ def overlapping_pairs(positions: NDArray[np.generic], size: tuple[int, int], nei
     """
     if len(positions) < 2 or neighbours < 1:
         return np.zeros((0, 2), np.int64)
-    _, cell = np.unique(positions // np.maximum(np.array(size) // 4, 1), axis=0, return_inverse=True)
-    _, first = np.unique(cell, return_index=True)
-    everyone = np.arange(len(positions))
-    found = [np.stack([everyone, first[cell.ravel()]], 1)]
+    cells = (positions // np.maximum(np.array(size) // 4, 1)).astype(np.int64)
+    cells -= cells.min(0)
+    _, first, cell = np.unique(cells[:, 0] * (cells[:, 1].max() + 1) + cells[:, 1], return_index=True, return_inverse=True)
+    everyone, total = np.arange(len(positions)), len(positions)
+    found = [_numbered(everyone, first[cell.ravel()], total)]
     for members in (everyone, first):
         count = min(neighbours + 1, len(members))
         _, nearest = cKDTree(positions[members]).query(positions[members], k=[*range(1, count + 1)])
-        found.append(np.stack([np.repeat(members, count), members[nearest].ravel()], 1))
-    pairs = np.concatenate(found)
-    return np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
+        found.append(_numbered(np.repeat(members, count), members[nearest].ravel(), total))
+    return np.stack(np.divmod(np.unique(np.concatenate(found)), total), 1)
+
+
+def _numbered(one: NDArray[np.int64], other: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """A number for each pair of different patches, the lower one first: numbers sort much faster than pairs."""
+    numbers: NDArray[np.int64] = np.minimum(one, other) * total + np.maximum(one, other)
+    return numbers[one != other]

@@ -14,13 +14,17 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array, diags_array
 from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from ptycho_ext import CanvasGeometry
 from ptychopinn.stitching.accumulator import Accumulator, Stitched
+from ptychopinn.stitching.aggregates import row_sums_of_modulus, unit
+from ptychopinn.stitching.multigrid import best_phases
 from ptychopinn.stitching.overlaps import overlap_products, overlapping_pairs, weighted_patches
 from ptychopinn.stitching.stores import MemoryStore
+
+#: Patches up to which the eigenvector is computed directly.
+_FEW = 32
 
 
 def stitch(patches: Tensor, positions: Tensor, weights: Tensor, *, synchronise: bool = True) -> Stitched:
@@ -70,13 +74,19 @@ def synchronise_phases(
     return torch.from_numpy(agreeing_phases(len(values), pairs, products)).to(patches)
 
 
-def agreeing_phases(count: int, pairs: NDArray[np.int64], products: NDArray[np.complex128]) -> NDArray[np.complex128]:
+def agreeing_phases(
+    count: int,
+    pairs: NDArray[np.int64],
+    products: NDArray[np.complex128],
+    device: torch.device | str = "cpu",
+) -> NDArray[np.complex128]:
     """Unit phase factors from overlap products.
 
     Args:
         count: of the patches.
         pairs: (k, 2), numbers of patches, each pair once.
         products: (k,), of each pair as :func:`~ptychopinn.stitching.overlaps.overlap_products` has them.
+        device: for the iterations where there are many patches.
 
     Returns:
         (count,), of modulus 1; see :func:`synchronise_phases`.
@@ -84,26 +94,23 @@ def agreeing_phases(count: int, pairs: NDArray[np.int64], products: NDArray[np.c
     factors = np.ones(count, np.complex128)
     upper = coo_array((products, (pairs[:, 0], pairs[:, 1])), shape=(count, count)).tocsr()
     upper.eliminate_zeros()
-    links = upper + upper.conj().T
+    links = (upper + upper.conj().T).tocsr()
     parts, labels = connected_components(abs(links), directed=False)
     order = np.argsort(labels, kind="stable")
     for members in np.split(order, np.cumsum(np.bincount(labels, minlength=parts))[:-1]):
         if len(members) > 1:
-            vector = _leading_eigenvector(links[members][:, members])
-            modulus = np.abs(vector)
-            unit = np.where(modulus > 0, vector / np.where(modulus > 0, modulus, 1), 1)
-            mean = unit.sum()
-            factors[members] = unit * (np.conj(mean) / abs(mean) if abs(mean) > 0 else 1)
+            part = links if parts == 1 else links[members][:, members]
+            found = _exactly(part) if len(members) <= _FEW else best_phases(part, device).cpu().numpy()
+            mean = found.sum()
+            factors[members] = found * (np.conj(mean) / abs(mean) if abs(mean) > 0 else 1)
     return factors
 
 
-def _leading_eigenvector(links: csr_array) -> NDArray[np.complex128]:
-    """Of ``D^-1/2 M D^-1/2`` with D the row sums of |M|: eigenvalues in [-1, 1], 1 where all overlaps agree."""
-    scale = 1 / np.sqrt(np.asarray(abs(links).sum(axis=1)).ravel())
+def _exactly(links: csr_array) -> NDArray[np.complex128]:
+    """Phases of the leading eigenvector of ``D^-1/2 M D^-1/2`` with D the row sums of |M|.
+
+    Its eigenvalues are in [-1, 1], and 1 is one of them where all overlaps agree.
+    """
+    scale = 1 / np.sqrt(row_sums_of_modulus(links))
     normalised = diags_array(scale) @ links @ diags_array(scale)
-    if links.shape[0] <= 32:
-        return np.linalg.eigh(normalised.toarray())[1][:, -1]
-    start = np.ones(links.shape[0], np.complex128)
-    _, vectors = eigsh(normalised.tocsc(), k=1, sigma=1 + 1e-3, which="LM", v0=start)
-    vector: NDArray[np.complex128] = vectors[:, 0]
-    return vector
+    return unit(np.linalg.eigh(normalised.toarray())[1][:, -1])
