@@ -84,4 +84,6 @@ class CanvasGeometry:
 
 
 def _float64(positions: Tensor | ArrayLike) -> Tensor:
-    return torch.as_tensor(positions, dtype=torch.float64)
+    if isinstance(positions, Tensor):
+        return positions.to(torch.float64)
+    return torch.as_tensor(positions, dtype=torch.float64, device="cpu")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 #: A link is weak below this fraction of the strongest one of both its ends.
-_WEAK = 0.08
+_WEAK = 0.25
 #: Rounds in which all links inside an aggregate take part.
 _ROUNDS = 3
 

@@ -28,10 +28,10 @@ _COARSEST, _LEVELS = 64, 20
 #: Sweeps over a level on the way from the coarsest one, and steps of all phases after it.
 _SWEEPS, _STEPS = 4, 12
 #: Iterations between two readings of the accuracy, their largest number, and the angle of a step at which they end.
-_BETWEEN, _LARGEST, _ANGLE = 8, 96, 1e-10
+_BETWEEN, _LARGEST, _ANGLE = 8, 128, 1e-10
 #: Angle of the last step up to which the eigenvector counts as found, and the fall of the angle between two readings
-#: below which it will not be.
-_FOUND, _FALL = 1e-6, 0.3
+#: below which it will not be, unless the angle is small already.
+_FOUND, _FALL, _HOPELESS = 1e-6, 0.3, 1e-2
 #: Smallest weight of a link in the Laplacian, relative to its modulus.
 _LEAST = 0.05
 _TINY = 1e-300
@@ -215,7 +215,7 @@ def _leading(matrix: Rows, mass: Tensor, grid: _Multigrid, phases: Tensor) -> tu
         vector, image, direction = vector * scale, image * scale, direction * scale
         if step % _BETWEEN == 0:
             reached = float(angle)
-            if reached < _ANGLE or reached > _FALL * before:
+            if reached < _ANGLE or reached > max(_FALL * before, _HOPELESS):
                 break
             before = reached
             image = mass * vector - matrix(vector)

@@ -9,6 +9,8 @@ synchronisation; A. Singer, Appl. Comput. Harmon. Anal. 30 (2011) 20).
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,35 +19,55 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ptycho_ext import CanvasGeometry
+from ptychopinn.runtime.progress import progress
 from ptychopinn.stitching.accumulator import Accumulator, Stitched
 from ptychopinn.stitching.aggregates import row_sums_of_modulus, unit
 from ptychopinn.stitching.multigrid import best_phases
-from ptychopinn.stitching.overlaps import overlap_products, overlapping_pairs, weighted_patches
+from ptychopinn.stitching.overlaps import (
+    overlap_products,
+    overlap_products_on_device,
+    overlapping_pairs,
+    scan_order,
+    weighted_patches,
+)
 from ptychopinn.stitching.stores import MemoryStore
 
-#: Patches up to which the eigenvector is computed directly.
-_FEW = 32
+#: Linked patches up to which the eigenvector is computed directly.
+_FEW = 64
+#: Pixels of patches that are added at a time. The sums depend on it in their last bits, so it is the same everywhere.
+_PART = 8 << 20
 
 
 def stitch(patches: Tensor, positions: Tensor, weights: Tensor, *, synchronise: bool = True) -> Stitched:
     """Average overlapping patches onto the smallest canvas that holds them all.
 
+    All of it is computed on the patches' device. The order of the patches makes no difference, to the last bit, where no two have the same position: they are compared and added in the order of
+    :func:`~ptychopinn.stitching.overlaps.scan_order`.
+
     Args:
         patches: complex, (n, h, w).
-        positions: float64 or integer, (n, 2), (y, x) scan coordinates of each patch's first sample, in pixels.
+        positions: float64 or integer, (n, 2), (y, x) scan coordinates of each patch's first sample, in pixels; on any
+            device.
         weights: real, (h, w) or (n, h, w), >= 0, usually the probe's intensity in counts.
         synchronise: remove the free phase of every patch first.
 
     Returns:
         The average with its weights and its place in scan coordinates, of the patches' type and on their device.
     """
-    positions = positions.to(torch.float64)
-    if synchronise:
-        phases = synchronise_phases(patches, positions, weights)
-        patches = patches * phases[:, None, None]
-    geometry = CanvasGeometry.from_positions(positions, (patches.shape[-2], patches.shape[-1]))
+    size = (patches.shape[-2], patches.shape[-1])
+    positions = positions.detach().cpu().to(torch.float64)
+    phases = synchronise_phases(patches, positions, weights) if synchronise else None
+    geometry = CanvasGeometry.from_positions(positions, size)
     average = Accumulator(geometry, MemoryStore(geometry.shape, patches.dtype, patches.device))
-    average.add(patches, positions, weights)
+    order = torch.from_numpy(scan_order(positions.numpy(), size))
+    with progress("stitch", len(order), "canvases") as advance:
+        for chosen in order.split(max(1, _PART // math.prod(size))):
+            there = chosen.to(patches.device)
+            part = patches[there]
+            if phases is not None:
+                part = part * phases[there][:, None, None]
+            average.add(part, positions[chosen], weights if weights.dim() == 2 else weights[there])
+            advance(len(chosen))
     return average.mean()
 
 
@@ -65,13 +87,20 @@ def synchronise_phases(
         complex, (n,), of modulus 1; multiply each patch by its factor. Patches without any overlap keep 1. The mean
         phase over each connected part of the scan is left as it was.
     """
-    values, corners = patches.detach().cpu().numpy(), positions.detach().cpu().numpy()
-    shared = np.broadcast_to(weights.detach().cpu().numpy(), values.shape)
-    size = (values.shape[1], values.shape[2])
+    patches, size = patches.detach(), (patches.shape[-2], patches.shape[-1])
+    order = scan_order(corners := positions.detach().cpu().numpy(), size)
+    corners = corners[order]
     pairs = overlapping_pairs(corners, size, neighbours)
-    weighted = weighted_patches(lambda number: (values[number], shared[number]), size)
-    products = overlap_products(weighted, corners, size, pairs, stride)
-    return torch.from_numpy(agreeing_phases(len(values), pairs, products)).to(patches)
+    shared = weights.detach().expand(patches.shape)
+    if patches.device.type == "cpu":
+        values, by = patches.numpy(), shared.numpy()
+        weighted = weighted_patches(lambda number: (values[order[number]], by[order[number]]), size)
+        products = overlap_products(weighted, corners, size, pairs, stride)
+    else:
+        products = overlap_products_on_device(patches, shared, order, corners, pairs, stride).cpu().numpy()
+    factors = np.empty(len(order), np.complex128)
+    factors[order] = agreeing_phases(len(order), pairs, products, patches.device)
+    return torch.from_numpy(factors).to(patches)
 
 
 def agreeing_phases(
