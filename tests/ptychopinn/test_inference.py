@@ -16,8 +16,9 @@ from ptychopinn.batches.dataset import GroupDataset
 from ptychopinn.batches.grouping import group_patterns
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
+from ptychopinn.inference.combine import combine
 from ptychopinn.inference.orientations import ORIENTATIONS, turn_back, turn_group
-from ptychopinn.inference.predict import combine, predict, reconstruct
+from ptychopinn.inference.predict import predict, reconstruct
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.propagation import diffract
 from ptychopinn.physics.simulate import simulate

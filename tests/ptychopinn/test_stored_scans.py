@@ -191,7 +191,7 @@ def test_stitching_through_files_equals_stitching_in_memory(
     model.illumination.set_probe(torch.from_numpy(scan.probe))
     config = tiny(inference=inference)
     once = reconstruct(model, scan, config)
-    for name in ("stitching.overlaps._KEPT", "stitching.on_disk._CHUNK", "inference.large._ROWS"):
+    for name in ("stitching.overlaps._KEPT", "stitching.canvases._CHUNK", "inference.large._ROWS"):
         monkeypatch.setattr(f"ptychopinn.{name}", 30000)  # as many parts as there can be
     monkeypatch.setattr("ptychopinn.inference.large._ROWS_MULTIPLE", 16)
     monkeypatch.setattr("ptychopinn.inference.predict.fits_in_memory", lambda _: False)

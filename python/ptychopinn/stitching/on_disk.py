@@ -17,22 +17,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_ext import CanvasGeometry
 from ptychopinn.batches.dataset import GroupDataset
-from ptychopinn.physics.overlap import canvas_illumination
 from ptychopinn.stitching.accumulator import Accumulator
+from ptychopinn.stitching.canvases import CanvasesOnDisk
 from ptychopinn.stitching.overlaps import overlap_products, overlapping_pairs, scan_order, weighted_patches
 from ptychopinn.stitching.phases import agreeing_phases
-from ptychopinn.stitching.scratch import ScratchArray
 from ptychopinn.stitching.stores import DiskStore
 
-#: Canvases, weights and origins of groups, batch by batch, in the order that is asked for.
-Batches = Callable[[Sequence[int]], Iterator[tuple[Tensor, Tensor, Tensor]]]
+#: Canvases and weights of groups, batch by batch, in the order that is asked for.
+Batches = Callable[[Sequence[int]], Iterator[tuple[Tensor, Tensor]]]
 
-_CHUNK = 64 << 20  # bytes of canvases added to the image at a time
 #: Bytes of stitching in memory for a pixel of the groups' canvases: they, their weights, and parts of both.
 _IN_MEMORY = 16
 
@@ -51,9 +48,9 @@ class Streamed:
     stitching: float
 
 
-def bytes_to_stitch(dataset: GroupDataset) -> int:
-    """Memory that predicting all groups and stitching them at once takes."""
-    return _IN_MEMORY * len(dataset) * math.prod(dataset.canvas_size)
+def bytes_to_stitch(canvas_size: tuple[int, int], count: int) -> int:
+    """Memory that predicting so many groups and stitching them at once takes."""
+    return _IN_MEMORY * count * math.prod(canvas_size)
 
 
 def stitch_streamed(
@@ -93,7 +90,7 @@ def stitch_streamed(
 
     stored = CanvasesOnDisk(folder, dataset, order if synchronise else order[:0], weight)
     done = 0
-    for canvases, illumination, _ in batches(order.tolist()):
+    for canvases, illumination in batches(order.tolist()):
         if synchronise:
             stored.write(done, canvases)
         else:
@@ -109,51 +106,3 @@ def stitch_streamed(
         for start, canvases, illumination in stored.parts():
             add(start, canvases * phases[start : start + len(canvases), None, None], illumination)
     return Streamed(average, predicting, time.perf_counter() - began - predicting)
-
-
-class CanvasesOnDisk:
-    """Canvases of groups in a scratch file; their weights are computed again when they are read.
-
-    Args:
-        folder: for the file, of 8 bytes for a pixel of the canvases.
-        dataset: the groups.
-        order: those that are stored, in this order.
-        weight: real, (N, N), of a pattern, as they were predicted with.
-
-    Raises:
-        InputError: the folder's disk has too little space.
-    """
-
-    def __init__(self, folder: Path, dataset: GroupDataset, order: NDArray[np.int64], weight: Tensor) -> None:
-        self.size = dataset.canvas_size
-        self._dataset, self._order, self._weight = dataset, order, weight
-        self._file = ScratchArray(folder, (len(order), *self.size), np.complex64)
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def write(self, start: int, canvases: Tensor) -> None:
-        """Store canvases, complex (g, H, W) on any device, from this one of the order on."""
-        self._file.write(start, canvases.cpu().numpy())
-
-    def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Canvases and their weights, (g, H, W), of `start` to `stop` (exclusive)."""
-        canvases = torch.from_numpy(self._file.read(start, stop))
-        return canvases, _illumination(self._dataset, self._order[start:stop], self._weight)
-
-    def one(self, number: int) -> tuple[NDArray[np.complexfloating], NDArray[np.floating]]:
-        """One canvas and its weights, (H, W)."""
-        canvas, weights = self.read(number, number + 1)
-        return canvas[0].numpy(), weights[0].numpy()
-
-    def parts(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """All canvases and weights, some at a time, with the number of the first."""
-        step = max(1, _CHUNK // (8 * math.prod(self.size)))
-        for start in range(0, len(self), step):
-            yield (start, *self.read(start, min(start + step, len(self))))
-
-
-def _illumination(dataset: GroupDataset, groups: NDArray[np.int64], weight: Tensor) -> Tensor:
-    """Illumination of the canvases of some groups, (g, H, W), as it was when they were predicted."""
-    positions = dataset.scan.positions[dataset.groups[groups]] - dataset.origins[groups][:, None]
-    return canvas_illumination(weight, torch.from_numpy(positions), dataset.canvas_size)

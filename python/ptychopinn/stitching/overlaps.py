@@ -139,7 +139,8 @@ def scan_order(positions: NDArray[np.generic], size: tuple[int, int]) -> NDArray
         >>> scan_order(np.array([[9, 0], [1, 5], [0, 7], [2, 5]]), (8, 8)).tolist()
         [1, 3, 2, 0]
     """
-    bands = (positions[:, 0] - positions[:, 0].min(initial=0)) // size[0]
+    top = np.floor(positions[:, 0].min()) if len(positions) else 0
+    bands = (positions[:, 0] - top) // size[0]
     return np.lexsort((positions[:, 0], positions[:, 1], bands))
 
 
@@ -163,7 +164,9 @@ def overlapping_pairs(positions: NDArray[np.generic], size: tuple[int, int], nei
         return np.zeros((0, 2), np.int64)
     cells = (positions // np.maximum(np.array(size) // 4, 1)).astype(np.int64)
     cells -= cells.min(0)
-    _, first, cell = np.unique(cells[:, 0] * (cells[:, 1].max() + 1) + cells[:, 1], return_index=True, return_inverse=True)
+    _, first, cell = np.unique(
+        cells[:, 0] * (cells[:, 1].max() + 1) + cells[:, 1], return_index=True, return_inverse=True
+    )
     everyone, total = np.arange(len(positions)), len(positions)
     found = [_numbered(everyone, first[cell.ravel()], total)]
     for members in (everyone, first):
