@@ -46,7 +46,7 @@ def on_device(model: PtychoModel, device: torch.device) -> PtychoModel:
     The weights of convolutions have their channels last, which is faster on the CPU and on GPUs.
     """
     made = copy.deepcopy(model).to(device).eval().requires_grad_(False)
-    made.generator.to(memory_format=torch.channels_last)
+    made.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return made
 
 

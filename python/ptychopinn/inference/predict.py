@@ -164,10 +164,10 @@ def reconstruct(
         image, seconds = _image(member, dataset, config, device, orientation, probe)
         images.append(image)
         predicting, stitching = predicting + seconds[0], stitching + seconds[1]
-    image, weights, uncertainty = combine(images, config.inference.uncertainty)
+    mean, weights, uncertainty = combine(images, config.inference.uncertainty)
     origin = images[0].geometry.origin
     result = Reconstruction(
-        object=image.cpu().numpy(),
+        object=mean.cpu().numpy(),
         weights=weights.cpu().numpy(),
         origin=(float(origin[0]), float(origin[1])),
         probe=probe.numpy(),
@@ -191,36 +191,42 @@ def _image(
 ) -> tuple[Stitched, tuple[float, float]]:
     """The image by one model in one orientation, and the seconds of prediction and stitching."""
     folder, synchronise = Path(gettempdir()), config.inference.synchronise
-    if not distributed():
-        place = _place(dataset, len(dataset), device)
-        if place is None:
-            streamed = predict_streamed(model, dataset, config, device, orientation, probe, folder)
-            return streamed.average.mean(), (streamed.predicting, streamed.stitching)
+    shard = Shard(dataset.origins, dataset.canvas_size) if distributed() else None
+    # Canvases travel between processes by way of the CPU.
+    order = np.arange(len(dataset)) if shard is None else shard.groups
+    place = _place(dataset, len(order), device if shard is None else torch.device("cpu"))
+    if place is None and shard is None:
+        streamed = predict_streamed(model, dataset, config, device, orientation, probe, folder)
+        return streamed.average.mean(), (streamed.predicting, streamed.stitching)
     start = time.perf_counter()
-    canvases: Canvases
-    if distributed():
-        shard = Shard(dataset.origins, dataset.canvas_size)
-        # Canvases travel between processes by way of the CPU.
-        if _place(dataset, len(shard.groups), torch.device("cpu")) is None:
-            weight = group_weight(probe, config.inference.weighting)
-            with shared_errors():
-                canvases = CanvasesOnDisk(folder, dataset, shard.groups, weight)
-        else:
-            canvases = CanvasesInMemory(len(shard.groups), dataset.canvas_size)
-        order = shard.groups
+    batches = predict_batches(model, dataset, config, device, orientation, probe, order.tolist())
+    if shard is None:
+        assert place is not None
+        here = CanvasesInMemory(len(order), dataset.canvas_size, place)
+        predict_into(here, batches)
+        _wait(device)
+        predicted = time.perf_counter()
+        origins = torch.from_numpy(dataset.origins)
+        image = stitch(here.canvases, origins, here.weights, synchronise=synchronise)
     else:
-        canvases, order = CanvasesInMemory(len(dataset), dataset.canvas_size, place), np.arange(len(dataset))
-    predict_into(canvases, predict_batches(model, dataset, config, device, orientation, probe, order.tolist()))
+        canvases: Canvases
+        with shared_errors():  # too little space for one is too little for all
+            if place is None:
+                weight = group_weight(probe, config.inference.weighting)
+                canvases = CanvasesOnDisk(folder, dataset, order, weight)
+            else:
+                canvases = CanvasesInMemory(len(order), dataset.canvas_size, "cpu")
+            predict_into(canvases, batches)
+        predicted = time.perf_counter()
+        image = shard.stitch(canvases, synchronise=synchronise)
+    _wait(device)
+    return image, (predicted - start, time.perf_counter() - predicted)
+
+
+def _wait(device: torch.device) -> None:
+    """Wait for the device, for the durations to be right."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    predicted = time.perf_counter()
-    if distributed():
-        image = shard.stitch(canvases, synchronise=synchronise)
-    else:
-        assert isinstance(canvases, CanvasesInMemory)
-        origins = torch.from_numpy(dataset.origins)
-        image = stitch(canvases.canvases, origins, canvases.weights, synchronise=synchronise)
-    return image, (predicted - start, time.perf_counter() - predicted)
 
 
 def _place(dataset: GroupDataset, count: int, device: torch.device) -> torch.device | None:

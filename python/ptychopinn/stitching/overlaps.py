@@ -98,7 +98,8 @@ def overlap_products_on_device(
     """
     device, (height, width) = patches.device, patches.shape[1:]
     size = np.array([height, width])
-    shift = np.rint(positions[pairs[:, 1]] - positions[pairs[:, 0]]).astype(np.int64)
+    corners: NDArray[np.float64] = positions.astype(np.float64)
+    shift = np.rint(corners[pairs[:, 1]] - corners[pairs[:, 0]]).astype(np.int64)
     low = np.maximum(shift, 0)
     counts = np.maximum(-(-(np.minimum(shift, 0) + size - low) // stride), 0)
     # The overlap begins in the first patch at `low` and in the second one at `low - shift`, both inside.
@@ -141,7 +142,8 @@ def scan_order(positions: NDArray[np.generic], size: tuple[int, int]) -> NDArray
     """
     top = np.floor(positions[:, 0].min()) if len(positions) else 0
     bands = (positions[:, 0] - top) // size[0]
-    return np.lexsort((positions[:, 0], positions[:, 1], bands))
+    order: NDArray[np.int64] = np.lexsort((positions[:, 0], positions[:, 1], bands))
+    return order
 
 
 def overlapping_pairs(positions: NDArray[np.generic], size: tuple[int, int], neighbours: int = 8) -> NDArray[np.int64]:
