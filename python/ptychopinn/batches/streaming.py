@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Batches that are read on the host and copied to a GPU while it computes the one before.
 
-Data that do not fit the memory of a device go through two buffers in pinned memory and two on the device. The batch that
-is computed lies in a third one, which stays where it is, as a CUDA graph needs it.
+Data that do not fit the memory of a device go through two buffers in pinned memory and two on the device. The batch
+that is computed lies in a third one, which stays where it is, as a CUDA graph needs it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class StreamedBatches:
         if first is None:
             return
         static = [torch.empty(part.shape, dtype=part.dtype, device=self.device) for part in first]
-        buffers = _on_cuda(static, self.device) if self.device.type == "cuda" else _Direct(static)
+        buffers = _Ahead(static, self.device) if self.device.type == "cuda" else _Direct(static)
         rows = buffers.fill(first)
         while True:
             buffers.take()
@@ -59,6 +59,7 @@ class _Direct:
         self.static = static
 
     def fill(self, batch: Sequence[Tensor]) -> int:
+        """Write the next batch; returns its rows."""
         return _copy_rows(self.static, batch)
 
     def take(self) -> None:
@@ -73,10 +74,10 @@ class _Ahead(_Direct):
         self.stream = torch.cuda.Stream(device)
         self.device = device
         self.pinned = [
-            [torch.empty(p.shape, dtype=p.dtype, device="cpu", pin_memory=True) for p in static] for _ in "ab"
+            [torch.empty(p.shape, dtype=p.dtype, device="cpu", pin_memory=True) for p in static] for _ in range(2)
         ]
-        self.copies = [[torch.empty_like(part) for part in static] for _ in "ab"]
-        self.copied, self.taken = ([torch.cuda.Event() for _ in "ab"] for _ in range(2))
+        self.copies = [[torch.empty_like(part) for part in static] for _ in range(2)]
+        self.copied, self.taken = ([torch.cuda.Event() for _ in range(2)] for _ in range(2))
         self.turn = 0
 
     def fill(self, batch: Sequence[Tensor]) -> int:
@@ -99,10 +100,6 @@ class _Ahead(_Direct):
             there.copy_(here)
         self.taken[self.turn].record(current)
         self.turn = 1 - self.turn
-
-
-def _on_cuda(static: list[Tensor], device: torch.device) -> _Direct:
-    return _Ahead(static, device)
 
 
 def _copy_rows(static: Sequence[Tensor], batch: Sequence[Tensor]) -> int:

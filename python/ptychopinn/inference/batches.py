@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The groups of a scan, predicted batch by batch on a device.
 
-On a GPU all batches have one shape (the last is filled up by repeating a group), so that the work of a batch is captured
+On a GPU all batches have one shape (the last is filled up by repeating groups), so that the work of a batch is captured
 once and replayed. The counts of the scan are on the GPU in the file's integer type where they fit half of its free
 memory, and a batch is then gathered there; of larger scans the next batch is copied while one is computed.
 """
@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,13 +28,14 @@ from ptychopinn.physics.overlap import canvas_illumination, illumination_weight
 from ptychopinn.runtime.batching import BatchSize, fitting_batch, free_memory
 from ptychopinn.runtime.graphs import Captured
 from ptychopinn.runtime.progress import progress
+from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 
 #: Groups in a batch on a CPU, and patterns in one on a GPU beyond which it is no faster.
 _ON_CPU, _PATTERNS = 16, 4096
 #: Batches from which on capturing the work is quicker than launching it each time.
 _CAPTURED = 8
-#: Share of the free memory of a GPU that the counts may take, and the canvases of all groups.
+#: Share of the free memory of a GPU that the counts may take.
 _SHARE = 0.5
 
 #: Canvases and weights, (g, H, W), on a device.
@@ -59,6 +61,7 @@ def predict_batches(
     orientation: int,
     probe: Tensor,
     order: Sequence[int] | None = None,
+    counts: Tensor | None = None,
 ) -> Iterator[Batch]:
     """Canvases and weights of the groups, batch by batch in this order; use or copy them before the next.
 
@@ -72,6 +75,7 @@ def predict_batches(
         orientation: of the network's input, 0 to 7; the canvases are returned in that of the scan.
         probe: complex, (M, N, N).
         order: the groups to predict; None: all.
+        counts: (n, N, N), the scan's counts on the device, see :func:`counts_on`; None: they are read batch by batch.
 
     Raises:
         InputError: patterns could not be read.
@@ -81,7 +85,7 @@ def predict_batches(
     probe = probe.to(device)
     work = _Work(model, group_weight(probe, config.inference.weighting), probe, dataset.canvas_size, orientation)
     size = BatchSize(batch_groups(config, dataset, len(chosen), device, probe.shape[0]), "inference.batch_size")
-    resident = Resident.of(dataset, device) if device.type == "cuda" else None
+    resident = None if counts is None else Resident(counts, dataset)
     done = 0
     with progress("reconstruct", len(chosen), "groups") as advance:
         while done < len(chosen):
@@ -140,6 +144,27 @@ class _Work:
         canvases = turn_back(self.model(*turned), self.orientation)
         return canvases, canvas_illumination(self.weight, positions, self.canvas_size)
 
+    def gathered(self, parts: Sequence[Tensor], bad: Tensor | None) -> Batch:
+        """The same of counts as they are in the file, positions, and values of the bad pixels if there are any."""
+        counts, positions, *fill = parts
+        members = positions[..., 0]  # not used
+        made = Gathered(counts, positions, members, self.canvas_size, members, fill=fill[0] if fill else None, bad=bad)
+        return self(made.finish().counts, positions)
+
+
+def counts_on(device: torch.device, scan: Scan) -> Tensor | None:
+    """The counts of a scan on a GPU, (n, N, N) in their type; None: on the CPU, or where they take too much memory."""
+    stored = scan.counts
+    if device.type != "cuda" or stored.dtype.itemsize * math.prod(stored.shape) > _SHARE * free_memory(device):
+        return None
+    counts: Tensor | None = None
+    for block in pattern_blocks(stored.shape):
+        part = torch.from_numpy(np.ascontiguousarray(stored[block]))
+        if counts is None:
+            counts = torch.empty(stored.shape, dtype=part.dtype, device=device)
+        counts[block].copy_(part)
+    return counts
+
 
 class Resident:
     """The counts of a scan, and the positions of its groups, in the memory of a device.
@@ -163,20 +188,6 @@ class Resident:
         if good is not None:
             empty = torch.from_numpy(np.abs(np.fft.fft2(dataset.scan.probe, norm="ortho")) ** 2).sum(0)
             self.empty = (empty / empty[good].sum().clamp_min(1e-30)).float().to(device)
-
-    @classmethod
-    def of(cls, dataset: GroupDataset, device: torch.device) -> Resident | None:
-        """Copy the counts of a scan to a device; None: they take too much of its memory."""
-        stored = dataset.scan.counts
-        if stored.dtype.itemsize * math.prod(stored.shape) > _SHARE * free_memory(device):
-            return None
-        counts: Tensor | None = None
-        for block in pattern_blocks(stored.shape):
-            part = torch.from_numpy(np.ascontiguousarray(stored[block]))
-            if counts is None:
-                counts = torch.empty(stored.shape, dtype=part.dtype, device=device)
-            counts[block].copy_(part)
-        return None if counts is None else cls(counts, dataset)
 
     def gather(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         """Counts, float32 (B, C, N, N) in FFT order, and positions (B, C, 2) of groups, int64 (B,)."""
@@ -247,14 +258,7 @@ def _streamed(
     captured: Captured[Batch] | None = None
     for static, rows in StreamedBatches(parts(), device):
         if captured is None:
-
-            def compute(counts: Tensor = static[0], positions: Tensor = static[1]) -> Batch:
-                fill = static[2] if len(static) > 2 else None
-                members = positions[..., 0]
-                batch = Gathered(counts, positions, members, work.canvas_size, members, fill=fill, bad=bad).finish()
-                return work(batch.counts, positions)
-
-            captured = Captured(compute, device, "the prediction", enabled=enabled)
+            captured = Captured(partial(work.gathered, static, bad), device, "the prediction", enabled=enabled)
         yield captured, rows
 
 

@@ -16,6 +16,7 @@ import torch
 
 from ptycho_ext import CanvasGeometry
 from ptychopinn.config import Config
+from ptychopinn.inference.batches import counts_on
 from ptychopinn.inference.combine import average, phase_product, unit_phases
 from ptychopinn.inference.predict import facts, groups_to_predict, predict_streamed, prepare
 from ptychopinn.io.reconstructions import check_parts_path, save_in_parts
@@ -69,10 +70,11 @@ def reconstruct_to_file(
     views, refined, probe = prepare(model, scan, config, device)
     folder = path.parent if scratch is None else Path(scratch)
     folder.mkdir(parents=True, exist_ok=True)
-    streamed = [
-        predict_streamed(member, groups_to_predict(member, refined, config), config, device, orientation, probe, folder)
-        for member, orientation in views
-    ]
+    counts = counts_on(device, refined)
+    streamed = []
+    for member, turn in views:
+        groups = groups_to_predict(member, refined, config)
+        streamed.append(predict_streamed(member, groups, config, device, turn, probe, folder, counts))
     images = [one.average for one in streamed]
     height, width = (min(image.geometry.shape[axis] for image in images) for axis in (0, 1))
     shape = (height, width)

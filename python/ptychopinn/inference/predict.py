@@ -25,7 +25,7 @@ from ptychopinn.batches.dataset import GroupDataset
 from ptychopinn.batches.grouping import covering_groups, group_patterns
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
-from ptychopinn.inference.batches import group_weight, on_device, predict_batches
+from ptychopinn.inference.batches import counts_on, group_weight, on_device, predict_batches
 from ptychopinn.inference.combine import combine
 from ptychopinn.inference.orientations import ORIENTATIONS
 from ptychopinn.models import PtychoModel
@@ -92,8 +92,8 @@ def predict(
     dataset = groups_to_predict(model, scan, config)
     order = np.arange(len(dataset)) if choose is None else choose(dataset.origins)
     found = CanvasesInMemory(len(order), dataset.canvas_size)
-    copied = on_device(model, device)
-    predict_into(found, predict_batches(copied, dataset, config, device, orientation, probe, order.tolist()))
+    copied, counts = on_device(model, device), counts_on(device, scan)
+    predict_into(found, predict_batches(copied, dataset, config, device, orientation, probe, order.tolist(), counts))
     return Prediction(found.canvases, found.weights, torch.from_numpy(dataset.origins[order]))
 
 
@@ -121,9 +121,10 @@ def predict_streamed(
     orientation: int,
     probe: Tensor,
     folder: Path,
+    counts: Tensor | None = None,
 ) -> Streamed:
     """Predict and stitch with scratch files in `folder`; see :func:`~ptychopinn.stitching.on_disk.stitch_streamed`."""
-    batches = partial(predict_batches, model, dataset, config, device, orientation, probe)
+    batches = partial(predict_batches, model, dataset, config, device, orientation, probe, counts=counts)
     weight = group_weight(probe.cpu(), config.inference.weighting)
     return stitch_streamed(dataset, batches, weight, folder, synchronise=config.inference.synchronise)
 
@@ -145,8 +146,8 @@ def reconstruct(
     """Reconstruct the object of a scan with a trained model, or with several, whose results are averaged.
 
     The groups' canvases stay on a GPU where they fit half of its free memory. Else they are in memory, and where they
-    would take more than a quarter of the available memory in scratch files in TMPDIR; an image that is itself that large
-    is for :func:`ptychopinn.inference.large.reconstruct_to_file`. Processes that have joined (see
+    would take more than a quarter of the available memory in scratch files in TMPDIR; an image that is itself that
+    large is for :func:`ptychopinn.inference.large.reconstruct_to_file`. Processes that have joined (see
     :mod:`ptychopinn.runtime.processes`) share the groups, by the same rules, and all return the whole.
 
     Arguments and errors as for :func:`predict`.
@@ -158,10 +159,10 @@ def reconstruct(
     config, device = config or Config(), _device(device)
     views, refined, probe = prepare(model, scan, config, device)
     predicting = stitching = 0.0
-    images = []
+    images, counts = [], counts_on(device, refined)
     for member, orientation in views:
         dataset = groups_to_predict(member, refined, config)
-        image, seconds = _image(member, dataset, config, device, orientation, probe)
+        image, seconds = _image(member, dataset, config, device, orientation, probe, counts)
         images.append(image)
         predicting, stitching = predicting + seconds[0], stitching + seconds[1]
     mean, weights, uncertainty = combine(images, config.inference.uncertainty)
@@ -188,6 +189,7 @@ def _image(
     device: torch.device,
     orientation: int,
     probe: Tensor,
+    counts: Tensor | None,
 ) -> tuple[Stitched, tuple[float, float]]:
     """The image by one model in one orientation, and the seconds of prediction and stitching."""
     folder, synchronise = Path(gettempdir()), config.inference.synchronise
@@ -196,10 +198,10 @@ def _image(
     order = np.arange(len(dataset)) if shard is None else shard.groups
     place = _place(dataset, len(order), device if shard is None else torch.device("cpu"))
     if place is None and shard is None:
-        streamed = predict_streamed(model, dataset, config, device, orientation, probe, folder)
+        streamed = predict_streamed(model, dataset, config, device, orientation, probe, folder, counts)
         return streamed.average.mean(), (streamed.predicting, streamed.stitching)
     start = time.perf_counter()
-    batches = predict_batches(model, dataset, config, device, orientation, probe, order.tolist())
+    batches = predict_batches(model, dataset, config, device, orientation, probe, order.tolist(), counts)
     if shard is None:
         assert place is not None
         here = CanvasesInMemory(len(order), dataset.canvas_size, place)

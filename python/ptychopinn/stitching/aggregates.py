@@ -2,7 +2,7 @@
 """Aggregates of patches that are linked, for the multigrid of :mod:`ptychopinn.stitching.multigrid`.
 
 Roots are chosen so that none is within two links of another and every patch is within two links of one (a maximal
-independent set, by M. Luby, SIAM J. Comput. 15 (1986) 1036); each patch joins the root to which its links are strongest.
+independent set, by M. Luby, SIAM J. Comput. 15 (1986) 1036); each patch joins that of its strongest link.
 """
 
 from __future__ import annotations

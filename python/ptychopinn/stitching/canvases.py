@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The canvases of groups between their prediction and the stitching: in memory, or in a scratch file.
 
-The phases that synchronise the groups follow from overlaps of all of them, so no canvas can be added to the image before
-all are predicted.
+The phases that synchronise the groups follow from overlaps of all of them, so no canvas can be added to the image
+before all are predicted.
 """
 
 from __future__ import annotations

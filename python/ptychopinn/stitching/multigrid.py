@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The phases that agree best over the links of many patches, by multigrid: memory and time grow with the links' number.
 
-The links of a scan are a graph in the plane, on which phases that vary slowly are found slowly. So patches are joined to
-aggregates of about ten neighbours, whose phases agree, and these again until a few dozen are left. On the way back each
-level starts from the coarser one. With the phases that are found the links are nearly real and positive, and the
+The links of a scan are a graph in the plane, on which phases that vary slowly are found slowly. So patches are joined
+to aggregates of about ten neighbours, whose phases agree, and these again until a few dozen are left. On the way back
+each level starts from the coarser one. With the phases that are found the links are nearly real and positive, and the
 aggregates are the levels of a multigrid for their Laplacian (smoothed aggregation; P. Vanek, J. Mandel and M. Brezina,
 Computing 56 (1996) 179), which preconditions the iterations. The levels are made once, on the host; the iterations are
 products with sparse matrices on any device, whose rows are summed in a fixed order.
@@ -41,8 +41,8 @@ def best_phases(links: csr_array, device: torch.device | str = "cpu") -> Tensor:
     """Phase factors of the vector v with the largest ``v^H M v / v^H D v``, with D the row sums of |M|.
 
     Where links are so noisy, and so many, that this vector is large in some region of the scan and vanishes elsewhere,
-    the iteration does not find it in a bounded number of steps. The phase factors s with the largest ``s^H M s`` near the
-    start are then the result: those that agree best where every patch counts.
+    the iteration does not find it in a bounded number of steps. The phase factors s with the largest ``s^H M s`` near
+    the start are then the result: those that agree best where every patch counts.
 
     Args:
         links: complex128, (n, n), Hermitian with a zero diagonal, of a connected graph.

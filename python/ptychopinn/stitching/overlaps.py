@@ -175,10 +175,12 @@ def overlapping_pairs(positions: NDArray[np.generic], size: tuple[int, int], nei
         count = min(neighbours + 1, len(members))
         _, nearest = cKDTree(positions[members]).query(positions[members], k=[*range(1, count + 1)])
         found.append(_numbered(np.repeat(members, count), members[nearest].ravel(), total))
-    return np.stack(np.divmod(np.unique(np.concatenate(found)), total), 1)
+    pairs: NDArray[np.int64] = np.stack(np.divmod(np.unique(np.concatenate(found)), total), 1)
+    return pairs
 
 
 def _numbered(one: NDArray[np.int64], other: NDArray[np.int64], total: int) -> NDArray[np.int64]:
     """A number for each pair of different patches, the lower one first: numbers sort much faster than pairs."""
+    one, other = one[one != other], other[one != other]
     numbers: NDArray[np.int64] = np.minimum(one, other) * total + np.maximum(one, other)
-    return numbers[one != other]
+    return numbers

@@ -41,7 +41,8 @@ _PART = 8 << 20
 def stitch(patches: Tensor, positions: Tensor, weights: Tensor, *, synchronise: bool = True) -> Stitched:
     """Average overlapping patches onto the smallest canvas that holds them all.
 
-    All of it is computed on the patches' device. The order of the patches makes no difference, to the last bit, where no two have the same position: they are compared and added in the order of
+    All of it is computed on the patches' device. The order of the patches makes no difference, to the last bit, where
+    no two have the same position: they are compared and added in the order of
     :func:`~ptychopinn.stitching.overlaps.scan_order`.
 
     Args:
