@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ptychopinn.batches.dataset import Gathered, GroupDataset, finished, gathering, good_pixels
+from ptychopinn.batches.dataset import Gathered, GroupDataset, finished, gathering
 from ptychopinn.batches.streaming import StreamedBatches
 from ptychopinn.config import Config
 from ptychopinn.inference.orientations import turn_back, turn_group
@@ -183,11 +183,14 @@ class Resident:
         self.members = torch.from_numpy(dataset.groups).to(device)
         positions = dataset.scan.positions[dataset.groups] - dataset.origins[:, None]
         self.positions = torch.from_numpy(positions).to(device)
-        good = good_pixels(dataset.scan)
-        self.good = None if good is None else good.to(device)
-        if good is not None:
-            empty = torch.from_numpy(np.abs(np.fft.fft2(dataset.scan.probe, norm="ortho")) ** 2).sum(0)
-            self.empty = (empty / empty[good].sum().clamp_min(1e-30)).float().to(device)
+        self.good: Tensor | None = None
+        bad = dataset.scan.bad_pixels
+        if bad is not None and bad.any():
+            good = np.fft.ifftshift(~bad)
+            empty = (np.abs(np.fft.fft2(dataset.scan.probe, norm="ortho")) ** 2).sum(0)
+            scaled = empty / max(empty[good].sum(), 1e-30)
+            self.good = torch.from_numpy(good.copy()).to(device)
+            self.empty = torch.from_numpy(scaled.astype(np.float32)).to(device)
 
     def gather(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         """Counts, float32 (B, C, N, N) in FFT order, and positions (B, C, 2) of groups, int64 (B,)."""
