@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -64,7 +64,7 @@ class ScratchArray:
         self._file.seek(start * self._bytes)
         with self._space():
             while len(rest):
-                rest = rest[self._file.write(rest) :]
+                rest = rest[_write(self._file, rest) :]
 
     @contextmanager
     def _space(self) -> Iterator[None]:
@@ -78,6 +78,11 @@ class ScratchArray:
                 f"{self._folder}: the disk became full while a scratch file of {self._bytes * self.shape[0] / 1e9:.1f} "
                 "GB was written; free some space, or set TMPDIR to another folder"
             ) from None
+
+
+def _write(file: IO[bytes], rest: memoryview) -> int:
+    """Write to a file without a buffer; returns how many bytes it took."""
+    return file.write(rest)
 
 
 def _allocate(file: int, size: int) -> None:
