@@ -132,20 +132,20 @@ def test_resident_counts_give_the_batch_of_the_data_set(scan: Scan, dtype: Any) 
 def canvases_of(count: int, device: torch.device) -> tuple[Tensor, Tensor, np.ndarray]:
     """Canvases, weights and origins on a raster with some disorder."""
     side = int(np.ceil(np.sqrt(count)))
-    places = np.stack(np.divmod(np.arange(count), side), 1) * 7 + np.random.default_rng(0).integers(0, 3, (count, 2))
+    origins = np.stack(np.divmod(np.arange(count), side), 1) * 7 + np.random.default_rng(0).integers(0, 3, (count, 2))
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(count, 20, 24, dtype=torch.complex64, generator=generator)
     weights = torch.rand(count, 20, 24, generator=generator)
-    return values.to(device), weights.to(device), places
+    return values.to(device), weights.to(device), origins
 
 
 def test_products_and_mosaic_stay_on_the_device() -> None:
-    canvases, weights, places = canvases_of(60, torch.device("cpu"))
-    order = scan_order(places, (20, 24))
-    pairs = overlapping_pairs(places[order], (20, 24))
+    canvases, weights, origins = canvases_of(60, torch.device("cpu"))
+    order = scan_order(origins, (20, 24))
+    pairs = overlapping_pairs(origins[order], (20, 24))
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         there, weights_there = (torch.empty_like(part, device="meta") for part in (canvases, weights))
-        products = overlap_products_on_device(there, weights_there, order, places[order], pairs)
+        products = overlap_products_on_device(there, weights_there, order, origins[order], pairs)
         assert products.device.type == "meta" and products.shape == (len(pairs),)
         store = MemoryStore((100, 120), torch.complex64, "meta")
         corners = torch.zeros(60, 2, dtype=torch.float64, device="meta")
@@ -168,8 +168,8 @@ class SegmentRows(Rows):
 
 
 def links_of(count: int) -> csr_array:
-    _, _, places = canvases_of(count, torch.device("cpu"))
-    pairs = overlapping_pairs(places[scan_order(places, (20, 24))], (20, 24))
+    _, _, origins = canvases_of(count, torch.device("cpu"))
+    pairs = overlapping_pairs(origins[scan_order(origins, (20, 24))], (20, 24))
     generator = np.random.default_rng(1)
     values = 1 + 0.1 * (generator.standard_normal((len(pairs), 2)) @ [1, 1j])
     upper = csr_array((values, (pairs[:, 0], pairs[:, 1])), shape=(count, count))
@@ -206,9 +206,9 @@ def test_phases_read_the_accuracy_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_stitch_reads_back_a_bounded_number_of_values() -> None:
     """For the box and the canvas, from positions on the host, and the accuracy of the phases."""
-    canvases, weights, places = canvases_of(200, torch.device("cpu"))
+    canvases, weights, origins = canvases_of(200, torch.device("cpu"))
     with Counted() as counted:
-        stitch(canvases, torch.from_numpy(places), weights)
+        stitch(canvases, torch.from_numpy(origins), weights)
     assert counted.names[READ] <= 24, counted.names[READ]
     assert counted.names.total() <= 2500, counted.names.total()
 

@@ -35,8 +35,8 @@ from ptychopinn.storage.arrays import pattern_blocks
 _ON_CPU, _PATTERNS = 16, 4096
 #: Batches from which on capturing the work is quicker than launching it each time.
 _CAPTURED = 8
-#: Share of the free memory of a GPU that the counts may take.
-_SHARE = 0.5
+#: Fraction of the free memory of a GPU that the counts may take.
+_FRACTION = 0.5
 
 #: Canvases and weights, (g, H, W), on a device.
 Batch = tuple[Tensor, Tensor]
@@ -155,7 +155,7 @@ class _Work:
 def counts_on(device: torch.device, scan: Scan) -> Tensor | None:
     """The counts of a scan on a GPU, (n, N, N) in their type; None: on the CPU, or where they take too much memory."""
     stored = scan.counts
-    if device.type != "cuda" or stored.dtype.itemsize * math.prod(stored.shape) > _SHARE * free_memory(device):
+    if device.type != "cuda" or stored.dtype.itemsize * math.prod(stored.shape) > _FRACTION * free_memory(device):
         return None
     counts: Tensor | None = None
     for block in pattern_blocks(stored.shape):

@@ -179,8 +179,8 @@ class _Multigrid:
 def _agree(matrix: Rows, grid: _Multigrid, phases: Tensor) -> Tensor:
     """Newton's steps, about, to the phase factors s near the start with the largest ``s^H M s``."""
     for _ in range(_STEPS):
-        slope = (phases.conj() * matrix(phases)).imag
-        turned = phases * torch.complex(torch.ones_like(slope), -grid(-slope))
+        gradient = (phases.conj() * matrix(phases)).imag
+        turned = phases * torch.complex(torch.ones_like(gradient), -grid(-gradient))
         phases = turned / turned.abs()
     return phases
 

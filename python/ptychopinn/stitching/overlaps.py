@@ -105,8 +105,8 @@ def overlap_products_on_device(
     # The overlap begins in the first patch at `low` and in the second one at `low - shift`, both inside.
     inside = (counts > 0).all(1)
     low, shift, counts = (np.where(inside[:, None], part, 0) for part in (low, shift, counts))
-    numbers = order[pairs]
-    table = torch.from_numpy(np.concatenate([numbers, low, low - shift, counts], 1)).to(device)
+    members = order[pairs]
+    table = torch.from_numpy(np.concatenate([members, low, low - shift, counts], 1)).to(device)
     rows, columns = (torch.arange(0, side, stride, device=device) for side in (height, width))
     which_rows, which_columns = (torch.arange(len(part), device=device) for part in (rows, columns))
     products = torch.empty(len(pairs), dtype=torch.complex128, device=device)
@@ -182,5 +182,5 @@ def overlapping_pairs(positions: NDArray[np.generic], size: tuple[int, int], nei
 def _numbered(one: NDArray[np.int64], other: NDArray[np.int64], total: int) -> NDArray[np.int64]:
     """A number for each pair of different patches, the lower one first: numbers sort much faster than pairs."""
     one, other = one[one != other], other[one != other]
-    numbers: NDArray[np.int64] = np.minimum(one, other) * total + np.maximum(one, other)
-    return numbers
+    keys: NDArray[np.int64] = np.minimum(one, other) * total + np.maximum(one, other)
+    return keys
