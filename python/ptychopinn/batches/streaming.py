@@ -71,14 +71,14 @@ class _Ahead(_Direct):
 
     def __init__(self, static: list[Tensor], device: torch.device) -> None:
         super().__init__(static)
-        self.stream = torch.cuda.Stream(device)
-        self.device = device
+        self.stream, self.device = torch.cuda.Stream(device), device
         self.pinned = [
             [torch.empty(p.shape, dtype=p.dtype, device="cpu", pin_memory=True) for p in static] for _ in range(2)
         ]
         self.copies = [[torch.empty_like(part) for part in static] for _ in range(2)]
         self.copied, self.taken = ([torch.cuda.Event() for _ in range(2)] for _ in range(2))
         self.turn = 0
+        self.stream.wait_stream(torch.cuda.current_stream(device))  # for the memory of the copies
 
     def fill(self, batch: Sequence[Tensor]) -> int:
         """Write the next batch, while the device computes the present one."""
