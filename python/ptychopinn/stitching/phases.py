@@ -64,10 +64,10 @@ def stitch(patches: Tensor, positions: Tensor, weights: Tensor, *, synchronise: 
     with progress("stitch", len(order), "canvases") as advance:
         for chosen in order.split(max(1, _PART // math.prod(size))):
             there = chosen.to(patches.device)
-            part = patches[there]  # a copy
+            part = patches.index_select(0, there)  # a copy
             if phases is not None:
                 part *= phases[there][:, None, None]
-            average.add(part, positions[chosen], weights if weights.dim() == 2 else weights[there])
+            average.add(part, positions[chosen], weights if weights.dim() == 2 else weights.index_select(0, there))
             advance(len(chosen))
     return average.mean()
 
