@@ -22,6 +22,7 @@ from ptychopinn.batches.grouping import group_patterns
 from ptychopinn.errors import InputError
 from ptychopinn.physics.simulate import simulate
 from ptychopinn.stitching.accumulator import THRESHOLD, Accumulator, Stitched
+from ptychopinn.stitching.canvases import CanvasesInMemory, CanvasesOnDisk
 from ptychopinn.stitching.distributed import Shard
 from ptychopinn.stitching.on_disk import stitch_streamed
 from ptychopinn.stitching.phases import stitch
@@ -243,22 +244,34 @@ def stitched_in_memory(folder: Path, synchronise: bool) -> Stitched:
 def stitched_on_disk(folder: Path, synchronise: bool) -> Stitched:
     dataset, canvases, weights, weight = groups_of_a_scan()
 
-    def batches(order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def batches(order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         for part in torch.tensor(order).split(7):
-            yield canvases[part], weights[part], torch.from_numpy(dataset.origins)[part]
+            yield canvases[part], weights[part]
 
     return stitch_streamed(dataset, batches, weight, folder, synchronise=synchronise).average.mean()
 
 
 def stitched_as_a_shard(folder: Path, synchronise: bool) -> Stitched:
     dataset, canvases, weights, _ = groups_of_a_scan()
-    shard = Shard()
-    mine = shard.choose(dataset.origins)
-    return shard.stitch(canvases[mine], weights[mine], synchronise=synchronise)
+    shard = Shard(dataset.origins, dataset.canvas_size)
+    stored = CanvasesInMemory(len(shard.groups), dataset.canvas_size)
+    stored.write(0, canvases[shard.groups], weights[shard.groups])
+    return shard.stitch(stored, synchronise=synchronise)
+
+
+def stitched_as_a_shard_on_disk(folder: Path, synchronise: bool) -> Stitched:
+    dataset, canvases, _, weight = groups_of_a_scan()
+    shard = Shard(dataset.origins, dataset.canvas_size)
+    stored = CanvasesOnDisk(folder, dataset, shard.groups, weight)
+    stored.write(0, canvases[shard.groups])
+    return shard.stitch(stored, synchronise=synchronise)
+
+
+WAYS = [stitched_in_memory, stitched_on_disk, stitched_as_a_shard, stitched_as_a_shard_on_disk]
 
 
 @pytest.mark.parametrize("synchronise", [True, False])
-@pytest.mark.parametrize("way", [stitched_in_memory, stitched_on_disk, stitched_as_a_shard])
+@pytest.mark.parametrize("way", WAYS)
 def test_all_ways_to_stitch_give_the_same_image(
     tmp_path: Path, way: Callable[[Path, bool], Stitched], synchronise: bool
 ) -> None:

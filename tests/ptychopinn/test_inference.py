@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,15 +18,19 @@ from ptychopinn.batches.dataset import GroupDataset
 from ptychopinn.batches.grouping import group_patterns
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
+from ptychopinn.inference.batches import batch_groups
+from ptychopinn.inference.combine import combine
+from ptychopinn.inference.large import reconstruct_to_file
 from ptychopinn.inference.orientations import ORIENTATIONS, turn_back, turn_group
-from ptychopinn.inference.predict import combine, predict, reconstruct
-from ptychopinn.models import PtychoModel
+from ptychopinn.inference.predict import predict, reconstruct
+from ptychopinn.models import Generator, PtychoModel
 from ptychopinn.physics.propagation import diffract
 from ptychopinn.physics.simulate import simulate
 from ptychopinn.plotting.reconstructions import plot_reconstruction
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
 from ptychopinn.stitching.accumulator import Stitched
+from ptychopinn.stitching.canvases import CanvasesOnDisk
 from ptychopinn.stitching.phases import stitch
 
 SMALL = {"steps": 2, "width": 8, "state": 2}
@@ -200,6 +206,139 @@ def test_wrong_maps_and_positions_are_refused(scan: Scan) -> None:
     ):
         with pytest.raises(InputError, match=message):
             dataclasses.replace(result, **{name: value})
+
+
+# The device, the caller's model, and batches.
+
+
+@pytest.mark.parametrize("generator", ["unrolled", "unet"])
+@pytest.mark.parametrize("training", [True, False])
+def test_model_is_left_as_it_is(scan: Scan, generator: str, training: bool) -> None:
+    model = PtychoModel(generator, SMALL if generator == "unrolled" else {"width": 4}, 32)
+    model.illumination.set_probe(torch.from_numpy(scan.probe))
+    model.train(training)
+    model.generator.eval()  # modes may be mixed
+    state = [(p.data_ptr(), p.stride(), p.device, p.requires_grad, p.clone()) for p in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    reconstruct(model, scan, config())
+    predict(model, scan, config())
+    assert [module.training for module in model.modules()] == modes
+    for parameter, (address, stride, device, trained, value) in zip(model.parameters(), state, strict=True):
+        assert (parameter.data_ptr(), parameter.stride(), parameter.device) == (address, stride, device)
+        assert parameter.requires_grad == trained and not parameter.is_inference() and torch.equal(parameter, value)
+    batch = GroupDataset(scan, group_patterns(scan.positions, 4), 4).collate([0])
+    model(batch.counts, batch.positions, batch.canvas_size).abs().sum().backward()  # it still learns
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("large", [False, True], ids=["in memory", "on disk"])
+def test_default_device_and_type_of_other_code_are_harmless(
+    scan: Scan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: int, large: bool
+) -> None:
+    monkeypatch.setattr("ptychopinn.inference.predict.fits_in_memory", lambda _: not large)
+    settings = {"data": {"group_size": 4}, "execution": {"workers": workers}, "inference": {"uncertainty": "overlaps"}}
+    model, options = model_of(scan, 3), Config.from_dict(settings)
+    expected = reconstruct([model, model_of(scan, 4)], scan, options, "cpu")
+    torch.set_default_device("meta")  # as "cuda" on a machine with a GPU
+    torch.set_default_dtype(torch.float64)
+    try:
+        # A model keeps its types; only what is made during the reconstruction is of interest.
+        got = reconstruct([model, model_of_other(model)], scan, options, "cpu")
+        predicted = predict(model, scan, options, "cpu")
+        shape = reconstruct_to_file(model, scan, tmp_path / "r.h5", options, "cpu")
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert predicted.canvases.device.type == "cpu" and predicted.weights.dtype == torch.float32
+    assert got.object.dtype == expected.object.dtype and got.shape == expected.shape == shape
+    assert np.isfinite(got.object).all() and np.ptp(np.abs(got.object)) > 0
+    again = reconstruct([model, model_of(scan, 4)], scan, options, "cpu")
+    np.testing.assert_array_equal(again.object, expected.object)
+
+
+def model_of_other(model: PtychoModel) -> PtychoModel:
+    """Return a copy, which needs no factory call."""
+    return copy.deepcopy(model)
+
+
+class Fussy(Generator):
+    """The level of the counts; batches above two groups do not fit the memory of its device."""
+
+    size_multiple = 1
+    calls: ClassVar[list[int]] = []
+
+    def forward(
+        self, counts: torch.Tensor, positions: torch.Tensor, canvas_size: tuple[int, int], probe: torch.Tensor
+    ) -> torch.Tensor:
+        self.calls.append(len(counts))
+        if len(counts) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        level = counts.sum((-3, -2, -1)).sqrt().to(torch.complex64)
+        return level[:, None, None].expand(-1, *canvas_size).contiguous()
+
+
+def test_batches_that_do_not_fit_are_halved_and_the_rest_goes_on(scan: Scan, caplog: pytest.LogCaptureFixture) -> None:
+    model = PtychoModel("unrolled", SMALL, 32)
+    model.generator = Fussy()
+    expected = predict(model, scan, config(batch_size=2))
+    Fussy.calls.clear()
+    got = predict(model, scan, config(batch_size=16))
+    for name in ("canvases", "weights", "origins"):
+        assert torch.equal(getattr(got, name), getattr(expected, name)), name
+    assert Fussy.calls == [16, 8, 4, *[2] * 12], "halved three times, and no group twice"
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1 and "inference.batch_size: the memory of the device is not enough" in caplog.text
+
+
+def test_group_that_does_not_fit_alone_is_an_error(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = PtychoModel("unrolled", SMALL, 32)
+    monkeypatch.setattr(type(model.generator), "forward", forward)
+    with pytest.raises(torch.OutOfMemoryError):
+        predict(model, scan, config(batch_size=4))
+
+
+def test_batch_size_makes_no_difference_beyond_that_of_the_network(scan: Scan) -> None:
+    """Bitwise, for a generator that treats each group by itself."""
+
+    class Alone(Fussy):
+        def forward(self, counts: torch.Tensor, *rest: Any) -> torch.Tensor:
+            return torch.cat([super(Alone, self).forward(one, *rest) for one in counts.split(1)])
+
+    model = PtychoModel("unrolled", SMALL, 32)
+    model.generator = Alone()
+    images = [reconstruct(model, scan, config(batch_size=size)) for size in (1, 3, 16, None)]
+    for image in images[1:]:
+        np.testing.assert_array_equal(image.object, images[0].object)
+        np.testing.assert_array_equal(image.weights, images[0].weights)
+
+
+def test_several_processes_have_the_memory_guard(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process alone that believes it is one of several; test_distributed.py runs two."""
+    model = model_of(scan, 3)
+    expected = reconstruct(model, scan, config(coverage=2))
+    stored = []
+    monkeypatch.setattr("ptychopinn.inference.predict.distributed", lambda: True)
+    monkeypatch.setattr("ptychopinn.inference.predict.fits_in_memory", lambda _: False)
+    write = CanvasesOnDisk.write
+    monkeypatch.setattr(CanvasesOnDisk, "write", lambda *parts: (stored.append(len(parts[2])), write(*parts))[1])
+    got = reconstruct(model, scan, config(coverage=2))
+    assert sum(stored) > 0
+    np.testing.assert_allclose(got.object, expected.object, atol=3e-6 * np.abs(expected.object).max())
+
+
+@pytest.mark.parametrize("modes", [1, 3])
+def test_batches_on_a_gpu_follow_its_memory(scan: Scan, monkeypatch: pytest.MonkeyPatch, modes: int) -> None:
+    dataset = GroupDataset(scan, group_patterns(scan.positions, 4), 4)
+    gpu, sizes = torch.device("cuda"), []
+    for free in (0, 1 << 25, 1 << 40):
+        monkeypatch.setattr("ptychopinn.runtime.batching.free_memory", lambda _, free=free: free)
+        sizes.append(batch_groups(Config(), dataset, 5000, gpu, modes))
+    assert sizes[0] == 1 and 1 < sizes[1] < sizes[2] == 1000, "5000 groups are five batches of 1000, at most 1024 each"
+    assert batch_groups(Config(), dataset, 5000, torch.device("cpu"), modes) == 16
+    assert batch_groups(config(batch_size=7), dataset, 5000, gpu, modes) == 7
 
 
 # Weighting and cropping.

@@ -10,10 +10,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from ptycho_ext import extract_patches
-from ptychopinn.stitching.phases import stitch, synchronise_phases
+from ptychopinn.stitching.multigrid import best_phases
+from ptychopinn.stitching.overlaps import (
+    overlap_products,
+    overlap_products_on_device,
+    overlapping_pairs,
+    scan_order,
+    weighted_patches,
+)
+from ptychopinn.stitching.phases import _exactly, agreeing_phases, stitch, synchronise_phases
 
 SIZE = 24
 
@@ -214,3 +223,103 @@ def test_dark_patches_are_ignored() -> None:
     patches[[3, 17]] = 0
     factors = synchronise_phases(patches * random_phases(42)[:, None, None], positions, weight)
     torch.testing.assert_close(factors.abs(), torch.ones(42))
+
+
+# Many patches.
+
+
+def noisy_links(rows: int, columns: int, noise: float, seed: int = 0) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """Count, pairs and products of patches on a raster, and their phases."""
+    positions = grid(rows, columns).numpy()
+    positions = positions[scan_order(positions, (SIZE, SIZE))]
+    pairs = overlapping_pairs(positions, (SIZE, SIZE))
+    generator = np.random.default_rng(seed)
+    phases = np.exp(2j * np.pi * generator.random(len(positions)))
+    strength = np.clip(1 - np.abs(positions[pairs[:, 0]] - positions[pairs[:, 1]]) / SIZE, 0, None).prod(1) ** 2
+    products = phases[pairs[:, 0]].conj() * phases[pairs[:, 1]]
+    products += noise * (generator.standard_normal((len(pairs), 2)) @ [1, 1j])
+    return len(positions), pairs, strength * products, phases
+
+
+def links_of(count: int, pairs: np.ndarray, products: np.ndarray) -> csr_array:
+    upper = csr_array((products, (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    return (upper + upper.conj().T).tocsr()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05, 0.3])
+@pytest.mark.parametrize("shape", [(9, 9), (3, 50), (12, 14)])
+def test_phases_are_those_of_the_leading_eigenvector(shape: tuple[int, int], noise: float) -> None:
+    count, pairs, products, _ = noisy_links(*shape, noise)
+    links = links_of(count, pairs, products)
+    found, exact = best_phases(links).numpy(), _exactly(links)
+    phase = np.vdot(found, exact)
+    np.testing.assert_allclose(found * phase / abs(phase), exact, atol=1e-6)
+
+
+def test_phases_of_many_patches_with_inconsistent_links_are_found_everywhere() -> None:
+    """Their leading eigenvector is large in a part of the scan, and takes long to find."""
+    count, pairs, products, phases = noisy_links(90, 90, 0.5)
+    found = agreeing_phases(count, pairs, products)
+    np.testing.assert_allclose(np.abs(found), 1)
+    left = found * phases
+    assert abs(left.mean()) > 0.95
+
+
+def test_patches_with_links_of_very_different_strength() -> None:
+    """Clusters of repeats with weak links between them, some of which are zero."""
+    count, pairs, products, phases = noisy_links(12, 12, 0.02)
+    repeats = 6
+    pairs = np.concatenate(
+        [repeats * pairs, *(repeats * np.arange(count)[:, None] + [[0, k]] for k in range(1, repeats))]
+    )
+    phases = np.repeat(phases, repeats)
+    strong = 1e3 * phases[pairs[len(products) :, 0]].conj() * phases[pairs[len(products) :, 1]]
+    products = np.concatenate([products * (np.arange(len(products)) % 5 > 0), strong])
+    left = agreeing_phases(count * repeats, pairs, products) * phases
+    assert abs(left.mean()) > 0.999
+
+
+def test_parts_and_lonely_patches_among_many() -> None:
+    count, pairs, products, phases = noisy_links(15, 15, 0.05)
+    both = np.concatenate([pairs, pairs + count, [[2 * count, 2 * count + 1]]])
+    links = np.concatenate([products, products, [1j]])
+    found = agreeing_phases(2 * count + 3, both, links)
+    assert found[-1] == 1
+    for part in (slice(0, count), slice(count, 2 * count)):
+        assert abs((found[part] * phases).mean()) > 0.99
+    np.testing.assert_allclose(found[2 * count] * np.conj(found[2 * count + 1]), 1j, atol=1e-12)
+    np.testing.assert_allclose(np.angle(found[:count].sum()), 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("synchronise", [True, False])
+def test_order_of_patches_makes_no_difference(synchronise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit, for distinct positions, also where patches are added in several parts."""
+    monkeypatch.setattr("ptychopinn.stitching.phases._PART", 20 * SIZE * SIZE)
+    positions = grid(9, 10)
+    patches = extract_patches(known_object(), positions, SIZE) * random_phases(90)[:, None, None]
+    weights = probe_weight() * torch.rand(90, 1, 1, generator=torch.Generator().manual_seed(0))
+    expected = stitch(patches, positions, weights, synchronise=synchronise)
+    for seed in range(3):
+        order = torch.randperm(90, generator=torch.Generator().manual_seed(seed))
+        got = stitch(patches[order], positions[order], weights[order], synchronise=synchronise)
+        for one, other in ((got.image, expected.image), (got.weights, expected.weights), (got.square, expected.square)):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("size", [(24, 31), (17, 20)])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_products_of_many_pairs_at_a_time(size: tuple[int, int], stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptychopinn.stitching.overlaps._AT_ONCE", 7 * size[0] * size[1])
+    generator = np.random.default_rng(0)
+    positions, order = generator.uniform(0, 80, (60, 2)), generator.permutation(60)
+    patches = torch.randn(60, *size, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    patches[order[7]] = torch.nan
+    weights = torch.rand(60, *size, generator=torch.Generator().manual_seed(1))
+    pairs = np.concatenate([overlapping_pairs(positions, size), [[3, 50]]])
+    positions[50] += 500  # a pair without an overlap
+    values, scales = patches.numpy(), weights.numpy()
+    weighted = weighted_patches(lambda number: (values[order[number]], scales[order[number]]), size)
+    expected = overlap_products(weighted, positions, size, pairs, stride)
+    got = overlap_products_on_device(patches, weights, order, positions, pairs, stride).numpy()
+    assert got[-1] == 0 and np.array_equal(np.isnan(got), np.isnan(expected)) and np.isnan(got).any()
+    np.testing.assert_allclose(got, expected, atol=1e-6 * np.nanmax(np.abs(expected)))

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +193,7 @@ def test_stitching_through_files_equals_stitching_in_memory(
     model.illumination.set_probe(torch.from_numpy(scan.probe))
     config = tiny(inference=inference)
     once = reconstruct(model, scan, config)
-    for name in ("stitching.overlaps._KEPT", "stitching.on_disk._CHUNK", "inference.large._ROWS"):
+    for name in ("stitching.overlaps._KEPT", "stitching.canvases._CHUNK", "inference.large._ROWS"):
         monkeypatch.setattr(f"ptychopinn.{name}", 30000)  # as many parts as there can be
     monkeypatch.setattr("ptychopinn.inference.large._ROWS_MULTIPLE", 16)
     monkeypatch.setattr("ptychopinn.inference.predict.fits_in_memory", lambda _: False)
@@ -227,3 +229,44 @@ def test_scratch_space_and_format_are_checked_first(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "new").exists()
     monkeypatch.setattr("ptychopinn.runtime.memory.available_memory", lambda: 1000)
     assert is_large(scan)
+
+
+@pytest.mark.parametrize("when", ["reserved", "written"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, code: int) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    from ptychopinn.models import PtychoModel
+
+    model = PtychoModel("unrolled", {"steps": 1, "width": 4, "state": 2}, 32)
+    monkeypatch.setattr("ptychopinn.inference.predict.fits_in_memory", lambda _: False)
+    monkeypatch.setattr("ptychopinn.inference.predict.gettempdir", lambda: str(tmp_path))
+    if when == "reserved":
+        monkeypatch.setattr("ptychopinn.stitching.scratch.os.posix_fallocate", fail)
+    else:
+        monkeypatch.setattr("ptychopinn.stitching.scratch._write", fail)
+    with pytest.raises(InputError, match=r"^.*: the disk became full while a scratch file of .* GB was written; free"):
+        reconstruct(model, tiny_scan(), tiny(), "cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_scratch_files_without_reservation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    from ptychopinn.stitching.scratch import ScratchArray
+
+    def unsupported(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("ptychopinn.stitching.scratch.os.posix_fallocate", unsupported)
+    array = ScratchArray(tmp_path, (4, 3), np.float32)
+    array.write(1, np.ones((2, 3)))
+    assert array.read(0, 4).sum() == 6
+
+
+def test_space_of_scratch_files_is_reserved(tmp_path: Path) -> None:
+    from ptychopinn.stitching.scratch import ScratchArray
+
+    array = ScratchArray(tmp_path, (1000, 1000), np.float32)
+    assert os.fstat(array._file.fileno()).st_blocks * 512 >= 4_000_000
+    assert ScratchArray(tmp_path, (0, 5), np.float32).read(0, 0).shape == (0, 5)

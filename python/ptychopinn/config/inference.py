@@ -15,7 +15,7 @@ class InferenceConfig:
     """How a trained model is applied to a scan.
 
     Args:
-        batch_size: groups in a batch.
+        batch_size: groups in a batch; none: 16 on a CPU, on a GPU as many as its free memory holds and use it well.
         group_size: patterns of a group; none: as in training.
         coverage: take so few groups that every pattern leads one or appears this often; none: every pattern leads one.
         weighting: of the groups where they overlap: by the "probe" intensity that fell on a pixel, or by the number of
@@ -29,7 +29,7 @@ class InferenceConfig:
             "ensemble" (models and orientations), or "none".
     """
 
-    batch_size: int = 16
+    batch_size: int | None = None
     group_size: int | None = None
     coverage: int | None = 2
     weighting: Literal["probe", "centre", "uniform"] = "probe"
@@ -42,7 +42,8 @@ class InferenceConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "inference")
-        require(self.batch_size >= 1, "inference.batch_size", "be at least 1", self.batch_size)
+        batch = self.batch_size
+        require(batch is None or batch >= 1, "inference.batch_size", "be at least 1", batch)
         size = self.group_size
         require(size is None or size >= 1, "inference.group_size", "be at least 1", size)
         require(self.coverage is None or self.coverage >= 1, "inference.coverage", "be at least 1", self.coverage)

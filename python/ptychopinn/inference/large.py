@@ -16,17 +16,12 @@ import torch
 
 from ptycho_ext import CanvasGeometry
 from ptychopinn.config import Config
-from ptychopinn.inference.predict import (
-    average,
-    facts,
-    groups_to_predict,
-    phase_product,
-    predict_streamed,
-    prepare,
-    unit_phases,
-)
+from ptychopinn.inference.batches import counts_on
+from ptychopinn.inference.combine import average, phase_product, unit_phases
+from ptychopinn.inference.predict import facts, groups_to_predict, predict_streamed, prepare
 from ptychopinn.io.reconstructions import check_parts_path, save_in_parts
 from ptychopinn.models import PtychoModel
+from ptychopinn.runtime.devices import resolve_device
 from ptychopinn.runtime.memory import fits_in_memory
 from ptychopinn.scan import Scan
 from ptychopinn.stitching.accumulator import Accumulator
@@ -48,7 +43,7 @@ def reconstruct_to_file(
     scan: Scan,
     path: str | Path,
     config: Config | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     scratch: str | Path | None = None,
 ) -> tuple[int, int]:
     """Reconstruct the object of a scan in bounded memory, for any number of patterns and any size of the object.
@@ -57,7 +52,7 @@ def reconstruct_to_file(
         model: a trained model, or several whose results are averaged.
         scan: the scan; its patterns must have the model's size.
         config: sections ``data`` and ``inference`` are used; None: the defaults.
-        device: for the prediction.
+        device: for the prediction, "auto": a GPU if there is one.
         path: the reconstruction to write, ``.h5`` or ``.hdf5``.
         scratch: a folder for temporary files, about 8 bytes for a pixel of all group canvases and 16 bytes for a pixel
             of each image; none: that of `path`.
@@ -71,13 +66,15 @@ def reconstruct_to_file(
     """
     config, path = config or Config(), Path(path)
     check_parts_path(path)  # before hours of prediction
-    views, refined, probe = prepare(model, scan, config)
+    device = device if isinstance(device, torch.device) else resolve_device(device)
+    views, refined, probe = prepare(model, scan, config, device)
     folder = path.parent if scratch is None else Path(scratch)
     folder.mkdir(parents=True, exist_ok=True)
-    streamed = [
-        predict_streamed(member, groups_to_predict(member, refined, config), config, device, orientation, probe, folder)
-        for member, orientation in views
-    ]
+    counts = counts_on(device, refined)
+    streamed = []
+    for member, turn in views:
+        groups = groups_to_predict(member, refined, config)
+        streamed.append(predict_streamed(member, groups, config, device, turn, probe, folder, counts))
     images = [one.average for one in streamed]
     height, width = (min(image.geometry.shape[axis] for image in images) for axis in (0, 1))
     shape = (height, width)
@@ -102,7 +99,7 @@ def _averaged(
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Blocks of rows of the average of images, after their phases were determined."""
     boxes = [(rows, slice(0, shape[1])) for rows in _blocks_of_rows(shape)]
-    products = [torch.zeros((), dtype=torch.complex64) for _ in images]
+    products = [torch.zeros((), dtype=torch.complex64, device="cpu") for _ in images]
     if len(images) > 1:
         for box in boxes:
             parts = [image.mean(box) for image in images]

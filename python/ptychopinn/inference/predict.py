@@ -20,21 +20,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from ptychopinn.batches.dataset import GroupDataset, finished, gathering
+from ptychopinn.batches.dataset import GroupDataset
 from ptychopinn.batches.grouping import covering_groups, group_patterns
+from ptychopinn.batches.resident import ResidentCounts
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
-from ptychopinn.inference.orientations import ORIENTATIONS, turn_back, turn_group
+from ptychopinn.inference.batches import counts_on, group_weight, on_device, predict_batches
+from ptychopinn.inference.combine import combine
+from ptychopinn.inference.orientations import ORIENTATIONS
 from ptychopinn.models import PtychoModel
-from ptychopinn.physics.overlap import canvas_illumination, illumination_weight
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.runtime.batching import free_memory
+from ptychopinn.runtime.devices import resolve_device
 from ptychopinn.runtime.memory import fits_in_memory
 from ptychopinn.runtime.processes import distributed, shared_errors
 from ptychopinn.scan import Scan
 from ptychopinn.stitching.accumulator import Stitched
+from ptychopinn.stitching.canvases import Canvases, CanvasesInMemory, CanvasesOnDisk
 from ptychopinn.stitching.distributed import Shard
 from ptychopinn.stitching.on_disk import Streamed, bytes_to_stitch, stitch_streamed
 from ptychopinn.stitching.phases import stitch
@@ -61,7 +65,7 @@ def predict(
     model: PtychoModel,
     scan: Scan,
     config: Config | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     orientation: int = 0,
     probe: Tensor | None = None,
     choose: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
@@ -69,10 +73,11 @@ def predict(
     """Predict group canvases that include every pattern of a scan.
 
     Args:
-        model: a trained model.
+        model: a trained model, on any device.
         scan: the scan; its patterns must have the model's size.
         config: sections ``data`` and ``inference`` are used.
-        device: for the computation; results are on the CPU.
+        device: for the computation, "auto": a GPU if there is one; results are on the CPU. The model is neither moved
+            nor changed.
         orientation: of the network's input, 0 to 7; the canvases are returned in that of the scan.
         probe: complex, (M, N, N), replaces the probe of ``inference.probe``.
         choose: which groups to predict, given the origins (G, 2) of all canvases; none: all.
@@ -81,17 +86,16 @@ def predict(
         InputError: the scan's patterns have another size than the model's, or groups another one than it is built for
             or than the scan has patterns.
     """
-    config = config or Config()
+    config, device = config or Config(), _device(device)
     scan = choose_positions(model, scan, config.inference.positions)
     with torch.no_grad():
         probe = choose_probe(model, scan, config.inference.probe) if probe is None else probe
     dataset = groups_to_predict(model, scan, config)
-    order = None if choose is None else choose(dataset.origins).tolist()
-    empty = torch.zeros(0, *dataset.canvas_size, dtype=torch.complex64)
-    batches = [(empty, empty.real, torch.zeros(0, 2, dtype=torch.int64))]  # nothing may be chosen
-    batches += predict_batches(model, dataset, config, device, orientation, probe, order)
-    canvases, weights, origins = zip(*batches, strict=True)
-    return Prediction(torch.cat(canvases), torch.cat(weights), torch.cat(origins))
+    order = np.arange(len(dataset)) if choose is None else choose(dataset.origins)
+    found = CanvasesInMemory(len(order), dataset.canvas_size)
+    copied, counts = on_device(model, device), counts_on(device, scan)
+    predict_into(found, predict_batches(copied, dataset, config, device, orientation, probe, order.tolist(), counts))
+    return Prediction(found.canvases, found.weights, torch.from_numpy(dataset.origins[order]))
 
 
 def groups_to_predict(model: PtychoModel, scan: Scan, config: Config) -> GroupDataset:
@@ -110,72 +114,42 @@ def groups_to_predict(model: PtychoModel, scan: Scan, config: Config) -> GroupDa
     return GroupDataset(scan, groups, model.generator.canvas_multiple, largest=rule.largest_canvas)
 
 
-@torch.inference_mode()
-def predict_batches(
-    model: PtychoModel,
-    dataset: GroupDataset,
-    config: Config,
-    device: str | torch.device,
-    orientation: int,
-    probe: Tensor,
-    order: Sequence[int] | None = None,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Canvases, weights and origins of the groups, on the CPU, batch by batch in this order; see :func:`predict`."""
-    loader = DataLoader(
-        dataset,
-        batch_size=config.inference.batch_size,
-        sampler=order,
-        collate_fn=gathering(dataset),
-        num_workers=config.execution.workers,
-    )
-    model, probe = model.to(device).eval(), probe.to(device)
-    weight = group_weight(probe, config.inference.weighting)
-    for gathered in loader:
-        batch = finished(gathered, device)
-        turned = turn_group(batch.counts, batch.positions, batch.canvas_size, probe, orientation)
-        canvases = turn_back(model(*turned), orientation).cpu()
-        weights = canvas_illumination(weight, batch.positions, batch.canvas_size).cpu()
-        yield canvases, weights, batch.origins.cpu()
-
-
 def predict_streamed(
     model: PtychoModel,
     dataset: GroupDataset,
     config: Config,
-    device: str | torch.device,
+    device: torch.device,
     orientation: int,
     probe: Tensor,
     folder: Path,
+    counts: ResidentCounts | None = None,
 ) -> Streamed:
     """Predict and stitch with scratch files in `folder`; see :func:`~ptychopinn.stitching.on_disk.stitch_streamed`."""
-    batches = partial(predict_batches, model, dataset, config, device, orientation, probe)
+    batches = partial(predict_batches, model, dataset, config, device, orientation, probe, counts=counts)
     weight = group_weight(probe.cpu(), config.inference.weighting)
     return stitch_streamed(dataset, batches, weight, folder, synchronise=config.inference.synchronise)
 
 
-def group_weight(probe: Tensor, rule: str) -> Tensor:
-    """Contribution of a pattern to the weight of its group, real (N, N), by ``inference.weighting``."""
-    weight = illumination_weight(probe)
-    if rule == "probe":
-        return weight
-    size = probe.shape[-1]
-    first, last = (size // 4, size // 4 + size // 2) if rule == "centre" else (0, size)
-    weight = torch.zeros_like(weight)
-    weight[..., first:last, first:last] = 1.0
-    return weight
+def predict_into(canvases: Canvases, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+    """Store the canvases and weights of batches as they come."""
+    done = 0
+    for some, weights in batches:
+        canvases.write(done, some, weights)
+        done += len(some)
 
 
 def reconstruct(
     model: PtychoModel | Sequence[PtychoModel],
     scan: Scan,
     config: Config | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a trained model, or with several, whose results are averaged.
 
-    Where the groups' canvases would take more than a quarter of the available memory they go through scratch files in
-    TMPDIR; an image that is itself that large is for :func:`ptychopinn.inference.large.reconstruct_to_file`. Processes
-    that have joined (see :mod:`ptychopinn.runtime.processes`) share the groups, and all return the whole.
+    The groups' canvases stay on a GPU where they fit half of its free memory. Else they are in memory, and where they
+    would take more than a quarter of the available memory in scratch files in TMPDIR; an image that is itself that
+    large is for :func:`ptychopinn.inference.large.reconstruct_to_file`. Processes that have joined (see
+    :mod:`ptychopinn.runtime.processes`) share the groups, by the same rules, and all return the whole.
 
     Arguments and errors as for :func:`predict`.
 
@@ -183,37 +157,23 @@ def reconstruct(
         The stitched object with its weights, its place in the scan's coordinates, the probe and the positions that were
         used (of the first model), and the uncertainty if ``inference.uncertainty`` asks for one.
     """
-    config = config or Config()
-    views, refined, probe = prepare(model, scan, config)
+    config, device = config or Config(), _device(device)
+    views, refined, probe = prepare(model, scan, config, device)
     predicting = stitching = 0.0
-    shard = Shard() if distributed() else None
-    images = []
+    images, counts = [], counts_on(device, refined)
     for member, orientation in views:
-        start = time.perf_counter()
         dataset = groups_to_predict(member, refined, config)
-        if shard is None and not fits_in_memory(bytes_to_stitch(dataset)):
-            streamed = predict_streamed(member, dataset, config, device, orientation, probe, Path(gettempdir()))
-            images.append(streamed.average.mean())
-            predicting, stitching = predicting + streamed.predicting, stitching + streamed.stitching
-            continue
-        choose = None if shard is None else shard.choose
-        prediction = predict(member, refined, config, device, orientation, probe, choose)
-        predicted = time.perf_counter()
-        synchronise = config.inference.synchronise
-        if shard is not None:
-            images.append(shard.stitch(prediction.canvases, prediction.weights, synchronise=synchronise))
-        else:
-            images.append(stitch(prediction.canvases, prediction.origins, prediction.weights, synchronise=synchronise))
-        predicting += predicted - start
-        stitching += time.perf_counter() - predicted
-    image, weights, uncertainty = combine(images, config.inference.uncertainty)
+        image, seconds = _image(member, dataset, config, device, orientation, probe, counts)
+        images.append(image)
+        predicting, stitching = predicting + seconds[0], stitching + seconds[1]
+    mean, weights, uncertainty = combine(images, config.inference.uncertainty)
     origin = images[0].geometry.origin
     result = Reconstruction(
-        object=image.numpy(),
-        weights=weights.numpy(),
+        object=mean.cpu().numpy(),
+        weights=weights.cpu().numpy(),
         origin=(float(origin[0]), float(origin[1])),
         probe=probe.numpy(),
-        uncertainty=None if uncertainty is None else uncertainty.numpy(),
+        uncertainty=None if uncertainty is None else uncertainty.cpu().numpy(),
         positions=refined.positions,
         pixel_size=scan.pixel_size,
         metadata=facts(scan, config, predicting, stitching),
@@ -221,6 +181,67 @@ def reconstruct(
         orientation=scan.orientation,
     )
     return result.cropped() if config.inference.crop else result
+
+
+def _image(
+    model: PtychoModel,
+    dataset: GroupDataset,
+    config: Config,
+    device: torch.device,
+    orientation: int,
+    probe: Tensor,
+    counts: ResidentCounts | None,
+) -> tuple[Stitched, tuple[float, float]]:
+    """The image by one model in one orientation, and the seconds of prediction and stitching."""
+    folder, synchronise = Path(gettempdir()), config.inference.synchronise
+    shard = Shard(dataset.origins, dataset.canvas_size) if distributed() else None
+    # Canvases travel between processes by way of the CPU.
+    order = np.arange(len(dataset)) if shard is None else shard.groups
+    place = _place(dataset, len(order), device if shard is None else torch.device("cpu"))
+    if place is None and shard is None:
+        streamed = predict_streamed(model, dataset, config, device, orientation, probe, folder, counts)
+        return streamed.average.mean(), (streamed.predicting, streamed.stitching)
+    start = time.perf_counter()
+    batches = predict_batches(model, dataset, config, device, orientation, probe, order.tolist(), counts)
+    if shard is None:
+        assert place is not None
+        here = CanvasesInMemory(len(order), dataset.canvas_size, place)
+        predict_into(here, batches)
+        _wait(device)
+        predicted = time.perf_counter()
+        origins = torch.from_numpy(dataset.origins)
+        image = stitch(here.canvases, origins, here.weights, synchronise=synchronise)
+    else:
+        canvases: Canvases
+        with shared_errors():  # too little space for one is too little for all
+            if place is None:
+                weight = group_weight(probe, config.inference.weighting)
+                canvases = CanvasesOnDisk(folder, dataset, order, weight)
+            else:
+                canvases = CanvasesInMemory(len(order), dataset.canvas_size, "cpu")
+            predict_into(canvases, batches)
+        predicted = time.perf_counter()
+        image = shard.stitch(canvases, synchronise=synchronise)
+    _wait(device)
+    return image, (predicted - start, time.perf_counter() - predicted)
+
+
+def _wait(device: torch.device) -> None:
+    """Wait for the device, for the durations to be right."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _place(dataset: GroupDataset, count: int, device: torch.device) -> torch.device | None:
+    """Where the canvases of so many groups fit: the device, else the CPU; None: on the disk only."""
+    nbytes = bytes_to_stitch(dataset.canvas_size, count)
+    if device.type == "cuda" and nbytes <= free_memory(device) // 2:
+        return device
+    return torch.device("cpu") if fits_in_memory(nbytes) else None
+
+
+def _device(device: str | torch.device) -> torch.device:
+    return device if isinstance(device, torch.device) else resolve_device(device)
 
 
 def facts(scan: Scan, config: Config, predicting: float, stitching: float) -> dict[str, Any]:
@@ -238,68 +259,22 @@ def facts(scan: Scan, config: Config, predicting: float, stitching: float) -> di
 
 
 def prepare(
-    model: PtychoModel | Sequence[PtychoModel], scan: Scan, config: Config
+    model: PtychoModel | Sequence[PtychoModel], scan: Scan, config: Config, device: torch.device
 ) -> tuple[list[tuple[PtychoModel, int]], Scan, Tensor]:
-    """Pairs of model and orientation to average, the scan with its positions, and the probe."""
+    """Pairs of model, on the device, and orientation to average, the scan with its positions, and the probe."""
     models = [model] if isinstance(model, PtychoModel) else list(model)
     with shared_errors():
         for member in models:
             _check_fit(member, scan, config)
-    views = [(member, turn) for member in models for turn in ORIENTATIONS[config.inference.augment]]
-    if config.inference.uncertainty == "ensemble" and len(views) < 2:
+    turns = ORIENTATIONS[config.inference.augment]
+    if config.inference.uncertainty == "ensemble" and len(models) * len(turns) < 2:
         raise InputError("inference.uncertainty: an ensemble takes several models, or inference.augment above 1")
     # One probe and one set of positions for all members: each has its own shift and ramp, and so would their objects.
     refined = choose_positions(models[0], scan, config.inference.positions)
     with torch.no_grad():
         probe = choose_probe(models[0], scan, config.inference.probe).cpu()
-    return views, refined, probe
-
-
-def combine(images: Sequence[Stitched], uncertainty: str = "none") -> tuple[Tensor, Tensor, Tensor | None]:
-    """Average images of one scan, each of which has a free phase; see ``inference.uncertainty``.
-
-    Their canvases begin at the same place; where some are larger (for generators that want multiples), the common part
-    is kept, in which all patches lie.
-
-    Returns:
-        image (H, W) complex, weights (H, W), and standard deviation (H, W) or None. The variance is that of the complex
-        value: the sum of those of its real and imaginary part.
-    """
-    height, width = (min(image.image.shape[axis] for image in images) for axis in (0, 1))
-    assert len({tuple(image.geometry.origin) for image in images}) == 1
-    images = [image.part((slice(0, height), slice(0, width))) for image in images]
-    return average(images, unit_phases([phase_product(image, images[0]) for image in images]), uncertainty)
-
-
-def phase_product(image: Stitched, first: Stitched) -> Tensor:
-    """``sum w conj(o) o_1`` over an image or a part of it, complex (): its phase takes the image to the first one."""
-    return (image.weights * image.image.conj() * first.image).sum()
-
-
-def unit_phases(products: Sequence[Tensor]) -> list[Tensor | float]:
-    """Phase factors of images from their products with the first image; 1 for a single image."""
-    return [p / p.abs() if len(products) > 1 and p.abs() > 0 else 1.0 for p in products]
-
-
-def average(
-    images: Sequence[Stitched], phases: Sequence[Tensor | float], uncertainty: str
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Average images, or parts of them, with known phases; returns as :func:`combine`."""
-    first, count = images[0], len(images)
-    total = torch.stack([image.weights for image in images]).sum(0)
-    scale = total.clamp_min(torch.finfo(total.dtype).tiny)
-    mean, square, between = torch.zeros_like(first.image), torch.zeros_like(total), torch.zeros_like(total)
-    for image, phase in zip(images, phases, strict=True):
-        mean += image.weights / scale * phase * image.image
-        square += image.weights / scale * image.square
-        between += image.weights / scale * squared_modulus(image.image)
-    if uncertainty == "none":
-        return mean, total / count, None
-    variance = square if uncertainty == "overlaps" else between
-    variance = (variance - squared_modulus(mean)).clamp_min(0)
-    if uncertainty == "ensemble":
-        variance = variance * (count / (count - 1))
-    return mean, total / count, torch.sqrt(variance)
+    copies = [on_device(member, device) for member in models]
+    return [(member, turn) for member in copies for turn in turns], refined, probe
 
 
 def choose_positions(model: PtychoModel, scan: Scan, rule: str) -> Scan:

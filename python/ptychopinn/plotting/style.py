@@ -45,7 +45,7 @@ def drawn(draw: Callable[..., list[Path]], *arguments: Any, **options: Any) -> l
 
 
 class Drawings:
-    """Figures that are drawn one after the other on a thread, while the work goes on that they show.
+    """Figures that are drawn one after the other on a thread, while the work continues that they show.
 
     Errors are warnings, as with :func:`drawn`.
     """

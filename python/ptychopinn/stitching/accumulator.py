@@ -92,9 +92,7 @@ class Accumulator:
                 f"{box[0].start} to {box[0].stop - 1} and columns {box[1].start} to {box[1].stop - 1}"
             )
         corners = part.to_canvas(positions).to(patches.device)
-        image, total = reassemble_patches(patches, corners, part.shape, weights, normalize=False)
-        square, _ = reassemble_patches(squared_modulus(patches), corners, part.shape, weights, normalize=False)
-        self.store.add(box, Sums(image, total, square))
+        self.store.add(box, sums_of(patches, corners, part.shape, weights))
 
     def mean(self, box: Box | None = None) -> Stitched:
         """The average of the patches so far.
@@ -113,6 +111,13 @@ class Accumulator:
         image = torch.complex(sums.image.real / divisor, sums.image.imag / divisor).masked_fill_(uncovered, 0)
         square = (sums.square / divisor).masked_fill_(uncovered, 0)
         return Stitched(image, sums.weights, box_geometry(self.geometry, box), square)
+
+
+def sums_of(patches: Tensor, corners: Tensor, shape: tuple[int, int], weights: Tensor) -> Sums:
+    """Sums (H, W) of patches (n, h, w) at corners (n, 2) on a canvas of this shape, all on one device."""
+    image, total = reassemble_patches(patches, corners, shape, weights, normalize=False)
+    square, _ = reassemble_patches(squared_modulus(patches), corners, shape, weights, normalize=False)
+    return Sums(image, total, square)
 
 
 def box_geometry(geometry: CanvasGeometry, box: Box) -> CanvasGeometry:

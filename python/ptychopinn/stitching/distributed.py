@@ -17,7 +17,14 @@ from torch import Tensor
 from ptycho_ext import CanvasGeometry
 from ptychopinn.runtime.processes import broadcast, rank_and_size, reduce_sums
 from ptychopinn.stitching.accumulator import Accumulator, Stitched
-from ptychopinn.stitching.overlaps import WeightedPatches, overlap_products, overlapping_pairs, weighted_patches
+from ptychopinn.stitching.canvases import Canvases
+from ptychopinn.stitching.overlaps import (
+    WeightedPatches,
+    overlap_products,
+    overlapping_pairs,
+    scan_order,
+    weighted_patches,
+)
 from ptychopinn.stitching.phases import agreeing_phases
 from ptychopinn.stitching.stores import SharedStore
 
@@ -25,68 +32,72 @@ from ptychopinn.stitching.stores import SharedStore
 class Shard:
     """What one process has of the groups of a scan; all processes must make the same calls.
 
+    Args:
+        origins: (G, 2), of the canvases of all groups.
+        size: (H, W) of a canvas.
+
+    Attributes:
+        groups: those of this process, in the order in which their canvases are predicted and stitched.
+
     Example:
-        >>> shard = Shard()
-        >>> shard.choose(np.array([[0, 0], [0, 9], [9, 0]])).tolist()  # all, in a single process
-        [0, 1, 2]
+        >>> shard = Shard(np.array([[9, 0], [0, 9], [0, 0]]), (4, 4))
+        >>> shard.groups.tolist()  # all, in a single process
+        [2, 1, 0]
     """
 
-    def __init__(self) -> None:
-        self.rank, self.size = rank_and_size()
-        self.origins = np.zeros((0, 2), np.int64)
-        self.regions: list[NDArray[np.int64]] = []
+    def __init__(self, origins: NDArray[np.int64], size: tuple[int, int]) -> None:
+        self.rank, self.count = rank_and_size()
+        self.size = size
+        # Numbers of groups are from here on those of this order, which is that of a single process.
+        order = scan_order(origins, size)
+        self.origins = origins[order]
+        self.regions = regions(self.origins, self.count)
+        self.groups: NDArray[np.int64] = order[self.regions[self.rank]]
 
-    def choose(self, origins: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The groups of this process, ascending, by the origins (G, 2) of all canvases."""
-        self.origins = origins
-        self.regions = regions(origins, self.size)
-        return self.regions[self.rank]
-
-    def stitch(self, canvases: Tensor, weights: Tensor, *, synchronise: bool = True) -> Stitched:
+    def stitch(self, canvases: Canvases, *, synchronise: bool = True) -> Stitched:
         """Stitch the canvases of all processes, as :func:`ptychopinn.stitching.phases.stitch` does those of one.
 
         Args:
-            canvases: complex, (g, h, w), of this process's groups in their order.
-            weights: real, (g, h, w), >= 0.
+            canvases: of this process's groups, complex64 on the CPU.
             synchronise: remove the free phase of every canvas first.
 
         Returns:
             The average of all, the same in every process.
         """
         own = torch.from_numpy(self.regions[self.rank])
-        if synchronise:
-            phases = self._phases(canvases, weights)[own]
-            canvases = canvases * phases.to(canvases)[:, None, None]
+        phases = self._phases(canvases)[own].to(torch.complex64) if synchronise else None
         origins = torch.from_numpy(self.origins)
-        geometry = CanvasGeometry.from_positions(origins, (canvases.shape[1], canvases.shape[2]))
-        store = SharedStore(geometry.shape, canvases.dtype, canvases.device)
+        geometry = CanvasGeometry.from_positions(origins, self.size)
+        store = SharedStore(geometry.shape, torch.complex64)
         average = Accumulator(geometry, store)
-        average.add(canvases, origins[own], weights)
+        for start, part, weights in canvases.parts():
+            some = slice(start, start + len(part))
+            average.add(part if phases is None else part * phases[some, None, None], origins[own[some]], weights)
         store.reduce()
         return average.mean()
 
-    def _phases(self, canvases: Tensor, weights: Tensor) -> Tensor:
+    def _phases(self, canvases: Canvases) -> Tensor:
         """Phase factors of all groups, complex128 (G,)."""
-        count, size = len(self.origins), (canvases.shape[1], canvases.shape[2])
-        pairs = overlapping_pairs(self.origins, size)
+        count = len(self.origins)
+        pairs = overlapping_pairs(self.origins, self.size)
         owner = np.empty(count, np.int64)
         for rank, region in enumerate(self.regions):
             owner[region] = rank
-        row = {group: row for row, group in enumerate(self.regions[self.rank].tolist())}
-        here = canvases.numpy(), weights.numpy()
-        own = weighted_patches(lambda group: (here[0][row[group]], here[1][row[group]]), size)
-        borrowed = self._borrow(own, owner, pairs, size)
+        row = np.empty(count, np.int64)
+        row[self.regions[self.rank]] = np.arange(len(canvases))
+        own = weighted_patches(lambda group: canvases.one(row[group]), self.size)
+        borrowed = self._borrow(own, owner, pairs, self.size)
 
         def patch(group: int) -> NDArray[np.complexfloating]:
             return borrowed[group] if group in borrowed else own(group)
 
         # The owner of a pair's first group compares it; the others leave it zero.
         mine = owner[pairs[:, 0]] == self.rank
-        compared = overlap_products(patch, self.origins, size, pairs[mine])
-        products = torch.zeros(len(pairs), dtype=torch.complex128)
+        compared = overlap_products(patch, self.origins, self.size, pairs[mine])
+        products = torch.zeros(len(pairs), dtype=torch.complex128, device="cpu")
         products[torch.from_numpy(mine)] = torch.from_numpy(compared)
         reduce_sums(products)
-        phases = torch.zeros(count, dtype=torch.complex128)
+        phases = torch.zeros(count, dtype=torch.complex128, device="cpu")
         if self.rank == 0:
             phases.copy_(torch.from_numpy(agreeing_phases(count, pairs, products.numpy())))
         broadcast(phases)
@@ -99,7 +110,7 @@ class Shard:
         received: dict[int, NDArray[np.complexfloating]] = {}
         requests, kept = [], []
         needed = owner[pairs]
-        for there in range(self.size):
+        for there in range(self.count):
             wanted = np.unique(pairs[(needed[:, 0] == there) & (needed[:, 1] == self.rank), 1])
             if there != self.rank and len(wanted):
                 canvases = torch.from_numpy(np.stack([own(group) for group in wanted.tolist()]))
@@ -107,7 +118,7 @@ class Shard:
                 requests.append(dist.isend(kept[-1], there))
             wanted = np.unique(pairs[(needed[:, 0] == self.rank) & (needed[:, 1] == there), 1])
             if there != self.rank and len(wanted):
-                canvases = torch.empty(len(wanted), *size, dtype=torch.complex64)
+                canvases = torch.empty(len(wanted), *size, dtype=torch.complex64, device="cpu")
                 requests.append(dist.irecv(torch.view_as_real(canvases), there))
                 received |= dict(zip(wanted.tolist(), canvases.numpy(), strict=True))
         for request in requests:

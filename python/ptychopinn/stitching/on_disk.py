@@ -14,28 +14,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_ext import CanvasGeometry
 from ptychopinn.batches.dataset import GroupDataset
-from ptychopinn.physics.overlap import canvas_illumination
 from ptychopinn.stitching.accumulator import Accumulator
-from ptychopinn.stitching.overlaps import overlap_products, overlapping_pairs, weighted_patches
+from ptychopinn.stitching.canvases import CanvasesOnDisk
+from ptychopinn.stitching.overlaps import overlap_products, overlapping_pairs, scan_order, weighted_patches
 from ptychopinn.stitching.phases import agreeing_phases
-from ptychopinn.stitching.scratch import ScratchArray
 from ptychopinn.stitching.stores import DiskStore
 
-#: Canvases, weights and origins of groups, batch by batch, in the order that is asked for.
-Batches = Callable[[Sequence[int]], Iterator[tuple[Tensor, Tensor, Tensor]]]
+#: Canvases and weights of groups, batch by batch, in the order that is asked for.
+Batches = Callable[[Sequence[int]], Iterator[tuple[Tensor, Tensor]]]
 
-_CHUNK = 64 << 20  # bytes of canvases added to the image at a time
-#: Bytes of stitching in memory for a pixel of the groups' canvases: they, their weights, and what is made of them.
-_IN_MEMORY = 28
+#: Bytes of stitching in memory for a pixel of the groups' canvases: they, their weights, and parts of both.
+_IN_MEMORY = 16
 
 
 @dataclass(frozen=True)
@@ -52,9 +48,9 @@ class Streamed:
     stitching: float
 
 
-def bytes_to_stitch(dataset: GroupDataset) -> int:
-    """Memory that predicting all groups and stitching them at once takes."""
-    return _IN_MEMORY * len(dataset) * math.prod(dataset.canvas_size)
+def bytes_to_stitch(canvas_size: tuple[int, int], count: int) -> int:
+    """Memory that predicting so many groups and stitching them at once takes."""
+    return _IN_MEMORY * count * math.prod(canvas_size)
 
 
 def stitch_streamed(
@@ -78,60 +74,35 @@ def stitch_streamed(
     (height, width), began = dataset.canvas_size, time.perf_counter()
     geometry = CanvasGeometry.from_positions(torch.from_numpy(dataset.origins), (height, width))
     average = Accumulator(geometry, DiskStore(folder, geometry.shape, height))
+    order = scan_order(dataset.origins, (height, width))
     bands = (dataset.origins[:, 0] - geometry.origin[0]) // height
-    order = np.lexsort((dataset.origins[:, 1], bands))
     adding = 0.0
 
-    def add(start: int, canvases: Tensor, illumination: Tensor | None = None) -> None:
+    def add(start: int, canvases: Tensor, illumination: Tensor) -> None:
         """Add the canvases of groups from this one of the order on, band by band: a box of all may be large."""
         nonlocal adding
         added = time.perf_counter()
         chosen = order[start : start + len(canvases)]
         for band in np.unique(bands[chosen]):
             low, high = np.searchsorted(bands[chosen], [band, band + 1])
-            groups = chosen[low:high]
-            weights = _illumination(dataset, groups, weight) if illumination is None else illumination[low:high]
-            average.add(canvases[low:high], torch.from_numpy(dataset.origins[groups]), weights)
+            average.add(canvases[low:high], torch.from_numpy(dataset.origins[chosen[low:high]]), illumination[low:high])
         adding += time.perf_counter() - added
 
-    stored = ScratchArray(folder, (len(dataset) if synchronise else 0, height, width), np.complex64)
+    stored = CanvasesOnDisk(folder, dataset, order if synchronise else order[:0], weight)
     done = 0
-    for canvases, illumination, _ in batches(order.tolist()):
+    for canvases, illumination in batches(order.tolist()):
         if synchronise:
-            stored.write(done, canvases.numpy())
+            stored.write(done, canvases)
         else:
-            add(done, canvases, illumination)
+            add(done, canvases.cpu(), illumination.cpu())
         done += len(canvases)
     predicting = time.perf_counter() - began - adding
 
     if synchronise:
-        phases = _phases(dataset, stored, weight, order)
-        step = max(1, _CHUNK // (8 * height * width))
-        for start in range(0, len(dataset), step):
-            canvases = torch.from_numpy(stored.read(start, min(start + step, len(dataset))))
-            add(start, canvases * torch.from_numpy(phases[order[start : start + step]])[:, None, None])
+        origins = dataset.origins[order]
+        pairs = overlapping_pairs(origins, dataset.canvas_size)
+        products = overlap_products(weighted_patches(stored.one, stored.size), origins, stored.size, pairs)
+        phases = torch.from_numpy(agreeing_phases(len(order), pairs, products)).to(torch.complex64)
+        for start, canvases, illumination in stored.parts():
+            add(start, canvases * phases[start : start + len(canvases), None, None], illumination)
     return Streamed(average, predicting, time.perf_counter() - began - predicting)
-
-
-def _phases(
-    dataset: GroupDataset, stored: ScratchArray, weight: Tensor, order: NDArray[np.int64]
-) -> NDArray[np.complexfloating[Any, Any]]:
-    """Phase factors of all groups, complex64 (G,), whose canvases are stored in this order."""
-    row = np.empty_like(order)
-    row[order] = np.arange(len(order))
-
-    def read(group: int) -> tuple[NDArray[np.complexfloating], NDArray[np.floating]]:
-        (canvas,) = stored.read(row[group], row[group] + 1)
-        return canvas, _illumination(dataset, np.array([group]), weight)[0].numpy()
-
-    canvases = weighted_patches(read, dataset.canvas_size)
-    pairs = overlapping_pairs(dataset.origins, dataset.canvas_size)
-    pairs = pairs[np.argsort(row[pairs].min(1), kind="stable")]  # as they lie in the file
-    products = overlap_products(canvases, dataset.origins, dataset.canvas_size, pairs)
-    return agreeing_phases(len(dataset), pairs, products).astype(np.complex64)
-
-
-def _illumination(dataset: GroupDataset, groups: NDArray[np.int64], weight: Tensor) -> Tensor:
-    """Illumination of the canvases of some groups, (g, H, W), as it was when they were predicted."""
-    positions = dataset.scan.positions[dataset.groups[groups]] - dataset.origins[groups][:, None]
-    return canvas_illumination(weight, torch.from_numpy(positions), dataset.canvas_size)

@@ -9,39 +9,66 @@ synchronisation; A. Singer, Appl. Comput. Harmon. Anal. 30 (2011) 20).
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array, diags_array
 from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from ptycho_ext import CanvasGeometry
+from ptychopinn.runtime.progress import progress
 from ptychopinn.stitching.accumulator import Accumulator, Stitched
-from ptychopinn.stitching.overlaps import overlap_products, overlapping_pairs, weighted_patches
+from ptychopinn.stitching.aggregates import row_sums_of_modulus, unit
+from ptychopinn.stitching.multigrid import best_phases
+from ptychopinn.stitching.overlaps import (
+    overlap_products,
+    overlap_products_on_device,
+    overlapping_pairs,
+    scan_order,
+    weighted_patches,
+)
 from ptychopinn.stitching.stores import MemoryStore
+
+#: Linked patches up to which the eigenvector is computed directly.
+_FEW = 64
+#: Pixels of patches that are added at a time. The sums depend on it in their last bits, so it is the same everywhere.
+_PART = 8 << 20
 
 
 def stitch(patches: Tensor, positions: Tensor, weights: Tensor, *, synchronise: bool = True) -> Stitched:
     """Average overlapping patches onto the smallest canvas that holds them all.
 
+    All of it is computed on the patches' device. The order of the patches makes no difference, to the last bit, where
+    no two have the same position: they are compared and added in the order of
+    :func:`~ptychopinn.stitching.overlaps.scan_order`.
+
     Args:
         patches: complex, (n, h, w).
-        positions: float64 or integer, (n, 2), (y, x) scan coordinates of each patch's first sample, in pixels.
+        positions: float64 or integer, (n, 2), (y, x) scan coordinates of each patch's first sample, in pixels; on any
+            device.
         weights: real, (h, w) or (n, h, w), >= 0, usually the probe's intensity in counts.
         synchronise: remove the free phase of every patch first.
 
     Returns:
         The average with its weights and its place in scan coordinates, of the patches' type and on their device.
     """
-    positions = positions.to(torch.float64)
-    if synchronise:
-        phases = synchronise_phases(patches, positions, weights)
-        patches = patches * phases[:, None, None]
-    geometry = CanvasGeometry.from_positions(positions, (patches.shape[-2], patches.shape[-1]))
+    size = (patches.shape[-2], patches.shape[-1])
+    positions = positions.detach().cpu().to(torch.float64)
+    phases = synchronise_phases(patches, positions, weights) if synchronise else None
+    geometry = CanvasGeometry.from_positions(positions, size)
     average = Accumulator(geometry, MemoryStore(geometry.shape, patches.dtype, patches.device))
-    average.add(patches, positions, weights)
+    order = torch.from_numpy(scan_order(positions.numpy(), size))
+    with progress("stitch", len(order), "canvases") as advance:
+        for chosen in order.split(max(1, _PART // math.prod(size))):
+            there = chosen.to(patches.device)
+            part = patches.index_select(0, there)  # a copy
+            if phases is not None:
+                part *= phases[there][:, None, None]
+            average.add(part, positions[chosen], weights if weights.dim() == 2 else weights.index_select(0, there))
+            advance(len(chosen))
     return average.mean()
 
 
@@ -61,22 +88,35 @@ def synchronise_phases(
         complex, (n,), of modulus 1; multiply each patch by its factor. Patches without any overlap keep 1. The mean
         phase over each connected part of the scan is left as it was.
     """
-    values, corners = patches.detach().cpu().numpy(), positions.detach().cpu().numpy()
-    shared = np.broadcast_to(weights.detach().cpu().numpy(), values.shape)
-    size = (values.shape[1], values.shape[2])
+    patches, size = patches.detach(), (patches.shape[-2], patches.shape[-1])
+    order = scan_order(corners := positions.detach().cpu().numpy(), size)
+    corners = corners[order]
     pairs = overlapping_pairs(corners, size, neighbours)
-    weighted = weighted_patches(lambda number: (values[number], shared[number]), size)
-    products = overlap_products(weighted, corners, size, pairs, stride)
-    return torch.from_numpy(agreeing_phases(len(values), pairs, products)).to(patches)
+    shared = weights.detach().expand(patches.shape)
+    if patches.device.type == "cpu":
+        values, by = patches.numpy(), shared.numpy()
+        weighted = weighted_patches(lambda number: (values[order[number]], by[order[number]]), size)
+        products = overlap_products(weighted, corners, size, pairs, stride)
+    else:
+        products = overlap_products_on_device(patches, shared, order, corners, pairs, stride).cpu().numpy()
+    factors = np.empty(len(order), np.complex128)
+    factors[order] = agreeing_phases(len(order), pairs, products, patches.device)
+    return torch.from_numpy(factors).to(patches)
 
 
-def agreeing_phases(count: int, pairs: NDArray[np.int64], products: NDArray[np.complex128]) -> NDArray[np.complex128]:
+def agreeing_phases(
+    count: int,
+    pairs: NDArray[np.int64],
+    products: NDArray[np.complex128],
+    device: torch.device | str = "cpu",
+) -> NDArray[np.complex128]:
     """Unit phase factors from overlap products.
 
     Args:
         count: of the patches.
         pairs: (k, 2), numbers of patches, each pair once.
         products: (k,), of each pair as :func:`~ptychopinn.stitching.overlaps.overlap_products` has them.
+        device: for the iterations where there are many patches.
 
     Returns:
         (count,), of modulus 1; see :func:`synchronise_phases`.
@@ -84,26 +124,23 @@ def agreeing_phases(count: int, pairs: NDArray[np.int64], products: NDArray[np.c
     factors = np.ones(count, np.complex128)
     upper = coo_array((products, (pairs[:, 0], pairs[:, 1])), shape=(count, count)).tocsr()
     upper.eliminate_zeros()
-    links = upper + upper.conj().T
+    links = (upper + upper.conj().T).tocsr()
     parts, labels = connected_components(abs(links), directed=False)
     order = np.argsort(labels, kind="stable")
     for members in np.split(order, np.cumsum(np.bincount(labels, minlength=parts))[:-1]):
         if len(members) > 1:
-            vector = _leading_eigenvector(links[members][:, members])
-            modulus = np.abs(vector)
-            unit = np.where(modulus > 0, vector / np.where(modulus > 0, modulus, 1), 1)
-            mean = unit.sum()
-            factors[members] = unit * (np.conj(mean) / abs(mean) if abs(mean) > 0 else 1)
+            part = links if parts == 1 else links[members][:, members]
+            found = _exactly(part) if len(members) <= _FEW else best_phases(part, device).cpu().numpy()
+            mean = found.sum()
+            factors[members] = found * (np.conj(mean) / abs(mean) if abs(mean) > 0 else 1)
     return factors
 
 
-def _leading_eigenvector(links: csr_array) -> NDArray[np.complex128]:
-    """Of ``D^-1/2 M D^-1/2`` with D the row sums of |M|: eigenvalues in [-1, 1], 1 where all overlaps agree."""
-    scale = 1 / np.sqrt(np.asarray(abs(links).sum(axis=1)).ravel())
+def _exactly(links: csr_array) -> NDArray[np.complex128]:
+    """Phases of the leading eigenvector of ``D^-1/2 M D^-1/2`` with D the row sums of |M|.
+
+    Its eigenvalues are in [-1, 1], and 1 is one of them where all overlaps agree.
+    """
+    scale = 1 / np.sqrt(row_sums_of_modulus(links))
     normalised = diags_array(scale) @ links @ diags_array(scale)
-    if links.shape[0] <= 32:
-        return np.linalg.eigh(normalised.toarray())[1][:, -1]
-    start = np.ones(links.shape[0], np.complex128)
-    _, vectors = eigsh(normalised.tocsc(), k=1, sigma=1 + 1e-3, which="LM", v0=start)
-    vector: NDArray[np.complex128] = vectors[:, 0]
-    return vector
+    return unit(np.linalg.eigh(normalised.toarray())[1][:, -1])

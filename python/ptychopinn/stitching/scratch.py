@@ -2,16 +2,20 @@
 """Arrays in scratch files, for data that exceed memory.
 
 Files are read and written instead of mapped, since mapped pages count as resident memory. They have no name, so the
-system removes them when the process ends.
+system removes them when the process ends. Their space is reserved when they are made.
 """
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -28,7 +32,7 @@ class ScratchArray:
         dtype: of the array.
 
     Raises:
-        InputError: the folder's disk has too little space.
+        InputError: the folder's disk has too little space, now or when rows are written.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
@@ -40,8 +44,10 @@ class ScratchArray:
                 f"{folder}: expected {self._bytes * shape[0] / 1e9:.1f} GB of free space for a scratch file, found "
                 f"{free / 1e9:.1f} GB; free some, or set TMPDIR to another folder"
             )
+        self._folder = folder
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  open as long as the array
-        self._file.truncate(self._bytes * shape[0])
+        with self._space():
+            _allocate(self._file.fileno(), self._bytes * shape[0])
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Read rows `start` to `stop` (exclusive) into a new array."""
@@ -56,5 +62,35 @@ class ScratchArray:
         """Write rows, beginning with row `start`."""
         rest = memoryview(np.ascontiguousarray(rows, self.dtype).reshape(-1).view(np.uint8).data)
         self._file.seek(start * self._bytes)
-        while len(rest):
-            rest = rest[self._file.write(rest) :]
+        with self._space():
+            while len(rest):
+                rest = rest[_write(self._file, rest) :]
+
+    @contextmanager
+    def _space(self) -> Iterator[None]:
+        """Words the error of a disk that is full, or of a quota that is used up."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(
+                f"{self._folder}: the disk became full while a scratch file of {self._bytes * self.shape[0] / 1e9:.1f} "
+                "GB was written; free some space, or set TMPDIR to another folder"
+            ) from None
+
+
+def _write(file: IO[bytes], rest: memoryview) -> int:
+    """Write to a file without a buffer; returns how many bytes it took."""
+    return file.write(rest)
+
+
+def _allocate(file: int, size: int) -> None:
+    """Give a file its length, and its space on the disk where the system can reserve it."""
+    os.ftruncate(file, size)
+    if size and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise

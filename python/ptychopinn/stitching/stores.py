@@ -103,10 +103,10 @@ class DiskStore:
         self.shape, self.band = shape, band
         self._files = [ScratchArray(folder, shape, kind) for kind in ("c8", "f4", "f4")]
         kinds = (torch.complex64, torch.float32, torch.float32)
-        self._near = Sums(*(torch.zeros(2 * band, shape[1], dtype=kind) for kind in kinds))
+        self._near = Sums(*(torch.zeros(2 * band, shape[1], dtype=kind, device="cpu") for kind in kinds))
         self._top = 0  # row of the canvas where the two bands in memory begin
         self._written = True
-        self.largest_weight = torch.zeros(())
+        self.largest_weight = torch.zeros((), dtype=torch.float32, device="cpu")
 
     def add(self, box: Box, sums: Sums) -> None:
         """Add the sums (h, w) of a box of the canvas to what it has."""

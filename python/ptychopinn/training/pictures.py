@@ -34,7 +34,7 @@ class RunningPicture(L.Callback):
         config: of the training; the picture is made with as few groups as show every pattern.
         folder: of the run; pictures go to ``running/epoch-0010/amplitude.png`` and ``phase.png``.
         every: so many epochs.
-        drawings: draw them, while the training goes on.
+        drawings: draw them, while the training continues.
     """
 
     def __init__(self, scan: Scan, config: Config, folder: Path, every: int, drawings: Drawings) -> None:

@@ -23,7 +23,7 @@ CONFIG = Config.from_dict({"data": {"group_size": 4}, "inference": {"batch_size"
 STEP = {"unrolled": 310, "cnn": 360, "unet": 315}
 #: Operators, waits and uploads: of a reconstruction in 7 batches, of a pass of "pie" over 2 batches, and of a
 #: refinement by "lbfgs" that begins with 5 such passes.
-RECONSTRUCTION = (900, 21, 49)
+RECONSTRUCTION = (1050, 5, 30)
 PIE_PASS = (305, 15, 5)
 LBFGS = (3000, 135, 46)
 
