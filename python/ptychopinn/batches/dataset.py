@@ -36,9 +36,6 @@ class GroupBatch(NamedTuple):
         canvas_size: (H, W).
         members: int64, (B, C), indices of the patterns over all scans.
         truth: complex64, (B, H, W), true canvases for supervised training, zero outside the known object.
-        batch_size: groups of the full batch, where this is one process's shard of it.
-        stands_in: True: the shard is empty, and its one group is not counted (see
-            :mod:`ptychopinn.batches.distributed`).
     """
 
     counts: Tensor
@@ -47,8 +44,6 @@ class GroupBatch(NamedTuple):
     canvas_size: tuple[int, int]
     members: Tensor
     truth: Tensor | None = None
-    batch_size: int | None = None
-    stands_in: bool = False
 
 
 class Gathered(NamedTuple):
@@ -68,8 +63,6 @@ class Gathered(NamedTuple):
     truth: Tensor | None = None
     fill: Tensor | None = None
     bad: Tensor | None = None
-    batch_size: int | None = None
-    stands_in: bool = False
 
     def in_order(self, rows: NDArray[np.int64]) -> Gathered:
         """The groups `rows`, (B,), of this batch, which is on the CPU."""
@@ -90,7 +83,7 @@ class Gathered(NamedTuple):
                 counts[..., rows, columns] = self.counts[..., from_rows, from_columns]
         if self.fill is not None and self.bad is not None:
             counts.flatten(-2).index_copy_(-1, self.bad, self.fill)
-        return GroupBatch(counts, *self[1:6], self.batch_size, self.stands_in)
+        return GroupBatch(counts, *self[1:6])
 
 
 class GroupDataset(Dataset[int]):

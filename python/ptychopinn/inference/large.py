@@ -23,6 +23,7 @@ from ptychopinn.io.reconstructions import check_parts_path, save_in_parts
 from ptychopinn.models import PtychoModel
 from ptychopinn.runtime.devices import resolve_device
 from ptychopinn.runtime.memory import fits_in_memory
+from ptychopinn.runtime.process_settings import process_settings
 from ptychopinn.scan import Scan
 from ptychopinn.stitching.accumulator import Accumulator
 
@@ -66,7 +67,18 @@ def reconstruct_to_file(
     """
     config, path = config or Config(), Path(path)
     check_parts_path(path)  # before hours of prediction
-    device = device if isinstance(device, torch.device) else resolve_device(device)
+    with process_settings(config.execution):
+        return _reconstruct_to_file(model, scan, path, config, resolve_device(device), scratch)
+
+
+def _reconstruct_to_file(
+    model: PtychoModel | Sequence[PtychoModel],
+    scan: Scan,
+    path: Path,
+    config: Config,
+    device: torch.device,
+    scratch: str | Path | None,
+) -> tuple[int, int]:
     views, refined, probe = prepare(model, scan, config, device)
     folder = path.parent if scratch is None else Path(scratch)
     folder.mkdir(parents=True, exist_ok=True)

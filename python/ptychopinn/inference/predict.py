@@ -35,6 +35,7 @@ from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.runtime.batching import free_memory
 from ptychopinn.runtime.devices import resolve_device
 from ptychopinn.runtime.memory import fits_in_memory
+from ptychopinn.runtime.process_settings import process_settings
 from ptychopinn.runtime.processes import distributed, shared_errors
 from ptychopinn.scan import Scan
 from ptychopinn.stitching.accumulator import Stitched
@@ -86,7 +87,20 @@ def predict(
         InputError: the scan's patterns have another size than the model's, or groups another one than it is built for
             or than the scan has patterns.
     """
-    config, device = config or Config(), _device(device)
+    config, device = config or Config(), resolve_device(device)
+    with process_settings(config.execution):
+        return _predict(model, scan, config, device, orientation, probe, choose)
+
+
+def _predict(
+    model: PtychoModel,
+    scan: Scan,
+    config: Config,
+    device: torch.device,
+    orientation: int,
+    probe: Tensor | None,
+    choose: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None,
+) -> Prediction:
     scan = choose_positions(model, scan, config.inference.positions)
     with torch.no_grad():
         probe = choose_probe(model, scan, config.inference.probe) if probe is None else probe
@@ -157,7 +171,14 @@ def reconstruct(
         The stitched object with its weights, its place in the scan's coordinates, the probe and the positions that were
         used (of the first model), and the uncertainty if ``inference.uncertainty`` asks for one.
     """
-    config, device = config or Config(), _device(device)
+    config, device = config or Config(), resolve_device(device)
+    with process_settings(config.execution):
+        return _reconstruct(model, scan, config, device)
+
+
+def _reconstruct(
+    model: PtychoModel | Sequence[PtychoModel], scan: Scan, config: Config, device: torch.device
+) -> Reconstruction:
     views, refined, probe = prepare(model, scan, config, device)
     predicting = stitching = 0.0
     images, counts = [], counts_on(device, refined)
@@ -238,10 +259,6 @@ def _place(dataset: GroupDataset, count: int, device: torch.device) -> torch.dev
     if device.type == "cuda" and nbytes <= free_memory(device) // 2:
         return device
     return torch.device("cpu") if fits_in_memory(nbytes) else None
-
-
-def _device(device: str | torch.device) -> torch.device:
-    return device if isinstance(device, torch.device) else resolve_device(device)
 
 
 def facts(scan: Scan, config: Config, predicting: float, stitching: float) -> dict[str, Any]:

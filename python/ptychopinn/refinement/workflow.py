@@ -41,6 +41,7 @@ from ptychopinn.refinement.search import find_defocus, find_outliers, search_pos
 from ptychopinn.refinement.state import State
 from ptychopinn.refinement_report import RefinementReport
 from ptychopinn.runtime.devices import resolve_device
+from ptychopinn.runtime.process_settings import process_settings
 from ptychopinn.runtime.processes import agree, broadcast, distributed
 from ptychopinn.runtime.progress import progress as progress_bar
 from ptychopinn.scan import Scan
@@ -110,8 +111,21 @@ def refine(
         InputError: ``start`` does not fit the scan, ``resume`` is of another scan, configuration or version, or the
             device cannot be used.
     """
-    device = resolve_device(str(device))
-    run = _Refinement(scan, start, config or RefineConfig(), device, progress, every)
+    device = resolve_device(device)
+    with process_settings():
+        return _refine(scan, start, config or RefineConfig(), device, progress, every, resume)
+
+
+def _refine(
+    scan: Scan,
+    start: Reconstruction | None,
+    config: RefineConfig,
+    device: torch.device,
+    progress: Callable[[Progress], None] | None,
+    every: int,
+    resume: str | Path | None,
+) -> Reconstruction:
+    run = _Refinement(scan, start, config, device, progress, every)
     if resume is not None:
         run.load(Path(resume))
     try:
@@ -158,7 +172,7 @@ def split_half(
         too few pixels in common.
     """
     assert result.refinement is not None
-    device = resolve_device(str(device))
+    device = resolve_device(device)
     order = np.random.default_rng([config.seed, 1]).permutation(scan.n)
     half_config = dataclasses.replace(
         config, split_half=False, learn_positions=False, find_defocus=False, modes=None, minutes=None,
@@ -167,9 +181,8 @@ def split_half(
     assert result.probe is not None and result.positions is not None
     known = dataclasses.replace(scan, probe=result.probe, positions=result.positions)
     try:
-        results = []
-        for part in np.array_split(order, 2):
-            results.append(_half(known.subset(np.sort(part)), half_config, device))
+        with process_settings():
+            results = [_half(known.subset(np.sort(part)), half_config, device) for part in np.array_split(order, 2)]
         figures = split_half_frc(*results)
     except InputError as error:
         _log.warning("no split-half resolution: %s", error)
