@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
@@ -20,6 +21,8 @@ from ptychopinn.errors import InputError
 RULES = ("nearest", "quadrants")
 #: Default pool of "quadrants", in patterns per member other than the leader: enough to contain every quadrant.
 _QUADRANT_POOL = 4
+#: Points among which neighbours are searched for on one thread.
+_FEW = 2000
 
 
 def group_patterns(
@@ -255,7 +258,7 @@ def compact_region(positions: ArrayLike, count: int, seed: int | Sequence[int] =
 def _nearest_others(points: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """Indices (n, count) of the nearest other points, nearest first."""
     n = len(points)
-    _, nearest = cKDTree(points).query(points, k=count + 1)
+    _, nearest = cKDTree(points).query(points, k=count + 1, workers=_threads(len(points)))
     own = nearest == np.arange(n)[:, np.newaxis]
     # With more than `count` coincident points the query may not return the point itself: the last one is dropped then.
     own[~own.any(axis=1), -1] = True
@@ -268,7 +271,7 @@ def _others_within(points: NDArray[np.float64], count: int, low: float, high: fl
     n = len(points)
     tree, queried = cKDTree(points), count + 1
     while True:
-        distances, nearest = tree.query(points, k=min(queried, n))
+        distances, nearest = tree.query(points, k=min(queried, n), workers=_threads(n))
         valid = (nearest != np.arange(n)[:, np.newaxis]) & (distances >= low) & (distances <= high)
         if queried >= n or bool(((valid.sum(1) >= count) | (distances[:, -1] > high)).all()):
             break
@@ -277,3 +280,8 @@ def _others_within(points: NDArray[np.float64], count: int, low: float, high: fl
     chosen = np.where(np.take_along_axis(valid, order, 1), np.take_along_axis(nearest, order, 1), -1)
     padding = np.full((n, count - chosen.shape[1]), -1)
     return np.concatenate([chosen, padding], axis=1).astype(np.int64, copy=False)
+
+
+def _threads(points: int) -> int:
+    """Threads of a search for neighbours: starting them takes longer than a search among few points."""
+    return torch.get_num_threads() if points > _FEW else 1
