@@ -15,7 +15,7 @@ set(PTYCHO_FLAGS_avx512 -mavx512f -mavx512vl -mprefer-vector-width=512)
 
 # Nothing here reads errno or floating-point traps, and square roots and selections in loops become vectors without them;
 # the results are the same.
-set_property(SOURCE csrc/maths/simd/fields.cpp APPEND PROPERTY COMPILE_OPTIONS -fno-math-errno -fno-trapping-math)
+set_property(SOURCE csrc/maths/simd/fields.cpp csrc/ops/update_canvas/cpu.cpp APPEND PROPERTY COMPILE_OPTIONS -fno-math-errno -fno-trapping-math)
 
 function(ptycho_simd target)
   foreach(level IN LISTS PTYCHO_LEVELS)
