@@ -60,6 +60,45 @@ struct CanvasUpdate {
   PTYCHO_HD T momentum_or_zero() const { return momentum ? *momentum : T(0); }
 };
 
+// Gradients of the outputs; null for zeros.
+template <typename T>
+struct UpdateGradsView {
+  const Complex<T>* canvas;
+  const Complex<T>* velocity;
+  const Complex<T>* direction;
+};
+
+// What is written to; null for nothing.
+template <typename T>
+struct UpdateOutputs {
+  Complex<T>* canvas;
+  Complex<T>* velocity;
+  Complex<T>* direction;
+};
+
+template <typename T>
+struct UpdateGradOutputs {
+  Complex<T>* canvas;
+  Complex<T>* numerator;
+  T* inverse_illumination;
+  T* floor;
+  T* factors;
+  Complex<T>* velocity;
+  T* momentum;
+};
+
+// The sums that a part of a group contributes: to the gradients of both factors, the momentum and the floor.
+struct UpdateSums {
+  double along;
+  double across;
+  double momentum;
+  double floor;
+
+  PTYCHO_HD UpdateSums plus(const UpdateSums& other) const {
+    return {along + other.along, across + other.across, momentum + other.momentum, floor + other.floor};
+  }
+};
+
 // What the pixels of a group have in common.
 template <typename T>
 struct UpdateScalars {

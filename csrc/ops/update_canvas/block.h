@@ -21,6 +21,13 @@ PTYCHO_HD inline UpdatePixel<T> pixel_of(const CanvasUpdate<T>& update, int64_t 
 }
 
 template <typename T>
+PTYCHO_HD inline UpdatedPixel<T> grads_of(const UpdateGradsView<T>& grads, int64_t i) {
+  const Complex<T> zero{0, 0};
+  return {grads.canvas ? grads.canvas[i] : zero, grads.velocity ? grads.velocity[i] : zero,
+          grads.direction ? grads.direction[i] : zero};
+}
+
+template <typename T>
 struct UpdateCanvas {
   static constexpr int kThreads = 256;
   using Shared = Nothing;
@@ -82,7 +89,7 @@ struct PassBackUpdate {
     UpdateSums total{0, 0, 0, 0};
     for (int64_t p = begin + thread; p < end; p += kSumLanes) {
       const int64_t i = group * update.pixels + p;
-      const UpdatePixelGrads<T> pixel = pass_back_update(pixel_of(update, i), by, grads.at(i));
+      const UpdatePixelGrads<T> pixel = pass_back_update(pixel_of(update, i), by, grads_of(grads, i));
       to.canvas[i] = pixel.canvas;
       to.numerator[i] = pixel.numerator;
       to.inverse_illumination[i] = pixel.inverse_illumination;

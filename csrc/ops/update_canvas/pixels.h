@@ -47,19 +47,7 @@ class ContiguousUpdate {
   MaybeTensor momentum_;
 };
 
-// The same for the gradients of the outputs; null for zeros.
-template <typename T>
-struct UpdateGradsView {
-  const Complex<T>* canvas;
-  const Complex<T>* velocity;
-  const Complex<T>* direction;
-
-  PTYCHO_INLINE UpdatedPixel<T> at(int64_t i) const {
-    const Complex<T> zero{0, 0};
-    return {canvas ? canvas[i] : zero, velocity ? velocity[i] : zero, direction ? direction[i] : zero};
-  }
-};
-
+// The same for the gradients of the outputs.
 class ContiguousUpdateGrads {
  public:
   explicit ContiguousUpdateGrads(const UpdateGrads& grads)
@@ -77,37 +65,6 @@ class ContiguousUpdateGrads {
   MaybeTensor canvas_;
   MaybeTensor velocity_;
   MaybeTensor direction_;
-};
-
-// What is written to; null for nothing.
-template <typename T>
-struct UpdateOutputs {
-  Complex<T>* canvas;
-  Complex<T>* velocity;
-  Complex<T>* direction;
-};
-
-template <typename T>
-struct UpdateGradOutputs {
-  Complex<T>* canvas;
-  Complex<T>* numerator;
-  T* inverse_illumination;
-  T* floor;
-  T* factors;
-  Complex<T>* velocity;
-  T* momentum;
-};
-
-// The sums that a part of a group contributes: to the gradients of both factors, the momentum and the floor.
-struct UpdateSums {
-  double along;
-  double across;
-  double momentum;
-  double floor;
-
-  PTYCHO_HD UpdateSums plus(const UpdateSums& other) const {
-    return {along + other.along, across + other.across, momentum + other.momentum, floor + other.floor};
-  }
 };
 
 }  // namespace ptycho

@@ -196,9 +196,7 @@ class UnrolledGenerator(Generator):
 
         floor = _FAINT * level.flatten()
         others = level.new_ones(groups, 1, 1, 4 + self.state)
-        scales = Level(
-            torch.cat([(1 / level).unsqueeze(-1).expand(-1, -1, -1, 16), others], -1), self.gain * level
-        )
+        scales = Level(torch.cat([(1 / level).unsqueeze(-1).expand(-1, -1, -1, 16), others], -1), self.gain * level)
         state = canvas.real.new_zeros(groups, height // 2, width // 2, self.state)
         factors = self.step_size.unbind()
         velocity = momentum = None
