@@ -214,7 +214,7 @@ def update_canvas(
 ) -> tuple[Array, Array, Array]:
     """Update an object (..., H, W) by its velocity: the updated object, the new velocity, and the direction.
 
-    The direction is the numerator times the inverse illumination, and the new velocity the direction plus momentum times
+    The direction is the numerator times the inverse illumination; the new velocity is the direction plus momentum times
     the velocity. Relative to the object's phase its real part is multiplied by factors[0] and its imaginary part by
     factors[1]. The phase factor of a value z is z / sqrt(|z|^2 + floor^2), with a floor (...,) of every object.
     """

@@ -69,9 +69,7 @@ def test_fields_are_corrected_with_the_bits_of_the_cpu(
 
 @pytest.mark.parametrize("lead", [(), (2, 3)])
 @pytest.mark.parametrize("size", [(1, 3), (13, 18), (90, 101)])
-def test_canvases_are_updated_with_the_bits_of_the_cpu(
-    blocks: Any, size: tuple[int, int], lead: tuple[int, ...]
-) -> None:
+def test_canvases_are_updated_to_the_bits_of_the_cpu(blocks: Any, size: tuple[int, int], lead: tuple[int, ...]) -> None:
     """Canvases of one part and of several, with everything and with nothing optional."""
     for dtype in DTYPES[2:]:
         everything = tuple(update_scene(dtype, lead, size).values())

@@ -179,6 +179,8 @@ class UnrolledGenerator(Generator):
     def forward(self, counts: Tensor, positions: Tensor, canvas_size: tuple[int, int], probe: Tensor) -> Tensor:
         groups = counts.shape[0]
         height, width = canvas_size
+        # A use each, so that one sum of all their gradients is formed in place of one for every further use.
+        *probes, probe = _uses(probe, 2 * self.steps + 1)
         weight = illumination_weight(probe)
         illumination = extract_patches_adjoint(weight.expand(counts.shape).contiguous(), positions, canvas_size)
         peak = illumination.amax((-2, -1), keepdim=True)
@@ -194,23 +196,24 @@ class UnrolledGenerator(Generator):
             (real + level * offset) * inverse_illumination, imaginary * (self.start_phase * inverse_illumination)
         )
 
-        floor = _FAINT * level.flatten()
+        floors = _uses(_FAINT * level.flatten(), self.steps)
+        inverses = _uses(inverse_illumination, self.steps)
         others = level.new_ones(groups, 1, 1, 4 + self.state)
         scales = Level(torch.cat([(1 / level).unsqueeze(-1).expand(-1, -1, -1, 16), others], -1), self.gain * level)
         state = canvas.real.new_zeros(groups, height // 2, width // 2, self.state)
         factors = self.step_size.unbind()
         velocity = momentum = None
         for step in range(self.steps):
-            fields = far_field(exit_waves(canvas, positions, probe))
+            fields = far_field(exit_waves(canvas, positions, probes[2 * step]))
             correction, _, _ = correct_fields(fields, counts, loss="amplitude", background=BACKGROUND)
             waves = inverse_far_field(correction)
             remaining = self.steps - 1 - step
             corrected = remaining % self.every == 0
             canvas, velocity, direction = update_canvas(
                 canvas,
-                exit_waves_adjoint(waves, positions, probe, canvas_size),
-                inverse_illumination,
-                floor,
+                exit_waves_adjoint(waves, positions, probes[2 * step + 1], canvas_size),
+                inverses[step],
+                floors[step],
                 factors[step],
                 velocity,
                 momentum,
@@ -220,3 +223,8 @@ class UnrolledGenerator(Generator):
             if corrected:
                 canvas, state = self.network(canvas, direction, scales, relative, state, last=remaining == 0)
         return canvas
+
+
+def _uses(tensor: Tensor, count: int) -> tuple[Tensor, ...]:
+    """The tensor so many times."""
+    return tensor.expand(count, *tensor.shape).unbind()
