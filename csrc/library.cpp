@@ -12,6 +12,7 @@
 #include "ops/plan_tiles/schema.h"
 #include "ops/reassemble_patches/schema.h"
 #include "ops/translate_images/schema.h"
+#include "ops/update_canvas/schema.h"
 #include "runtime/torch_compat.h"
 
 STABLE_TORCH_LIBRARY(PTYCHO_LIBRARY, m) {
@@ -25,4 +26,5 @@ STABLE_TORCH_LIBRARY(PTYCHO_LIBRARY, m) {
   define(ptycho::overlap_project_schemas);
   define(ptycho::correct_fields_schemas);
   define(ptycho::exit_waves_schemas);
+  define(ptycho::update_canvas_schemas);
 }

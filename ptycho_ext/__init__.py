@@ -24,6 +24,7 @@ from ptycho_ext.ops import (  # noqa: E402
     overlap_project,
     reassemble_patches,
     translate_images,
+    update_canvas,
 )
 from ptycho_ext.plan import ScanPlan  # noqa: E402
 
@@ -44,4 +45,5 @@ __all__ = [
     "reassemble_patches",
     "simd_level",
     "translate_images",
+    "update_canvas",
 ]

@@ -203,6 +203,30 @@ def correct_fields(
     return correction, values.sum((1, 2)), -(step * intensity).sum((1, 2))
 
 
+def update_canvas(
+    canvas: ArrayLike,
+    numerator: ArrayLike,
+    inverse_illumination: ArrayLike,
+    floor: ArrayLike,
+    factors: ArrayLike,
+    velocity: ArrayLike | None = None,
+    momentum: ArrayLike | None = None,
+) -> tuple[Array, Array, Array]:
+    """Update an object (..., H, W) by its velocity: the updated object, the new velocity, and the direction.
+
+    The direction is the numerator times the inverse illumination; the new velocity is the direction plus momentum times
+    the velocity. Relative to the object's phase its real part is multiplied by factors[0] and its imaginary part by
+    factors[1]. The phase factor of a value z is z / sqrt(|z|^2 + floor^2), with a floor (...,) of every object.
+    """
+    canvas = _widen(canvas)
+    direction = _widen(numerator) * np.asarray(inverse_illumination, np.float64)
+    moved = direction if velocity is None else direction + np.asarray(momentum, np.float64) * _widen(velocity)
+    unit = canvas / np.sqrt(np.abs(canvas) ** 2 + np.asarray(floor, np.float64)[..., None, None] ** 2)
+    relative = moved * np.conj(unit)
+    along, across = np.asarray(factors, np.float64)
+    return canvas + unit * (along * relative.real + 1j * across * relative.imag), moved, direction
+
+
 def _taps(source: Array, y: float, x: float, rows: int, cols: int) -> Array:
     """Samples source[floor(y) + i, floor(x) + j], zero outside."""
     taps = np.zeros((rows, cols), source.dtype)

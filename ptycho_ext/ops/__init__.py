@@ -8,6 +8,7 @@ from ptycho_ext.ops.extract import extract_patches, extract_patches_adjoint
 from ptycho_ext.ops.overlap import overlap_project
 from ptycho_ext.ops.reassemble import reassemble_patches
 from ptycho_ext.ops.translate import translate_images
+from ptycho_ext.ops.update import update_canvas
 from ptycho_ext.ops.waves import exit_waves, exit_waves_adjoint, exit_waves_adjoint_probe
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "overlap_project",
     "reassemble_patches",
     "translate_images",
+    "update_canvas",
 ]

@@ -86,6 +86,25 @@ def scene(
     }
 
 
+def update_scene(
+    dtype: torch.dtype = torch.complex64, lead: tuple[int, ...] = (2,), size: tuple[int, int] = CANVAS
+) -> dict[str, Any]:
+    """Arguments of update_canvas: a canvas with pixels below the floor, and everything that is optional."""
+    real, shape = REAL[dtype], (*lead, *size)
+    canvas = data(shape, dtype)
+    canvas[..., ::3] *= 0.01
+    canvas[..., :1] = 0
+    return {
+        "canvas": canvas,
+        "numerator": data(shape, dtype, 1),
+        "inverse_illumination": uniform(shape, 2).to(real),
+        "floor": (0.01 + 0.1 * uniform(lead, 3)).to(real),
+        "factors": torch.tensor([0.8, 1.3], dtype=real, device=canvas.device),
+        "velocity": data(shape, dtype, 4),
+        "momentum": torch.tensor(0.6, dtype=real, device=canvas.device),
+    }
+
+
 def assert_close(got: Tensor, want: Any, dtype: torch.dtype) -> None:
     want = np.asarray(want)
     got_array = got.detach().cpu().numpy()

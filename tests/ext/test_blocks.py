@@ -16,7 +16,7 @@ import torch
 from block_cases import CPU, same, same_position_gradients, same_wave_sums, scan, shifted
 from hypothesis import given
 from hypothesis import strategies as st
-from op_cases import CANVAS, COUNT_TYPES, DTYPES, PATCH, POSITIONS, data, raw_inputs, scene, weights
+from op_cases import CANVAS, COUNT_TYPES, DTYPES, PATCH, POSITIONS, data, raw_inputs, scene, update_scene, weights
 
 import ptycho_ext as px
 
@@ -65,6 +65,22 @@ def test_fields_are_corrected_with_the_bits_of_the_cpu(
                 place = fields.clone()
                 sums = blocks.correct_fields_out(place, *inputs[1:], place)
                 same((place, *sums), want)
+
+
+@pytest.mark.parametrize("lead", [(), (2, 3)])
+@pytest.mark.parametrize("size", [(1, 3), (13, 18), (90, 101)])
+def test_canvases_are_updated_to_the_bits_of_the_cpu(blocks: Any, size: tuple[int, int], lead: tuple[int, ...]) -> None:
+    """Canvases of one part and of several, with everything and with nothing optional."""
+    for dtype in DTYPES[2:]:
+        everything = tuple(update_scene(dtype, lead, size).values())
+        by_canvas, by_velocity, by_direction = (data((*lead, *size), dtype, seed) for seed in (5, 6, 7))
+        for inputs in (everything, everything[:5]):
+            want = CPU.update_canvas(*inputs)
+            same(blocks.update_canvas(*inputs), want)
+            options = () if inputs is everything else (None, None)
+            same(blocks.update_canvas(*inputs, *options, False), (*want[:2], want[2].flatten()[:0]))
+            for grads in ((by_canvas, by_velocity, by_direction), (by_canvas, None, None), (None, None, None)):
+                same(blocks.update_canvas_backward(*grads, *inputs), CPU.update_canvas_backward(*grads, *inputs))
 
 
 @given(

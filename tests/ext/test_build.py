@@ -100,7 +100,17 @@ def test_only_torch_compat_includes_torch() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["canvas", "plan", "ops.extract", "ops.translate", "ops.reassemble", "ops.overlap", "ops.correct", "ops.waves"],
+    [
+        "canvas",
+        "plan",
+        "ops.extract",
+        "ops.translate",
+        "ops.reassemble",
+        "ops.overlap",
+        "ops.correct",
+        "ops.waves",
+        "ops.update",
+    ],
 )
 def test_examples_of_the_docstrings_run(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"ptycho_ext.{name}"))

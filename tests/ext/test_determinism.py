@@ -70,6 +70,8 @@ def digests_of_type(
         back = torch.ops.ptycho.correct_fields_backward(*grads, *modes, *options)
         for number, output in enumerate((*found, *back)):
             results[f"{loss} {number} {dtype}"] = digest(output)
+    if dtype.is_complex:
+        results |= digests_of_update(dtype, generator, prepare)
     waves, probe = patches.view(30, 3, *patch), patches[:3]
     at = positions[:30]
     waves_plan = None if plan is None else px.ScanPlan(at, patch, size)
@@ -97,6 +99,18 @@ def digests_of_type(
         for number, output in enumerate(outputs if isinstance(outputs, tuple) else (outputs,)):
             results[f"{name} {number} {dtype}"] = digest(output)
     return results
+
+
+def digests_of_update(dtype: torch.dtype, generator: torch.Generator, prepare: Callable[[], None]) -> dict[str, str]:
+    """Those of update_canvas and its backward."""
+    real = px.ops._precision.real_type(dtype)
+    canvas, numerator, velocity, *grads = torch.randn(6, 3, *SIZES[1], dtype=dtype, generator=generator)
+    quotients = torch.rand(3, *SIZES[1], dtype=real, generator=generator)
+    inputs = (canvas, numerator, quotients, quotients[:, 0, 0], quotients[0, 1, :2], velocity, quotients[0, 2, 2])
+    prepare()
+    outputs = torch.ops.ptycho.update_canvas(*inputs)
+    back = torch.ops.ptycho.update_canvas_backward(*grads, *inputs)
+    return {f"update {number} {dtype}": digest(output) for number, output in enumerate((*outputs, *back))}
 
 
 def fill_free_memory() -> None:

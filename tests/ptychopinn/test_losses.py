@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Poisson
 
-from ptychopinn.physics.likelihood import BACKGROUND, LOSSES, amplitude_loss, poisson_loss
+from ptychopinn.physics.likelihood import BACKGROUND, LOSSES, amplitude_loss, loss_of_fields, poisson_loss
+from ptychopinn.physics.propagation import mode_intensity
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 LOSS_CASES = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -82,3 +83,42 @@ def test_bad_pixels_are_ignored(loss: Loss) -> None:
     alone = loss(intensity[:, good], counts[:, good], None)
     torch.testing.assert_close(value, alone)
     assert (corrupted.grad[:, ~good] == 0).all() and (corrupted.grad[:, good] != 0).all()
+
+
+def _far_fields(photons: float, error: float) -> tuple[Tensor, Tensor]:
+    """Far fields (5, 2, 16, 16) of patterns of so many photons, and counts (5, 16, 16) beside their intensity."""
+    generator = torch.Generator().manual_seed(4)
+    fields = torch.randn(5, 2, 16, 16, dtype=torch.complex64, generator=generator)
+    fields = fields * (photons / fields.abs().square().sum((1, 2, 3), keepdim=True)).sqrt()
+    factor = 1 + error * torch.rand(5, 16, 16, generator=generator)
+    return fields, fields.abs().square().sum(1) * factor
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("photons", [1.0, 1e3, 1e6, 1e9])
+@pytest.mark.parametrize("error", [-0.9, 0.3, 40.0])
+@pytest.mark.parametrize("masked", [False, True])
+def test_loss_of_fields_is_that_of_their_intensity(loss: str, photons: float, error: float, masked: bool) -> None:
+    """In float32 to its rounding, beside the loss of the intensity in float64."""
+    fields, counts = _far_fields(photons, error)
+    good = torch.rand(16, 16, generator=torch.Generator().manual_seed(2)) > 0.2 if masked else None
+    found, expected = fields.clone().requires_grad_(), fields.to(torch.complex128).requires_grad_()
+    value = loss_of_fields(loss, found, counts, good)
+    want = LOSSES[loss](mode_intensity(expected), counts.double(), good)
+    value.backward()
+    want.backward()
+    assert value.dtype == torch.float32 and value.ndim == 0
+    assert value.item() == pytest.approx(want.item(), rel=1e-6)
+    assert (found.grad - expected.grad).norm() <= 1e-6 * expected.grad.norm()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_loss_of_fields_ignores_bad_pixels_and_is_finite_without_counts(loss: str) -> None:
+    fields, counts = _far_fields(1e4, 0.3)
+    good = torch.rand(16, 16, generator=torch.Generator().manual_seed(2)) > 0.2
+    corrupt = torch.where(good, counts, 1e9)
+    assert loss_of_fields(loss, fields, corrupt, good) == loss_of_fields(loss, fields, counts, good)
+    dark = torch.zeros_like(fields).requires_grad_()
+    value = loss_of_fields(loss, dark, torch.zeros_like(counts))
+    value.backward()
+    assert value.item() == 0 and not dark.grad.any()

@@ -25,7 +25,7 @@ from ptychopinn.errors import InputError
 from ptychopinn.models import GENERATORS, Generator, PtychoModel, UnrolledGenerator, build_generator, register_generator
 from ptychopinn.physics.likelihood import poisson_loss
 from ptychopinn.physics.probes import defocused
-from ptychopinn.physics.propagation import diffract
+from ptychopinn.physics.propagation import diffract, mode_intensity
 from ptychopinn.scan import Scan
 
 #: Small versions of every generator: the name, and options that make it fast.
@@ -295,6 +295,7 @@ def test_model_predicts_counts_of_its_canvas(scan: Scan) -> None:
     counts = model.predict_counts(canvases, positions)
     assert counts.shape == (2, 3, 32, 32)
     torch.testing.assert_close(counts, diffract(extract_patches(canvases, positions, 32), probe), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(mode_intensity(model.predict_fields(canvases, positions)), counts, rtol=1e-4, atol=1e-3)
 
 
 def test_model_reconstructs_with_its_probe_or_another(scan: Scan) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptycho_ext import extract_patches
+from ptycho_ext import exit_waves, extract_patches
 from ptychopinn.models.registry import build_generator
 from ptychopinn.physics.illumination import Illumination
 from ptychopinn.physics.positions import PositionOffsets
+from ptychopinn.physics.propagation import far_field
 
 
 class PtychoModel(nn.Module):
@@ -104,3 +105,10 @@ class PtychoModel(nn.Module):
         """Predict patterns (B, C, N, N), in counts and FFT order, of canvases (B, H, W) at positions (B, C, 2)."""
         counts: Tensor = self.illumination(extract_patches(canvases, positions, self.patch_size))
         return counts
+
+    def predict_fields(self, canvases: Tensor, positions: Tensor) -> Tensor:
+        """Predict the far fields (B, C, M, N, N), in sqrt(counts) and FFT order, whose intensity are the patterns.
+
+        Arguments as for :meth:`predict_counts`.
+        """
+        return far_field(exit_waves(canvases, positions, self.illumination.probe))

@@ -10,17 +10,19 @@ of the group. Its last layer is initially zero: an untrained generator is the ph
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptycho_ext import correct_fields, exit_waves, exit_waves_adjoint, extract_patches_adjoint
+from ptycho_ext import correct_fields, exit_waves, exit_waves_adjoint, extract_patches_adjoint, update_canvas
 from ptychopinn.errors import InputError
 from ptychopinn.models.registry import ON_CPU, Generator, register_generator
 from ptychopinn.physics.initial_estimate import initial_waves, transmission_level
 from ptychopinn.physics.likelihood import BACKGROUND
 from ptychopinn.physics.overlap import illumination_weight
-from ptychopinn.physics.propagation import far_field, inverse_far_field, squared_modulus
+from ptychopinn.physics.propagation import far_field, inverse_far_field
 
 #: Modulus, relative to the mean transmission, below which the phase of a canvas is undefined.
 _FAINT = 1e-3
@@ -55,42 +57,63 @@ class CorrectionNetwork(nn.Module):
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
-    def forward(self, canvases: list[Tensor], relative: Tensor, state: Tensor, last: bool) -> tuple[Tensor, Tensor]:
-        """Compute a correction of the object and the next state.
+    def forward(
+        self, canvas: Tensor, direction: Tensor, level: Level, relative: Tensor, state: Tensor, last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Correct the object and compute the next state.
 
         Args:
-            canvases: complex, (B, H, W) each: the object and its data-consistency direction, normalised to order one.
+            canvas: complex, (B, H, W): the object.
+            direction: complex, (B, H, W): its data-consistency direction.
+            level: what normalises both to order one, and the correction back.
             relative: real, (B, H / 2, W / 2, 4), illumination in 2 x 2 blocks, relative to its maximum.
             state: real, (B, H / 2, W / 2, S).
             last: True in the last step, which returns its input state.
 
         Returns:
-            correction, complex (B, H, W), and state, real (B, H / 2, W / 2, S).
+            corrected object, complex (B, H, W), and state, real (B, H / 2, W / 2, S).
         """
-        features = torch.cat([*(_blocks(canvas) for canvas in canvases), relative, state], -1).permute(0, 3, 1, 2)
+        features = torch.cat([*_block_rows(canvas), *_block_rows(direction), relative, state], -1)
+        features = (features * level.of_features).permute(0, 3, 1, 2)
         fine = F.relu(self.enter(features))
         fine = F.relu(self.fine(fine))
         coarse = F.relu(self.coarse_1(F.avg_pool2d(fine, 2)))
         coarse = F.relu(self.coarse_2(coarse))
         joined = F.relu(self.join(torch.cat([fine, F.interpolate(coarse, scale_factor=2.0, mode="nearest")], 1)))
-        correction = _canvas(self.leave(joined).permute(0, 2, 3, 1).to(relative.dtype))
+        correction = self.leave(joined).permute(0, 2, 3, 1).to(relative.dtype)
         if not last and self.remember is not None:
             state = torch.tanh(self.remember(joined).permute(0, 2, 3, 1))
-        return correction, state
+        return _add_blocks(canvas, level.of_correction, correction), state
 
 
-def _blocks(canvas: Tensor) -> Tensor:
-    """Rearrange complex (B, H, W) to real (B, H / 2, W / 2, 8): real and imaginary parts of every 2 x 2 block."""
+class Level(NamedTuple):
+    """The mean transmission of every group as the factors of the network's inputs and output.
+
+    Attributes:
+        of_features: real, (B, 1, 1, F): the inverse for the object and its direction, 1 for other features.
+        of_correction: real, (B, 1, 1), the gain included.
+    """
+
+    of_features: Tensor
+    of_correction: Tensor
+
+
+def _block_rows(canvas: Tensor) -> tuple[Tensor, ...]:
+    """Both rows of the 2 x 2 blocks of a complex canvas (B, H, W), as views, real (B, H / 2, W / 2, 4) each.
+
+    In succession they are the real and imaginary parts of every block.
+    """
+    groups, height, width = canvas.shape
+    return torch.view_as_real(canvas).view(groups, height // 2, 2, width // 2, 4).unbind(2)
+
+
+def _add_blocks(canvas: Tensor, factor: Tensor, blocks: Tensor) -> Tensor:
+    """Add real blocks (B, H / 2, W / 2, 8), times a factor (B, 1, 1), to a complex canvas (B, H, W)."""
     groups, height, width = canvas.shape
     parts = torch.view_as_real(canvas).view(groups, height // 2, 2, width // 2, 2, 2)
-    return parts.permute(0, 1, 3, 2, 4, 5).flatten(3)
-
-
-def _canvas(blocks: Tensor) -> Tensor:
-    """Rearrange blocks to a canvas: the inverse of :func:`_blocks`."""
-    groups, height, width = blocks.shape[:3]
-    parts = blocks.unflatten(3, (2, 2, 2)).permute(0, 1, 3, 2, 4, 5)
-    return torch.view_as_complex(parts.reshape(groups, 2 * height, 2 * width, 2))
+    added = blocks.unflatten(3, (2, 2, 2)).permute(0, 1, 3, 2, 4, 5)
+    result = torch.addcmul(parts, factor[..., None, None, None], added)
+    return torch.view_as_complex(result.reshape(groups, height, width, 2))
 
 
 @register_generator("unrolled")
@@ -156,40 +179,52 @@ class UnrolledGenerator(Generator):
     def forward(self, counts: Tensor, positions: Tensor, canvas_size: tuple[int, int], probe: Tensor) -> Tensor:
         groups = counts.shape[0]
         height, width = canvas_size
+        # A use each, so that one sum of all their gradients is formed in place of one for every further use.
+        *probes, probe = _uses(probe, 2 * self.steps + 1)
         weight = illumination_weight(probe)
         illumination = extract_patches_adjoint(weight.expand(counts.shape).contiguous(), positions, canvas_size)
         peak = illumination.amax((-2, -1), keepdim=True)
-        floor = self.regularisation * peak
-        # Converted to complex once, because torch would convert them in every product.
-        inverse_illumination = (1 / (illumination + floor)).to(probe.dtype)
+        offset = self.regularisation * peak
+        inverse_illumination = 1 / (illumination + offset)
         relative = F.pixel_unshuffle((illumination / peak).unsqueeze(1), 2).permute(0, 2, 3, 1)
 
         waves, mode = initial_waves(counts, probe)
         level = transmission_level(counts, weight)  # value of uncovered pixels, and scale of the network's channels
-        inverse_level = (1 / level).to(probe.dtype)
-        canvas = extract_patches_adjoint(mode.conj() * waves, positions, canvas_size)
-        canvas = (canvas + level * floor) * inverse_illumination
-        canvas = torch.complex(canvas.real, self.start_phase * canvas.imag)
+        canvas = exit_waves_adjoint(waves.unsqueeze(-3), positions, mode.unsqueeze(0), canvas_size)
+        real, imaginary = torch.view_as_real(canvas).unbind(-1)
+        canvas = torch.complex(
+            (real + level * offset) * inverse_illumination, imaginary * (self.start_phase * inverse_illumination)
+        )
 
+        floors = _uses(_FAINT * level.flatten(), self.steps)
+        inverses = _uses(inverse_illumination, self.steps)
+        others = level.new_ones(groups, 1, 1, 4 + self.state)
+        scales = Level(torch.cat([(1 / level).unsqueeze(-1).expand(-1, -1, -1, 16), others], -1), self.gain * level)
         state = canvas.real.new_zeros(groups, height // 2, width // 2, self.state)
-        velocity = None
+        factors = self.step_size.unbind()
+        velocity = momentum = None
         for step in range(self.steps):
-            fields = far_field(exit_waves(canvas, positions, probe))
+            fields = far_field(exit_waves(canvas, positions, probes[2 * step]))
             correction, _, _ = correct_fields(fields, counts, loss="amplitude", background=BACKGROUND)
             waves = inverse_far_field(correction)
-            direction = exit_waves_adjoint(waves, positions, probe, canvas_size) * inverse_illumination
-            velocity = direction if velocity is None else self.momentum[step - 1] * velocity + direction
-            canvas = canvas + _split_step(self.step_size[step], velocity, canvas, level)
             remaining = self.steps - 1 - step
-            if remaining % self.every == 0:
-                canvases = [canvas * inverse_level, direction * inverse_level]
-                correction, state = self.network(canvases, relative, state, last=remaining == 0)
-                canvas = canvas + self.gain * level * correction
+            corrected = remaining % self.every == 0
+            canvas, velocity, direction = update_canvas(
+                canvas,
+                exit_waves_adjoint(waves, positions, probes[2 * step + 1], canvas_size),
+                inverses[step],
+                floors[step],
+                factors[step],
+                velocity,
+                momentum,
+                keep_direction=corrected,
+            )
+            momentum = self.momentum[step] if remaining else None
+            if corrected:
+                canvas, state = self.network(canvas, direction, scales, relative, state, last=remaining == 0)
         return canvas
 
 
-def _split_step(factors: Tensor, velocity: Tensor, canvas: Tensor, level: Tensor) -> Tensor:
-    """Multiply the components of the velocity parallel and perpendicular to the canvas's values by one factor each."""
-    unit = canvas * torch.rsqrt(squared_modulus(canvas) + (_FAINT * level) ** 2)
-    relative = velocity * unit.conj()
-    return unit * torch.complex(factors[0] * relative.real, factors[1] * relative.imag)
+def _uses(tensor: Tensor, count: int) -> tuple[Tensor, ...]:
+    """The tensor so many times."""
+    return tensor.expand(count, *tensor.shape).unbind()

@@ -27,8 +27,10 @@ def initial_waves(counts: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         complex waves (..., N, N), and the strongest mode, complex (N, N). Gradients do not pass through the phase.
     """
-    # index_select, because indexing with a tensor would wait for the device.
-    strongest = probe.index_select(0, squared_modulus(probe).sum((-2, -1)).argmax().reshape(1))[0]
+    if len(probe) == 1:
+        strongest = probe.squeeze(0)
+    else:  # index_select, because indexing with a tensor would wait for the device
+        strongest = probe.index_select(0, squared_modulus(probe).sum((-2, -1)).argmax().reshape(1))[0]
     # In the dark part of the probe's far field the phase is rounding noise, and its derivative is unbounded: the
     # amplitude is suppressed there, and the derivative is not taken.
     spectrum = far_field(strongest.detach())

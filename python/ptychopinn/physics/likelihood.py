@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ptycho_ext import correct_fields
+
 #: Counts added to both sides, so that dark pixels (predicted or measured 0) have finite logarithms and gradients.
 BACKGROUND = 0.1
 
@@ -53,16 +55,44 @@ def amplitude_loss(intensity: Tensor, counts: Tensor, good: Tensor | None = None
     return _per_photon(error * error, counts, good)
 
 
+def loss_of_fields(loss: str, fields: Tensor, counts: Tensor, good: Tensor | None = None) -> Tensor:
+    """The loss of predicted far fields, to rounding that of their intensity, in one pass over the fields.
+
+    Differentiable once, by the fields.
+
+    Args:
+        loss: a key of :data:`LOSSES`.
+        fields: complex, (..., M, N, N), in sqrt(counts).
+        counts: real, (..., N, N), measured counts, >= 0.
+        good: bool, (N, N), False at pixels to ignore; None: all are good.
+
+    Returns:
+        scalar, >= 0, of the counts' type.
+    """
+    values = correct_fields(fields, counts, mask=good, loss=loss, background=BACKGROUND, correct=False)[1]
+    result: Tensor = values.sum() * _PER_VALUE[loss] / _photons(counts, good)
+    return result.to(counts.dtype)
+
+
 def _per_photon(terms: Tensor, counts: Tensor, good: Tensor | None) -> Tensor:
     if good is not None:
-        terms, counts = terms * good, counts * good
-    return terms.sum() / counts.sum().clamp_min(1.0)
+        terms = terms * good
+    return terms.sum() / _photons(counts, good)
+
+
+def _photons(counts: Tensor, good: Tensor | None) -> Tensor:
+    if good is not None:
+        counts = counts * good
+    return counts.sum().clamp_min(1.0)
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
     "poisson": poisson_loss,
     "amplitude": amplitude_loss,
 }
+
+#: Each loss as a multiple of the value that :func:`ptycho_ext.correct_fields` computes.
+_PER_VALUE = {"poisson": 2.0, "amplitude": 1.0}
 
 #: Largest second derivative per photon with respect to a real or imaginary part of a probe of power 1; see
 #: Illumination.

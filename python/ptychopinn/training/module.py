@@ -21,7 +21,7 @@ from ptychopinn.batches.steps import Steps, checked
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
 from ptychopinn.persistence.bundle import build_model
-from ptychopinn.physics.likelihood import LOSSES
+from ptychopinn.physics.likelihood import loss_of_fields
 from ptychopinn.physics.overlap import illumination_weight
 from ptychopinn.physics.priors import supervised_loss, total_variation
 from ptychopinn.runtime.processes import broadcast
@@ -57,8 +57,8 @@ class PtychoModule(L.LightningModule):
         canvases = self.model(batch.counts, positions, batch.canvas_size)
         if batch.truth is not None:
             return supervised_loss(canvases, batch.truth, self._illumination(batch, positions)) * weights.groups
-        predicted = self.model.predict_counts(canvases, positions)
-        loss = LOSSES[training.loss](predicted, batch.counts, self.model.good) * weights.photons
+        fields = self.model.predict_fields(canvases, positions)
+        loss = loss_of_fields(training.loss, fields, batch.counts, self.model.good) * weights.photons
         if training.total_variation:
             # Nats per pixel against nats per photon: with the dose the data outweigh the prior, as they should.
             pixels_per_photon = batch.counts.numel() / batch.counts.sum().clamp_min(1.0)
