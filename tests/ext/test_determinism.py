@@ -105,8 +105,8 @@ def digests_of_update(dtype: torch.dtype, generator: torch.Generator, prepare: C
     """Those of update_canvas and its backward."""
     real = px.ops._precision.real_type(dtype)
     canvas, numerator, velocity, *grads = torch.randn(6, 3, *SIZES[1], dtype=dtype, generator=generator)
-    quotients = torch.rand(3, *SIZES[1], dtype=real, generator=generator)
-    inputs = (canvas, numerator, quotients, quotients[:, 0, 0], quotients[0, 1, :2], velocity, quotients[0, 2, 2])
+    scalars = torch.rand(3, *SIZES[1], dtype=real, generator=generator)
+    inputs = (canvas, numerator, scalars, scalars[:, 0, 0], scalars[0, 1, :2], velocity, scalars[0, 2, 2])
     prepare()
     outputs = torch.ops.ptycho.update_canvas(*inputs)
     back = torch.ops.ptycho.update_canvas_backward(*grads, *inputs)

@@ -13,7 +13,8 @@ template <typename T, typename Work>
 void for_each_part(const CanvasUpdate<T>& update, const Work& work) {
   const int64_t parts = update.parts();
   const T momentum = update.momentum_or_zero();
-  parallel_for(update.groups * parts, grain(4 * std::min(update.pixels, kUpdatePart)), [&](int64_t first, int64_t last) {
+  const int64_t cost = 4 * std::min(update.pixels, kUpdatePart);
+  parallel_for(update.groups * parts, grain(cost), [&](int64_t first, int64_t last) {
     for (int64_t b = first; b < last; ++b) {
       const int64_t group = b / parts, begin = (b - group * parts) * kUpdatePart;
       const int64_t size = std::min(update.pixels - begin, kUpdatePart), at = group * update.pixels + begin;

@@ -116,7 +116,7 @@ class TrainingConfig:
     accumulate: int = 1
     learning_rate: float = 2e-3
     probe_step: float = 0.1
-    position_step: float = 0.02
+    position_step: float = 0.1
     schedule: Literal["cosine", "exponential", "plateau", "constant"] = "cosine"
     patience: int = 5
     warmup: float = 0.02
