@@ -75,6 +75,7 @@ class ScanDataModule(L.LightningDataModule):
         self.training_groups = (self.training_leaders[:, np.newaxis] * each + np.arange(each)).ravel()
         self.resident: ResidentCounts | None = None
         self._canvases: dict[bool, tuple[int, int]] = {}
+        self._nearest: dict[tuple[int, int, bool], NDArray[np.int64]] = {}
         self._pending: deque[torch.cuda.Event] = deque()
         self.place(torch.device("cpu"))
 
@@ -99,10 +100,17 @@ class ScanDataModule(L.LightningDataModule):
                 held[first + compact_region(scan.positions, count, (seed, index))] = True
         return held
 
-    def _groups(self, index: int, among: NDArray[np.intp], each: int, draw: int) -> NDArray[np.int64]:
-        """Groups (each n, C) that each pattern of a scan leads, of members `among` only; -1 for other leaders."""
+    def _groups(self, index: int, each: int, draw: int, validation: bool) -> NDArray[np.int64]:
+        """Groups (each n, C) that each pattern of a scan leads in training or validation; -1 for other leaders."""
         data = self.config.data
-        return self._led(index, among, each, data.group_size, data.pool, draw)
+        among = self._members(index, validation)
+        if data.pool is not None and data.pool >= data.group_size:
+            return self._led(index, among, each, data.group_size, data.pool, draw)
+        # The members are always the nearest ones.
+        key = (index, each, validation and data.validation == "region")
+        if key not in self._nearest:
+            self._nearest[key] = self._led(index, among, each, data.group_size, data.pool, draw)
+        return self._nearest[key]
 
     def _led(
         self, index: int, among: NDArray[np.intp], each: int, size: int, pool: int | None, draw: int
@@ -158,7 +166,7 @@ class ScanDataModule(L.LightningDataModule):
             position = np.flatnonzero((chosen // each >= first) & (chosen // each < first + scan.n))
             if not len(position):
                 continue
-            groups = self._groups(index, self._members(index, validation), each, draw)
+            groups = self._groups(index, each, draw, validation)
             # The model has one probe, that of the first scan; the truths are scaled to it.
             scale = float(np.linalg.norm(scan.probe) / np.linalg.norm(self.scans[0].probe))
             parts.append(
