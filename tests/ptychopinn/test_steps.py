@@ -146,9 +146,14 @@ def test_a_batch_is_larger_on_a_gpu_and_in_several_processes() -> None:
 
 @pytest.mark.parametrize("pool", [None, 7])
 @pytest.mark.parametrize("validation", ["scattered", "region"])
-def test_canvases_of_all_epochs_have_one_size_where_shapes_are_fixed(pool: int | None, validation: str) -> None:
+@pytest.mark.parametrize(
+    "rule", [{}, {"neighbours": "quadrants"}, {"max_distance": 25.0, "min_distance": 1.0}], ids=str
+)
+def test_canvases_of_all_epochs_have_one_size_where_shapes_are_fixed(
+    pool: int | None, validation: str, rule: dict[str, Any]
+) -> None:
     scan = simulate("dead_leaves", patterns=60, size=32, photons=1e5, seed=3)
-    sections = {"group_size": 4, "pool": pool, "validation": validation, "validation_fraction": 0.2}
+    sections = {"group_size": 4, "pool": pool, "validation": validation, "validation_fraction": 0.2, **rule}
     data = ScanDataModule([scan], Config.from_dict({"data": sections}), canvas_multiple=4)
     data.fixed_shapes = True
     sizes, drawn = set(), []
@@ -161,7 +166,7 @@ def test_canvases_of_all_epochs_have_one_size_where_shapes_are_fixed(pool: int |
         data.fixed_shapes = True
     (size,) = sizes
     assert np.max(drawn, axis=0).tolist() <= list(size) and all(side % 4 == 0 for side in size)
-    if pool is None and validation == "scattered":
+    if pool is None and validation == "scattered" and not rule:
         groups = group_patterns(scan.positions, 4)[data.training_leaders]
         assert size == GroupDataset(scan, groups, 4).canvas_size
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ptychopinn.batches.dataset import GroupDataset, JoinedGroups, good_pixels, largest_extent, round_up
-from ptychopinn.batches.grouping import compact_region, group_patterns, within_bounds
+from ptychopinn.batches.grouping import compact_region, group_patterns, pools, within_bounds
 from ptychopinn.batches.resident import ResidentCounts, fits_on
 from ptychopinn.batches.steps import Steps, StepSampler, StepShape, checked
 from ptychopinn.config import Config
@@ -104,29 +104,32 @@ class ScanDataModule(L.LightningDataModule):
         """Groups (each n, C) that each pattern of a scan leads in training or validation; -1 for other leaders."""
         data = self.config.data
         among = self._members(index, validation)
-        if data.pool is not None and data.pool >= data.group_size:
-            return self._led(index, among, each, data.group_size, data.pool, draw)
-        # The members are always the nearest ones.
+        if self._drawn:
+            return self._led(index, among, each, draw)
         key = (index, each, validation and data.validation == "region")
         if key not in self._nearest:
-            self._nearest[key] = self._led(index, among, each, data.group_size, data.pool, draw)
+            self._nearest[key] = self._led(index, among, each, draw)
         return self._nearest[key]
 
-    def _led(
-        self, index: int, among: NDArray[np.intp], each: int, size: int, pool: int | None, draw: int
-    ) -> NDArray[np.int64]:
+    @property
+    def _drawn(self) -> bool:
+        """Whether the members of groups are drawn again in every epoch."""
+        data = self.config.data
+        return data.pool is not None and data.pool >= data.group_size
+
+    def _led(self, index: int, among: NDArray[np.intp], each: int, draw: int) -> NDArray[np.int64]:
         data = self.config.data
         found = group_patterns(
             self.scans[index].positions[among],
-            size,
-            pool,
+            data.group_size,
+            data.pool,
             each,
             seed=(self.config.training.seed, draw),
             rule=data.neighbours,
             min_distance=data.min_distance,
             max_distance=data.max_distance,
         )
-        groups = np.full((self.scans[index].n * each, size), -1, np.int64)
+        groups = np.full((self.scans[index].n * each, data.group_size), -1, np.int64)
         groups[(among[:, np.newaxis] * each + np.arange(each)).ravel()] = among[found]
         return groups
 
@@ -135,11 +138,17 @@ class ScanDataModule(L.LightningDataModule):
         data = self.config.data
         sizes = []
         for index, scan in enumerate(self.scans):
-            # Members are drawn from a pool around the leader: all of it together covers the most.
-            among, leaders = self._members(index, validation), self._leaders(index, validation)
-            groups = self._led(index, among, 1, data.group_size if data.pool is None else data.pool + 1, None, 0)
-            if len(leaders):
-                sizes.append(largest_extent(scan, groups[leaders], self.margin))
+            leaders = self._leaders(index, validation)
+            if not len(leaders):
+                continue
+            if self._drawn:
+                # Members are drawn from a pool around the leader: all of it together covers the most.
+                among = self._members(index, validation)
+                found = pools(scan.positions[among], data.pool or 0, data.min_distance, data.max_distance)
+                groups = among[found[np.searchsorted(among, leaders)]]
+            else:
+                groups = self._groups(index, 1, 0, validation)[leaders]
+            sizes.append(largest_extent(scan, groups, self.margin))
         height, width = np.max(sizes, axis=0).tolist()
         return round_up((height, width), self.canvas_multiple)
 

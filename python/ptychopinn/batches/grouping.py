@@ -77,10 +77,7 @@ def group_patterns(
     if size == 1:
         return leaders[:, np.newaxis]
     count = pool or (size - 1 if rule == "nearest" else min(_QUADRANT_POOL * (size - 1), n - 1))
-    if min_distance == 0 and max_distance is None:
-        near = _nearest_others(points, count)
-    else:
-        near = _others_within(points, count, min_distance, np.inf if max_distance is None else max_distance)
+    near = _others(points, count, min_distance, max_distance)
     _check_enough(near, size, groups_per_pattern, drawn=rule == "nearest" or pool is not None)
     rng = np.random.default_rng(seed)
     rows = near[leaders]
@@ -105,6 +102,26 @@ def group_patterns(
             f"group_patterns: no {groups_per_pattern} different groups were found for every pattern; raise the pool"
         )
     return np.column_stack([leaders, np.take_along_axis(rows, columns, axis=1)])
+
+
+def pools(
+    positions: ArrayLike, pool: int, min_distance: float = 0.0, max_distance: float | None = None
+) -> NDArray[np.int64]:
+    """Every pattern and all those that groups of it are drawn from.
+
+    Arguments as for :func:`group_patterns`.
+
+    Returns:
+        (n, 1 + pool) pattern indices, row k of pattern k; it is repeated where fewer are within the distances.
+
+    Example:
+        >>> pools([[0, 0], [0, 1], [0, 5]], 2, max_distance=2).tolist()
+        [[0, 1, 0], [1, 0, 1], [2, 2, 2]]
+    """
+    points = np.asarray(positions, np.float64)
+    near = _others(points, pool, min_distance, max_distance)
+    leaders = np.arange(len(points), dtype=np.int64)[:, np.newaxis]
+    return np.concatenate([leaders, np.where(near < 0, leaders, near)], axis=1)
 
 
 #: Number of times that repeated groups of a leader are drawn again.
@@ -253,6 +270,13 @@ def compact_region(positions: ArrayLike, count: int, seed: int | Sequence[int] =
     points = np.asarray(positions, np.float64)
     centre = points[np.random.default_rng(seed).integers(len(points))]
     return np.sort(np.argsort(np.square(points - centre).sum(1), kind="stable")[:count])
+
+
+def _others(points: NDArray[np.float64], count: int, low: float, high: float | None) -> NDArray[np.int64]:
+    """Indices (n, count) of the nearest other points at these distances, nearest first, padded with -1."""
+    if low == 0 and high is None:
+        return _nearest_others(points, count)
+    return _others_within(points, count, low, np.inf if high is None else high)
 
 
 def _nearest_others(points: NDArray[np.float64], count: int) -> NDArray[np.int64]:
