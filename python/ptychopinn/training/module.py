@@ -119,9 +119,10 @@ class PtychoModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Checkpoints of earlier versions have the number of steps where Lightning counts those it makes itself.
-        counts = checkpoint["loops"]["fit_loop"]["epoch_loop.manual_optimization.optim_step_progress"]
-        for count in counts["total"]:
-            counts["total"][count] = max(counts["total"][count], int(checkpoint["global_step"]))
+        loop = checkpoint.get("loops", {}).get("fit_loop", {})
+        counts = loop.get("epoch_loop.manual_optimization.optim_step_progress", {}).get("total", {})
+        for count in counts:
+            counts[count] = max(counts[count], int(checkpoint["global_step"]))
 
     def on_train_start(self) -> None:
         # A checkpoint restores the optimiser, and with it rates of its own configuration.
