@@ -18,8 +18,12 @@ import torch
 
 #: Parts of a reconstruction, and the functions of the library that do them; none is inside another.
 PARTS: dict[str, tuple[str, ...]] = {
-    "group and predict": ("ptychopinn.inference.predict.predict",),
-    "overlap products": ("ptychopinn.stitching.phases.overlap_products",),
+    "group": ("ptychopinn.inference.predict.groups_to_predict",),
+    "predict": ("ptychopinn.inference.predict.predict_into",),
+    "overlap products": (
+        "ptychopinn.stitching.phases.overlap_products",
+        "ptychopinn.stitching.phases.overlap_products_on_device",
+    ),
     "phases": ("ptychopinn.stitching.phases.agreeing_phases",),
     "mosaic": (
         "ptychopinn.stitching.accumulator.Accumulator.add",

@@ -97,13 +97,13 @@ def test_pipeline_writes_all_parts(tmp_path: Path) -> None:
     assert [row.get("note", "") for row in rows if "n/a" in row.get("note", "")] == []
     path = {row["what"]: row for row in rows if row["part"] == "path"}
     expected = ("start Python and import", "read file", "upload counts", "train: before the first epoch")
-    expected += ("train: epoch 1", "train: epoch 2", "train: save and draw", "load model", "group and predict")
+    expected += ("train: epoch 1", "train: epoch 2", "train: save and draw", "load model", "group", "predict")
     expected += ("overlap products", "phases", "mosaic", "the rest of reconstruct", "save", "pictures", "total")
     assert tuple(path) == expected
     total = path.pop("total")["seconds"]
     assert sum(row["seconds"] for row in path.values()) == pytest.approx(total)
     assert sum(row["share"] for row in path.values()) == pytest.approx(1)
-    assert min(path[name]["seconds"] for name in ("overlap products", "phases", "mosaic", "group and predict")) > 0
+    assert min(path[name]["seconds"] for name in ("overlap products", "phases", "mosaic", "group", "predict")) > 0
     parts = list(dict.fromkeys(row["part"] for row in rows))
     assert parts[1:3] == ["inference 36", "train, 1 group a step"] and parts[-1] == "quality, mean FRC 0.89"
     (refined,) = [row for row in rows if row["part"] == "refine 196"]
