@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,3 +193,24 @@ def test_pyplot_is_not_imported(tmp_path: Path) -> None:
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_figures_of_several_threads_are_written_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ticks of a logarithmic axis are formulae, and matplotlib's parser of them is not made for threads."""
+    losses = {"epoch": [0.0, 1.0, 2.0], "train_loss": [1.0, 0.1, 0.001]}
+    writing, most = 0, 0
+    savefig = Figure.savefig
+
+    def counted(self: Figure, *arguments: Any, **options: Any) -> None:
+        nonlocal writing, most
+        writing += 1
+        most = max(most, writing)
+        time.sleep(0.02)
+        savefig(self, *arguments, **options)
+        writing -= 1
+
+    monkeypatch.setattr(Figure, "savefig", counted)
+    with ThreadPoolExecutor(4) as pool:
+        drawn = [pool.submit(plot_training, losses, tmp_path / f"{k}.png") for k in range(8)]
+        assert all(one.result()[0].exists() for one in drawn)
+    assert most == 1

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.plotting.images import AMPLITUDE_MAP, COUNTS_MAP, CYCLIC_MAP, NO_DATA, PHASE_MAP, draw_image
-from ptychopinn.plotting.style import colour_bar, new_figure, save_figure
+from ptychopinn.plotting.style import arrange, colour_bar, new_figure, save_figure
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 
@@ -63,7 +63,7 @@ def plot_scan_overview(scan: Scan, path: str | Path) -> list[Path]:
     pattern.set(facecolor=NO_DATA, xlabel="column (px)", ylabel="row (px)", title=f"mean {averaged}diffraction pattern")
     colour_bar(shown, pattern, "counts per pattern")
     figure.suptitle(scan.name)
-    figure.tight_layout()
+    arrange(figure)
     return [save_figure(figure, Path(path))]
 
 

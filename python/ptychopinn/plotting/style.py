@@ -7,6 +7,7 @@ Modules of this folder import matplotlib where they draw: a training or a refine
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,8 @@ _DPI = 150
 _COMPRESSION = 3
 
 _log = logging.getLogger(__name__)
+
+_one_at_a_time = threading.Lock()
 
 
 def drawn(draw: Callable[..., list[Path]], *arguments: Any, **options: Any) -> list[Path]:
@@ -75,9 +78,19 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def arrange(figure: Figure) -> None:
+    """Give the axes of a figure room for their labels; see :func:`save_figure` for threads."""
+    with _one_at_a_time:
+        figure.tight_layout()
+
+
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure atomically; returns the path."""
-    with atomic_path(path) as temporary:
+    """Write a figure atomically; returns the path.
+
+    Figures of several threads are written one after the other, because matplotlib's parser of formulae is not made for
+    threads: ticks such as 10^-2 are formulae.
+    """
+    with _one_at_a_time, atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=_DPI, bbox_inches="tight", pil_kwargs={"compress_level": _COMPRESSION})
     return path
 
