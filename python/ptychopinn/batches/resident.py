@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.runtime.batching import free_memory
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
+from ptychopinn.storage.stored import StoredPatterns
 
 #: Fraction of a device's free memory that counts may take.
 _FRACTION = 0.5
@@ -34,13 +37,8 @@ class ResidentCounts:
         counts = torch.empty(n, size, size, dtype=_type_of(scans), device=device)
         first = 0
         for scan in scans:
-            for part in pattern_blocks(scan.counts.shape):
-                block = torch.from_numpy(np.ascontiguousarray(scan.counts[part])).to(device)
-                stored = counts[first : first + len(block)].view(_OF_ONE_WIDTH.get(counts.dtype, counts.dtype))
-                if block.dtype == counts.dtype:
-                    block = block.view(stored.dtype)
-                stored.copy_(torch.fft.ifftshift(block.to(stored.dtype), dim=(-2, -1)))
-                first += len(block)
+            upload(scan.counts, counts[first : first + scan.n])
+            first += scan.n
         self.counts = counts
         self.good, self.empty = good_pixels(scans[0]), None
         if self.good is not None:
@@ -55,14 +53,39 @@ class ResidentCounts:
         These are filled with the pattern of the probe behind an object of transmission 1, scaled to the counts of the
         good pixels, as in :meth:`GroupDataset.gather`.
         """
-        kind = self.counts.dtype
-        stored = self.counts.view(_OF_ONE_WIDTH.get(kind, kind))
-        chosen = stored.index_select(0, members.flatten()).view(kind).to(torch.float32)
+        chosen = select(self.counts, members.flatten()).to(torch.float32)
         chosen = chosen.view(*members.shape, *chosen.shape[1:])
         if self.good is None or self.empty is None:
             return chosen
         counted = chosen.masked_fill(~self.good, 0)
         return torch.where(self.good, chosen, counted.sum((-2, -1), keepdim=True) * self.empty)
+
+
+def upload(counts: NDArray[Any] | StoredPatterns, to: Tensor) -> None:
+    """Copy counts (n, N, N) to a tensor on a device, with the zero frequency moved to [0, 0] there.
+
+    Args:
+        counts: in the file's order.
+        to: (n, N, N), of the same type or float32; written.
+    """
+    for part in pattern_blocks(counts.shape):
+        block, target = torch.from_numpy(np.ascontiguousarray(counts[part])), to[part]
+        if block.dtype == to.dtype:
+            block, target = _signed(block), _signed(target)
+        if to.is_cuda:
+            block = block.pin_memory()
+        block = block.to(to.device, non_blocking=True)
+        target.copy_(torch.fft.ifftshift(block.to(target.dtype), dim=(-2, -1)))
+
+
+def select(counts: Tensor, members: Tensor) -> Tensor:
+    """Counts (b, N, N), in their type, of the patterns with indices ``members`` (b,)."""
+    return _signed(counts).index_select(0, members).view(counts.dtype)
+
+
+def _signed(counts: Tensor) -> Tensor:
+    """The same bits in a type that torch can index and roll on any device."""
+    return counts.view(_OF_ONE_WIDTH.get(counts.dtype, counts.dtype))
 
 
 def fits_on(device: torch.device, scans: Sequence[Scan]) -> bool:

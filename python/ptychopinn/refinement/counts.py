@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptychopinn.batches.resident import select, upload
 from ptychopinn.runtime.batching import free_memory
 from ptychopinn.storage.stored import StoredPatterns, load_counts
 
@@ -31,8 +32,6 @@ _SAME_WIDTH = {
 }
 #: Fraction of the device's free memory that counts may take.
 _FRACTION = 0.6
-#: Bytes that are copied to the device at once.
-_BLOCK = 1 << 26
 #: Buffers of counts: one is read while the other is written.
 _BUFFERS = 2
 
@@ -51,14 +50,9 @@ def upload_counts(counts: NDArray[Any] | StoredPatterns, device: torch.device) -
         return torch.from_numpy(load_counts(counts, "refine")).to(device)
     if counts.nbytes > _FRACTION * free_memory(device):
         return torch.from_numpy(load_counts(counts, "refine")).pin_memory()
-    uploaded = torch.empty(counts.shape, dtype=_SAME_WIDTH[kind], device=device)
-    rows = max(1, _BLOCK // max(1, counts.nbytes // max(1, len(counts))))
-    shifts = [-(side // 2) for side in counts.shape[1:]]
-    for start in range(0, len(counts), rows):
-        block = torch.from_numpy(np.ascontiguousarray(counts[start : start + rows])).view(_SAME_WIDTH[kind])
-        part = block.pin_memory().to(device, non_blocking=True)
-        uploaded[start : start + rows] = torch.roll(part, shifts, (1, 2))
-    return uploaded.view(kind)
+    uploaded = torch.empty(counts.shape, dtype=kind, device=device)
+    upload(counts, uploaded)
+    return uploaded
 
 
 class Counts:
@@ -79,9 +73,7 @@ class Counts:
 
     def select(self, members: Tensor) -> Tensor:
         """Counts (b, N, N), in their type, of the patterns with indices ``members`` (b,), on the device."""
-        kind = self.counts.dtype
-        found = self.counts.view(_SAME_WIDTH[kind]).index_select(0, members.to(self.counts.device))
-        return found.view(kind).to(self.device)
+        return select(self.counts, members.to(self.counts.device)).to(self.device)
 
     def batches(self, members: Sequence[Tensor], rows: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:
         """Counts of one batch after the other.
