@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ptychopinn.cli import main
 from ptychopinn.decisions import Decision, Decisions
+from ptychopinn.findings.measure import FORMER_NAMES
 from ptychopinn.inspection import Inspection, inspect_scan, oriented
-from ptychopinn.inspection.measure import FORMER_NAMES
 from ptychopinn.physics.objects import OBJECTS
 from ptychopinn.physics.probes import PROBES, disk
 from ptychopinn.physics.simulate import simulate

@@ -18,7 +18,7 @@ from torch import Tensor
 from ptychopinn.acquisition import ORIENTATION_NAMES, Acquisition
 from ptychopinn.cli import main
 from ptychopinn.errors import InputError
-from ptychopinn.inspection.centre import centre_offset, in_fft_order, probe_far_field
+from ptychopinn.findings.centre import centre_offset, in_fft_order, probe_far_field
 from ptychopinn.inspection.orientation import (
     FEWEST,
     ORIENTATIONS,

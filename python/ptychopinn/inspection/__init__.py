@@ -10,13 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptychopinn.inspection.findings import Finding, Inspection
+    from ptychopinn.findings.finding import Finding
     from ptychopinn.inspection.orientation import OrientationReport, check_orientation, oriented, require_orientation
     from ptychopinn.inspection.report import inspect_scan
+    from ptychopinn.inspection.result import Inspection
 
 _WHERE = {
-    "Finding": "ptychopinn.inspection.findings",
-    "Inspection": "ptychopinn.inspection.findings",
+    "Finding": "ptychopinn.findings.finding",
+    "Inspection": "ptychopinn.inspection.result",
     "OrientationReport": "ptychopinn.inspection.orientation",
     "check_orientation": "ptychopinn.inspection.orientation",
     "inspect_scan": "ptychopinn.inspection.report",

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError
-from ptychopinn.inspection.centre import off_centre
+from ptychopinn.findings.centre import off_centre
 from ptychopinn.runtime.process_settings import own_defaults
 from ptychopinn.scan import Scan
 

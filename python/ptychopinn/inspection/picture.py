@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Circle
 
-from ptychopinn.inspection.findings import Inspection
+from ptychopinn.inspection.result import Inspection
 from ptychopinn.plotting.style import colour_bar, new_figure, save_figure
 from ptychopinn.scan import Scan
 

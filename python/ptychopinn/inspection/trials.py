@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.inspection.centre import centre_offset, fill_pixels
+from ptychopinn.findings.centre import centre_offset, fill_pixels
 from ptychopinn.physics.propagation import far_field, inverse_far_field, squared_modulus
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
 from ptychopinn.refinement.objective import Objective

@@ -8,6 +8,7 @@ object is preserved.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 import ptycho_ext
@@ -61,3 +62,11 @@ def overlap_project(patches: Tensor, positions: Tensor, canvas_size: tuple[int, 
         complex, (B, C, N, N).
     """
     return ptycho_ext.overlap_project(patches, positions, canvas_size, weights)
+
+
+def accumulate_weight(weight: Tensor, positions: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Sum over positions (n, 2) of a weight (N, N) times a value (n,) each, on a canvas of shape (H, W)."""
+    total = torch.zeros(shape, dtype=torch.float32, device=weight.device)
+    for part, value in zip(positions.split(256), values.float().split(256), strict=True):
+        total += extract_patches_adjoint(value[:, None, None] * weight, part, shape)
+    return total

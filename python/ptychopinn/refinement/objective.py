@@ -318,11 +318,3 @@ def compact_batches(positions: NDArray[np.float64], size: int, rng: np.random.Ge
         cut = round(first / parts * len(order))
         stack += [order[:cut], order[cut:]]
     return batches
-
-
-def accumulate_weight(weight: Tensor, positions: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Sum over positions (n, 2) of a weight (N, N) times a value (n,) each, on a canvas of shape (H, W)."""
-    total = torch.zeros(shape, dtype=torch.float32, device=weight.device)
-    for part, value in zip(positions.split(256), values.float().split(256), strict=True):
-        total += extract_patches_adjoint(value[:, None, None] * weight, part, shape)
-    return total

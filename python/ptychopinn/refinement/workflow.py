@@ -20,6 +20,7 @@ from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
 from ptychopinn.metrics.split_half import split_half_frc
+from ptychopinn.physics.overlap import accumulate_weight
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.ambiguities import (
@@ -35,7 +36,7 @@ from ptychopinn.refinement.counts import upload_counts
 from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, PieEngine
 from ptychopinn.refinement.initial import initial_state
 from ptychopinn.refinement.interrupts import uninterrupted
-from ptychopinn.refinement.objective import Objective, accumulate_weight
+from ptychopinn.refinement.objective import Objective
 from ptychopinn.refinement.regularisation import Regularisers, make_projection
 from ptychopinn.refinement.search import find_defocus, find_outliers, search_positions
 from ptychopinn.refinement.state import State

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Statistics of a scan: of the patterns, in one pass over the counts, and of positions and probe.
 
-The rules that judge them are in report.py.
+The rules that judge them are in rules.py.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from ptychopinn.inspection.centre import centre_offset, fill_pixels, probe_far_field
-from ptychopinn.refinement.objective import accumulate_weight
+from ptychopinn.findings.centre import centre_offset, fill_pixels, probe_far_field
+from ptychopinn.physics.overlap import accumulate_weight
 from ptychopinn.runtime.progress import progress
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import blocks_of

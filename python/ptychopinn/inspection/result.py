@@ -11,33 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.inspection.measure import ENCIRCLED, FORMER_NAMES, PatternStatistics, ScanGeometry
+from ptychopinn.findings.finding import SEVERITIES, Finding
+from ptychopinn.findings.measure import ENCIRCLED, FORMER_NAMES, PatternStatistics, ScanGeometry
 from ptychopinn.inspection.orientation import SURE, OrientationReport
 
-#: Worst first: a "problem" prevents a reconstruction, a "warning" may lower its quality, a "note" is information.
-SEVERITIES = ("problem", "warning", "note")
-
 _LABEL, _WIDTH = 22, 110
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A fault of a scan.
-
-    Attributes:
-        severity: one of `SEVERITIES`.
-        key: a short name for programs, the same in all versions.
-        sentence: what was found.
-        advice: what to do.
-    """
-
-    severity: str
-    key: str
-    sentence: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"{self.severity.upper()}: {self.sentence}: {self.advice}"
 
 
 @dataclass(frozen=True)
