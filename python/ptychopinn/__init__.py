@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
     from ptycho_ext import __version__
     from ptychopinn.config import Config, RefineConfig
     from ptychopinn.errors import InputError
+    from ptychopinn.findings.gate import check_scan
     from ptychopinn.inference.large import reconstruct_to_file
     from ptychopinn.inference.predict import reconstruct
     from ptychopinn.metrics.evaluate import evaluate
@@ -36,6 +37,7 @@ _WHERE = {
     "Scan": "ptychopinn.scan",
     "StoredPatterns": "ptychopinn.storage.stored",
     "__version__": "ptycho_ext",
+    "check_scan": "ptychopinn.findings.gate",
     "evaluate": "ptychopinn.metrics.evaluate",
     "load_bundle": "ptychopinn.persistence.bundle",
     "plot_reconstruction": "ptychopinn.plotting.reconstructions",
@@ -56,6 +58,7 @@ __all__ = [
     "Scan",
     "StoredPatterns",
     "__version__",
+    "check_scan",
     "evaluate",
     "load_bundle",
     "plot_reconstruction",

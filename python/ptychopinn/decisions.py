@@ -31,10 +31,12 @@ class ProbeScale:
     Args:
         factor: from the probe in the file to the probe in sqrt(counts); 1 if the file has it in sqrt(counts).
         reason: of the factor, in words.
+        from_counts: the factor gives the probe the power of the mean pattern.
     """
 
     factor: float
     reason: str
+    from_counts: bool = False
 
 
 @dataclass(frozen=True)

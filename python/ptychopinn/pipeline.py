@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
+from ptychopinn.findings.gate import check_scan
 from ptychopinn.inference.predict import predict, reconstruct
 from ptychopinn.runtime.devices import device_of
 from ptychopinn.runtime.process_settings import process_settings
@@ -31,6 +33,9 @@ def run(
     out: str | Path | None = None,
     overwrite: bool = False,
     backend: str = "pytorch",
+    accept: str | Collection[str] = (),
+    drop_outliers: bool = False,
+    mask_faulty: bool = False,
 ) -> tuple[Image | None, Image | None, dict[str, Any]]:
     """Train on one scan and reconstruct the same or another one.
 
@@ -42,6 +47,9 @@ def run(
         out: folder of the run, as :func:`ptychopinn.train` writes it; None: nothing stays on disk.
         overwrite: replace an earlier run in that folder.
         backend: "pytorch"; the argument exists for scripts of PtychoPINN.
+        accept: keys of problems of the scans to accept, or "all", see :func:`ptychopinn.check_scan`.
+        drop_outliers: omit patterns that are far from the others or have far fewer or more counts.
+        mask_faulty: ignore dead, stuck, hot and saturated pixels.
 
     Returns:
         Amplitude and phase (rad), float32, (H, W), or None and None without stitching; and a dictionary: "backend"
@@ -49,8 +57,8 @@ def run(
         "folder" (or None), and "reconstruction" with stitching, "prediction" (canvases of the groups) without.
 
     Raises:
-        InputError: another backend is requested, or as for :func:`ptychopinn.train` and
-            :func:`ptychopinn.reconstruct`.
+        InputError: another backend is requested, a scan has a problem that is not accepted, or as for
+            :func:`ptychopinn.train` and :func:`ptychopinn.reconstruct`.
     """
     if backend != "pytorch":
         raise InputError(
@@ -59,7 +67,13 @@ def run(
         )
     config = config or Config()
     with process_settings(config.execution, seed=config.training.seed):
-        return _run(_load(train_scan), None if test_scan is None else _load(test_scan), config, stitch, out, overwrite)
+        scans = [None if scan is None else _load(scan) for scan in (train_scan, test_scan)]
+        scan, test = (
+            None if one is None else check_scan(one, accept, drop_outliers=drop_outliers, mask_faulty=mask_faulty)
+            for one in scans
+        )
+        assert scan is not None
+        return _run(scan, test, config, stitch, out, overwrite)
 
 
 def _run(

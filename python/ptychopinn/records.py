@@ -188,7 +188,7 @@ def _truth(value: Any) -> Decision:
 
 
 def _probe_scale(value: Any) -> ProbeScale:
-    return ProbeScale(_number(value["factor"]), _text(value["reason"]))
+    return ProbeScale(_number(value["factor"]), _text(value["reason"]), bool(value.get("from_counts", False)))
 
 
 def _pairing_to_json(pairing: Pairing) -> dict[str, Any]:

@@ -126,7 +126,9 @@ def test_a_hot_pixel_without_a_mask_makes_no_nan() -> None:
     counts = scan.counts.astype(np.uint32)
     counts[7, 3, 4] = 2**32 - 1
     for engine in ("lbfgs", "pie"):
-        found = refine(dataclasses.replace(scan, counts=counts), None, dataclasses.replace(QUICK, engine=engine))
+        found = refine(
+            dataclasses.replace(scan, counts=counts), None, dataclasses.replace(QUICK, engine=engine), accept="all"
+        )
         assert np.isfinite(found.object).all()
 
 
@@ -293,7 +295,7 @@ def test_refine_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     figures = {path.name for path in (tmp_path / "refined").iterdir()}
     assert figures == {
         "amplitude.png", "phase.png", "error_map.png", "probe.png", "refinement.png", "split_half.png",
-        "refinement.ckpt",
+        "refinement.ckpt", "findings.json",
     }  # fmt: skip
     assert main(["refine", "--from-scratch", str(scan), "--out", str(out), *quick]) == 2
     assert "expected a new file" in capsys.readouterr().err

@@ -85,7 +85,7 @@ def test_training_lowers_the_loss(scan: Scan, tmp_path: Path, loss: str) -> None
 def test_folder_of_a_run_has_the_documented_files(first: TrainedRun) -> None:
     found = {str(path.relative_to(first.folder)) for path in first.folder.rglob("*") if path.is_file()}
     assert found == {
-        *(BUNDLE_NAME, "config.yaml", "metrics.csv", "scan.png", "training.png"),
+        *(BUNDLE_NAME, "config.yaml", "findings.json", "metrics.csv", "scan.png", "training.png"),
         *("checkpoints/best.ckpt", "checkpoints/last.ckpt"),
     }
 
@@ -174,7 +174,7 @@ def test_values_of_bad_pixels_are_ignored(scan: Scan, tmp_path: Path) -> None:
         for name, c in (("dark", counts), ("hot", bright))
     )
     assert same(dark, hot) and dark.losses == hot.losses
-    unmasked = train(dataclasses.replace(scan, counts=bright), tmp_path / "unmasked", tiny())
+    unmasked = train(dataclasses.replace(scan, counts=bright), tmp_path / "unmasked", tiny(), accept="all")
     assert unmasked.losses["train_loss"] > 10 * hot.losses["train_loss"]
     canvases = [
         predict(hot.model, dataclasses.replace(scan, counts=c, bad_pixels=mask), tiny()).canvases

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Rules that turn the statistics of a scan into findings, each with a sentence and advice."""
+"""Rules that turn the statistics of a scan into findings, each with a sentence and advice.
+
+A problem is a fault with which training, refinement or reconstruction give a useless result. The advice names the
+option of these commands that mends it, or the command that writes a mended scan.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from collections.abc import Iterator
 from ptychopinn.decisions import Decision
 from ptychopinn.findings.centre import in_fft_order, off_centre
 from ptychopinn.findings.finding import SEVERITIES, Finding
-from ptychopinn.findings.measure import BRIGHT, FAINT, PatternStatistics, ScanGeometry
+from ptychopinn.findings.geometry import ScanGeometry
+from ptychopinn.findings.measure import BRIGHT, FAINT, PatternStatistics
 
 #: Linear overlap below which there is a warning, and a problem.
 _OVERLAP, _NO_OVERLAP = 0.5, 0.1
@@ -17,10 +22,23 @@ _MIN_STEP = 0.05
 _OVERSAMPLING = 1.5
 _EDGE_FRACTION = 0.02
 _PROBE_OFFSET = 0.125  # of N
+#: Offset of the zero frequency, of N, from which it is a problem.
+_FAR_OFF_CENTRE = 0.07
 _TRANSMISSION = (0.02, 1.1)
 #: Fraction of saturated patterns from which saturation is a problem.
 _SATURATED = 0.1
+#: Fraction of the counts in faulty pixels, and of the patterns without counts, from which they are a problem.
+_FAULTY_FRACTION, _EMPTY_FRACTION = 0.05, 0.02
+#: Variation of the counts between neighbours from which there is a warning, and a problem.
+_DOSE_SPREAD, _LARGE_DOSE_SPREAD = 0.15, 0.3
+#: Similarity of mean pattern and probe below which there is a warning.
+_SIMILARITY = 0.6
+#: Counts of a pattern below which there is a warning.
+_FEW_PHOTONS = 100
 _SHOWN = 8  # indices in a sentence
+
+_MASK = "--mask-faulty ignores them; `ptychopinn inspect SCAN --write-mask MASK.npy` writes a mask for --bad-pixels"
+_DROP = "--drop-outliers omits them, and so does `ptychopinn mend SCAN OUT --drop-outliers`"
 
 
 def findings_of(
@@ -36,10 +54,11 @@ def findings_of(
     return by_severity(
         [
             *_of_units(measurement, patterns),
+            *_of_positions(geometry, patterns),
             *_of_centre(patterns),
             *_of_pixels(patterns),
-            *_of_outliers(patterns),
-            *_of_positions(geometry, patterns),
+            *_of_frames(patterns),
+            *_of_dose(geometry, patterns),
             *_of_probe(geometry, patterns),
         ]
     )
@@ -65,83 +84,143 @@ def _of_units(decision: Decision | None, patterns: PatternStatistics) -> Iterato
         )  # fmt: skip
 
 
+def _of_positions(geometry: ScanGeometry, patterns: PatternStatistics) -> Iterator[Finding]:
+    if geometry.duplicates and geometry.step >= _MIN_STEP:
+        repeated = [second for _, second in geometry.duplicates]
+        yield Finding(
+            "warning", "duplicates",
+            f"{_patterns(repeated)} at the position of an earlier one: {indices_in_words(repeated)}",
+            "correct for repeated measurements; otherwise positions are missing or rounded",
+        )  # fmt: skip
+    rescale = ""
+    if geometry.scaling is not None:
+        rescale = (
+            f"neighbours would fit the probe if {geometry.unit}: "
+            f"`ptychopinn mend SCAN OUT --scale-positions {geometry.scaling:.6g}`"
+        )
+    if patterns.number > 1 and geometry.step == 0:
+        yield Finding(
+            "problem", "positions", f"all {patterns.number} patterns have the same position",
+            "export the positions again, or read them from a table with --positions",
+        )  # fmt: skip
+    elif patterns.number > 1 and geometry.step < _MIN_STEP:
+        yield Finding(
+            "problem", "units_of_positions",
+            f"all positions are within {max(geometry.extent):.3g} px, with neighbours {geometry.step:.3g} px apart",
+            rescale or "convert the positions from metres to object pixels (--pixel-size states the pixels)",
+        )  # fmt: skip
+    elif geometry.overlap < _NO_OVERLAP:
+        yield Finding(
+            "problem", "overlap",
+            f"neighbours are {geometry.step:.4g} px apart and the probe is {geometry.diameter:.1f} px wide: there is "
+            "hardly any overlap",
+            rescale or "check the unit of the positions and the pixel size (--pixel-size)",
+        )  # fmt: skip
+    elif geometry.overlap < _OVERLAP:
+        yield Finding(
+            "warning", "overlap", f"the linear overlap is {geometry.overlap:.0%}",
+            f"at least {_OVERLAP:.0%} is usual; scan in smaller steps",
+        )  # fmt: skip
+    if geometry.outliers:
+        far = f"{'up to ' if len(geometry.outliers) > 1 else ''}{geometry.farthest:.0f} px from all others"
+        yield Finding(
+            "problem", "outlying_positions",
+            f"{_patterns(geometry.outliers)} {far}: {indices_in_words(geometry.outliers)}",
+            _DROP,
+        )  # fmt: skip
+
+
 def _of_centre(patterns: PatternStatistics) -> Iterator[Finding]:
     half = patterns.size // 2
+    mend = "`ptychopinn mend SCAN OUT --centre` moves it there"
     if in_fft_order(patterns.offset, patterns.size):
         yield Finding(
             "problem", "fft_order",
             "the zero frequency is in the corner of the patterns (FFT order)",
-            f"roll the patterns by {half} px along both axes (numpy.fft.fftshift)",
+            f"{mend} (roll the patterns by {half} px along both axes, numpy.fft.fftshift)",
         )  # fmt: skip
-    elif off_centre(patterns.offset):
+    elif off_centre(patterns.offset) and patterns.similarity >= _SIMILARITY:  # of another probe, it is not known
         y, x = patterns.offset
         yield Finding(
-            "warning", "centre",
+            "problem" if max(abs(y), abs(x)) > _FAR_OFF_CENTRE * patterns.size else "warning", "centre",
             f"the zero frequency is at pixel ({half + y:.1f}, {half + x:.1f}) (y, x), expected ({half}, {half})",
-            f"roll the patterns by ({-round(y)}, {-round(x)}) px, or expect a phase ramp over the object",
+            f"{mend} (roll the patterns by ({-round(y)}, {-round(x)}) px), or expect a phase ramp over the object",
         )  # fmt: skip
 
 
 def _of_pixels(patterns: PatternStatistics) -> Iterator[Finding]:
     rules = (
-        ("dead", patterns.dead, "without counts in all patterns, in spite of illumination"),
-        ("stuck", patterns.constant, "constant in all patterns"),
-        ("hot", patterns.hot, "far above the neighbours in nearly all patterns"),
+        ("dead", patterns.dead, patterns.dead_fraction, "without counts in all patterns, in spite of illumination"),
+        ("stuck", patterns.constant, patterns.constant_fraction, "constant in all patterns"),
+        ("hot", patterns.hot, patterns.hot_fraction, "far above the neighbours in nearly all patterns"),
+        ("intermittent", patterns.intermittent, 0.0, "far above the neighbours in some patterns"),
     )
-    for key, number, description in rules:
+    for key, number, fraction, description in rules:
         if number:
+            many = fraction > _FAULTY_FRACTION
+            share = f" ({fraction:.2g} times the counts of all other pixels)" if many else ""
             yield Finding(
-                "warning", f"{key}_pixels", f"{number} {'pixel is' if number == 1 else 'pixels are'} {description}",
-                "mask them: --mask writes a mask for --bad-pixels",
-            )  # fmt: skip
-
-
-def _of_outliers(patterns: PatternStatistics) -> Iterator[Finding]:
-    rules = (
-        ("empty", patterns.empty, "without counts"),
-        ("faint", patterns.faint, f"with less than {FAINT:.0%} of the median counts"),
-        ("glaring", patterns.bright, f"with more than {BRIGHT:g} times the median counts"),
-    )
-    for key, indices, description in rules:
-        if indices:
-            yield Finding(
-                "warning", f"{key}_patterns", f"{_patterns(indices)} {description}: {_some(indices)}",
-                "remove them from the scan, or find the cause",
+                "problem" if many else "warning", f"{key}_pixels",
+                f"{number} {'pixel is' if number == 1 else 'pixels are'} {description}{share}",
+                _MASK,
             )  # fmt: skip
     if patterns.saturated_at is not None:
         many = len(patterns.saturated) >= _SATURATED * patterns.number
         yield Finding(
             "problem" if many else "warning", "saturated",
             f"{_patterns(patterns.saturated)} saturated at {patterns.saturated_at:.6g} counts: "
-            f"{_some(patterns.saturated)}",
-            "mask these pixels, or measure with a lower intensity",
+            f"{indices_in_words(patterns.saturated)}",
+            f"{_MASK}; or measure with a lower intensity",
         )  # fmt: skip
 
 
-def _of_positions(geometry: ScanGeometry, patterns: PatternStatistics) -> Iterator[Finding]:
-    if geometry.duplicates:
-        repeated = [second for _, second in geometry.duplicates]
+def _of_frames(patterns: PatternStatistics) -> Iterator[Finding]:
+    if patterns.empty:
+        many = len(patterns.empty) > _EMPTY_FRACTION * patterns.number
         yield Finding(
-            "warning", "duplicates", f"{_patterns(repeated)} at the position of an earlier one: {_some(repeated)}",
-            "correct for repeated measurements; otherwise positions are missing or rounded",
+            "problem" if many else "warning", "empty_patterns",
+            f"{_patterns(patterns.empty)} without counts: {indices_in_words(patterns.empty)}",
+            "train, reconstruct and refine omit them, and so does `ptychopinn mend SCAN OUT --drop-outliers`",
         )  # fmt: skip
-    if patterns.number > 1 and geometry.step < _MIN_STEP:
+    rules = (
+        ("faint", patterns.faint, f"with less than {FAINT:.0%} of the median counts"),
+        ("glaring", patterns.bright, f"with more than {BRIGHT:g} times the median counts"),
+    )
+    for key, indices, description in rules:
+        if indices:
+            yield Finding(
+                "warning", f"{key}_patterns", f"{_patterns(indices)} {description}: {indices_in_words(indices)}",
+                f"{_DROP}; or find the cause",
+            )  # fmt: skip
+    if patterns.repeated:
         yield Finding(
-            "problem", "units_of_positions",
-            f"all positions are within {max(geometry.extent):.3g} px, with neighbours {geometry.step:.3g} px apart",
-            "convert the positions from metres to object pixels",
+            "warning", "repeated_patterns",
+            f"{_patterns(patterns.repeated)} equal to the one before, count by count: "
+            f"{indices_in_words(patterns.repeated)}",
+            "photon noise excludes it: find out whether the detector or the export repeated frames",
         )  # fmt: skip
-    elif geometry.overlap < _NO_OVERLAP:
+
+
+def _of_dose(geometry: ScanGeometry, patterns: PatternStatistics) -> Iterator[Finding]:
+    if geometry.dose_spread > _DOSE_SPREAD:
         yield Finding(
-            "problem", "overlap",
-            f"neighbours are {geometry.step:.1f} px apart and the probe is {geometry.diameter:.1f} px wide: there is "
-            "hardly any overlap",
-            "check the unit of the positions and the pixel size",
+            "problem" if geometry.dose_spread > _LARGE_DOSE_SPREAD else "warning", "dose_spread",
+            f"the counts of neighbouring patterns differ by {geometry.dose_spread:.0%}: the exposure varies",
+            "`ptychopinn mend SCAN OUT --even-dose` divides the patterns by their exposure; refine fits it with "
+            "--refine.learn_intensities true",
         )  # fmt: skip
-    elif geometry.overlap < _OVERLAP:
+    if patterns.mean_total < _FEW_PHOTONS:
         yield Finding(
-            "warning", "overlap", f"the linear overlap is {geometry.overlap:.0%}",
-            f"at least {_OVERLAP:.0%} is usual; scan in smaller steps",
+            "warning", "few_photons", f"a pattern has {patterns.mean_total:.3g} counts on average",
+            "expect noise; check that the unit is one photon (--measurement)",
+        )  # fmt: skip
+    low, high = _TRANSMISSION
+    if not low <= geometry.transmission <= high:
+        yield Finding(
+            "warning", "transmission",
+            f"the patterns have {geometry.transmission:.3g} times the power of the probe",
+            "`ptychopinn mend SCAN OUT --scale-probe` scales it: the sum of |P|^2 should be the counts of a pattern "
+            "without a sample",
         )  # fmt: skip
 
 
@@ -151,7 +230,8 @@ def _of_probe(geometry: ScanGeometry, patterns: PatternStatistics) -> Iterator[F
         yield Finding(
             "warning", "probe_centre",
             f"the probe is ({y:.1f}, {x:.1f}) px (y, x) from the centre of its patch",
-            "roll it to the centre (numpy.fft.fftshift if it is in the corners)",
+            "`ptychopinn mend SCAN OUT --centre-probe` rolls it to the centre (numpy.fft.fftshift if it is in the "
+            "corners)",
         )  # fmt: skip
     elif geometry.edge_fraction > _EDGE_FRACTION:
         yield Finding(
@@ -164,11 +244,13 @@ def _of_probe(geometry: ScanGeometry, patterns: PatternStatistics) -> Iterator[F
             "warning", "oversampling", f"the patch is only {geometry.oversampling:.2f} times as wide as the probe",
             "use a larger detector distance, smaller pixels or a smaller probe",
         )  # fmt: skip
-    low, high = _TRANSMISSION
-    if not low <= geometry.transmission <= high:
+    if patterns.similarity < _SIMILARITY:
+        real = ", which is real," if geometry.real_probe else ""
+        cause = "a real probe has no phase: give the complex one" if geometry.real_probe else "check the probe"
         yield Finding(
-            "warning", "transmission", f"the patterns have {geometry.transmission:.3g} times the power of the probe",
-            "scale the probe: the sum of |P|^2 should be the counts of a pattern without a sample",
+            "warning", "probe_patterns",
+            f"the far field of the probe{real} differs from the mean pattern (correlation {patterns.similarity:.2f})",
+            f"{cause}, with --probe FILE.npy, or refine it",
         )  # fmt: skip
 
 
@@ -176,6 +258,9 @@ def _patterns(indices: list[int]) -> str:
     return f"{len(indices)} pattern{'' if len(indices) == 1 else 's'}"
 
 
-def _some(indices: list[int]) -> str:
+def indices_in_words(indices: list[int]) -> str:
+    """Indices in words: a run as its ends, of many the first few."""
+    if len(indices) > 2 and indices[-1] - indices[0] == len(indices) - 1:
+        return f"{indices[0]} to {indices[-1]}"
     shown = ", ".join(map(str, indices[:_SHOWN]))
     return shown if len(indices) <= _SHOWN else f"{shown}, ..."

@@ -8,7 +8,7 @@ an HDF5 file, which :class:`~ptychopinn.reconstruction.Reconstruction` reads com
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 
 from ptycho_ext import CanvasGeometry
 from ptychopinn.config import Config
+from ptychopinn.findings.gate import require_sound
 from ptychopinn.inference.batches import counts_on
 from ptychopinn.inference.combine import average, phase_product, unit_phases
 from ptychopinn.inference.predict import facts, groups_to_predict, predict_streamed, prepare
@@ -46,6 +47,7 @@ def reconstruct_to_file(
     config: Config | None = None,
     device: str | torch.device = "auto",
     scratch: str | Path | None = None,
+    accept: str | Collection[str] = (),
 ) -> tuple[int, int]:
     """Reconstruct the object of a scan in bounded memory, for any number of patterns and any size of the object.
 
@@ -57,6 +59,7 @@ def reconstruct_to_file(
         path: the reconstruction to write, ``.h5`` or ``.hdf5``.
         scratch: a folder for temporary files, about 8 bytes for a pixel of all group canvases and 16 bytes for a pixel
             of each image; none: that of `path`.
+        accept: keys of problems of the scan to accept, or "all", see :func:`ptychopinn.check_scan`.
 
     Returns:
         (H, W) of the object.
@@ -68,6 +71,7 @@ def reconstruct_to_file(
     config, path = config or Config(), Path(path)
     check_parts_path(path)  # before hours of prediction
     with process_settings(config.execution):
+        require_sound(scan, accept)
         return _reconstruct_to_file(model, scan, path, config, resolve_device(device), scratch)
 
 

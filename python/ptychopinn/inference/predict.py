@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from ptychopinn.batches.grouping import covering_groups, group_patterns
 from ptychopinn.batches.resident import ResidentCounts
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
+from ptychopinn.findings.gate import check_metadata, require_sound
 from ptychopinn.inference.batches import counts_on, group_weight, on_device, predict_batches
 from ptychopinn.inference.combine import combine
 from ptychopinn.inference.orientations import ORIENTATIONS
@@ -157,6 +158,7 @@ def reconstruct(
     scan: Scan,
     config: Config | None = None,
     device: str | torch.device = "auto",
+    accept: str | Collection[str] = (),
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a trained model, or with several, whose results are averaged.
 
@@ -165,7 +167,14 @@ def reconstruct(
     large is for :func:`ptychopinn.inference.large.reconstruct_to_file`. Processes that have joined (see
     :mod:`ptychopinn.runtime.processes`) share the groups, by the same rules, and all return the whole.
 
-    Arguments and errors as for :func:`predict`.
+    Arguments and errors as for :func:`predict`, and:
+
+    Args:
+        model: a trained model, or several.
+        scan: the scan.
+        config: sections ``data`` and ``inference`` are used.
+        device: for the computation.
+        accept: keys of problems of the scan to accept, or "all", see :func:`ptychopinn.check_scan`.
 
     Returns:
         The stitched object with its weights, its place in the scan's coordinates, the probe and the positions that were
@@ -173,6 +182,7 @@ def reconstruct(
     """
     config, device = config or Config(), resolve_device(device)
     with process_settings(config.execution):
+        require_sound(scan, accept)
         return _reconstruct(model, scan, config, device)
 
 
@@ -272,6 +282,7 @@ def facts(scan: Scan, config: Config, predicting: float, stitching: float) -> di
         "patterns": scan.n,
         "seconds": {"predict": predicting, "stitch": stitching},
         "config": config.to_dict(),
+        **check_metadata([scan]),
     }
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ptychopinn.findings.finding import Finding
-from ptychopinn.findings.measure import measure_geometry, measure_patterns
+from ptychopinn.findings.geometry import measure_geometry
+from ptychopinn.findings.measure import measure_patterns
 from ptychopinn.findings.rules import by_severity, findings_of
 from ptychopinn.inspection.orientation import FEWEST, OrientationReport, check_orientation
 from ptychopinn.inspection.result import Inspection

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.findings.finding import SEVERITIES, Finding
-from ptychopinn.findings.measure import ENCIRCLED, FORMER_NAMES, PatternStatistics, ScanGeometry
+from ptychopinn.findings.geometry import ENCIRCLED, ScanGeometry
+from ptychopinn.findings.measure import FORMER_NAMES, PatternStatistics
 from ptychopinn.inspection.orientation import SURE, OrientationReport
 
 _LABEL, _WIDTH = 22, 110

@@ -107,7 +107,7 @@ def probe_of(
     if intensity > _SMALLEST_FRACTION * power:
         power, reason = intensity, "its intensity on good pixels is the mean counts"
     factor = float(np.sqrt(total / counts.shape[0] / power))
-    decisions = replace(decisions, probe_scale=ProbeScale(factor, f"{reason} of a pattern"))
+    decisions = replace(decisions, probe_scale=ProbeScale(factor, f"{reason} of a pattern", True))
     return (probe * factor).astype(np.complex64), decisions
 
 

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import not_found
+from ptychopinn.findings.gate import FILE, write_findings
 from ptychopinn.plotting.reconstructions import plot_reconstruction
 from ptychopinn.plotting.refinement import plot_refinement
 from ptychopinn.plotting.style import drawn
@@ -33,6 +35,7 @@ def refine_to_files(
     *,
     resume: bool = False,
     format: str = "auto",
+    accept: str | Collection[str] = (),
 ) -> tuple[Reconstruction, list[Path]]:
     """Refine, and write the reconstruction and, in a folder of its name, figures and a checkpoint.
 
@@ -47,6 +50,7 @@ def refine_to_files(
         device: where to compute.
         resume: continue from the checkpoint of an earlier run with the same ``out``.
         format: see :meth:`Reconstruction.save`.
+        accept: keys of problems of the scan to accept, or "all", see :func:`ptychopinn.check_scan`.
 
     Returns:
         The reconstruction, and the files written; an empty list in all processes but the first.
@@ -75,12 +79,15 @@ def refine_to_files(
             last_figure = time.perf_counter()
 
     try:
-        result = refine(scan, start, config, device, progress=report, resume=checkpoint if resume else None)
+        result = refine(
+            scan, start, config, device, progress=report, resume=checkpoint if resume else None, accept=accept
+        )
     finally:
         writer.wait()
     if not writes:
         return result, []
     written = [result.save(out, format, scan)]
+    written.append(write_findings([scan], folder / FILE))
     written += drawn(plot_reconstruction, result, folder)
     written += drawn(plot_refinement, result, scan, folder)
     return result, written

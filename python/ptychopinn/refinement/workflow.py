@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from ptycho_ext import CanvasGeometry
 from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
+from ptychopinn.findings.gate import check_metadata, require_sound
 from ptychopinn.metrics.split_half import split_half_frc
 from ptychopinn.physics.overlap import accumulate_weight
 from ptychopinn.physics.propagation import squared_modulus
@@ -90,6 +91,7 @@ def refine(
     progress: Callable[[Progress], None] | None = None,
     every: int = 10,
     resume: str | Path | None = None,
+    accept: str | Collection[str] = (),
 ) -> Reconstruction:
     """Refine object, probe, positions and intensities of a scan by maximum likelihood.
 
@@ -103,17 +105,19 @@ def refine(
         every: number of passes between two calls of ``progress``.
         resume: a checkpoint that :attr:`Progress.save` wrote. On the CPU, the result is that of an uninterrupted run,
             bit for bit.
+        accept: keys of problems of the scan to accept, or "all", see :func:`ptychopinn.check_scan`.
 
     Returns:
         The reconstruction: object, probe modes, positions, the deviance of every pattern per detector pixel
         (``residuals``) and its map (``error_map``).
 
     Raises:
-        InputError: ``start`` does not fit the scan, ``resume`` is of another scan, configuration or version, or the
-            device cannot be used.
+        InputError: the scan has a problem that is not accepted, ``start`` does not fit the scan, ``resume`` is of
+            another scan, configuration or version, or the device cannot be used.
     """
     device = resolve_device(device)
     with process_settings():
+        require_sound(scan, accept)
         return _refine(scan, start, config or RefineConfig(), device, progress, every, resume)
 
 
@@ -388,7 +392,7 @@ class _Refinement:
             error_map=(error / illumination.clamp_min(1e-6 * float(illumination.max()))).cpu().numpy(),
             intensities=torch.exp(state.intensities).cpu().numpy() if config.learn_intensities else None,
             pixel_size=self.scan.pixel_size,
-            metadata={"scan": self.scan.name, "patterns": self.scan.n},
+            metadata={"scan": self.scan.name, "patterns": self.scan.n, **check_metadata([self.scan])},
             acquisition=self.scan.acquisition,
             orientation=self.scan.orientation,
             refinement=RefinementReport(

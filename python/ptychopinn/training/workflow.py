@@ -11,7 +11,7 @@ import csv
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,6 +24,7 @@ from ptychopinn.batches.datamodule import ScanDataModule, check_alike
 from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError, not_found
+from ptychopinn.findings.gate import FILE, check_metadata, require_sound, write_findings
 from ptychopinn.inference.predict import choose_probe
 from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.bundle import BUNDLE_NAME, save_bundle
@@ -85,6 +86,7 @@ def train(
     start: PtychoModel | None = None,
     resume: bool = False,
     callbacks: Sequence[L.Callback] = (),
+    accept: str | Collection[str] = (),
 ) -> TrainedRun:
     """Train a model on one or several scans and write it to a folder.
 
@@ -99,16 +101,18 @@ def train(
         resume: continue from the last complete epoch of the run in that folder. On the CPU, with
             ``execution.deterministic``, the result is bit for bit that of a run that was never stopped.
         callbacks: Lightning's, besides our own.
+        accept: keys of problems of the scan to accept, or "all", see :func:`ptychopinn.check_scan`.
 
     Raises:
-        InputError: the folder holds a model already (or, to resume, no checkpoint), the configuration does not fit the
-            scan, the machine, the model to begin with or the checkpoint, or the loss diverged.
+        InputError: a scan has a problem that is not accepted, the folder holds a model already (or, to resume, no
+            checkpoint), the configuration does not fit the scan, the machine, the model to begin with or the
+            checkpoint, or the loss diverged.
         KeyboardInterrupt: Ctrl-C before the first step, or twice; later, one Ctrl-C ends the training and saves it.
     """
     scans = [scan] if isinstance(scan, Scan) else list(scan)
     config = config or Config()
     with process_settings(config.execution, seed=config.training.seed), processes(), Drawings() as drawings:
-        return _train(scans, Path(out), config, overwrite, start, resume, callbacks, drawings)
+        return _train(scans, Path(out), config, overwrite, start, resume, callbacks, drawings, accept)
 
 
 def _train(
@@ -120,12 +124,15 @@ def _train(
     resume: bool,
     callbacks: Sequence[L.Callback],
     drawings: Drawings,
+    accept: str | Collection[str],
 ) -> TrainedRun:
     last = out / "checkpoints" / "last.ckpt"
     interrupt = threading.Event()
     with shared_errors():
         _check_folder(out, overwrite, resume)
         check_alike(scans)
+        for scan in scans:
+            require_sound(scan, accept)
         module = _module(scans, config, start)
         margin = REACH if module.model.positions is not None else 0
         data = ScanDataModule(scans, config, module.model.generator.canvas_multiple, margin)
@@ -151,6 +158,7 @@ def _train(
     with shared_errors():
         if trainer.is_global_zero:
             _begin_folder(out, config, resume)
+            write_findings(scans, out / FILE)
             drawings.add(plot_scan_overview, scans[0], out / "scan.png")
             for logger in loggers[1:]:  # the first has config.yaml beside it
                 logger.log_hyperparams(config.to_dict())
@@ -183,7 +191,14 @@ def _train(
             module.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
         names = ", ".join(scan.name for scan in scans)
         turned = sorted({scan.orientation for scan in scans})
-        info = {"scan": names, "orientation": turned, "epochs": trainer.current_epoch, "seconds": seconds, **losses}
+        info = {
+            "scan": names,
+            "orientation": turned,
+            "epochs": trainer.current_epoch,
+            "seconds": seconds,
+            **losses,
+            **check_metadata(scans),
+        }
         save_bundle(model, config, out / BUNDLE_NAME, info)
         if loggers:
             drawn(plot_training, out / "metrics.csv", out / "training.png")
