@@ -222,7 +222,8 @@ def test_empty_patterns_make_no_nan() -> None:
     counts = scan.counts.copy()
     counts[::3] = 0
     for engine in ("lbfgs", "pie"):
-        found = refine(dataclasses.replace(scan, counts=counts), None, dataclasses.replace(QUICK, engine=engine))
+        settings = dataclasses.replace(QUICK, engine=engine)
+        found = refine(dataclasses.replace(scan, counts=counts), None, settings, accept="empty_patterns")
         assert np.isfinite(found.object).all()
 
 

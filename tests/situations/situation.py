@@ -7,6 +7,8 @@ situation changes its file, runs one command in this process, and names what mus
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import re
 import shlex
@@ -55,8 +57,14 @@ class Situation:
         self.spoil(folder)
         monkeypatch.chdir(folder)
         capsys.readouterr()
-        code = run(self.command)
-        printed = "\n".join(capsys.readouterr())
+        logged = io.StringIO()
+        handler = logging.StreamHandler(logged)  # pytest has handlers of its own, so that the command adds none
+        logging.getLogger().addHandler(handler)
+        try:
+            code = run(self.command)
+        finally:
+            logging.getLogger().removeHandler(handler)
+        printed = "\n".join([*capsys.readouterr(), logged.getvalue()])
         assert code == self.code, f"exit code {code}, expected {self.code}:\n{printed}"
         flat = " ".join(printed.split())
         for words in self.words:

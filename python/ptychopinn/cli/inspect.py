@@ -25,6 +25,7 @@ def describe(parser: Parser) -> None:
     parser.add_argument("--json", type=str | None, metavar="FILE.json", help="file for all of it, for programs")
     parser.add_argument("--picture", type=str | None, metavar="FILE.png", help="picture to draw")
     parser.add_argument(
+        "--write-mask",
         "--mask",
         type=str | None,
         metavar="FILE.npy",
@@ -48,14 +49,14 @@ def run(options: Namespace) -> int:
 
     targets = {
         name: None if options[name] is None else new_file(options[name], options.overwrite)
-        for name in ("json", "picture", "mask")
+        for name in ("json", "picture", "write_mask")
     }
     picture = targets["picture"]
     if picture is not None and picture.suffix.lower() != ".png":
         raise InputError(f"--picture: expected a file ending in .png, found {picture}")
     named = [target for target in targets.values() if target is not None]
     if len(set(named)) < len(named):
-        raise InputError("--json, --mask, --picture: expected files of different names")
+        raise InputError("--json, --write-mask, --picture: expected files of different names")
     scan = oriented(load_scan(options), options.orientation or "given")
     found = inspect_scan(scan, orientation=not options.no_orientation)
     print(found)
@@ -64,10 +65,10 @@ def run(options: Namespace) -> int:
         with atomic_path(targets["json"]) as temporary:
             temporary.write_text(json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         written.append(targets["json"])
-    if targets["mask"] is not None:
-        with atomic_path(targets["mask"]) as temporary, temporary.open("wb") as file:
+    if targets["write_mask"] is not None:
+        with atomic_path(targets["write_mask"]) as temporary, temporary.open("wb") as file:
             np.save(file, found.bad_pixels, allow_pickle=False)
-        written.append(targets["mask"])
+        written.append(targets["write_mask"])
     if targets["picture"] is not None:
         from ptychopinn.inspection.picture import plot_inspection
 

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
@@ -15,6 +15,9 @@ from ptychopinn.config import DataConfig, ExecutionConfig, InferenceConfig, Mode
 from ptychopinn.errors import InputError
 from ptychopinn.io.options import MEASUREMENTS, MEMORY
 from ptychopinn.io.scans import formats
+
+if TYPE_CHECKING:
+    from ptychopinn.scan import Scan
 
 SECTIONS = {
     "data": DataConfig,
@@ -120,6 +123,53 @@ def turned(scan: Any, options: Namespace, run: str | Path | None = None) -> Any:
                 f"well, found none; --orientation {trained[0]} if it is of the same kind, --orientation given if not"
             )
     return oriented(scan, options.orientation or "given")
+
+
+def add_check(parser: Parser) -> None:
+    """Options of the check of a scan before it is used; :func:`checked` reads them."""
+    group = parser.add_argument_group("check of the scan")
+    group.add_argument(
+        "--accept",
+        type=str,
+        default="",
+        metavar="KEY,KEY",
+        help="problems to accept, by the keys that the message names, or all",
+    )
+    group.add_argument(
+        "--drop-outliers",
+        action="store_true",
+        help="omit patterns far from all others, and those with far fewer or far more counts",
+    )
+    group.add_argument(
+        "--mask-faulty", action="store_true", help="ignore dead, stuck, hot and saturated pixels that are found"
+    )
+
+
+def checked(
+    scan: Scan, options: Namespace, path: str | Path, run: str | Path | None = None, fitted: Collection[str] = ()
+) -> Scan:
+    """The scan after its check, with what the options ask to omit and mask.
+
+    Args:
+        scan: the scan.
+        options: of the command.
+        path: of the scan, for messages.
+        run: a trained model; what its training accepted is accepted again.
+        fitted: keys of problems that the command fits.
+
+    Raises:
+        InputError: there is a problem that is neither mended nor accepted.
+    """
+    from ptychopinn.findings.gate import KEYS, accepted_keys, check_scan
+    from ptychopinn.persistence.bundle import bundle_info
+
+    check = {} if run is None else bundle_info(run).get("check", {})
+    accept = (
+        accepted_keys(options.accept)
+        | frozenset(fitted)
+        | accepted_keys([key for key in check.get("accepted", []) if key in KEYS])
+    )
+    return check_scan(scan, accept, drop_outliers=options.drop_outliers, mask_faulty=options.mask_faulty, file=path)
 
 
 def add_out_format(parser: Parser) -> None:

@@ -6,12 +6,14 @@ from __future__ import annotations
 from jsonargparse import Namespace
 
 from ptychopinn.cli.options import (
+    add_check,
     add_execution,
     add_orientation,
     add_out_format,
     add_overwrite,
     add_scan_options,
     add_sections,
+    checked,
     execution_of,
     load_scan,
     new_file,
@@ -38,6 +40,7 @@ def describe(parser: Parser) -> None:
     )
     add_out_format(parser)
     add_orientation(parser)
+    add_check(parser)
     add_overwrite(parser)
     add_scan_options(parser)
     add_sections(parser, "inference")
@@ -64,8 +67,10 @@ def run(options: Namespace) -> int:
         config = dataclasses.replace(config, inference=inference, execution=execution)
         models = [model, *(load_bundle(run)[0] for run in options.ensemble)]
         scan = turned(load_scan(options), options, options.run)
+        scan = checked(scan, options, options.scan_file, options.run)
         reconstruction_suffix(out, options.out_format, scan)
         # After what can be wrong with the files, since it takes a while to import.
+        from ptychopinn.findings.gate import FILE, write_findings
         from ptychopinn.inference.large import is_large, reconstruct_to_file
         from ptychopinn.inference.predict import reconstruct
 
@@ -78,6 +83,7 @@ def run(options: Namespace) -> int:
     if large:
         height, width = reconstruct_to_file(models, scan, out, config, device)
         print(f"{out}: object {height} x {width} px, too large to draw; h5py reads parts of it")
+        print_written([write_findings([scan], out.with_suffix("") / FILE)])
         return 0
     with processes(device) as device:
         result = reconstruct(models, scan, config, device)
@@ -94,5 +100,6 @@ def run(options: Namespace) -> int:
     from ptychopinn.plotting.reconstructions import plot_reconstruction
     from ptychopinn.plotting.style import drawn
 
-    print_written(drawn(plot_reconstruction, result, out.with_suffix("")))
+    folder = out.with_suffix("")
+    print_written([write_findings([scan], folder / FILE), *drawn(plot_reconstruction, result, folder)])
     return 0

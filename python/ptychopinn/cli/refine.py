@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 
 from ptychopinn.cli.options import (
+    add_check,
     add_config_file,
     add_execution,
     add_orientation,
@@ -18,6 +19,7 @@ from ptychopinn.cli.options import (
     add_overwrite,
     add_scan_options,
     add_section,
+    checked,
     execution_of,
     load_scan,
     new_file,
@@ -55,6 +57,7 @@ def describe(parser: Parser) -> None:
     add_out_format(parser)
     parser.add_argument("--resume", action="store_true", help="continue the refinement that writes to --out")
     add_orientation(parser)
+    add_check(parser)
     add_overwrite(parser)
     add_scan_options(parser)
     add_section(parser, "refine", RefineConfig)
@@ -84,7 +87,10 @@ def run(options: Namespace) -> int:
                 settings[name] = options[name]
         config = RefineConfig(**settings)
         execution, device = execution_of(options)
-        scan = turned(load_scan(options, options.files[-1]), options, _run_of(options))
+        run = _run_of(options)
+        fitted = ("dose_spread",) if config.learn_intensities else ()
+        scan = turned(load_scan(options, options.files[-1]), options, run)
+        scan = checked(scan, options, options.files[-1], run, fitted)
         reconstruction_suffix(out, options.out_format, scan)
     with processes(device) as device:
         start = None if options.from_scratch else _start_of(Path(options.files[0]), scan, execution, device)

@@ -11,11 +11,13 @@ from jsonargparse import Namespace
 
 from ptychopinn.cli.options import (
     SECTIONS,
+    add_check,
     add_config_file,
     add_orientation,
     add_overwrite,
     add_scan_options,
     add_sections,
+    checked,
     load_scan,
     new_file,
     quieten_lightning,
@@ -52,6 +54,7 @@ def describe(parser: Parser) -> None:
         help="continue from the last complete epoch of the run in --out, with its options",
     )
     add_orientation(parser)
+    add_check(parser)
     add_overwrite(parser)
     add_scan_options(parser)
     add_sections(parser, *SECTIONS)
@@ -60,7 +63,8 @@ def describe(parser: Parser) -> None:
 def run(options: Namespace) -> int:
     """Train a network on the diffraction patterns of a scan; no truth is used, unless training.supervised.
 
-    First, the orientation of the positions is checked, unless --orientation states it.
+    First, the scan is checked as by `ptychopinn inspect`: a problem stops the command, unless --accept names it. The
+    orientation of the positions is checked unless --orientation states it.
 
     Options that are not stated are the defaults; with --resume those of the run, and with --from the data and model
     options are those of the run that is started from.
@@ -74,18 +78,19 @@ def run(options: Namespace) -> int:
         with shared_errors():
             config, start = _settings(options)
             scans = [load_scan(options, path) for path in options.scan_files]
+            scans = [oriented(scan, options.orientation or "given") for scan in scans]
+            run = options.out if options.resume else options.start
+            scans = [checked(scan, options, path, run) for path, scan in zip(options.scan_files, scans, strict=True)]
             if options.orientation is None:
                 for path, scan in zip(options.scan_files, scans, strict=True):
                     require_orientation(scan, file=path, alone=len(scans) == 1)
-            else:
-                scans = [oriented(scan, options.orientation) for scan in scans]
-        run = train(scans, options.out, config, overwrite=options.overwrite, start=start, resume=options.resume)
+        trained = train(scans, options.out, config, overwrite=options.overwrite, start=start, resume=options.resume)
     if not is_main_process():
         return 0
-    losses = ", ".join(f"{name} {value:.4g}" for name, value in run.losses.items())
-    print(f"{run.folder}: trained on {sum(scan.n for scan in scans)} patterns, {losses}")
-    if run.interrupted:
-        print(f"ptychopinn train: interrupted; {run.folder} holds what was learned until then", file=sys.stderr)
+    losses = ", ".join(f"{name} {value:.4g}" for name, value in trained.losses.items())
+    print(f"{trained.folder}: trained on {sum(scan.n for scan in scans)} patterns, {losses}")
+    if trained.interrupted:
+        print(f"ptychopinn train: interrupted; {trained.folder} holds what was learned until then", file=sys.stderr)
         return 130
     return 0
 

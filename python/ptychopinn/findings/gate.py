@@ -115,7 +115,7 @@ def check_scan(
             _log.warning("%s: %s", name, change)
         checked = replace(_check(mended), changes=(*checked.changes, *changes))
         _known[mended] = checked
-    _refuse_problems(mended, checked, keys, name)
+    _refuse_problems(mended, checked, keys, name, "SCAN" if file is None else str(file))
     return mended
 
 
@@ -132,7 +132,7 @@ def require_sound(scan: Scan, accept: str | Collection[str] = ()) -> Checked:
     Raises:
         InputError: there is a problem that is not accepted.
     """
-    return _refuse_problems(scan, _check(scan), accepted_keys(accept), scan.name)
+    return _refuse_problems(scan, _check(scan), accepted_keys(accept), scan.name, "SCAN")
 
 
 def accepted_keys(accept: str | Collection[str]) -> frozenset[str]:
@@ -179,7 +179,7 @@ def _check(scan: Scan) -> Checked:
     return _known[scan]
 
 
-def _refuse_problems(scan: Scan, checked: Checked, accept: frozenset[str], name: str) -> Checked:
+def _refuse_problems(scan: Scan, checked: Checked, accept: frozenset[str], name: str, path: str) -> Checked:
     problems = [finding for finding in checked.findings if finding.severity == "problem"]
     refused = [finding for finding in problems if finding.key not in accept | set(checked.accepted)]
     if refused:
@@ -187,10 +187,11 @@ def _refuse_problems(scan: Scan, checked: Checked, accept: frozenset[str], name:
             _log.warning("%s: %s", name, finding)
         first = refused[0]
         more = f" ({len(refused) - 1} more above)" if len(refused) > 1 else ""
-        advice = first.advice.replace("SCAN", name)
+        advice = first.advice.replace("SCAN", path)
         keys = ",".join(finding.key for finding in refused)
         raise InputError(
-            f"{name}: {first.sentence}: {advice}; --accept {keys} (in Python accept=) uses the scan as it is{more}"
+            f"{name}: {first.sentence}: {advice}; --accept {keys} uses the scan as it is (in Python accept=; "
+            f"ptychopinn.check_scan mends){more}"
         )
     for finding in problems:
         if finding.key not in checked.accepted:

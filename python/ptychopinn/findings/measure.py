@@ -147,6 +147,9 @@ def measure_patterns(scan: Scan) -> PatternStatistics:
     intermittent = _intermittent(high, expected, masked | dead | constant | hot)
     suspects = dead | constant | hot | intermittent
     ceiling, saturated = _saturation(scan, tops, good & ~suspects)
+    if ceiling is not None:  # which is constant where it is reached in all patterns
+        constant = constant & (high < ceiling)
+        suspects = dead | constant | hot | intermittent
     written = totals[totals > 0]
     median = float(np.median(written)) if written.size else 0.0
     filled = fill_pixels(mean, masked | suspects)

@@ -21,7 +21,8 @@ def inspect_scan(scan: Scan, orientation: bool = True, seed: int = 0) -> Inspect
 
     Args:
         scan: the scan; its truth is not used.
-        orientation: check the orientation (a few seconds) if the scan has at least `orientation.FEWEST` patterns.
+        orientation: check the orientation (a few seconds) if the scan has at least `orientation.FEWEST` patterns, and
+            positions without a problem.
         seed: of that check.
 
     Returns:
@@ -37,8 +38,9 @@ def inspect_scan(scan: Scan, orientation: bool = True, seed: int = 0) -> Inspect
         patterns = measure_patterns(scan)
         geometry = measure_geometry(scan, patterns)
     decision = scan.decisions.measurement
+    findings = findings_of(patterns, geometry, decision)
     turned = None
-    if orientation and scan.n >= FEWEST and geometry.step > 0:
+    if orientation and scan.n >= FEWEST and not any(_is_of_positions(finding) for finding in findings):
         turned = check_orientation(replace(scan, bad_pixels=patterns.masked | patterns.suspects), seed)
     return Inspection(
         name=scan.name,
@@ -49,7 +51,17 @@ def inspect_scan(scan: Scan, orientation: bool = True, seed: int = 0) -> Inspect
         patterns=patterns,
         geometry=geometry,
         orientation=turned,
-        findings=by_severity([*findings_of(patterns, geometry, decision), *_of_orientation(turned)]),
+        findings=by_severity([*findings, *_of_orientation(turned)]),
+    )
+
+
+def _is_of_positions(finding: Finding) -> bool:
+    """Whether a finding is a problem of the positions, with which their orientation cannot be tried."""
+    return finding.severity == "problem" and finding.key in (
+        "positions",
+        "units_of_positions",
+        "overlap",
+        "outlying_positions",
     )
 
 

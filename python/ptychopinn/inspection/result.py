@@ -53,12 +53,12 @@ class Inspection:
     @property
     def bad_pixels(self) -> NDArray[np.bool_]:
         """Mask (N, N) of the scan's bad pixels and of faulty ones, for `Scan.bad_pixels`."""
-        return self.patterns.masked | self.patterns.suspects
+        return self.patterns.masked | self.patterns.faulty
 
     def to_dict(self) -> dict[str, Any]:
         """The inspection as JSON types: faulty pixels as (row, column), no images, None for NaN and infinity."""
         values = asdict(self)
-        for image in ("mean", "masked", "suspects", "totals"):
+        for image in ("mean", "masked", "suspects", "saturated_pixels", "totals"):
             del values["patterns"][image]
         values["patterns"]["suspects"] = np.argwhere(self.patterns.suspects).tolist()
         for part in ("patterns", "geometry"):

@@ -19,7 +19,7 @@ from ptycho_ext import CanvasGeometry
 from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
-from ptychopinn.findings.gate import check_metadata, require_sound
+from ptychopinn.findings.gate import accepted_keys, check_metadata, require_sound
 from ptychopinn.metrics.split_half import split_half_frc
 from ptychopinn.physics.overlap import accumulate_weight
 from ptychopinn.physics.propagation import squared_modulus
@@ -117,8 +117,10 @@ def refine(
     """
     device = resolve_device(device)
     with process_settings():
-        require_sound(scan, accept)
-        return _refine(scan, start, config or RefineConfig(), device, progress, every, resume)
+        config = config or RefineConfig()
+        fitted = {"dose_spread"} if config.learn_intensities else set()
+        require_sound(scan, accepted_keys(accept) | fitted)
+        return _refine(scan, start, config, device, progress, every, resume)
 
 
 def _refine(
