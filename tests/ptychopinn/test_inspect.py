@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ptychopinn.cli import main
 from ptychopinn.decisions import Decision, Decisions
+from ptychopinn.findings.gate import KEYS
 from ptychopinn.findings.measure import FORMER_NAMES
 from ptychopinn.inspection import Inspection, inspect_scan, oriented
 from ptychopinn.physics.objects import OBJECTS
@@ -50,6 +51,11 @@ def bright_hot_pixel(counts: NDArray[Any]) -> None:
     counts[:, 6, 9] = 900 + np.arange(len(counts))
 
 
+def thinned(counts: NDArray[Any], fraction: Any) -> NDArray[Any]:
+    """The counts of a shorter exposure."""
+    return np.random.default_rng(1).binomial(counts, fraction).astype(counts.dtype)
+
+
 def positions(change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Callable[[Scan], Scan]:
     return lambda scan: dataclasses.replace(scan, positions=change(scan.positions))
 
@@ -79,26 +85,36 @@ FINDINGS: dict[str, tuple[Callable[[Scan], Scan], str, tuple[str, ...]]] = {
     "measurement": (undecided, "warning", ("read as amplitude", "--measurement")),
     "fractional_counts": (with_counts(lambda c: (c * 1.5).astype(np.float32)), "note", ("not integers",)),
     "fft_order": (
-        with_counts(lambda c: np.fft.fftshift(c, axes=(1, 2))), "problem", ("in the corner", "roll the patterns by 16"),
+        with_counts(lambda c: np.fft.fftshift(c, axes=(1, 2))), "problem",
+        ("in the corner", "roll the patterns by 16", "--centre"),
     ),
     "centre": (
-        with_counts(lambda c: np.roll(c, (2, -3), (1, 2))), "warning",
-        ("at pixel (18.", "expected (16, 16)", "roll the patterns by (-2, 3) px"),
+        with_counts(lambda c: np.roll(c, (2, -1), (1, 2))), "warning",
+        ("at pixel (18.", "expected (16, 16)", "roll the patterns by (-2, 1) px"),
     ),
-    "dead_pixels": (put(np.s_[:, 14, 19], 0), "warning", ("1 pixel is without counts", "--bad-pixels")),
+    "dead_pixels": (put(np.s_[:, 14, 19], 0), "warning", ("1 pixel is without counts", "--mask-faulty")),
     "stuck_pixels": (put(np.s_[:, 5, 8:10], 7), "warning", ("2 pixels are constant in all patterns",)),
-    "hot_pixels": (with_counts(bright_hot_pixel), "warning", ("1 pixel is far above",)),
-    "empty_patterns": (put(np.s_[[4, 9]], 0), "warning", ("2 patterns without counts: 4, 9",)),
+    "hot_pixels": (with_counts(bright_hot_pixel), "warning", ("1 pixel is far above", "--bad-pixels")),
+    "intermittent_pixels": (put(np.s_[::12, 20, 12], 30_000), "warning", ("1 pixel is far above", "in some patterns")),
+    "empty_patterns": (put(np.s_[[4, 9]], 0), "problem", ("2 patterns without counts: 4, 9",)),
     "faint_patterns": (with_counts(lambda c: np.where(np.arange(36)[:, None, None] == 5, c // 400, c)), "warning",
                        ("1 pattern with less than 1% of the median counts: 5",)),
     "glaring_patterns": (with_counts(lambda c: np.where(np.arange(36)[:, None, None] == 5, 9 * c, c)), "warning",
                          ("1 pattern with more than 5 times the median counts: 5",)),
-    "saturated": (with_counts(lambda c: np.minimum(c, 250)), "problem", ("36 patterns saturated at 250", "...")),
+    "repeated_patterns": (with_counts(lambda c: c[np.maximum(np.arange(36), 3)]), "warning", ("equal to the one be",)),
+    "saturated": (with_counts(lambda c: np.minimum(c, 250)), "problem", ("36 patterns saturated at 250", "0 to 35")),
+    "dose_spread": (with_counts(lambda c: thinned(c, np.random.default_rng(0).uniform(0.2, 1, (36, 1, 1)))), "problem",
+                    ("the exposure varies", "--even-dose")),
+    "few_photons": (with_counts(lambda c: thinned(c, 1e-3)), "warning", ("counts on average",)),
     "duplicates": (positions(duplicated), "warning", ("2 patterns at the position of an earlier one: 20, 21",)),
-    "units_of_positions": (positions(lambda p: p * 2e-8), "problem", ("all positions are within", "from metres to")),
+    "positions": (positions(lambda p: 0 * p), "problem", ("all 36 patterns have the same position",)),
+    "units_of_positions": (positions(lambda p: p * 2e-8), "problem", ("all positions are within", "they are in metres")),
+    "outlying_positions": (positions(lambda p: p + 5e4 * (np.arange(36) == 7)[:, None]), "problem",
+                           ("px from all others: 7", "--drop-outliers")),
     "overlap": (positions(lambda p: p * 6), "problem", ("hardly any overlap",)),
     "probe_centre": (probe(lambda p: np.fft.fftshift(p, axes=(1, 2))), "warning", ("(-16.0, ", "fftshift")),
     "probe_edge": (probe(lambda p: p + np.float32(0.2 * abs(p).max())), "warning", ("at the border of its patch",)),
+    "probe_patterns": (probe(lambda p: np.abs(p).astype(np.complex64)), "warning", ("a real probe has no phase",)),
     "oversampling": (probe(wide_disk), "warning", ("times as wide as the probe",)),
     "transmission": (probe(lambda p: p * np.float32(0.1)), "warning", ("times the power of the probe", "scale")),
     "orientation": (lambda scan: oriented(scan, "flip_x"), "problem", ("with x reversed", "--orientation flip_x")),
@@ -197,6 +213,10 @@ def test_former_names_of_statistics(good: Scan, part: str, names: tuple[str, ...
             assert getattr(statistics, FORMER_NAMES[name]) == getattr(statistics, name)
         assert FORMER_NAMES[name] in found.to_dict()[part] and name not in found.to_dict()[part]
     assert not hasattr(statistics, "other")
+
+
+def test_every_key_of_the_check_has_a_fault() -> None:
+    assert set(FINDINGS) - {"orientation"} == set(KEYS)
 
 
 def test_single_pattern_is_inspected() -> None:

@@ -138,8 +138,10 @@ def measure_patterns(scan: Scan) -> PatternStatistics:
             previous = block[-1].copy()
             advance(len(block))
     mean[masked] = 0
-    expected = probe_far_field(scan.probe)
+    far_field = probe_far_field(scan.probe)
     constant = good & (low == high) & (high > 0) & (scan.n >= _STUCK_PATTERNS)
+    first_offset = centre_offset(fill_pixels(mean, masked | constant), scan.probe)
+    expected = np.roll(far_field, [round(shift) for shift in first_offset], (0, 1))
     # A gap of constant counts outshines the pattern: what is dead and hot is judged without it.
     ordinary = np.where(constant, 0, mean)
     dead = good & (high == 0) & _bright(fill_pixels(ordinary, masked | constant | (high == 0)), expected, scan.n)
@@ -168,7 +170,7 @@ def measure_patterns(scan: Scan) -> PatternStatistics:
         dead=int(dead.sum()), constant=int(constant.sum()), hot=int(hot.sum()), intermittent=int(intermittent.sum()),
         dead_fraction=float(filled[dead].sum()) / others, constant_fraction=float(mean[constant].sum()) / others,
         hot_fraction=float(mean[hot].sum()) / others,
-        similarity=_similarity(filled, expected, offset),
+        similarity=_similarity(filled, far_field, offset),
         mean=mean, masked=masked, suspects=suspects,
         saturated_pixels=good & ~suspects & (high >= ceiling) if ceiling is not None else np.zeros_like(good),
     )  # fmt: skip

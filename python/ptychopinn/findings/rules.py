@@ -30,7 +30,7 @@ _SATURATED = 0.1
 #: Fraction of the counts in faulty pixels, and of the patterns without counts, from which they are a problem.
 _FAULTY_FRACTION, _EMPTY_FRACTION = 0.05, 0.02
 #: Variation of the counts between neighbours from which there is a warning, and a problem.
-_DOSE_SPREAD, _LARGE_DOSE_SPREAD = 0.15, 0.3
+_DOSE_SPREAD, _LARGE_DOSE_SPREAD = 0.22, 0.3
 #: Similarity of mean pattern and probe below which there is a warning.
 _SIMILARITY = 0.6
 #: Counts of a pattern below which there is a warning.
