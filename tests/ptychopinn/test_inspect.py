@@ -108,7 +108,7 @@ FINDINGS: dict[str, tuple[Callable[[Scan], Scan], str, tuple[str, ...]]] = {
     "few_photons": (with_counts(lambda c: thinned(c, 1e-3)), "warning", ("counts on average",)),
     "duplicates": (positions(duplicated), "warning", ("2 patterns at the position of an earlier one: 20, 21",)),
     "positions": (positions(lambda p: 0 * p), "problem", ("all 36 patterns have the same position",)),
-    "units_of_positions": (positions(lambda p: p * 2e-8), "problem", ("all positions are within", "they are in metres")),
+    "units_of_positions": (positions(lambda p: p * 2e-8), "problem", ("all positions are within", "are in metres")),
     "outlying_positions": (positions(lambda p: p + 5e4 * (np.arange(36) == 7)[:, None]), "problem",
                            ("px from all others: 7", "--drop-outliers")),
     "overlap": (positions(lambda p: p * 6), "problem", ("hardly any overlap",)),
