@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError
 from ptychopinn.inspection import Inspection, inspect_scan, oriented
+from ptychopinn.mending.blocks import largest_of
 from ptychopinn.mending.detector import RESIZERS, centre, shift
 from ptychopinn.mending.notes import Note, with_notes
 from ptychopinn.mending.patterns import drop, drop_outliers, find_outliers
-from ptychopinn.mending.pixels import clip, find_faulty, mask_above, mask_faulty
+from ptychopinn.mending.pixels import clip, find_faulty, good_pixels, mask_above, mask_faulty
 from ptychopinn.mending.positions import convert_positions, fitting_unit, scale_positions
 from ptychopinn.mending.probe import centre_probe, scale_probe, scaled_by_reader
 from ptychopinn.runtime.process_settings import own_defaults
@@ -190,6 +191,8 @@ def apply_mends(
         for name, resize in RESIZERS.items():
             if getattr(mends, name) is not None:
                 work.take(resize(work.scan, getattr(mends, name)))
+        if work.notes and not largest_of(work.scan.counts)[good_pixels(work.scan)].any():
+            raise InputError(f"{scan.name}: expected good pixels with counts after mending, found none; mend less")
     return Mended(with_notes(work.scan, work.notes, origin), tuple(work.notes), replace(mends, **work.chosen))
 
 
