@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
     from ptychopinn.errors import InputError
     from ptychopinn.inference.large import reconstruct_to_file
     from ptychopinn.inference.predict import reconstruct
-    from ptychopinn.mending.mend import mend
+    from ptychopinn.mending.apply import mend
     from ptychopinn.metrics.evaluate import evaluate
     from ptychopinn.persistence.bundle import load_bundle, save_bundle
     from ptychopinn.physics.simulate import simulate
@@ -39,7 +39,7 @@ _WHERE = {
     "__version__": "ptycho_ext",
     "evaluate": "ptychopinn.metrics.evaluate",
     "load_bundle": "ptychopinn.persistence.bundle",
-    "mend": "ptychopinn.mending.mend",
+    "mend": "ptychopinn.mending.apply",
     "plot_reconstruction": "ptychopinn.plotting.reconstructions",
     "reconstruct": "ptychopinn.inference.predict",
     "reconstruct_to_file": "ptychopinn.inference.large",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def far_off(pixels: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def rolled(*shift: int) -> object:
+def rolled(*shift: int) -> Callable[[Path], None]:
     return edit_counts(lambda counts: np.roll(counts, shift, (1, 2)))
 
 
@@ -71,7 +72,8 @@ MENDS = [
     ("gap of 0", edit_counts(dead_row), "--mask-faulty", "32 pixels masked .* dead", "2"),
     ("one position 1 mm off", edit_npz(xcoords=far_off), "--drop-outliers",
      "1 pattern omitted: 1 far from all others .17.", "4"),
-    ("empty patterns", edit_counts(unwritten), "--drop-outliers", "11 patterns omitted: 11 without counts .53 to 63", "8"),
+    ("empty patterns", edit_counts(unwritten), "--drop-outliers", "11 patterns omitted: 11 without counts .53 to 63",
+     "8"),
     ("positions in metres", edit_npz(xcoords=in_metres, ycoords=in_metres, pixel_size=PIXEL), "--position-unit m",
      "position-unit: positions in m, read as px: multiplied by 5e.07", "3"),
     ("positions in micrometres, as a factor", edit_npz(xcoords=lambda x: x / 50, ycoords=lambda y: y / 50),
@@ -90,11 +92,11 @@ MENDS = [
 
 
 @pytest.mark.parametrize(
-    ("name", "spoil", "options", "words", "row"), MENDS, ids=[name.replace(" ", "-") for name, *_ in MENDS]
+    ("name", "change", "options", "words", "row"), MENDS, ids=[name.replace(" ", "-") for name, *_ in MENDS]
 )
 def test_mended_scan_has_no_problem(
     name: str,
-    spoil: object,
+    change: Callable[[Path], object],
     options: str,
     words: str,
     row: str,
@@ -103,7 +105,7 @@ def test_mended_scan_has_no_problem(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     command = f"mend scan.npz out.npz {options}"
-    Situation(name, command, 0, (words, "wrote out.npz"), spoil=spoil, row=row).check(folder, capsys, monkeypatch)  # type: ignore[arg-type]
+    Situation(name, command, 0, (words, "wrote out.npz"), change, row=row).check(folder, capsys, monkeypatch)
     assert run("inspect out.npz --no-orientation") == 0
     printed = capsys.readouterr().out
     assert "PROBLEM" not in printed and "no findings" in printed
@@ -113,7 +115,7 @@ ASKED = [
     Situation(
         "nothing stated", "mend scan.npz out.npz --memory stored", 2,
         (r"ptychopinn mend scan.npz out.npz --mask-faulty --centre --memory stored$",),
-        spoil=edit_counts(lambda counts: np.roll(gap(counts), (16, 16), (1, 2))), unwanted="wrote", row="1, 2",
+        edit_counts(lambda counts: np.roll(gap(counts), (16, 16), (1, 2))), unwanted="wrote", row="1, 2",
     ),
     Situation(
         "nothing stated and nothing wrong", "mend scan.npz out.npz --no-orientation", 2,
@@ -123,7 +125,7 @@ ASKED = [
         "everything that findings ask for", "mend scan.npz out.npz --all --no-orientation", 0,
         ("mask-faulty: 64 pixels", "position-unit: positions in um", "drop-outliers: 11 patterns", "centre: patterns",
          "no findings", "wrote out.npz"),
-        spoil=lambda folder: (
+        lambda folder: (
             edit_npz(xcoords=lambda x: x / 50, ycoords=lambda y: y / 50, pixel_size=PIXEL)(folder),
             edit_counts(lambda counts: np.roll(gap(unwritten(counts)), (2, 5), (1, 2)))(folder),
         ), row="1, 2, 3, 8",
@@ -133,7 +135,7 @@ ASKED = [
     ),
     Situation(
         "OUT is there", "mend scan.npz scan2.npz --centre", 2, ("scan2.npz: expected a new file", "--overwrite"),
-        spoil=lambda folder: (folder / "scan2.npz").write_bytes(b""),
+        lambda folder: (folder / "scan2.npz").write_bytes(b""),
     ),
     Situation("an impossible shift", "mend scan.npz out.npz --shift 3", 2, ("--shift must be two integers Y,X",)),
     Situation("an impossible index", "mend scan.npz out.npz --drop 64", 2, ("indices from 0 to 63",)),
@@ -141,7 +143,7 @@ ASKED = [
     Situation("an impossible bin", "mend scan.npz out.npz --bin 3", 2, ("bin must divide the 32 px", "crop 30")),
     Situation("an odd size", "mend scan.npz out.npz --crop 15", 2, ("crop must be an even number of pixels from 8",)),
     Situation("a unit without a pixel size", "mend scan.npz out.npz --position-unit um", 2, ("--pixel-size",), row="3"),
-    Situation("an unknown unit", "mend scan.npz out.npz --position-unit inch", 2, ("must be one of um, mm, nm, m, px",)),
+    Situation("an unknown unit", "mend scan.npz out.npz --position-unit inch", 2, ("one of um, mm, nm, m, px",)),
     Situation("a limit that is none", "mend scan.npz out.npz --clip 0", 2, ("clip must be a positive number",)),
     Situation("all pixels masked", "mend scan.npz out.npz --mask-above 1e-9", 2, ("with counts .* found none",)),
 ]  # fmt: skip
@@ -151,11 +153,41 @@ ASKED = [
 def test_what_mend_asks_for(
     situation: Situation, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = (folder / "scan.npz").read_bytes()
     situation.check(folder, capsys, monkeypatch)
     if situation.code:
         assert not (folder / "out.npz").exists()
-        assert situation.spoil.__name__ != "nothing" or (folder / "scan.npz").read_bytes() == before
+
+
+def test_the_input_is_never_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    before = Path("scan.npz").read_bytes()
+    Path("link.npz").symlink_to("scan.npz")
+    Path("hard.npz").hardlink_to("scan.npz")
+    for out in ("scan.npz", "link.npz", "hard.npz"):
+        assert run(f"mend scan.npz {out} --drop 3 --overwrite") == 2
+    assert run("mend scan.npz out.npz --drop 3") == run("mend scan.npz out.npz --drop 4 --overwrite") == 0
+    assert Path("scan.npz").read_bytes() == before
+    pixels = "--pixel-size 2e-8 --energy 8800 --distance 2"
+    assert run(f"convert scan.npz pair --to ptychodus {pixels}") == 0
+    assert run("mend pair pair --to ptychodus --drop 3 --overwrite") == 2
+    assert run("mend pair/product.h5 pair --to ptychodus --drop 3 --overwrite") == 2
+    assert run("mend pair new --to ptychodus --drop 3") == 0
+    assert Scan.load("new").n == 63
+
+
+@pytest.mark.parametrize("unit", ["um", "mm"])
+def test_units_of_a_file_in_metres(unit: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import h5py
+
+    monkeypatch.chdir(folder)
+    assert run("convert scan.npz scan.cxi --pixel-size 2e-8 --energy 8800") == 0
+    sound = Scan.load("scan.cxi")
+    with h5py.File("scan.cxi", "a") as file:
+        file["entry_1/sample_1/geometry_1/translation"][...] *= 1e6 if unit == "um" else 1e3
+    assert run(f"mend scan.cxi out.cxi --position-unit {unit} --energy 8801") == 0
+    mended = Scan.load("out.cxi")
+    np.testing.assert_allclose(np.ptp(mended.positions, axis=0), np.ptp(sound.positions, axis=0), atol=1e-6)
+    assert mended.energy == pytest.approx(8801) and mended.metadata["mended"][0]["file"] == "scan.cxi"
 
 
 def test_mended_positions_are_those_of_the_sound_scan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

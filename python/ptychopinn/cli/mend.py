@@ -26,7 +26,7 @@ from ptychopinn.io.scans import formats
 
 #: Formats whose coordinates are pixels; those of all others are metres.
 _IN_PIXELS = ("npz", "ptychodus-npz", "ptychodus-training")
-_SWITCHES = ("mask_faulty", "centre", "drop_outliers", "scale_probe", "centre_probe")
+_SWITCHES = ("mask_faulty", "centre", "drop_outliers", "scale_probe", "centre_probe", "even_dose")
 _PLAIN = ("mask_above", "clip", "crop", "pad", "bin", "orientation", "position_unit", "scale_positions")
 
 
@@ -60,6 +60,9 @@ def describe(parser: Parser) -> None:
         help="omit patterns without counts, with far too few or too many, and far from all others",
     )
     group.add_argument("--drop", type=str | None, metavar="INDICES", help="omit these, from 0 on, such as 3,7,20-25")
+    group.add_argument(
+        "--even-dose", action="store_true", help="divide patterns by their exposure, judged by neighbours; not integers"
+    )
     group = parser.add_argument_group("positions and probe")
     group.add_argument(
         "--position-unit",
@@ -135,7 +138,7 @@ def _advice(options: Namespace, words: list[str], left: list[str]) -> str:
             "`ptychopinn mend --help` lists them"
         )
     command = ["ptychopinn", "mend", options.scan_file, options.out, *words, *_reading(options)]
-    sentence = f"{options.scan_file}: expected the mends to apply, found none; for its findings{rest}:"
+    sentence = f"{options.scan_file}: expected the mends to apply, found none; its findings ask for them{rest}:"
     return f"{sentence}\n{shlex.join(command)}"
 
 

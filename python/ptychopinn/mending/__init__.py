@@ -11,15 +11,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptychopinn.mending.mend import Mended, Mends, apply_mends, mend
+    from ptychopinn.mending.apply import Mended, Mends, apply_mends, mend
     from ptychopinn.mending.notes import Note
 
 _WHERE = {
-    "Mended": "ptychopinn.mending.mend",
-    "Mends": "ptychopinn.mending.mend",
+    "Mended": "ptychopinn.mending.apply",
+    "Mends": "ptychopinn.mending.apply",
     "Note": "ptychopinn.mending.notes",
-    "apply_mends": "ptychopinn.mending.mend",
-    "mend": "ptychopinn.mending.mend",
+    "apply_mends": "ptychopinn.mending.apply",
+    "mend": "ptychopinn.mending.apply",
 }
 
 __all__ = ["Mended", "Mends", "Note", "apply_mends", "mend"]

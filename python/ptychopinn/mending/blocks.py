@@ -67,6 +67,40 @@ def largest_of(counts: Counts) -> NDArray[Any]:
     return largest
 
 
+class _Scaled:
+    """A source of stored patterns: other stored patterns, each multiplied by its factor."""
+
+    def __init__(self, patterns: StoredPatterns, factors: NDArray[np.float64]) -> None:
+        self.name, self.shape, self.dtype = repr(patterns), patterns.shape, np.dtype(np.float32)
+        self._patterns, self._factors = patterns, factors
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        return _product(self._patterns[rows], self._factors[rows])
+
+
+def scaled(counts: Counts, factors: NDArray[np.float64]) -> Counts:
+    """Multiply every pattern by its factor (n,); the result is float32, and on disk if `counts` are."""
+    if isinstance(counts, StoredPatterns):
+        return StoredPatterns(_Scaled(counts, factors))
+    out = np.empty(counts.shape, np.float32)
+    for part, block in blocks_of(counts):
+        out[part] = _product(block, factors[part])
+    return out
+
+
+def _product(block: NDArray[Any], factors: NDArray[np.float64]) -> NDArray[np.float32]:
+    return (block * factors[:, np.newaxis, np.newaxis]).astype(np.float32)
+
+
+def extremes_of(counts: Counts) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Smallest and largest count of every pixel, each (N, N)."""
+    low, high = counts[0].copy(), counts[0].copy()
+    for _, block in blocks_of(counts):
+        np.minimum(low, block.min(0), out=low)
+        np.maximum(high, block.max(0), out=high)
+    return low, high
+
+
 def totals_of(counts: Counts, good: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Total counts on good pixels of every pattern, (n,)."""
     totals = np.empty(len(counts))

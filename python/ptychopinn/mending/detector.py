@@ -94,6 +94,8 @@ def shift(scan: Scan, by: tuple[int, int], name: str = "shift") -> tuple[Scan, N
         InputError: the shift is larger than the patterns, or no good pixel is left.
     """
     size = scan.patch_size
+    if any(int(step) != step for step in by):
+        raise InputError(f"{name} must be integer pixels, got {by[0]},{by[1]}")
     if max(abs(step) for step in by) >= size:
         raise InputError(f"shift must be less than the {size} px of the patterns, got {by[0]},{by[1]}")
     reordered = in_fft_order(by, size)

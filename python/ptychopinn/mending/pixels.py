@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError
 from ptychopinn.findings.measure import measure_patterns
-from ptychopinn.mending.blocks import changed, largest_of, totals_of
+from ptychopinn.mending.blocks import changed, extremes_of, largest_of, totals_of
 from ptychopinn.mending.notes import Note, quantity
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import blocks_of
 
 #: A fault can hide others, such as a gap of 65535 the saturation of other pixels: measured again, so many times.
 _PASSES = 4
+#: Minimum number of patterns to detect stuck pixels.
+_STUCK_PATTERNS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,26 +54,32 @@ def find_faulty(scan: Scan) -> FaultyPixels:
 
     Patterns without counts are not used. A row or column without counts is a gap if any of its pixels must have had
     some.
+
+    Raises:
+        InputError: all pixels are faulty.
     """
-    before = good_pixels(scan)
-    good, kinds, ceiling = before.copy(), dict[str, int](), None
-    written = with_counts(scan)
+    before, written = good_pixels(scan), with_counts(scan)
+    low, high = extremes_of(written.counts)
+    # Stuck pixels first: a gap that reads 65535 hides what is dead and hot.
+    new = before & (low == high) & (high > 0) & (written.n >= _STUCK_PATTERNS)
+    good, kinds, ceiling = before & ~new, {"stuck": int(new.sum())}, None
     for _ in range(_PASSES):
+        if not good.any():
+            raise InputError(f"{scan.name}: expected at least one sound pixel, found faulty pixels only")
         found = measure_patterns(replace(written, bad_pixels=~good))
-        gaps = good & ~found.suspects & _in_gap(found.suspects, found.suspects | ~good | (found.mean == 0))
+        gaps = good & ~found.suspects & _in_gap(found.suspects, found.suspects | ~good | (low == high))
         new = found.suspects | gaps
         counted = {"dead": found.dead, "stuck": found.constant, "hot": found.hot, "in gaps": int(gaps.sum())}
         counted["suspect"] = int(new.sum()) - sum(counted.values())  # of kinds that the measurement may add
         if not new.any() and found.saturated_at is not None:
             ceiling = found.saturated_at if ceiling is None else ceiling
-            new = good & (largest_of(written.counts) >= found.saturated_at)
+            new = good & (high >= found.saturated_at)
             counted["saturated"] = int(new.sum())
         if not new.any():
             break
         good &= ~new
-        kinds = {kind: kinds.get(kind, 0) + counted.get(kind, 0) for kind in {**kinds, **counted}}
-        if not good.any():
-            raise InputError(f"{scan.name}: expected at least one sound pixel, found faulty pixels only")
+        for kind, number in counted.items():
+            kinds[kind] = kinds.get(kind, 0) + number
     return FaultyPixels(before & ~good, {kind: number for kind, number in kinds.items() if number}, ceiling)
 
 

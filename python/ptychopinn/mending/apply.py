@@ -18,6 +18,7 @@ from ptychopinn.errors import InputError
 from ptychopinn.inspection import Inspection, inspect_scan, oriented
 from ptychopinn.mending.blocks import largest_of
 from ptychopinn.mending.detector import RESIZERS, centre, shift
+from ptychopinn.mending.dose import even_dose
 from ptychopinn.mending.notes import Note, with_notes
 from ptychopinn.mending.patterns import drop, drop_outliers, find_outliers
 from ptychopinn.mending.pixels import clip, find_faulty, good_pixels, mask_above, mask_faulty
@@ -49,6 +50,7 @@ class Mends:
     scale_positions: float | None = None
     scale_probe: bool = False
     centre_probe: bool = False
+    even_dose: bool = False
 
     def __post_init__(self) -> None:
         for one, other in (("centre", "shift"), ("position_unit", "scale_positions")):
@@ -111,6 +113,7 @@ def mend(
     scale_positions: float | None = None,
     scale_probe: bool = False,
     centre_probe: bool = False,
+    even_dose: bool = False,
 ) -> Scan:
     """Repair a scan, as `ptychopinn mend` does (docs/mend.md). Each argument is a mend of its own.
 
@@ -136,6 +139,7 @@ def mend(
         scale_positions: factor of the positions.
         scale_probe: scale the probe to the mean counts of the patterns.
         centre_probe: roll the probe so that its centre of mass is at sample N//2.
+        even_dose: divide patterns by their exposure, judged by their neighbours; counts become float32.
 
     Returns:
         The mended scan.
@@ -154,6 +158,7 @@ def mend(
     mends = Mends(
         mask_faulty, mask_above, clip, crop, pad, bin, centre, shift, drop_outliers, tuple(drop), orientation,
         position_unit, scale_positions, scale_probe, centre_probe,
+        even_dose,
     )  # fmt: skip
     return apply_mends(scan, mends, all=all).scan
 
@@ -258,6 +263,8 @@ class _Work:
             outliers = find_outliers(self.scan)
             if mends.drop_outliers or outliers.rows:
                 self.take(drop_outliers(self.scan, outliers, self._rows), True)
+        if mends.even_dose or self.asked_for("dose_spread"):
+            self.take(even_dose(self.scan), True)
 
     def of_centre(self, mends: Mends) -> None:
         if mends.shift is not None:
