@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "compat", "ptycho_torch", "ptychopinn_ptychodus", "data", "processes"),
     ("__init__",),
     ("pipeline",),
+    ("mending",),
     ("inspection",),
     ("training", "refinement"),
     ("inference", "persistence", "plotting"),
@@ -82,6 +83,7 @@ FORBIDDEN_OUTSIDE: dict[str, set[str]] = {
     "plotting": _LIGHTNING | {"torch", "h5py"},
     "refinement": _LIGHTNING | {"matplotlib"},
     "inspection": _LIGHTNING,
+    "mending": _LIGHTNING | {"matplotlib", "h5py"},
 }
 
 _MODULE_NAME = re.compile(r"(ptychopinn|ptycho_ext|ptycho_torch|ptychopinn_ptychodus)(\.[A-Za-z_]\w*)+")

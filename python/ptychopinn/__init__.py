@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
     from ptychopinn.findings.gate import check_scan
     from ptychopinn.inference.large import reconstruct_to_file
     from ptychopinn.inference.predict import reconstruct
+    from ptychopinn.mending.apply import mend
     from ptychopinn.metrics.evaluate import evaluate
     from ptychopinn.persistence.bundle import load_bundle, save_bundle
     from ptychopinn.physics.simulate import simulate
@@ -40,6 +41,7 @@ _WHERE = {
     "check_scan": "ptychopinn.findings.gate",
     "evaluate": "ptychopinn.metrics.evaluate",
     "load_bundle": "ptychopinn.persistence.bundle",
+    "mend": "ptychopinn.mending.apply",
     "plot_reconstruction": "ptychopinn.plotting.reconstructions",
     "reconstruct": "ptychopinn.inference.predict",
     "reconstruct_to_file": "ptychopinn.inference.large",
@@ -61,6 +63,7 @@ __all__ = [
     "check_scan",
     "evaluate",
     "load_bundle",
+    "mend",
     "plot_reconstruction",
     "reconstruct",
     "reconstruct_to_file",

@@ -32,6 +32,7 @@ COMMANDS = {
     "simulate": ("SCAN.npz", "--object", "siemens", "--photons", "--step", "--overwrite"),
     "inspect": ("SCAN", "--json", "--picture", "--mask", "--no-orientation", "if there is a problem"),
     "convert": ("IN", "OUT", "--to", "--format", "--pixel-size", "ptychodus", "nexus", "kept exactly"),
+    "mend": ("IN", "OUT", "--all", "--mask-faulty", "--crop", "--position-unit", "records what was done"),
     "subset": ("SCAN", "OUT", "--n", "--clusters", "--seed", "record of its origin"),
     "train": ("SCAN", "--out", "--config", "--minutes", "--from", "--resume", "--orientation"),
     "reconstruct": ("RUN", "SCAN", "--out", "--device", "those of the training"),
@@ -54,6 +55,7 @@ TINY = (
 )
 #: Words of the full help only.
 FULL = {
+    "mend": ("scan file:", "--format"),
     "subset": ("scan file:", "--format"),
     "train": (
         "scan file:",

@@ -33,6 +33,7 @@ def loaded_by(code: str, *arguments: str) -> set[str]:
         ("from ptychopinn.inspection import oriented", {"scipy", "torch"}),
         ("import ptychopinn; ptychopinn.plot_reconstruction", {"scipy"}),
         ("import ptychopinn; ptychopinn.reconstruct", {"torch", "scipy", "h5py"}),
+        ("import ptychopinn; ptychopinn.mend", {"torch", "scipy"}),
         ("import ptychopinn; ptychopinn.refine", {"torch", "scipy", "h5py"}),
         ("import ptychopinn.plotting.refinement, ptychopinn.plotting.scans, ptychopinn.plotting.training", {"scipy"}),
     ],
@@ -49,7 +50,7 @@ def test_loading_a_scan_imports_no_more_than_its_file_needs(suffix: str, permitt
     assert loaded_by("import sys, ptychopinn; ptychopinn.Scan.load(sys.argv[1])", str(path)) <= permitted
 
 
-@pytest.mark.parametrize("command", ["", "reconstruct", "refine", "convert", "plot"])
+@pytest.mark.parametrize("command", ["", "reconstruct", "refine", "convert", "mend", "plot"])
 def test_help_imports_nothing_slow(command: str) -> None:
     code = "import sys, ptychopinn.cli.app as app\ntry: app.run(sys.argv[1:])\nexcept SystemExit: pass"
     assert loaded_by(code, *command.split(), "--help") == set()

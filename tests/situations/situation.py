@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A situation of a user: a spoiled scan or folder, the command, the expected exit code and words.
+"""A situation of a user: a corrupted scan or folder, the command, the expected exit code and words.
 
 docs/tested-situations.md lists where they come from. The base is a sound scan, simulated once: 64 patterns of 32 px. A
 situation changes its file, runs one command in this process, and names what must be printed.
@@ -39,7 +39,7 @@ class Situation:
         command: of ``ptychopinn``; its folder holds ``scan.npz``. "QUICK" represents options of a short training.
         code: expected exit code.
         words: regular expressions, each to be found in what is printed.
-        spoil: changes the folder before the command.
+        corrupt: changes the folder before the command.
         unwanted: regular expression that must not be printed.
         row: of the table of reports (docs/tested-situations.md), for failures.
     """
@@ -48,13 +48,13 @@ class Situation:
     command: str
     code: int
     words: tuple[str, ...]
-    spoil: Callable[[Path], object] = nothing
+    corrupt: Callable[[Path], object] = nothing
     unwanted: str | None = None
     row: str = ""
 
     def check(self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
         """Run the command in a folder and check exit code and words; returns what was printed."""
-        self.spoil(folder)
+        self.corrupt(folder)
         monkeypatch.chdir(folder)
         capsys.readouterr()
         logged = io.StringIO()
@@ -85,7 +85,7 @@ def run(command: str) -> int:
 def edit_npz(**changes: Any) -> Callable[[Path], None]:
     """Replace arrays of ``scan.npz``: key -> value, or a function of the present value; None removes the key."""
 
-    def spoil(folder: Path) -> None:
+    def corrupt(folder: Path) -> None:
         path = folder / "scan.npz"
         with np.load(path) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -98,7 +98,7 @@ def edit_npz(**changes: Any) -> Callable[[Path], None]:
         np.savez(temporary, **arrays)
         os.replace(temporary, path)
 
-    return spoil
+    return corrupt
 
 
 def edit_counts(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:

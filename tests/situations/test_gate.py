@@ -63,7 +63,7 @@ def flickering(counts: np.ndarray) -> np.ndarray:
     return counts
 
 
-#: What spoils the scan, what the sentence says, and the way out that it names.
+#: What corrupts the scan, the words of the problem, and the override that it names.
 PROBLEMS = {
     "corner": ("1", edit_counts(lambda c: np.fft.fftshift(c, axes=(1, 2))), r"in the corner of the patterns",
                r"mend scan\.npz OUT --centre.*--accept fft_order"),
@@ -93,8 +93,8 @@ PROBLEMS = {
 }  # fmt: skip
 TABLE = [
     *(
-        Situation(f"{command.split()[0]}: {name}", command, 2, (sentence, way_out), spoil, row=row)
-        for name, (row, spoil, sentence, way_out) in PROBLEMS.items()
+        Situation(f"{command.split()[0]}: {name}", command, 2, (sentence, way_out), corrupt, row=row)
+        for name, (row, corrupt, sentence, way_out) in PROBLEMS.items()
         for command in (TRAIN, "refine --from-scratch scan.npz --out out.h5 --device cpu --iterations 2")
     ),
     Situation(
@@ -200,12 +200,12 @@ def test_check_of_a_sound_scan_changes_nothing(folder: Path) -> None:
 
 
 def test_a_mask_scales_a_probe_that_was_scaled_to_the_counts(folder: Path) -> None:
-    spoil = fill(np.s_[:, :, 14:16], 65535)
+    corrupt = fill(np.s_[:, :, 14:16], 65535)
     edit_npz(probe_units=None, metadata_json=None)(folder)
     sound = Scan.load(folder / "scan.npz")
-    spoil(folder)
-    spoiled = Scan.load(folder / "scan.npz")
-    assert np.abs(spoiled.probe).max() > 3 * np.abs(sound.probe).max()
-    mended = check_scan(spoiled, mask_faulty=True)
+    corrupt(folder)
+    corrupted = Scan.load(folder / "scan.npz")
+    assert np.abs(corrupted.probe).max() > 3 * np.abs(sound.probe).max()
+    mended = check_scan(corrupted, mask_faulty=True)
     expected = Scan.load(folder / "scan.npz", bad_pixels=mended.bad_pixels)
     assert np.allclose(mended.probe, expected.probe, rtol=1e-4)

@@ -88,6 +88,7 @@ _COMMANDS = (
     "simulate",
     "inspect",
     "convert",
+    "mend",
     "subset",
     "train",
     "reconstruct",

@@ -148,8 +148,8 @@ def _outliers(positions: NDArray[np.float64], size: int) -> tuple[list[int], flo
     ones = np.ones(len(pairs))
     graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(len(cells), len(cells)))
     label = connected_components(graph, directed=False)[1][member.ravel()]
-    numbers = np.bincount(label)
-    apart = label != np.argmax(numbers)
+    sizes = np.bincount(label)
+    apart = label != np.argmax(sizes)
     if not apart.any() or apart.sum() > max(1, _APART * len(positions)):
         return [], 0.0
     distances = KDTree(positions[~apart]).query(positions[apart])[0]

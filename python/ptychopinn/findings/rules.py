@@ -158,10 +158,10 @@ def _of_pixels(patterns: PatternStatistics) -> Iterator[Finding]:
     for key, number, fraction, description in rules:
         if number:
             many = fraction > _FAULTY_FRACTION
-            share = f" ({fraction:.2g} times the counts of all other pixels)" if many else ""
+            part = f" ({fraction:.2g} times the counts of all other pixels)" if many else ""
             yield Finding(
                 "problem" if many else "warning", f"{key}_pixels",
-                f"{number} {'pixel is' if number == 1 else 'pixels are'} {description}{share}",
+                f"{number} {'pixel is' if number == 1 else 'pixels are'} {description}{part}",
                 _MASK,
             )  # fmt: skip
     if patterns.saturated_at is not None:

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Repair a scan."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from ptychopinn.cli.options import (
+    add_orientation,
+    add_overwrite,
+    add_scan_options,
+    load_scan,
+    new_file,
+    print_written,
+    scan_options,
+)
+from ptychopinn.cli.parser import Parser
+from ptychopinn.errors import InputError
+from ptychopinn.io.scans import formats
+
+#: Formats whose coordinates are pixels; those of all others are metres.
+_IN_PIXELS = ("npz", "ptychodus-npz", "ptychodus-training")
+_SWITCHES = ("mask_faulty", "centre", "drop_outliers", "scale_probe", "centre_probe", "even_dose")
+_PLAIN = ("mask_above", "clip", "crop", "pad", "bin", "orientation", "position_unit", "scale_positions")
+
+
+def describe(parser: Parser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("scan_file", metavar="IN", help="the scan, which is not changed")
+    parser.add_argument("out", metavar="OUT", help="file to write; for ptychodus a folder, or one of its two files")
+    parser.add_argument("--all", action="store_true", help="apply every mend that a finding of `inspect` asks for")
+    group = parser.add_argument_group("pixels")
+    group.add_argument(
+        "--mask-faulty", action="store_true", help="dead, stuck, hot and saturated pixels and gaps become bad pixels"
+    )
+    group.add_argument(
+        "--mask-above", type=float | None, help="pixels that reach X counts in any pattern become bad pixels"
+    )
+    group.add_argument(
+        "--clip",
+        type=float | None,
+        help="counts above X, such as cosmic rays, become the median of their neighbours in the same pattern",
+    )
+    group = parser.add_argument_group("detector")
+    group.add_argument("--centre", action="store_true", help="roll the zero frequency to pixel (N//2, N//2)")
+    group.add_argument("--shift", type=str | None, metavar="Y,X", help="roll the patterns by so many pixels")
+    group.add_argument("--crop", type=int | None, help="to N x N pixels about the centre; larger object pixels")
+    group.add_argument("--pad", type=int | None, help="to N x N pixels with bad ones; smaller object pixels")
+    group.add_argument("--bin", type=int | None, metavar="K", help="sums of K x K pixels; a smaller field of view")
+    group = parser.add_argument_group("patterns")
+    group.add_argument(
+        "--drop-outliers",
+        action="store_true",
+        help="omit patterns without counts, with far too few or too many, and far from all others",
+    )
+    group.add_argument("--drop", type=str | None, metavar="INDICES", help="omit these, from 0 on, such as 3,7,20-25")
+    group.add_argument(
+        "--even-dose", action="store_true", help="divide patterns by their exposure, judged by neighbours; not integers"
+    )
+    group = parser.add_argument_group("positions and probe")
+    group.add_argument(
+        "--position-unit",
+        type=str | None,
+        metavar="UNIT",
+        help="um, mm, nm, m or px: what the coordinates in the file are, whatever its format states",
+    )
+    group.add_argument("--scale-positions", type=float | None, metavar="F", help="multiply the positions")
+    group.add_argument("--scale-probe", action="store_true", help="scale the probe to the mean counts of the patterns")
+    group.add_argument("--centre-probe", action="store_true", help="roll the probe to the centre of its patch")
+    parser.add_argument(
+        "--to",
+        default="auto",
+        choices=["auto", *(name for name, format in formats().items() if format.write)],
+        help="format to write; auto: by the suffix of OUT",
+    )
+    parser.add_argument("--no-orientation", action="store_true", help="do not check the orientation (a few seconds)")
+    add_orientation(parser)
+    add_overwrite(parser)
+    add_scan_options(parser)
+
+
+def run(options: Namespace) -> int:
+    """Repair a scan that inspect or train complain about, and write a sound one; OUT records what was done.
+
+    Without a mend, name those that the findings of the scan ask for (exit code 2).
+    """
+    from ptychopinn.inspection import inspect_scan
+    from ptychopinn.io.scans import format_to_read, format_to_write
+    from ptychopinn.mending import Mends, apply_mends
+
+    mends = Mends(
+        **{name: options[name] for name in (*_SWITCHES, *_PLAIN)},
+        shift=None if options.shift is None else _shift(options.shift),
+        drop=() if options.drop is None else _indices(options.drop),
+    )
+    target = format_to_write(options.out, options.to)
+    files = target.files_of(Path(options.out))
+    for path in files:
+        _not_read(path, [options.scan_file, options.partner])
+        new_file(path, options.overwrite)
+    found = format_to_read(options.scan_file, options.format)
+    scan = load_scan(options)
+    done = apply_mends(
+        scan,
+        mends,
+        all=options.all or not mends,
+        check_orientation=not options.no_orientation,
+        coordinates="px" if found.name in _IN_PIXELS else "m",
+        origin=str(options.scan_file),
+    )
+    for note in done.notes if mends or options.all else ():
+        print(note)
+    left = inspect_scan(done.scan, orientation=False).findings
+    if not mends and not options.all:
+        raise InputError(_advice(options, done.mends.options(), [finding.sentence for finding in left]))
+    if not done.notes:
+        print("nothing to mend: no finding asks for it")
+    done.scan.save(Path(options.out), format=target.name)
+    for finding in left:
+        print(f"still there: {finding}")
+    if not left:
+        print("no findings")
+    print_written(files)
+    return 0
+
+
+def _advice(options: Namespace, words: list[str], left: list[str]) -> str:
+    rest = f"; these remain: {'; '.join(left)}" if left else ""
+    if not words:
+        return (
+            f"{options.scan_file}: expected the mends to apply, found none, and no finding asks for one{rest}; "
+            "`ptychopinn mend --help` lists them"
+        )
+    command = ["ptychopinn", "mend", options.scan_file, options.out, *words, *_reading(options)]
+    sentence = f"{options.scan_file}: expected the mends to apply, found none; its findings ask for them{rest}:"
+    return f"{sentence}\n{shlex.join(command)}"
+
+
+def _reading(options: Namespace) -> list[str]:
+    """The options about the scan file and OUT as the user stated them."""
+    words = ["--overwrite"] if options.overwrite else []
+    stated: dict[str, Any] = {**scan_options(options), "to": options.to}
+    for name, value in stated.items():
+        if value not in (None, "auto"):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def _not_read(path: Path, inputs: Iterable[str | None]) -> None:
+    """Refuse to write to a file that is read."""
+    for given in inputs:
+        if given is None or not path.exists() or not Path(given).exists():
+            continue
+        read = [Path(given), *(Path(given).iterdir() if Path(given).is_dir() else ())]
+        if any(path.samefile(file) for file in read):
+            raise InputError(f"{path}: expected another name than the scan's own, which is not changed; name another")
+
+
+def _shift(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"\(?\s*([+-]?\d+)\s*,\s*([+-]?\d+)\s*\)?", text)
+    if found is None:
+        raise InputError(f"--shift must be two integers Y,X (--shift=-3,2 where the first is negative), got {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def _indices(text: str) -> tuple[int, ...]:
+    indices: set[int] = set()
+    for word in text.split(","):
+        found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", word)
+        if found is None:
+            raise InputError(f"--drop must be indices and ranges such as 3,7,20-25, got {text!r}")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first or last - first > 1 << 26:
+            raise InputError(f"--drop must have ranges from a smaller to a larger index, got {word.strip()!r}")
+        indices |= set(range(first, last + 1))
+    return tuple(sorted(indices))

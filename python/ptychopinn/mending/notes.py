@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A note of what a mend did to a scan, in words and for the metadata of the scan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ptychopinn.scan import Scan
+
+#: Key of a scan's metadata with the notes, oldest first. They are a log for people.
+KEY = "mended"
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a mend did.
+
+    Attributes:
+        name: of the mend, as its option in Python.
+        text: a sentence with the numbers.
+        values: the numbers by name, JSON types.
+    """
+
+    name: str
+    text: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.name.replace('_', '-')}: {self.text}"
+
+
+def with_notes(scan: Scan, notes: Iterable[Note], origin: str | None = None) -> Scan:
+    """The scan with these notes added to those in its metadata.
+
+    Args:
+        scan: the scan.
+        notes: what was done to it, in order.
+        origin: path of the file that was mended.
+    """
+    log = [
+        {"mend": note.name, "text": note.text, **note.values, **({} if origin is None else {"file": origin})}
+        for note in notes
+    ]
+    metadata = dict(scan.metadata)
+    metadata[KEY] = [*metadata.get(KEY, []), *log]
+    return replace(scan, metadata=metadata)
+
+
+def quantity(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    Example:
+        >>> quantity(1, "pixel"), quantity(2, "pixel")
+        ('1 pixel', '2 pixels')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def indices_text(indices: Sequence[int]) -> str:
+    """Ascending indices in words, runs of three or more as their ends; of many runs the first.
+
+    Example:
+        >>> indices_text([0, 3, 4, 5, 9])
+        '0, 3 to 5, 9'
+    """
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    words = [w for run in runs for w in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
+    return ", ".join(words) if len(words) <= _SHOWN else f"{', '.join(words[:_SHOWN])}, ..."
