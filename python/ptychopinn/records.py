@@ -58,7 +58,7 @@ class ScanRecord:
             "measurement": _decision_to_json(decisions.measurement),
             "coordinates": _decision_to_json(decisions.coordinates),
             "probe": _decision_to_json(decisions.probe),
-            "probe_scaling": decisions.probe_scale and asdict(decisions.probe_scale),
+            "probe_scaling": decisions.probe_scale and _probe_scale_to_json(decisions.probe_scale),
             "truth": _decision_to_json(decisions.truth),
             "pairing": decisions.pairing and _pairing_to_json(decisions.pairing),
         }
@@ -185,6 +185,11 @@ def _decision(value: Any) -> Decision:
 def _truth(value: Any) -> Decision:
     decision = _decision(value)
     return replace(decision, value="omitted") if decision.value == "left out" else decision  # as 0.1 wrote it
+
+
+def _probe_scale_to_json(scale: ProbeScale) -> dict[str, Any]:
+    values = asdict(scale)
+    return values if scale.from_counts else {key: values[key] for key in ("factor", "reason")}
 
 
 def _probe_scale(value: Any) -> ProbeScale:

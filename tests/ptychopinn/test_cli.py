@@ -291,7 +291,8 @@ def test_the_result_is_reported_before_it_is_drawn(
 ) -> None:
     printed = []
     monkeypatch.setattr(
-        "ptychopinn.plotting.reconstructions.plot_reconstruction", lambda *_: printed.append(capsys.readouterr().out)
+        "ptychopinn.plotting.reconstructions.plot_reconstruction",
+        lambda *_: printed.append(capsys.readouterr().out) or [],
     )
     monkeypatch.setattr("ptychopinn.cli.reconstruct.print_written", lambda paths: None)
     out = tmp_path / "r.h5"

@@ -86,7 +86,7 @@ def test_plot_distinguishes_scans_and_reconstructions(tmp_path: Path, capsys: py
 
 def test_refine_from_scratch_writes_a_product(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "refined.h5"
-    command = ["refine", "--from-scratch", "--iterations", "1", "--device", "cpu", "--refine.split_half", "false"]
+    command = ["refine", "--from-scratch", "--accept", "all", "--iterations", "1", "--device", "cpu", "--refine.split_half", "false"]
     command += ["--out", str(out), "--out-format", "ptychodus"]
     npz = FILES["contract_npz"][0](tmp_path)
     assert main([*command, str(npz)]) == 2

@@ -282,7 +282,7 @@ def test_inspect_checks_its_files_before_it_writes(
     scan.save("scan.npz")
     for options, message in (
         (("--json", "a.json", "--picture", "a.jpgx"), "--picture: expected a file ending in .png, found a.jpgx"),
-        (("--json", "a", "--mask", "a"), "--json, --mask, --picture: expected files of different names"),
+        (("--json", "a", "--mask", "a"), "--json, --write-mask, --picture: expected files of different names"),
     ):
         assert main(["inspect", "scan.npz", "--no-orientation", *options]) == 2
         assert message in capsys.readouterr().err

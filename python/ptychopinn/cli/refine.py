@@ -90,8 +90,8 @@ def run(options: Namespace) -> int:
         run = _run_of(options)
         fitted = ("dose_spread",) if config.learn_intensities else ()
         scan = turned(load_scan(options, options.files[-1]), options, run)
-        scan = checked(scan, options, options.files[-1], run, fitted)
         reconstruction_suffix(out, options.out_format, scan)
+        scan = checked(scan, options, options.files[-1], run, fitted)
     with processes(device) as device:
         start = None if options.from_scratch else _start_of(Path(options.files[0]), scan, execution, device)
         result, written = refine_to_files(

@@ -215,4 +215,5 @@ def _count_illuminated(
     total = accumulate_weight(
         weight, positions, torch.ones(scan.n, dtype=torch.float32, device="cpu"), (canvas[0] + 1, canvas[1] + 1)
     )
-    return int((total > _ILLUMINATED * total.max()).sum())
+    covered = total.numpy()
+    return int((covered > _ILLUMINATED * covered.max()).sum())

@@ -16,7 +16,6 @@ import torch
 
 from ptycho_ext import CanvasGeometry
 from ptychopinn.config import Config
-from ptychopinn.findings.gate import require_sound
 from ptychopinn.inference.batches import counts_on
 from ptychopinn.inference.combine import average, phase_product, unit_phases
 from ptychopinn.inference.predict import facts, groups_to_predict, predict_streamed, prepare
@@ -71,8 +70,7 @@ def reconstruct_to_file(
     config, path = config or Config(), Path(path)
     check_parts_path(path)  # before hours of prediction
     with process_settings(config.execution):
-        require_sound(scan, accept)
-        return _reconstruct_to_file(model, scan, path, config, resolve_device(device), scratch)
+        return _reconstruct_to_file(model, scan, path, config, resolve_device(device), scratch, accept)
 
 
 def _reconstruct_to_file(
@@ -82,8 +80,9 @@ def _reconstruct_to_file(
     config: Config,
     device: torch.device,
     scratch: str | Path | None,
+    accept: str | Collection[str],
 ) -> tuple[int, int]:
-    views, refined, probe = prepare(model, scan, config, device)
+    views, refined, probe = prepare(model, scan, config, device, accept)
     folder = path.parent if scratch is None else Path(scratch)
     folder.mkdir(parents=True, exist_ok=True)
     counts = counts_on(device, refined)

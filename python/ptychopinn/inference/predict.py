@@ -182,14 +182,17 @@ def reconstruct(
     """
     config, device = config or Config(), resolve_device(device)
     with process_settings(config.execution):
-        require_sound(scan, accept)
-        return _reconstruct(model, scan, config, device)
+        return _reconstruct(model, scan, config, device, accept)
 
 
 def _reconstruct(
-    model: PtychoModel | Sequence[PtychoModel], scan: Scan, config: Config, device: torch.device
+    model: PtychoModel | Sequence[PtychoModel],
+    scan: Scan,
+    config: Config,
+    device: torch.device,
+    accept: str | Collection[str],
 ) -> Reconstruction:
-    views, refined, probe = prepare(model, scan, config, device)
+    views, refined, probe = prepare(model, scan, config, device, accept)
     predicting = stitching = 0.0
     images, counts = [], counts_on(device, refined)
     for member, orientation in views:
@@ -287,13 +290,18 @@ def facts(scan: Scan, config: Config, predicting: float, stitching: float) -> di
 
 
 def prepare(
-    model: PtychoModel | Sequence[PtychoModel], scan: Scan, config: Config, device: torch.device
+    model: PtychoModel | Sequence[PtychoModel],
+    scan: Scan,
+    config: Config,
+    device: torch.device,
+    accept: str | Collection[str],
 ) -> tuple[list[tuple[PtychoModel, int]], Scan, Tensor]:
     """Pairs of model, on the device, and orientation to average, the scan with its positions, and the probe."""
     models = [model] if isinstance(model, PtychoModel) else list(model)
     with shared_errors():
         for member in models:
             _check_fit(member, scan, config)
+        require_sound(scan, accept)
     turns = ORIENTATIONS[config.inference.augment]
     if config.inference.uncertainty == "ensemble" and len(models) * len(turns) < 2:
         raise InputError("inference.uncertainty: an ensemble takes several models, or inference.augment above 1")
