@@ -41,6 +41,11 @@ class OpenFile(ABC):
         if path.stat().st_size == 0:
             raise InputError(f"{path}: expected {kind}, found an empty file (0 bytes)")
 
+    @property
+    def growing(self) -> bool:
+        """Whether another program is writing the file, in a way that permits reading."""
+        return False
+
     @abstractmethod
     def has(self, key: str) -> bool:
         """Whether the file has this key."""
