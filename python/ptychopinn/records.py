@@ -31,11 +31,12 @@ SCAN_KEYS = {
     "measurement": "decisions.measurement",
     "coordinates": "decisions.coordinates",
     "probe": "decisions.probe",
-    "probe_layout": "decisions.probe_layout",
     "probe_scaling": "decisions.probe_scale",
     "truth": "decisions.truth",
     "pairing": "decisions.pairing",
 }
+#: The same for keys that 0.1 did not have.
+LATER_SCAN_KEYS = {"probe_layout": "decisions.probe_layout"}
 #: Key of a result's JSON object -> field of `Reconstruction` that holds it.
 RESULT_KEYS = {"geometry": "acquisition", "orientation": "orientation", "refinement": "refinement"}
 
@@ -84,7 +85,7 @@ class ScanRecord:
             orientation=take("orientation", _orientation) or "given",
             frame_indexes=take("scan_indexes", _frame_indexes),
             decisions=decisions,
-            metadata={key: value for key, value in values.items() if key not in SCAN_KEYS},
+            metadata={key: value for key, value in values.items() if key not in SCAN_KEYS | LATER_SCAN_KEYS},
         )
 
 

@@ -20,7 +20,7 @@ from ptychopinn._former import Metadata
 from ptychopinn.acquisition import Acquisition, check_orientation_name
 from ptychopinn.decisions import Decisions
 from ptychopinn.errors import InputError
-from ptychopinn.records import SCAN_KEYS, ScanRecord, refuse_keys
+from ptychopinn.records import LATER_SCAN_KEYS, SCAN_KEYS, ScanRecord, refuse_keys
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.stored import StoredPatterns
 
@@ -105,7 +105,7 @@ class Scan:
             json.dumps(self.metadata)
         except (TypeError, ValueError) as error:
             raise InputError(f"Scan.metadata must hold JSON types only: {error}") from error
-        refuse_keys("Scan", self.metadata, SCAN_KEYS)
+        refuse_keys("Scan", self.metadata, SCAN_KEYS | LATER_SCAN_KEYS)
         former = ScanRecord(self.acquisition, self.orientation, self.frame_indexes, self.decisions).to_json
         object.__setattr__(self, "metadata", Metadata(self.metadata, "Scan", SCAN_KEYS, former))
 

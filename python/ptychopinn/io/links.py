@@ -81,9 +81,8 @@ class Links:
                 if not isinstance(source, h5py.Dataset):
                     fail(key, f"the data set {part.dset_name} of {where}, a source of this one", "none of this name")
                 self._check(source, key, depth + 1)
-                if _selected_end(part.src_space, source.shape) is not None:
-                    end = _selected_end(part.src_space, source.shape)
-                    fail(key, f"a source {where}:{part.dset_name} of shape {end} or more", f"{source.shape}")
+                if not _complete(part, source.shape):
+                    fail(key, f"a source {where}:{part.dset_name} as large as its part here", f"shape {source.shape}")
         self._checked.add((str(holder), dataset.name))
 
     def _follow(
@@ -152,15 +151,13 @@ class Links:
         fail(key, "data in the folder of the file", f"a link to the other file {name}; {way_out}")
 
 
-def _selected_end(space: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The shape that a selection of a source needs, None if the source is as large, or the selection has no end."""
+def _complete(part: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a source of this shape has all values that a virtual data set takes from it; True if that is open."""
+    source = part.src_space
     try:
-        if space.get_select_type() == h5py.h5s.SEL_ALL:
-            end = tuple(int(side) for side in space.shape)
-        else:
-            end = tuple(int(last) + 1 for last in space.get_select_bounds()[1])
-    except (RuntimeError, ValueError, TypeError, OverflowError):
-        return None
-    if len(end) != len(shape) or h5py.h5s.UNLIMITED in end:
-        return None
-    return end if (np.asarray(end) > np.asarray(shape)).any() else None
+        if source.get_select_npoints() != part.vspace.get_select_npoints():
+            return False
+        end = np.asarray(source.get_select_bounds()[1]) + 1
+    except (RuntimeError, ValueError, TypeError, OverflowError):  # a selection without an end
+        return True
+    return len(end) != len(shape) or bool((end <= np.asarray(shape)).all())

@@ -50,6 +50,8 @@ def read_probe_file(stated: str | Path) -> tuple[str, NDArray[Any]]:
         if zipfile.is_zipfile(path):
             return _of_npz(path, key)
         return f"{path}", np.load(path, allow_pickle=False)
+    except InputError:
+        raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path}: expected an .npy, .npz or HDF5 file of a probe, found another or a damaged file"

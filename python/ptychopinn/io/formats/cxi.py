@@ -76,7 +76,7 @@ def read_cxi(path: Path, options: ReadOptions) -> Scan:
             pairs = pair_by_index(file, pattern_indexes, indexes, frames.total, len(translation))
             order, frame_indexes, translation = pairs.patterns, pairs.frame_indexes, translation[pairs.positions]
             record = with_pairing(record, pairs)
-        probe, layout = _probe(file, size)
+        probe, layout = (None, None) if options.probe is not None else _probe(file, size)
         contents = Contents(
             file=file,
             key=key,

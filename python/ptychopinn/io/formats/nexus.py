@@ -60,6 +60,7 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
             world, positions_key = _positions(file, units, entry, detector)
         else:
             world, positions_key = stated_positions(path, options), ""
+        own_probe = options.probe is None and file.has(probe)
         contents = Contents(
             file=file,
             key=key,
@@ -73,7 +74,7 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
                 detector_pixel_size=one_size(file, f"{detector}/x_pixel_size", *sides),
                 world_origin=origin_of(file, package),
             ),
-            probe=stacked(file, probe, file.numeric(probe, "iufc"), size) if file.has(probe) else None,
+            probe=stacked(file, probe, file.numeric(probe, "iufc"), size) if own_probe else None,
             scale_known=units_reason(file.text_attribute(probe, "probe_units"), probe, file),
             bad_pixels=_bad_pixels(file, detector, size),
             truth=truth_of(file, truth, file.array(truth)) if file.has(truth) else None,

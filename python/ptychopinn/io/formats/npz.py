@@ -232,7 +232,12 @@ def _read_probe(archive: _Archive, options: ReadOptions) -> tuple[NDArray[np.com
     """The probe (M, N, N), which determines N; None if the file has none and the caller states one."""
     if options.probe is not None and not archive.has("probeGuess"):
         return None, None
-    return arranged(archive, "probeGuess", archive.numeric("probeGuess", "iufc"), None)
+    try:
+        return arranged(archive, "probeGuess", archive.numeric("probeGuess", "iufc"), None)
+    except InputError:
+        if options.probe is None:
+            raise
+        return None, None  # replaced by the caller's
 
 
 def _read_patterns(archive: _Archive, key: str, size: int | None, n: int, memory: str) -> NDArray[Any] | StoredPatterns:

@@ -68,7 +68,7 @@ def read_ptychodus(path: Path, options: ReadOptions) -> Scan:
         )
         if product.flag("/", "far_field") is False:
             product.fail("far_field", "a far-field experiment", "a near-field one, which cannot be reconstructed here")
-        probe, layout = _probe(product, size, record.metadata)
+        probe, layout = (None, None) if options.probe is not None else _probe(product, size, record.metadata)
         contents = Contents(
             file=patterns,
             key="patterns",
@@ -114,7 +114,7 @@ def read_training(path: Path, options: ReadOptions) -> Scan:
                 distance=file.scalar("detector_object_distance_m"),
                 world_origin=None if pixel_size is None else first_pixel((0.0, 0.0), pixel_size, shape),
             ),
-            probe=stacked(file, "probe", file.numeric("probe", "iufc"), size),
+            probe=None if options.probe is not None else stacked(file, "probe", file.numeric("probe", "iufc"), size),
             bad_pixels=bad_pixels_of(file, "bad_pixels", size),
             truth=truth_of(file, "object", file.array("object")),
             stated=file.text_attribute("patterns", "measurement"),
