@@ -187,6 +187,13 @@ def test_file_outside_of_the_folder_is_never_read(
     assert all(Path(name).is_relative_to(master.parent) for name in opened)
 
 
+def put_selection(file: h5py.File, name: str) -> None:
+    """A virtual data set over a part of a source, which is smaller than declared."""
+    layout = h5py.VirtualLayout((PATTERNS, N, N), np.uint16)
+    layout[:] = h5py.VirtualSource(name, "data", (PATTERNS + 2, N, N))[2:]
+    file.create_virtual_dataset(DATA, layout)
+
+
 def test_missing_sources_are_named(master: Path) -> None:
     """HDF5 would fill them with zeros."""
     cube(master.parent / "data.h5", slice(0, 5))
@@ -198,6 +205,9 @@ def test_missing_sources_are_named(master: Path) -> None:
     with pytest.raises(InputError, match=r"the data set data of more\.h5, a source of this one, found none of this"):
         Scan.load(master)
     cube(master.parent / "more.h5", slice(5, 8))
+    with pytest.raises(InputError, match=r"a source more\.h5:data as large as its part here, found shape \(3, 16, 16\)"):
+        Scan.load(master)
+    replaced(master, lambda file: put_selection(file, "more.h5"))
     with pytest.raises(InputError, match=r"a source more\.h5:data as large as its part here, found shape \(3, 16, 16\)"):
         Scan.load(master)
     (master.parent / "more.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(50))

@@ -8,6 +8,7 @@ that it can find in the folder only, and to be there: HDF5 fills in constant val
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +73,25 @@ class Links:
         if (needed := missing_filter(dataset)) is not None:
             fail(key, "data that can be decompressed", needed)
         if dataset.is_virtual:
+            shapes: dict[tuple[str, str], tuple[int, ...]] = {}
             for part in dataset.virtual_sources():
-                if "%" in part.file_name or "%" in part.dset_name:
-                    fail(key, "sources by their full names", f"numbered ones, {part.file_name}:{part.dset_name}")
-                where = "." if part.file_name == "." else f"{part.file_name}"
-                file = dataset.file if where == "." else self._open(where, key, holder, exact=True)
-                source = self._follow(file, part.dset_name, key, depth + 1, exact=True)
-                if not isinstance(source, h5py.Dataset):
-                    fail(key, f"the data set {part.dset_name} of {where}, a source of this one", "none of this name")
-                self._check(source, key, depth + 1)
-                if not _complete(part, source.shape):
-                    fail(key, f"a source {where}:{part.dset_name} as large as its part here", f"shape {source.shape}")
+                name = part.file_name, part.dset_name
+                if name not in shapes:
+                    shapes[name] = self._source(dataset, *name, key, depth)
+                if not _complete(part, shapes[name]):
+                    fail(key, f"a source {':'.join(name)} as large as its part here", f"shape {shapes[name]}")
         self._checked.add((str(holder), dataset.name))
+
+    def _source(self, dataset: h5py.Dataset, name: str, inside: str, key: str, depth: int) -> tuple[int, ...]:
+        """The shape of a source of a virtual data set, which is checked: the data set `inside` of the file `name`."""
+        if "%" in name or "%" in inside:
+            self._owner.fail(key, "sources by their full names", f"numbered ones, {name}:{inside}")
+        file = dataset.file if name == "." else self._open(name, key, Path(dataset.file.filename), exact=True)
+        source = self._follow(file, inside, key, depth + 1, exact=True)
+        if not isinstance(source, h5py.Dataset):
+            self._owner.fail(key, f"the data set {inside} of {name}, a source of this one", "none of this name")
+        self._check(source, key, depth + 1)
+        return tuple(int(side) for side in source.shape or ())
 
     def _follow(
         self, start: h5py.Group, path: str, key: str, depth: int, exact: bool = False
@@ -153,11 +161,10 @@ class Links:
 
 def _complete(part: Any, shape: tuple[int, ...]) -> bool:
     """Whether a source of this shape has all values that a virtual data set takes from it; True if that is open."""
-    source = part.src_space
     try:
-        if source.get_select_npoints() != part.vspace.get_select_npoints():
-            return False
-        end = np.asarray(source.get_select_bounds()[1]) + 1
+        if part.src_space.get_select_type() == h5py.h5s.SEL_ALL:
+            return bool(part.vspace.get_select_npoints() == math.prod(shape))
+        end = np.asarray(part.src_space.get_select_bounds()[1]) + 1
     except (RuntimeError, ValueError, TypeError, OverflowError):  # a selection without an end
         return True
     return len(end) != len(shape) or bool((end <= np.asarray(shape)).all())

@@ -14,6 +14,7 @@ import numpy as np
 
 from ptychopinn.acquisition import JOULE_PER_EV
 from ptychopinn.io.hdf5 import Hdf5
+from ptychopinn.io.options import ReadOptions
 
 #: Name of a unit, in lower case -> metres.
 LENGTHS: Mapping[str, float] = {
@@ -28,16 +29,22 @@ LENGTHS: Mapping[str, float] = {
 }
 #: Name of a unit, in lower case -> eV.
 ENERGIES: Mapping[str, float] = {"ev": 1.0, "kev": 1e3, "mev": 1e6, "j": 1 / JOULE_PER_EV, "joule": 1 / JOULE_PER_EV}
-#: The option of the caller that replaces a quantity, by the last part of its path.
+#: Units to name in errors.
+_USUAL = {id(LENGTHS): "m, cm, mm, um, nm, angstrom, pm", id(ENERGIES): "eV, keV, MeV, J"}
+#: The option of the caller that replaces a quantity, by a word in the last part of its path.
 _OPTIONS = {
-    "distance": "distance= (--distance)",
-    "energy": "energy= (--energy)",
-    "wavelength": "energy= (--energy)",
-    "pixel_size": "detector_pixel_size= (--detector-pixel-size)",
-    "basis_vectors": "detector_pixel_size= (--detector-pixel-size)",
+    "distance": "distance",
+    "energy": "energy",
+    "wavelength": "energy",
+    "pixel_size": "detector_pixel_size",
+    "basis_vectors": "detector_pixel_size",
 }
 
 _log = logging.getLogger(__name__)
+
+
+def _option(key: str) -> str | None:
+    return next((option for word, option in _OPTIONS.items() if word in key.rsplit("/", 1)[-1]), None)
 
 
 class Units:
@@ -45,11 +52,12 @@ class Units:
 
     Args:
         file: the open file.
+        options: from the caller; a quantity that an option replaces is not read.
         joule: energies without a unit are in joule, not in eV.
     """
 
-    def __init__(self, file: Hdf5, joule: bool = False) -> None:
-        self._file = file
+    def __init__(self, file: Hdf5, options: ReadOptions, joule: bool = False) -> None:
+        self._file, self.options = file, options
         self._energy = ENERGIES["j"] if joule else 1.0
         self._absent: dict[str, list[str]] = {}
 
@@ -61,7 +69,10 @@ class Units:
             table: `LENGTHS` or `ENERGIES`.
             without: the factor of a quantity that has no unit, where the format defines another than SI.
         """
-        if key is None or not self._file.has(key):
+        option = None if key is None else _option(key)
+        if key is None or (option is not None and getattr(self.options, option) is not None):
+            return None
+        if not self._file.has(key):
             return None
         values = np.unique(self._file.numeric(key, "iuf"))
         if values.size != 1:
@@ -80,9 +91,9 @@ class Units:
             return self._energy if energies else 1.0
         factor = table.get(name.strip().lower())
         if factor is None:
-            option = next((text for word, text in _OPTIONS.items() if word in key.rsplit("/", 1)[-1]), None)
-            way_out = f"correct the attribute, or remove it and state {option}" if option else "correct the attribute"
-            self._file.fail(f"{key}@units", f"one of {', '.join(table)}; {way_out}", repr(name))
+            option = _option(key)
+            way_out = f"state {option}= (--{option.replace('_', '-')})" if option else "correct the attribute"
+            self._file.fail(f"{key}@units", f"one of {_USUAL[id(table)]}", f"{name!r}; {way_out}")
         return factor
 
     def stated(self, key: str) -> bool:

@@ -61,7 +61,7 @@ def read_cxi(path: Path, options: ReadOptions) -> Scan:
         InputError: the file cannot be used; the error has the file, the key, what was expected and what was found.
     """
     with Hdf5(path, "a CXI file") as file:
-        units = Units(file, joule=True)
+        units = Units(file, options, joule=True)
         key = patterns_key(file, options, *PATTERNS)
         frames = Frames(file, [key])
         size = frames.shape[-1]
@@ -162,7 +162,8 @@ def _detector_pixel(file: Hdf5, units: Units) -> float | None:
     """Detector pixel size in metres, from `x_pixel_size` and `y_pixel_size` or from the lengths of `basis_vectors`."""
     x, y = (units.number(f"{_DETECTOR}/{axis}_pixel_size", LENGTHS) for axis in "xy")
     key = f"{_DETECTOR}/x_pixel_size"
-    if x is None and y is None and file.has(f"{_DETECTOR}/basis_vectors"):
+    unknown = x is None and y is None and units.options.detector_pixel_size is None
+    if unknown and file.has(f"{_DETECTOR}/basis_vectors"):
         key = f"{_DETECTOR}/basis_vectors"
         vectors = file.numeric(key, "iuf").astype(np.float64)
         if vectors.ndim < 2 or vectors.shape[-2:] not in ((3, 2), (2, 3)):

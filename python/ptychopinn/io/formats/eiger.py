@@ -45,7 +45,7 @@ def read_eiger(path: Path, options: ReadOptions) -> Scan:
     """
     world = stated_positions(path, options)
     with Hdf5(path, "an Eiger file") as file:
-        units = Units(file)
+        units = Units(file, options)
         keys = parts(file) if options.patterns is None else []
         keys = keys or [patterns_key(file, options, "entry/data/data", "entry/data/data_000001")]
         frames = Frames(file, keys)

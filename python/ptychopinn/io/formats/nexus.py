@@ -48,7 +48,7 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
         entry = _one(file, "", "NXentry")
         instrument = _one(file, entry, "NXinstrument")
         detector = _one(file, instrument, "NXdetector")
-        units = Units(file)
+        units = Units(file, options)
         key = patterns_key(file, options, f"{detector}/data")
         frames = Frames(file, [key])
         size = frames.shape[-1]
