@@ -92,7 +92,8 @@ def test_plugin_is_imported_only_where_it_is_needed(tmp_path: Path, hdf5plugin: 
     program = (
         "import pickle, sys; from pathlib import Path; from ptychopinn.scan import Scan\n"
         f"Scan.load({str(plain)!r}); assert 'hdf5plugin' not in sys.modules\n"
-        f"assert pickle.loads(Path({str(tmp_path / 'counts.pickle')!r}).read_bytes())[3:5].sum() == {COUNTS[3:5].sum()}\n"
+        f"counts = pickle.loads(Path({str(tmp_path / 'counts.pickle')!r}).read_bytes())\n"
+        f"assert counts[3:5].sum() == {COUNTS[3:5].sum()}\n"
         f"assert 'hdf5plugin' in sys.modules; Scan.load({str(path)!r})"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -304,7 +305,9 @@ def test_mask_for_each_frame(tmp_path: Path, dtype: Any, caplog: pytest.LogCaptu
     caplog.set_level(logging.INFO)
     bad = Scan.load(with_mask(tmp_path, masks)).bad_pixels
     assert bad is not None and sorted(zip(*np.nonzero(bad), strict=True)) == [(2, 3), (7, 7), (9, 9)]
-    assert "2 pixels are bad in more than 10% of the 13 frames, and 1 in fewer: all of these are bad in all" in caplog.text
+    assert (
+        "2 pixels are bad in more than 10% of the 13 frames, and 1 in fewer: all of these are bad in all" in caplog.text
+    )
     masks[0, :4] = 1
     caplog.clear()
     bad = Scan.load(with_mask(tmp_path, masks)).bad_pixels

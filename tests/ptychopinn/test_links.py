@@ -180,7 +180,9 @@ def test_file_outside_of_the_folder_is_never_read(
         return real(name, *arguments, **options)
 
     monkeypatch.setattr(h5py, "File", watched)
-    expected = r"expected data in (the folder of the file|this file), found .* (copy the data files beside it|in the file)"
+    expected = (
+        r"expected data in (the folder of the file|this file), found .* (copy the data files beside it|in the file)"
+    )
     with pytest.raises(InputError, match=expected) as caught:
         Scan.load(master, memory=memory)
     assert "\n" not in str(caught.value)
@@ -205,10 +207,14 @@ def test_missing_sources_are_named(master: Path) -> None:
     with pytest.raises(InputError, match=r"the data set data of more\.h5, a source of this one, found none of this"):
         Scan.load(master)
     cube(master.parent / "more.h5", slice(5, 8))
-    with pytest.raises(InputError, match=r"a source more\.h5:data as large as its part here, found shape \(3, 16, 16\)"):
+    with pytest.raises(
+        InputError, match=r"a source more\.h5:data as large as its part here, found shape \(3, 16, 16\)"
+    ):
         Scan.load(master)
     replaced(master, lambda file: put_selection(file, "more.h5"))
-    with pytest.raises(InputError, match=r"a source more\.h5:data as large as its part here, found shape \(3, 16, 16\)"):
+    with pytest.raises(
+        InputError, match=r"a source more\.h5:data as large as its part here, found shape \(3, 16, 16\)"
+    ):
         Scan.load(master)
     (master.parent / "more.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(50))
     with pytest.raises(InputError, match=r"an HDF5 file more\.h5, to which it links, found one that is truncated"):
@@ -285,7 +291,9 @@ def test_patterns_are_stated_by_their_path(tmp_path: Path) -> None:
         file["lab/frames"], file["lab/dark"] = COUNTS, COUNTS[:3]
     np.savetxt(tmp_path / "p.csv", WORLD, delimiter=",")
     stated = {"energy": ENERGY, "distance": DISTANCE, "detector_pixel_size": DETECTOR, "positions": tmp_path / "p.csv"}
-    listed = r"state patterns= \(--patterns PATH_IN_FILE\); data sets of three or four axes are .*lab/frames \(13, 16, 16\)"
+    listed = (
+        r"state patterns= \(--patterns PATH_IN_FILE\); data sets of three or four axes are .*lab/frames \(13, 16, 16\)"
+    )
     for options, words in (
         ({}, "expected a scan in one of the formats"),
         ({"positions": tmp_path / "p.csv"}, "one data set of three axes, found lab/dark, lab/frames"),

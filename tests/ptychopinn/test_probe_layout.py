@@ -70,7 +70,10 @@ def test_layouts_are_recognised(tmp_path: Path, name: str, caplog: pytest.LogCap
 
 REFUSED = {
     "amplitude and phase": (np.stack([np.abs(ONE[0]), np.angle(ONE[0])]), "perhaps amplitude and phase"),
-    "real parts of variations": (np.stack([PARTS, PARTS]), r"real values of shape \(2, 2, 16, 16\), which can be either"),
+    "real parts of variations": (
+        np.stack([PARTS, PARTS]),
+        r"real values of shape \(2, 2, 16, 16\), which can be either",
+    ),
     "oblong": (np.ones((N, N - 2), complex), r"found \(16, 14\)"),
     "five axes": (np.ones((2, 2, 2, N, N), complex), r"found \(2, 2, 2, 16, 16\)"),
     "another size": (np.ones((8, 8), complex), "a probe of the size of the patterns, 16 px, found 8 px"),

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,17 @@ from ptychopinn.world import known_detector_pixel_size, world_positions
 DETECTOR = "entry_1/instrument_1/detector_1"
 TRANSLATION = "entry_1/sample_1/geometry_1/translation"
 GEOMETRY = {"pixel_size": 2e-8, "energy": 8800.0, "distance": 2.0}
+
+
+@dataclass(frozen=True)
+class Logged(Situation):
+    """A situation with a line of the log, which pytest keeps apart.
+
+    Args:
+        logged: regular expression to be found in the log.
+    """
+
+    logged: str = ""
 
 
 def cxi(change: Callable[[h5py.File], object] | None = None) -> Callable[[Path], None]:
@@ -111,22 +126,27 @@ def parts(probe: np.ndarray) -> np.ndarray:
 
 IMAGE = "entry_1/image_1/data"
 TABLE = [
-    Situation(
+    Logged(
         "eiger master with data files",
-        "inspect series_master.h5 --positions series.csv",
+        "inspect series_master.h5 --positions series.csv --probe scan.npz",
         0,
-        ("64 patterns", r"taken as metres"),
+        ("64 of 32 x 32 px",),
         eiger(),
         row="7",
+        logged="taken as metres",
     ),
     Situation(
-        "eiger data sets in one file", "inspect series_master.h5 --positions series.csv", 0, ("64",), eiger(single=True)
+        "eiger data sets in one file",
+        "inspect series_master.h5 --positions series.csv --probe scan.npz",
+        0,
+        ("64 of 32 x 32 px",),
+        eiger(single=True),
     ),
     Situation(
         "eiger, data files copied beside the master",
-        "inspect series_master.h5 --positions series.csv",
+        "inspect series_master.h5 --positions series.csv --probe scan.npz",
         0,
-        ("64 patterns",),
+        ("64 of 32 x 32 px",),
         eiger("/gpfs/raw/visitor/"),
         row="7",
     ),
@@ -147,14 +167,19 @@ TABLE = [
         row="7",
     ),
     Situation(
-        "eiger without positions", "inspect series_master.h5", 2, (r"state positions= \(--positions\)",), eiger(), row="7"
+        "eiger without positions",
+        "inspect series_master.h5",
+        2,
+        (r"state positions= \(--positions\)",),
+        eiger(),
+        row="7",
     ),
     Situation("virtual patterns", "inspect scan.cxi", 0, ("no findings",), cxi(virtual), row="7"),
     Situation(
         "patterns at a path of one's own",
-        "inspect own.h5 --patterns lab/frames --positions own.csv --pixel-size 2e-8",
+        "inspect own.h5 --patterns lab/frames --positions own.csv --pixel-size 2e-8 --probe scan.npz",
         0,
-        ("64 patterns",),
+        ("64 of 32 x 32 px",),
         own_layout,
         row="7",
     ),
@@ -166,24 +191,30 @@ TABLE = [
         own_layout,
         row="7",
     ),
-    Situation(
+    Logged(
         "probe of real and imaginary part",
         "inspect scan.cxi",
         0,
-        ("read as complex: .*real and imaginary part", "no findings"),
+        ("no findings",),
         cxi(put(IMAGE, parts)),
         row="5",
+        logged="read as complex: .*real and imaginary part",
     ),
-    Situation(
+    Logged(
         "probe with variations",
         "inspect scan.cxi",
         0,
-        ("read as first of several: a scan has one probe along all positions, the file 3",),
+        ("no findings",),
         cxi(put(IMAGE, lambda probe: np.stack([probe.reshape(1, 32, 32)] * 3))),
         row="5",
+        logged="read as first of several: a scan has one probe along all positions, the file 3",
     ),
     Situation(
-        "probe with modes last", "inspect scan.cxi", 0, ("no findings",), cxi(put(IMAGE, lambda p: p.reshape(32, 32, 1)))
+        "probe with modes last",
+        "inspect scan.cxi",
+        0,
+        ("no findings",),
+        cxi(put(IMAGE, lambda p: p.reshape(32, 32, 1))),
     ),
     Situation(
         "probe of amplitude and phase",
@@ -193,19 +224,20 @@ TABLE = [
         cxi(put(IMAGE, lambda p: np.stack([np.abs(p.reshape(32, 32)), np.angle(p.reshape(32, 32))]))),
         row="5",
     ),
-    Situation(
+    Logged(
         "mask with flags of good pixels",
         "inspect scan.cxi",
         0,
-        (r"1022 pixels of .* have flags of good pixels only \(0x4800\)", "no findings"),
+        ("2 masked", "no findings"),
         cxi(put(f"{DETECTOR}/mask", lambda _: np.array([1, 2, *[0x4000, 0x800] * 511], np.uint32).reshape(32, 32))),
         row="17",
+        logged=r"1022 pixels of .* have flags of good pixels only \(0x4800\)",
     ),
-    Situation(
+    Logged(
         "mask for each frame",
         "inspect scan.cxi",
         0,
-        ("1 pixels are bad in more than 10% of the 64 frames, and 2 in fewer: all of these are bad in all frames",),
+        ("3 masked",),
         cxi(
             put(
                 f"{DETECTOR}/mask",
@@ -213,6 +245,7 @@ TABLE = [
             )
         ),
         row="17",
+        logged="1 pixels are bad in more than 10% of the 64 frames, and 2 in fewer: all of these are bad in all frames",
     ),
     Situation(
         "positions in micrometres by their attribute",
@@ -238,17 +271,29 @@ TABLE = [
         cxi(put(f"{DETECTOR}/distance", lambda distance: distance, units="inch")),
         row="21",
     ),
-    Situation(
-        "an absent unit", "inspect scan.cxi", 0, ("distance: taken as metres",), cxi(put(f"{DETECTOR}/distance", float))
+    Logged(
+        "an absent unit",
+        "inspect scan.cxi",
+        0,
+        ("no findings",),
+        cxi(put(f"{DETECTOR}/distance", float)),
+        row="21",
+        logged="no unit of entry_1/instrument_1/detector_1/distance: taken as metres",
     ),
 ]
 
 
 @pytest.mark.parametrize("situation", TABLE, ids=lambda situation: situation.name)
 def test_reading(
-    situation: Situation, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    situation: Situation,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
     situation.check(folder, capsys, monkeypatch)
+    assert not isinstance(situation, Logged) or re.search(situation.logged, caplog.text), caplog.text
 
 
 def test_compressed_with_a_filter_that_is_not_installed(
@@ -265,7 +310,7 @@ def test_compressed_with_a_filter_that_is_not_installed(
     with monkeypatch.context() as patch:
         cxi(compress)(folder)
         Situation("with the plugin", "inspect scan.cxi", 0, ("no findings",), row="20").check(folder, capsys, patch)
-        patch.setitem(__import__("sys").modules, "hdf5plugin", None)
+        patch.setitem(sys.modules, "hdf5plugin", None)
         h5py.h5z.unregister_filter(32008)
         try:
             Situation("without", "inspect scan.cxi", 2, words, row="20").check(folder, capsys, patch)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where the patterns of an HDF5 file are: the path that the caller states, that of the format, or a list to choose from."""
+"""Where the patterns of an HDF5 file are: the path of the caller, that of the format, or a list to choose from."""
 
 from __future__ import annotations
 

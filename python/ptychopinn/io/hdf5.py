@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError
-from ptychopinn.io.fields import OpenFile
+from ptychopinn.io.fields import OpenFile, complex_parts
 from ptychopinn.io.lazy import h5py
 from ptychopinn.io.links import DAMAGED, Links, damaged_words
 from ptychopinn.runtime.progress import progress
@@ -126,7 +126,7 @@ class Hdf5(OpenFile):
         dataset = self.dataset(key)
         if dataset.shape is None:
             self.fail(key, "an array", "an empty data set")
-        parts = _complex_parts(dataset.dtype)
+        parts = complex_parts(dataset.dtype)
         if h5py.check_string_dtype(dataset.dtype) is None and parts is None and dataset.dtype.kind not in "biufcSU":
             self.fail(key, "an array of numbers or text", f"{dataset.dtype}")
         self.check_memory(key, dataset.shape, dataset.dtype)
@@ -199,15 +199,6 @@ class Hdf5(OpenFile):
     @staticmethod
     def _or(keys: Sequence[str]) -> str:
         return f" (or {' or '.join(keys)})" if keys else ""
-
-
-def _complex_parts(dtype: np.dtype[Any]) -> tuple[str, str] | None:
-    """Names of real and imaginary part in a compound type; h5py itself knows r and i alone."""
-    names = dtype.names or ()
-    pairs = {("re", "im"), ("real", "imag"), ("real", "imaginary"), ("r", "i")}
-    if tuple(name.lower() for name in names) in pairs and all(dtype[name].kind in "iuf" for name in names):
-        return names[0], names[1]
-    return None
 
 
 def _at(key: str, name: str) -> str:

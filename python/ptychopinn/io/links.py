@@ -2,8 +2,8 @@
 """Links of an HDF5 file to other files, and virtual data sets: followed in the folder of the file, refused elsewhere.
 
 A file of another person could otherwise name any file of this machine. Links are resolved here and not by HDF5, which
-would search other folders as well. HDF5 itself reads the sources of a virtual data set, so these are checked to be files
-that it can find in the folder only, and to be there: HDF5 fills in constant values where a source is missing.
+would search other folders as well. HDF5 itself reads the sources of a virtual data set, so these are checked to be
+files that it can find in the folder only, and to be there: HDF5 fills in constant values where a source is missing.
 """
 
 from __future__ import annotations

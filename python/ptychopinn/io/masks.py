@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Masks of CXI and NeXus: which of their bits are those of bad pixels, and one mask from a mask per frame.
 
-CXI: F. R. N. C. Maia, Nature Methods 9, 854 (2012) and the documentation of the format at cxidb.org; the bits are listed at
-https://www.desy.de/~barty/cheetah/Cheetah/Pixel_masks.html. Pixels with other bits alone are good: 0x100 out of resolution
-limits, 0x800 artifact corrected, 0x1000 has signal (in files of cheetah, failed artifact correction), 0x2000 peak, 0x4000
-background corrected. NeXus: `pixel_mask` of NXdetector (https://manual.nexusformat.org/classes/base_classes/).
+CXI: F. R. N. C. Maia, Nature Methods 9, 854 (2012) and the documentation of the format at cxidb.org; the bits are
+listed at https://www.desy.de/~barty/cheetah/Cheetah/Pixel_masks.html. Pixels with other bits alone are good: 0x100 out
+of resolution limits, 0x800 artifact corrected, 0x1000 has signal (in files of cheetah: failed artifact correction),
+0x2000 peak, 0x4000 background corrected. NeXus: `pixel_mask` of NXdetector and NXmx
+(https://manual.nexusformat.org/classes/applications/NXmx.html).
 """
 
 from __future__ import annotations

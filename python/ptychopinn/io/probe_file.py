@@ -24,8 +24,8 @@ def read_probe_file(stated: str | Path) -> tuple[str, NDArray[Any]]:
     """Read the array of a probe from a file.
 
     Args:
-        stated: an `.npy` file; an `.npz` or HDF5 file that holds a probe, such as a result of this package, a product of
-            ptychodus, CXI, or a reconstruction of ptypy (`.ptyr`); or such a file and the path in it, `FILE:PATH`.
+        stated: an `.npy` file; an `.npz` or HDF5 file that holds a probe, such as a result of this package, a product
+            of ptychodus, CXI, or a reconstruction of ptypy (`.ptyr`); or such a file and the path in it, `FILE:PATH`.
 
     Returns:
         The name of the file and the path, for errors; and the array as stored.

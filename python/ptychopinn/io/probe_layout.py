@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The axes of a probe as programs write them, arranged as (M, N, N) complex.
 
-ptychodus has (variations along the scan, modes, y, x), MATLAB's column order turns this round, and real arrays hold real
-and imaginary part along a first or a last axis of two. Where this leaves a choice it is recorded and logged; where a
-wrong choice would look plausible, the probe is refused.
+ptychodus has (variations along the scan, modes, y, x), MATLAB's column order turns this round, and real arrays hold
+real and imaginary part along a first or a last axis of two. Where this leaves a choice it is recorded and logged; where
+a wrong choice would look plausible, the probe is refused.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 """CXI files (cxidb.org, version 1.6), which ptychodus can also open.
 
 All values are in SI units, including energies (joule), unless they have the attribute `units`. `translation` is
-(x, y, z) in metres, x along the columns of the pattern and y along its rows, as in ptychodus. `image_1` can be the probe,
-`image_2` the object.
+(x, y, z) in metres, x along the columns of the pattern and y along its rows, as in ptychodus. `image_1` can be the
+probe, `image_2` the object.
 """
 
 from __future__ import annotations

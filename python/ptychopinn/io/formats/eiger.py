@@ -2,8 +2,8 @@
 """Files of Eiger and Pilatus detectors (DECTRIS): a master file with data files, or all data sets in one file.
 
 The master has links `entry/data/data_000001`, `data_000002`, ... to data files in its folder, and the detector's
-geometry. It has no positions of a scan, which are a CSV file. Lengths have `units`; the wavelength is in angstrom without
-them (SIMPLON API reference).
+geometry. It has no positions of a scan, which are a CSV file. Lengths have `units`; the wavelength is in angstrom
+without them (SIMPLON API reference).
 """
 
 from __future__ import annotations
