@@ -194,7 +194,7 @@ class Scan:
             energy: photon energy in eV.
             distance: metres from the sample to the detector.
             detector_pixel_size: metres per detector pixel.
-            positions: CSV file of the positions (y, x) in metres, for plain arrays and Eiger files.
+            positions: CSV file of the positions (y, x) in metres, for plain arrays, Eiger, CXI and NeXus files.
             partner: the other file of a ptychodus pair, if it is in another folder.
             patterns: path of the patterns in an HDF5 file, or their key in an NPZ; by default that of the format.
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from scan_files import BAD, COUNTS, DETECTOR, DISTANCE, ENERGY, PATTERNS, WORLD, N, cxi, eiger
+from scan_files import BAD, COUNTS, DETECTOR, DISTANCE, ENERGY, PATTERNS, WORLD, N, cxi, eiger, nexus
 
 from ptychopinn.errors import InputError
 from ptychopinn.io.scans import format_to_read
+from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
 from ptychopinn.storage.stored import StoredPatterns
+from ptychopinn.world import world_positions
 
 DATA = "entry_1/instrument_1/detector_1/data"
 
@@ -311,3 +313,38 @@ def test_patterns_of_known_formats_are_stated(tmp_path: Path) -> None:
     np.testing.assert_array_equal(Scan.load(path, patterns="entry_1/corrected").counts, COUNTS + 1)
     np.savez(tmp_path / "a.npz", frames=COUNTS, xcoords=WORLD[:, 1], ycoords=WORLD[:, 0], probeGuess=np.ones((N, N)))
     assert Scan.load(tmp_path / "a.npz", patterns="frames").n == PATTERNS
+
+
+def test_result_is_read_from_its_own_file(tmp_path: Path) -> None:
+    path, ones = tmp_path / "result.h5", np.ones((40, 40), np.float32)
+    Reconstruction(ones.astype(np.complex64), ones, (0, 0)).save(path)
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = ones
+    with h5py.File(path, "a") as file:
+        del file["weights"]
+        file["weights"] = h5py.ExternalLink("other.h5", "x")
+    with pytest.raises(InputError, match="key 'weights' is missing"):
+        Reconstruction.load(path)
+
+
+def test_detector_that_is_not_needed_may_lead_nowhere(tmp_path: Path) -> None:
+    path = nexus(tmp_path)
+    with h5py.File(path, "a") as file:
+        file.create_group("run/beamline/camera").attrs["NX_class"] = "NXdetector"
+        file["run/beamline/camera/data"] = h5py.ExternalLink("camera.h5", "x")
+    np.testing.assert_array_equal(Scan.load(path).counts, COUNTS)
+
+
+def test_nexus_with_positions_of_the_caller(tmp_path: Path) -> None:
+    """Also for patterns in files beside it."""
+    path = nexus(tmp_path)
+    with h5py.File(path, "a") as file, h5py.File(tmp_path / "eiger.h5", "w") as other:
+        other["data"] = COUNTS
+        del file["run/beamline/eiger/data"], file["run/stage/transformations"]
+        file["run/beamline/eiger/data"] = h5py.ExternalLink("eiger.h5", "data")
+    with pytest.raises(InputError, match=r"a translation \(or positions=, --positions FILE\.csv\), found neither"):
+        Scan.load(path)
+    np.savetxt(tmp_path / "p.csv", WORLD, delimiter=",")
+    scan = Scan.load(path, positions=tmp_path / "p.csv")
+    np.testing.assert_array_equal(scan.counts, COUNTS)
+    np.testing.assert_allclose(world_positions(scan), WORLD, rtol=0, atol=1e-12)

@@ -86,7 +86,9 @@ def add_scan_options(parser: Parser, *, common: bool = False) -> None:
     for name, text in _GEOMETRY.items():
         option = f"--{name.replace('_', '-')}"
         group.add_argument(option, type=float | None, help=f"{text}; in place of the file's")
-    group.add_argument("--positions", type=path, metavar="FILE.csv", help="positions, for plain arrays and Eiger files")
+    group.add_argument(
+        "--positions", type=path, metavar="FILE.csv", help="positions, for plain arrays, Eiger, CXI and NeXus"
+    )
     group.add_argument("--partner", type=path, metavar="FILE.h5", help="the other file of a ptychodus pair")
     group.add_argument("--patterns", type=path, metavar="PATH_IN_FILE", help="the patterns' path in HDF5, key in NPZ")
 

@@ -35,7 +35,7 @@ class ReadOptions:
         energy: photon energy in eV.
         distance: metres from the sample to the detector.
         detector_pixel_size: metres per detector pixel.
-        positions: CSV file of the positions, for plain arrays and Eiger files.
+        positions: CSV file of the positions, for plain arrays, Eiger, CXI and NeXus files.
         patterns: path of the patterns in an HDF5 file, or their key in an NPZ.
         partner: the other file of a ptychodus pair.
 

@@ -51,7 +51,8 @@ def read_scan(path: str | Path, format: str = "auto", **stated: Any) -> Scan:
         if getattr(options, option) is not None and option not in found.takes:
             owners = " or ".join(name for name, other in formats().items() if option in other.takes)
             raise InputError(
-                f"{path}: {option} can be stated for scans of the format {owners} only, found one of {found.name}"
+                f"{path}: {option} can be stated for scans of the format {owners} only, found one of {found.name}; "
+                "format= (--format) reads it as another"
             )
     return found.read(Path(path), options)
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.acquisition import HC, Acquisition
+from ptychopinn.errors import InputError
 from ptychopinn.io.build import Contents, assemble, origin_of, truth_of, units_reason
 from ptychopinn.io.candidates import patterns_key
 from ptychopinn.io.formats.arrays import stated_positions
@@ -154,7 +155,7 @@ def _one(file: Hdf5, inside: str, nexus_class: str) -> str:
         default = file.text_attribute("/", "default")
         found = [default] if default in found else [path for path in found if _has_patterns(file, path)]
     if len(found) > 1 and nexus_class == "NXdetector":
-        found = [path for path in found if file.is_array(f"{path}/data") and file.dataset(f"{path}/data").ndim >= 3]
+        found = [path for path in found if _has_cube(file, path)]
     if len(found) != 1:
         several = str(len(found)) if found else "none"
         file.fail(inside or "/", f"one group of NX_class {nexus_class}", several)
@@ -165,7 +166,15 @@ def _has_patterns(file: Hdf5, entry: str) -> bool:
     detectors = [
         path for inside in _groups(file, entry, "NXinstrument") for path in _groups(file, inside, "NXdetector")
     ]
-    return any(file.is_array(f"{path}/data") and file.dataset(f"{path}/data").ndim >= 3 for path in detectors)
+    return any(_has_cube(file, path) for path in detectors)
+
+
+def _has_cube(file: Hdf5, detector: str) -> bool:
+    """Whether a detector has patterns; data that cannot be read are those of another detector."""
+    try:
+        return file.is_array(f"{detector}/data") and file.dataset(f"{detector}/data").ndim >= 3
+    except InputError:
+        return False
 
 
 def _energy(file: Hdf5, units: Units, instrument: str, entry: str) -> float | None:
