@@ -62,6 +62,8 @@ class Decisions:
         measurement: "counts" or "amplitude", whichever the file holds.
         coordinates: sample of the patch to which coordinates in the file refer, where formats differ.
         probe: "given" by the caller, or "guessed", that is, estimated from the patterns; None: from the file.
+        probe_layout: how the probe was arranged, where its shape or type leaves a choice: "complex" for real and
+            imaginary part in one array, "modes", or "first of several".
         probe_scale: the factor to sqrt(counts).
         truth: "omitted" if the object in the file does not fit the positions.
         pairing: numbers of patterns and positions that were omitted.
@@ -70,6 +72,7 @@ class Decisions:
     measurement: Decision | None = None
     coordinates: Decision | None = None
     probe: Decision | None = None
+    probe_layout: Decision | None = None
     probe_scale: ProbeScale | None = None
     truth: Decision | None = None
     pairing: Pairing | None = None

@@ -35,6 +35,8 @@ SCAN_KEYS = {
     "truth": "decisions.truth",
     "pairing": "decisions.pairing",
 }
+#: The same for keys that 0.1 did not have.
+LATER_SCAN_KEYS = {"probe_layout": "decisions.probe_layout"}
 #: Key of a result's JSON object -> field of `Reconstruction` that holds it.
 RESULT_KEYS = {"geometry": "acquisition", "orientation": "orientation", "refinement": "refinement"}
 
@@ -58,6 +60,7 @@ class ScanRecord:
             "measurement": _decision_to_json(decisions.measurement),
             "coordinates": _decision_to_json(decisions.coordinates),
             "probe": _decision_to_json(decisions.probe),
+            "probe_layout": _decision_to_json(decisions.probe_layout),
             "probe_scaling": decisions.probe_scale and _probe_scale_to_json(decisions.probe_scale),
             "truth": _decision_to_json(decisions.truth),
             "pairing": decisions.pairing and _pairing_to_json(decisions.pairing),
@@ -72,6 +75,7 @@ class ScanRecord:
             measurement=take("measurement", _decision),
             coordinates=take("coordinates", _decision),
             probe=take("probe", _decision),
+            probe_layout=take("probe_layout", _decision),
             probe_scale=take("probe_scaling", _probe_scale),
             truth=take("truth", _truth),
             pairing=take("pairing", _pairing),
@@ -81,7 +85,7 @@ class ScanRecord:
             orientation=take("orientation", _orientation) or "given",
             frame_indexes=take("scan_indexes", _frame_indexes),
             decisions=decisions,
-            metadata={key: value for key, value in values.items() if key not in SCAN_KEYS},
+            metadata={key: value for key, value in values.items() if key not in SCAN_KEYS | LATER_SCAN_KEYS},
         )
 
 

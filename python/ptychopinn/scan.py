@@ -20,7 +20,7 @@ from ptychopinn._former import Metadata
 from ptychopinn.acquisition import Acquisition, check_orientation_name
 from ptychopinn.decisions import Decisions
 from ptychopinn.errors import InputError
-from ptychopinn.records import SCAN_KEYS, ScanRecord, refuse_keys
+from ptychopinn.records import LATER_SCAN_KEYS, SCAN_KEYS, ScanRecord, refuse_keys
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.stored import StoredPatterns
 
@@ -105,7 +105,7 @@ class Scan:
             json.dumps(self.metadata)
         except (TypeError, ValueError) as error:
             raise InputError(f"Scan.metadata must hold JSON types only: {error}") from error
-        refuse_keys("Scan", self.metadata, SCAN_KEYS)
+        refuse_keys("Scan", self.metadata, SCAN_KEYS | LATER_SCAN_KEYS)
         former = ScanRecord(self.acquisition, self.orientation, self.frame_indexes, self.decisions).to_json
         object.__setattr__(self, "metadata", Metadata(self.metadata, "Scan", SCAN_KEYS, former))
 
@@ -173,6 +173,7 @@ class Scan:
         detector_pixel_size: float | None = None,
         positions: str | Path | None = None,
         partner: str | Path | None = None,
+        patterns: str | None = None,
     ) -> Scan:
         """Read a scan; its content determines the format (see docs/formats.md).
 
@@ -185,16 +186,17 @@ class Scan:
                 reason in `decisions.measurement`.
             memory: "load" reads all patterns, "stored" keeps them on disk, "auto" does so if they exceed a quarter of
                 the available memory and the format permits it (see docs/memory.md).
-            probe: (N, N) or (M, N, N) complex, or an `.npy` file of such an array; if neither the caller nor the file
-                has a probe, it is estimated from the patterns, with a warning.
+            probe: (N, N) or (M, N, N) complex, or a file of such an array: `.npy`, `.npz`, HDF5, or `FILE.h5:PATH`; if
+                neither the caller nor the file has a probe, it is estimated from the patterns, with a warning.
             bad_pixels: (N, N) bool or an `.npy` file of such an array, as `ptychopinn inspect --mask` writes it: pixels
                 to ignore in addition to those in the file.
             pixel_size: metres per object pixel; by default computed from the next three options, or from the file.
             energy: photon energy in eV.
             distance: metres from the sample to the detector.
             detector_pixel_size: metres per detector pixel.
-            positions: CSV file of the positions (y, x) in metres, for plain arrays.
+            positions: CSV file of the positions (y, x) in metres, for plain arrays, Eiger, CXI and NeXus files.
             partner: the other file of a ptychodus pair, if it is in another folder.
+            patterns: path of the patterns in an HDF5 file, or their key in an NPZ; by default that of the format.
 
         Returns:
             The scan.
@@ -217,6 +219,7 @@ class Scan:
             detector_pixel_size=detector_pixel_size,
             positions=positions,
             partner=partner,
+            patterns=patterns,
         )
 
     def save(self, path: str | Path, format: str = "auto", overwrite: bool = True) -> None:

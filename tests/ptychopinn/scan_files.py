@@ -188,6 +188,35 @@ def cube(folder: Path) -> Path:
     return path
 
 
+def eiger(folder: Path) -> Path:
+    """Write a master file with links to three data files, and positions beside it."""
+    path = folder / "series_master.h5"
+    with h5py.File(path, "w") as file:
+        for name, kind in (
+            ("entry", "NXentry"),
+            ("entry/data", "NXdata"),
+            ("entry/instrument", "NXinstrument"),
+            ("entry/instrument/beam", "NXbeam"),
+            ("entry/instrument/detector", "NXdetector"),
+        ):
+            file.create_group(name).attrs["NX_class"] = kind
+        for number, part in enumerate((slice(0, 5), slice(5, 10), slice(10, PATTERNS)), 1):
+            data = f"series_data_{number:06d}.h5"
+            with h5py.File(folder / data, "w") as other:
+                other.create_dataset("entry/data/data", data=COUNTS[part], chunks=(1, N, N), compression="gzip")
+            file[f"entry/data/data_{number:06d}"] = h5py.ExternalLink(data, "/entry/data/data")
+        detector = file["entry/instrument/detector"]
+        for key, value in (("x_pixel_size", DETECTOR), ("y_pixel_size", DETECTOR), ("detector_distance", DISTANCE)):
+            detector[key] = value
+            detector[key].attrs["units"] = "m"
+        detector["detectorSpecific/pixel_mask"] = BAD.astype(np.uint32) * 2
+        beam = file["entry/instrument/beam"]
+        beam["incident_wavelength"] = HC / ENERGY * 1e10
+        beam["incident_wavelength"].attrs["units"] = "angstrom"
+    np.savetxt(folder / "series_master_positions.csv", WORLD, delimiter=",")
+    return path
+
+
 #: Name in the tests -> (maker, name of the format, whether it has a probe, an object, metres).
 FILES: dict[str, tuple[Callable[[Path], Path], str, bool, bool, bool]] = {
     "contract_npz": (contract_npz, "npz", True, True, False),
@@ -198,6 +227,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str, bool, bool, bool]] = {
     "bare_cxi": (bare_cxi, "cxi", False, False, True),
     "ptyd": (ptyd, "ptyd", False, False, True),
     "nexus": (nexus, "nexus", False, False, True),
+    "eiger": (eiger, "eiger", False, False, True),
     "arrays": (arrays, "arrays", False, False, True),
     "cube": (cube, "arrays", False, False, True),
 }

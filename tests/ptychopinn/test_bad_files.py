@@ -197,13 +197,13 @@ BAD: dict[str, Row] = {
         "pair",
         external_link("bad_pixels"),
         {},
-        r"data in this file, found a link to the other file /etc/sec",
+        r"data in the folder of the file, found a link to the other file /etc/sec.*; copy the data files beside it",
     ),
     "link out at last": (
         "pair",
         link_over("bad_pixels"),
         {},
-        r"data in this file, found a link to the other file other\.h5",
+        r"the file other\.h5, to which it links, in the folder of the file, found none there; copy the data files",
     ),
     "links in a circle": (
         "pair",
@@ -215,7 +215,7 @@ BAD: dict[str, Row] = {
         "pair",
         hdf5(virtual),
         {},
-        r"'patterns': expected data in this file, found data in the other file other",
+        r"'patterns': expected the file other\.h5, to which it links, in the folder of the file, found none there",
     ),
     "external storage": (
         "pair",

@@ -74,7 +74,7 @@ BAD: dict[str, Row] = {
         "cxi",
         put(f"{DETECTOR}/distance", [1.0, 2.0]),
         {},
-        r"distance': expected one number, found shape \(2,\)",
+        r"distance': expected one number, found 2 different numbers",
     ),
     # ptypy
     "ptyd without chunks": (

@@ -86,7 +86,18 @@ def test_plot_distinguishes_scans_and_reconstructions(tmp_path: Path, capsys: py
 
 def test_refine_from_scratch_writes_a_product(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "refined.h5"
-    command = ["refine", "--from-scratch", "--accept", "all", "--iterations", "1", "--device", "cpu", "--refine.split_half", "false"]
+    command = [
+        "refine",
+        "--from-scratch",
+        "--accept",
+        "all",
+        "--iterations",
+        "1",
+        "--device",
+        "cpu",
+        "--refine.split_half",
+        "false",
+    ]
     command += ["--out", str(out), "--out-format", "ptychodus"]
     npz = FILES["contract_npz"][0](tmp_path)
     assert main([*command, str(npz)]) == 2
@@ -109,8 +120,9 @@ def test_commands_that_read_a_scan_accept_its_options(command: str, capsys: pyte
 
 
 def test_option_of_another_format_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = nexus(tmp_path)
-    for option, owner in (("positions", "arrays"), ("partner", "ptychodus")):
+    source = training(tmp_path)
+    owners = {"positions": "cxi or nexus or eiger or arrays", "partner": "ptychodus"}
+    for option, owner in owners.items():
         assert main(["convert", str(source), str(tmp_path / "a.npz"), f"--{option}", "nowhere"]) == 2
         assert f"{option} can be stated for scans of the format {owner} only" in capsys.readouterr().err
     assert not (tmp_path / "a.npz").exists()

@@ -235,7 +235,7 @@ BROKEN_KEYS: list[tuple[dict[str, Any], str]] = [
         r"'probeGuess': expected a probe of the size of the patterns, 8 px, found 10 px",
     ),
     ({"probeGuess": np.ones((8, 10))}, r"'probeGuess': expected shape \(N, N\), .* found \(8, 10\)"),
-    ({"probeGuess": np.ones((1, 1, 8, 8))}, r"'probeGuess': expected shape .* found \(1, 1, 8, 8\)"),
+    ({"probeGuess": np.ones((1, 1, 8, 10))}, r"'probeGuess': expected shape .* \(1, 1, 8, 10\); state probe= \(--pro"),
     ({"probeGuess": np.zeros((8, 8))}, r"'probeGuess': expected a probe, found zeros only"),
     ({"probeGuess": np.full((8, 8), np.inf)}, r"'probeGuess': expected finite values, found 64 NaN or infinite"),
     ({"probeGuess": np.full((8, 8), "p")}, r"'probeGuess': expected complex or real numbers, found <U1"),

@@ -220,3 +220,13 @@ def test_files_without_patterns_are_errors(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             make()
+
+
+def test_parts_must_be_alike(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"], file["y"], file["z"] = np.ones((2, 8, 8), "u2"), np.ones((3, 8, 8), "u2"), np.ones((3, 8, 8), "u4")
+    path = tmp_path / "a.h5"
+    stored = StoredPatterns.hdf5_parts([(path, "x"), (path, "y")])
+    assert stored.shape == (5, 8, 8) and stored[[4, 1]].sum() == 128 and "key 'x' and 1 more" in repr(stored)
+    with pytest.raises(InputError, match=r"key 'z': expected patterns like those of .*'x', uint16 .*, found uint32"):
+        StoredPatterns.hdf5_parts([(path, "x"), (path, "z")])

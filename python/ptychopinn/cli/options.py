@@ -77,7 +77,9 @@ def add_scan_options(parser: Parser, *, common: bool = False) -> None:
     )
     group.add_argument("--memory", default="auto", choices=list(MEMORY), help=_MEMORY)
     path = str | None
-    group.add_argument("--probe", type=path, metavar="FILE.npy", help="the probe, in place of the file's")
+    group.add_argument(
+        "--probe", type=path, metavar="FILE.npy", help="the probe, in place of the file's; or FILE.h5, FILE.h5:PATH"
+    )
     group.add_argument(
         "--bad-pixels",
         type=path,
@@ -87,8 +89,11 @@ def add_scan_options(parser: Parser, *, common: bool = False) -> None:
     for name, text in _GEOMETRY.items():
         option = f"--{name.replace('_', '-')}"
         group.add_argument(option, type=float | None, help=f"{text}; in place of the file's")
-    group.add_argument("--positions", type=path, metavar="FILE.csv", help="positions, for plain arrays")
+    group.add_argument(
+        "--positions", type=path, metavar="FILE.csv", help="positions, for plain arrays, Eiger, CXI and NeXus"
+    )
     group.add_argument("--partner", type=path, metavar="FILE.h5", help="the other file of a ptychodus pair")
+    group.add_argument("--patterns", type=path, metavar="PATH_IN_FILE", help="the patterns' path in HDF5, key in NPZ")
 
 
 def load_scan(options: Namespace, path: str | Path | None = None) -> Any:
@@ -102,7 +107,10 @@ def scan_options(options: Namespace) -> dict[str, Any]:
     """What the options state about a scan, as the arguments of ``Scan.load``."""
     return {
         name: options[name]
-        for name in ("format", "measurement", "memory", "probe", "bad_pixels", *_GEOMETRY, "positions", "partner")
+        for name in (
+            *("format", "measurement", "memory", "probe", "bad_pixels", *_GEOMETRY),
+            *("positions", "partner", "patterns"),
+        )
     }
 
 

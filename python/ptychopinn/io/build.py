@@ -22,7 +22,8 @@ from ptychopinn.decisions import Decision
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.io.counts import RawPatterns, counts_of
 from ptychopinn.io.fields import OpenFile
-from ptychopinn.io.geometry import own_pixel_size, resolved
+from ptychopinn.io.geometry import check_metres, own_pixel_size, resolved
+from ptychopinn.io.hdf5 import Frames
 from ptychopinn.io.options import MEASUREMENTS, ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, probe_of
 from ptychopinn.records import ScanRecord
@@ -43,6 +44,7 @@ class Contents:
         key: of the patterns.
         patterns: (n, N, N) as stored.
         world: (n, 2) world coordinates (y, x) of the beam centre in metres; None if `pixels` is set.
+        positions_without_unit: path of `world` in the file, if it is taken to be in metres for lack of a unit.
         pixels: (n, 2) beam centre (y, x) in object pixels, relative to the object's pixel (0, 0), which is also the
             scan's; None if `world` is set.
         energy: photon energy in the file, eV.
@@ -50,6 +52,7 @@ class Contents:
         acquisition: geometry in the file; `world_origin` is the world coordinate of the object's pixel (0, 0), None if
             the file has no object.
         probe: (M, N, N), None if the file has none.
+        probe_layout: how the probe was arranged, if its axes or its type leave a choice.
         scale_known: the reason why the probe is known to be in sqrt(counts); None if it is not known.
         bad_pixels: (N, N), True at pixels to ignore.
         truth: (H, W), the known object; None if there is none.
@@ -64,11 +67,13 @@ class Contents:
     key: str
     patterns: RawPatterns
     world: NDArray[np.float64] | None = None
+    positions_without_unit: str | None = None
     pixels: NDArray[np.float64] | None = None
     energy: float | None = None
     pixel_size: float | None = None
     acquisition: Acquisition = field(default_factory=Acquisition)
     probe: NDArray[np.complex64] | None = None
+    probe_layout: Decision | None = None
     scale_known: str | None = None
     bad_pixels: NDArray[np.bool_] | None = None
     truth: NDArray[np.complex64] | None = None
@@ -97,6 +102,10 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
         InputError: one sentence with the file, the key, what was expected and what was found.
     """
     file, decisions = contents.file, contents.record.decisions
+    if contents.probe_layout is not None and options.probe is None:
+        decisions = replace(decisions, probe_layout=contents.probe_layout)
+    if file.growing:
+        _read_so_far(contents)
     n, size = contents.patterns.shape[:2]
     if contents.stated not in (None, *MEASUREMENTS[1:]):
         file.fail(f"{contents.key}@measurement", "'amplitude' or 'counts'", repr(contents.stated))
@@ -114,6 +123,8 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
     middle, truth = (size - 1) / 2, contents.truth
     if contents.world is not None:
         assert pixel_size is not None
+        if contents.positions_without_unit is not None:
+            check_metres(file, contents.positions_without_unit, contents.world, pixel_size * size)
         if origin is None:
             origin = finite_pair(contents.world.min(axis=0) - pixel_size * middle)
         positions = (contents.world - np.asarray(origin)) / pixel_size - middle
@@ -161,6 +172,25 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
         )
     except InputError as error:
         raise InputError(f"{file.path}: {error}") from error
+
+
+def _read_so_far(contents: Contents) -> None:
+    """Omit patterns that have no position yet, and positions that have no pattern yet, in a file that grows."""
+    positions = contents.world if contents.world is not None else contents.pixels
+    assert positions is not None
+    n, known = contents.patterns.shape[0], len(positions)
+    if n == known or not isinstance(contents.patterns, Frames):
+        return
+    number = min(n, known)
+    contents.patterns = contents.patterns.first(number)
+    contents.world = None if contents.world is None else contents.world[:number]
+    contents.pixels = None if contents.pixels is None else contents.pixels[:number]
+    if contents.frame_indexes is not None:
+        contents.frame_indexes = contents.frame_indexes[:number]
+    _log.warning(
+        "%s: the file is being written, with %d patterns and %d positions so far: the first %d are read",
+        *(contents.file.path, n, known, number),
+    )
 
 
 def _with_stated(known: NDArray[np.bool_] | None, stated: NDArray[Any] | str | Path, size: int) -> NDArray[np.bool_]:

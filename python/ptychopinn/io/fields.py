@@ -41,6 +41,11 @@ class OpenFile(ABC):
         if path.stat().st_size == 0:
             raise InputError(f"{path}: expected {kind}, found an empty file (0 bytes)")
 
+    @property
+    def growing(self) -> bool:
+        """Whether another program is writing the file, in a way that permits reading."""
+        return False
+
     @abstractmethod
     def has(self, key: str) -> bool:
         """Whether the file has this key."""
@@ -119,3 +124,12 @@ class OpenFile(ABC):
         if needed > available:
             found = f"shape {tuple(int(i) for i in shape)} of {dtype}, which is {needed / 2**30:,.0f} GiB"
             self.fail(key, f"an array that fits into {available / 2**30:,.0f} GiB of memory", found)
+
+
+def complex_parts(dtype: np.dtype[Any]) -> tuple[str, str] | None:
+    """Names of real and imaginary part in a compound type; h5py itself knows r and i alone."""
+    names = dtype.names or ()
+    pairs = {("re", "im"), ("real", "imag"), ("real", "imaginary"), ("r", "i")}
+    if tuple(name.lower() for name in names) in pairs and all(dtype[name].kind in "iuf" for name in names):
+        return names[0], names[1]
+    return None

@@ -11,12 +11,18 @@ import logging
 import math
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ptychopinn.acquisition import ENERGIES, object_pixel_size, positive
 from ptychopinn.errors import InputError
 from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.options import ReadOptions
 
 _DISAGREEMENT = 0.01
+#: Largest span of a scan, metres, and largest step, relative to the field of view of the probe, without a unit.
+_LARGEST_SPAN, _LARGEST_STEP = 1.0, 100.0
+_SMALLER = {"mm": 1e-3, "um": 1e-6, "nm": 1e-9}
 
 #: Energy in eV; distance, detector pixel size and object pixel size in metres; None where unknown. Keys are the names.
 Scalars = Mapping[str, float | None]
@@ -75,6 +81,34 @@ def own_pixel_size(own: Scalars, size: int) -> float | None:
     if not (energy and distance and side and ENERGIES[0] <= energy <= ENERGIES[1]):
         return None
     return object_pixel_size(energy, distance, side, size)
+
+
+def check_metres(file: OpenFile, key: str, world: NDArray[np.float64], field_of_view: float) -> None:
+    """Refuse positions without a unit that cannot be in metres.
+
+    Args:
+        file: named in errors.
+        key: of the positions.
+        world: (n, 2) metres, if the positions are in metres.
+        field_of_view: of the probe, metres.
+
+    Raises:
+        InputError: they span more than a metre, or the median step is a hundred times the field of view.
+    """
+    span = float(np.ptp(world, axis=0).max(initial=0.0))
+    steps = np.linalg.norm(np.diff(world, axis=0), axis=1)
+    step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+    if span <= _LARGEST_SPAN and step <= _LARGEST_STEP * field_of_view:
+        return
+    fitting = [unit for unit, factor in _SMALLER.items() if 0.002 <= factor * step / field_of_view <= 2]
+    likely = fitting[0] if fitting else "um"
+    file.fail(
+        key,
+        "positions in metres, or the attribute units",
+        f"no attribute and positions that span {span:.3g} m in steps of {step / field_of_view:.3g} times the probe's "
+        f"field of view, {field_of_view:.3g} m; state their unit in the file, with h5py: "
+        f"file[{key!r}].attrs['units'] = {likely!r}{', which would fit' if fitting else ''}",
+    )
 
 
 def one_size(file: OpenFile, key: str, width: float | None, height: float | None) -> float | None:

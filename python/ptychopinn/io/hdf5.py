@@ -2,8 +2,8 @@
 """Safe reading of HDF5 files, and functions to write them.
 
 An HDF5 file can refer to other files (external links, virtual data sets, external storage), declare arrays that exceed
-any memory, or be truncated. :class:`Hdf5` resolves links itself, refuses those to other files, and checks type and size
-of an array before it is read. Errors name the HDF5 path of the format.
+any memory, or be truncated. :class:`Hdf5` reads other files of its folder only (:mod:`ptychopinn.io.links`), and checks
+type and size of an array before it is read. Errors name the HDF5 path of the format.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError
-from ptychopinn.io.fields import OpenFile
+from ptychopinn.io.fields import OpenFile, complex_parts
 from ptychopinn.io.lazy import h5py
+from ptychopinn.io.links import DAMAGED, Links, damaged_words
 from ptychopinn.runtime.progress import progress
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import blocks_of
+from ptychopinn.storage.hdf5_files import open_to_read, reason_of
 from ptychopinn.storage.new_hdf5 import check_written
 from ptychopinn.storage.stored import StoredPatterns
 
-_MOST_LINKS = 16
 _BLOCK_ELEMENTS = 1 << 22
-_DAMAGED = (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError)
 #: Group of this package in files of other formats, for values that the format does not define.
 PACKAGE_GROUP = "ptychopinn"
 
@@ -47,16 +47,21 @@ class Hdf5(OpenFile):
     def __init__(self, path: Path, kind: str = "an HDF5 file") -> None:
         super().__init__(path, kind)
         self._file = open_hdf5(path, kind)
+        self._links = Links(self, self._file)
 
     def __enter__(self) -> Hdf5:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._links.close()
+
+    @property
+    def growing(self) -> bool:
+        return bool(self._file.swmr_mode)
 
     def node(self, key: str) -> h5py.Group | h5py.Dataset | None:
-        """The group or data set at a path, None if there is none; InputError for links to other files."""
-        return self._follow(self._file, key, key, 0)
+        """The group or data set at a path, None if there is none; InputError for links out of the file's folder."""
+        return self._links.find(key)
 
     def has(self, key: str) -> bool:
         return self.node(key) is not None
@@ -77,6 +82,13 @@ class Hdf5(OpenFile):
         """Whether a path is a data set of text."""
         return self.is_array(key) and h5py.check_string_dtype(self.dataset(key).dtype) is not None
 
+    def is_group(self, key: str) -> bool:
+        """Whether a path is a group; a link that leads nowhere is none."""
+        try:
+            return isinstance(self.node(key), h5py.Group)
+        except InputError:
+            return False
+
     def is_array(self, key: str) -> bool:
         """Whether a path is a data set."""
         return isinstance(self.node(key), h5py.Dataset)
@@ -86,36 +98,44 @@ class Hdf5(OpenFile):
         node = self.node(key)
         try:
             return list(node) if isinstance(node, h5py.Group) else []
-        except _DAMAGED as error:
+        except DAMAGED as error:
             self.damaged(key, error)
 
     def dataset(self, key: str) -> h5py.Dataset:
-        """The data set at a path; InputError if it is missing, damaged, or stored in another file."""
+        """The data set at a path; InputError if it is missing, damaged, or stored outside of the file's folder."""
         node = self.node(self.need(key))
         if not isinstance(node, h5py.Dataset):
             self.fail(key, "an array", "a group")
         try:
-            others = [name for name, *_ in node.external or ()]
-            if node.is_virtual:
-                others += [part.file_name for part in node.virtual_sources() if part.file_name != "."]
+            self._links.check(node, key)
             _ = (node.shape, node.dtype, node.chunks)  # h5py evaluates these on access: errors must occur here
-        except _DAMAGED as error:
+        except InputError:
+            raise
+        except DAMAGED as error:
             self.damaged(key, error)
-        if others:
-            self.fail(key, "data in this file", f"data in the other file {others[0]}")
         return node
+
+    def at_rest(self, key: str) -> tuple[Path, str]:
+        """The file that holds a data set, through all links, and its path there."""
+        dataset = self.dataset(key)
+        path = Path(dataset.file.filename)
+        own = path == self.path.resolve() and not self.path.is_symlink()
+        return self.path if own else path, str(dataset.name).lstrip("/")
 
     def array(self, key: str) -> NDArray[Any]:
         dataset = self.dataset(key)
         if dataset.shape is None:
             self.fail(key, "an array", "an empty data set")
-        if h5py.check_string_dtype(dataset.dtype) is None and dataset.dtype.kind not in "biufcSU":
+        parts = complex_parts(dataset.dtype)
+        if h5py.check_string_dtype(dataset.dtype) is None and parts is None and dataset.dtype.kind not in "biufcSU":
             self.fail(key, "an array of numbers or text", f"{dataset.dtype}")
         self.check_memory(key, dataset.shape, dataset.dtype)
         try:
             value = dataset[()]
-        except _DAMAGED as error:
+        except DAMAGED as error:
             self.damaged(key, error)
+        if parts is not None:
+            value = value[parts[0]] + 1j * value[parts[1]]
         return np.asarray(value if not isinstance(value, bytes) else value.decode("utf-8", errors="replace"))
 
     def text(self, key: str) -> str | None:
@@ -167,40 +187,14 @@ class Hdf5(OpenFile):
 
     def damaged(self, key: str, error: BaseException) -> NoReturn:
         """Raise the InputError about data that cannot be read."""
-        reason = " ".join(str(error).split())
-        self.fail(key, "an intact array", f"a damaged one ({reason}); copy or export the file again")
+        self.fail(key, "an intact array", damaged_words(error))
 
     def _attribute(self, key: str, name: str) -> Any:
         node = self.node(key)
         try:
             return None if node is None else node.attrs.get(name)
-        except _DAMAGED as error:
+        except DAMAGED as error:
             self.damaged(_at(key, name), error)
-
-    def _follow(self, start: h5py.Group, path: str, key: str, depth: int) -> h5py.Group | h5py.Dataset | None:
-        if depth > _MOST_LINKS:
-            self.fail(key, "a link to data", "circular links")
-        node: Any = self._file if path.startswith("/") else start
-        try:
-            for name in path.split("/"):
-                if name in ("", "."):
-                    continue
-                if not isinstance(node, h5py.Group):
-                    return None
-                link = node.get(name, getlink=True)
-                if isinstance(link, h5py.ExternalLink):
-                    self.fail(key, "data in this file", f"a link to the other file {link.filename}")
-                if isinstance(link, h5py.SoftLink):
-                    node = self._follow(node, link.path, key, depth + 1)
-                else:
-                    node = node.get(name)
-                if node is None:
-                    return None
-        except InputError:
-            raise
-        except _DAMAGED as error:
-            self.damaged(key, error)
-        return node if isinstance(node, h5py.Group | h5py.Dataset) else None
 
     @staticmethod
     def _or(keys: Sequence[str]) -> str:
@@ -218,16 +212,19 @@ class Frames:
         file: the file.
         keys: paths of data sets (n, N, N), or (ny, nx, N, N) for a raster, in the order of their frames.
         rows: (m,) indexes of the frames to use, in this order; None: all frames.
+        any_kind: permit bools, for masks.
 
     Raises:
         InputError: data sets are missing, not numeric, not square or not alike.
     """
 
-    def __init__(self, file: Hdf5, keys: Sequence[str], rows: NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self, file: Hdf5, keys: Sequence[str], rows: NDArray[np.int64] | None = None, any_kind: bool = False
+    ) -> None:
         self._file, self._keys = file, list(keys)
         self._sets = [file.dataset(key) for key in keys]
         for key, dataset in zip(keys, self._sets, strict=True):
-            file.check_kind(key, dataset.dtype, "iuf")
+            file.check_kind(key, dataset.dtype, "biuf" if any_kind else "iuf")
             if dataset.shape is None or dataset.ndim not in (3, 4):
                 file.fail(key, "patterns (n, N, N)", f"shape {dataset.shape}")
             if dataset.shape[-2:] != self._sets[0].shape[-2:] or dataset.dtype != self._sets[0].dtype:
@@ -248,11 +245,16 @@ class Frames:
         return Frames(self._file, self._keys, rows)
 
     def on_disk(self) -> StoredPatterns | None:
-        """The frames as patterns that stay on disk; None for several data sets, or for a raster."""
-        if len(self._keys) != 1 or self._sets[0].ndim != 3:
+        """The frames as patterns that stay on disk; None for a raster."""
+        if any(dataset.ndim != 3 for dataset in self._sets):
             return None
-        stored = StoredPatterns.hdf5(self._file.path, self._keys[0])
+        parts = [self._file.at_rest(key) for key in self._keys]
+        stored = StoredPatterns.hdf5(*parts[0]) if len(parts) == 1 else StoredPatterns.hdf5_parts(parts)
         return stored if self._rows is None else stored.subset(self._rows)
+
+    def first(self, n: int) -> Frames:
+        """The first n of these frames."""
+        return self.take(np.arange(n) if self._rows is None else self._rows[:n])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -289,7 +291,7 @@ class Frames:
             targets = slice(first, last) if order is None else order[first:last]
             try:
                 _read_frames(dataset, rows[first:last] - start, out, targets, advance)
-            except _DAMAGED as error:
+            except DAMAGED as error:
                 self._file.damaged(key, error)
 
 
@@ -355,11 +357,9 @@ def open_hdf5(path: Path, kind: str = "an HDF5 file") -> h5py.File:
     try:
         if not h5py.is_hdf5(path):
             raise InputError(f"{path}: expected {kind}, found no HDF5 file")
-        return h5py.File(path, "r")
+        return open_to_read(path.resolve())  # HDF5 looks for other files beside this name
     except OSError as error:
-        reason = " ".join(str(error).split())
-        found = f"one that is truncated, damaged or still being written ({reason})"
-        raise InputError(f"{path}: expected {kind}, found {found}") from error
+        raise InputError(f"{path}: expected {kind}, found {reason_of(error)}") from error
 
 
 def put_counts(group: h5py.Group, name: str, counts: NDArray[Any] | StoredPatterns) -> h5py.Dataset:

@@ -29,13 +29,14 @@ class ReadOptions:
     Args:
         measurement: "amplitude" or "counts", whichever the file holds; "auto" decides from the file.
         memory: "load" reads all patterns, "stored" keeps them on disk, "auto" does so if they are large.
-        probe: (N, N) or (M, N, N) complex, or an `.npy` file of such an array.
+        probe: (N, N) or (M, N, N) complex, or a file of such an array.
         bad_pixels: (N, N) bool, or an `.npy` file of such an array: pixels to ignore in addition to those in the file.
         pixel_size: metres per object pixel.
         energy: photon energy in eV.
         distance: metres from the sample to the detector.
         detector_pixel_size: metres per detector pixel.
-        positions: CSV file of the positions, for plain arrays.
+        positions: CSV file of the positions, for plain arrays, Eiger, CXI and NeXus files.
+        patterns: path of the patterns in an HDF5 file, or their key in an NPZ.
         partner: the other file of a ptychodus pair.
 
     Raises:
@@ -52,6 +53,7 @@ class ReadOptions:
     detector_pixel_size: float | None = None
     positions: str | Path | None = None
     partner: str | Path | None = None
+    patterns: str | None = None
 
     def __post_init__(self) -> None:
         if self.measurement not in MEASUREMENTS:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.decisions import Decision, Decisions, ProbeScale
-from ptychopinn.errors import InputError, not_found
+from ptychopinn.errors import InputError
 from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.options import ReadOptions
+from ptychopinn.io.probe_file import read_probe_file
+from ptychopinn.io.probe_layout import arrange, arranged
 from ptychopinn.storage.arrays import blocks_of
 from ptychopinn.storage.stored import StoredPatterns
 
@@ -31,29 +33,8 @@ _log = logging.getLogger(__name__)
 
 
 def stacked(file: OpenFile, key: str, probe: NDArray[Any], size: int | None) -> NDArray[np.complex64]:
-    """Convert a probe of a file to (M, N, N) complex64.
-
-    Args:
-        file: the file, for errors.
-        key: of the probe.
-        probe: (N, N), (N, N, 1) or (M, N, N).
-        size: N of the patterns; None if unknown.
-
-    Raises:
-        InputError: another shape, or all values are zero.
-    """
-    shape = probe.shape
-    if probe.ndim == 3 and probe.shape[2] == 1 and probe.shape[0] == probe.shape[1]:
-        probe = probe[:, :, 0]
-    if probe.ndim == 2:
-        probe = probe[np.newaxis]
-    if probe.ndim != 3 or probe.shape[1] != probe.shape[2] or not probe.size:
-        file.fail(key, "shape (N, N), (N, N, 1) or (M, N, N)", f"{shape}")
-    if size is not None and probe.shape[1] != size:
-        file.fail(key, f"a probe of the size of the patterns, {size} px", f"{probe.shape[1]} px")
-    if not probe.any():
-        file.fail(key, "a probe", "zeros only")
-    return probe.astype(np.complex64)
+    """A probe of a file as (M, N, N) complex64; see :func:`~ptychopinn.io.probe_layout.arrange`."""
+    return arranged(file, key, probe, size)[0]
 
 
 def probe_of(
@@ -86,8 +67,8 @@ def probe_of(
     """
     size = counts.shape[-1]
     if options.probe is not None:
-        probe, scale_known = _given_probe(options.probe, size), None
-        decisions = replace(decisions, probe=Decision("given", "as requested"))
+        (probe, layout), scale_known = _given_probe(options.probe, size), None
+        decisions = replace(decisions, probe=Decision("given", "as requested"), probe_layout=layout)
     elif probe is None:
         probe = guess_probe(counts, bad)
         reason = "the file has none: focus of the mean pattern's root"
@@ -142,24 +123,18 @@ def guess_probe(counts: NDArray[Any] | StoredPatterns, bad: NDArray[np.bool_] | 
     return wave[np.newaxis].astype(np.complex64)
 
 
-def _given_probe(probe: NDArray[Any] | str | Path, size: int) -> NDArray[np.complex64]:
-    if isinstance(probe, np.ndarray):
-        where, array = "probe=", probe
-    else:
-        where = f"{probe}"
-        try:
-            array = np.load(probe, allow_pickle=False)
-        except FileNotFoundError:
-            raise not_found(probe) from None
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{probe}: expected an .npy file of a probe, found another or a damaged file") from error
+def _given_probe(probe: NDArray[Any] | str | Path, size: int) -> tuple[NDArray[np.complex64], Decision | None]:
+    where, array = ("probe=", probe) if isinstance(probe, np.ndarray) else read_probe_file(probe)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufc":
         found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         raise InputError(f"{where}: expected a probe as a numeric array, found {found}")
-    if array.ndim == 2:
-        array = array[np.newaxis]
-    if array.ndim != 3 or array.shape[1:] != (size, size) or not array.size:
-        raise InputError(f"{where}: expected a probe of shape (M, {size}, {size}), found {array.shape}")
-    if not (np.isfinite(array).all() and array.any()):
-        raise InputError(f"{where}: expected finite values that are not all zero, found others")
-    return array.astype(np.complex64)
+    if not np.isfinite(array).all():
+        raise InputError(f"{where}: expected finite values, found others")
+
+    def fail(expected: str, found: str) -> NoReturn:
+        raise InputError(
+            f"{where}: expected a probe of shape (M, {size}, {size}), complex with the axes (modes, y, x): "
+            f"{expected}, found {found}"
+        )
+
+    return arrange(array, size, where, fail)

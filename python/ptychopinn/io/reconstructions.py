@@ -162,8 +162,16 @@ def is_reconstruction(path: str | Path) -> bool:
 def _read_hdf5(path: Path) -> dict[str, Any]:
     with h5py.File(path, "r") as file:
         entries = {name: file.attrs[name] for name in _SETTINGS if name in file.attrs}
-        datasets = {name: file[name] for name in (*_ARRAYS, "metadata") if isinstance(file.get(name), h5py.Dataset)}
-        return entries | {name: dataset[()] for name, dataset in datasets.items()}
+        datasets = {name: _own(file, name) for name in (*_ARRAYS, "metadata")}
+        return entries | {name: dataset[()] for name, dataset in datasets.items() if dataset is not None}
+
+
+def _own(file: h5py.File, name: str) -> h5py.Dataset | None:
+    """The data set of this name in the file itself, without links and other files; None if there is none."""
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        return None
+    node = file[name]
+    return node if isinstance(node, h5py.Dataset) and not (node.is_virtual or node.external) else None
 
 
 def _read_npz(path: Path) -> dict[str, Any]:

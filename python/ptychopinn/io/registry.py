@@ -41,7 +41,7 @@ class Format:
         read: read a scan from a file with the caller's options; InputError if the file cannot be used.
         write: write a scan atomically; None if the format is read-only.
         files_of: all files that are written for a path.
-        takes: options "positions" and "partner", if this format uses them.
+        takes: options "positions", "partner" and "patterns", if this format uses them.
         last_resort: only for files that no other format recognises.
         order: position in lists of formats, ascending; formats of this package have 10 to 80.
     """

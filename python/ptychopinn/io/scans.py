@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ptychopinn.errors import InputError, not_found
+from ptychopinn.io.candidates import choices_in
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.registry import Format, load_entry_points, registered
 from ptychopinn.io.sniff import HDF5_SUFFIXES, Content, content_of
@@ -45,12 +46,13 @@ def read_scan(path: str | Path, format: str = "auto", **stated: Any) -> Scan:
         InputError: an option is for another format, or the file cannot be used.
     """
     options = ReadOptions(**stated)
-    found = format_to_read(path, format)
-    for option in ("positions", "partner"):
+    found = format_to_read(path, format, options)
+    for option in ("positions", "partner", "patterns"):
         if getattr(options, option) is not None and option not in found.takes:
             owners = " or ".join(name for name, other in formats().items() if option in other.takes)
             raise InputError(
-                f"{path}: {option} can be stated for scans of the format {owners} only, found one of {found.name}"
+                f"{path}: {option} can be stated for scans of the format {owners} only, found one of {found.name}; "
+                "format= (--format) reads it as another"
             )
     return found.read(Path(path), options)
 
@@ -78,8 +80,10 @@ def format_named(name: str) -> Format:
     return known[name]
 
 
-def format_to_read(path: str | Path, name: str = "auto") -> Format:
+def format_to_read(path: str | Path, name: str = "auto", options: ReadOptions | None = None) -> Format:
     """Determine the format of a file: the named one, or the one that recognises the content.
+
+    A file that none recognises is one of plain arrays, or an NPZ file, if the caller states where its patterns are.
 
     Raises:
         InputError: no format or several formats recognise the file, or it cannot be opened.
@@ -94,6 +98,10 @@ def format_to_read(path: str | Path, name: str = "auto") -> Format:
     found = found or [format for format in known if format.last_resort and format.recognise(content)]
     if len(found) == 1:
         return found[0]
+    if not found and options is not None and (options.patterns or options.positions):
+        plain = {"hdf5": "arrays", "npz": "npz"}.get(content.kind)
+        if plain is not None:
+            return format_named(plain)
     listed = ", ".join(formats())
     if found:
         several = " and ".join(format.name for format in found)
@@ -107,7 +115,7 @@ def format_to_read(path: str | Path, name: str = "auto") -> Format:
         raise InputError(f"{path}: expected an HDF5 file, found {_described(content)}")
     raise InputError(
         f"{path}: expected a scan in one of the formats {listed}, found {_described(content)}; "
-        "name its format with format= (--format) if it is one"
+        f"name its format with format= (--format) if it is one{choices_in(Path(path)) if content.names else ''}"
     )
 
 
@@ -150,6 +158,6 @@ def _described(content: Content) -> str:
     if content.kind == "other":
         with content.path.open("rb") as file:
             if file.read(8) == b"\x89HDF\r\n\x1a\n":
-                return "an HDF5 file that is truncated, damaged or still being written"
+                return content.fault or "an HDF5 file that is truncated, damaged or still being written"
     texts = {"empty": "an empty file (0 bytes)", "npy": "an array without positions"}
     return texts.get(content.kind, "neither HDF5 nor an NPZ archive")

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ptychopinn.storage.hdf5_files import open_to_read, reason_of
+
 if TYPE_CHECKING:
     import h5py
 
@@ -28,14 +30,14 @@ class Content:
         kind: "missing", "folder", "empty", "npz", "hdf5", "npy" or "other".
         names: members of a zip without `.npy`, files of a folder, or paths in an HDF5 file ("entry_1/data_1").
         classes: NeXus class of each HDF5 group that has one.
-        cubes: paths of HDF5 data sets with three axes.
+        fault: why an HDF5 file cannot be opened, in words.
     """
 
     path: Path
     kind: str
     names: frozenset[str] = frozenset()
     classes: dict[str, str] = field(default_factory=dict)
-    cubes: tuple[str, ...] = ()
+    fault: str = ""
 
     def has(self, *names: str) -> bool:
         """Whether the file has all of these names."""
@@ -61,22 +63,21 @@ def content_of(path: str | Path) -> Content:
                 return Content(path, "npz", frozenset(name.removesuffix(".npy") for name in archive.namelist()))
         except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
             return Content(path, "other")
-    import h5py  # deferred: the command line lists formats without it
-
     try:
-        with h5py.File(path, "r") as file5:
+        with open_to_read(path) as file5:
             return _hdf5(path, file5)
-    except (OSError, RuntimeError, ValueError, KeyError):
+    except OSError as error:
+        return Content(path, "other", fault=reason_of(error) if start == b"\x89HDF\r\n\x1a\n" else "")
+    except (RuntimeError, ValueError, KeyError):
         return Content(path, "other")
 
 
 def _hdf5(path: Path, file: h5py.File) -> Content:
     """Names of groups and data sets, breadth first; links are listed and not followed."""
-    import h5py
+    import h5py  # deferred: the command line lists formats without it
 
     names: set[str] = set()
     classes: dict[str, str] = {}
-    cubes = []
     level: list[tuple[str, h5py.Group]] = [("", file)]
     for _ in range(_DEEPEST):
         below: list[tuple[str, h5py.Group]] = []
@@ -89,12 +90,10 @@ def _hdf5(path: Path, file: h5py.File) -> Content:
                 if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                     continue
                 member = group.get(name)
-                if isinstance(member, h5py.Dataset) and len(member.shape or ()) == 3:
-                    cubes.append(full)
-                elif isinstance(member, h5py.Group):
+                if isinstance(member, h5py.Group):
                     kind = member.attrs.get("NX_class")
                     if isinstance(kind, bytes | str):
                         classes[full] = kind.decode("utf-8", "replace") if isinstance(kind, bytes) else kind
                     below.append((f"{full}/", member))
         level = below
-    return Content(path, "hdf5", frozenset(names), classes, tuple(cubes))
+    return Content(path, "hdf5", frozenset(names), classes)

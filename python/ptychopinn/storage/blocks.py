@@ -9,13 +9,15 @@ opens the file itself.
 from __future__ import annotations
 
 import functools
+import importlib
 import itertools
 import math
 import os
+import sys
 import threading
 import weakref
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.runtime.memory import available_memory
+from ptychopinn.storage.hdf5_files import need_filters, open_to_read, reason_of
 
 #: Smallest and largest size of HDF5's chunk cache, in bytes, and the largest relative to the available memory. HDF5's
 #: own size of 1 MiB is smaller than one chunk of a modern detector.
@@ -32,6 +35,8 @@ _CACHE_FRACTION = 1 / 16
 #: Slots of the cache for each chunk that fits into it; two chunks in one slot evict each other.
 _SLOTS = 10
 _ENCRYPTED = 1
+#: Files of joined sources that stay open.
+_OPEN_FILES = 8
 
 
 class PatternSource(Protocol):
@@ -174,12 +179,15 @@ class Hdf5Dataset:
         self.name = f"{path}: key '{key}'"
         self._file: Any = None
         self._cache: dict[str, int] = {}
+        self._plugin = False
         self._lock = threading.RLock()
         dataset = self._dataset()
         if not hasattr(dataset, "chunks"):  # nothing, or a group
             raise InputError(f"{self.name}: expected a dataset, found none of this name")
         if dataset.ndim != 3 or dataset.dtype.kind not in "iuf":
             raise InputError(f"{self.name}: expected 3 axes of real numbers, found {dataset.dtype} of {dataset.shape}")
+        need_filters(dataset, self.name)
+        self._plugin = sys.modules.get("hdf5plugin") is not None
         shape = dataset.shape if axis == 0 else (dataset.shape[2], *dataset.shape[:2])
         self.shape: tuple[int, int, int] = shape
         self.dtype = dataset.dtype.newbyteorder("=")
@@ -204,14 +212,14 @@ class Hdf5Dataset:
         return out
 
     def _dataset(self) -> Any:
-        import h5py  # imported here, because --help must not need it
-
         if self._file is None:
+            if self._plugin:
+                importlib.import_module("hdf5plugin")  # registers its filters, in every process that reads
             try:
-                self._file = h5py.File(self.path, "r", **self._cache)
+                self._file = open_to_read(self.path, **self._cache)
             except OSError as error:
                 raise InputError(
-                    f"{self.path}: expected an HDF5 file, found another or damaged file: {error}"
+                    f"{self.path}: expected an HDF5 file, found another or damaged file: {reason_of(error)}"
                 ) from None
             _close_before_fork(self)
         return self._file.get(self.key)
@@ -229,6 +237,57 @@ class Hdf5Dataset:
         vars(self).update(state, _file=None, _lock=threading.RLock())
 
     _guarded = False
+
+
+class Joined:
+    """Sources one after another, such as the data files of a detector.
+
+    Args:
+        sources: of patterns of one size and type, in order.
+
+    Raises:
+        InputError: they are not alike.
+    """
+
+    def __init__(self, sources: Sequence[Hdf5Dataset]) -> None:
+        self._sources = list(sources)
+        first = self._sources[0]
+        for source in self._sources:
+            if source.shape[1:] != first.shape[1:] or source.dtype != first.dtype:
+                raise InputError(
+                    f"{source.name}: expected patterns like those of {first.name}, {first.dtype} "
+                    f"{first.shape[1:]}, found {source.dtype} {source.shape[1:]}"
+                )
+        self._starts = np.cumsum([0, *(source.shape[0] for source in self._sources)])
+        self.name = f"{first.name} and {len(self._sources) - 1} more"
+        self.shape: tuple[int, int, int] = (int(self._starts[-1]), *first.shape[1:])
+        self.dtype = first.dtype
+        self._recent: list[int] = []
+        self._lock = threading.Lock()
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for index in np.unique(np.searchsorted(self._starts, rows, side="right") - 1).tolist():
+            first, last = np.searchsorted(rows, self._starts[index : index + 2])
+            out[first:last] = self._sources[index].read(rows[first:last] - self._starts[index])
+            self._keep_open(index)
+        return out
+
+    def _keep_open(self, index: int) -> None:
+        """Close the files that were not read lately: a process may have about a thousand files open."""
+        with self._lock:
+            if index in self._recent:
+                self._recent.remove(index)
+            self._recent.append(index)
+            closed = [self._recent.pop(0) for _ in range(len(self._recent) - _OPEN_FILES)]
+        for other in closed:
+            self._sources[other]._close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_recent", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _recent=[], _lock=threading.Lock())
 
 
 class Repeated:

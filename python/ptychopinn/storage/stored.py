@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +21,7 @@ from ptychopinn.errors import InputError
 from ptychopinn.runtime.memory import available_memory, fits_in_memory
 from ptychopinn.runtime.progress import progress
 from ptychopinn.storage.ahead import read_ahead
-from ptychopinn.storage.blocks import FlatFile, Hdf5Dataset, PatternSource, Repeated
+from ptychopinn.storage.blocks import FlatFile, Hdf5Dataset, Joined, PatternSource, Repeated
 
 #: Values of a bad pixel from this one up are markers, and become zero; the square of a smaller one is still exact.
 LARGEST_BAD = np.float64(2**26)
@@ -72,6 +72,15 @@ class StoredPatterns:
             InputError: the file or dataset is not found, or is not an array of real numbers with three axes.
         """
         return cls(Hdf5Dataset(path, key, axis))
+
+    @classmethod
+    def hdf5_parts(cls, parts: Sequence[tuple[str | Path, str]]) -> StoredPatterns:
+        """Patterns of several datasets (n, N, N) one after another, each named by its file and its key.
+
+        Raises:
+            InputError: a file or dataset is not found, or they differ in type or size of the patterns.
+        """
+        return cls(Joined([Hdf5Dataset(path, key) for path, key in parts]))
 
     @classmethod
     def npy(cls, path: str | Path) -> StoredPatterns:

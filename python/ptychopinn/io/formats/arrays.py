@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of
+from ptychopinn.io.candidates import candidates, choices, patterns_key
 from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.hdf5 import Frames, Hdf5
 from ptychopinn.io.options import ReadOptions
@@ -38,13 +39,7 @@ def read_arrays(path: Path, options: ReadOptions) -> Scan:
     Raises:
         InputError: the file cannot be used; the error has the file, the key, what was expected and what was found.
     """
-    table = Path(options.positions) if options.positions is not None else beside(path, "positions", ".csv")
-    if table is None:
-        raise InputError(
-            f"{path}: expected the positions of its patterns beside it, found no {path.with_name('positions.csv')}; "
-            "state positions= (--positions)"
-        )
-    world = read_positions(table)
+    world = stated_positions(path, options)
     if content_of(path).kind != "hdf5" and path.suffix.lower() not in HDF5_SUFFIXES:
         file = _Arrays(path)
         patterns = file.check("patterns", file.array("patterns"), "iuf", ndim=3, finite=False)
@@ -52,8 +47,23 @@ def read_arrays(path: Path, options: ReadOptions) -> Scan:
             file.fail("patterns", "square patterns, (n, N, N)", f"shape {patterns.shape}")
         return _assemble(file, "patterns", patterns, world, path, options)
     with Hdf5(path) as hdf5:
-        key = _only_cube(path)
+        key = _only_cube(hdf5) if options.patterns is None else patterns_key(hdf5, options)
         return _assemble(hdf5, key, Frames(hdf5, [key]), world, path, options)
+
+
+def stated_positions(path: Path, options: ReadOptions) -> NDArray[np.float64]:
+    """Positions (n, 2), (y, x) in metres, from the CSV file that the caller states, or the one in the same folder.
+
+    Raises:
+        InputError: there is none, or it cannot be used.
+    """
+    table = Path(options.positions) if options.positions is not None else beside(path, "positions", ".csv")
+    if table is None:
+        raise InputError(
+            f"{path}: expected the positions of its patterns beside it, found no {path.with_name('positions.csv')}; "
+            "state positions= (--positions)"
+        )
+    return read_positions(table)
 
 
 def beside(path: Path, what: str, suffix: str) -> Path | None:
@@ -163,12 +173,16 @@ def _of(path: Path) -> tuple[OpenFile, str, NDArray[Any]]:
     return file, "probe", file.numeric("probe", "iufc")
 
 
-def _only_cube(path: Path) -> str:
-    cubes = content_of(path).cubes
-    if len(cubes) != 1:
-        found = ", ".join(cubes[:8]) or "none"
-        raise InputError(f"{path}: expected one data set of three axes, found {found}")
-    return cubes[0]
+def _only_cube(file: Hdf5) -> str:
+    """The path of the one data set of three axes, else of four."""
+    for axes in (3, 4):
+        cubes = list(candidates(file, (axes,)))
+        if len(cubes) == 1:
+            return cubes[0]
+        if cubes:
+            break
+    found = ", ".join(cubes[:8]) or "none"
+    raise InputError(f"{file.path}: expected one data set of three axes, found {found}; {choices(file)}")
 
 
 def _columns(header: list[str]) -> tuple[int, int]:
@@ -186,7 +200,7 @@ def _is_number(cell: str) -> bool:
 def _is_arrays(content: Content) -> bool:
     """Patterns that no other format recognises, with positions in the same folder if they are in HDF5."""
     if content.kind == "hdf5":
-        return len(content.cubes) == 1 and beside(content.path, "positions", ".csv") is not None
+        return beside(content.path, "positions", ".csv") is not None
     return content.kind == "npy" and content.path.suffix.lower() == ".npy"
 
 
@@ -197,7 +211,7 @@ register(
         (".npy",),
         _is_arrays,
         read_arrays,
-        takes=("positions",),
+        takes=("positions", "patterns"),
         last_resort=True,
         order=80,
     )

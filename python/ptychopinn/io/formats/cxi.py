@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """CXI files (cxidb.org, version 1.6), which ptychodus can also open.
 
-All values are in SI units, including energies (joule). `translation` is (x, y, z) in metres, x along the columns of the
-pattern and y along its rows, as in ptychodus. `image_1` can be the probe, `image_2` the object.
+All values are in SI units, including energies (joule), unless they have the attribute `units`. `translation` is
+(x, y, z) in metres, x along the columns of the pattern and y along its rows, as in ptychodus. `image_1` can be the
+probe, `image_2` the object.
 """
 
 from __future__ import annotations
@@ -13,16 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.acquisition import JOULE_PER_EV, Acquisition
-from ptychopinn.io.build import Contents, assemble, bad_pixels_of, first_pixel, truth_of, units_reason
+from ptychopinn.decisions import Decision
+from ptychopinn.io.build import Contents, assemble, first_pixel, truth_of, units_reason
+from ptychopinn.io.candidates import patterns_key
+from ptychopinn.io.formats.arrays import stated_positions
 from ptychopinn.io.formats.nexus import is_nexus
 from ptychopinn.io.geometry import one_size
-from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, put_counts, put_package_group
+from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, put_counts, put_package_group, put_units
 from ptychopinn.io.indexes import indexes_of, pair_by_index, with_pairing
 from ptychopinn.io.lazy import h5py
+from ptychopinn.io.masks import cxi_mask
 from ptychopinn.io.options import ReadOptions
-from ptychopinn.io.probe import PROBE_UNITS, stacked
+from ptychopinn.io.probe import PROBE_UNITS
+from ptychopinn.io.probe_layout import arranged
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.io.units import ENERGIES, LENGTHS, Units
 from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.new_hdf5 import new_hdf5
@@ -54,14 +61,11 @@ def read_cxi(path: Path, options: ReadOptions) -> Scan:
         InputError: the file cannot be used; the error has the file, the key, what was expected and what was found.
     """
     with Hdf5(path, "a CXI file") as file:
-        key = file.need(*PATTERNS)
+        units = Units(file, options, joule=True)
+        key = patterns_key(file, options, *PATTERNS)
         frames = Frames(file, [key])
         size = frames.shape[-1]
-        positions_key = file.need(*POSITIONS)
-        translation = file.numeric(positions_key, "iuf", ndim=2).astype(np.float64)
-        if translation.shape[1] not in (2, 3):
-            file.fail(positions_key, "columns x, y and z", f"shape {translation.shape}")
-        joule = file.scalar(f"{_SOURCE}/energy")
+        positions_key, translation = _positions(file, units, options)
         pixel_size, truth, origin = _object(file)
         record = ScanRecord.from_json(file.json(f"{_ENTRY}/{PACKAGE_GROUP}/metadata_json"))
         frame_indexes = record.frame_indexes
@@ -72,25 +76,31 @@ def read_cxi(path: Path, options: ReadOptions) -> Scan:
             pairs = pair_by_index(file, pattern_indexes, indexes, frames.total, len(translation))
             order, frame_indexes, translation = pairs.patterns, pairs.frame_indexes, translation[pairs.positions]
             record = with_pairing(record, pairs)
+        probe, layout = (None, None) if options.probe is not None else _probe(file, size)
         contents = Contents(
             file=file,
             key=key,
             patterns=frames if order is None else frames.take(order),
             world=translation[:, 1::-1],
-            energy=None if joule is None else joule / JOULE_PER_EV,
+            positions_without_unit=None if units.stated(positions_key) else positions_key,
+            energy=units.number(f"{_SOURCE}/energy", ENERGIES),
             pixel_size=pixel_size,
-            acquisition=Acquisition(file.scalar(f"{_DETECTOR}/distance"), _detector_pixel(file), origin),
-            probe=_probe(file, size),
+            acquisition=Acquisition(
+                units.number(f"{_DETECTOR}/distance", LENGTHS), _detector_pixel(file, units), origin
+            ),
+            probe=probe,
+            probe_layout=layout,
             scale_known=units_reason(
                 file.text_attribute(f"{_ENTRY}/image_1/data", "probe_units"), "image_1/data", file
             ),
-            bad_pixels=bad_pixels_of(file, f"{_DETECTOR}/mask", size),
+            bad_pixels=cxi_mask(file, f"{_DETECTOR}/mask", size),
             truth=truth,
             stated=file.text_attribute(key, "measurement"),
             name=file.text(f"{_ENTRY}/title") or path.stem,
             frame_indexes=frame_indexes,
             record=record,
         )
+        units.report()
         return assemble(contents, options)
 
 
@@ -111,12 +121,13 @@ def write_cxi(scan: Scan, path: Path) -> None:
         if scan.bad_pixels is not None:
             detector["mask"] = np.where(scan.bad_pixels, _INVALID, 0).astype(np.uint32)
         if scan.energy is not None:
-            source["energy"] = scan.energy * JOULE_PER_EV
+            put_units(source, "energy", scan.energy * JOULE_PER_EV, "J")
         if (distance := scan.acquisition.distance) is not None:
-            detector["distance"] = distance
+            put_units(detector, "distance", distance, "m")
         if (side := known_detector_pixel_size(scan)) is not None:
-            detector["x_pixel_size"] = detector["y_pixel_size"] = side
-        entry["sample_1/geometry_1/translation"] = np.column_stack([world[:, ::-1], np.zeros(scan.n)])
+            for axis in "xy":
+                put_units(detector, f"{axis}_pixel_size", side, "m")
+        put_units(entry, "sample_1/geometry_1/translation", np.column_stack([world[:, ::-1], np.zeros(scan.n)]), "m")
         entry["data_1/data"] = h5py.SoftLink(f"/{PATTERNS[0]}")
         entry["data_1/translation"] = h5py.SoftLink(f"/{POSITIONS[0]}")
         # ptychodus has the axes coherent, incoherent, y, x, and requires an object with a probe
@@ -136,26 +147,37 @@ def write_cxi(scan: Scan, path: Path) -> None:
         put_package_group(entry, scan)
 
 
-def _detector_pixel(file: Hdf5) -> float | None:
+def _positions(file: Hdf5, units: Units, options: ReadOptions) -> tuple[str, NDArray[np.float64]]:
+    """The path of the positions, and (n, 2) or (n, 3) metres with columns x, y."""
+    if options.positions is not None:
+        return "", stated_positions(file.path, options)[:, ::-1]
+    key = file.need(*POSITIONS)
+    translation = file.numeric(key, "iuf", ndim=2).astype(np.float64)
+    if translation.shape[1] not in (2, 3):
+        file.fail(key, "columns x, y and z", f"shape {translation.shape}")
+    return key, translation * units.factor(key, LENGTHS)
+
+
+def _detector_pixel(file: Hdf5, units: Units) -> float | None:
     """Detector pixel size in metres, from `x_pixel_size` and `y_pixel_size` or from the lengths of `basis_vectors`."""
-    x, y = (file.scalar(f"{_DETECTOR}/{axis}_pixel_size") for axis in "xy")
+    x, y = (units.number(f"{_DETECTOR}/{axis}_pixel_size", LENGTHS) for axis in "xy")
     key = f"{_DETECTOR}/x_pixel_size"
-    if x is None and y is None and file.has(f"{_DETECTOR}/basis_vectors"):
+    unknown = x is None and y is None and units.options.detector_pixel_size is None
+    if unknown and file.has(f"{_DETECTOR}/basis_vectors"):
         key = f"{_DETECTOR}/basis_vectors"
         vectors = file.numeric(key, "iuf").astype(np.float64)
         if vectors.ndim < 2 or vectors.shape[-2:] not in ((3, 2), (2, 3)):
             file.fail(key, "two vectors of three components", f"shape {vectors.shape}")
-        vectors = vectors.reshape(-1, *vectors.shape[-2:])[0]
+        vectors = vectors.reshape(-1, *vectors.shape[-2:])[0] * units.factor(key, LENGTHS)
         y, x = np.linalg.norm(vectors, axis=0 if vectors.shape == (3, 2) else 1)
     return one_size(file, key, None if x is None else float(x), None if y is None else float(y))
 
 
-def _probe(file: Hdf5, size: int) -> NDArray[np.complex64] | None:
+def _probe(file: Hdf5, size: int) -> tuple[NDArray[np.complex64] | None, Decision | None]:
     key = file.first(f"{_ENTRY}/image_1/data", f"{_SOURCE}/illumination")
     if key is None:
-        return None
-    probe = file.numeric(key, "iufc")
-    return stacked(file, key, probe[0] if probe.ndim == 4 else probe, size)
+        return None, None
+    return arranged(file, key, file.numeric(key, "iufc"), size)
 
 
 def _object(file: Hdf5) -> tuple[float | None, NDArray[np.complex64] | None, tuple[float, float] | None]:
@@ -180,4 +202,8 @@ def _is_cxi(content: Content) -> bool:
     return content.kind == "hdf5" and named and not is_nexus(content)
 
 
-register(Format("cxi", "CXI of cxidb.org", (".cxi",), _is_cxi, read_cxi, write_cxi, order=50))
+register(
+    Format(
+        "cxi", "CXI of cxidb.org", (".cxi",), _is_cxi, read_cxi, write_cxi, takes=("positions", "patterns"), order=50
+    )
+)

@@ -12,24 +12,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import HC, JOULE_PER_EV, Acquisition
-from ptychopinn.io.build import Contents, assemble, bad_pixels_of, origin_of, truth_of, units_reason
+from ptychopinn.acquisition import HC, Acquisition
+from ptychopinn.errors import InputError
+from ptychopinn.io.build import Contents, assemble, origin_of, truth_of, units_reason
+from ptychopinn.io.candidates import patterns_key
+from ptychopinn.io.formats.arrays import stated_positions
+from ptychopinn.io.formats.eiger import is_eiger
 from ptychopinn.io.geometry import one_size
 from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, put_counts, put_package_group, put_units
 from ptychopinn.io.lazy import h5py
+from ptychopinn.io.masks import cxi_mask, nexus_mask
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.io.units import ENERGIES, LENGTHS, Units
 from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.new_hdf5 import new_hdf5
 from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
-_LENGTHS = {"m": 1.0, "metre": 1.0, "meter": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "micron": 1e-6}
-_LENGTHS |= {"nm": 1e-9, "angstrom": 1e-10, "å": 1e-10, "a": 1e-10, "pm": 1e-12, "cm": 1e-2}
-_ENERGIES = {"ev": 1.0, "kev": 1e3, "mev": 1e6, "j": 1 / JOULE_PER_EV, "joule": 1 / JOULE_PER_EV}
-_INVALID_BITS = 0x1F  # gap, dead, under-responding, over-responding and noisy, of NXdetector's pixel_mask
+_POSITIONS = "positions x and y of the sample, or a translation (or positions=, --positions FILE.csv)"
 
 
 def read_nexus(path: Path, options: ReadOptions) -> Scan:
@@ -46,26 +49,33 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
         entry = _one(file, "", "NXentry")
         instrument = _one(file, entry, "NXinstrument")
         detector = _one(file, instrument, "NXdetector")
-        key = f"{detector}/data"
-        frames = Frames(file, [file.need(key)])
+        units = Units(file, options)
+        key = patterns_key(file, options, f"{detector}/data")
+        frames = Frames(file, [key])
         size = frames.shape[-1]
-        sides = [_quantity(file, f"{detector}/{axis}_pixel_size", _LENGTHS) for axis in "xy"]
+        sides = [units.number(f"{detector}/{axis}_pixel_size", LENGTHS) for axis in "xy"]
         package = f"{entry}/{PACKAGE_GROUP}"
         probe, truth = f"{package}/probe", f"{package}/truth"
         record = ScanRecord.from_json(file.json(f"{package}/metadata_json"))
+        if options.positions is None:
+            world, positions_key = _positions(file, units, entry, detector)
+        else:
+            world, positions_key = stated_positions(path, options), ""
+        own_probe = options.probe is None and file.has(probe)
         contents = Contents(
             file=file,
             key=key,
             patterns=frames,
-            world=_positions(file, entry, detector),
-            energy=_energy(file, instrument, entry),
+            world=world,
+            positions_without_unit=None if units.stated(positions_key) else positions_key,
+            energy=_energy(file, units, instrument, entry),
             pixel_size=file.scalar(f"{package}/pixel_size"),
             acquisition=Acquisition(
-                distance=_quantity(file, f"{detector}/distance", _LENGTHS),
+                distance=units.number(f"{detector}/distance", LENGTHS),
                 detector_pixel_size=one_size(file, f"{detector}/x_pixel_size", *sides),
                 world_origin=origin_of(file, package),
             ),
-            probe=stacked(file, probe, file.numeric(probe, "iufc"), size) if file.has(probe) else None,
+            probe=stacked(file, probe, file.numeric(probe, "iufc"), size) if own_probe else None,
             scale_known=units_reason(file.text_attribute(probe, "probe_units"), probe, file),
             bad_pixels=_bad_pixels(file, detector, size),
             truth=truth_of(file, truth, file.array(truth)) if file.has(truth) else None,
@@ -74,6 +84,7 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
             frame_indexes=record.frame_indexes,
             record=record,
         )
+        units.report()
         return assemble(contents, options)
 
 
@@ -134,7 +145,7 @@ def put_group(parent: h5py.Group, name: str, nexus_class: str, **attributes: obj
 
 def _groups(file: Hdf5, inside: str, nexus_class: str) -> list[str]:
     paths = [f"{inside}/{name}" if inside else name for name in file.members(inside or "/")]
-    return [path for path in paths if not file.is_array(path) and file.text_attribute(path, "NX_class") == nexus_class]
+    return [path for path in paths if file.is_group(path) and file.text_attribute(path, "NX_class") == nexus_class]
 
 
 def _one(file: Hdf5, inside: str, nexus_class: str) -> str:
@@ -144,7 +155,7 @@ def _one(file: Hdf5, inside: str, nexus_class: str) -> str:
         default = file.text_attribute("/", "default")
         found = [default] if default in found else [path for path in found if _has_patterns(file, path)]
     if len(found) > 1 and nexus_class == "NXdetector":
-        found = [path for path in found if file.is_array(f"{path}/data") and file.dataset(f"{path}/data").ndim >= 3]
+        found = [path for path in found if _has_cube(file, path)]
     if len(found) != 1:
         several = str(len(found)) if found else "none"
         file.fail(inside or "/", f"one group of NX_class {nexus_class}", several)
@@ -155,85 +166,79 @@ def _has_patterns(file: Hdf5, entry: str) -> bool:
     detectors = [
         path for inside in _groups(file, entry, "NXinstrument") for path in _groups(file, inside, "NXdetector")
     ]
-    return any(file.is_array(f"{path}/data") and file.dataset(f"{path}/data").ndim >= 3 for path in detectors)
+    return any(_has_cube(file, path) for path in detectors)
 
 
-def _quantity(file: Hdf5, key: str, units: dict[str, float]) -> float | None:
-    """The number at a path, converted to metres or eV; an array must have equal values."""
-    if not file.has(key):
-        return None
-    values = np.unique(file.numeric(key, "iuf"))
-    if values.size != 1:
-        file.fail(key, "one number", f"{values.size} different numbers")
-    return float(values[0]) * _factor(file, key, units)
+def _has_cube(file: Hdf5, detector: str) -> bool:
+    """Whether a detector has patterns; data that cannot be read are those of another detector."""
+    try:
+        return file.is_array(f"{detector}/data") and file.dataset(f"{detector}/data").ndim >= 3
+    except InputError:
+        return False
 
 
-def _factor(file: Hdf5, key: str, units: dict[str, float]) -> float:
-    name = file.text_attribute(key, "units")
-    if name is None:
-        return 1.0
-    factor = units.get(name.strip().lower())
-    if factor is None:
-        file.fail(f"{key}@units", f"one of {', '.join(units)}", repr(name))
-    return factor
-
-
-def _energy(file: Hdf5, instrument: str, entry: str) -> float | None:
+def _energy(file: Hdf5, units: Units, instrument: str, entry: str) -> float | None:
     """Photon energy in eV; the energy of an NXsource is that of the electrons, and is ignored."""
     holders = [path for inside in (instrument, entry) for path in _groups(file, inside, "NXbeam")]
     holders += [path for inside in _groups(file, entry, "NXsample") for path in _groups(file, inside, "NXbeam")]
     holders += _groups(file, instrument, "NXmonochromator")
     for holder in holders:
         for name in ("incident_beam_energy", "incident_energy", "energy"):
-            if (energy := _quantity(file, f"{holder}/{name}", _ENERGIES)) is not None:
+            if (energy := units.number(f"{holder}/{name}", ENERGIES)) is not None:
                 return energy
         for name in ("incident_wavelength", "wavelength"):
             if file.has(f"{holder}/{name}"):
-                length = _quantity(file, f"{holder}/{name}", _LENGTHS)
+                length = units.number(f"{holder}/{name}", LENGTHS)
                 if length is None or not length > 0:
                     file.fail(f"{holder}/{name}", "a positive wavelength", f"{length}")
                 return HC / length
     return None
 
 
-def _positions(file: Hdf5, entry: str, detector: str) -> NDArray[np.float64]:
-    """Positions (n, 2), (y, x) in metres, from the motors of the sample or from a translation."""
+def _positions(file: Hdf5, units: Units, entry: str, detector: str) -> tuple[NDArray[np.float64], str]:
+    """Positions (n, 2), (y, x) in metres, from the motors of the sample or from a translation; and their path."""
     samples = _groups(file, entry, "NXsample")
     groups = [path for sample in samples for path in (sample, *_groups(file, sample, "NXtransformations"))]
     for group in [*groups, *_groups(file, entry, "NXdata")]:
         motors = [file.first(f"{group}/{axis}", f"{group}/{axis}_translation") for axis in "yx"]
         if motors[0] is not None and motors[1] is not None:
-            y, x = (file.numeric(key, "iuf").astype(np.float64) * _factor(file, key, _LENGTHS) for key in motors if key)
+            y, x = (file.numeric(key, "iuf").astype(np.float64) * units.factor(key, LENGTHS) for key in motors if key)
             if y.shape != x.shape:
                 file.fail(motors[1], f"the shape of y, {y.shape}", f"{x.shape}")
-            return np.stack([y.ravel(), x.ravel()], axis=1)
+            unknown = next((key for key in motors if key and not units.stated(key)), motors[0])
+            return np.stack([y.ravel(), x.ravel()], axis=1), unknown
     translations = [f"{sample}/geometry_1/translation" for sample in samples] + [f"{detector}/translation"]
     key = file.first(*translations)
     if key is None:
         inside = samples[0] if samples else f"{entry}/sample"
-        file.fail(f"{inside}/transformations", "positions x and y of the sample, or a translation", "neither")
-    translation = file.numeric(key, "iuf", ndim=2).astype(np.float64) * _factor(file, key, _LENGTHS)
+        file.fail(f"{inside}/transformations", _POSITIONS, "neither")
+    translation = file.numeric(key, "iuf", ndim=2).astype(np.float64) * units.factor(key, LENGTHS)
     if translation.shape[1] not in (2, 3):
         file.fail(key, "columns x, y and z", f"shape {translation.shape}")
-    return translation[:, 1::-1]
+    return translation[:, 1::-1], key
 
 
 def _bad_pixels(file: Hdf5, detector: str, size: int) -> NDArray[np.bool_] | None:
-    """Bad pixels: those with an invalid bit in a mask of NeXus, or any bit in a mask of CXI."""
+    """Bad pixels of a `pixel_mask` of NeXus, or of a `mask` of CXI."""
     key = f"{detector}/pixel_mask"
-    if not file.has(key):
-        return bad_pixels_of(file, f"{detector}/mask", size)
-    mask = file.numeric(key, "biu")
-    if mask.ndim == 3 and len(mask) == 1:
-        mask = mask[0]
-    return bad_pixels_of(file, key, size, mask.astype(np.int64) & _INVALID_BITS != 0)
+    return nexus_mask(file, key, size) if file.has(key) else cxi_mask(file, f"{detector}/mask", size)
 
 
 def is_nexus(content: Content) -> bool:
-    """Whether the file has groups of the classes NXentry and NXdetector."""
-    return content.kind == "hdf5" and {"NXentry", "NXdetector"} <= set(content.classes.values())
+    """Whether the file has groups of the classes NXentry and NXdetector, and not the data sets of an Eiger's master."""
+    classes = {"NXentry", "NXdetector"} <= set(content.classes.values())
+    return content.kind == "hdf5" and classes and not is_eiger(content)
 
 
 register(
-    Format("nexus", "NeXus (NXptycho, NXcxi_ptycho)", (".nxs", ".nx"), is_nexus, read_nexus, write_nexus, order=70)
+    Format(
+        "nexus",
+        "NeXus (NXptycho, NXcxi_ptycho)",
+        (".nxs", ".nx"),
+        is_nexus,
+        read_nexus,
+        write_nexus,
+        takes=("positions", "patterns"),
+        order=70,
+    )
 )

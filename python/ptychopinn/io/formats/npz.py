@@ -26,7 +26,8 @@ from ptychopinn.errors import InputError
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, truth_of, units_reason
 from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.options import MEASUREMENTS, ReadOptions
-from ptychopinn.io.probe import PROBE_UNITS, stacked
+from ptychopinn.io.probe import PROBE_UNITS
+from ptychopinn.io.probe_layout import arranged
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
 from ptychopinn.records import ScanRecord
@@ -80,8 +81,8 @@ def read_ptychodus_npz(path: Path, options: ReadOptions) -> Scan:
 
 def _read(path: Path, options: ReadOptions, ptychodus: bool) -> Scan:
     with _Archive(path) as archive:
-        key = "diffraction" if "diffraction" in archive.keys else "diff3d"
-        probe = _read_probe(archive, options)
+        key = options.patterns or ("diffraction" if "diffraction" in archive.keys else "diff3d")
+        probe, layout = _read_probe(archive, options)
         x, y = (archive.numeric(name, "iuf", ndim=1).astype(np.float64) for name in ("xcoords", "ycoords"))
         if len(y) != len(x):
             archive.fail("ycoords", f"{len(x)} values, as many as in xcoords", f"{len(y)}")
@@ -107,6 +108,7 @@ def _read(path: Path, options: ReadOptions, ptychodus: bool) -> Scan:
             pixel_size=archive.scalar("pixel_size"),
             acquisition=record.acquisition,
             probe=probe,
+            probe_layout=layout,
             scale_known=units,
             bad_pixels=bad_pixels_of(archive, "bad_pixels", size),
             truth=truth,
@@ -226,11 +228,16 @@ class _Archive(OpenFile):
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def _read_probe(archive: _Archive, options: ReadOptions) -> NDArray[np.complex64] | None:
+def _read_probe(archive: _Archive, options: ReadOptions) -> tuple[NDArray[np.complex64] | None, Decision | None]:
     """The probe (M, N, N), which determines N; None if the file has none and the caller states one."""
     if options.probe is not None and not archive.has("probeGuess"):
-        return None
-    return stacked(archive, "probeGuess", archive.numeric("probeGuess", "iufc"), None)
+        return None, None
+    try:
+        return arranged(archive, "probeGuess", archive.numeric("probeGuess", "iufc"), None)
+    except InputError:
+        if options.probe is None:
+            raise
+        return None, None  # replaced by the caller's
 
 
 def _read_patterns(archive: _Archive, key: str, size: int | None, n: int, memory: str) -> NDArray[Any] | StoredPatterns:
@@ -288,5 +295,19 @@ def _is_ptychodus_npz(content: Content) -> bool:
     return content.kind == "npz" and content.has("diff3d", "bad_pixels", "scan_index") and not marks & content.names
 
 
-register(Format("npz", "the PtychoPINN contract", (".npz",), _is_npz, read_contract, write_npz, order=10))
-register(Format("ptychodus-npz", "training NPZ of ptychodus", (), _is_ptychodus_npz, read_ptychodus_npz, order=20))
+register(
+    Format(
+        "npz", "the PtychoPINN contract", (".npz",), _is_npz, read_contract, write_npz, takes=("patterns",), order=10
+    )
+)
+register(
+    Format(
+        "ptychodus-npz",
+        "training NPZ of ptychodus",
+        (),
+        _is_ptychodus_npz,
+        read_ptychodus_npz,
+        takes=("patterns",),
+        order=20,
+    )
+)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.acquisition import Acquisition
+from ptychopinn.decisions import Decision
 from ptychopinn.errors import InputError
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, first_pixel, truth_of, units_reason
 from ptychopinn.io.geometry import one_size
@@ -23,6 +24,7 @@ from ptychopinn.io.indexes import frame_indexes, indexes_of, pair_by_index, with
 from ptychopinn.io.lazy import h5py
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
+from ptychopinn.io.probe_layout import arranged
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
 from ptychopinn.records import ScanRecord
@@ -66,7 +68,7 @@ def read_ptychodus(path: Path, options: ReadOptions) -> Scan:
         )
         if product.flag("/", "far_field") is False:
             product.fail("far_field", "a far-field experiment", "a near-field one, which cannot be reconstructed here")
-        probe = _probe(product, size, record.metadata)
+        probe, layout = (None, None) if options.probe is not None else _probe(product, size, record.metadata)
         contents = Contents(
             file=patterns,
             key="patterns",
@@ -80,6 +82,7 @@ def read_ptychodus(path: Path, options: ReadOptions) -> Scan:
                 world_origin=origin,
             ),
             probe=probe,
+            probe_layout=layout,
             scale_known=_scale_known(product, probe),
             bad_pixels=bad_pixels_of(patterns, "bad_pixels", size),
             truth=truth,
@@ -111,7 +114,7 @@ def read_training(path: Path, options: ReadOptions) -> Scan:
                 distance=file.scalar("detector_object_distance_m"),
                 world_origin=None if pixel_size is None else first_pixel((0.0, 0.0), pixel_size, shape),
             ),
-            probe=stacked(file, "probe", file.numeric("probe", "iufc"), size),
+            probe=None if options.probe is not None else stacked(file, "probe", file.numeric("probe", "iufc"), size),
             bad_pixels=bad_pixels_of(file, "bad_pixels", size),
             truth=truth_of(file, "object", file.array("object")),
             stated=file.text_attribute("patterns", "measurement"),
@@ -292,17 +295,14 @@ def _object(
     return pixel_size, truth_of(product, "object", layers[0]), origin
 
 
-def _probe(product: Hdf5, size: int, metadata: dict[str, Any]) -> NDArray[np.complex64] | None:
+def _probe(product: Hdf5, size: int, metadata: dict[str, Any]) -> tuple[NDArray[np.complex64] | None, Decision | None]:
     """Incoherent modes (M, N, N) of the first coherent mode; a Scan cannot have a probe that varies along the scan."""
     if not product.has("probe"):
-        return None
+        return None, None
     probe = product.numeric("probe", "iufc")
-    if probe.ndim == 4:
-        if len(probe) > 1:
-            _log.warning("%s: the probe varies along the scan, so the first of %d is used", product.path, len(probe))
-            metadata["probe_variations"] = len(probe)
-        probe = probe[0]
-    return stacked(product, "probe", probe, size)
+    if probe.ndim == 4 and len(probe) > 1:
+        metadata["probe_variations"] = len(probe)
+    return arranged(product, "probe", probe, size)
 
 
 def _scale_known(product: Hdf5, probe: NDArray[np.complex64] | None) -> str | None:

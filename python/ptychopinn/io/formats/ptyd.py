@@ -56,6 +56,7 @@ def read_ptyd(path: Path, options: ReadOptions) -> Scan:
                 "meta/propagation", "a far-field experiment", "a near-field one, which cannot be reconstructed here"
             )
         probe, truth = f"{PACKAGE_GROUP}/probe", f"{PACKAGE_GROUP}/truth"
+        own_probe = options.probe is None and file.has(probe)
         contents = Contents(
             file=file,
             key=f"chunks/{chunks[0]}/data",
@@ -64,7 +65,7 @@ def read_ptyd(path: Path, options: ReadOptions) -> Scan:
             energy=None if kev is None else kev * 1e3,
             pixel_size=file.scalar(f"{PACKAGE_GROUP}/pixel_size"),
             acquisition=Acquisition(_number(file, "distance"), _number(file, "psize"), origin_of(file, PACKAGE_GROUP)),
-            probe=stacked(file, probe, file.numeric(probe, "iufc"), size) if file.has(probe) else None,
+            probe=stacked(file, probe, file.numeric(probe, "iufc"), size) if own_probe else None,
             scale_known="written by this package in sqrt_counts" if file.has(probe) else None,
             bad_pixels=_bad_pixels(file, chunks, size),
             truth=truth_of(file, truth, file.array(truth)) if file.has(truth) else None,

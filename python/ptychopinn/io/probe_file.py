@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Probes in files of their own, as the caller states them: `.npy`, `.npz`, or HDF5 of several programs."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychopinn.errors import InputError, not_found
+from ptychopinn.io.candidates import data_sets
+from ptychopinn.io.hdf5 import Hdf5
+
+_NPZ_KEYS = ("probe", "probeGuess")
+#: Where programs have the probe: products of ptychodus and results of this package, CXI.
+_HDF5_KEYS = ("probe", "probeGuess", "entry_1/image_1/data", "entry_1/instrument_1/source_1/illumination")
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+def read_probe_file(stated: str | Path) -> tuple[str, NDArray[Any]]:
+    """Read the array of a probe from a file.
+
+    Args:
+        stated: an `.npy` file; an `.npz` or HDF5 file that holds a probe, such as a result of this package, a product
+            of ptychodus, CXI, or a reconstruction of ptypy (`.ptyr`); or such a file and the path in it, `FILE:PATH`.
+
+    Returns:
+        The name of the file and the path, for errors; and the array as stored.
+
+    Raises:
+        InputError: the file is not found or damaged, or it is not clear which of its arrays is the probe.
+    """
+    path, key = Path(stated), None
+    if not path.exists() and ":" in str(stated):
+        file, _, inside = str(stated).rpartition(":")
+        if Path(file).is_file():
+            path, key = Path(file), inside
+    if not path.exists():
+        raise not_found(path)
+    if not path.is_file():
+        raise InputError(f"{path}: expected a file of a probe, found a folder")
+    with path.open("rb") as opened:
+        start = opened.read(8)
+    if start == _HDF5_MAGIC:
+        return _of_hdf5(path, key)
+    try:
+        if zipfile.is_zipfile(path):
+            return _of_npz(path, key)
+        return f"{path}", np.load(path, allow_pickle=False)
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: expected an .npy, .npz or HDF5 file of a probe, found another or a damaged file"
+        ) from error
+
+
+def _of_npz(path: Path, key: str | None) -> tuple[str, NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as archive:
+        names = list(archive.files)
+        key = key or next((name for name in _NPZ_KEYS if name in names), names[0] if len(names) == 1 else None)
+        if key not in names:
+            raise InputError(
+                f"{path}: expected {f'the key {key}' if key else 'a probe'}, found {', '.join(names)}; "
+                "state FILE.npz:KEY (--probe FILE.npz:KEY)"
+            )
+        return f"{path}: key '{key}'", archive[key]
+
+
+def _of_hdf5(path: Path, key: str | None) -> tuple[str, NDArray[Any]]:
+    with Hdf5(path, "an HDF5 file of a probe") as file:
+        if key is None:
+            key = next((name for name in _HDF5_KEYS if file.is_array(name)), None)
+        if key is None:
+            arrays = data_sets(file, lambda node: len(node.shape or ()) >= 2 and node.dtype.kind in "fcV")
+            named = [name for name in arrays if "probe" in name.lower()]
+            if len(named) != 1:
+                found = ", ".join(f"{name} {arrays[name]}" for name in (named or list(arrays))[:8]) or "no array"
+                raise InputError(
+                    f"{path}: expected one data set of a probe, found {found}; "
+                    "state FILE.h5:PATH (--probe FILE.h5:PATH)"
+                )
+            key = named[0]
+        return f"{path}: key '{key}'", file.numeric(key, "iufc")
