@@ -14,6 +14,7 @@ import pytest
 from situation import Situation, edit_counts, edit_npz, nothing, run
 
 import ptychopinn
+import ptychopinn.cli
 from ptychopinn.errors import InputError
 from ptychopinn.findings.gate import KEYS, accepted_keys, check_scan
 from ptychopinn.persistence.bundle import bundle_info
@@ -190,6 +191,16 @@ def test_findings_are_printed_once_and_kept(
         assert run(f"{command} --out out.h5 --overwrite --device cpu") == 0
         assert any(words in change for change in Reconstruction.load("out.h5").metadata["check"]["changes"])
         assert any(words in k["changes"][0] for k in json.loads(Path("out/findings.json").read_text()).values())
+
+
+def test_every_command_that_computes_from_a_scan_checks_it() -> None:
+    """Commands that report, copy or compare a scan do not refuse a faulty one; every other one has to."""
+    permitted = {"inspect", "convert", "mend", "subset", "evaluate", "plot", "options"}
+    commands = {path.stem: path.read_text() for path in Path(ptychopinn.cli.__file__).parent.glob("*.py")}
+    reading = {name for name, source in commands.items() if "load_scan(" in source}
+    assert {"train", "refine", "reconstruct"} <= reading
+    for name in reading - permitted:
+        assert "checked(" in commands[name] and "add_check(" in commands[name], name
 
 
 def test_check_of_a_sound_scan_changes_nothing(folder: Path) -> None:

@@ -42,6 +42,8 @@ KEYS = (
 _IMPLIED = {"centre": ("fft_order",)}
 #: Findings that the reader of the file has logged already.
 _LOGGED_BY_READER = ("measurement", "fractional_counts")
+#: Largest number of times that a scan is mended: some faults appear once others are gone.
+_PASSES = 4
 #: Name of the file beside a result.
 FILE = "findings.json"
 
@@ -109,8 +111,11 @@ def check_scan(
     """
     keys, name = accepted_keys(accept), str(file or scan.name)
     checked = _check(scan)
-    mended, changes = _mended(scan, checked.patterns, checked.geometry, drop_outliers, mask_faulty)
-    if changes:
+    mended = scan
+    for _ in range(_PASSES):
+        mended, changes = _mended(mended, checked.patterns, checked.geometry, drop_outliers, mask_faulty)
+        if not changes:
+            break
         for change in changes:
             _log.warning("%s: %s", name, change)
         checked = replace(_check(mended), changes=(*checked.changes, *changes))

@@ -15,14 +15,11 @@ from ptychopinn.mending.notes import Note
 from ptychopinn.mending.pixels import good_pixels, with_counts
 from ptychopinn.scan import Scan
 
-#: How the reader ends the reason of a probe that it scaled to the counts.
-_FROM_COUNTS = "is the mean counts of a pattern"
-
 
 def scaled_by_reader(scan: Scan) -> bool:
     """Whether the reader scaled the probe to the counts, so that it depends on faulty pixels and patterns."""
     scale = scan.decisions.probe_scale
-    return scale is not None and scale.reason.endswith(_FROM_COUNTS)
+    return scale is not None and scale.from_counts
 
 
 def scale_probe(scan: Scan) -> tuple[Scan, Note]:
@@ -41,7 +38,7 @@ def scale_probe(scan: Scan) -> tuple[Scan, Note]:
     factor = float(np.sqrt(counts / power))
     earlier = scan.decisions.probe_scale
     total = factor if earlier is None else factor * earlier.factor
-    scale = ProbeScale(total, f"its intensity on good pixels {_FROM_COUNTS}")
+    scale = ProbeScale(total, "its intensity on good pixels is the mean counts of a pattern", True)
     text = f"probe multiplied by {factor:.6g}: {counts:.6g} counts on good pixels, as the mean of the patterns"
     mended = replace(scan, probe=scan.probe * np.float32(factor), decisions=replace(scan.decisions, probe_scale=scale))
     return mended, Note("scale_probe", text, {"factor": factor})
