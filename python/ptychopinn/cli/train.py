@@ -71,9 +71,7 @@ def run(options: Namespace) -> int:
     """
     from ptychopinn.inspection.orientation import oriented, require_orientation
     from ptychopinn.runtime.processes import processes, shared_errors
-    from ptychopinn.training.workflow import train
 
-    quieten_lightning()
     with processes():
         with shared_errors():
             config, start = _settings(options)
@@ -84,6 +82,10 @@ def run(options: Namespace) -> int:
             if options.orientation is None:
                 for path, scan in zip(options.scan_files, scans, strict=True):
                     require_orientation(scan, file=path, alone=len(scans) == 1)
+        # After what can be wrong with the scan, since it takes a while to import.
+        from ptychopinn.training.workflow import train
+
+        quieten_lightning()
         trained = train(scans, options.out, config, overwrite=options.overwrite, start=start, resume=options.resume)
     if not is_main_process():
         return 0
@@ -98,7 +100,6 @@ def run(options: Namespace) -> int:
 def _settings(options: Namespace) -> tuple[Config, PtychoModel | None]:
     """The configuration, and the model to begin with if there is one."""
     from ptychopinn.persistence.bundle import BUNDLE_NAME, load_bundle
-    from ptychopinn.training.workflow import read_config
 
     if options.resume and (options.start is not None or options.overwrite):
         raise InputError("--resume continues the run in --out: omit --from and --overwrite")
@@ -109,6 +110,8 @@ def _settings(options: Namespace) -> tuple[Config, PtychoModel | None]:
         start, trained = load_bundle(options.start)
         earlier = {name: trained.to_dict()[name] for name in ("data", "model")}
     if options.resume:
+        from ptychopinn.training.workflow import read_config
+
         earlier = read_config(Path(options.out)).to_dict()
     explicit = options.explicit.as_dict()
     for name, values in earlier.items():
