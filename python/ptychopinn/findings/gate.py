@@ -42,7 +42,7 @@ KEYS = (
 _IMPLIED = {"centre": ("fft_order",)}
 #: Findings that the reader of the file has logged already.
 _LOGGED_BY_READER = ("measurement", "fractional_counts")
-#: Largest number of times that a scan is mended: some faults appear once others are gone.
+#: Largest number of times that a scan is mended: some faults are found once others are mended.
 _PASSES = 4
 #: Name of the file beside a result.
 FILE = "findings.json"

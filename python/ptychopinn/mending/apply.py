@@ -255,8 +255,11 @@ class _Work:
             self.take(scale_positions(self.scan, mends.scale_positions, self.coordinates))
         elif self.all:
             unit = fitting_unit(self.scan, self.found().geometry.diameter, self.coordinates)
+            factor = self.found().geometry.scaling
             if unit is not None:
                 self.take(convert_positions(self.scan, unit, self.coordinates), unit)
+            elif factor is not None and self.asked_for("units_of_positions", "overlap"):
+                self.take(scale_positions(self.scan, factor, self.coordinates), factor)
 
     def of_outliers(self, mends: Mends) -> None:
         if mends.drop_outliers or self.all:
