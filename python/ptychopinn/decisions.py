@@ -61,7 +61,7 @@ class Decisions:
         coordinates: sample of the patch to which coordinates in the file refer, where formats differ.
         probe: "given" by the caller, or "guessed", that is, estimated from the patterns; None: from the file.
         probe_scale: the factor to sqrt(counts).
-        truth: "omitted" if the object in the file does not fit the positions.
+        truth: "omitted" if the object in the file is constant or does not fit the positions.
         pairing: numbers of patterns and positions that were omitted.
     """
 
