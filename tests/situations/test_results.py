@@ -20,13 +20,13 @@ from ptychopinn.scan import Scan
 def with_truth(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
     """Replace the truth of ``scan.npz``; ``result.h5`` is a reconstruction that equals the sound one."""
 
-    def spoil(folder: Path) -> None:
+    def edit(folder: Path) -> None:
         scan = Scan.load(folder / "scan.npz")
         assert scan.truth is not None
         Reconstruction(scan.truth, np.ones(scan.truth.shape, np.float32), (0.0, 0.0)).save(folder / "result.h5")
         edit_npz(objectGuess=change)(folder)
 
-    return spoil
+    return edit
 
 
 def flat_phase(truth: np.ndarray) -> np.ndarray:

@@ -77,7 +77,7 @@ class Config:
         values: Any = {}
         if path is not None:
             try:
-                values = yaml.safe_load(Path(path).read_text()) or {}
+                values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
             except (FileNotFoundError, NotADirectoryError):
                 raise not_found(path) from None
             except OSError as error:
