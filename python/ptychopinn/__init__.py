@@ -8,8 +8,9 @@ answers at once.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from ptychopinn._submodules import imported, submodules
 
 if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
     from ptycho_ext import __version__
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
     from ptychopinn.errors import InputError
     from ptychopinn.inference.large import reconstruct_to_file
     from ptychopinn.inference.predict import reconstruct
+    from ptychopinn.inspection.report import inspect_scan as inspect
     from ptychopinn.metrics.evaluate import evaluate
     from ptychopinn.persistence.bundle import load_bundle, save_bundle
     from ptychopinn.physics.simulate import simulate
@@ -37,6 +39,7 @@ _WHERE = {
     "StoredPatterns": "ptychopinn.storage.stored",
     "__version__": "ptycho_ext",
     "evaluate": "ptychopinn.metrics.evaluate",
+    "inspect": "ptychopinn.inspection.report",
     "load_bundle": "ptychopinn.persistence.bundle",
     "plot_reconstruction": "ptychopinn.plotting.reconstructions",
     "reconstruct": "ptychopinn.inference.predict",
@@ -47,6 +50,8 @@ _WHERE = {
     "simulate": "ptychopinn.physics.simulate",
     "train": "ptychopinn.training.workflow",
 }
+#: Names that differ from those of their modules.
+_RENAMED = {"inspect": "inspect_scan"}
 
 __all__ = [
     "Config",
@@ -57,6 +62,7 @@ __all__ = [
     "StoredPatterns",
     "__version__",
     "evaluate",
+    "inspect",
     "load_bundle",
     "plot_reconstruction",
     "reconstruct",
@@ -71,8 +77,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
-        return getattr(importlib.import_module(_WHERE[name]), name)
-    raise AttributeError(f"module 'ptychopinn' has no attribute {name!r}")
+        return getattr(imported(_WHERE[name]), _RENAMED.get(name, name))
+    return submodules(__name__)(name)
 
 
 def __dir__() -> list[str]:

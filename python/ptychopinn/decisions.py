@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ptychopinn._one_line import one_line
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -23,6 +25,8 @@ class Decision:
     reason: str
     by_default: bool = False
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True)
 class ProbeScale:
@@ -35,6 +39,8 @@ class ProbeScale:
 
     factor: float
     reason: str
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Pairing:
     patterns: int
     positions: int
     reason: str
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True)
@@ -71,3 +79,5 @@ class Decisions:
     probe_scale: ProbeScale | None = None
     truth: Decision | None = None
     pairing: Pairing | None = None
+
+    __repr__ = one_line

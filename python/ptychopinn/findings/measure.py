@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from ptychopinn._one_line import one_line
 from ptychopinn.findings.centre import centre_offset, fill_pixels, probe_far_field
 from ptychopinn.physics.overlap import accumulate_weight
 from ptychopinn.runtime.progress import progress
@@ -102,6 +103,8 @@ class PatternStatistics(_FormerNames):
     masked: NDArray[np.bool_]
     suspects: NDArray[np.bool_]
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True)
 class ScanGeometry(_FormerNames):
@@ -136,6 +139,8 @@ class ScanGeometry(_FormerNames):
     illuminated: int
     dose: float
     transmission: float
+
+    __repr__ = one_line
 
 
 def measure_patterns(scan: Scan) -> PatternStatistics:
