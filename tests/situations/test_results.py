@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from situation import Situation, edit_npz
+from situation import Situation, edit_npz, run
 
 from ptychopinn.physics.objects import OBJECTS
 from ptychopinn.physics.simulate import simulate
@@ -113,3 +113,16 @@ def test_every_sample_of_simulate_is_evaluated(name: str) -> None:
     for part in ("amplitude", "phase"):
         assert (metrics[part]["pearson"] is None) == metrics["truth"][f"constant_{part}"]
     assert metrics["frc"]["mean"] > 0.5
+
+
+def test_few_photons_and_little_overlap_are_trained_on_with_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 29, the report's commands."""
+    monkeypatch.chdir(tmp_path)
+    sample = "--object lines_amplitude --probe disk --patterns 100 --size 32 --step 19.2 --photons 10 --seed 27"
+    assert run(f"simulate scan.npz {sample}") == 0
+    training = "--epochs 2 --data.group_size 2 --data.validation_fraction 0.5 --execution.picture_every 1"
+    assert run(f"train scan.npz --out run --execution.accelerator cpu {training}") == 0
+    assert "Traceback" not in "".join(capsys.readouterr())
+    assert (tmp_path / "run" / "running" / "epoch-0002" / "phase.png").exists()
