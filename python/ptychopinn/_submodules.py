@@ -2,7 +2,8 @@
 """Modules that are imported when they are first named, as in ``ptychopinn.inspection.inspect_scan``.
 
 Libraries that they import change settings of the process: SciPy, SymPy and Lightning add filters of warnings, Lightning
-a format of its own for them, torch and Lightning variables of the environment. Those are put back.
+a format of its own for them, torch and Lightning variables of the environment. Those are put back. And they make
+tensors while they are imported, which must not be on the default device of the caller.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -38,7 +40,8 @@ def imported(name: str) -> ModuleType:
         return importlib.import_module(name)
     filters, formatted, environment = list(warnings.filters), warnings.formatwarning, dict(os.environ)
     try:
-        return importlib.import_module(name)
+        with _defaults_of_torch():
+            return importlib.import_module(name)
     finally:
         if list(warnings.filters) != filters:
             warnings.filters[:] = filters  # type: ignore[index]
@@ -46,3 +49,19 @@ def imported(name: str) -> ModuleType:
         for key in os.environ.keys() - environment.keys():
             del os.environ[key]
         os.environ.update(environment)
+
+
+@contextmanager
+def _defaults_of_torch() -> Iterator[None]:
+    """Context manager with torch's own default device and type, if it is imported already."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(before)
