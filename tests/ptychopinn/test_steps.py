@@ -75,8 +75,8 @@ def test_parts_of_a_large_batch_change_nothing_but_rounding(
     for other in runs[1:]:
         for name, loss in runs[0].losses.items():
             assert other.losses[name] == pytest.approx(loss, rel=1e-4)
-        whole, parts = runs[0].model.state_dict(), other.model.state_dict()
-        for name, value in whole.items():
+        at_once, parts = runs[0].model.state_dict(), other.model.state_dict()
+        for name, value in at_once.items():
             torch.testing.assert_close(
                 parts[name], value, rtol=1e-3, atol=2e-5, msg=lambda text, name=name: name + text
             )
@@ -98,7 +98,7 @@ def test_batches_of_a_network_that_looks_at_whole_batches_are_not_split(
     assert set(seen) == {1}
     seen.clear()
     monkeypatch.setattr("ptychopinn.training.steps._BatchNorm", torch.nn.Module)  # any layer
-    train(scan, tmp_path / "whole", tiny(training={"epochs": 1}))
+    train(scan, tmp_path / "unsplit", tiny(training={"epochs": 1}))
     assert max(seen) == 4
 
 

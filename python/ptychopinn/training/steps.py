@@ -227,7 +227,7 @@ class TrainingSteps:
         if distributed():
             self._sums = torch.zeros(sum(p.numel() for p in self.dense), dtype=torch.float32, device=self.device)
         self._exchange: RowExchange | None = None
-        self._whole = any(isinstance(layer, _BatchNorm) for layer in model.modules())
+        self._unsplit = any(isinstance(layer, _BatchNorm) for layer in model.modules())
         self._losses = self._rates = torch.zeros(0, dtype=torch.float32, device=self.device)
         self._forget_captures()
 
@@ -308,7 +308,7 @@ class TrainingSteps:
         """The batches of the step at the cursor, in parts unless something in the network looks at whole batches."""
         for number in range(self.tables.batches):
             batch, weights = self.tables.batch(number), self.tables.weights(number)
-            yield from [(batch, weights)] if self._whole else parts_of(batch, weights, self.model.good)
+            yield from [(batch, weights)] if self._unsplit else parts_of(batch, weights, self.model.good)
 
     def _update(self) -> None:
         """Clip the gradients, and step."""
