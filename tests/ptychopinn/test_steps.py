@@ -82,7 +82,7 @@ def test_parts_of_a_large_batch_change_nothing_but_rounding(
             )
 
 
-def test_batches_of_a_network_that_looks_at_whole_batches_are_not_split(
+def test_batches_of_a_network_with_statistics_of_batches_are_not_split(
     scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ptychopinn.training.shard_weights._PIXELS", 1)

@@ -305,7 +305,7 @@ class TrainingSteps:
         self._losses.index_copy_(0, self.tables.cursor, total)
 
     def _batches(self) -> Iterator[tuple[GroupBatch, Weights]]:
-        """The batches of the step at the cursor, in parts unless something in the network looks at whole batches."""
+        """The batches of the step at the cursor, in parts unless a layer takes statistics of batches."""
         for number in range(self.tables.batches):
             batch, weights = self.tables.batch(number), self.tables.weights(number)
             yield from [(batch, weights)] if self._unsplit else parts_of(batch, weights, self.model.good)
