@@ -6,6 +6,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,24 @@ def test_dotted_names_exist(page: Path) -> None:
     for name in sorted(set(re.findall(r"\bptychopinn(?:\.[A-Za-z_]\w*)+", page.read_text()))):
         if not name.endswith((".py", ".formats")):  # a file, and the group of entry points
             assert resolved(name) is not None
+
+
+def test_dotted_names_are_found_after_a_bare_import() -> None:
+    """As a reader types them; a name of one page must not need an import that another has brought."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    names = sorted(set(re.findall(r"\bptychopinn(?:\.[A-Za-z_]\w*)+", text)))
+    names = [name for name in names if not name.endswith((".py", ".formats"))]
+    program = (
+        "import sys, warnings, ptychopinn\n"
+        "warnings.simplefilter('ignore', DeprecationWarning)\n"
+        "missing = []\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: eval(name)\n"
+        "    except AttributeError as error: missing.append(f'{name}: {error}')\n"
+        "print(*missing, sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *names], capture_output=True, text=True, check=True)
+    assert len(names) > 30 and not done.stdout.strip(), done.stdout
 
 
 def commands_in(text: str) -> list[tuple[str, list[str]]]:

@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("storage",),
     ("runtime",),
     ("config",),
-    ("errors", "_former"),
+    ("errors", "_former", "_one_line", "_submodules"),
     ("ptycho_ext",),
 )
 LAYER_OF = {folder: number for number, folders in enumerate(LAYERS) for folder in folders}

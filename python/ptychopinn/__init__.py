@@ -8,8 +8,9 @@ answers at once.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from ptychopinn._submodules import imported, submodules
 
 if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
     from ptycho_ext import __version__
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
     from ptychopinn.findings.gate import check_scan
     from ptychopinn.inference.large import reconstruct_to_file
     from ptychopinn.inference.predict import reconstruct
+    from ptychopinn.inspection.report import inspect_scan as inspect
     from ptychopinn.mending.apply import mend
     from ptychopinn.metrics.evaluate import evaluate
     from ptychopinn.persistence.bundle import load_bundle, save_bundle
@@ -40,6 +42,7 @@ _WHERE = {
     "__version__": "ptycho_ext",
     "check_scan": "ptychopinn.findings.gate",
     "evaluate": "ptychopinn.metrics.evaluate",
+    "inspect": "ptychopinn.inspection.report",
     "load_bundle": "ptychopinn.persistence.bundle",
     "mend": "ptychopinn.mending.apply",
     "plot_reconstruction": "ptychopinn.plotting.reconstructions",
@@ -51,6 +54,8 @@ _WHERE = {
     "simulate": "ptychopinn.physics.simulate",
     "train": "ptychopinn.training.workflow",
 }
+#: Names that differ from those of their modules.
+_RENAMED = {"inspect": "inspect_scan"}
 
 __all__ = [
     "Config",
@@ -62,6 +67,7 @@ __all__ = [
     "__version__",
     "check_scan",
     "evaluate",
+    "inspect",
     "load_bundle",
     "mend",
     "plot_reconstruction",
@@ -77,8 +83,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
-        return getattr(importlib.import_module(_WHERE[name]), name)
-    raise AttributeError(f"module 'ptychopinn' has no attribute {name!r}")
+        return getattr(imported(_WHERE[name]), _RENAMED.get(name, name))
+    return submodules(__name__)(name)
 
 
 def __dir__() -> list[str]:

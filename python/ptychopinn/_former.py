@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
-def handed_on(old: str, new: str) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a module ``old`` whose names are now in ``new``."""
+def handed_on(old: str, new: str, *modules: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a module ``old`` whose names are now in ``new``, but for modules that it still has."""
 
     def get(name: str) -> Any:
+        if name in modules:
+            return importlib.import_module(f"{old}.{name}")
         module = importlib.import_module(new)
         if name.startswith("__") or not hasattr(module, name):
             raise AttributeError(f"module {old!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@ from numbers import Real
 
 import numpy as np
 
+from ptychopinn._one_line import one_line
 from ptychopinn.errors import InputError
 
 # Exact in SI since 2019. scipy.constants has them too, and takes 0.1 s to import, at the start of every command.
@@ -69,6 +70,8 @@ class Acquisition:
     distance: float | None = None
     detector_pixel_size: float | None = None
     world_origin: tuple[float, float] | None = None
+
+    __repr__ = one_line
 
     def checked(self, owner: str) -> Acquisition:
         """A copy with checked values, as floats.

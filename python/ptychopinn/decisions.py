@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ptychopinn._one_line import one_line
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -22,6 +24,8 @@ class Decision:
     value: str
     reason: str
     by_default: bool = False
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class ProbeScale:
     reason: str
     from_counts: bool = False
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True)
 class Pairing:
@@ -53,6 +59,8 @@ class Pairing:
     positions: int
     reason: str
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True)
 class Decisions:
@@ -65,7 +73,7 @@ class Decisions:
         probe_layout: how the probe was arranged, where its shape or type leaves a choice: "complex" for real and
             imaginary part in one array, "modes", or "first of several".
         probe_scale: the factor to sqrt(counts).
-        truth: "omitted" if the object in the file does not fit the positions.
+        truth: "omitted" if the object in the file is constant or does not fit the positions.
         pairing: numbers of patterns and positions that were omitted.
     """
 
@@ -76,3 +84,5 @@ class Decisions:
     probe_scale: ProbeScale | None = None
     truth: Decision | None = None
     pairing: Pairing | None = None
+
+    __repr__ = one_line

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn._former import Metadata
+from ptychopinn._one_line import one_line
 from ptychopinn.acquisition import Acquisition, check_orientation_name
 from ptychopinn.errors import InputError
 from ptychopinn.records import RESULT_KEYS, ResultRecord, refuse_keys
@@ -67,6 +68,8 @@ class Reconstruction:
     acquisition: Acquisition = field(default_factory=Acquisition)
     orientation: str = "given"
     refinement: RefinementReport | None = None
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         image = _array("object", self.object, 2, np.complex64)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn._one_line import one_line
 from ptychopinn.acquisition import ORIENTATION_NAMES, Acquisition, finite_pair, positive
 from ptychopinn.decisions import Decision, Decisions, Pairing, ProbeScale
 from ptychopinn.errors import InputError
@@ -50,6 +51,8 @@ class ScanRecord:
     frame_indexes: NDArray[np.int64] | None = None
     decisions: Decisions = field(default_factory=Decisions)
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    __repr__ = one_line
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object: metadata, and a key for every field that is set."""
@@ -97,6 +100,8 @@ class ResultRecord:
     orientation: str = "given"
     refinement: RefinementReport | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    __repr__ = one_line
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object: metadata, and a key for every field that is set."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ptychopinn._one_line import one_line
+
 
 @dataclass(frozen=True)
 class RefinementReport:
@@ -36,3 +38,5 @@ class RefinementReport:
     affine_shift: tuple[float, float] | None = None
     split_half: dict[str, Any] | None = None
     config: dict[str, Any] = field(default_factory=dict)
+
+    __repr__ = one_line

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptychopinn._former import Metadata
+from ptychopinn._one_line import one_line
 from ptychopinn.acquisition import Acquisition, check_orientation_name
 from ptychopinn.decisions import Decisions
 from ptychopinn.errors import InputError
@@ -75,6 +76,8 @@ class Scan:
     orientation: str = "given"
     frame_indexes: NDArray[np.int64] | None = None
     decisions: Decisions = field(default_factory=Decisions)
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         _check_counts(self.counts)

@@ -281,7 +281,7 @@ def test_a_figure_that_fails_is_a_warning_and_the_result_stays(
     arguments = [str(folder / "run"), str(folder / "scan.npz"), "--out", str(out), "--device", "cpu"]
     assert main([command, *arguments, *start]) == 0
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    text = "not drawn: no font of this name; the result is saved, and `ptychopinn plot` draws it again"
+    text = "not drawn: no font of this name; results are not affected, and `ptychopinn plot` draws one that is saved"
     assert set(warnings) == {text} and all(seen)
     assert Reconstruction.load(out).shape
 

@@ -190,7 +190,8 @@ def test_probe_is_read_and_scaled(tmp_path: Path, shape: tuple[int, ...], modes:
 
 
 def test_constant_object_guess_is_no_truth(tmp_path: Path) -> None:
-    assert read_npz(put(tmp_path, objectGuess=np.full((9, 12), 1j, np.complex64))).truth is None
+    scan = read_npz(put(tmp_path, objectGuess=np.full((9, 12), 1j, np.complex64)))
+    assert scan.truth is None and scan.decisions.truth == Decision("omitted", "it is constant")
     truth = np.arange(6.0).reshape(2, 3)
     np.testing.assert_array_equal(read_npz(put(tmp_path, objectGuess=truth)).truth, truth.astype(np.complex64))
 

@@ -71,15 +71,35 @@ def test_reconstruction_figures(tmp_path: Path, drawn: dict[str, Figure]) -> Non
     assert all(p.read_bytes().startswith(PNG) for p in written)
     axes, bar = drawn["amplitude.png"].axes
     shown = axes.images[0]
-    assert shown.get_extent() == [19.5, 109.5, 52.5, -7.5]
+    assert shown.get_extent() == [27.5, 109.5, 52.5, -7.5]  # a margin of two pixels, inside the canvas
     pixels = shown.get_array()
-    assert np.ma.getmaskarray(pixels)[:, :10].all() and not np.ma.getmaskarray(pixels)[:, 10:].any()
-    np.testing.assert_array_equal(pixels[:, 10:].filled(), rec.amplitude[:, 10:])
+    assert np.ma.getmaskarray(pixels)[:, :2].all() and not np.ma.getmaskarray(pixels)[:, 2:].any()
+    np.testing.assert_array_equal(pixels[:, 2:].filled(), rec.amplitude[:, 10:])
     assert shown.get_clim() == pytest.approx(tuple(np.percentile(rec.amplitude[:, 10:], (0.5, 99.5))))
     assert (axes.get_xlabel(), axes.get_ylabel(), bar.get_ylabel()) == ("x (scan px)", "y (scan px)", "amplitude")
     phase = drawn["phase.png"].axes[0].images[0]
     assert float(np.ma.median(phase.get_array())) == pytest.approx(0, abs=1e-5)
     assert phase.get_cmap().name == "viridis" and drawn["phase.png"].axes[0].get_title() == ""
+
+
+def test_pixels_that_were_hardly_illuminated_are_grey_as_those_outside(
+    tmp_path: Path, drawn: dict[str, Figure]
+) -> None:
+    """Row 28: in the tails of the probe the object is noise, or as it began; neither colours nor frame show it."""
+    rec = example((60, 90))
+    weights = np.zeros((60, 90))
+    weights[5:50, 10:80] = 1e-3
+    weights[12:40, 20:70] = 1.0
+    image = np.where(weights == 1, rec.object, np.where(weights > 0, 50j, 0))
+    maps = {name: np.abs(image).astype(np.float32) for name in ("uncertainty", "error_map")}
+    plot_reconstruction(Reconstruction(image, weights, (100, 200), **maps), tmp_path)
+    for name in ("amplitude", "phase", "uncertainty", "error_map"):
+        axes = drawn[f"{name}.png"].axes[0]
+        shown = axes.images[0]
+        assert shown.get_extent() == [218.5, 270.5, 140.5, 110.5]
+        masked = np.ma.getmaskarray(shown.get_array())
+        assert not masked[1:-1, 1:-1].any() and masked.sum() == 2 * 52 + 2 * 28
+        assert shown.get_clim()[1] < 2 and axes.get_facecolor()[:3] == (0.8, 0.8, 0.8)
 
 
 def test_steep_ramp_is_removed_and_stated(tmp_path: Path, drawn: dict[str, Figure]) -> None:

@@ -189,3 +189,17 @@ def test_the_last_state_is_saved_and_announced(tmp_path: Path) -> None:
     refine_to_files(scan, None, out, config, torch.device("cpu"))
     saved = torch.load(tmp_path / "out" / CHECKPOINT, weights_only=True)
     assert saved["passes"] == 20
+
+
+def test_figure_that_fails_does_not_end_the_refinement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ArithmeticError("no convergence")
+
+    monkeypatch.setattr("ptychopinn.refinement.files._FIGURE_SECONDS", 0)
+    monkeypatch.setattr("ptychopinn.refinement.files.plot_reconstruction", fail)
+    out, config = tmp_path / "result.h5", dataclasses.replace(QUICK, iterations=20)
+    result, written = refine_to_files(small_scan(patterns=36), None, out, config, torch.device("cpu"))
+    assert out in written and result.refinement is not None and result.refinement.passes == 20
+    assert sum("not drawn: no convergence" in record.getMessage() for record in caplog.records) > 1

@@ -50,6 +50,58 @@ def test_steps_at_once_change_nothing(scan: Scan, tmp_path: Path, at_once: int) 
         assert runs[1].losses[name] == pytest.approx(loss, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"model": {"learn_positions": True}, "training": {"total_variation": 0.1}},
+        {"training": {"loss": "amplitude", "accumulate": 2}},
+        {"training": {"supervised": True}},
+    ],
+    ids=["defaults", "positions and variation", "accumulated", "supervised"],
+)
+def test_parts_of_a_large_batch_change_nothing_but_rounding(
+    options: dict[str, Any], scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU batches beyond the cache are worked through in parts, here of one group, and of two and three."""
+    bad = np.zeros((32, 32), np.bool_)
+    bad[3, 4:9] = True
+    scan, runs = dataclasses.replace(scan, bad_pixels=bad), []
+    training = {"batch_size": 5, "epochs": 1, "learning_rate": 1e-4, **options.get("training", {})}
+    for groups in (100, 1, 3):
+        monkeypatch.setattr("ptychopinn.training.shard_weights._PIXELS", groups * 4 * 32 * 32)
+        config = tiny(**{**options, "training": training})
+        runs.append(train(scan, tmp_path / str(groups), config))
+    for other in runs[1:]:
+        for name, loss in runs[0].losses.items():
+            assert other.losses[name] == pytest.approx(loss, rel=1e-4)
+        at_once, parts = runs[0].model.state_dict(), other.model.state_dict()
+        for name, value in at_once.items():
+            torch.testing.assert_close(
+                parts[name], value, rtol=1e-3, atol=2e-5, msg=lambda text, name=name: name + text
+            )
+
+
+def test_batches_of_a_network_with_statistics_of_batches_are_not_split(
+    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ptychopinn.training.shard_weights._PIXELS", 1)
+    seen: list[int] = []
+    loss = PtychoModule._loss
+
+    def count(self: PtychoModule, batch: Any, *arguments: Any) -> Any:
+        seen.append(len(batch.counts))
+        return loss(self, batch, *arguments)
+
+    monkeypatch.setattr(PtychoModule, "_loss", count)
+    train(scan, tmp_path / "parts", tiny(training={"epochs": 1}))
+    assert set(seen) == {1}
+    seen.clear()
+    monkeypatch.setattr("ptychopinn.training.steps._BatchNorm", torch.nn.Module)  # any layer
+    train(scan, tmp_path / "unsplit", tiny(training={"epochs": 1}))
+    assert max(seen) == 4
+
+
 @pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "f4"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_resident_counts_are_those_of_a_batch(dtype: str, masked: bool) -> None:

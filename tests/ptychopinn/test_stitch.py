@@ -323,3 +323,34 @@ def test_products_of_many_pairs_at_a_time(size: tuple[int, int], stride: int, mo
     got = overlap_products_on_device(patches, weights, order, positions, pairs, stride).numpy()
     assert got[-1] == 0 and np.array_equal(np.isnan(got), np.isnan(expected)) and np.isnan(got).any()
     np.testing.assert_allclose(got, expected, atol=1e-6 * np.nanmax(np.abs(expected)))
+
+
+@pytest.mark.parametrize(("shape", "fault"), [((5, 6), "error"), ((8, 9), "error"), ((8, 9), "not finite")])
+def test_phases_without_an_eigenvector_are_those_of_a_power_iteration(
+    shape: tuple[int, int], fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A library may fail on links of few photons and little overlap: one line, and phases that are nearly right."""
+
+    def failing(*_: object) -> Tensor:
+        if fault == "error":
+            raise np.linalg.LinAlgError("Eigenvalues did not converge")
+        return torch.full((len(patches),), torch.nan, dtype=torch.complex128)
+
+    positions = grid(*shape)
+    patches = extract_patches(known_object(), positions, SIZE)
+    turned = patches * random_phases(len(patches))[:, None, None]
+    monkeypatch.setattr("ptychopinn.stitching.phases." + ("_exactly" if len(patches) <= 64 else "best_phases"), failing)
+    result = stitch(turned, positions, probe_weight())
+    (record,) = caplog.records
+    assert f"phases of {len(patches)} overlapping patches: no eigenvector" in record.getMessage()
+    expected = stitch(patches, positions, probe_weight(), synchronise=False)
+    assert correlation(result.image, expected.image) > 0.99
+
+
+def test_products_that_are_not_finite_are_no_overlap() -> None:
+    pairs = np.array([[0, 1], [1, 2], [0, 2]])
+    turned = np.exp(1j * np.array([0.3, 1.1, -0.8]))
+    products = np.conj(turned[pairs[:, 0]]) * turned[pairs[:, 1]]
+    expected = agreeing_phases(3, pairs, products)
+    products[2] = np.nan
+    np.testing.assert_allclose(agreeing_phases(3, pairs, products), expected, atol=1e-9)

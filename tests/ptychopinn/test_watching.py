@@ -42,6 +42,20 @@ def test_figures_are_drawn_and_do_not_change_the_training(scan: Scan, tmp_path: 
     assert names(tmp_path / "with" / "running") == {"epoch-0001"}  # without those of the replaced run
 
 
+@pytest.mark.parametrize("failing", ["reconstruct", "plot_reconstruction"])
+def test_picture_that_fails_does_not_end_the_training(
+    failing: str, scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ArithmeticError("ARPACK error -1: no convergence")
+
+    monkeypatch.setattr(f"ptychopinn.training.pictures.{failing}", fail)
+    run = train(scan, tmp_path / "run", tiny(training={"epochs": 2}, execution={"picture_every": 1}))
+    assert load_bundle(run.folder)[0].training is False and len(rows(run)) >= 2
+    warned = [record.getMessage() for record in caplog.records if "ARPACK" in record.getMessage()]
+    assert len(warned) == 2 and all("the training continues" in line or "not drawn" in line for line in warned)
+
+
 def test_training_without_improvement_stops_early(scan: Scan, tmp_path: Path) -> None:
     slow = {"epochs": 12, "learning_rate": 1e-12, "probe_step": 1e-12, "schedule": "constant"}
     run = train(scan, tmp_path / "run", tiny(training=slow, execution={"early_stopping": 2}))

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ptychopinn._submodules import submodules
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -11,3 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ptychopinn.cli.app import run
 
     return run(arguments)
+
+
+if not TYPE_CHECKING:  # which would then find every name
+    __getattr__ = submodules(__name__)

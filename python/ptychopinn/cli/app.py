@@ -9,6 +9,7 @@ processes that torchrun has started the first one prints and fails for all.
 
 from __future__ import annotations
 
+import locale
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -17,11 +18,17 @@ from importlib import import_module, metadata
 from jsonargparse import Namespace
 
 from ptychopinn.cli.parser import FullHelp, Parser, is_main_process
+from ptychopinn.cli.plain import plain_output
 from ptychopinn.errors import InputError, RemoteError, not_found
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    with plain_output():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     named = arguments[0] if arguments and arguments[0] in _COMMANDS else None
     parser, commands = _parser(_COMMANDS, options=False) if named is None else _parser((named,))
@@ -34,7 +41,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # What the user wrote, without defaults: it overrides a bundle's configuration, defaults do not.
         command.explicit = parser.parse_args(arguments, defaults=False)[options.subcommand]
     except UnicodeDecodeError:
-        parser.error("--config: expected YAML text, found a binary file")
+        ascii_only = locale.getpreferredencoding(False).lower().replace("-", "") != "utf8"
+        hint = "; text with other signs than ASCII is read with PYTHONUTF8=1 in the environment" if ascii_only else ""
+        parser.error(f"--config: expected YAML text, found a binary file{hint}")
     logging.basicConfig(level=logging.INFO if is_main_process() else logging.ERROR, format="%(message)s")
     try:
         return commands[options.subcommand](command)

@@ -5,6 +5,9 @@ Each section documents its fields and refuses what cannot work, naming the field
 configuration is written beside every run and into every bundle; nothing reads a setting from anywhere else.
 """
 
+from typing import TYPE_CHECKING
+
+from ptychopinn._submodules import submodules
 from ptychopinn.config.execution import ExecutionConfig
 from ptychopinn.config.inference import InferenceConfig, RefineConfig
 from ptychopinn.config.root import Config
@@ -19,3 +22,6 @@ __all__ = [
     "RefineConfig",
     "TrainingConfig",
 ]
+
+if not TYPE_CHECKING:  # which would then find every name
+    __getattr__ = submodules(__name__)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ptychopinn._one_line import one_line
 from ptychopinn.config.checks import check_fields, require
 
 
@@ -50,6 +51,8 @@ class ExecutionConfig:
     checkpoints: bool = True
     early_stopping: int | None = None
     picture_every: int | None = 10
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         check_fields(self, "execution")

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from ptychopinn._one_line import one_line
 from ptychopinn.config.checks import check_fields, require
 
 
@@ -39,6 +40,8 @@ class InferenceConfig:
     positions: Literal["auto", "scan"] = "auto"
     augment: Literal[1, 2, 4, 8] = 1
     uncertainty: Literal["none", "overlaps", "ensemble"] = "none"
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         check_fields(self, "inference")
@@ -109,6 +112,8 @@ class RefineConfig:
     momentum: float = 0.5
     split_half: bool = True
     seed: int = 0
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         check_fields(self, "refine")

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ptychopinn._one_line import one_line
 from ptychopinn.config.checks import hints_of, require_known
 from ptychopinn.config.execution import ExecutionConfig
 from ptychopinn.config.inference import InferenceConfig
@@ -34,6 +35,8 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+
+    __repr__ = one_line
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain types, as written to YAML and JSON."""
@@ -77,7 +80,7 @@ class Config:
         values: Any = {}
         if path is not None:
             try:
-                values = yaml.safe_load(Path(path).read_text()) or {}
+                values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
             except (FileNotFoundError, NotADirectoryError):
                 raise not_found(path) from None
             except OSError as error:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ptychopinn._one_line import one_line
 from ptychopinn.config.checks import check_fields, require
 
 
@@ -42,6 +43,8 @@ class DataConfig:
     x_bounds: tuple[float, float] = (0.0, 1.0)
     validation_fraction: float = 0.05
     validation: Literal["scattered", "region"] = "scattered"
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         check_fields(self, "data")
@@ -80,6 +83,8 @@ class ModelConfig:
     learn_probe: bool = True
     learn_scale: bool = False
     learn_positions: bool = False
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         check_fields(self, "model")
@@ -126,6 +131,8 @@ class TrainingConfig:
     gradient_clip: float = 0.1
     average: float | None = None
     seed: int = 0
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         check_fields(self, "training")

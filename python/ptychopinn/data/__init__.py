@@ -3,4 +3,4 @@
 
 from ptychopinn._former import handed_on
 
-__getattr__ = handed_on("ptychopinn.data", "ptychopinn.scan")
+__getattr__ = handed_on("ptychopinn.data", "ptychopinn.scan", "subset")

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ptychopinn._one_line import one_line
+
 #: Worst first: a "problem" prevents a reconstruction, a "warning" may lower its quality, a "note" is information.
 SEVERITIES = ("problem", "warning", "note")
 
@@ -24,6 +26,8 @@ class Finding:
     key: str
     sentence: str
     advice: str
+
+    __repr__ = one_line
 
     def __str__(self) -> str:
         return f"{self.severity.upper()}: {self.sentence}: {self.advice}"

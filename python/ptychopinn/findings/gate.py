@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn._one_line import one_line
 from ptychopinn.errors import InputError
 from ptychopinn.findings.finding import Finding
 from ptychopinn.findings.geometry import ScanGeometry, measure_geometry
@@ -66,6 +67,8 @@ class Checked:
     findings: tuple[Finding, ...]
     accepted: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+
+    __repr__ = one_line
 
     def to_json(self) -> dict[str, Any]:
         """The findings as JSON types, for the files of a result."""

@@ -12,6 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from ptychopinn._one_line import one_line
 from ptychopinn.findings.measure import FormerNames, PatternStatistics
 from ptychopinn.physics.overlap import accumulate_weight
 from ptychopinn.scan import Scan
@@ -85,6 +86,8 @@ class ScanGeometry(FormerNames):
     real_probe: bool
     scaling: float | None
     unit: str
+
+    __repr__ = one_line
 
 
 def measure_geometry(scan: Scan, patterns: PatternStatistics) -> ScanGeometry:

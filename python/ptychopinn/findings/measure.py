@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ptychopinn._one_line import one_line
 from ptychopinn.findings.centre import centre_offset, fill_pixels, probe_far_field
 from ptychopinn.runtime.progress import progress
 from ptychopinn.scan import Scan
@@ -114,6 +115,8 @@ class PatternStatistics(FormerNames):
     def faulty(self) -> NDArray[np.bool_]:
         """Mask (N, N) of pixels to ignore besides the scan's: suspects and saturated ones."""
         return self.suspects | self.saturated_pixels
+
+    __repr__ = one_line
 
 
 def measure_patterns(scan: Scan) -> PatternStatistics:

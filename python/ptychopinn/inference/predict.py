@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptychopinn._one_line import one_line
 from ptychopinn.batches.dataset import GroupDataset
 from ptychopinn.batches.grouping import covering_groups, group_patterns
 from ptychopinn.batches.resident import ResidentCounts
@@ -61,6 +62,8 @@ class Prediction:
     canvases: Tensor
     weights: Tensor
     origins: Tensor
+
+    __repr__ = one_line
 
 
 def predict(

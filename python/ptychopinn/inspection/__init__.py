@@ -6,8 +6,9 @@ Names are imported when they are first used: every command turns positions, and 
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from ptychopinn._submodules import imported, submodules
 
 if TYPE_CHECKING:
     from ptychopinn.findings.finding import Finding
@@ -38,8 +39,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
-        return getattr(importlib.import_module(_WHERE[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(imported(_WHERE[name]), name)
+    return submodules(__name__)(name)
 
 
 def __dir__() -> list[str]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn._one_line import one_line
 from ptychopinn.errors import InputError
 from ptychopinn.findings.centre import off_centre
 from ptychopinn.runtime.process_settings import own_defaults
@@ -84,6 +85,8 @@ class OrientationReport:
     offset: tuple[float, float]
     patterns: int
     sentence: str
+
+    __repr__ = one_line
 
     @property
     def sure(self) -> bool:

@@ -39,7 +39,7 @@ def plot_inspection(scan: Scan, inspection: Inspection, path: str | Path) -> lis
     _draw_probe(amplitude, phase, scan, inspection)
     _draw_scores(scores, inspection)
     lines = [f"{finding.severity}: {finding.sentence}" for finding in inspection.findings] or ["no findings"]
-    figure.text(0.5, 0.94, scan.name, ha="center", va="bottom", fontsize="x-large")
+    figure.text(0.5, 0.94, scan.name, ha="center", va="bottom", fontsize="x-large", parse_math=False)
     figure.text(0.1, 0.045, "\n".join(lines), va="top", fontsize="medium", wrap=False)
     return [save_figure(figure, Path(path))]
 

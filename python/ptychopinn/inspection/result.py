@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn._one_line import one_line
 from ptychopinn.findings.finding import SEVERITIES, Finding
 from ptychopinn.findings.geometry import ENCIRCLED, ScanGeometry
 from ptychopinn.findings.measure import FORMER_NAMES, PatternStatistics
@@ -44,6 +45,8 @@ class Inspection:
     geometry: ScanGeometry
     orientation: OrientationReport | None
     findings: tuple[Finding, ...]
+
+    __repr__ = one_line
 
     @property
     def problems(self) -> int:

@@ -89,7 +89,7 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
 
     If the file has an object, its pixel (0, 0) is the scan's; otherwise positions are shifted so that the smallest is 0
     on each axis. `acquisition.world_origin` is the world coordinate of that pixel. The truth is omitted, and
-    `decisions.truth` records it, if the pixel size of the scan differs from that of the truth.
+    `decisions.truth` records it, if it is constant, or if the pixel size of the scan differs from that of the truth.
 
     Args:
         contents: from the reader of a format.
@@ -121,6 +121,9 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
     found = resolved(stated, file, options, size, "for positions in metres" if contents.world is not None else None)
     pixel_size, origin = found["pixel_size"], acquisition.world_origin
     middle, truth = (size - 1) / 2, contents.truth
+    if truth is not None and _is_constant(truth):
+        truth, known = None, decisions.truth  # of a scan whose truth was omitted, a writer has put a placeholder
+        decisions = replace(decisions, truth=known or Decision("omitted", "it is constant"))
     if contents.world is not None:
         assert pixel_size is not None
         if contents.positions_without_unit is not None:
@@ -230,10 +233,16 @@ def bad_pixels_of(file: OpenFile, key: str, size: int, array: NDArray[Any] | Non
 
 
 def truth_of(file: OpenFile, key: str, array: NDArray[Any]) -> NDArray[np.complex64] | None:
-    """The object at `key` as complex64; None if it is constant, which marks a placeholder."""
+    """The object (H, W) at `key` as complex64, also from (1, H, W) or (H, W, 1); None if it is empty."""
+    while array.ndim > 2 and 1 in (array.shape[0], array.shape[-1]):
+        array = array[0] if array.shape[0] == 1 else array[..., 0]
     truth = file.check(key, array, "iufc", ndim=2)
-    constant = truth.size == 0 or np.abs(truth - truth.flat[0]).max() <= 1e-6 * np.abs(truth.flat[0])
-    return None if constant else truth.astype(np.complex64)
+    return truth.astype(np.complex64) if truth.size else None
+
+
+def _is_constant(truth: NDArray[np.complex64]) -> bool:
+    """Whether an object is the same everywhere, which marks a placeholder."""
+    return bool(np.abs(truth - truth.flat[0]).max() <= 1e-6 * np.abs(truth.flat[0]))
 
 
 def origin_of(file: OpenFile, group: str) -> tuple[float, float] | None:

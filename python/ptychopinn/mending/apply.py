@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn._one_line import one_line
 from ptychopinn.errors import InputError
 from ptychopinn.inspection import Inspection, inspect_scan, oriented
 from ptychopinn.mending.blocks import largest_of
@@ -51,6 +52,8 @@ class Mends:
     scale_probe: bool = False
     centre_probe: bool = False
     even_dose: bool = False
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         for one, other in (("centre", "shift"), ("position_unit", "scale_positions")):
@@ -92,6 +95,8 @@ class Mended:
     scan: Scan
     notes: tuple[Note, ...]
     mends: Mends
+
+    __repr__ = one_line
 
 
 def mend(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ptychopinn._one_line import one_line
 from ptychopinn.scan import Scan
 
 #: Key of a scan's metadata with the notes, oldest first. They are a log for people.
@@ -27,6 +28,8 @@ class Note:
     name: str
     text: str
     values: dict[str, Any] = field(default_factory=dict)
+
+    __repr__ = one_line
 
     def __str__(self) -> str:
         return f"{self.name.replace('_', '-')}: {self.text}"

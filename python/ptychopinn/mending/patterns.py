@@ -12,6 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from ptychopinn._one_line import one_line
 from ptychopinn.errors import InputError
 from ptychopinn.findings.measure import BRIGHT, FAINT, measure_patterns
 from ptychopinn.io.indexes import frame_indexes, unless_in_order
@@ -38,6 +39,8 @@ class Outliers:
     faint: list[int]
     bright: list[int]
     far: list[int]
+
+    __repr__ = one_line
 
     @property
     def rows(self) -> list[int]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn._one_line import one_line
 from ptychopinn.errors import InputError
 from ptychopinn.findings.measure import measure_patterns
 from ptychopinn.mending.blocks import changed, extremes_of, largest_of, totals_of
@@ -36,6 +37,8 @@ class FaultyPixels:
     mask: NDArray[np.bool_]
     kinds: dict[str, int]
     saturated_at: float | None
+
+    __repr__ = one_line
 
 
 def good_pixels(scan: Scan) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft, ndimage
 
+from ptychopinn._one_line import one_line
 from ptychopinn.errors import InputError
 
 MIN_SIDE = 32  # smallest side of the compared region, in pixels: fewer rings give no useful ring correlation
@@ -45,6 +46,8 @@ class Aligned:
     scale: complex
     region: tuple[slice, slice]
     registered: bool
+
+    __repr__ = one_line
 
     def levelled(self) -> tuple[np.ndarray, np.ndarray]:
         """Image and truth without the phase ramp of the truth, (h, w) complex128 each, for spectra.

@@ -45,7 +45,12 @@ def align_to_scan(
         InputError: the scan has no truth, too few pixels are covered, or canvas and truth do not overlap.
     """
     if scan.truth is None:
-        raise InputError(f"{scan.name}: evaluation needs a truth (key 'objectGuess'), and the scan has none")
+        decision = scan.decisions.truth
+        found = "the scan has none" if decision is None else f"that of the scan is omitted: {decision.reason}"
+        raise InputError(
+            f"{scan.name}: evaluation needs a truth (key 'objectGuess' of an NPZ file), and {found}; without one, "
+            "ptychopinn refine reports a split-half resolution"
+        )
     first = np.round(reconstruction.origin).astype(int)
     low = np.maximum(first, 0)
     high = np.minimum(first + reconstruction.shape, scan.truth.shape)
@@ -87,7 +92,9 @@ def evaluate(
     probe's radius, because the error of a good reconstruction is mostly a slow phase error. Full scale (``peak``) is
     the 0.5 to 99.5 percentile span of the truth. A plane in the phase is an ambiguity: phases are correlated and
     high-passed without their least-squares planes, so an image without features scores 0 also where the truth has a
-    phase ramp.
+    phase ramp. Where the amplitude or the phase of the truth itself is constant, as the phase of a sample that absorbs
+    alone, its correlations, SSIM and PSNR are undefined, and the errors are not; where both are constant, the ring
+    correlation is undefined too.
 
     Args:
         reconstruction: object to score.
@@ -101,6 +108,7 @@ def evaluate(
         A dictionary for JSON (None where a score is undefined or infinite)::
 
             scan        name
+            truth       constant_amplitude, constant_phase: of the compared pixels
             region      canvas_rows, canvas_columns: [first, stop) of the compared pixels
             alignment   shift_px (remaining), ramp_rad_per_px, scale_modulus, scale_phase_rad, registered
             high_pass   sigma_px, probe_diameter_px
@@ -122,9 +130,16 @@ def evaluate(
     image, truth = aligned.image, aligned.truth
     diameter = scores.probe_diameter(scan.probe)
     sigma = diameter / 2
-    frc = scores.frc_figures(*aligned.levelled(), reconstruction.pixel_size or scan.pixel_size)
+    levelled = aligned.levelled()
+    amplitude, phase = scores.constant_parts(levelled[1])
+    frc = scores.frc_figures(*levelled, reconstruction.pixel_size or scan.pixel_size)
+    if amplitude and phase:
+        frc = {key: [math.nan] * len(value) if key == "correlation" else math.nan for key, value in frc.items()} | {
+            "frequency": frc["frequency"]
+        }
     metrics: dict[str, Any] = {
         "scan": scan.name,
+        "truth": {"constant_amplitude": amplitude, "constant_phase": phase},
         "region": {
             name: [part.start, part.stop]
             for name, part in zip(("canvas_rows", "canvas_columns"), aligned.region, strict=True)
@@ -137,8 +152,8 @@ def evaluate(
             "registered": aligned.registered,
         },
         "high_pass": {"sigma_px": sigma, "probe_diameter_px": diameter},
-        "amplitude": _real_scores(np.abs(image), np.abs(truth), sigma, level=lambda amplitude: amplitude),
-        "phase": _real_scores(*scores.matched_phases(image, truth), sigma, level=scores.remove_plane),
+        "amplitude": _real_scores(np.abs(image), np.abs(truth), sigma, lambda amplitude: amplitude, amplitude),
+        "phase": _real_scores(*scores.matched_phases(image, truth), sigma, scores.remove_plane, phase),
         "complex": {"nmse": scores.nmse(image, truth)},
         "frc": frc,
     }
@@ -166,15 +181,16 @@ def write_metrics(metrics: dict[str, Any], path: str | Path) -> Path:
 
 
 def _real_scores(
-    image: np.ndarray, truth: np.ndarray, sigma: float, level: Callable[[np.ndarray], np.ndarray]
+    image: np.ndarray, truth: np.ndarray, sigma: float, level: Callable[[np.ndarray], np.ndarray], constant: bool
 ) -> dict[str, float]:
-    peak = scores.data_range(truth)
+    """Scores of one part; NaN for what a constant truth leaves undefined."""
+    peak = 0.0 if constant else scores.data_range(truth)
     level_image, level_truth = level(image), level(truth)
     fine_image, fine_truth = scores.high_pass(level_image, sigma), scores.high_pass(level_truth, sigma)
     return {
-        "pearson": scores.pearson(level_image, level_truth),
+        "pearson": math.nan if constant else scores.pearson(level_image, level_truth),
         "rmse": scores.rmse(image, truth),
-        "pearson_high_pass": scores.pearson(fine_image, fine_truth),
+        "pearson_high_pass": math.nan if constant else scores.pearson(fine_image, fine_truth),
         "rmse_high_pass": scores.rmse(fine_image, fine_truth),
         "psnr_db": scores.psnr(image, truth, peak),
         "ssim": scores.ssim(image, truth, peak),

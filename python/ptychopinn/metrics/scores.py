@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+_LEAST = 1e-5  # variation below this fraction of the largest amplitude is none: truths are complex64
 _ROUNDING = 1e-7  # variation below this fraction of the magnitude is rounding of float32
 
 
@@ -80,13 +81,34 @@ def ssim(image: np.ndarray, truth: np.ndarray, data_range: float) -> float:
 
 
 def nmse(image: np.ndarray, truth: np.ndarray) -> float:
-    """Normalised squared error of complex images: ``sum |image - truth|^2 / sum |truth|^2``.
+    """Normalised squared error of complex images: ``sum |image - truth|^2 / sum |truth|^2``; nan for a truth of zeros.
 
     Example:
         >>> nmse(np.array([3.0, 1.0]), np.array([1.0, 1.0]))
         2.0
     """
-    return float((np.abs(image - truth) ** 2).sum() / (np.abs(truth) ** 2).sum())
+    power = float((np.abs(truth) ** 2).sum())
+    return float((np.abs(image - truth) ** 2).sum() / power) if power > 0 else math.nan
+
+
+def constant_parts(truth: np.ndarray) -> tuple[bool, bool]:
+    """Whether the amplitude of a complex image is constant, and whether its phase is, but for rounding.
+
+    Where the amplitude is 0 there is no phase.
+
+    Args:
+        truth: (h, w), without a phase ramp (see ``Aligned.levelled``).
+
+    Example:
+        >>> constant_parts(np.array([[1.0, 2.0], [0.0, 3.0]]) * 1j)
+        (False, True)
+    """
+    largest = float(np.abs(truth).max())
+    if largest == 0:
+        return True, True
+    turned = truth * np.exp(-1j * np.angle(truth.sum()))  # real and not negative where the phase is constant
+    away = max(float(np.abs(turned.imag).max()), float(-turned.real.min()))
+    return bool(np.ptp(np.abs(truth)) <= _LEAST * largest), away <= _LEAST * largest
 
 
 def data_range(truth: np.ndarray) -> float:

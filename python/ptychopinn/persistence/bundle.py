@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -141,7 +142,8 @@ def load_bundle(path: str | Path) -> tuple[PtychoModel, Config]:
             fail(path, "manifest.json", f"an integer from {smallest} under {key!r}", repr(manifest.get(key)))
     try:
         resolved = Config.from_dict(config)
-        model = build_model(resolved, manifest["patch_size"], manifest["modes"], manifest["patterns"])
+        with torch.random.fork_rng([]):  # weights are drawn before those of the file replace them
+            model = build_model(resolved, manifest["patch_size"], manifest["modes"], manifest["patterns"])
     except InputError as error:
         raise InputError(f"{path}: config.json: {error}") from None
     try:

@@ -41,7 +41,8 @@ def load_checkpoint(path: str | Path) -> tuple[PtychoModel, Config, dict[str, An
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         facts, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
         config = Config.from_dict(facts["config"])
-        model = build_model(config, facts["patch_size"], facts["modes"], facts["patterns"])
+        with torch.random.fork_rng([]):  # weights are drawn before those of the file replace them
+            model = build_model(config, facts["patch_size"], facts["modes"], facts["patterns"])
         model.load_state_dict(
             {name.removeprefix(_PREFIX): value for name, value in weights.items() if name.startswith(_PREFIX)}
         )

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from ptychopinn._one_line import one_line
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.persistence.archive import read_member
 from ptychopinn.storage.atomic import atomic_path
@@ -41,6 +42,8 @@ class Predecessor:
     weights: dict[str, Tensor]
     settings: dict[str, Any]
     manifest: dict[str, Any]
+
+    __repr__ = one_line
 
 
 def kind_of(names: list[str]) -> str | None:

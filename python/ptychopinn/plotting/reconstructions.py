@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Figures of a reconstruction and of its comparison with the truth.
 
-Images have scan coordinates, a colour bar and a scale bar; pixels that were not illuminated are grey.
+Images have scan coordinates, a colour bar and a scale bar. Pixels that were not measured, hardly illuminated or not at
+all, are grey; the frame and the colours are those of the others.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from ptychopinn.plotting.images import (
 from ptychopinn.plotting.style import new_figure, save_figure
 from ptychopinn.reconstruction import Reconstruction
 
+#: Illumination from which a pixel is shown, as a fraction of the typical one: below, the object is noise.
+_MEASURED = 0.02
+_MARGIN = 0.02  # grey around the measured pixels, as a fraction of their longer side
+
 
 def plot_reconstruction(
     reconstruction: Reconstruction, folder: str | Path, *, aligned: Aligned | None = None
@@ -34,9 +39,10 @@ def plot_reconstruction(
     Always ``amplitude.png`` and ``phase.png``; ``uncertainty.png`` and ``error_map.png`` if the reconstruction has
     them; ``comparison.png`` and ``frc.png`` with ``aligned``.
 
-    The phase is shown relative to its median over the covered pixels. A ramp of more than pi across the canvas, which
+    The phase is shown relative to its median over the measured pixels. A ramp of more than pi across the canvas, which
     the patterns do not determine, is removed first and stated in the title. The colour map is cyclic if the phase spans
-    nearly 2 pi. Colours span the 0.5 to 99.5 percentiles of the covered pixels.
+    nearly 2 pi. Colours span the 0.5 to 99.5 percentiles of the measured pixels, which have at least a fiftieth of the
+    typical illumination; the others are grey, and the images end a little outside of the measured ones.
 
     Args:
         reconstruction: what to draw.
@@ -47,8 +53,9 @@ def plot_reconstruction(
         The paths written.
     """
     folder = Path(folder)
-    illuminated, covered = reconstruction.weights > 0, reconstruction.covered()
-    shown = covered if covered.any() else np.ones_like(covered)
+    measured = reconstruction.covered(_MEASURED)
+    shown = measured if measured.any() else np.ones_like(measured)
+    frame, origin = _frame(shown, reconstruction.origin)
     amplitude = reconstruction.amplitude
     phase, note = _centred_phase(reconstruction.object, shown)
     limits, colours = _phase_style(phase[shown])
@@ -64,14 +71,15 @@ def plot_reconstruction(
     if error is not None:
         images.append(("error_map", error, "deviance per detector pixel", percentiles(error[shown]), COUNTS_MAP, ""))
     for name, image, label, span, colour_map, title in images:
-        figure, (axes,) = image_figure(reconstruction.shape, 1)
+        framed = np.where(measured, image, np.nan)[frame]
+        figure, (axes,) = image_figure(framed.shape, 1)
         draw_image(
             axes,
-            np.where(illuminated, image, np.nan),
+            framed,
             label=label,
             limits=span,
             colour_map=colour_map,
-            origin=reconstruction.origin,
+            origin=origin,
             pixel_size=reconstruction.pixel_size,
         )
         axes.set_title(title, fontsize="medium")
@@ -162,6 +170,17 @@ def plot_frc(frequency: np.ndarray, correlation: np.ndarray, path: Path, label: 
     axes.grid(alpha=0.3, linewidth=0.5)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize="small")
     return save_figure(figure, path)
+
+
+def _frame(shown: np.ndarray, origin: tuple[float, float]) -> tuple[tuple[slice, slice], tuple[float, float]]:
+    """Rows and columns of a mask (H, W) with its True pixels and a margin, and the coordinate (y, x) of the first."""
+    ends = [np.flatnonzero(shown.any(axis))[[0, -1]] for axis in (1, 0)]
+    margin = max(1, round(_MARGIN * max(int(last - first) + 1 for first, last in ends)))
+    rows, columns = (
+        slice(max(int(first) - margin, 0), min(int(last) + 1 + margin, side))
+        for (first, last), side in zip(ends, shown.shape, strict=True)
+    )
+    return (rows, columns), (origin[0] + rows.start, origin[1] + columns.start)
 
 
 def _centred_phase(image: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, str]:

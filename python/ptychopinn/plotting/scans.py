@@ -62,7 +62,7 @@ def plot_scan_overview(scan: Scan, path: str | Path) -> list[Path]:
     shown = pattern.imshow(mean, norm=LogNorm(floor, ceiling, clip=True), cmap=COUNTS_MAP, interpolation="nearest")
     pattern.set(facecolor=NO_DATA, xlabel="column (px)", ylabel="row (px)", title=f"mean {averaged}diffraction pattern")
     colour_bar(shown, pattern, "counts per pattern")
-    figure.suptitle(scan.name)
+    figure.suptitle(scan.name, parse_math=False)  # "$" of a name begins no formula
     arrange(figure)
     return [save_figure(figure, Path(path))]
 

@@ -29,7 +29,7 @@ _one_at_a_time = threading.Lock()
 
 
 def drawn(draw: Callable[..., list[Path]], *arguments: Any, **options: Any) -> list[Path]:
-    """Call a function that draws what is saved already: an error becomes a warning, since the result is there.
+    """Call a function that draws a result or its progress: an error becomes a warning, since the work is worth more.
 
     Args:
         draw: such as :func:`ptychopinn.plotting.plot_reconstruction`.
@@ -43,7 +43,7 @@ def drawn(draw: Callable[..., list[Path]], *arguments: Any, **options: Any) -> l
         return draw(*arguments, **options)
     except Exception as error:  # of any kind: a figure must not cost the result its exit code
         reason = " ".join(str(error).split()) or type(error).__name__
-        _log.warning("not drawn: %s; the result is saved, and `ptychopinn plot` draws it again", reason)
+        _log.warning("not drawn: %s; results are not affected, and `ptychopinn plot` draws one that is saved", reason)
         return []
 
 

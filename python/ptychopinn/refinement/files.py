@@ -26,6 +26,10 @@ CHECKPOINT = "refinement.ckpt"
 _FIGURE_SECONDS = 20
 
 
+def _plot_progress(progress: Progress, folder: Path) -> list[Path]:
+    return plot_reconstruction(progress.result(), folder)
+
+
 def refine_to_files(
     scan: Scan,
     start: Reconstruction | None,
@@ -75,7 +79,7 @@ def refine_to_files(
             return
         writer.save(progress.save, progress.last)
         if time.perf_counter() - last_figure > _FIGURE_SECONDS:
-            plot_reconstruction(progress.result(), folder)
+            drawn(_plot_progress, progress, folder)
             last_figure = time.perf_counter()
 
     try:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ptycho_ext import CanvasGeometry
+from ptychopinn._one_line import one_line
 from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
@@ -80,6 +81,8 @@ class Progress:
     save: Callable[[Path | Writer], None]
     result: Callable[[], Reconstruction]
     last: bool = False
+
+    __repr__ = one_line
 
 
 def refine(

@@ -9,6 +9,7 @@ they share random generators, precision and deterministic algorithms, so that re
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -35,7 +36,7 @@ def process_settings(execution: ExecutionConfig | None = None, *, seed: int | No
 
     Inside, tensors without a stated device and type are float32 on the CPU, and TF32 is off unless
     ``execution.precision`` is "tf32". Handlers of SIGINT and SIGTERM, deterministic algorithms, cuDNN's choice of
-    algorithms and Lightning's environment variables may be changed inside.
+    algorithms, the start method of processes and Lightning's environment variables may be changed inside.
 
     Args:
         execution: its ``threads`` and ``precision`` are used; None: defaults.
@@ -52,6 +53,7 @@ def process_settings(execution: ExecutionConfig | None = None, *, seed: int | No
         stack.enter_context(own_threads(execution.threads))
         stack.enter_context(float32_precision("tf32" if execution.precision == "tf32" else "32"))
         stack.enter_context(_algorithms.hold(None))
+        stack.enter_context(_start_method.hold(None))
         stack.enter_context(restored_handlers(signal.SIGINT, signal.SIGTERM))
         stack.enter_context(torch.set_grad_enabled(torch.is_grad_enabled()))  # Lightning switches it on
         if seed is not None:
@@ -236,6 +238,14 @@ class _Algorithms:
 
 
 _algorithms: SharedSetting[None, _Algorithms] = SharedSetting(_Algorithms, lambda value: None, _Algorithms.restore)
+
+
+#: Python fixes its default when somebody asks for it, as Lightning does; a caller may still choose one after that.
+_start_method: SharedSetting[None, str | None] = SharedSetting(
+    lambda: multiprocessing.get_start_method(allow_none=True),
+    lambda value: None,
+    lambda value: multiprocessing.set_start_method(value, force=True),
+)
 
 
 def _variables(names: tuple[str, ...]) -> dict[str, str | None]:

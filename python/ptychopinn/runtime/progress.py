@@ -17,6 +17,14 @@ DELAY = 1.0
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
+def is_terminal(stream: Any) -> bool:
+    """Whether a stream is a terminal; one of a notebook or a window, which may be None or know little, is none."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):  # ValueError: it is closed
+        return False
+
+
 @contextmanager
 def progress(label: str, total: int | None, unit: str = "patterns") -> Iterator[Callable[[int], object]]:
     """A progress bar on standard error, from the first call after :data:`DELAY` seconds on.
@@ -36,8 +44,7 @@ def progress(label: str, total: int | None, unit: str = "patterns") -> Iterator[
         >>> with progress("load", 3) as advance:
         ...     _ = advance(3)
     """
-    terminal = sys.stderr is not None and sys.stderr.isatty()
-    if _quiet.get() or not terminal or os.environ.get("RANK", "0") != "0":
+    if _quiet.get() or not is_terminal(sys.stderr) or os.environ.get("RANK", "0") != "0":
         yield lambda count: None
         return
     token = _quiet.set(True)

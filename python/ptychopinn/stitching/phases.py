@@ -9,13 +9,14 @@ synchronisation; A. Singer, Appl. Comput. Harmon. Anal. 30 (2011) 20).
 
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array, diags_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 from torch import Tensor
 
 from ptycho_ext import CanvasGeometry
@@ -32,10 +33,14 @@ from ptychopinn.stitching.overlaps import (
 )
 from ptychopinn.stitching.stores import MemoryStore
 
+_log = logging.getLogger(__name__)
+
 #: Linked patches up to which the eigenvector is computed directly.
 _FEW = 64
 #: Pixels of patches that are added at a time. The sums depend on it in their last bits, so it is the same everywhere.
 _PART = 8 << 20
+#: Steps of the power iteration, where the eigenvector is not found.
+_STEPS = 100
 
 
 def stitch(patches: Tensor, positions: Tensor, weights: Tensor, *, synchronise: bool = True) -> Stitched:
@@ -119,8 +124,10 @@ def agreeing_phases(
         device: for the iterations where there are many patches.
 
     Returns:
-        (count,), of modulus 1; see :func:`synchronise_phases`.
+        (count,), of modulus 1; see :func:`synchronise_phases`. Where the eigenvector is not found, a warning is logged
+        and the phases are those of a power iteration; products that are not finite count as no overlap.
     """
+    products = np.where(np.isfinite(products), products, 0)
     factors = np.ones(count, np.complex128)
     upper = coo_array((products, (pairs[:, 0], pairs[:, 1])), shape=(count, count)).tocsr()
     upper.eliminate_zeros()
@@ -130,9 +137,40 @@ def agreeing_phases(
     for members in np.split(order, np.cumsum(np.bincount(labels, minlength=parts))[:-1]):
         if len(members) > 1:
             part = links if parts == 1 else links[members][:, members]
-            found = _exactly(part) if len(members) <= _FEW else best_phases(part, device).cpu().numpy()
+            found = _eigenvector(part, device)
             mean = found.sum()
             factors[members] = found * (np.conj(mean) / abs(mean) if abs(mean) > 0 else 1)
+    return factors
+
+
+def _eigenvector(links: csr_array, device: torch.device | str) -> NDArray[np.complex128]:
+    """Phases of the links' leading eigenvector, or of a power iteration if a library does not find it."""
+    try:
+        found = _exactly(links) if links.shape[0] <= _FEW else best_phases(links, device).cpu().numpy()
+        if np.isfinite(found).all():
+            return found
+        reason = "it is not finite"
+    except np.linalg.LinAlgError as error:
+        reason = str(error)
+    _log.warning(
+        "phases of %d overlapping patches: no eigenvector (%s); those of a power iteration are used",
+        links.shape[0], reason,
+    )  # fmt: skip
+    factors, weights = _along_a_tree(links), row_sums_of_modulus(links)
+    for _ in range(_STEPS):
+        factors = unit(weights * factors + links @ factors)
+    return factors
+
+
+def _along_a_tree(links: csr_array) -> NDArray[np.complex128]:
+    """Phases that agree over the links of a tree, the strongest ones that connect all patches."""
+    inverse = abs(links)
+    inverse.data = 1 / inverse.data
+    order, before = breadth_first_order(minimum_spanning_tree(inverse), 0, directed=False)
+    factors = np.ones(links.shape[0], np.complex128)
+    turned = unit(np.asarray(links[order[1:], before[order[1:]]]).ravel())
+    for patch, factor in zip(order[1:], turned, strict=True):
+        factors[patch] = factor * factors[before[patch]]
     return factors
 
 

@@ -17,6 +17,7 @@ from ptychopinn.inference.predict import reconstruct
 from ptychopinn.plotting.reconstructions import plot_reconstruction
 from ptychopinn.plotting.style import Drawings
 from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.runtime.processes import distributed
 from ptychopinn.scan import Scan
 from ptychopinn.training.module import PtychoModule
 
@@ -53,14 +54,19 @@ class RunningPicture(L.Callback):
             return
         assert isinstance(pl_module, PtychoModule)
         scan, model = self._middle(), pl_module.model
-        training = model.training
+        training, result = model.training, None
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices), torch.no_grad():  # a loader draws a seed from torch's generator
                 result = reconstruct(model, scan, self.config, pl_module.device)
+        except Exception as error:  # of any kind: a picture must not cost the training
+            if distributed():  # the others wait for this process
+                raise
+            reason = " ".join(str(error).split()) or type(error).__name__
+            _log.warning("epoch %d: no picture of the reconstruction: %s; the training continues", epoch, reason)
         finally:
             model.train(training)
-        if not trainer.is_global_zero:  # several processes share the groups; one draws
+        if result is None or not trainer.is_global_zero:  # several processes share the groups; one draws
             return
         self.drawings.add(self._draw, result, epoch)
 

@@ -9,13 +9,14 @@ time. On the CPU it is the same code without a capture.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ptychopinn.batches.dataset import GroupBatch
 from ptychopinn.batches.resident import ResidentCounts
@@ -24,7 +25,7 @@ from ptychopinn.models import PtychoModel
 from ptychopinn.runtime.graphs import Captured
 from ptychopinn.runtime.processes import distributed, rank_and_size, reduce_sums
 from ptychopinn.training.optimiser import CompositeOptimizer, RowAdam
-from ptychopinn.training.shard_weights import Weights, weights_of
+from ptychopinn.training.shard_weights import Weights, parts_of, weights_of
 
 #: The loss of a batch; positions are learned by the rows (B, C, 2) of their parameter, if given.
 Loss = Callable[[GroupBatch, Weights, Tensor | None], Tensor]
@@ -226,6 +227,7 @@ class TrainingSteps:
         if distributed():
             self._sums = torch.zeros(sum(p.numel() for p in self.dense), dtype=torch.float32, device=self.device)
         self._exchange: RowExchange | None = None
+        self._unsplit = any(isinstance(layer, _BatchNorm) for layer in model.modules())
         self._losses = self._rates = torch.zeros(0, dtype=torch.float32, device=self.device)
         self._forget_captures()
 
@@ -285,8 +287,7 @@ class TrainingSteps:
             for parameter, part in zip(self.dense, self._sums.split(sizes), strict=True):
                 parameter.grad = part.view_as(parameter)
         total = torch.zeros(1, dtype=torch.float32, device=self.device)
-        for part in range(self.tables.batches):
-            batch, weights = self.tables.batch(part), self.tables.weights(part)
+        for batch, weights in self._batches():
             free = None
             if self.position_optimiser is not None:
                 assert self.model.positions is not None
@@ -302,6 +303,12 @@ class TrainingSteps:
         if self._exchange is not None and self.position_optimiser is not None:
             self._exchange.put(*self.position_optimiser.take_gradients())
         self._losses.index_copy_(0, self.tables.cursor, total)
+
+    def _batches(self) -> Iterator[tuple[GroupBatch, Weights]]:
+        """The batches of the step at the cursor, in parts unless a layer takes statistics of batches."""
+        for number in range(self.tables.batches):
+            batch, weights = self.tables.batch(number), self.tables.weights(number)
+            yield from [(batch, weights)] if self._unsplit else parts_of(batch, weights, self.model.good)
 
     def _update(self) -> None:
         """Clip the gradients, and step."""
@@ -363,7 +370,8 @@ class BatchLosses:
 
     @torch.no_grad()
     def _batch(self) -> None:
-        loss = self.loss(self.tables.batch(0), self.tables.weights(0), None)
+        parts = parts_of(self.tables.batch(0), self.tables.weights(0), self.tables.model.good)
+        loss = torch.stack([self.loss(batch, weights, None).reshape(()) for batch, weights in parts]).sum()
         self._losses.index_copy_(0, self.tables.cursor, loss.reshape(1))
         self.tables.cursor.add_(1)
 

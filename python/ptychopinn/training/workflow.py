@@ -20,6 +20,7 @@ import lightning as L
 import torch
 import yaml
 
+from ptychopinn._one_line import one_line
 from ptychopinn.batches.datamodule import ScanDataModule, check_alike
 from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import Config
@@ -75,6 +76,8 @@ class TrainedRun:
     losses: dict[str, float]
     interrupted: bool = False
     checkpoint: Path | None = None
+
+    __repr__ = one_line
 
 
 def train(
