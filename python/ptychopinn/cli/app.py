@@ -3,41 +3,56 @@
 
 Options of the configuration have the same names as in Python and YAML (``--training.epochs``), read by jsonargparse
 with the precedence command line > ``--config`` file > default. Exit codes: 0 done, 1 a problem was found (doctor,
-inspect) or the program failed, 2 the user's input is not usable (one line explains why), 130 interrupted. Of several
-processes that torchrun has started the first one prints and fails for all.
+inspect) or the program failed, 2 the user's input is not usable (one line explains why), 130 interrupted, 141 the
+reader of the output has ended (``| head``). Of several processes that torchrun has started the first one prints and fails for all.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module, metadata
 
 from jsonargparse import Namespace
 
+from ptychopinn.cli.config_files import check_config_files
 from ptychopinn.cli.parser import FullHelp, Parser, is_main_process
 from ptychopinn.errors import InputError, RemoteError, not_found
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
+        # Figures become files. A notebook's kernel names a backend that need not be installed here.
+        os.environ["MPLBACKEND"] = "agg"
     named = arguments[0] if arguments and arguments[0] in _COMMANDS else None
     parser, commands = _parser(_COMMANDS, options=False) if named is None else _parser((named,))
     if not arguments:
         parser.print_help(sys.stderr)
         return 2
     try:
+        check_config_files(arguments)
+    except InputError as error:
+        return _complain(str(named), str(error)) if is_main_process() else 0
+    try:
         options = parser.parse_args(arguments)
         command = options[options.subcommand]
         # What the user wrote, without defaults: it overrides a bundle's configuration, defaults do not.
         command.explicit = parser.parse_args(arguments, defaults=False)[options.subcommand]
     except UnicodeDecodeError:
-        parser.error("--config: expected YAML text, found a binary file")
+        parser.error("expected a file of options in YAML text, found a binary file")
     logging.basicConfig(level=logging.INFO if is_main_process() else logging.ERROR, format="%(message)s")
     try:
-        return commands[options.subcommand](command)
+        code = commands[options.subcommand](command)
+        if sys.stdout is not None:  # None where it was closed
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return _reader_ended()
     except RemoteError as error:
         return 1 if error.lost else 0
     except InputError as error:
@@ -51,6 +66,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"ptychopinn {options.subcommand}: interrupted", file=sys.stderr)
         return 130
+
+
+def _reader_ended() -> int:
+    """What reads the output has ended: nothing more is written, and the shell's code for it is returned."""
+    with suppress(OSError, ValueError):  # where the output is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def _complain(subcommand: str, sentence: str) -> int:
@@ -77,7 +99,7 @@ def _parser(names: Sequence[str], options: bool = True) -> tuple[Parser, dict[st
         sub.add_argument("--help-all", action=FullHelp)
         if options:
             command.describe(sub)
-        subcommands.add_subcommand(name, sub, help=text.splitlines()[0])
+        subcommands.add_subcommand(name, sub, help=next(iter(text.splitlines()), None))
         sub.prog = f"ptychopinn {name}"
         commands[name] = command.run
     return parser, commands

@@ -20,8 +20,20 @@ from ptychopinn.errors import InputError, RemoteError, not_found
 
 
 def launched() -> int:
-    """Number of processes that torchrun has started on all nodes; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    """Number of processes that torchrun has started on all nodes; 1 without torchrun.
+
+    Raises:
+        InputError: some of torchrun's environment variables are set, and others are not or are no numbers.
+    """
+    if "RANK" not in os.environ:
+        return 1
+    size = os.environ.get("WORLD_SIZE", "1")
+    if not size.isdecimal() or (int(size) > 1 and "MASTER_ADDR" not in os.environ):
+        raise InputError(
+            f"environment: expected RANK, WORLD_SIZE and MASTER_ADDR as torchrun sets them, found WORLD_SIZE={size} and "
+            f"MASTER_ADDR={os.environ.get('MASTER_ADDR', 'not set')}; start with torchrun, or unset RANK and WORLD_SIZE"
+        )
+    return int(size)
 
 
 def distributed() -> bool:
