@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import hypothesis.strategies as st
 import numpy as np
 import psutil
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from numpy.typing import NDArray
 
 from ptychopinn import Config, Scan, reconstruct, refine, train
@@ -30,16 +30,14 @@ from ptychopinn.physics.probes import defocused
 
 #: Memory, bytes, by which the process may grow over all examples of a test.
 GROWTH = 1 << 30
-FACTORS = st.sampled_from([1.0, 1.0, 1.0, 1.0, 0.0, -1.0, 1e-9, 1e-6, 1e-3, 0.1, 10.0, 1e3, 1e6, 1e9, 1e30, 1e300])
+FACTORS = st.sampled_from([0.0, -1.0, 1e-9, 1e-6, 1e-3, 0.1, 10.0, 1e3, 1e6, 1e9, 1e30, 1e300])
 TYPES = st.sampled_from(["u1", "u2", "u4", "u8", "i2", "i4", "i8", "f2", "f4", "f8", ">u2", ">f4", ">f8", "?", "c8"])
 VALUES = st.sampled_from(["counts", "amplitude", "zero", "nan", "negative", "inf", "huge", "constant", "fraction"])
 MASKS = st.sampled_from([None, "none", "few", "all", "other shape", "float", "per frame", "integer", "inverted"])
 PROBES = st.sampled_from(
     ["complex", "real", "modes", "parts", "last", "stack", "zero", "nan", "corner", "small", "none", "constant"]
 )
-SPOILS = st.sampled_from(
-    [None, None, None, "nan", "inf", "outlier", "duplicate", "one less", "one more", "line", "text", "empty", "2-D"]
-)
+FAULTS = st.sampled_from(["nan", "inf", "outlier", "duplicate", "one less", "one more", "line", "text", "empty", "2-D"])
 
 
 @dataclass(frozen=True)
@@ -55,28 +53,12 @@ class Generated:
     axes_last: bool = False
     factor: float = 1.0
     offset: float = 0.0
-    spoil: str | None = None
+    fault: str | None = None
     mask: str | None = None
     probe: str = "complex"
     seed: int = 0
 
 
-scans = st.builds(
-    Generated,
-    n=st.integers(0, 40),
-    size=st.sampled_from([2, 7, 8, 9, 10, 16, 16, 16]),
-    width=st.sampled_from([0, 0, 0, 0, 1, -2]),
-    dtype=TYPES,
-    values=VALUES,
-    fortran=st.booleans(),
-    axes_last=st.booleans(),
-    factor=FACTORS,
-    offset=st.sampled_from([0.0, -3.5, 1e6, 1e15]),
-    spoil=SPOILS,
-    mask=MASKS,
-    probe=PROBES,
-    seed=st.integers(0, 99),
-)
 sound_scans = st.builds(
     Generated,
     n=st.integers(4, 24),
@@ -87,11 +69,33 @@ sound_scans = st.builds(
     fortran=st.booleans(),
     axes_last=st.booleans(),
     offset=st.sampled_from([0.0, -1e6]),
-    spoil=st.sampled_from([None, "duplicate", "line"]),
+    fault=st.sampled_from([None, "duplicate", "line"]),
     mask=st.sampled_from([None, "few", "inverted"]),
     probe=st.sampled_from(["complex", "real", "modes", "constant"]),
     seed=st.integers(0, 99),
 )
+
+
+#: Field -> values of any kind, of which a file has up to two; more would hide each other.
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "n": st.sampled_from([0, 1, 2, 3, 40]),
+    "size": st.sampled_from([2, 7, 9, 12]),
+    "width": st.sampled_from([1, -2, 8]),
+    "dtype": TYPES,
+    "values": VALUES,
+    "factor": FACTORS,
+    "offset": st.sampled_from([-3.5, 1e6, 1e15]),
+    "fault": FAULTS,
+    "mask": MASKS,
+    "probe": PROBES,
+}
+
+
+@st.composite
+def scans(draw: st.DrawFn) -> Generated:
+    """A sound scan with up to two fields of any kind."""
+    names = draw(st.lists(st.sampled_from(sorted(FIELDS)), max_size=2, unique=True))
+    return replace(draw(sound_scans), **{name: draw(FIELDS[name]) for name in names})
 
 
 def arrays(made: Generated) -> dict[str, Any]:
@@ -102,7 +106,7 @@ def arrays(made: Generated) -> dict[str, Any]:
     positions = _positions(made, rng)
     contents: dict[str, Any] = {
         "diffraction": np.moveaxis(patterns, 0, -1) if made.axes_last else patterns,
-        "ycoords": positions[:, 0] if made.spoil != "2-D" else positions,
+        "ycoords": positions[:, 0] if made.fault != "2-D" else positions,
         "xcoords": positions[:, 1],
         "probeGuess": _probe(made, height),
         "bad_pixels": _mask(made, height, width),
@@ -136,19 +140,19 @@ def _positions(made: Generated, rng: np.random.Generator) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         positions = (grid + rng.uniform(0, 0.3, grid.shape)) * made.factor + made.offset
     if made.n:
-        if made.spoil in ("nan", "inf", "outlier"):
-            positions[rng.integers(made.n)] = {"nan": np.nan, "inf": np.inf, "outlier": 1e5}[made.spoil]
-        if made.spoil == "duplicate":
+        if made.fault in ("nan", "inf", "outlier"):
+            positions[rng.integers(made.n)] = {"nan": np.nan, "inf": np.inf, "outlier": 1e5}[made.fault]
+        if made.fault == "duplicate":
             positions[-1] = positions[0]
-        if made.spoil == "line":
+        if made.fault == "line":
             positions[:, 0] = made.offset
-    if made.spoil == "one less":
+    if made.fault == "one less":
         positions = positions[:-1]
-    if made.spoil == "one more":
+    if made.fault == "one more":
         positions = np.concatenate([positions, [[made.offset, made.offset]]])
-    if made.spoil == "empty":
+    if made.fault == "empty":
         positions = positions[:0]
-    return positions.astype(str) if made.spoil == "text" else positions
+    return positions.astype(str) if made.fault == "text" else positions
 
 
 def _probe(made: Generated, size: int) -> NDArray[Any] | None:
@@ -190,7 +194,11 @@ def read_and_inspect(path: Path, **stated: Any) -> Scan | None:
         scan = Scan.load(path, **stated)
         found = inspect_scan(scan, orientation=False)
     except InputError as error:
-        assert "\n" not in str(error) and len(str(error)) < 1000
+        sentence = str(error)
+    else:
+        sentence = ""
+    assert "\n" not in sentence and len(sentence) < 1000
+    if sentence:
         return None
     assert np.isfinite(scan.positions).all() and np.isfinite(scan.probe).all()
     assert str(found)
@@ -206,7 +214,7 @@ def no_growth() -> Any:
     assert process.memory_info().rss - before < GROWTH
 
 
-@given(scans)
+@given(scans())
 @settings(max_examples=150)
 def test_any_archive_is_read_or_refused_in_one_line(made: Generated) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -214,10 +222,14 @@ def test_any_archive_is_read_or_refused_in_one_line(made: Generated) -> None:
         read_and_inspect(Path(folder) / "scan.npz")
 
 
-@given(scans, st.sampled_from([None, 8800.0, 0.0, -1.0, math.nan, 1e-16, 1.4e-15]), st.sampled_from([2.0, 0.0, 1e9]))
+@given(
+    scans(),
+    st.sampled_from([1.4e-15, 1.4e-15, 1.4e-15, None, 8800.0, 0.0, math.nan]),
+    st.sampled_from([2.0, 2.0, 0.0, 1e9]),
+)
 @settings(max_examples=100)
 def test_any_cxi_is_read_or_refused_in_one_line(made: Generated, energy: float | None, distance: float) -> None:
-    contents = arrays(made)
+    contents = arrays(replace(made, axes_last=False))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scan.cxi"
         with h5py.File(path, "w") as file:
@@ -232,17 +244,17 @@ def test_any_cxi_is_read_or_refused_in_one_line(made: Generated, energy: float |
                 file["entry_1/instrument_1/source_1/energy"] = energy
             if contents["ycoords"].shape == contents["xcoords"].shape and contents["xcoords"].dtype.kind == "f":
                 x, y = contents["xcoords"] * 1e-7, contents["ycoords"] * 1e-7
-                file["entry_1/sample_1/geometry_1/translation"] = np.stack([x, y, 0 * x], 1)
+                file["entry_1/sample_1/geometry_1/translation"] = np.stack([x, y, np.zeros_like(x)], 1)
             if "probeGuess" in contents:
                 file["entry_1/instrument_1/source_1/illumination"] = contents["probeGuess"]
             file["entry_1/data_1/data"] = h5py.SoftLink("/entry_1/instrument_1/detector_1/data")
         read_and_inspect(path)
 
 
-@given(scans, st.sampled_from([1e-8, 1e-12, 1e-300, 1.0]))
+@given(scans(), st.sampled_from([1.0, 1.0, 1e-8, 1e-300]))
 @settings(max_examples=100)
 def test_any_table_of_positions_is_read_or_refused_in_one_line(made: Generated, pixel_size: float) -> None:
-    contents = arrays(made)
+    contents = arrays(replace(made, axes_last=False))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "patterns.npy"
         np.save(path, contents["diffraction"])
@@ -267,8 +279,9 @@ def test_sound_scans_refine(made: Generated) -> None:
 
 
 @given(sound_scans)
-@settings(max_examples=4)
+@settings(max_examples=3, phases=[Phase.generate])  # about a second each
 def test_sound_scans_train(made: Generated) -> None:
+    made = replace(made, size=32)  # the smallest that the network takes
     config = Config.from_dict(
         {
             "data": {"group_size": 2},
@@ -295,5 +308,5 @@ def test_positions_of_every_unit_are_checked_without_their_canvas() -> None:
             scan = Scan.load(Path(folder) / "scan.npz")
         with pytest.raises(InputError, match="unit"):
             check_scan(scan)
-    with pytest.raises(InputError, match="fits into .* memory, found one of"):
+    with pytest.raises(InputError, match="memory, found one of"):
         refine(scan, config=RefineConfig(iterations=1), device="cpu", accept="all")

@@ -4,7 +4,8 @@
 Options of the configuration have the same names as in Python and YAML (``--training.epochs``), read by jsonargparse
 with the precedence command line > ``--config`` file > default. Exit codes: 0 done, 1 a problem was found (doctor,
 inspect) or the program failed, 2 the user's input is not usable (one line explains why), 130 interrupted, 141 the
-reader of the output has ended (``| head``). Of several processes that torchrun has started the first one prints and fails for all.
+reader of the output has ended (``| head``). Of several processes that torchrun has started the first one prints and
+fails for all.
 """
 
 from __future__ import annotations

@@ -72,9 +72,9 @@ def _check_memory(name: str, shape: tuple[int, int]) -> None:
     needed, available = _BYTES * shape[0] * shape[1], available_memory()
     if needed > available:
         raise InputError(
-            f"{name}: expected a canvas that fits into {available / 2**30:,.0f} GiB of memory, found one of {shape[0]} x "
-            f"{shape[1]} px, which needs {needed / 2**30:,.0f} GiB; check the unit of the positions and the pixel size, "
-            "or omit outlying patterns (--drop-outliers)"
+            f"{name}: expected a canvas that fits into {available / 2**30:,.0f} GiB of memory, found one of "
+            f"{shape[0]} x {shape[1]} px, which needs {needed / 2**30:,.0f} GiB; check the unit of the positions and "
+            "the pixel size, or omit outlying patterns (--drop-outliers)"
         )
 
 

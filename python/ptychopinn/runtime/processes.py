@@ -30,8 +30,9 @@ def launched() -> int:
     size = os.environ.get("WORLD_SIZE", "1")
     if not size.isdecimal() or (int(size) > 1 and "MASTER_ADDR" not in os.environ):
         raise InputError(
-            f"environment: expected RANK, WORLD_SIZE and MASTER_ADDR as torchrun sets them, found WORLD_SIZE={size} and "
-            f"MASTER_ADDR={os.environ.get('MASTER_ADDR', 'not set')}; start with torchrun, or unset RANK and WORLD_SIZE"
+            f"environment: expected RANK, WORLD_SIZE and MASTER_ADDR as torchrun sets them, found WORLD_SIZE={size} "
+            f"and MASTER_ADDR={os.environ.get('MASTER_ADDR', 'not set')}; start with torchrun, or unset RANK and "
+            "WORLD_SIZE"
         )
     return int(size)
 
