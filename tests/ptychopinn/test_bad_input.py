@@ -200,7 +200,7 @@ OPTIONS = [
     ((*TRAIN, "--execution.accelerator", "abacus"), "execution.accelerator must be auto, cpu or gpu, got 'abacus'"),
     ((*TRAIN, "--measurement", "guess"), "invalid choice: 'guess'"),
     ((*TRAIN, "--epochs", "many"), "--epochs must be a whole number or none, got 'many'"),
-    ((*TRAIN, "--config", "recon.h5"), "--config: expected YAML text"),
+    ((*TRAIN, "--config", "recon.h5"), "expected a YAML file of options"),
     (("train", "scan.npz"), "the following arguments are required: train.out"),
     (("train", "scan.npz", "--out", "scan.npz/out", *TINY, *CPU), "scan.npz/out: expected a folder that can be made"),
     (("simulate", "out.npz", "--object", "nothing"), "argument --object: invalid choice: 'nothing' (choose from"),
