@@ -20,21 +20,8 @@ from ptychopinn.errors import InputError, RemoteError, not_found
 
 
 def launched() -> int:
-    """Number of processes that torchrun has started on all nodes; 1 without torchrun.
-
-    Raises:
-        InputError: some of torchrun's environment variables are set, and others are not or are no numbers.
-    """
-    if "RANK" not in os.environ:
-        return 1
-    size = os.environ.get("WORLD_SIZE", "1")
-    if not size.isdecimal() or (int(size) > 1 and "MASTER_ADDR" not in os.environ):
-        raise InputError(
-            f"environment: expected RANK, WORLD_SIZE and MASTER_ADDR as torchrun sets them, found WORLD_SIZE={size} "
-            f"and MASTER_ADDR={os.environ.get('MASTER_ADDR', 'not set')}; start with torchrun, or unset RANK and "
-            "WORLD_SIZE"
-        )
-    return int(size)
+    """Number of processes that torchrun has started on all nodes; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def distributed() -> bool:
@@ -57,6 +44,7 @@ def processes(device: torch.device | None = None) -> Iterator[torch.device]:
         device: requested device; None: the CPU.
 
     Raises:
+        InputError: only some of torchrun's environment variables are set.
         RemoteError: another process ended unexpectedly; torchrun names it.
     """
     device = device or torch.device("cpu")
@@ -69,6 +57,11 @@ def processes(device: torch.device | None = None) -> Iterator[torch.device]:
     if dist.is_initialized():
         yield device
         return
+    if "MASTER_ADDR" not in os.environ:
+        raise InputError(
+            f"environment: expected RANK, WORLD_SIZE and MASTER_ADDR as torchrun sets them, found no MASTER_ADDR and "
+            f"WORLD_SIZE={launched()}; start with torchrun, or unset RANK and WORLD_SIZE"
+        )
     # Once: torchrun's store keeps the addresses of a group that was left. And until the end: the others see the
     # connection break, and torchrun might end this process before it has reported what is wrong.
     atexit.register(_leave)
