@@ -44,6 +44,8 @@ def not_found(path: str | Path, expected: str = "") -> InputError:
         'no_such_scan.npz: not found'
     """
     folder, sentence = Path(path).parent, f"{path}: not found"
+    if Path(path).is_symlink():
+        return InputError(f"{path}: a link to {Path(path).readlink()}, which was not found")
     try:
         similar = difflib.get_close_matches(Path(path).name, [entry.name for entry in folder.iterdir()], n=1)
     except OSError:

@@ -25,6 +25,8 @@ from ptychopinn.records import LATER_SCAN_KEYS, SCAN_KEYS, ScanRecord, refuse_ke
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.stored import StoredPatterns
 
+#: Largest coordinate, pixels: rounding errors are below 1e-3 px.
+_LARGEST_POSITION = 1e12
 _IN_CACHE = 1 << 18  # elements that are checked at a time
 
 
@@ -83,6 +85,11 @@ class Scan:
         _check_counts(self.counts)
         n, size = self.counts.shape[:2]
         _check_array("positions", self.positions, np.float64, (n, 2), "one (y, x) row for each pattern")
+        if np.abs(self.positions).max() > _LARGEST_POSITION:
+            raise InputError(
+                f"Scan.positions must be within {_LARGEST_POSITION:g} px of 0, where 64 bits resolve a fraction of a "
+                f"pixel, got {np.abs(self.positions).max():.3g}; check their unit and origin, and the pixel size"
+            )
         modes = self.probe.shape[0] if isinstance(self.probe, np.ndarray) and self.probe.ndim == 3 else "M"
         _check_array("probe", self.probe, np.complex64, (modes, size, size), "modes of the size of the patterns")
         if not self.probe.size or not self.probe.any():

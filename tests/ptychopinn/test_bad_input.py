@@ -200,7 +200,7 @@ OPTIONS = [
     ((*TRAIN, "--execution.accelerator", "abacus"), "execution.accelerator must be auto, cpu or gpu, got 'abacus'"),
     ((*TRAIN, "--measurement", "guess"), "invalid choice: 'guess'"),
     ((*TRAIN, "--epochs", "many"), "--epochs must be a whole number or none, got 'many'"),
-    ((*TRAIN, "--config", "recon.h5"), "--config: expected YAML text"),
+    ((*TRAIN, "--config", "recon.h5"), "expected a YAML file of options"),
     (("train", "scan.npz"), "the following arguments are required: train.out"),
     (("train", "scan.npz", "--out", "scan.npz/out", *TINY, *CPU), "scan.npz/out: expected a folder that can be made"),
     (("simulate", "out.npz", "--object", "nothing"), "argument --object: invalid choice: 'nothing' (choose from"),
@@ -247,6 +247,7 @@ def test_wrong_option_is_refused(
 PATHS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "inspect": (("inspect", "scan.npz", "--no-orientation"), (1,)),
     "convert": (("convert", "scan.npz", "out.cxi"), (1,)),
+    "mend": (("mend", "scan.npz", "out.npz", "--centre"), (1,)),
     "subset": (("subset", "scan.npz", "out.npz", "--n", "8"), (1,)),
     "train": (("train", "scan.npz", "scan.npz", "--out", "out", "--from", "run", *CPU), (1, 2, 6)),
     "reconstruct": (("reconstruct", "run", "scan.npz", "--out", "out.h5", "--ensemble", "run"), (1, 2, 6)),

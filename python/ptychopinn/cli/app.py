@@ -3,20 +3,24 @@
 
 Options of the configuration have the same names as in Python and YAML (``--training.epochs``), read by jsonargparse
 with the precedence command line > ``--config`` file > default. Exit codes: 0 done, 1 a problem was found (doctor,
-inspect) or the program failed, 2 the user's input is not usable (one line explains why), 130 interrupted. Of several
-processes that torchrun has started the first one prints and fails for all.
+inspect) or the program failed, 2 the user's input is not usable (one line explains why), 130 interrupted, 141 the
+reader of the output has ended (``| head``). Of several processes that torchrun has started the first one prints and
+fails for all.
 """
 
 from __future__ import annotations
 
 import locale
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module, metadata
 
 from jsonargparse import Namespace
 
+from ptychopinn.cli.config_files import check_config_files
 from ptychopinn.cli.parser import FullHelp, Parser, is_main_process
 from ptychopinn.cli.plain import plain_output
 from ptychopinn.errors import InputError, RemoteError, not_found
@@ -24,17 +28,24 @@ from ptychopinn.errors import InputError, RemoteError, not_found
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+        # Figures become files. A notebook's kernel names a backend that need not be installed here.
+        os.environ["MPLBACKEND"] = "agg"
     with plain_output():
         return _run(arguments)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
+def _run(arguments: Sequence[str]) -> int:
     named = arguments[0] if arguments and arguments[0] in _COMMANDS else None
     parser, commands = _parser(_COMMANDS, options=False) if named is None else _parser((named,))
     if not arguments:
         parser.print_help(sys.stderr)
         return 2
+    try:
+        check_config_files(arguments)
+    except InputError as error:
+        return _complain(str(named), str(error)) if is_main_process() else 0
     try:
         options = parser.parse_args(arguments)
         command = options[options.subcommand]
@@ -43,10 +54,15 @@ def _run(arguments: Sequence[str] | None) -> int:
     except UnicodeDecodeError:
         ascii_only = locale.getpreferredencoding(False).lower().replace("-", "") != "utf8"
         hint = "; text with other signs than ASCII is read with PYTHONUTF8=1 in the environment" if ascii_only else ""
-        parser.error(f"--config: expected YAML text, found a binary file{hint}")
+        parser.error(f"expected a file of options in YAML text, found a binary file{hint}")
     logging.basicConfig(level=logging.INFO if is_main_process() else logging.ERROR, format="%(message)s")
     try:
-        return commands[options.subcommand](command)
+        code = commands[options.subcommand](command)
+        if sys.stdout is not None:  # None where it was closed
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return _reader_ended()
     except RemoteError as error:
         return 1 if error.lost else 0
     except InputError as error:
@@ -60,6 +76,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         print(f"ptychopinn {options.subcommand}: interrupted", file=sys.stderr)
         return 130
+
+
+def _reader_ended() -> int:
+    """What reads the output has ended: nothing more is written, and the shell's code for it is returned."""
+    with suppress(OSError, ValueError):  # where the output is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def _complain(subcommand: str, sentence: str) -> int:
@@ -86,7 +109,7 @@ def _parser(names: Sequence[str], options: bool = True) -> tuple[Parser, dict[st
         sub.add_argument("--help-all", action=FullHelp)
         if options:
             command.describe(sub)
-        subcommands.add_subcommand(name, sub, help=text.splitlines()[0])
+        subcommands.add_subcommand(name, sub, help=next(iter(text.splitlines()), None))
         sub.prog = f"ptychopinn {name}"
         commands[name] = command.run
     return parser, commands

@@ -8,6 +8,7 @@ enforces their types; here its sentences become those of the library.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 import sys
@@ -23,6 +24,8 @@ from ptychopinn.errors import not_found
 #: Placeholders of values, by type; a choice shows its words.
 _METAVARS = {int: "N", float: "X", dict: "MAPPING", tuple: "LOW,HIGH"}
 _ABSENT_FILE = re.compile(r"(?:File does not exist:|Unable to load config) ['\"](.+?)['\"]")
+_UNKNOWN_KEY = re.compile(r"does not accept option '([\w.-]+)'")
+_UNKNOWN_WORDS = re.compile(r"unrecognized arguments: (-\S*)")
 _WRONG_VALUE = re.compile(r"key \"([\w.]+)\": (?:Expected a|Does not validate).*(?:Got|Given) value: (.*)$")
 
 
@@ -144,7 +147,22 @@ def _sentence(parser: Any, message: str) -> str:
         if action is not None and kinds and not {tuple, dict} & {kind for kind in kinds if isinstance(kind, type)}:
             name = action.dest if "." in action.dest else action.option_strings[0]
             return f"{name} must be {described(kinds)}, got {wrong[2]!r}"
-    return f"{message.replace('Parser key', 'option')}; see {parser.prog} --help"
+    return f"{message.replace('Parser key', 'option')}{_similar(parser, message)}; see {parser.prog} --help"
+
+
+def _similar(parser: Parser, message: str) -> str:
+    """The way out of an unknown option: the most similar one, or how to write a file's name that begins with a dash."""
+    key, words = _UNKNOWN_KEY.search(message), _UNKNOWN_WORDS.search(message)
+    if key is not None:
+        near = difflib.get_close_matches(key[1], [action.dest for action in parser._actions], 1, 0.8)
+        newer = "files of a newer version of ptychopinn can have options that this one has not"
+        return f": did you mean {near[0]}?" if near else f"; {newer}"
+    if words is not None and Path(words[1]).exists():
+        return f"; write ./{words[1]} for the file of this name"
+    if words is not None:
+        near = difflib.get_close_matches(words[1].partition("=")[0], parser._option_string_actions, n=1)
+        return f": did you mean {near[0]}?" if near else ""
+    return ""
 
 
 def _hint_of(action: argparse.Action) -> Any:

@@ -107,7 +107,7 @@ def check_orientation(scan: Scan, seed: int = 0) -> OrientationReport:
         The orientation that fits best, with its margin.
 
     Raises:
-        InputError: the scan has a single pattern.
+        InputError: the scan has a single pattern, or neighbouring patterns need a canvas that exceeds the memory.
     """
     # With what refines, which a command that turns positions does not need.
     from ptychopinn.inspection.trials import fit_trials, margin, select_sample, twin_similarity

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
+from ptychopinn.errors import InputError
 from ptychopinn.findings.centre import centre_offset, fill_pixels
 from ptychopinn.physics.propagation import far_field, inverse_far_field, squared_modulus
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
 from ptychopinn.refinement.objective import Objective
 from ptychopinn.refinement.search import impose_aperture, select_trial_patterns
 from ptychopinn.refinement.state import State
+from ptychopinn.runtime.memory import available_memory
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import blocks_of
 
@@ -34,6 +36,8 @@ _SIDE = 64
 _CROPPED_FRACTION = 0.97
 _PASSES = {"pie": 5, "lbfgs": 15}
 _MARGIN = 2
+#: Bytes of a refinement for every pixel of its canvas: the object, its gradient and the history of the engine.
+_BYTES = 256
 #: Total counts, relative to the median, below which a pattern is not used.
 _FAINT = 0.01
 #: Maximum number of counts that are used to choose the patterns; larger scans are subsampled.
@@ -103,11 +107,19 @@ def fit_trial(sample: Sample, matrix: NDArray[np.int64], seed: int) -> NDArray[n
 
     Returns:
         (k,), deviance of every pattern per detector pixel.
+
+    Raises:
+        InputError: the positions need a canvas that exceeds the memory.
     """
     config = RefineConfig(learn_probe=False, total_variation=0.0, seed=seed)
     positions = sample.positions @ torch.from_numpy(matrix.T.astype(np.float64))
     positions = positions - positions.amin(0).floor() + _MARGIN
     height, width = (int(v) for v in positions.amax(0).ceil() + sample.counts.shape[-1] + _MARGIN)
+    if height * width * _BYTES > available_memory():
+        raise InputError(
+            f"the orientation of the positions cannot be checked: neighbouring patterns need a canvas of {height} x "
+            f"{width} px, more than fits into memory; check the unit of the positions, or state --orientation given"
+        )
     objective = Objective(sample.counts, sample.good, (height, width), config)
     number = len(sample.counts)
     state = State(

@@ -68,7 +68,8 @@ class OpenFile(ABC):
     def check_kind(self, key: str, dtype: np.dtype[Any], kinds: str) -> None:
         """Raise InputError unless `dtype` is of one of these NumPy kinds."""
         if dtype.kind not in kinds:
-            self.fail(key, "complex or real numbers" if "c" in kinds else "real numbers", f"{dtype}")
+            real = "real numbers" if "f" in kinds else "whole numbers or booleans"
+            self.fail(key, "complex or real numbers" if "c" in kinds else real, f"{dtype}")
 
     def numeric(self, key: str, kinds: str, ndim: int | None = None, finite: bool = True) -> NDArray[Any]:
         """Read the numeric array at `key` and check it; see :meth:`check`."""

@@ -18,6 +18,14 @@ from ptychopinn.io.registry import Format, load_entry_points, registered
 from ptychopinn.io.sniff import HDF5_SUFFIXES, Content, content_of
 from ptychopinn.scan import Scan
 
+#: First bytes of compressed files -> the program, and the command that unpacks them.
+_COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "gunzip FILE.gz"),
+    b"BZh": ("bzip2", "bunzip2 FILE.bz2"),
+    b"\xfd7zXZ": ("xz", "unxz FILE.xz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd FILE.zst"),
+}
+
 _loading = threading.RLock()
 _loaded = False
 
@@ -157,7 +165,11 @@ def _described(content: Content) -> str:
         return f"{holder} with {', '.join(names) or 'nothing in it'}"
     if content.kind == "other":
         with content.path.open("rb") as file:
-            if file.read(8) == b"\x89HDF\r\n\x1a\n":
-                return content.fault or "an HDF5 file that is truncated, damaged or still being written"
+            start = file.read(8)
+        if start == b"\x89HDF\r\n\x1a\n":
+            return content.fault or "an HDF5 file that is truncated, damaged or still being written"
+        for magic, (name, command) in _COMPRESSED.items():
+            if start.startswith(magic):
+                return f"a file compressed with {name}: unpack it first ({command})"
     texts = {"empty": "an empty file (0 bytes)", "npy": "an array without positions"}
     return texts.get(content.kind, "neither HDF5 nor an NPZ archive")

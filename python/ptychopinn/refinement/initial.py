@@ -16,11 +16,14 @@ from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.ambiguities import set_mode_count
 from ptychopinn.refinement.state import State
+from ptychopinn.runtime.memory import available_memory
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 
 #: Fraction of the typical illumination from which the object of an earlier reconstruction is used.
 _COVERED = 1e-4
+#: Bytes that a refinement needs at least for a pixel of the canvas: object, gradient, step, illumination.
+_BYTES = 32
 
 
 def initial_state(
@@ -41,7 +44,8 @@ def initial_state(
         modes: number of probe modes; None: as many as the probe has.
 
     Raises:
-        InputError: the probe of ``start`` has another size than the patterns, or its object is outside the scan.
+        InputError: the probe of ``start`` has another size than the patterns, its object is outside the scan, or the
+            canvas exceeds the memory.
     """
     probe = torch.from_numpy(scan.probe)
     if start is not None and start.probe is not None:
@@ -56,11 +60,22 @@ def initial_state(
     mean = sum(float(scan.counts[part][:, good].sum(dtype=np.float64)) for part in pattern_blocks(scan.counts.shape))
     mean /= scan.n
     level = math.sqrt(mean / float(squared_modulus(probe).sum()))
+    _check_memory(scan.name, geometry.shape)
     image = torch.full(geometry.shape, level, dtype=torch.complex64, device="cpu")
     if start is not None:
         _insert_object(scan, start, geometry, image)
     intensities = torch.zeros(scan.n, dtype=torch.float64, device="cpu")
     return State(image, probe.clone(), geometry.to_canvas(positions), intensities)
+
+
+def _check_memory(name: str, shape: tuple[int, int]) -> None:
+    needed, available = _BYTES * shape[0] * shape[1], available_memory()
+    if needed > available:
+        raise InputError(
+            f"{name}: expected a canvas that fits into {available / 2**30:,.0f} GiB of memory, found one of "
+            f"{shape[0]} x {shape[1]} px, which needs {needed / 2**30:,.0f} GiB; check the unit of the positions and "
+            "the pixel size, or omit outlying patterns (--drop-outliers)"
+        )
 
 
 def _insert_object(scan: Scan, start: Reconstruction, geometry: CanvasGeometry, image: Tensor) -> None:

@@ -44,6 +44,7 @@ def processes(device: torch.device | None = None) -> Iterator[torch.device]:
         device: requested device; None: the CPU.
 
     Raises:
+        InputError: only some of torchrun's environment variables are set.
         RemoteError: another process ended unexpectedly; torchrun names it.
     """
     device = device or torch.device("cpu")
@@ -56,6 +57,11 @@ def processes(device: torch.device | None = None) -> Iterator[torch.device]:
     if dist.is_initialized():
         yield device
         return
+    if "MASTER_ADDR" not in os.environ:
+        raise InputError(
+            f"environment: expected RANK, WORLD_SIZE and MASTER_ADDR as torchrun sets them, found no MASTER_ADDR and "
+            f"WORLD_SIZE={launched()}; start with torchrun, or unset RANK and WORLD_SIZE"
+        )
     # Once: torchrun's store keeps the addresses of a group that was left. And until the end: the others see the
     # connection break, and torchrun might end this process before it has reported what is wrong.
     atexit.register(_leave)

@@ -276,8 +276,9 @@ def _check_resumable(path: Path, module: PtychoModule) -> int:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         earlier, epoch = checkpoint["hyper_parameters"], int(checkpoint["epoch"])
     except (RuntimeError, KeyError, EOFError, UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{path}: expected a checkpoint of ptychopinn, found another or damaged file: {error}"
+            f"{path}: expected a checkpoint of ptychopinn, found another or damaged file: {reason}"
         ) from None
     before = Config.from_dict(earlier.get("config", {}))
     was, now = dict(earlier), dict(module.hparams)
