@@ -28,6 +28,7 @@ from ptychopinn.io.subset import write_subset
 from ptychopinn.persistence.bundle import build_model, save_bundle
 from ptychopinn.plotting.scans import plot_scan_overview
 from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.refinement.checkpoint import write_checkpoint
 from ptychopinn.scan import Scan
 from ptychopinn.storage import atomic
 from ptychopinn.storage.atomic import atomic_path, free_space
@@ -49,8 +50,7 @@ RESULT = Reconstruction(
 
 
 def save_tensors(path: Path) -> None:
-    with atomic_path(path) as temporary:
-        torch.save({"weights": torch.ones(100, 100)}, temporary)
+    write_checkpoint(path, {"weights": torch.ones(100, 100)})
 
 
 #: File name -> writer of it.

@@ -19,7 +19,7 @@ from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import total_counts
-from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.atomic import new_file
 
 #: Of the values in a checkpoint. A refinement of another version is not resumed.
 VERSION = 2
@@ -45,8 +45,8 @@ def fingerprint(scan: Scan, geometry: CanvasGeometry) -> dict[str, Any]:
 
 def write_checkpoint(path: Path, values: dict[str, Any]) -> None:
     """Write tensors and plain values by name, atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(values, temporary)
+    with new_file(path) as file:
+        torch.save(values, file)
 
 
 class CheckpointWriter:

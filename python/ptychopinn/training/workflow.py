@@ -35,7 +35,7 @@ from ptychopinn.runtime.process_settings import process_settings
 from ptychopinn.runtime.processes import agree, broadcast, for_this_process, processes, shared_errors
 from ptychopinn.runtime.warning_filters import ignored_warnings
 from ptychopinn.scan import Scan
-from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.atomic import write_text
 from ptychopinn.training.callbacks import BestEpoch, LastEpoch, StopAllProcesses, stop_on_interrupt
 from ptychopinn.training.loggers import make_loggers
 from ptychopinn.training.module import PtychoModule
@@ -304,5 +304,4 @@ def read_config(folder: Path) -> Config:
 
 
 def _write_config(config: Config, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
+    write_text(path, yaml.safe_dump(config.to_dict(), sort_keys=False))

@@ -25,7 +25,7 @@ from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
 from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
-from ptychopinn.storage.new_hdf5 import new_hdf5
+from ptychopinn.storage.new_hdf5 import new_hdf5, put_array
 from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
 _ENTRY = "entry_1"
@@ -116,7 +116,7 @@ def write_cxi(scan: Scan, path: Path) -> None:
             detector["distance"] = distance
         if (side := known_detector_pixel_size(scan)) is not None:
             detector["x_pixel_size"] = detector["y_pixel_size"] = side
-        entry["sample_1/geometry_1/translation"] = np.column_stack([world[:, ::-1], np.zeros(scan.n)])
+        put_array(entry, "sample_1/geometry_1/translation", np.column_stack([world[:, ::-1], np.zeros(scan.n)]))
         entry["data_1/data"] = h5py.SoftLink(f"/{PATTERNS[0]}")
         entry["data_1/translation"] = h5py.SoftLink(f"/{POSITIONS[0]}")
         # ptychodus has the axes coherent, incoherent, y, x, and requires an object with a probe
@@ -127,7 +127,8 @@ def write_cxi(scan: Scan, path: Path) -> None:
             ("image_2", image[np.newaxis], "object"),
         ):
             group = entry.create_group(name)
-            group["data"], group["data_space"] = array, "real"
+            put_array(group, "data", array)
+            group["data_space"] = "real"
             group["image_size"] = np.array([array.shape[-1] * pixel_size, array.shape[-2] * pixel_size, 0.0])
             for side_name in ("width", "height"):
                 entry[f"ptychodus/{kind}_pixel_{side_name}_m"] = pixel_size
