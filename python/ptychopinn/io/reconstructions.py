@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 from zipfile import BadZipFile, is_zipfile
 from zlib import error as zlib_error
@@ -26,7 +27,7 @@ from ptychopinn.reconstruction import Reconstruction, json_of
 from ptychopinn.records import ResultRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
-from ptychopinn.storage.checksums import check_seal
+from ptychopinn.storage.checksums import check_names, check_seal
 from ptychopinn.storage.new_hdf5 import check_written, chunks_of, new_hdf5, put_array
 
 SCHEMA_VERSION = 1
@@ -76,7 +77,7 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
         entries = _read_npz(path) if suffix == ".npz" else _read_hdf5(path)
     except InputError:
         raise
-    except (OSError, EOFError, KeyError, ValueError, RuntimeError, BadZipFile, zlib_error) as error:
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, TokenError, BadZipFile, zlib_error) as error:
         kind = "NPZ" if suffix == ".npz" else "HDF5"
         raise InputError(f"{path}: not a readable {kind} reconstruction, truncated or not one: {error}") from error
     return _from_entries(path, entries)
@@ -175,6 +176,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
     if not is_zipfile(path):
         raise BadZipFile("not a zip archive")
     with np.load(path, allow_pickle=False) as file:
+        check_names(file.zip)
         return {name: file[name] for name in (*_SETTINGS, *_ARRAYS, "metadata") if name in file.files}
 
 

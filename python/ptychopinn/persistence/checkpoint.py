@@ -15,6 +15,7 @@ from ptychopinn.errors import InputError, not_found
 from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.bundle import build_model
 from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.checksums import check_zip
 
 _PREFIX = "model."
 
@@ -37,6 +38,7 @@ def load_checkpoint(path: str | Path) -> tuple[PtychoModel, Config, dict[str, An
     path = Path(path)
     if not path.exists():
         raise not_found(path)
+    check_zip(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         facts, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]

@@ -20,6 +20,7 @@ from ptychopinn.errors import InputError
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import total_counts
 from ptychopinn.storage.atomic import new_file
+from ptychopinn.storage.checksums import check_zip
 
 #: Of the values in a checkpoint. A refinement of another version is not resumed.
 VERSION = 2
@@ -138,6 +139,7 @@ def read_checkpoint(
     Raises:
         InputError: the file is no checkpoint of a refinement, or of another scan, start or configuration.
     """
+    check_zip(path)
     try:
         saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         version, same = saved.get("version", 1), saved["scan"] == fingerprint(scan, geometry)

@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError
 
@@ -24,7 +28,8 @@ _MAGIC = b"ptychopinn-crc32"
 _FOOTER = struct.Struct(f"<QQI{len(_MAGIC)}s")
 _RANGE = struct.Struct("<QQ")
 _BLOCK = 1 << 20
-_DAMAGED = "expected the data that were written, found others, so the file is damaged: copy or export it again"
+#: What is wrong with a damaged file, and what to do.
+DAMAGED = "expected the data that were written, found others, so the file is damaged: copy or export it again"
 
 
 def seal(path: Path, file: io.RawIOBase) -> None:
@@ -66,22 +71,60 @@ def check_seal(path: Path) -> None:
             ranges = list(_RANGE.iter_unpack(packed))
             if _ordered(ranges, size) and zlib.crc32(packed, _crc(stream, ranges, size)) == crc:
                 return
-    raise InputError(f"{path}: {_DAMAGED}")
+    raise InputError(f"{path}: {DAMAGED}")
+
+
+class RunningChecksum:
+    """The CRC-32 of an array that is read in parts, known after the first pass over all rows in order.
+
+    Args:
+        expected: of the whole array and what precedes it.
+        before: bytes that precede the array.
+        rows: number of rows.
+    """
+
+    def __init__(self, expected: int, before: bytes, rows: int) -> None:
+        self._expected, self._rows = expected, rows
+        self._crc, self._next = zlib.crc32(before), 0
+        self._lock = threading.Lock()
+
+    def agrees(self, rows: NDArray[np.int64], values: NDArray[Any]) -> bool:
+        """Take the next rows; False if all were read, and are others than were written. Other rows are passed over."""
+        with self._lock:
+            if self._next == self._rows or not len(rows) or rows[0] != self._next:
+                return True
+            if len(rows) != rows[-1] - rows[0] + 1:
+                return True
+            self._crc = zlib.crc32(values.reshape(-1).view(np.uint8).data, self._crc)
+            self._next += len(rows)
+            return self._next < self._rows or self._crc == self._expected
+
+
+def check_names(archive: zipfile.ZipFile) -> None:
+    """Verify the names of all members, which an archive holds twice: a key with another name would be overlooked.
+
+    Raises:
+        zipfile.BadZipFile: the archive is damaged.
+    """
+    for member in archive.infolist():
+        archive.open(member).close()
 
 
 def check_zip(path: Path) -> None:
-    """Verify all members of a zip archive, for readers that do not: torch.load, and np.load of keys it does not know.
+    """Verify all members of a zip archive, for readers that do not, as torch.load; other files are left to them.
 
     Raises:
         InputError: the file is damaged.
     """
+    if not zipfile.is_zipfile(path):
+        return
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:
-        raise InputError(f"{path}: {_DAMAGED} ({error})") from None
+        raise InputError(f"{path}: {DAMAGED} ({error})") from None
     if broken is not None:
-        raise InputError(f"{path}: {broken}: {_DAMAGED}")
+        raise InputError(f"{path}: {broken}: {DAMAGED}")
 
 
 def _chunks(file: Any) -> Iterator[tuple[int, int]]:
