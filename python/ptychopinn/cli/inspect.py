@@ -44,7 +44,7 @@ def run(options: Namespace) -> int:
     import numpy as np
 
     from ptychopinn.inspection import inspect_scan, oriented
-    from ptychopinn.storage.atomic import new_file, write_text
+    from ptychopinn.storage.atomic import atomic_file, write_text
 
     targets = {
         name: None if options[name] is None else new_file(options[name], options.overwrite)
@@ -64,7 +64,7 @@ def run(options: Namespace) -> int:
         write_text(targets["json"], json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n")
         written.append(targets["json"])
     if targets["mask"] is not None:
-        with new_file(targets["mask"]) as file:
+        with atomic_file(targets["mask"]) as file:
             np.save(file, found.bad_pixels, allow_pickle=False)
         written.append(targets["mask"])
     if targets["picture"] is not None:

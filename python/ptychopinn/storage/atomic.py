@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from ptychopinn.errors import InputError
 from ptychopinn.storage.owners import OWNER, parse_owner, this_process
@@ -104,7 +104,7 @@ def atomic_path(path: str | Path, needed: int = 0, *, durable: bool = True) -> I
 
 
 @contextmanager
-def new_file(path: str | Path, *, durable: bool = True) -> Iterator[io.BufferedIOBase | io.RawIOBase]:
+def atomic_file(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Context manager of a new binary file that replaces `path` when the block succeeds, see :func:`atomic_path`.
 
     For libraries that lose the reason why a write failed: it is raised here, whatever they raise.
@@ -112,7 +112,7 @@ def new_file(path: str | Path, *, durable: bool = True) -> Iterator[io.BufferedI
     Example:
         >>> import tempfile
         >>> target = Path(tempfile.mkdtemp()) / "data.bin"
-        >>> with new_file(target) as file:
+        >>> with atomic_file(target) as file:
         ...     _ = file.write(b"complete")
         >>> target.read_bytes()
         b'complete'
@@ -120,7 +120,7 @@ def new_file(path: str | Path, *, durable: bool = True) -> Iterator[io.BufferedI
     with atomic_path(path, durable=durable) as temporary:
         file = RememberingFile(temporary)
         try:
-            yield file
+            yield cast("BinaryIO", file)
         except Exception:
             file.close()
             file.check()  # what the library raises is a consequence
@@ -139,7 +139,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_bytes(path: str | Path, data: bytes | memoryview, *, durable: bool = True) -> None:
     """Write a file, atomically."""
-    with new_file(path, durable=durable) as file:
+    with atomic_file(path, durable=durable) as file:
         file.write(data)
 
 

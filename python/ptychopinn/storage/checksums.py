@@ -137,9 +137,9 @@ def _chunks(file: Any) -> Iterator[tuple[int, int]]:
         if isinstance(node, h5py.Dataset) and node.fletcher32 and node.chunks is not None:
             # The filter mask is not 0 where a chunk was stored without its filters.
             node.id.chunk_iter(
-                lambda chunk: found.append((chunk.byte_offset, chunk.byte_offset + chunk.size))
-                if not chunk.filter_mask
-                else None
+                lambda chunk: (
+                    found.append((chunk.byte_offset, chunk.byte_offset + chunk.size)) if not chunk.filter_mask else None
+                )
             )
 
     file.visititems(look)

@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,14 @@ class BestEpoch(ModelCheckpoint):
             self._cut = float(trainer.callback_metrics.get(str(self.monitor), math.inf))
             trainer.save_checkpoint(self.folder / "cut.ckpt", weights_only=True)
 
-    def chosen(self) -> Path | None:
-        """The file of the lowest loss in this folder."""
+    def chosen(self, located: Callable[[Path], Path]) -> Path | None:
+        """The file of the lowest loss.
+
+        Args:
+            located: where a checkpoint of this folder was written to.
+        """
         best = math.inf if self.best_model_score is None else float(self.best_model_score)
-        path = self.folder / ("cut.ckpt" if self._cut <= best else "best.ckpt")
+        path = located(self.folder / ("cut.ckpt" if self._cut <= best else "best.ckpt"))
         return path if path.exists() else None
 
 
