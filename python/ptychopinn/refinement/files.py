@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -75,11 +76,22 @@ def refine_to_files(
     # On a GPU the values are copied to the CPU anyway; there a copy would take the memory of another history.
     writer = CheckpointWriter(checkpoint, background=device.type == "cuda")
 
+    unsaved = False
+
+    def saved(save: Callable[[], None]) -> None:
+        nonlocal unsaved
+        try:
+            save()
+        except InputError as error:  # the result matters more, and may fit
+            if not unsaved:
+                _log.warning("%s; the refinement continues without a checkpoint", error)
+            unsaved = True
+
     def report(progress: Progress) -> None:
         nonlocal last_figure
         if not writes:
             return
-        writer.save(progress.save, progress.last)
+        saved(lambda: writer.save(progress.save, progress.last))
         if time.perf_counter() - last_figure > _FIGURE_SECONDS:
             drawn(plot_reconstruction, progress.result(), folder)
             last_figure = time.perf_counter()
@@ -96,10 +108,15 @@ def refine_to_files(
     try:
         result = refine(scan, start, config, device, progress=report, resume=checkpoint if resume else None)
     finally:
-        writer.wait()
+        saved(writer.wait)
     if not writes:
         return result, []
-    written = [result.save(out, format, scan)]
+    try:
+        written = [result.save(out, format, scan)]
+    except InputError as error:
+        if unsaved or not checkpoint.is_file():
+            raise
+        raise InputError(f"{error}; the refinement is in {checkpoint}, and --resume writes its result") from error
     written += drawn(plot_reconstruction, result, folder)
     written += drawn(plot_refinement, result, scan, folder)
     return result, written

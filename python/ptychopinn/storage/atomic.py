@@ -33,6 +33,7 @@ _STORAGE_ERRORS = (
     *(getattr(errno, name) for name in ("EREMOTEIO", "ENOTCONN") if hasattr(errno, name)),
 )  # fmt: skip
 _QUOTA = 1 << 16
+_BUFFER = 1 << 20
 _UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 #: Seconds after which the temporary file of a process of another host counts as left behind.
 _ABANDONED = 24 * 3600.0
@@ -118,18 +119,17 @@ def atomic_file(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]
         b'complete'
     """
     with atomic_path(path, durable=durable) as temporary:
-        file = RememberingFile(temporary)
+        raw = RememberingFile(temporary)
+        file = io.BufferedWriter(raw, _BUFFER)
         try:
             yield cast("BinaryIO", file)
         except Exception:
             file.close()
-            file.check()  # what the library raises is a consequence
+            raw.check()  # what the library raises is a consequence
             raise
-        except BaseException:
+        finally:
             file.close()
-            raise
-        file.close()
-        file.check()
+        raw.check()
 
 
 def write_text(path: str | Path, text: str) -> None:
