@@ -193,8 +193,8 @@ def _warm() -> None:
 
     torch.set_num_threads(1)
     for name in (
-        "cli.app", "cli.simulate", "cli.inspect", "cli.convert", "cli.subset", "cli.train", "cli.reconstruct", "cli.refine",
-        "cli.evaluate", "cli.plot", "cli.unpack", "inspection", "inspection.picture", "training.workflow",
+        "cli.app", "cli.simulate", "cli.inspect", "cli.convert", "cli.subset", "cli.train", "cli.reconstruct",
+        "cli.refine", "cli.evaluate", "cli.plot", "cli.unpack", "inspection", "inspection.picture", "training.workflow",
         "inference.predict", "inference.large", "refinement.files", "metrics.evaluate", "plotting", "plotting.training",
         "plotting.reconstructions", "plotting.refinement", "plotting.scans", "io.scans", "io.reconstructions",
         "io.subset", "persistence.predecessor",

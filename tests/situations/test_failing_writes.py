@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Rows 10 and 16 of the table of reports: every write of every command fails, once or from then on.
+"""Row 10 of the table of reports: every write of every command fails, once or from then on.
 
-The calls that write (write, fsync, close, rename, open, mkdir, ...) are counted in one run of a command. In further runs the k-th
-fails: once with EIO, as from a faulty disk, or it and all later ones with ENOSPC, as on a full disk. Each must end with
-one sentence, and leave whole files only. `make faults` takes every k; here a few are spread over each command.
+The calls that write (write, fsync, close, rename, open, mkdir, ...) are counted in one run of a command. In further
+runs the k-th fails: once with EIO, as from a faulty disk, or it and all later ones with ENOSPC, as on a full disk. Each
+must end with one sentence, and leave whole files only. `make faults` takes every k; here a few are spread over each
+command.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import os
+import pickle
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from files import broken_files
 from fork_server import ForkServer, Run, compiler, fork_server
 
@@ -54,6 +59,7 @@ COMMANDS = {
     "refine": f"{REFINE} --overwrite",
     "refine to a product": f"{REFINE.replace('f.h5', 'product.h5')} --out-format ptychodus --pixel-size 1e-8",
     "evaluate": "evaluate l.h5 large.npz --out m.json",
+    "unpack": "unpack theirs.zip --out plain --trust",
     "plot a scan": "plot small.npz --out p.png",
     "plot a result": "plot r.h5 --out plots",
 }
@@ -71,7 +77,18 @@ def prepared(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Pa
     for command in PREPARE:
         done = server.run(command.split(), folder)
         assert done.code == 0, f"{command}: {done.output}"
+    _write_predecessor(folder / "theirs.zip")
     return folder
+
+
+def _write_predecessor(path: Path) -> None:
+    """An archive of PtychoPINN's PyTorch backend."""
+    weights = io.BytesIO()
+    torch.save({"scale": torch.ones(2)}, weights)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("manifest.dill", pickle.dumps({"models": ["diffraction_to_obj"]}))
+        archive.writestr("diffraction_to_obj/model.pth", weights.getvalue())
+        archive.writestr("diffraction_to_obj/params.dill", pickle.dumps({"N": 64}))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -89,7 +106,9 @@ def test_each_write_that_fails_is_one_sentence(
     sound, folder = run(0)
     assert sound.code in (0, 1) and sound.calls, sound.output
     assert broken_files(folder) == []
-    cases = [(k, error, error == errno.ENOSPC) for k in range(1, sound.calls + 1) for error in (errno.EIO, errno.ENOSPC)]
+    cases = [
+        (k, error, error == errno.ENOSPC) for k in range(1, sound.calls + 1) for error in (errno.EIO, errno.ENOSPC)
+    ]
     if not EVERY:
         cases = cases[:: max(1, len(cases) // FEW) | 1]  # an odd step: both errors in turn
     record_property("failing writes", len(cases))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Row 12 of the table of reports: commands that are killed (SIGKILL) at a random moment, and begun again.
 
-After each kill the files are whole. The same command, with --resume where there is one, succeeds, continues after the last
-complete epoch, and leaves no temporary file of the dead process. `make kills` does 200 kills; here are 20.
+After each kill the files are whole. The same command, with --resume where there is one, succeeds, continues after the
+last complete epoch, and leaves no temporary file of the dead process. `make kills` does 200 kills; here are 20.
 """
 
 from __future__ import annotations

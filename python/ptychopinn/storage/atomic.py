@@ -154,6 +154,7 @@ class RememberingFile(io.RawIOBase):
     """
 
     def __init__(self, path: Path) -> None:
+        self.name = str(path)
         self._file = path.open("w+b", buffering=0)
         self.error: OSError | None = None
 
