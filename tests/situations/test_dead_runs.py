@@ -150,8 +150,8 @@ def test_a_script_that_workers_cannot_import_is_a_sentence(folder: Path) -> None
         done.stderr.strip()
         .splitlines()[-1]
         .endswith(
-            "with the start method 'spawn' a process that prepares batches imports the script, and ends there: put what "
-            'the script does under if __name__ == "__main__":, or set execution.workers to 0'
+            "with the start method 'spawn' a process that prepares batches imports the script, and ends there: put "
+            'what the script does under if __name__ == "__main__":, or set execution.workers to 0'
         )
     ), done.stderr
 

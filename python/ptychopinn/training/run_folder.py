@@ -112,13 +112,20 @@ class RunFolder:
         """
         make_folder(self.path)
         claim.take()
-        for folder in (self.path, self.checkpoints, *self.path.glob("running/epoch-*")):
-            remove_leftovers(folder)
+        self.remove_leftovers()
         for name in ("best", "last", "cut") if not resume else ("cut",):
             (self.checkpoints / f"{name}.ckpt").unlink(missing_ok=True)  # of an earlier run, or written again
         for name in ("metrics.csv", "training.png") if not resume else ():
             (self.path / name).unlink(missing_ok=True)
         write_config(config, self.path)
+
+    def remove_leftovers(self) -> None:
+        """Remove what a process that was killed has left: temporary files, and the mark that it trains here."""
+        for folder in (self.path, self.checkpoints, *self.path.glob("running/epoch-*")):
+            remove_leftovers(folder)
+        holder = holder_of(self.running)
+        if holder is not None and not holder.runs:
+            self.running.unlink(missing_ok=True)
 
     def finished_epoch(self, module: PtychoModule) -> int:
         """The last epoch of the checkpoint, from 0. Rates, losses and epochs may change; what is learned may not.

@@ -30,7 +30,7 @@ from ptychopinn.plotting.scans import plot_scan_overview
 from ptychopinn.plotting.style import Drawings, drawn
 from ptychopinn.plotting.training import plot_training
 from ptychopinn.runtime.process_settings import process_settings
-from ptychopinn.runtime.processes import agree, broadcast, for_this_process, processes, shared_errors
+from ptychopinn.runtime.processes import agree, broadcast, for_this_process, processes, rank_and_size, shared_errors
 from ptychopinn.runtime.termination import ended_after_grace
 from ptychopinn.runtime.warning_filters import ignored_warnings
 from ptychopinn.scan import Scan
@@ -230,6 +230,11 @@ def _complete(folder: RunFolder) -> TrainedRun:
     """A run with nothing left to do."""
     model, config = load_bundle(folder.bundle)
     info = bundle_info(folder.bundle)
+    if rank_and_size()[0] == 0:
+        folder.remove_leftovers()
+        picture = folder.path / "training.png"
+        if folder.metrics.exists() and not picture.exists():  # the process was killed before it drew
+            drawn(plot_training, folder.metrics, picture)
     _log.info("%s: complete with %s epochs, nothing is left to do", folder.path, info.get("epochs"))
     losses = {name: float(value) for name, value in info.items() if name.endswith("_loss")}
     return TrainedRun(model, config, folder.path, losses)
