@@ -4,7 +4,7 @@
 The source is read for other ways.
 
 A call that writes is permitted in `storage/`, and inside a block of `atomic_path`, `atomic_file`, `new_hdf5` or
-`open_new_hdf5`. Few other places are listed with their reason.
+`open_new_hdf5`. Few other functions are listed with their reason.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WRITERS = {
 MODULES = {"np", "numpy", "torch", "shutil", "tempfile", "json", "pickle", "yaml", "figure", "plt"}
 #: Those whose object does not matter.
 ALWAYS = {"savefig", "to_csv", "tofile", "CSVLogger", "FileHandler"}
-#: Permitted places, file and function, and why.
+#: Permitted: file and function, and why.
 PERMITTED = {
     ("plotting/style.py", "save_figure"): "an image in memory",
     ("stitching/scratch.py", "__init__"): "a scratch file without a name, whose errors are worded there",

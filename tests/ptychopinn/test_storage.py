@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -102,7 +104,7 @@ def test_a_disk_that_is_full_only_when_it_is_flushed(tmp_path: Path, monkeypatch
         temporary.write_text("picture")
 
 
-def test_a_table_grows_by_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_grows_by_full_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = GrowingTable(tmp_path / "t.csv")
     table.append([{"b": 1.5, "step": 0}])
     table.append([{"b": 2.5, "step": 1}])
@@ -113,9 +115,10 @@ def test_a_table_grows_by_whole_lines(tmp_path: Path, monkeypatch: pytest.Monkey
 
     real = Path.open
 
-    class Full:
+    class Full(io.BytesIO):
         def __init__(self, path: Path) -> None:
-            self.file, self.room = real(path, "r+b", buffering=0), 3
+            super().__init__()
+            self.file, self.left = real(path, "ab", buffering=0), 3
 
         def __enter__(self) -> Full:
             return self
@@ -123,14 +126,11 @@ def test_a_table_grows_by_whole_lines(tmp_path: Path, monkeypatch: pytest.Monkey
         def __exit__(self, *_: object) -> None:
             self.file.close()
 
-        def seek(self, place: int) -> None:
-            self.file.seek(place)
-
-        def write(self, data: bytes) -> int:
-            if not self.room:
+        def write(self, data: Any) -> int:
+            if not self.left:
                 raise OSError(errno.ENOSPC, "full")
-            count = self.file.write(data[: self.room])
-            self.room = 0
+            count = self.file.write(data[: self.left])
+            self.left = 0
             return count
 
     with monkeypatch.context() as patch:

@@ -38,7 +38,7 @@ def _check(path: Path) -> None:
     elif kind in (".h5", ".cxi", ".nxs", ".ptyd"):
         check_seal(path)
         with h5py.File(path) as file:
-            file.visit(lambda name: None)
+            file.visititems(lambda name, node: None)
     elif kind == ".json":
         json.loads(path.read_text())
     elif kind == ".yaml":

@@ -23,7 +23,7 @@ REFINE = "refine scan.npz --from-scratch --out f.h5 --refine.split_half false --
 def commands(*lines: str) -> object:
     """Run commands in the folder first."""
 
-    def spoil(folder: Path) -> None:
+    def prepare(folder: Path) -> None:
         here = Path.cwd()
         os.chdir(folder)
         try:
@@ -31,13 +31,13 @@ def commands(*lines: str) -> object:
         finally:
             os.chdir(here)
 
-    return spoil
+    return prepare
 
 
 def held(owner: Owner, *, age: float = 0.0, epochs: bool = False) -> object:
     """A folder of a run that a process holds, with a checkpoint or without."""
 
-    def spoil(folder: Path) -> None:
+    def prepare(folder: Path) -> None:
         if epochs:
             commands(TRAIN)(folder)  # type: ignore[operator]
             (folder / "run" / "wts.h5.zip").unlink()
@@ -46,7 +46,7 @@ def held(owner: Owner, *, age: float = 0.0, epochs: bool = False) -> object:
         file.write_text(json.dumps({"process": str(owner), "host": "node7", "begun": "2026-01-02"}))
         os.utime(file, (time.time() - age,) * 2)
 
-    return spoil
+    return prepare
 
 
 HERE = this_process()

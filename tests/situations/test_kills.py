@@ -31,7 +31,7 @@ PREPARE = (
     "simulate small.npz --object lines --patterns 16 --size 32 --photons 1e5 --seed 1",
     TRAIN.replace("--out run", "--out trained"),
 )
-#: Name -> command, what is added to begin again, and its share of the kills.
+#: Name -> command, what is added to begin again, and its fraction of the kills.
 COMMANDS = {
     "train": (TRAIN, "--resume", 0.4),
     "reconstruct": ("reconstruct trained small.npz --out r.h5 --device cpu", "--overwrite", 0.2),
@@ -61,14 +61,14 @@ def prepared(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_killed_command_begins_again(name: str, server: ForkServer, prepared: Path, tmp_path: Path) -> None:
-    command, again, share = COMMANDS[name]
+    command, again, fraction = COMMANDS[name]
     draw = random.Random(name)
     folder = tmp_path / "sound"
     shutil.copytree(prepared, folder)
     sound = server.run(command.split(), folder)
     assert sound.code == 0, sound.output
     killed = 0
-    for turn in range(round(KILLS * share)):
+    for turn in range(round(KILLS * fraction)):
         folder = tmp_path / f"work{turn}"
         shutil.copytree(prepared, folder)
         first = server.run(command.split(), folder, kill_after=draw.uniform(0.0, sound.seconds))

@@ -104,10 +104,10 @@ def chunks_of(shape: tuple[int, ...], dtype: DTypeLike) -> tuple[int, ...]:
         >>> chunks_of((5000, 4000), "complex64")
         (32, 4000)
     """
-    chunk, room = list(shape), _CHUNK // np.dtype(dtype).itemsize
+    chunk, most = list(shape), _CHUNK // np.dtype(dtype).itemsize
     for axis in range(len(shape)):
         rest = math.prod(chunk[axis + 1 :])
-        chunk[axis] = max(1, min(shape[axis], room // max(1, rest)))
+        chunk[axis] = max(1, min(shape[axis], most // max(1, rest)))
         if chunk[axis] > 1:
             break
     return tuple(max(1, side) for side in chunk)

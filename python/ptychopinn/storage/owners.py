@@ -77,10 +77,10 @@ def _owner(pid: int) -> Owner:
 @functools.lru_cache(1)
 def _host() -> int:
     try:
-        numbers = os.readlink("/proc/self/ns/pid")  # a container counts its own processes
+        space = os.readlink("/proc/self/ns/pid")  # a container counts its own processes
     except OSError:
-        numbers = ""
-    return crc32(f"{socket.gethostname()} {numbers}".encode())
+        space = ""
+    return crc32(f"{socket.gethostname()} {space}".encode())
 
 
 def _started(pid: int) -> int | None:

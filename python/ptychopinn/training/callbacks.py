@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds within which two signals are one Ctrl-C.
 _SAME_INTERRUPT = 2.0
+#: Key of the losses of the epoch in a checkpoint.
+LOSSES = "epoch_losses"
 
 
 class LastEpoch(ModelCheckpoint):
@@ -38,6 +40,11 @@ class LastEpoch(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if _complete_epoch(trainer):
             super().on_train_epoch_end(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the losses, whose row of metrics.csv is written after the checkpoint."""
+        values = trainer.callback_metrics
+        checkpoint[LOSSES] = {name: float(value) for name, value in values.items() if name.endswith("_loss")}
 
 
 class BestEpoch(ModelCheckpoint):

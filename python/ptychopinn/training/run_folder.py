@@ -12,7 +12,7 @@ import dataclasses
 import logging
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -26,12 +26,27 @@ from ptychopinn.persistence.checkpoint import save_tensors
 from ptychopinn.storage.atomic import make_folder, remove_leftovers, write_text
 from ptychopinn.storage.checksums import check_zip
 from ptychopinn.storage.claims import Claim, holder_of
+from ptychopinn.training.callbacks import LOSSES
 from ptychopinn.training.module import PtychoModule
 
 #: Name of the file in the folder of a run that is being trained.
 RUNNING_NAME = "running.json"
 
 _log = logging.getLogger(__name__)
+
+
+class LastSaved(NamedTuple):
+    """What a checkpoint is of.
+
+    Attributes:
+        epoch: the last complete one, from 0.
+        step: number of steps.
+        losses: of that epoch, by name.
+    """
+
+    epoch: int
+    step: int
+    losses: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +142,8 @@ class RunFolder:
         if holder is not None and not holder.runs:
             self.running.unlink(missing_ok=True)
 
-    def finished_epoch(self, module: PtychoModule) -> int:
-        """The last epoch of the checkpoint, from 0. Rates, losses and epochs may change; what is learned may not.
+    def last_epoch(self, module: PtychoModule) -> LastSaved:
+        """What the checkpoint is of. Rates, losses and epochs may change; what is learned may not.
 
         Raises:
             InputError: it is none, or of another model.
@@ -137,7 +152,8 @@ class RunFolder:
         check_zip(path)
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            earlier, epoch = checkpoint["hyper_parameters"], int(checkpoint["epoch"])
+            earlier = checkpoint["hyper_parameters"]
+            saved = LastSaved(int(checkpoint["epoch"]), int(checkpoint["global_step"]), checkpoint.get(LOSSES, {}))
         except (RuntimeError, KeyError, EOFError, UnpicklingError) as error:
             raise InputError(
                 f"{path}: expected a checkpoint of ptychopinn, found another or damaged file: {error}"
@@ -151,7 +167,7 @@ class RunFolder:
         for key in ("model", "patch_size", "modes", "patterns", *(f"data.{name}" for name in held)):
             if was.get(key) != now.get(key):
                 raise InputError(f"{path}: expected a checkpoint with {key} {now.get(key)!r}, found {was.get(key)!r}")
-        return epoch
+        return saved
 
     def is_complete(self, done: int, epochs: int) -> bool:
         """Whether a training of so many epochs has nothing left to do, its model included.
@@ -171,8 +187,15 @@ class RunFolder:
             )
         return epochs == done and self.bundle.exists() and bundle_info(self.bundle).get("epochs") == done
 
-    def logged(self, last_epoch: int) -> list[tuple[int, dict[str, float]]]:
-        """Steps and figures of metrics.csv, for the logger begins a new file."""
+    def logged(self, last: LastSaved) -> list[tuple[int, dict[str, float]]]:
+        """Steps and figures of metrics.csv up to an epoch, for the logger begins a new file."""
+        rows = self._rows(last.epoch)
+        if last.losses and not any(row.get("epoch") == last.epoch and "train_loss" in row for _, row in rows):
+            # The process was killed after it saved the epoch, and before it wrote the row.
+            rows.append((last.step - 1, {"epoch": last.epoch, **last.losses}))
+        return rows
+
+    def _rows(self, last_epoch: int) -> list[tuple[int, dict[str, float]]]:
         if not self.metrics.exists():
             return []
         with self.metrics.open(newline="") as file:

@@ -139,8 +139,8 @@ def _train(
         module = _module(scans, config, start)
         margin = REACH if module.model.positions is not None else 0
         data = ScanDataModule(scans, config, module.model.generator.canvas_multiple, margin)
-        finished = folder.finished_epoch(module) if resume else -1
-        if resume and folder.is_complete(finished + 1, config.training.epochs):
+        saved = folder.last_epoch(module) if resume else None
+        if saved is not None and folder.is_complete(saved.epoch + 1, config.training.epochs):
             return _complete(folder)
         # A group that does not fit the scan is found here, before anything is written.
         data.train_dataloader()
@@ -148,7 +148,7 @@ def _train(
 
         monitor = "val_loss" if len(data.validation_leaders) else "train_loss"
         best = BestEpoch(folder.checkpoints, monitor)
-        earlier = folder.logged(finished) if resume else []
+        earlier = [] if saved is None else folder.logged(saved)
         loggers = make_loggers(config, out)
         kept = [best, LastEpoch(folder.checkpoints)] if config.execution.checkpoints else []
         watchers = [HeldFolder(claim), StopAllProcesses(interrupt)]
