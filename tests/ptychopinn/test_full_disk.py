@@ -164,6 +164,21 @@ def test_hdf5_survives_a_write_that_fails(layout: dict[str, object], tmp_path: P
         assert file["x"][()].tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("buffered", [True, False])
+def test_standard_output_on_a_full_disk_is_one_line(buffered: bool, tmp_path: Path) -> None:
+    SCAN.save(tmp_path / "in.npz")
+    options = ["-B"] if buffered else ["-B", "-u"]
+    command = [sys.executable, *options, "-m", "ptychopinn.cli", "convert", "in.npz", "out.cxi"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        "ptychopinn convert: standard output cannot be written: No space left"
+    )
+    assert Scan.load(tmp_path / "out.cxi").n == 40
+
+
 @pytest.mark.parametrize("target", ["out.cxi", "out.npz", "out.nxs"])
 def test_the_command_line_prints_one_line(target: str, tmp_path: Path) -> None:
     SCAN.save(tmp_path / "in.npz")

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler for th
 #: Every write, instead of a few of each command.
 EVERY = bool(os.environ.get("PTYCHOPINN_EVERY_WRITE"))
 #: Writes of a command that fail here.
-FEW = 3
+FEW = int(os.environ.get("FEW", "3"))
 
 TRAIN = (
     "train small.npz --out run --epochs 1 --data.group_size 4 --training.batch_size 4 --execution.accelerator cpu "

@@ -10,6 +10,7 @@ processes that torchrun has started the first one prints and fails for all.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
@@ -18,6 +19,7 @@ from jsonargparse import Namespace
 
 from ptychopinn.cli.parser import FullHelp, Parser, is_main_process
 from ptychopinn.errors import InputError, RemoteError, not_found
+from ptychopinn.storage.atomic import storage_error
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -37,20 +39,31 @@ def run(arguments: Sequence[str] | None = None) -> int:
         parser.error("--config: expected YAML text, found a binary file")
     logging.basicConfig(level=logging.INFO if is_main_process() else logging.ERROR, format="%(message)s")
     try:
-        return commands[options.subcommand](command)
+        code = commands[options.subcommand](command)
+        sys.stdout.flush()
+        return code
     except RemoteError as error:
         return 1 if error.lost else 0
     except InputError as error:
         return _complain(options.subcommand, str(error))
     except OSError as error:
         if error.filename is None:
-            raise
+            return _complain(options.subcommand, _unprinted(error))
         if isinstance(error, FileNotFoundError):
             return _complain(options.subcommand, str(not_found(error.filename)))
         return _complain(options.subcommand, f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         print(f"ptychopinn {options.subcommand}: interrupted", file=sys.stderr)
         return 130
+
+
+def _unprinted(error: OSError) -> str:
+    """The sentence for standard output on a disk that is full, or fails; another error is raised again."""
+    if storage_error(error) is None:
+        raise error
+    with open(os.devnull, "w") as nowhere:  # what is left in the buffer
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return f"standard output cannot be written: {error.strerror}; the files are complete"
 
 
 def _complain(subcommand: str, sentence: str) -> int:
