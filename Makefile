@@ -9,11 +9,13 @@ NATIVE := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -t
 INTEGRATION := integrations/ptychodus
 MINUTES ?= 3
 
-.PHONY: help demo test lint bench gpu-check sanitize ptychodus wheel clean
+.PHONY: help demo test faults kills lint bench gpu-check sanitize ptychodus wheel clean
 
 help:
 	@echo "make demo   install, build, simulate a scan, train, reconstruct, evaluate ($(MINUTES) minutes of training)"
 	@echo "make test   install, build, run the whole test suite"
+	@echo "make faults  every write of every command fails once, and from then on (half an hour)"
+	@echo "make kills  200 commands are killed and begun again (ten minutes)"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  time the operators beside plain torch and a copy; writes benchmarks/results"
 	@echo "make gpu-check  on a machine with a GPU: build, test, compute-sanitizer, benchmark (benchmarks/gpu_check.sh)"
@@ -44,6 +46,14 @@ demo: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest
+
+# For the night; `make test` takes a sample of both.
+faults: $(VENV)/.installed
+	PTYCHOPINN_EVERY_WRITE=1 PTYCHOPINN_FLIPS=400 $(BIN)/python -m pytest -rP tests/situations/test_failing_writes.py \
+	  tests/situations/test_flipped_bits.py
+
+kills: $(VENV)/.installed
+	PTYCHOPINN_KILLS=200 $(BIN)/python -m pytest -rP tests/situations/test_kills.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -77,6 +77,7 @@ REFUSED = [
     ("execution", {"logger": "wandb"}, "execution.logger must be csv, tensorboard, mlflow or none, got 'wandb'"),
     ("execution", {"early_stopping": 0}, "execution.early_stopping must be at least 1, got 0"),
     ("execution", {"picture_every": 0}, "execution.picture_every must be at least 1, got 0"),
+    ("execution", {"grace": -1.0}, "execution.grace must be at least 0, got -1.0"),
     ("execution", {"workers": -1}, "execution.workers must be at least 0, got -1"),
 ]
 

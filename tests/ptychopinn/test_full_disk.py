@@ -28,6 +28,7 @@ from ptychopinn.io.subset import write_subset
 from ptychopinn.persistence.bundle import build_model, save_bundle
 from ptychopinn.plotting.scans import plot_scan_overview
 from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.refinement.checkpoint import write_checkpoint
 from ptychopinn.scan import Scan
 from ptychopinn.storage import atomic
 from ptychopinn.storage.atomic import atomic_path, free_space
@@ -49,8 +50,7 @@ RESULT = Reconstruction(
 
 
 def save_tensors(path: Path) -> None:
-    with atomic_path(path) as temporary:
-        torch.save({"weights": torch.ones(100, 100)}, temporary)
+    write_checkpoint(path, {"weights": torch.ones(100, 100)})
 
 
 #: File name -> writer of it.
@@ -162,6 +162,21 @@ def test_hdf5_survives_a_write_that_fails(layout: dict[str, object], tmp_path: P
         file["x"] = np.arange(5)
     with h5py.File(tmp_path / "a.h5") as file:
         assert file["x"][()].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("buffered", [True, False])
+def test_standard_output_on_a_full_disk_is_one_line(buffered: bool, tmp_path: Path) -> None:
+    SCAN.save(tmp_path / "in.npz")
+    options = ["-B"] if buffered else ["-B", "-u"]
+    command = [sys.executable, *options, "-m", "ptychopinn.cli", "convert", "in.npz", "out.cxi"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        "ptychopinn convert: standard output cannot be written: No space left"
+    )
+    assert Scan.load(tmp_path / "out.cxi").n == 40
 
 
 @pytest.mark.parametrize("target", ["out.cxi", "out.npz", "out.nxs"])

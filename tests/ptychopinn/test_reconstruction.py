@@ -57,7 +57,7 @@ def test_hdf5_layout_is_documented(tmp_path: Path) -> None:
         assert file.attrs["origin"].tolist() == [-3.25, 41.0]
         assert file.attrs["pixel_size"] == 1.3e-8
         assert file["object"].dtype == np.complex64
-        assert file["object"].chunks is None and file["object"].compression is None
+        assert file["object"].fletcher32 and file["object"].compression is None
         assert json.loads(file["metadata"].asstr()[()]) == saved.metadata
 
 

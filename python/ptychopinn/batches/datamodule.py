@@ -28,6 +28,7 @@ from ptychopinn.batches.steps import Steps, StepSampler, StepShape, checked
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
 from ptychopinn.runtime.processes import rank_and_size
+from ptychopinn.runtime.workers import check_workers
 from ptychopinn.scan import Scan
 
 #: Smallest number of batches in an epoch, if the scan has as many groups.
@@ -198,6 +199,7 @@ class ScanDataModule(L.LightningDataModule):
         return dataset
 
     def _loader(self, dataset: JoinedGroups, shape: StepShape) -> DataLoader[int]:
+        check_workers(self.config.execution.workers)
         sampler = StepSampler(len(dataset), shape, rank_and_size())
         return DataLoader(
             dataset,

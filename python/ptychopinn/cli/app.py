@@ -24,6 +24,7 @@ from ptychopinn.cli.config_files import check_config_files
 from ptychopinn.cli.parser import FullHelp, Parser, is_main_process
 from ptychopinn.cli.plain import plain_output
 from ptychopinn.errors import InputError, RemoteError, not_found
+from ptychopinn.storage.atomic import storage_error
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +70,7 @@ def _run(arguments: Sequence[str]) -> int:
         return _complain(options.subcommand, str(error))
     except OSError as error:
         if error.filename is None:
-            raise
+            return _complain(options.subcommand, _unprinted(error))
         if isinstance(error, FileNotFoundError):
             return _complain(options.subcommand, str(not_found(error.filename)))
         return _complain(options.subcommand, f"{error.filename}: {error.strerror}")
@@ -83,6 +84,15 @@ def _reader_ended() -> int:
     with suppress(OSError, ValueError):  # where the output is no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
+
+
+def _unprinted(error: OSError) -> str:
+    """The sentence for standard output on a disk that is full, or fails; another error is raised again."""
+    if storage_error(error) is None:
+        raise error
+    with open(os.devnull, "w") as nowhere:  # what is left in the buffer
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return f"standard output cannot be written: {error.strerror}; the files are complete"
 
 
 def _complain(subcommand: str, sentence: str) -> int:

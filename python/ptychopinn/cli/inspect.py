@@ -45,7 +45,7 @@ def run(options: Namespace) -> int:
     import numpy as np
 
     from ptychopinn.inspection import inspect_scan, oriented
-    from ptychopinn.storage.atomic import atomic_path
+    from ptychopinn.storage.atomic import atomic_file, write_text
 
     targets = {
         name: None if options[name] is None else new_file(options[name], options.overwrite)
@@ -62,11 +62,10 @@ def run(options: Namespace) -> int:
     print(found)
     written = []
     if targets["json"] is not None:
-        with atomic_path(targets["json"]) as temporary:
-            temporary.write_text(json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_text(targets["json"], json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n")
         written.append(targets["json"])
     if targets["write_mask"] is not None:
-        with atomic_path(targets["write_mask"]) as temporary, temporary.open("wb") as file:
+        with atomic_file(targets["write_mask"]) as file:
             np.save(file, found.bad_pixels, allow_pickle=False)
         written.append(targets["write_mask"])
     if targets["picture"] is not None:

@@ -51,7 +51,7 @@ def describe(parser: Parser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue from the last complete epoch of the run in --out, with its options",
+        help="continue from the last complete epoch of the run in --out, with its options; begin if there is none",
     )
     add_orientation(parser)
     add_check(parser)
@@ -109,7 +109,7 @@ def _settings(options: Namespace) -> tuple[Config, PtychoModel | None]:
     if options.start is not None:
         start, trained = load_bundle(options.start)
         earlier = {name: trained.to_dict()[name] for name in ("data", "model")}
-    if options.resume:
+    if options.resume and (Path(options.out) / "config.yaml").exists():  # otherwise it has not begun
         from ptychopinn.training.workflow import read_config
 
         earlier = read_config(Path(options.out)).to_dict()

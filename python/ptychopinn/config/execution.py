@@ -35,6 +35,9 @@ class ExecutionConfig:
             and nothing can be resumed.
         early_stopping: epochs without a lower loss (of what is held out, if anything is) after which it ends; none:
             never. A falling schedule is not at its end then: "plateau" or "constant" go with it.
+        fallback_folder: where a training whose disk is full keeps its checkpoints and its model, in a folder of the
+            run's name; none: nowhere, it ends.
+        grace: seconds that a training has to end in order after SIGTERM; then, or with a second SIGTERM, it is ended.
         picture_every: epochs between pictures of the running reconstruction; none: no pictures.
     """
 
@@ -50,6 +53,8 @@ class ExecutionConfig:
     logger: Literal["csv", "tensorboard", "mlflow", "none"] = "csv"
     checkpoints: bool = True
     early_stopping: int | None = None
+    fallback_folder: str | None = None
+    grace: float = 30.0
     picture_every: int | None = 10
 
     __repr__ = one_line
@@ -58,6 +63,7 @@ class ExecutionConfig:
         check_fields(self, "execution")
         require(self.threads is None or self.threads >= 1, "execution.threads", "be at least 1", self.threads)
         require(self.workers >= 0, "execution.workers", "be at least 0", self.workers)
+        require(self.grace >= 0, "execution.grace", "be at least 0", self.grace)
         for name in ("early_stopping", "picture_every", "steps_at_once"):
             number = getattr(self, name)
             require(number is None or number >= 1, f"execution.{name}", "be at least 1", number)

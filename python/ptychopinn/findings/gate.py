@@ -28,7 +28,7 @@ from ptychopinn.findings.rules import findings_of, indices_in_words
 from ptychopinn.runtime.process_settings import own_defaults
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import blocks_of
-from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.atomic import write_text
 
 #: Accepts every finding.
 ALL = "all"
@@ -161,8 +161,7 @@ def accepted_keys(accept: str | Collection[str]) -> frozenset[str]:
 def write_findings(scans: Iterable[Scan], path: Path) -> Path:
     """Write what the check knows of scans to a JSON file, by name of the scan, and return its path."""
     known = {scan.name: _known[scan].to_json() for scan in scans if scan in _known}
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(known, indent=1) + "\n")
     return path
 
 

@@ -29,6 +29,7 @@ from ptychopinn.physics.overlap import canvas_illumination, illumination_weight
 from ptychopinn.runtime.batching import BatchSize, fitting_batch
 from ptychopinn.runtime.graphs import Captured
 from ptychopinn.runtime.progress import progress
+from ptychopinn.runtime.workers import check_workers
 from ptychopinn.scan import Scan
 
 #: Groups in a batch on a CPU, and patterns in one on a GPU beyond which it is no faster.
@@ -245,6 +246,7 @@ def _read(dataset: GroupDataset, order: np.ndarray, size: int, config: Config) -
     """Batches on the host; those of other processes (``execution.workers``) may be errors, see `gathering`."""
     if config.execution.workers == 0:
         return (dataset.gather(order[start : start + size].tolist()) for start in range(0, len(order), size))
+    check_workers(config.execution.workers)
     with torch.device("cpu"):  # a loader makes tensors of its own
         return iter(
             DataLoader(

@@ -24,8 +24,9 @@ from ptychopinn.io.links import DAMAGED, Links, damaged_words
 from ptychopinn.runtime.progress import progress
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import blocks_of
+from ptychopinn.storage.checksums import check_seal
 from ptychopinn.storage.hdf5_files import open_to_read, reason_of
-from ptychopinn.storage.new_hdf5 import check_written
+from ptychopinn.storage.new_hdf5 import check_written, put_array
 from ptychopinn.storage.stored import StoredPatterns
 
 _BLOCK_ELEMENTS = 1 << 22
@@ -357,16 +358,16 @@ def open_hdf5(path: Path, kind: str = "an HDF5 file") -> h5py.File:
     try:
         if not h5py.is_hdf5(path):
             raise InputError(f"{path}: expected {kind}, found no HDF5 file")
+        check_seal(path)
         return open_to_read(path.resolve())  # HDF5 looks for other files beside this name
     except OSError as error:
         raise InputError(f"{path}: expected {kind}, found {reason_of(error)}") from error
 
 
 def put_counts(group: h5py.Group, name: str, counts: NDArray[Any] | StoredPatterns) -> h5py.Dataset:
-    """Write patterns in compressed chunks of one frame, with the attribute `measurement` = "counts"."""
-    dataset = group.create_dataset(
-        name, counts.shape, counts.dtype, chunks=(1, *counts.shape[1:]), compression="gzip", compression_opts=1
-    )
+    """Write patterns in compressed chunks of one frame with checksums, with the attribute `measurement` = "counts"."""
+    layout = {"chunks": (1, *counts.shape[1:]), "compression": "gzip", "compression_opts": 1, "fletcher32": True}
+    dataset = group.create_dataset(name, counts.shape, counts.dtype, **layout)
     with progress("write", len(counts)) as advance:
         for part, block in blocks_of(counts):
             dataset[part] = block
@@ -378,7 +379,7 @@ def put_counts(group: h5py.Group, name: str, counts: NDArray[Any] | StoredPatter
 
 def put_units(group: h5py.Group, name: str, value: Any, units: str) -> h5py.Dataset:
     """Write a quantity with the attribute `units`, as in NeXus."""
-    dataset = group.create_dataset(name, data=value)
+    dataset = put_array(group, name, value)
     dataset.attrs["units"] = units
     return dataset
 
@@ -390,5 +391,5 @@ def put_package_group(group: h5py.Group, scan: Scan, **arrays: NDArray[Any] | No
     package["metadata_json"] = json.dumps(scan.record().to_json())
     for key, value in arrays.items():
         if value is not None:
-            package[key] = value
+            put_array(package, key, value)
     return package

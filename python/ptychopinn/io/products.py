@@ -23,7 +23,7 @@ from ptychopinn.io.indexes import frame_indexes
 from ptychopinn.io.lazy import h5py
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
-from ptychopinn.storage.new_hdf5 import new_hdf5
+from ptychopinn.storage.new_hdf5 import new_hdf5, put_array
 from ptychopinn.world import world_origin
 
 _SUFFIXES = (".h5", ".hdf5", ".nxs", ".nx")
@@ -174,7 +174,7 @@ def _put_image(
     """Write an image (H, W), or a stack of them, as an NXdata group."""
     names = [*["."] * (image.ndim - 2), *axes]
     group = put_group(entry, name, "NXdata", signal="data", axes=np.array(names, "S"))
-    data = group.create_dataset("data", data=image)
+    data = put_array(group, "data", image)
     data.attrs["interpretation"] = "image"
     if units is not None:
         data.attrs["units"] = units

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 from zipfile import BadZipFile, is_zipfile
 from zlib import error as zlib_error
@@ -26,7 +27,8 @@ from ptychopinn.reconstruction import Reconstruction, json_of
 from ptychopinn.records import ResultRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
-from ptychopinn.storage.new_hdf5 import check_written, new_hdf5
+from ptychopinn.storage.checksums import check_names, check_seal
+from ptychopinn.storage.new_hdf5 import check_written, chunks_of, new_hdf5, put_array
 
 SCHEMA_VERSION = 1
 _ARRAYS = ("object", "weights", "probe", "uncertainty", "positions", "residuals", "error_map", "intensities")
@@ -58,7 +60,7 @@ def write_reconstruction(
     with new_hdf5(path, sum(array.nbytes for array in arrays.values())) as file:
         file.attrs.update(settings)
         for name, value in arrays.items():
-            file.create_dataset(name, data=value)  # not compressed: noise of a float hardly shrinks, and it takes time
+            put_array(file, name, value)  # not compressed: noise of a float hardly shrinks, and it takes time
         file["metadata"] = metadata
     return path
 
@@ -73,7 +75,9 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
         raise InputError(f"{path}: expected a file of a reconstruction, found a folder")
     try:
         entries = _read_npz(path) if suffix == ".npz" else _read_hdf5(path)
-    except (OSError, EOFError, KeyError, ValueError, RuntimeError, BadZipFile, zlib_error) as error:
+    except InputError:
+        raise
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, TokenError, BadZipFile, zlib_error) as error:
         kind = "NPZ" if suffix == ".npz" else "HDF5"
         raise InputError(f"{path}: not a readable {kind} reconstruction, truncated or not one: {error}") from error
     return _from_entries(path, entries)
@@ -130,11 +134,12 @@ def save_in_parts(
                 if not np.isfinite(values).all():
                     raise InputError(f"{name} must be finite, got values that are not from row {first} on")
                 if name not in file:
-                    file.create_dataset(name, shape, values.dtype)
+                    layout = {"chunks": chunks_of(shape, values.dtype), "fletcher32": True}
+                    file.create_dataset(name, shape, values.dtype, **layout)
                 file[name][first : first + len(values)] = values
                 check_written(file)
         for name, array in (("probe", probe), ("positions", positions)):
-            file.create_dataset(name, data=array)
+            put_array(file, name, array)
         file["metadata"] = json_of(ResultRecord(acquisition, orientation, metadata=metadata).to_json())
     return path
 
@@ -160,6 +165,7 @@ def is_reconstruction(path: str | Path) -> bool:
 
 
 def _read_hdf5(path: Path) -> dict[str, Any]:
+    check_seal(path)
     with h5py.File(path, "r") as file:
         entries = {name: file.attrs[name] for name in _SETTINGS if name in file.attrs}
         datasets = {name: _own(file, name) for name in (*_ARRAYS, "metadata")}
@@ -178,6 +184,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
     if not is_zipfile(path):
         raise BadZipFile("not a zip archive")
     with np.load(path, allow_pickle=False) as file:
+        check_names(file.zip)
         return {name: file[name] for name in (*_SETTINGS, *_ARRAYS, "metadata") if name in file.files}
 
 

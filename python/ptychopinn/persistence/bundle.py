@@ -24,6 +24,7 @@ from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.archive import fail, read_member
 from ptychopinn.persistence.predecessor import kind_of, refusal
 from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.checksums import check_names
 
 #: Default file name inside a run's folder.
 BUNDLE_NAME = "wts.h5.zip"
@@ -126,6 +127,7 @@ def load_bundle(path: str | Path) -> tuple[PtychoModel, Config]:
             f"{path}: expected a ptychopinn bundle (a zip archive), found another or damaged file: {error}"
         ) from None
     with archive:
+        _check_names(archive, path)
         other = kind_of(archive.namelist())
         if other is not None:
             raise refusal(path, other)
@@ -163,6 +165,15 @@ def bundle_info(path: str | Path) -> dict[str, Any]:
     except (zipfile.BadZipFile, OSError):
         return {}  # load_bundle reports the fault
     return info if isinstance(info, dict) else {}
+
+
+def _check_names(archive: zipfile.ZipFile, path: Path) -> None:
+    try:
+        check_names(archive)
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: expected a ptychopinn bundle (a zip archive), found another or damaged file: {error}"
+        ) from None
 
 
 def _read_json(archive: zipfile.ZipFile, path: Path, name: str) -> dict[str, Any]:

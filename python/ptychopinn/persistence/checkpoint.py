@@ -14,7 +14,8 @@ from ptychopinn.config import Config
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.bundle import build_model
-from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.atomic import atomic_file, atomic_path
+from ptychopinn.storage.checksums import check_zip
 
 _PREFIX = "model."
 
@@ -37,6 +38,7 @@ def load_checkpoint(path: str | Path) -> tuple[PtychoModel, Config, dict[str, An
     path = Path(path)
     if not path.exists():
         raise not_found(path)
+    check_zip(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         facts, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
@@ -52,6 +54,16 @@ def load_checkpoint(path: str | Path) -> tuple[PtychoModel, Config, dict[str, An
             f"{path}: expected a checkpoint of ptychopinn, found another or damaged file: {reason}"
         ) from None
     return model.eval(), config, checkpoint
+
+
+def save_tensors(path: Path, values: dict[str, Any]) -> None:
+    """Write tensors and plain values by name, as torch.save does, atomically.
+
+    Raises:
+        InputError: see :func:`~ptychopinn.storage.atomic.atomic_path`.
+    """
+    with atomic_file(path) as file:
+        torch.save(values, file)
 
 
 def best_checkpoint(folder: str | Path) -> Path | None:

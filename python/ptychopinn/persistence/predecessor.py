@@ -22,7 +22,7 @@ from torch import Tensor
 from ptychopinn._one_line import one_line
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.persistence.archive import read_member
-from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.atomic import write_bytes
 
 _MODEL = "diffraction_to_obj"
 #: Files that :func:`write_plain` writes.
@@ -124,8 +124,7 @@ def write_plain(archive: Predecessor, folder: Path) -> list[Path]:
     weights = {name: tensor.contiguous().clone() for name, tensor in archive.weights.items()}
     texts = (json.dumps(values, indent=2, default=str) for values in (archive.settings, archive.manifest))
     for path, content in zip(paths, (save_tensors(weights), *(text.encode() for text in texts)), strict=True):
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(content)
+        write_bytes(path, content)
     return paths
 
 

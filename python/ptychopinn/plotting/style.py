@@ -6,6 +6,7 @@ Modules of this folder import matplotlib where they draw: a training or a refine
 
 from __future__ import annotations
 
+import io
 import logging
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.atomic import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,8 +91,10 @@ def save_figure(figure: Figure, path: Path) -> Path:
     Figures of several threads are written one after the other, because matplotlib's parser of formulae is not made for
     threads: ticks such as 10^-2 are formulae.
     """
-    with _one_at_a_time, atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=_DPI, bbox_inches="tight", pil_kwargs={"compress_level": _COMPRESSION})
+    with _one_at_a_time, io.BytesIO() as image:  # Pillow does not report why a write failed
+        kind = path.suffix.lstrip(".") or "png"
+        figure.savefig(image, format=kind, dpi=_DPI, bbox_inches="tight", pil_kwargs={"compress_level": _COMPRESSION})
+        write_bytes(path, image.getvalue(), durable=False)
     return path
 
 

@@ -17,9 +17,10 @@ import torch
 from ptycho_ext import CanvasGeometry
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
+from ptychopinn.persistence.checkpoint import save_tensors
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import total_counts
-from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.checksums import check_zip
 
 #: Of the values in a checkpoint. A refinement of another version is not resumed.
 VERSION = 2
@@ -45,8 +46,7 @@ def fingerprint(scan: Scan, geometry: CanvasGeometry) -> dict[str, Any]:
 
 def write_checkpoint(path: Path, values: dict[str, Any]) -> None:
     """Write tensors and plain values by name, atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(values, temporary)
+    save_tensors(path, values)
 
 
 class CheckpointWriter:
@@ -138,12 +138,8 @@ def read_checkpoint(
     Raises:
         InputError: the file is no checkpoint of a refinement, or of another scan, start or configuration.
     """
-    try:
-        saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        version, same = saved.get("version", 1), saved["scan"] == fingerprint(scan, geometry)
-    except (OSError, RuntimeError, KeyError, EOFError, TypeError, AttributeError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: expected a refinement to resume, found none: {reason}") from None
+    saved = _loaded(path, device)
+    version, same = saved.get("version", 1), saved.get("scan") == fingerprint(scan, geometry)
     if version != VERSION:
         raise InputError(f"{path}: expected a checkpoint of version {VERSION}, found version {version}: start again")
     if not same:
@@ -153,4 +149,24 @@ def read_checkpoint(
             raise InputError(
                 f"{path}: expected a refinement with refine.{name} {value!r}, found {saved['config'].get(name)!r}"
             )
+    return saved
+
+
+def passes_of(path: Path) -> int:
+    """Number of passes of the refinement that a checkpoint is of.
+
+    Raises:
+        InputError: the file is no checkpoint of a refinement, or is damaged.
+    """
+    return int(_loaded(path, torch.device("cpu")).get("passes", 0))
+
+
+def _loaded(path: Path, device: torch.device) -> dict[str, Any]:
+    check_zip(path)
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        saved["scan"]
+    except (OSError, RuntimeError, KeyError, EOFError, TypeError, AttributeError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: expected a refinement to resume, found none: {reason}") from None
     return saved

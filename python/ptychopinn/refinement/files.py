@@ -3,27 +3,31 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.errors import not_found
+from ptychopinn.errors import InputError, not_found
 from ptychopinn.findings.gate import FILE, write_findings
 from ptychopinn.plotting.reconstructions import plot_reconstruction
 from ptychopinn.plotting.refinement import plot_refinement
 from ptychopinn.plotting.style import drawn
 from ptychopinn.reconstruction import Reconstruction
-from ptychopinn.refinement.checkpoint import CheckpointWriter
+from ptychopinn.refinement.checkpoint import CheckpointWriter, passes_of
 from ptychopinn.refinement.workflow import Progress, refine
 from ptychopinn.runtime.processes import rank_and_size
 from ptychopinn.scan import Scan
+from ptychopinn.storage.atomic import remove_leftovers
 
 #: Name of the checkpoint in the folder of the figures.
 CHECKPOINT = "refinement.ckpt"
 _FIGURE_SECONDS = 20
+
+_log = logging.getLogger(__name__)
 
 
 def _plot_progress(progress: Progress, folder: Path) -> list[Path]:
@@ -52,7 +56,7 @@ def refine_to_files(
         out: file of the reconstruction.
         config: the configuration.
         device: where to compute.
-        resume: continue from the checkpoint of an earlier run with the same ``out``.
+        resume: continue from the checkpoint of an earlier run with the same ``out``, or begin if there is neither.
         format: see :meth:`Reconstruction.save`.
         accept: keys of problems of the scan to accept, or "all", see :func:`ptychopinn.check_scan`.
 
@@ -60,37 +64,68 @@ def refine_to_files(
         The reconstruction, and the files written; an empty list in all processes but the first.
 
     Raises:
-        InputError: see :func:`ptychopinn.refine`; or there is no checkpoint to resume from.
+        InputError: see :func:`ptychopinn.refine`; or, to resume, there is a result without a checkpoint, or more
+            passes than ``iterations``.
     """
     folder = out.with_suffix("")
     checkpoint = folder / CHECKPOINT
     if resume and not checkpoint.is_file():
-        raise not_found(checkpoint, f"a refinement to resume, whose result is {out}")
+        if out.exists():
+            raise not_found(checkpoint, f"a refinement to resume, whose result is {out}; --overwrite begins again")
+        _log.warning("%s: no refinement to resume: it begins at the first pass", out)
+        resume = False
     if not resume:
         checkpoint.unlink(missing_ok=True)  # of an earlier refinement
     writes = rank_and_size()[0] == 0
+    if writes and folder.is_dir():
+        remove_leftovers(folder)
     last_figure = time.perf_counter()
     # On a GPU the values are copied to the CPU anyway; there a copy would take the memory of another history.
     writer = CheckpointWriter(checkpoint, background=device.type == "cuda")
+
+    unsaved = False
+
+    def saved(save: Callable[[], None]) -> None:
+        nonlocal unsaved
+        try:
+            save()
+        except InputError as error:  # the result matters more, and may fit
+            if not unsaved:
+                _log.warning("%s; the refinement continues without a checkpoint", error)
+            unsaved = True
 
     def report(progress: Progress) -> None:
         nonlocal last_figure
         if not writes:
             return
-        writer.save(progress.save, progress.last)
+        saved(lambda: writer.save(progress.save, progress.last))
         if time.perf_counter() - last_figure > _FIGURE_SECONDS:
             drawn(_plot_progress, progress, folder)
             last_figure = time.perf_counter()
 
+    done = passes_of(checkpoint) if resume else 0
+    if done > config.iterations:
+        raise InputError(
+            f"{out}: has {done} passes already, expected more than these to continue, got refine.iterations "
+            f"{config.iterations}: --refine.iterations {2 * done} would do as many again; --overwrite begins again"
+        )
+    if resume and done == config.iterations and format == "auto" and out.exists():
+        _log.info("%s: complete with %d passes, nothing is left to do", out, done)
+        return Reconstruction.load(out), []
     try:
         result = refine(
             scan, start, config, device, progress=report, resume=checkpoint if resume else None, accept=accept
         )
     finally:
-        writer.wait()
+        saved(writer.wait)
     if not writes:
         return result, []
-    written = [result.save(out, format, scan)]
+    try:
+        written = [result.save(out, format, scan)]
+    except InputError as error:
+        if unsaved or not checkpoint.is_file():
+            raise
+        raise InputError(f"{error}; the refinement is in {checkpoint}, and --resume writes its result") from error
     written.append(write_findings([scan], folder / FILE))
     written += drawn(plot_reconstruction, result, folder)
     written += drawn(plot_refinement, result, scan, folder)

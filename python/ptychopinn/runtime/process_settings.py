@@ -24,6 +24,7 @@ import torch
 from ptychopinn.config import ExecutionConfig
 from ptychopinn.runtime.float32 import float32_precision
 from ptychopinn.runtime.shared_setting import SharedSetting
+from ptychopinn.runtime.workers import refuse_import_by_worker
 
 #: Environment variables that Lightning writes: for the workers that load batches, and for CUDA.
 _SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
@@ -47,6 +48,7 @@ def process_settings(execution: ExecutionConfig | None = None, *, seed: int | No
         ...     torch.get_num_threads()
         1
     """
+    refuse_import_by_worker()
     execution = execution or ExecutionConfig()
     with ExitStack() as stack:
         stack.enter_context(own_defaults())

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ptychopinn.errors import InputError
+from ptychopinn.storage.atomic import storage_error
 
 
 class ScratchArray:
@@ -45,8 +46,8 @@ class ScratchArray:
                 f"{free / 1e9:.1f} GB; free some, or set TMPDIR to another folder"
             )
         self._folder = folder
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  open as long as the array
         with self._space():
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  open as long as the array
             _allocate(self._file.fileno(), self._bytes * shape[0])
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
@@ -68,12 +69,16 @@ class ScratchArray:
 
     @contextmanager
     def _space(self) -> Iterator[None]:
-        """Words the error of a disk that is full, or of a quota that is used up."""
+        """Words the error of a disk that is full, of a quota that is used up, or of a storage that fails."""
         try:
             yield
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if storage_error(error) is None:
                 raise
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise InputError(
+                    f"{self._folder}: a scratch file cannot be written: {error.strerror}; set TMPDIR to another folder"
+                ) from None
             raise InputError(
                 f"{self._folder}: the disk became full while a scratch file of {self._bytes * self.shape[0] / 1e9:.1f} "
                 "GB was written; free some space, or set TMPDIR to another folder"

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.runtime.memory import available_memory
+from ptychopinn.storage.checksums import DAMAGED, RunningChecksum
 from ptychopinn.storage.hdf5_files import need_filters, open_to_read, reason_of
 
 #: Smallest and largest size of HDF5's chunk cache, in bytes, and the largest relative to the available memory. HDF5's
@@ -99,6 +100,7 @@ class FlatFile:
                 f"{self.name}: expected {shape[0]} patterns in a file of at least {expected} bytes, found {found} "
                 "bytes, truncated or still being written"
             )
+        self._checksum: RunningChecksum | None = None
 
     @classmethod
     def npy(cls, path: str | Path) -> FlatFile:
@@ -139,8 +141,17 @@ class FlatFile:
             if len(local) < 30 or local[:4] != b"PK\x03\x04":
                 raise InputError(f"{name}: expected an intact array, found a damaged archive; copy the file again")
             file.seek(int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little"), os.SEEK_CUR)
+            begin = file.tell()
             shape, dtype = _npy_header(file, name)
-            return cls(path, file.tell(), shape, dtype, key)
+            made = cls(path, file.tell(), shape, dtype, key)
+            file.seek(begin)
+            header = file.read(made.offset - begin)
+        if member.file_size == len(header) + math.prod(shape) * dtype.itemsize:
+            made._checksum = RunningChecksum(member.CRC, header, shape[0])
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_checksum": None}
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         out = np.empty((len(rows), *self.shape[1:]), self.stored)
@@ -157,6 +168,8 @@ class FlatFile:
                         remaining = remaining[count:]
         except OSError as error:
             raise InputError(f"{self.name}: the patterns cannot be read: {error.strerror}") from error
+        if self._checksum is not None and not self._checksum.agrees(rows, out):
+            raise InputError(f"{self.name}: {DAMAGED}")
         return out.astype(self.dtype, copy=False)
 
 

@@ -93,7 +93,7 @@ class StoredPatterns:
 
     @classmethod
     def npz(cls, path: str | Path, key: str) -> StoredPatterns:
-        """Patterns of an array (n, N, N) of an uncompressed .npz file, whose checksum is not verified.
+        """Patterns of an array (n, N, N) of an uncompressed .npz file; the first pass over all verifies its CRC.
 
         Raises:
             InputError: the file or the key is not found, the array is compressed, or not of three axes in C order.

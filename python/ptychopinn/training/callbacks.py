@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds within which two signals are one Ctrl-C.
 _SAME_INTERRUPT = 2.0
+#: Key of the losses of the epoch in a checkpoint.
+LOSSES = "epoch_losses"
 
 
 class LastEpoch(ModelCheckpoint):
@@ -38,6 +40,11 @@ class LastEpoch(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if _complete_epoch(trainer):
             super().on_train_epoch_end(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the losses, whose row of metrics.csv is written after the checkpoint."""
+        values = trainer.callback_metrics
+        checkpoint[LOSSES] = {name: float(value) for name, value in values.items() if name.endswith("_loss")}
 
 
 class BestEpoch(ModelCheckpoint):
@@ -67,10 +74,14 @@ class BestEpoch(ModelCheckpoint):
             self._cut = float(trainer.callback_metrics.get(str(self.monitor), math.inf))
             trainer.save_checkpoint(self.folder / "cut.ckpt", weights_only=True)
 
-    def chosen(self) -> Path | None:
-        """The file of the lowest loss in this folder."""
+    def chosen(self, located: Callable[[Path], Path]) -> Path | None:
+        """The file of the lowest loss.
+
+        Args:
+            located: where a checkpoint of this folder was written to.
+        """
         best = math.inf if self.best_model_score is None else float(self.best_model_score)
-        path = self.folder / ("cut.ckpt" if self._cut <= best else "best.ckpt")
+        path = located(self.folder / ("cut.ckpt" if self._cut <= best else "best.ckpt"))
         return path if path.exists() else None
 
 

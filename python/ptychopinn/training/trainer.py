@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Timer, TQDMProgressBar
@@ -54,7 +55,9 @@ def watchers_of(config: Config, monitor: str, scan: Scan, out: Path, drawings: D
     return watchers
 
 
-def make_trainer(config: Config, out: Path, first: Sequence[L.Callback], loggers: Sequence[Logger]) -> L.Trainer:
+def make_trainer(
+    config: Config, out: Path, first: Sequence[L.Callback], loggers: Sequence[Logger], checkpoints: CheckpointIO
+) -> L.Trainer:
     """The Trainer of a configuration, with these callbacks before those that every training has.
 
     Raises:
@@ -62,6 +65,7 @@ def make_trainer(config: Config, out: Path, first: Sequence[L.Callback], loggers
     """
     execution, training = config.execution, config.training
     devices = _devices(execution.devices)
+    plugins = [*devices.pop("plugins", ()), checkpoints]
     if execution.strategy == "ddp" and launched() == 1:
         raise InputError(
             "execution.strategy: 'ddp' takes several processes, and this is one: start them with "
@@ -84,6 +88,7 @@ def make_trainer(config: Config, out: Path, first: Sequence[L.Callback], loggers
             default_root_dir=out,
             accelerator=accelerator,
             **devices,
+            plugins=plugins,
             precision=_PRECISIONS[execution.precision],
             max_epochs=training.epochs,
             deterministic=execution.deterministic,

@@ -7,41 +7,43 @@ before the scan and the configuration are known to fit each other.
 
 from __future__ import annotations
 
-import csv
 import logging
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import lightning as L
 import torch
-import yaml
+from lightning.pytorch.loggers import Logger
 
 from ptychopinn._one_line import one_line
 from ptychopinn.batches.datamodule import ScanDataModule, check_alike
 from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import Config
-from ptychopinn.errors import InputError, not_found
+from ptychopinn.errors import InputError
 from ptychopinn.findings.gate import FILE, check_metadata, require_sound, write_findings
 from ptychopinn.inference.predict import choose_probe
 from ptychopinn.models import PtychoModel
-from ptychopinn.persistence.bundle import BUNDLE_NAME, save_bundle
+from ptychopinn.persistence.bundle import bundle_info, load_bundle, save_bundle
 from ptychopinn.physics.positions import REACH
 from ptychopinn.plotting.scans import plot_scan_overview
 from ptychopinn.plotting.style import Drawings, drawn
 from ptychopinn.plotting.training import plot_training
 from ptychopinn.runtime.process_settings import process_settings
-from ptychopinn.runtime.processes import agree, broadcast, for_this_process, processes, shared_errors
+from ptychopinn.runtime.processes import agree, broadcast, for_this_process, processes, rank_and_size, shared_errors
+from ptychopinn.runtime.termination import ended_after_grace
 from ptychopinn.runtime.warning_filters import ignored_warnings
 from ptychopinn.scan import Scan
-from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.claims import Claim
 from ptychopinn.training.callbacks import BestEpoch, LastEpoch, StopAllProcesses, stop_on_interrupt
-from ptychopinn.training.loggers import make_loggers
+from ptychopinn.training.loggers import MetricsFile, make_loggers
 from ptychopinn.training.module import PtychoModule
+from ptychopinn.training.run_folder import Checkpoints, HeldFolder, RunFolder, read_config, write_config
 from ptychopinn.training.trainer import make_trainer, watchers_of
+
+__all__ = ["TrainedRun", "read_config", "train"]
 
 _log = logging.getLogger(__name__)
 
@@ -101,56 +103,70 @@ def train(
         overwrite: replace the model of an earlier run in that folder.
         start: a trained model whose network to begin with. The probe is the scan's, unless ``inference.probe`` is
             "model".
-        resume: continue from the last complete epoch of the run in that folder. On the CPU, with
-            ``execution.deterministic``, the result is bit for bit that of a run that was never stopped.
+        resume: continue from the last complete epoch of the run in that folder, or begin if there is none. On the CPU,
+            with ``execution.deterministic``, the result is bit for bit that of a run that was never stopped.
         callbacks: Lightning's, besides our own.
         accept: keys of problems of the scan to accept, or "all", see :func:`ptychopinn.check_scan`.
 
     Raises:
-        InputError: a scan has a problem that is not accepted, the folder holds a model already (or, to resume, no
-            checkpoint), the configuration does not fit the scan, the machine, the model to begin with or the
-            checkpoint, or the loss diverged.
+        InputError: a scan has a problem that is not accepted, the folder holds a model already (or, to resume, a model
+            without a checkpoint, or more epochs than ``training.epochs``), another process trains there, the disk is
+            full, the configuration does not fit the scan, the machine, the model to begin with or the checkpoint, or
+            the loss diverged.
         KeyboardInterrupt: Ctrl-C before the first step, or twice; later, one Ctrl-C ends the training and saves it.
     """
     scans = [scan] if isinstance(scan, Scan) else list(scan)
     config = config or Config()
-    with process_settings(config.execution, seed=config.training.seed), processes(), Drawings() as drawings:
-        return _train(scans, Path(out), config, overwrite, start, resume, callbacks, drawings, accept)
+    folder = RunFolder(Path(out))
+    with (
+        process_settings(config.execution, seed=config.training.seed),
+        processes(),
+        Claim(folder.running) as claim,
+        Drawings() as drawings,
+    ):
+        return _train(scans, folder, config, overwrite, start, resume, callbacks, drawings, claim, accept)
 
 
 def _train(
     scans: list[Scan],
-    out: Path,
+    folder: RunFolder,
     config: Config,
     overwrite: bool,
     start: PtychoModel | None,
     resume: bool,
     callbacks: Sequence[L.Callback],
     drawings: Drawings,
+    claim: Claim,
     accept: str | Collection[str],
 ) -> TrainedRun:
-    last = out / "checkpoints" / "last.ckpt"
+    out, last = folder.path, folder.last
     interrupt = threading.Event()
     with shared_errors():
-        _check_folder(out, overwrite, resume)
+        resume = folder.check(overwrite, resume)
         check_alike(scans)
         for scan in scans:
             require_sound(scan, accept)
         module = _module(scans, config, start)
         margin = REACH if module.model.positions is not None else 0
         data = ScanDataModule(scans, config, module.model.generator.canvas_multiple, margin)
-        finished = _check_resumable(last, module) if resume else -1
+        saved = folder.last_epoch(module) if resume else None
+        if saved is not None and folder.is_complete(saved.epoch + 1, config.training.epochs):
+            return _complete(folder)
         # A group that does not fit the scan is found here, before anything is written.
         data.train_dataloader()
         data.val_dataloader()
 
         monitor = "val_loss" if len(data.validation_leaders) else "train_loss"
-        best = BestEpoch(out / "checkpoints", monitor)
-        earlier = _logged(out / "metrics.csv", finished) if resume else []
+        best = BestEpoch(folder.checkpoints, monitor)
+        earlier = [] if saved is None else folder.logged(saved)
         loggers = make_loggers(config, out)
-        kept = [best, LastEpoch(out / "checkpoints")] if config.execution.checkpoints else []
-        watchers = [StopAllProcesses(interrupt), *watchers_of(config, monitor, scans[0], out, drawings), *callbacks]
-        trainer = make_trainer(config, out, [*kept, *watchers], loggers)
+        kept = [best, LastEpoch(folder.checkpoints)] if config.execution.checkpoints else []
+        watchers = [HeldFolder(claim), StopAllProcesses(interrupt)]
+        watchers += [*watchers_of(config, monitor, scans[0], out, drawings), *callbacks]
+        fallback = config.execution.fallback_folder
+        other = None if fallback is None else Path(fallback) / out.resolve().name
+        checkpoints = Checkpoints(other)
+        trainer = make_trainer(config, out, [*kept, *watchers], loggers, checkpoints)
         data.place(trainer.strategy.root_device)
     if trainer.world_size > data.batch_size:
         _log.warning(
@@ -160,7 +176,7 @@ def _train(
         )  # fmt: skip
     with shared_errors():
         if trainer.is_global_zero:
-            _begin_folder(out, config, resume)
+            folder.begin(config, resume, claim)
             write_findings(scans, out / FILE)
             drawings.add(plot_scan_overview, scans[0], out / "scan.png")
             for logger in loggers[1:]:  # the first has config.yaml beside it
@@ -170,10 +186,18 @@ def _train(
         for step, row in earlier if loggers else ():
             loggers[0].log_metrics(row, step)
         try:
-            with stop_on_interrupt(trainer, interrupt):
+            with stop_on_interrupt(trainer, interrupt), ended_after_grace(config.execution.grace):
                 trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
         except InputError as error:  # of losses that all processes share
-            raise for_this_process(error) from None
+            lost = error is checkpoints.failure
+            raise for_this_process(InputError(f"{error}; {_remains(last)}") if lost else error) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise InputError(
+                f"execution.workers: a process that prepares batches has ended ({' '.join(str(error).split())}); with "
+                "execution.workers 0 there is none, and --resume continues after the last complete epoch"
+            ) from error
     interrupted = agree(interrupt.is_set())
     if trainer.global_step == 0:
         if interrupted:
@@ -189,7 +213,7 @@ def _train(
     model = module.model.cpu().eval()
     chosen = None
     if trainer.is_global_zero:
-        chosen = best.chosen() if config.execution.checkpoints else None
+        chosen = best.chosen(checkpoints.located) if config.execution.checkpoints else None
         if chosen is not None:
             module.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
         names = ", ".join(scan.name for scan in scans)
@@ -202,8 +226,17 @@ def _train(
             **losses,
             **check_metadata(scans),
         }
-        save_bundle(model, config, out / BUNDLE_NAME, info)
+        try:
+            save_bundle(model, config, folder.bundle, info)
+        except InputError as error:
+            remains = _remains(last)
+            if other is not None:
+                write_config(config, other)
+                save_bundle(model, config, RunFolder(other).bundle, info)
+                remains = f"the model is in {other}"
+            raise for_this_process(InputError(f"{error}; {remains}")) from error
         if loggers:
+            _finish(loggers[0])
             drawn(plot_training, out / "metrics.csv", out / "training.png")
     with torch.no_grad():
         broadcast(*model.state_dict().values())
@@ -211,33 +244,33 @@ def _train(
     return TrainedRun(model, config, out, losses, interrupted, chosen)
 
 
-def _check_folder(out: Path, overwrite: bool, resume: bool) -> None:
-    last = out / "checkpoints" / "last.ckpt"
-    if resume and not out.exists():
-        raise not_found(out, "the folder of a run to resume")
-    if resume and not last.exists():
-        raise not_found(
-            last,
-            "a run to resume, whose last.ckpt is written after the first complete epoch, unless execution.checkpoints "
-            "is off; --from starts with a model that was saved",
-        )
-    if (out / BUNDLE_NAME).exists() and not (overwrite or resume):
-        raise InputError(
-            f"{out}: expected a folder without a trained model, found {BUNDLE_NAME}; name another, --overwrite or "
-            "--resume"
-        )
+def _complete(folder: RunFolder) -> TrainedRun:
+    """A run with nothing left to do."""
+    model, config = load_bundle(folder.bundle)
+    info = bundle_info(folder.bundle)
+    if rank_and_size()[0] == 0:
+        folder.remove_leftovers()
+        picture = folder.path / "training.png"
+        if folder.metrics.exists() and not picture.exists():  # the process was killed before it drew
+            drawn(plot_training, folder.metrics, picture)
+    _log.info("%s: complete with %s epochs, nothing is left to do", folder.path, info.get("epochs"))
+    losses = {name: float(value) for name, value in info.items() if name.endswith("_loss")}
+    return TrainedRun(model, config, folder.path, losses)
 
 
-def _begin_folder(out: Path, config: Config, resume: bool) -> None:
+def _remains(last: Path) -> str:
+    """What is left of a training whose model cannot be written."""
+    if last.exists():
+        return f"the last complete epoch is in {last}, and --resume continues from it"
+    return "no epoch was saved"
+
+
+def _finish(logger: Logger) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: expected a folder that can be made, found: {error.strerror}") from error
-    for name in ("best", "last", "cut") if not resume else ("cut",):
-        (out / "checkpoints" / f"{name}.ckpt").unlink(missing_ok=True)  # of an earlier run, or written again
-    for name in ("metrics.csv", "training.png") if not resume else ():
-        (out / name).unlink(missing_ok=True)
-    _write_config(config, out / "config.yaml")
+        if isinstance(logger, MetricsFile):
+            logger.finish()
+    except InputError as error:
+        raise for_this_process(InputError(f"{error}; the model is saved")) from error
 
 
 def _module(scans: Sequence[Scan], config: Config, start: PtychoModel | None) -> PtychoModule:
@@ -268,60 +301,3 @@ def _module(scans: Sequence[Scan], config: Config, start: PtychoModel | None) ->
     if model.positions is not None:
         model.positions.set_scans(scans)
     return module
-
-
-def _check_resumable(path: Path, module: PtychoModule) -> int:
-    """The last epoch of a checkpoint. Rates, losses and epochs may change on the way; what is learned may not."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        earlier, epoch = checkpoint["hyper_parameters"], int(checkpoint["epoch"])
-    except (RuntimeError, KeyError, EOFError, UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{path}: expected a checkpoint of ptychopinn, found another or damaged file: {reason}"
-        ) from None
-    before = Config.from_dict(earlier.get("config", {}))
-    was, now = dict(earlier), dict(module.hparams)
-    was["model"], now["model"] = before.model, module.config.model
-    held = ("group_size", "validation", "validation_fraction")  # what is held out must stay so
-    for name in held:
-        was[f"data.{name}"], now[f"data.{name}"] = getattr(before.data, name), getattr(module.config.data, name)
-    for key in ("model", "patch_size", "modes", "patterns", *(f"data.{name}" for name in held)):
-        if was.get(key) != now.get(key):
-            raise InputError(f"{path}: expected a checkpoint with {key} {now.get(key)!r}, found {was.get(key)!r}")
-    return epoch
-
-
-def _logged(path: Path, last_epoch: int) -> list[tuple[int, dict[str, float]]]:
-    """Steps and figures of an earlier metrics.csv, for the logger empties the file when it opens it."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    # Rates have rows without an epoch, before those of its losses.
-    kept = [k for k, row in enumerate(rows) if row["epoch"] and int(row["epoch"]) <= last_epoch]
-    rows = rows[: kept[-1] + 1] if kept else []
-    return [
-        (
-            int(row["step"]),
-            {k: int(v) if k == "epoch" else float(v) for k, v in row.items() if v and k != "step"},
-        )
-        for row in rows
-    ]
-
-
-def read_config(folder: Path) -> Config:
-    """The configuration that a run wrote beside itself.
-
-    Raises:
-        InputError: there is none, or it is not one.
-    """
-    path = folder / "config.yaml"
-    if not path.exists():
-        raise not_found(path if folder.exists() else folder, "the folder of a run, with its config.yaml")
-    return Config.load(path)
-
-
-def _write_config(config: Config, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))

@@ -32,7 +32,7 @@ from ptychopinn.io.sniff import Content
 from ptychopinn.io.units import ENERGIES, LENGTHS, Units
 from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
-from ptychopinn.storage.new_hdf5 import new_hdf5
+from ptychopinn.storage.new_hdf5 import new_hdf5, put_array
 from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
 _ENTRY = "entry_1"
@@ -138,7 +138,8 @@ def write_cxi(scan: Scan, path: Path) -> None:
             ("image_2", image[np.newaxis], "object"),
         ):
             group = entry.create_group(name)
-            group["data"], group["data_space"] = array, "real"
+            put_array(group, "data", array)
+            group["data_space"] = "real"
             group["image_size"] = np.array([array.shape[-1] * pixel_size, array.shape[-2] * pixel_size, 0.0])
             for side_name in ("width", "height"):
                 entry[f"ptychodus/{kind}_pixel_{side_name}_m"] = pixel_size

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from ptychopinn.runtime.progress import progress
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import blocks_of
 from ptychopinn.storage.atomic import atomic_path
+from ptychopinn.storage.checksums import check_names
 from ptychopinn.storage.stored import StoredPatterns, left_on_disk, save_npz
 
 AXES = ("nyx", "yxn")
@@ -174,12 +176,15 @@ class _Archive(OpenFile):
     def __init__(self, path: Path) -> None:
         super().__init__(path, "an NPZ file")
         try:
-            zipfile.ZipFile(path).close()  # np.load treats any other file as a pickle
+            with zipfile.ZipFile(path) as names:  # np.load treats any other file as a pickle
+                check_names(names)
             self._npz = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, NotImplementedError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
             with path.open("rb") as file:
                 truncated = file.read(4) == b"PK\x03\x04"
             found = "a zip archive without its end, truncated or still being written" if truncated else "no zip archive"
+            if zipfile.is_zipfile(path):
+                found = f"a damaged one: {error}"
             raise InputError(f"{path}: expected an NPZ file, found {found}") from error
         self.keys = frozenset(self._npz.files)
 
@@ -200,7 +205,9 @@ class _Archive(OpenFile):
             array = self._npz[key]
         except InputError:
             raise
-        except (ValueError, SyntaxError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        except (
+            ValueError, SyntaxError, TokenError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error
+        ) as error:  # fmt: skip
             if "allow_pickle" in str(error):
                 self.fail(key, "an array of numbers or text", "Python objects (pickle), which are never loaded")
             self.fail(key, "an intact array", f"a damaged one ({error}); copy or export the file again")

@@ -30,7 +30,7 @@ from ptychopinn.io.sniff import Content
 from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
-from ptychopinn.storage.new_hdf5 import new_hdf5, open_new_hdf5
+from ptychopinn.storage.new_hdf5 import new_hdf5, open_new_hdf5, put_array
 from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
 PATTERNS, PRODUCT = "diffraction", "product"
@@ -162,7 +162,7 @@ def write_ptychodus(scan: Scan, path: Path) -> None:
         with open_new_hdf5(one) as file:
             patterns = put_counts(file, "patterns", scan.counts)
             patterns.attrs["detector_pixel_width_m"] = patterns.attrs["detector_pixel_height_m"] = detector_pixel
-            file["indexes"] = indexes
+            put_array(file, "indexes", indexes)
             bad = scan.bad_pixels
             file["bad_pixels"] = np.zeros(scan.counts.shape[1:], np.bool_) if bad is None else bad
         with new_hdf5(second) as file:
@@ -222,13 +222,14 @@ def put_product(
     }
     file.attrs.update({"name": name, "comments": comments, "far_field": True, **attributes})
     centre = origin_m + pixel_size * (np.asarray(image.shape, np.float64) - 1) / 2
-    file["object"], file["probe"] = image[np.newaxis], probe[np.newaxis]
+    put_array(file, "object", image[np.newaxis])
+    put_array(file, "probe", probe[np.newaxis])
     for key in ("object", "probe"):
         file[key].attrs.update({"pixel_width_m": pixel_size, "pixel_height_m": pixel_size})
     file["object"].attrs.update({"center_y_m": centre[0], "center_x_m": centre[1]})
     file["probe"].attrs["probe_units"] = PROBE_UNITS
-    file["probe_position_indexes"] = indexes
-    file["probe_position_y_m"], file["probe_position_x_m"] = world[:, 0], world[:, 1]
+    for key, values in (("indexes", indexes), ("y_m", world[:, 0]), ("x_m", world[:, 1])):
+        put_array(file, f"probe_position_{key}", values)
     file["object_layer_spacing_m"] = np.zeros(0)
     file["loss_epochs"], file["loss_values"] = np.zeros(0, np.int64), np.zeros(0)
 

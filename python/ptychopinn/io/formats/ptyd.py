@@ -25,7 +25,7 @@ from ptychopinn.io.sniff import Content
 from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
-from ptychopinn.storage.new_hdf5 import check_written, new_hdf5
+from ptychopinn.storage.new_hdf5 import check_written, new_hdf5, put_array
 from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
 _GROUPS = ("meta", "info", "common")
@@ -96,10 +96,12 @@ def write_ptyd(scan: Scan, path: Path) -> None:
                 meta[name] = value
         chunk = file.create_group("chunks/0")
         put_counts(chunk, "data", scan.counts)
-        chunk["positions"], chunk["indices"] = world, frame_indexes(scan)
+        put_array(chunk, "positions", world)
+        put_array(chunk, "indices", frame_indexes(scan))
         good = np.ones(scan.counts.shape[1:]) if scan.bad_pixels is None else 1.0 - scan.bad_pixels
         shape = (scan.n, *good.shape)
-        weights = chunk.create_dataset("weights", shape, np.float32, chunks=(1, *good.shape), compression="gzip")
+        layout = {"chunks": (1, *good.shape), "compression": "gzip"}
+        weights = chunk.create_dataset("weights", shape, np.float32, fletcher32=True, **layout)
         for part in pattern_blocks(shape):
             weights[part] = good
             check_written(chunk)
