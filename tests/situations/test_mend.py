@@ -86,6 +86,9 @@ MENDS = [
     ("off centre, by hand", rolled(3, -2), "--shift=-3,2", "shift: patterns rolled by .-3, 2. px", "1"),
     ("a hot pixel", edit_counts(hot), "--mask-faulty", "1 pixel masked .1 hot.", "31"),
     ("saturation", edit_counts(saturated), "--mask-faulty", "saturated at 400 counts", "31"),
+    ("a background", edit_counts(lambda counts: counts + 5), "--subtract 5", "5 counts subtracted", ""),
+    ("an inverted mask", edit_npz(bad_pixels=np.hypot(*np.mgrid[-16:16, -16:16]) < 20), "--invert-mask",
+     "mask inverted: ", ""),
     ("a cosmic ray", edit_counts(cosmic_ray), "--clip 50000", "3 counts above 50000 in 1 pattern replaced", "31"),
     ("a pixel with too many counts", edit_counts(cosmic_ray), "--mask-above 50000", "3 pixels masked that reach", "31"),
 ]  # fmt: skip

@@ -26,8 +26,8 @@ from ptychopinn.io.scans import formats
 
 #: Formats whose coordinates are pixels; those of all others are metres.
 _IN_PIXELS = ("npz", "ptychodus-npz", "ptychodus-training")
-_SWITCHES = ("mask_faulty", "centre", "drop_outliers", "scale_probe", "centre_probe", "even_dose")
-_PLAIN = ("mask_above", "clip", "crop", "pad", "bin", "orientation", "position_unit", "scale_positions")
+_SWITCHES = ("invert_mask", "mask_faulty", "centre", "drop_outliers", "scale_probe", "centre_probe", "even_dose")
+_PLAIN = ("subtract", "mask_above", "clip", "crop", "pad", "bin", "orientation", "position_unit", "scale_positions")
 
 
 def describe(parser: Parser) -> None:
@@ -36,6 +36,8 @@ def describe(parser: Parser) -> None:
     parser.add_argument("out", metavar="OUT", help="file to write; for ptychodus a folder, or one of its two files")
     parser.add_argument("--all", action="store_true", help="apply every mend that a finding of `inspect` asks for")
     group = parser.add_argument_group("pixels")
+    group.add_argument("--invert-mask", action="store_true", help="the mask of the file marks good pixels")
+    group.add_argument("--subtract", type=float | None, help="subtract a constant background of X counts")
     group.add_argument(
         "--mask-faulty", action="store_true", help="dead, stuck, hot and saturated pixels and gaps become bad pixels"
     )

@@ -34,10 +34,11 @@ from ptychopinn.storage.atomic import write_text
 ALL = "all"
 #: Keys of all findings of the check, which `accept` takes.
 KEYS = (
-    "centre", "dead_pixels", "dose_spread", "duplicates", "empty_patterns", "faint_patterns", "few_photons",
-    "fft_order", "fractional_counts", "glaring_patterns", "hot_pixels", "intermittent_pixels", "measurement",
-    "outlying_positions", "overlap", "oversampling", "positions", "probe_centre", "probe_edge", "probe_patterns",
-    "repeated_patterns", "saturated", "stuck_pixels", "transmission", "units_of_positions",
+    "background", "centre", "dead_pixels", "dose_spread", "duplicates", "empty_patterns", "faint_patterns",
+    "few_photons", "fft_order", "fractional_counts", "glaring_patterns", "hot_pixels", "intermittent_pixels",
+    "line", "mask", "measurement", "outlying_positions", "overlap", "oversampling", "positions", "probe_centre",
+    "probe_edge", "probe_patterns", "repeated_patterns", "saturated", "stuck_pixels", "transmission",
+    "units_of_positions",
 )  # fmt: skip
 #: A key that is accepted -> others that it accepts as well.
 _IMPLIED = {"centre": ("fft_order",)}
@@ -113,7 +114,7 @@ def check_scan(
         20
     """
     keys, name = accepted_keys(accept), str(file or scan.name)
-    checked = _check(scan)
+    checked = _check(scan, name)
     mended = scan
     for _ in range(_PASSES):
         mended, changes = _mended(mended, checked.patterns, checked.geometry, drop_outliers, mask_faulty)
@@ -121,7 +122,7 @@ def check_scan(
             break
         for change in changes:
             _log.warning("%s: %s", name, change)
-        checked = replace(_check(mended), changes=(*checked.changes, *changes))
+        checked = replace(_check(mended, name), changes=(*checked.changes, *changes))
         _known[mended] = checked
     _refuse_problems(mended, checked, keys, name, "SCAN" if file is None else str(file))
     return mended
@@ -172,8 +173,8 @@ def check_metadata(scans: Sequence[Scan]) -> dict[str, Any]:
     return {"check": told} if told else {}
 
 
-def _check(scan: Scan) -> Checked:
-    """What is known of a scan, measured if it is asked about for the first time."""
+def _check(scan: Scan, name: str | None = None) -> Checked:
+    """What is known of a scan, measured and logged under this name if it is asked about for the first time."""
     if scan not in _known:
         with own_defaults():
             patterns = measure_patterns(scan)
@@ -182,7 +183,7 @@ def _check(scan: Scan) -> Checked:
         for finding in _known[scan].findings:
             if finding.severity != "problem" and finding.key not in _LOGGED_BY_READER:
                 level = logging.WARNING if finding.severity == "warning" else logging.INFO
-                _log.log(level, "%s: %s", scan.name, finding)
+                _log.log(level, "%s: %s", name or scan.name, finding)
     return _known[scan]
 
 

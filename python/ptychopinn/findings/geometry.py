@@ -97,11 +97,7 @@ def measure_geometry(scan: Scan, patterns: PatternStatistics) -> ScanGeometry:
     extent = np.ptp(scan.positions, axis=0)
     canvas = (int(np.ceil(extent[0])) + size, int(np.ceil(extent[1])) + size)
     tree = KDTree(scan.positions)
-    nearest = tree.query(scan.positions, k=2)[0][:, 1] if scan.n > 1 else np.zeros(1)
-    distinct = nearest[nearest > SAME_POSITION]
-    if not distinct.size:  # a unit that is far too large for pixels, or positions that are all the same
-        distinct = nearest[nearest > 0]
-    step = float(np.median(distinct)) if distinct.size else 0.0
+    step = _median_step(scan.positions)
     outliers, farthest = _outliers(scan.positions, size)
     intensity = np.square(np.abs(scan.probe.astype(np.complex128))).sum(0)
     offset = _periodic_centre(intensity)
@@ -117,9 +113,19 @@ def measure_geometry(scan: Scan, patterns: PatternStatistics) -> ScanGeometry:
         illuminated=illuminated, dose=float(patterns.totals.sum()) / illuminated,
         transmission=patterns.mean_intact / float(intensity.sum()),
         outliers=outliers, farthest=farthest,
-        dose_spread=_dose_spread(patterns.totals, tree, diameter), real_probe=_is_real(scan.probe),
+        dose_spread=_dose_spread(patterns.intact, tree, diameter), real_probe=_is_real(scan.probe),
         scaling=scaling, unit=unit,
     )  # fmt: skip
+
+
+def _median_step(positions: NDArray[np.float64]) -> float:
+    """Median distance to the nearest other position, pixels; 0 if all are the same."""
+    for same in (SAME_POSITION, 0.0):  # the second for a unit that is far too large for pixels
+        distinct = np.unique(np.round(positions / same) if same else positions, axis=0, return_index=True)[1]
+        if len(distinct) > 1:
+            others = positions[distinct]
+            return float(np.median(KDTree(others).query(others, k=2)[0][:, 1]))
+    return 0.0
 
 
 def usual_step(step: float, diameter: float) -> bool:

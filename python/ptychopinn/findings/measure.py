@@ -26,6 +26,10 @@ _HOT = 5.0
 _HOT_FRACTION = 0.95  # of the patterns
 #: The same of the largest count of a pixel that is hot in a few patterns, and the smallest such count.
 _INTERMITTENT, _INTERMITTENT_COUNTS = 10.0, 50.0
+#: And relative to the largest count of all pixels: single photons in a unit of their own are no faults.
+_INTERMITTENT_HEIGHT = 0.02
+#: Fraction of the pixels whose mean is the least count of all, from which that is a background: photons are noisy.
+_BACKGROUND_PIXELS = 0.1
 #: Minimum number of patterns to detect stuck pixels.
 _STUCK_PATTERNS = 10
 #: Counts of a pattern, relative to the median of all, below and above which it is an outlier.
@@ -64,17 +68,19 @@ class PatternStatistics(FormerNames):
         integer: whether all counts are integers.
         mean_total, lowest, highest: mean, minimum and maximum of the total counts of a pattern.
         mean_intact: the mean without suspect pixels and patterns without counts.
-        totals: (n,), total counts of every pattern.
+        totals, intact: (n,), total counts of every pattern; the same without suspect pixels.
         largest: maximum count of a pixel.
         saturated_at: count at which the detector saturates, or None.
-        saturated, empty, faint, bright: indices of patterns with a saturated pixel, without counts, and with total
-            counts far below and far above the median.
+        saturated, empty, faint, bright: indices of patterns with a saturated pixel; and, of intact pixels, without
+            counts, and with total counts far below and far above the median.
         offset: of the zero frequency from pixel (N//2, N//2), (y, x), pixels.
         repeated: indices of patterns that equal the previous one, count by count.
         dead, constant, hot, intermittent: number of pixels that are always zero in spite of illumination; that have the
             same count in all patterns; that are always far brighter than their neighbours; that are so at times.
         dead_fraction, constant_fraction, hot_fraction: counts that dead pixels miss, judged by their neighbours, and
             counts of the constant and the hot pixels, relative to those of all other pixels.
+        background: count that all pixels have in all patterns, and many hardly ever more; 0 without one.
+        hidden_fraction: fraction of the probe's far field on the scan's bad pixels.
         similarity: correlation of the root of the mean pattern with the modulus of the probe's far field, 0 to 1.
         mean: (N, N), the mean pattern.
         masked, suspects, saturated_pixels: bool, (N, N), the scan's bad pixels; dead, constant, hot and intermittent
@@ -90,6 +96,7 @@ class PatternStatistics(FormerNames):
     highest: float
     mean_intact: float
     totals: NDArray[np.float64]
+    intact: NDArray[np.float64]
     largest: float
     saturated_at: float | None
     saturated: list[int]
@@ -106,6 +113,8 @@ class PatternStatistics(FormerNames):
     constant_fraction: float
     hot_fraction: float
     similarity: float
+    background: float
+    hidden_fraction: float
     mean: NDArray[np.float64]
     masked: NDArray[np.bool_]
     suspects: NDArray[np.bool_]
@@ -143,6 +152,10 @@ def measure_patterns(scan: Scan) -> PatternStatistics:
     mean[masked] = 0
     far_field = probe_far_field(scan.probe)
     constant = good & (low == high) & (high > 0) & (scan.n >= _STUCK_PATTERNS)
+    least = float(low[good].min(initial=np.inf))
+    background = least if least > 0 and float((mean[good] < least + 0.5).mean()) > _BACKGROUND_PIXELS else 0.0
+    if background:  # its pixels are as good as the others
+        constant = constant & (high > background)
     first_offset = centre_offset(fill_pixels(mean, masked | constant), scan.probe)
     expected = np.roll(far_field, [round(shift) for shift in first_offset], (0, 1))
     # A gap of constant counts outshines the pattern: what is dead and hot is judged without it.
@@ -155,7 +168,8 @@ def measure_patterns(scan: Scan) -> PatternStatistics:
     if ceiling is not None:  # which is constant where it is reached in all patterns
         constant = constant & (high < ceiling)
         suspects = dead | constant | hot | intermittent
-    written = totals[totals > 0]
+    intact = _totals(scan, good & ~suspects) if suspects.any() else totals
+    written = intact[intact > 0]
     median = float(np.median(written)) if written.size else 0.0
     filled = fill_pixels(mean, masked | suspects)
     others = max(float(mean[good & ~suspects].sum()), 1e-300)
@@ -163,17 +177,18 @@ def measure_patterns(scan: Scan) -> PatternStatistics:
     return PatternStatistics(
         number=scan.n, size=size, type=str(scan.counts.dtype), integer=integer,
         mean_total=float(totals.mean()), lowest=float(totals.min()), highest=float(totals.max()),
-        mean_intact=others * scan.n / max(1, written.size), totals=totals,
+        mean_intact=others * scan.n / max(1, written.size), totals=totals, intact=intact,
         largest=float(tops.max()), saturated_at=ceiling, saturated=saturated,
-        empty=_indices(totals == 0),
-        faint=_indices((totals > 0) & (totals < FAINT * median)),
-        bright=_indices(totals > BRIGHT * median) if median > 0 else [],
+        empty=_indices(intact == 0),
+        faint=_indices((intact > 0) & (intact < FAINT * median)),
+        bright=_indices(intact > BRIGHT * median) if median > 0 else [],
         repeated=repeated,
         offset=offset,
         dead=int(dead.sum()), constant=int(constant.sum()), hot=int(hot.sum()), intermittent=int(intermittent.sum()),
         dead_fraction=float(filled[dead].sum()) / others, constant_fraction=float(mean[constant].sum()) / others,
         hot_fraction=float(mean[hot].sum()) / others,
-        similarity=_similarity(filled, far_field, offset),
+        similarity=_similarity(filled, far_field, offset), background=background,
+        hidden_fraction=float(expected[masked].sum() / expected.sum()),
         mean=mean, masked=masked, suspects=suspects,
         saturated_pixels=good & ~suspects & (high >= ceiling) if ceiling is not None else np.zeros_like(good),
     )  # fmt: skip
@@ -212,10 +227,17 @@ def _intermittent(
     expected_around = ndimage.median_filter(expected, footprint=_AROUND)
     explained = np.maximum(1.0, expected / np.maximum(expected_around, 1e-12 * expected.max()))
     noise = 5 * np.sqrt(around) + 5
-    found: NDArray[np.bool_] = (
-        ~faulty & (high > _INTERMITTENT_COUNTS) & (high > _INTERMITTENT * explained * (around + noise))
-    )
+    enough = max(_INTERMITTENT_COUNTS, _INTERMITTENT_HEIGHT * float(around.max()))
+    found: NDArray[np.bool_] = ~faulty & (high > enough) & (high > _INTERMITTENT * explained * (around + noise))
     return found
+
+
+def _totals(scan: Scan, pixels: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Total counts (n,) of every pattern on these pixels (N, N)."""
+    totals = np.empty(scan.n)
+    for part, block in blocks_of(scan.counts):
+        totals[part] = block[:, pixels].sum(1, dtype=np.float64)
+    return totals
 
 
 def _bright(mean: NDArray[np.float64], expected: NDArray[np.float64], number: int) -> NDArray[np.bool_]:

@@ -33,6 +33,8 @@ _FAULTY_FRACTION, _EMPTY_FRACTION = 0.05, 0.02
 _DOSE_SPREAD, _LARGE_DOSE_SPREAD = 0.22, 0.3
 #: Similarity of mean pattern and probe below which there is a warning.
 _SIMILARITY = 0.6
+#: Fraction of the probe's far field on bad pixels from which there is a warning, and a problem.
+_HIDDEN, _ALL_HIDDEN = 0.75, 0.9
 #: Counts of a pattern below which there is a warning.
 _FEW_PHOTONS = 100
 _SHOWN = 8  # indices in a sentence
@@ -114,12 +116,18 @@ def _of_positions(geometry: ScanGeometry, patterns: PatternStatistics) -> Iterat
             "problem", "overlap",
             f"neighbours are {geometry.step:.4g} px apart and the probe is {geometry.diameter:.1f} px wide: there is "
             "hardly any overlap",
-            rescale or "check the unit of the positions and the pixel size (--pixel-size)",
+            f"{rescale or 'check the unit of the positions'}; or the pixel size is wrong (--pixel-size, or --energy in "
+            "eV, --distance in m)",
         )  # fmt: skip
     elif geometry.overlap < _OVERLAP:
         yield Finding(
             "warning", "overlap", f"the linear overlap is {geometry.overlap:.0%}",
             f"at least {_OVERLAP:.0%} is usual; scan in smaller steps",
+        )  # fmt: skip
+    if patterns.number > 2 and geometry.step >= _MIN_STEP and min(geometry.extent) < geometry.step / 4:
+        yield Finding(
+            "warning", "line", "all positions are on one line",
+            "the object is determined only along it; check the columns of the positions",
         )  # fmt: skip
     if geometry.outliers:
         far = f"{'up to ' if len(geometry.outliers) > 1 else ''}{geometry.farthest:.0f} px from all others"
@@ -149,6 +157,19 @@ def _of_centre(patterns: PatternStatistics) -> Iterator[Finding]:
 
 
 def _of_pixels(patterns: PatternStatistics) -> Iterator[Finding]:
+    if patterns.hidden_fraction > _HIDDEN and patterns.masked.mean() > 0.5:
+        yield Finding(
+            "problem" if patterns.hidden_fraction > _ALL_HIDDEN else "warning", "mask",
+            f"the mask hides {patterns.hidden_fraction:.0%} of the probe's far field ({int(patterns.masked.sum())} bad "
+            f"pixels of {patterns.size**2})",
+            "`ptychopinn mend SCAN OUT --invert-mask` if it marks good pixels",
+        )  # fmt: skip
+    if patterns.background:
+        yield Finding(
+            "warning", "background",
+            f"all pixels have {patterns.background:.6g} counts or more in all patterns: a constant background",
+            f"`ptychopinn mend SCAN OUT --subtract {patterns.background:.6g}` removes it",
+        )  # fmt: skip
     rules = (
         ("dead", patterns.dead, patterns.dead_fraction, "without counts in all patterns, in spite of illumination"),
         ("stuck", patterns.constant, patterns.constant_fraction, "constant in all patterns"),

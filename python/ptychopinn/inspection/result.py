@@ -61,7 +61,7 @@ class Inspection:
     def to_dict(self) -> dict[str, Any]:
         """The inspection as JSON types: faulty pixels as (row, column), no images, None for NaN and infinity."""
         values = asdict(self)
-        for image in ("mean", "masked", "suspects", "saturated_pixels", "totals"):
+        for image in ("mean", "masked", "suspects", "saturated_pixels", "totals", "intact"):
             del values["patterns"][image]
         values["patterns"]["suspects"] = np.argwhere(self.patterns.suspects).tolist()
         for part in ("patterns", "geometry"):

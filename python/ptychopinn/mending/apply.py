@@ -22,20 +22,22 @@ from ptychopinn.mending.detector import RESIZERS, centre, shift
 from ptychopinn.mending.dose import even_dose
 from ptychopinn.mending.notes import Note, with_notes
 from ptychopinn.mending.patterns import drop, drop_outliers, find_outliers
-from ptychopinn.mending.pixels import clip, find_faulty, good_pixels, mask_above, mask_faulty
+from ptychopinn.mending.pixels import clip, find_faulty, good_pixels, invert_mask, mask_above, mask_faulty, subtract
 from ptychopinn.mending.positions import convert_positions, fitting_unit, scale_positions
 from ptychopinn.mending.probe import centre_probe, scale_probe, scaled_by_reader
 from ptychopinn.runtime.process_settings import own_defaults
 from ptychopinn.scan import Scan
 
 #: Mends after which a probe that the reader scaled to the counts is scaled again.
-_OF_COUNTS = ("mask_faulty", "mask_above", "clip", "drop", "drop_outliers")
+_OF_COUNTS = ("invert_mask", "subtract", "mask_faulty", "mask_above", "clip", "drop", "drop_outliers")
 
 
 @dataclass(frozen=True)
 class Mends:
     """Mends to apply, see :func:`mend`; None, False and () are not applied."""
 
+    invert_mask: bool = False
+    subtract: float | None = None
     mask_faulty: bool = False
     mask_above: float | None = None
     clip: float | None = None
@@ -103,6 +105,8 @@ def mend(
     scan: Scan,
     *,
     all: bool = False,
+    invert_mask: bool = False,
+    subtract: float | None = None,
     mask_faulty: bool = False,
     mask_above: float | None = None,
     clip: float | None = None,
@@ -128,6 +132,8 @@ def mend(
     Args:
         scan: the scan, which is not changed.
         all: apply every mend that a finding of :func:`ptychopinn.inspection.inspect_scan` asks for.
+        invert_mask: bad pixels become good, and good ones bad.
+        subtract: counts of a constant background, which all pixels have; what would be negative becomes 0.
         mask_faulty: dead, stuck, hot and saturated pixels and gaps become bad pixels.
         mask_above: pixels that reach this number of counts in any pattern become bad pixels.
         clip: larger counts become the median of their neighbours in the same pattern.
@@ -161,8 +167,8 @@ def mend(
         (24, ['1 pattern omitted: 1 without counts (7)'])
     """
     mends = Mends(
-        mask_faulty, mask_above, clip, crop, pad, bin, centre, shift, drop_outliers, tuple(drop), orientation,
-        position_unit, scale_positions, scale_probe, centre_probe,
+        invert_mask, subtract, mask_faulty, mask_above, clip, crop, pad, bin, centre, shift, drop_outliers, tuple(drop),
+        orientation, position_unit, scale_positions, scale_probe, centre_probe,
         even_dose,
     )  # fmt: skip
     return apply_mends(scan, mends, all=all).scan
@@ -240,10 +246,23 @@ class _Work:
         """Whether a finding with one of these keys asks for a mend."""
         return self.all and any(finding.key in keys for finding in self.found().findings)
 
+    def hidden(self) -> bool:
+        """Whether the mask hides so much that it must mark good pixels."""
+        return self.asked_for("mask") and any(
+            f.key == "mask" and f.severity == "problem" for f in self.found().findings
+        )
+
     def of_pixels(self, mends: Mends) -> None:
         if mends.drop:
             self.take(drop(self.scan, mends.drop))
             self._rows = np.setdiff1d(self._rows, mends.drop)
+        if mends.invert_mask or self.hidden():
+            self.take(invert_mask(self.scan), True)
+        if mends.subtract is not None:
+            self.take(subtract(self.scan, mends.subtract))
+        elif self.asked_for("background"):
+            background = self.found().patterns.background
+            self.take(subtract(self.scan, background), background)
         if mends.mask_faulty or self.all:
             faulty = find_faulty(self.scan)
             if mends.mask_faulty or faulty.mask.any():

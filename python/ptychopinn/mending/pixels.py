@@ -131,6 +131,47 @@ def with_bad(scan: Scan, mask: NDArray[np.bool_]) -> Scan:
     return replace(scan, bad_pixels=mask if mask.any() else None)
 
 
+def invert_mask(scan: Scan) -> tuple[Scan, Note]:
+    """Make bad pixels good and good ones bad, for a mask of the other convention.
+
+    Raises:
+        InputError: the scan has no mask.
+    """
+    if scan.bad_pixels is None:
+        raise InputError(f"{scan.name}: expected a mask of bad pixels to invert, found none")
+    mask = ~scan.bad_pixels
+    text = f"mask inverted: {quantity(int(mask.sum()), 'bad pixel')}"
+    return replace(scan, bad_pixels=mask if mask.any() else None), Note(
+        "invert_mask", text, {"pixels": int(mask.sum())}
+    )
+
+
+@dataclass(frozen=True)
+class _Subtract:
+    background: float
+
+    def __call__(self, block: NDArray[Any]) -> NDArray[Any]:
+        if block.dtype.kind == "u" and float(self.background).is_integer():
+            level = block.dtype.type(min(int(self.background), np.iinfo(block.dtype).max))
+            left: NDArray[Any] = np.maximum(block, level) - level
+        else:
+            left = np.maximum(block.astype(np.float32) - np.float32(self.background), 0)
+        return left
+
+
+def subtract(scan: Scan, background: float) -> tuple[Scan, Note]:
+    """Subtract a constant background, such as the offset of a detector; what would be negative becomes 0.
+
+    Raises:
+        InputError: the background is not positive, or nothing would be left.
+    """
+    _check_limit("subtract", background)
+    if background >= float(largest_of(scan.counts)[good_pixels(scan)].max(initial=0)):
+        raise InputError(f"{scan.name}: subtract must be below the largest count, got {background:g}")
+    note = Note("subtract", f"{background:g} counts subtracted from every pixel", {"counts": background})
+    return replace(scan, counts=changed(scan.counts, _Subtract(background))), note
+
+
 @dataclass(frozen=True, eq=False)
 class _Clip:
     limit: float
