@@ -123,3 +123,11 @@ def test_requirements_have_every_dependency() -> None:
     names = set(re.findall(r'^  "([\w-]+)', block, re.M)) - {"torch", "pyyaml"}  # jsonargparse has pyyaml
     pinned = set(re.findall(r"^([\w-]+)(?:\[\w+\])?==", (ROOT / "requirements.txt").read_text(), re.M))
     assert names <= pinned
+
+
+def test_files_of_tested_situations_exist() -> None:
+    text = (ROOT / "docs" / "tested-situations.md").read_text()
+    named = set(re.findall(r"`([\w/]*test_\w+\.py)`", text))
+    missing = {name for name in named if not any((ROOT / p / name).exists() for p in ("", "tests/situations"))}
+    rows = {int(number) for number in re.findall(r"^\| (\d+) \|", text, re.M)}
+    assert not missing and rows == set(range(1, 32))

@@ -171,3 +171,9 @@ def test_the_checksum_of_rows_is_that_of_the_first_pass_in_order() -> None:
         assert checksum.agrees(np.arange(6), values[:6])
         assert checksum.agrees(np.arange(6, 10), values[6:]) is good
         assert checksum.agrees(np.arange(6), values[:6])
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".txt", "\u6e2c" * 83 + ".txt"])
+def test_the_longest_names_can_be_written(name: str, tmp_path: Path) -> None:
+    write_text(tmp_path / name, "text")
+    assert (tmp_path / name).read_text() == "text" and len(list(tmp_path.iterdir())) == 1

@@ -207,7 +207,7 @@ TABLE = [
         row="31",
     ),
     Situation(
-        "pixels hit by cosmic rays", READ, 1, ("far above the neighbours in some patterns",), counts(zingers), row="31"
+        "pixels hit by cosmic rays", READ, 0, ("far above the neighbours in some patterns",), counts(zingers), row="31"
     ),
     Situation(
         "beamstop with its arm",

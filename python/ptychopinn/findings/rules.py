@@ -40,6 +40,7 @@ _FEW_PHOTONS = 100
 _SHOWN = 8  # indices in a sentence
 
 _MASK = "--mask-faulty ignores them; `ptychopinn inspect SCAN --write-mask MASK.npy` writes a mask for --bad-pixels"
+_CLIP = "; `ptychopinn mend SCAN OUT --clip COUNTS` replaces larger counts in single patterns, as of cosmic rays"
 _DROP = "--drop-outliers omits them, and so does `ptychopinn mend SCAN OUT --drop-outliers`"
 
 
@@ -183,7 +184,7 @@ def _of_pixels(patterns: PatternStatistics) -> Iterator[Finding]:
             yield Finding(
                 "problem" if many else "warning", f"{key}_pixels",
                 f"{number} {'pixel is' if number == 1 else 'pixels are'} {description}{part}",
-                _MASK,
+                _MASK + (_CLIP if key == "intermittent" else ""),
             )  # fmt: skip
     if patterns.saturated_at is not None:
         many = len(patterns.saturated) >= _SATURATED * patterns.number

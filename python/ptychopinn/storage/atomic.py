@@ -37,8 +37,8 @@ _BUFFER = 1 << 20
 _UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 #: Seconds after which the temporary file of a process of another host counts as left behind.
 _ABANDONED = 24 * 3600.0
-#: Characters of the destination's name in that of a temporary file: names have at most 255.
-_STEM = 150
+#: Bytes of the destination's name in that of a temporary file: names have at most 255.
+_STEM = 120
 _WRITER = re.compile(rf"\.({OWNER})-[0-9a-f]{{8}}")
 _TEMPORARY = re.compile(rf"\.+(?P<stem>.+?)(?:\.{OWNER}-[0-9a-f]{{8}})+(?P<suffix>\.[^.]*)?")
 
@@ -82,7 +82,7 @@ def atomic_path(path: str | Path, needed: int = 0, *, durable: bool = True) -> I
     if (free := free_space(path.parent)) is not None and needed > free:
         raise InputError(f"{shown}: {_full(shown.parent, needed, free, '')}")
     # A name of our own instead of mkstemp: the writer then creates the file with the permissions of the user's umask.
-    name = f".{path.stem[:_STEM]}.{this_process()}-{secrets.token_hex(4)}{path.suffix}"
+    name = f".{_short(path.stem)}.{this_process()}-{secrets.token_hex(4)}{path.suffix}"
     temporary = path.with_name(name)
     _destinations[temporary] = shown
     try:
@@ -228,6 +228,11 @@ def make_folder(folder: Path, shown: Path | None = None) -> None:
         raise InputError(f"{subject} {wanted} {error.strerror}") from error
 
 
+def _short(stem: str) -> str:
+    """The beginning of a name, whose length systems count in bytes."""
+    return os.fsencode(stem)[:_STEM].decode("utf-8", "ignore")
+
+
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove temporary files of processes that have ended.
 
@@ -251,7 +256,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 def _is_for(temporary: re.Match[str], name: Path) -> bool:
-    return temporary["stem"].lstrip(".") == name.stem[:_STEM].lstrip(".") and (temporary["suffix"] or "") == name.suffix
+    return temporary["stem"].lstrip(".") == _short(name.stem).lstrip(".") and (temporary["suffix"] or "") == name.suffix
 
 
 def free_space(folder: str | Path) -> int | None:
