@@ -60,8 +60,8 @@ BAD: dict[str, Row] = {
     "named format of none": (
         "pair",
         text,
-        {"format": "tiff"},
-        r"format must be auto or one of npz, .*arrays, got 'tiff'",
+        {"format": "gif"},
+        r"format must be auto or one of npz, .*arrays, got 'gif'",
     ),
     "pair corrupt": (
         "pair",

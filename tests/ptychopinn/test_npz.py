@@ -240,7 +240,7 @@ BROKEN_KEYS: list[tuple[dict[str, Any], str]] = [
     ({"probeGuess": np.full((8, 8), np.inf)}, r"'probeGuess': expected finite values, found 64 NaN or infinite"),
     ({"probeGuess": np.full((8, 8), "p")}, r"'probeGuess': expected complex or real numbers, found <U1"),
     ({"diff3d": np.ones((11, 8, 6))}, r"'diff3d': expected square patterns, .* found shape \(11, 8, 6\)"),
-    ({"diff3d": np.ones((11, 64))}, r"'diff3d': expected 3 axes, found shape \(11, 64\)"),
+    ({"diff3d": np.ones((11, 64))}, r"'diff3d': expected 3 axes, or 4 of a raster, found shape \(11, 64\)"),
     ({"diff3d": np.ones((0, 8, 8))}, r"'diff3d': expected at least one pattern, found shape \(0, 8, 8\)"),
     ({"diff3d": np.ones((11, 8, 8), bool)}, r"'diff3d': expected real numbers, found bool"),
     ({"diff3d": np.ones((11, 8, 8), complex)}, r"'diff3d': expected real numbers, found complex128"),
@@ -273,7 +273,10 @@ BROKEN_KEYS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"metadata_json": "{"}, r"'metadata_json': expected JSON text"),
     ({"metadata_json": "[]"}, r"'metadata_json': expected a JSON object, found list"),
-    ({"diff3d": np.ones((11, 9, 9)), "probeGuess": np.ones((9, 9))}, r"scan.npz: Scan.counts must have .* even size"),
+    (
+        {"diff3d": np.ones((11, 9, 9)), "probeGuess": np.ones((9, 9))},
+        r"'diff3d': expected patterns of an even size, found shape .* crop=8 \(--crop 8\)",
+    ),
 ]
 
 

@@ -104,9 +104,7 @@ def add_scan_options(parser: Parser, *, common: bool = False) -> None:
     for name, (metavar, text, _) in _PAIRS.items():
         group.add_argument(f"--{name.replace('_', '-')}", type=path, metavar=metavar, help=text)
     for name, text in _FRAMES.items():
-        group.add_argument(
-            f"--{name}", type=int if name == "bin" else int | None, default=1 if name == "bin" else None, help=text
-        )
+        group.add_argument(f"--{name}", type=int | None, help=text)
     group.add_argument(
         "--mask-invalid",
         action="store_true",
@@ -128,6 +126,7 @@ def scan_options(options: Namespace) -> dict[str, Any]:
     names = ("format", "measurement", "memory", "probe", "bad_pixels", *_GEOMETRY, "positions", "partner", *_FRAMES)
     names += ("position_unit", "position_scan", "mask_invalid", "clip_negative")
     stated = {name: options[name] for name in names}
+    stated["bin"] = stated["bin"] or 1
     return stated | {name: _pair(name, options[name]) for name in _PAIRS}
 
 

@@ -161,10 +161,8 @@ def bad_pixels_of(file: OpenFile, key: str, size: int, array: NDArray[Any] | Non
             return None
         array = file.array(key)
     mask = file.check(key, array, "biu")
-    if mask.ndim != 2 or mask.shape[1] != size:  # the height is compared with that of the patterns, by fitted()
+    if mask.ndim != 2:  # its sides are compared with those of the patterns when the scan is built
         file.fail(key, f"shape {size, size}", f"{mask.shape}")
-    if mask.all():
-        file.fail(key, "at least one good pixel", "bad pixels only")
     return mask.astype(np.bool_) if mask.any() else None
 
 

@@ -70,13 +70,9 @@ def size_of(file: OpenFile, key: str, shape: tuple[int, ...], options: ReadOptio
         file.fail(key, "square patterns, (n, N, N)", found, ways)
     if size % 2:
         file.fail(key, "patterns of an even size", found, ways)
-    if size < _SMALLEST * options.bin:
-        file.fail(
-            key,
-            f"patterns of an even size of {_SMALLEST} or more pixels",
-            found,
-            f"pad={_SMALLEST * options.bin} (--pad) fills up",
-        )
+    if size < (smallest := _SMALLEST * options.bin):
+        way = f"pad={smallest} (--pad {smallest}) fills up with bad pixels"
+        file.fail(key, f"patterns of an even size of {smallest} or more pixels", found, way)
     if size % (2 * options.bin):
         multiple = size - size % (2 * options.bin)
         file.fail(
@@ -108,6 +104,10 @@ def fitted(contents: Contents, options: ReadOptions) -> tuple[Contents, ReadOpti
     bad = contents.bad_pixels
     if bad is not None and bad.shape != (height, width):
         file.fail("bad_pixels", f"shape {height, width}", f"{bad.shape}")
+    if bad is not None and bad.all():
+        file.fail("bad_pixels", "at least one good pixel", "bad pixels only")
+    if not options.changes_frames and contents.probe is not None and contents.probe.shape[-1] != size:
+        file.fail("probe", f"a probe of the size of the patterns, {size} px", f"{contents.probe.shape[-1]} px")
     if options.changes_frames:
         contents = replace(contents, bad_pixels=fit_mask(bad, (height, width), size))
         contents, options = _scaled(contents, options, size)

@@ -54,7 +54,10 @@ def with_positions(contents: Contents, options: ReadOptions) -> Contents:
         return replace(contents, world=raster_positions(contents.raster, contents.step))
     n = contents.patterns.shape[0]
     known = f"{n} patterns" if contents.raster is None else "{} x {} patterns".format(*contents.raster)
-    raise InputError(f"{contents.file.path}: expected positions of its patterns, found {known} without; {WAYS}")
+    raise InputError(
+        f"{contents.file.path}: expected positions of its patterns, in it or in a table beside it, found {known} "
+        f"without; {WAYS}"
+    )
 
 
 def _from_table(contents: Contents, path: Path, options: ReadOptions) -> Contents:

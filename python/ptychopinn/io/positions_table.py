@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Positions from a table in a text file: CSV, columns between blanks, or a scan of a SPEC file.
 
-Columns are found by their names in the header (the first line, or the last comment before the numbers), by the names or
-numbers of the caller, or are the first two, y and x. Units are in the names, or stated; otherwise they are metres.
+Columns are found by their names in the header (the first line, or the last comment before the data), by what the
+caller states, or are the first two, y and x. Units are in the names, or stated; otherwise they are metres.
 """
 
 from __future__ import annotations
@@ -105,28 +105,28 @@ def _of_spec(path: Path, lines: list[_Line], scan: int | None) -> tuple[str | No
     if scan is None and len(scans) > 1:
         _log.warning("%s: the first of %d scans is read, #S %s; state position_scan=", path, len(scans), name)
     labels = [line.text[2:].strip() for line in scans[name] if line.text.startswith("#L")]
-    numbers = [line for line in scans[name] if not line.text.startswith(("#", "@"))]
-    return (labels[-1] if labels else None), [(line, line.text.split()) for line in numbers]
+    data = [line for line in scans[name] if not line.text.startswith(("#", "@"))]
+    return (labels[-1] if labels else None), [(line, line.text.split()) for line in data]
 
 
 def _of_table(path: Path, lines: list[_Line]) -> tuple[list[str] | None, list[tuple[_Line, list[str]]]]:
     """Names of the columns, if there are any, and the cells of each row."""
     comment: str | None = None
-    numbers: list[_Line] = []
+    body: list[_Line] = []
     for line in lines:
         if not line.text.startswith(_COMMENTS):
-            numbers.append(line)
-        elif not numbers:
+            body.append(line)
+        elif not body:
             comment = line.text.lstrip("#%/").strip()
-    if not numbers:
+    if not body:
         return None, []
-    first = numbers[0]
-    data = numbers[1] if len(numbers) > 1 and not _is_number(_cells(first.text, _separator(first.text))[0]) else first
-    separator = _separator(data.text)
-    _refuse_decimal_commas(path, data, separator)
-    rows = [(line, _cells(line.text, separator)) for line in numbers]
-    width = len(_cells(data.text, separator))
-    if data is not first or not _is_number(rows[0][1][0]):
+    first = body[0]
+    sample = body[1] if len(body) > 1 and not _is_number(_cells(first.text, _separator(first.text))[0]) else first
+    separator = _separator(sample.text)
+    _refuse_decimal_commas(path, sample, separator)
+    rows = [(line, _cells(line.text, separator)) for line in body]
+    width = len(_cells(sample.text, separator))
+    if sample is not first or not _is_number(rows[0][1][0]):
         return _names(first.text, separator), rows[1:]
     names = None if comment is None else _names(comment.removeprefix("L "), separator)
     return names if names is not None and len(names) == width else None, rows

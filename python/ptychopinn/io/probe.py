@@ -37,7 +37,7 @@ def stacked(file: OpenFile, key: str, probe: NDArray[Any], size: int | None) -> 
         file: the file, for errors.
         key: of the probe.
         probe: (N, N), (N, N, 1) or (M, N, N).
-        size: N of the patterns; None if unknown.
+        size: N of the patterns; None if unknown. The probe may have another size until the scan is built.
 
     Raises:
         InputError: another shape, or all values are zero.
@@ -49,8 +49,6 @@ def stacked(file: OpenFile, key: str, probe: NDArray[Any], size: int | None) -> 
         probe = probe[np.newaxis]
     if probe.ndim != 3 or probe.shape[1] != probe.shape[2] or not probe.size:
         file.fail(key, "shape (N, N), (N, N, 1) or (M, N, N)", f"{shape}")
-    if size is not None and probe.shape[1] != size:
-        file.fail(key, f"a probe of the size of the patterns, {size} px", f"{probe.shape[1]} px")
     if not probe.any():
         file.fail(key, "a probe", "zeros only")
     return probe.astype(np.complex64)
