@@ -37,6 +37,8 @@ from ptychopinn.storage.stored import StoredPatterns
 _FEW_PIXELS = 0.05
 #: Otherwise bad pixels are those that are invalid in more than this fraction of the frames.
 _FEW_FRAMES = 0.01
+#: Fractions of invalid pixels and frames from which patterns are refused.
+_MOST_PIXELS, _MOST_FRAMES = 0.5, 0.1
 _SMALLEST = 8  # pixels along one side of a pattern
 
 _log = logging.getLogger(__name__)
@@ -248,7 +250,7 @@ def _invalid_pixels(
 ) -> NDArray[np.bool_] | None:
     """Bad pixels, with those whose values are no counts; what remains of such values is read as 0, with a warning.
 
-    Frames that are invalid in more than half of their pixels are not counted: no mask mends them. With `clip`, a
+    Frames that are invalid in more than half of their pixels are not counted, since no mask mends them. With `clip`, a
     negative float makes a pixel bad only if the pixel is negative in every frame.
     """
     n, *sides = patterns.shape
@@ -268,11 +270,11 @@ def _invalid_pixels(
     found = times > 0
     few = found.mean() <= _FEW_PIXELS
     mask = found if few else times > _FEW_FRAMES * (n - frames)
-    if mask.mean() > 0.5:
+    if mask.mean() > _MOST_PIXELS or frames > _MOST_FRAMES * n:
         file.fail(
             key,
-            "counts in at least half of the detector",
-            f"invalid values in {mask.mean():.0%} of its pixels",
+            f"counts in at least {1 - _MOST_PIXELS:.0%} of the detector, and in {1 - _MOST_FRAMES:.0%} of the frames",
+            f"{mask.mean():.0%} of the pixels invalid, and most pixels of {frames} of {n} frames",
             "clip_negative= (--clip-negative) makes negative floats 0, crop= (--crop) reads the middle only",
         )
     if found.any():

@@ -284,18 +284,22 @@ class StoredPatterns:
         wrong = ~(np.isfinite(values) & (values >= 0))
         outside = wrong if self._bad is None else wrong & ~self._bad
         if outside.any():
-            self._fail(values, rows, outside, "finite values that are not negative")
+            way = "; mask_invalid= (--mask-invalid) masks such pixels"
+            way += ", clip_negative= (--clip-negative) makes negative floats 0" if values.dtype.kind == "f" else ""
+            self._fail(values, rows, outside, "finite values that are not negative", way)
         if self._bad is not None:
             wrong |= self._bad & (values >= LARGEST_BAD)
         values = values.copy()
         values[wrong] = 0
         return values
 
-    def _fail(self, values: NDArray[Any], rows: NDArray[np.int64], wrong: NDArray[np.bool_], expected: str) -> NoReturn:
+    def _fail(
+        self, values: NDArray[Any], rows: NDArray[np.int64], wrong: NDArray[np.bool_], expected: str, way: str = ""
+    ) -> NoReturn:
         pattern, y, x = (int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))
         raise InputError(
             f"{self}: pattern {rows[pattern]}: expected {expected}, found {values[pattern, y, x]} at pixel ({y}, {x}) "
-            f"and {int(wrong.sum()) - 1} more among the patterns read with it"
+            f"and {int(wrong.sum()) - 1} more among the patterns read with it{way}"
         )
 
 
