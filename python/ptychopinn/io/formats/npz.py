@@ -237,7 +237,7 @@ def _read_probe(archive: _Archive, options: ReadOptions) -> NDArray[np.complex64
 
 def _read_positions(archive: _Archive, options: ReadOptions) -> NDArray[np.float64] | None:
     """Coordinates (n, 2), (y, x); None if the file has none and the caller states positions."""
-    stated = options.positions is not None or options.scan_step is not None
+    stated = any(value is not None for value in (options.positions, options.scan_step, options.scan_shape))
     if stated and not archive.has("xcoords"):
         return None
     if not archive.has("xcoords") and archive.keys & {"diffraction", "diff3d"}:

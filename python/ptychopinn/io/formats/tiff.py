@@ -63,7 +63,7 @@ def natural_order(names: list[Path]) -> list[Path]:
     return sorted(
         names,
         key=lambda path: [
-            (len(part.lstrip("0")), part) if part.isdigit() else (0, part.lower())
+            (len(part.lstrip("0")), part.lstrip("0")) if part.isdigit() else (0, part.lower())
             for part in re.split(r"(\d+)", path.name)
         ],
     )
