@@ -184,6 +184,16 @@ class Scan:
         positions: str | Path | None = None,
         partner: str | Path | None = None,
         patterns: str | None = None,
+        position_columns: tuple[str | int, str | int] | None = None,
+        position_unit: str | None = None,
+        position_scan: int | None = None,
+        scan_shape: tuple[int, int] | None = None,
+        scan_step: tuple[float, float] | float | None = None,
+        crop: int | None = None,
+        pad: int | None = None,
+        bin: int = 1,
+        mask_invalid: bool = False,
+        clip_negative: bool = False,
     ) -> Scan:
         """Read a scan; its content determines the format (see docs/formats.md).
 
@@ -204,9 +214,19 @@ class Scan:
             energy: photon energy in eV.
             distance: metres from the sample to the detector.
             detector_pixel_size: metres per detector pixel.
-            positions: CSV file of the positions (y, x) in metres, for plain arrays, Eiger, CXI and NeXus files.
+            positions: table of the positions (y, x), for formats without them (see docs/formats.md).
             partner: the other file of a ptychodus pair, if it is in another folder.
             patterns: path of the patterns in an HDF5 file, or their key in an NPZ; by default that of the format.
+            position_columns: names or numbers from 0 of the columns (y, x) in the table of positions.
+            position_unit: of the table of positions, "m", "mm", "um", "nm", "A" or "pm".
+            position_scan: number of the scan in a SPEC file of positions; None: the first.
+            scan_shape: (rows, columns) of a raster; four axes of the patterns state it too.
+            scan_step: (y, x) metres between the positions of a raster, or one number for both.
+            crop: N, even; the middle N x N pixels of the detector are read.
+            pad: N, even; detectors that are smaller than N x N pixels are filled up with bad pixels.
+            bin: K; the counts of K x K pixels are summed, after `crop` and `pad`.
+            mask_invalid: pixels with NaN, infinite or negative values or the dead-pixel marker become bad pixels.
+            clip_negative: negative values of floats, as dark subtraction leaves them, become 0.
 
         Returns:
             The scan.
@@ -230,6 +250,16 @@ class Scan:
             positions=positions,
             partner=partner,
             patterns=patterns,
+            position_columns=position_columns,
+            position_unit=position_unit,
+            position_scan=position_scan,
+            scan_shape=scan_shape,
+            scan_step=scan_step,
+            crop=crop,
+            pad=pad,
+            bin=bin,
+            mask_invalid=mask_invalid,
+            clip_negative=clip_negative,
         )
 
     def save(self, path: str | Path, format: str = "auto", overwrite: bool = True) -> None:

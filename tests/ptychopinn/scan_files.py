@@ -12,6 +12,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import tifffile
 
 N, PATTERNS = 16, 13
 ENERGY, DISTANCE, DETECTOR = 8_050.0, 1.9, 55e-6
@@ -217,6 +218,16 @@ def eiger(folder: Path) -> Path:
     return path
 
 
+def tiff(folder: Path) -> Path:
+    """Write a stack of pages, and a table of positions in micrometres between blanks."""
+    path = folder / "stack.tif"
+    tifffile.imwrite(path, COUNTS, photometric="minisblack")
+    np.save(folder / "stack_bad_pixels.npy", BAD)
+    rows = [f"{x * 1e6!r}  {y * 1e6!r}" for y, x in WORLD.tolist()]
+    (folder / "stack_positions.txt").write_text("\n".join(["# stage", "# x_um  y_um", *rows]) + "\n")
+    return path
+
+
 #: Name in the tests -> (maker, name of the format, whether it has a probe, an object, metres).
 FILES: dict[str, tuple[Callable[[Path], Path], str, bool, bool, bool]] = {
     "contract_npz": (contract_npz, "npz", True, True, False),
@@ -229,6 +240,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str, bool, bool, bool]] = {
     "nexus": (nexus, "nexus", False, False, True),
     "eiger": (eiger, "eiger", False, False, True),
     "arrays": (arrays, "arrays", False, False, True),
+    "tiff": (tiff, "tiff", False, False, True),
     "cube": (cube, "arrays", False, False, True),
 }
 #: Options that plain arrays need.

@@ -60,8 +60,8 @@ BAD: dict[str, Row] = {
     "named format of none": (
         "pair",
         text,
-        {"format": "tiff"},
-        r"format must be auto or one of npz, .*arrays, got 'tiff'",
+        {"format": "gif"},
+        r"format must be auto or one of npz, .*arrays, got 'gif'",
     ),
     "pair corrupt": (
         "pair",
@@ -142,7 +142,7 @@ BAD: dict[str, Row] = {
         "pair",
         put("patterns", COUNTS[:, 1:, 1:]),
         {},
-        r"expected a probe of the size of the patterns, 15 px",
+        r"expected patterns of an even size, found shape .* crop=14 ",
     ),
     "counts NaN": (
         "pair",

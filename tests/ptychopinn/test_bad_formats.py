@@ -169,7 +169,7 @@ BAD: dict[str, Row] = {
         "arrays",
         beside("raw_positions.csv", None),
         STATED,
-        r"found no .*positions\.csv; state positions= \(--positions\)",
+        r"found 13 patterns without; state positions= \(--positions TABLE\), or scan_step=",
     ),
     "CSV words": (
         "arrays",
@@ -181,7 +181,7 @@ BAD: dict[str, Row] = {
         "arrays",
         beside("raw_positions.csv", "1\n2\n"),
         STATED,
-        r"line 1: expected finite metres y, x, found '1'",
+        r"expected columns y and x in metres, found 1 columns",
     ),
     "CSV NaN": (
         "arrays",
@@ -195,7 +195,7 @@ BAD: dict[str, Row] = {
         "arrays",
         beside("raw_positions.csv", table(5)),
         STATED,
-        r"'patterns': expected 5 patterns, one for each position",
+        r"expected 13 positions, one for each pattern .* found 5; state",
     ),
     "arrays no geometry": (
         "arrays",
@@ -203,7 +203,12 @@ BAD: dict[str, Row] = {
         {},
         r"no energy, distance, detector_pixel_size to compute it from; state",
     ),
-    "arrays flat": ("arrays", array(COUNTS[0]), STATED, r"'patterns': expected 3 axes, found shape \(16, 16\)"),
+    "arrays flat": (
+        "arrays",
+        array(COUNTS[0]),
+        STATED,
+        r"'patterns': expected patterns \(n, y, x\) .* \(16, 16\)",
+    ),
     "arrays oblong": (
         "arrays",
         array(RECTANGLE),
@@ -238,13 +243,13 @@ BAD: dict[str, Row] = {
         "cube",
         put("more", COUNTS),
         {**STATED, "format": "arrays"},
-        r"one data set of three axes, found .*more",
+        r"one data set of three axes, found .*more.*state patterns=",
     ),
     "cube unknown": (
         "cube",
         beside("cube_positions.csv", None),
         STATED,
-        r"in one of the formats npz, .*, found HDF5 with measured",
+        r"expected positions of its patterns, .* found 13 patterns without; state",
     ),
     # NPZ
     "npz pickle": (

@@ -153,9 +153,9 @@ def test_bad_scan_file_is_refused(
 
 @pytest.mark.parametrize("command", WITH_SCAN)
 def test_unknown_suffix_is_refused(work: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
-    (work / "bad.tif").write_bytes(b"II*\0")
-    arguments = tuple(argument.replace("bad.npz", "bad.tif") for argument in WITH_SCAN[command])
-    assert "bad.tif: expected a scan in one of the formats npz, ptychodus" in refused(arguments, capsys)
+    (work / "bad.gif").write_bytes(b"GIF89a")
+    arguments = tuple(argument.replace("bad.npz", "bad.gif") for argument in WITH_SCAN[command])
+    assert "bad.gif: expected a scan in one of the formats npz, ptychodus" in refused(arguments, capsys)
 
 
 RECONSTRUCTIONS = {

@@ -270,7 +270,7 @@ def test_eiger_in_one_file_and_without_classes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(Scan.load(path, positions=table, **geometry).counts, COUNTS)
     part = Scan.load(path, positions=_first(table, 6), patterns="entry/data/data_000001", **geometry)
     np.testing.assert_array_equal(part.counts, COUNTS[:6])
-    with pytest.raises(InputError, match=r"expected the positions .* state positions= \(--positions\)"):
+    with pytest.raises(InputError, match=r"expected positions .* state positions= \(--positions TABLE\)"):
         Scan.load(path, **geometry)
 
 

@@ -71,9 +71,7 @@ def test_format_of_another_distribution_is_read_written_and_listed(
     again = Scan.load(tmp_path / "a.toy")
     assert np.array_equal(again.counts, scan.counts) and np.allclose(again.positions, scan.positions)
     assert list(scans.formats())[-1] == "toy" and scans.format_to_read(tmp_path / "a.toy").name == "toy"
-    with pytest.raises(
-        InputError, match=r"positions can be stated for scans of the format .*arrays only, found one of"
-    ):
+    with pytest.raises(InputError, match="positions can be stated for scans of the format npz or "):
         Scan.load(tmp_path / "a.toy", positions="p.csv")
     assert main(["convert", str(tmp_path / "a.toy"), str(tmp_path / "a.npz")]) == 0
     with pytest.raises(SystemExit):

@@ -170,7 +170,7 @@ TABLE = [
         "eiger without positions",
         "inspect series_master.h5",
         2,
-        (r"state positions= \(--positions\)",),
+        (r"state positions= \(--positions TABLE\)",),
         eiger(),
         row="7",
     ),

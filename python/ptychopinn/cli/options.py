@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 from ptychopinn.cli.parser import Parser
 from ptychopinn.config import DataConfig, ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptychopinn.errors import InputError
-from ptychopinn.io.options import MEASUREMENTS, MEMORY
+from ptychopinn.io.options import LENGTHS, MEASUREMENTS, MEMORY
 from ptychopinn.io.scans import formats
 
 if TYPE_CHECKING:
@@ -31,6 +31,16 @@ _GEOMETRY = {
     "energy": "of the photons, in eV",
     "distance": "metres from the sample to the detector",
     "detector_pixel_size": "metres",
+}
+_FRAMES = {
+    "crop": "pixels along one side: read the middle of the detector only",
+    "pad": "pixels along one side: fill up a smaller detector with bad pixels",
+    "bin": "sum the counts of bins of so many pixels along one side",
+}
+_PAIRS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
+    "scan_shape": ("ROWS,COLUMNS", "of a raster scan without positions", int),
+    "scan_step": ("Y,X", "metres between the positions of a raster scan, or one number for both", float),
+    "position_columns": ("Y,X", "names, or numbers from 0, of the columns in the table of positions", str.strip),
 }
 _MEMORY = "load all patterns, or leave them stored on disk; auto: stored if they need over a quarter of the free memory"
 
@@ -90,8 +100,22 @@ def add_scan_options(parser: Parser, *, common: bool = False) -> None:
         option = f"--{name.replace('_', '-')}"
         group.add_argument(option, type=float | None, help=f"{text}; in place of the file's")
     group.add_argument(
-        "--positions", type=path, metavar="FILE.csv", help="positions, for plain arrays, Eiger, CXI and NeXus"
+        "--positions", type=path, metavar="FILE.csv", help="table of positions, for formats without them"
     )
+    group.add_argument(
+        "--position-unit", type=str | None, choices=[None, *LENGTHS], help="of the table; its header can state it too"
+    )
+    group.add_argument("--position-scan", type=int | None, help="number of the scan in a SPEC file of positions")
+    for name, (metavar, text, _) in _PAIRS.items():
+        group.add_argument(f"--{name.replace('_', '-')}", type=path, metavar=metavar, help=text)
+    for name, text in _FRAMES.items():
+        group.add_argument(f"--{name}", type=int | None, help=text)
+    group.add_argument(
+        "--mask-invalid",
+        action="store_true",
+        help="NaN, infinite and negative values and dead-pixel markers become bad pixels",
+    )
+    group.add_argument("--clip-negative", action="store_true", help="negative floats become 0")
     group.add_argument("--partner", type=path, metavar="FILE.h5", help="the other file of a ptychodus pair")
     group.add_argument("--patterns", type=path, metavar="PATH_IN_FILE", help="the patterns' path in HDF5, key in NPZ")
 
@@ -105,13 +129,27 @@ def load_scan(options: Namespace, path: str | Path | None = None) -> Any:
 
 def scan_options(options: Namespace) -> dict[str, Any]:
     """What the options state about a scan, as the arguments of ``Scan.load``."""
-    return {
-        name: options[name]
-        for name in (
-            *("format", "measurement", "memory", "probe", "bad_pixels", *_GEOMETRY),
-            *("positions", "partner", "patterns"),
-        )
-    }
+    names = ("format", "measurement", "memory", "probe", "bad_pixels", *_GEOMETRY, "positions", "partner", *_FRAMES)
+    names += ("position_unit", "position_scan", "patterns", "mask_invalid", "clip_negative")
+    stated = {name: options[name] for name in names}
+    stated["bin"] = stated["bin"] or 1
+    return stated | {name: _pair(name, options[name]) for name in _PAIRS}
+
+
+def _pair(name: str, text: str | None) -> Any:
+    """Two values with a comma between them, as a tuple; one value of a scan step is both."""
+    if text is None:
+        return None
+    metavar, _, convert = _PAIRS[name]
+    try:
+        values = tuple(convert(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) == 1 and name == "scan_step":
+        return values[0]
+    if len(values) != 2:
+        raise InputError(f"--{name.replace('_', '-')} must be {metavar}, got {text!r}")
+    return values
 
 
 def turned(scan: Any, options: Namespace, run: str | Path | None = None) -> Any:

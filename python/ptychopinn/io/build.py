@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,68 +20,21 @@ from numpy.typing import NDArray
 from ptychopinn.acquisition import Acquisition, finite_pair
 from ptychopinn.decisions import Decision
 from ptychopinn.errors import InputError, not_found
-from ptychopinn.io.counts import RawPatterns, counts_of
+from ptychopinn.io.contents import Contents as Contents
+from ptychopinn.io.counts import counts_of
 from ptychopinn.io.fields import OpenFile
+from ptychopinn.io.framing import binned_counts, fitted, size_of
 from ptychopinn.io.geometry import check_metres, own_pixel_size, resolved
 from ptychopinn.io.hdf5 import Frames
 from ptychopinn.io.options import MEASUREMENTS, ReadOptions
+from ptychopinn.io.positions import with_positions
 from ptychopinn.io.probe import PROBE_UNITS, probe_of
-from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 
 #: Largest difference between the extent of a truth and of the same object at the scan's pixel size, in object pixels.
 _LARGEST_MISMATCH = 0.1
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Contents:
-    """The contents of a scan file.
-
-    Args:
-        file: the open file.
-        key: of the patterns.
-        patterns: (n, N, N) as stored.
-        world: (n, 2) world coordinates (y, x) of the beam centre in metres; None if `pixels` is set.
-        positions_without_unit: path of `world` in the file, if it is taken to be in metres for lack of a unit.
-        pixels: (n, 2) beam centre (y, x) in object pixels, relative to the object's pixel (0, 0), which is also the
-            scan's; None if `world` is set.
-        energy: photon energy in the file, eV.
-        pixel_size: of the object in the file, metres.
-        acquisition: geometry in the file; `world_origin` is the world coordinate of the object's pixel (0, 0), None if
-            the file has no object.
-        probe: (M, N, N), None if the file has none.
-        probe_layout: how the probe was arranged, if its axes or its type leave a choice.
-        scale_known: the reason why the probe is known to be in sqrt(counts); None if it is not known.
-        bad_pixels: (N, N), True at pixels to ignore.
-        truth: (H, W), the known object; None if there is none.
-        stated: "amplitude" or "counts" if the file states which it holds.
-        default: "amplitude" or "counts", used if neither file nor values decide.
-        name: of the scan.
-        frame_indexes: (n,) indexes of the patterns, see :class:`Scan`.
-        record: decisions, orientation and metadata that this package wrote to the file.
-    """
-
-    file: OpenFile
-    key: str
-    patterns: RawPatterns
-    world: NDArray[np.float64] | None = None
-    positions_without_unit: str | None = None
-    pixels: NDArray[np.float64] | None = None
-    energy: float | None = None
-    pixel_size: float | None = None
-    acquisition: Acquisition = field(default_factory=Acquisition)
-    probe: NDArray[np.complex64] | None = None
-    probe_layout: Decision | None = None
-    scale_known: str | None = None
-    bad_pixels: NDArray[np.bool_] | None = None
-    truth: NDArray[np.complex64] | None = None
-    stated: str | None = None
-    default: str = "counts"
-    name: str = ""
-    frame_indexes: NDArray[np.int64] | None = None
-    record: ScanRecord = field(default_factory=ScanRecord)
 
 
 def assemble(contents: Contents, options: ReadOptions) -> Scan:
@@ -101,16 +54,23 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
     Raises:
         InputError: one sentence with the file, the key, what was expected and what was found.
     """
-    file, decisions = contents.file, contents.record.decisions
+    file = contents.file
     if contents.probe_layout is not None and options.probe is None:
-        decisions = replace(decisions, probe_layout=contents.probe_layout)
+        decisions = replace(contents.record.decisions, probe_layout=contents.probe_layout)
+        contents.record = replace(contents.record, decisions=decisions)
     if file.growing:
         _read_so_far(contents)
-    n, size = contents.patterns.shape[:2]
     if contents.stated not in (None, *MEASUREMENTS[1:]):
         file.fail(f"{contents.key}@measurement", "'amplitude' or 'counts'", repr(contents.stated))
-    if options.bad_pixels is not None:
-        contents.bad_pixels = _with_stated(contents.bad_pixels, options.bad_pixels, size)
+    contents = with_positions(contents, options)
+    shape = contents.patterns.shape
+    size = size_of(file, contents.key, shape, options) // options.bin
+    mask = None if options.bad_pixels is None else _stated_mask(options.bad_pixels, shape[1:], size)
+    if mask is not None and mask.shape == shape[1:]:
+        contents.bad_pixels = _combined(contents.bad_pixels, mask, options)
+        mask = None
+    contents, options = fitted(contents, options)
+    n, decisions = shape[0], contents.record.decisions
     acquisition = contents.acquisition
     stated = {
         "energy": contents.energy,
@@ -141,7 +101,7 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
         assert contents.pixels is not None
         positions = contents.pixels - middle
     if len(positions) != n:
-        file.fail(contents.key, f"{len(positions)} patterns, one for each position", f"{n}")
+        file.fail(contents.key, f"{len(positions)} patterns, one for each position", f"{n}; state positions=")
     counts, measurement = counts_of(
         file,
         contents.key,
@@ -152,10 +112,11 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
         contents.default,
         options.memory,
     )
+    counts, bad = binned_counts(counts, contents.bad_pixels, options.bin)
+    if mask is not None:
+        bad = _combined(bad, mask, options)
     decisions = replace(decisions, measurement=measurement)
-    probe, decisions = probe_of(
-        file, contents.probe, contents.scale_known, counts, contents.bad_pixels, options, decisions
-    )
+    probe, decisions = probe_of(file, contents.probe, contents.scale_known, counts, bad, options, decisions)
     indexes = contents.frame_indexes
     try:
         return Scan(
@@ -163,7 +124,7 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
             positions=np.ascontiguousarray(positions, np.float64),
             probe=probe,
             truth=truth,
-            bad_pixels=contents.bad_pixels,
+            bad_pixels=bad,
             pixel_size=pixel_size,
             energy=found["energy"],
             name=contents.name or file.path.stem,
@@ -180,7 +141,8 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
 def _read_so_far(contents: Contents) -> None:
     """Omit patterns that have no position yet, and positions that have no pattern yet, in a file that grows."""
     positions = contents.world if contents.world is not None else contents.pixels
-    assert positions is not None
+    if positions is None:
+        return
     n, known = contents.patterns.shape[0], len(positions)
     if n == known or not isinstance(contents.patterns, Frames):
         return
@@ -196,8 +158,8 @@ def _read_so_far(contents: Contents) -> None:
     )
 
 
-def _with_stated(known: NDArray[np.bool_] | None, stated: NDArray[Any] | str | Path, size: int) -> NDArray[np.bool_]:
-    """The caller's mask combined with the file's."""
+def _stated_mask(stated: NDArray[Any] | str | Path, shape: tuple[int, ...], size: int) -> NDArray[np.bool_]:
+    """The caller's mask, of the detector in the file or of the patterns as they are read."""
     where, mask = "bad_pixels", stated
     if isinstance(stated, (str, Path)):
         where = str(stated)
@@ -207,28 +169,31 @@ def _with_stated(known: NDArray[np.bool_] | None, stated: NDArray[Any] | str | P
             raise not_found(stated) from None
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{where}: expected an .npy file of a mask, found another or a damaged file") from error
-    if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biu" or mask.shape != (size, size):
+    if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biu" or mask.shape not in (shape, (size, size)):
         found = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
-        raise InputError(f"{where}: expected a mask of shape {size, size}, found {found}")
-    mask = mask.astype(np.bool_)
-    if known is not None:
-        mask = mask | known
+        either = "" if shape == (size, size) else f" or {size, size}"
+        raise InputError(f"{where}: expected a mask of shape {shape}{either}, found {found}")
+    return mask.astype(np.bool_)
+
+
+def _combined(known: NDArray[np.bool_] | None, mask: NDArray[np.bool_], options: ReadOptions) -> NDArray[np.bool_]:
+    """The caller's mask combined with the file's."""
+    mask = mask if known is None or known.shape != mask.shape else mask | known
     if mask.all():
+        where = options.bad_pixels if isinstance(options.bad_pixels, (str, Path)) else "bad_pixels"
         raise InputError(f"{where}: expected at least one good pixel, found bad pixels only")
     return mask
 
 
-def bad_pixels_of(file: OpenFile, key: str, size: int, array: NDArray[Any] | None = None) -> NDArray[np.bool_] | None:
-    """The mask at `key`, or `array` as read from there; None if there is no mask or no bad pixel."""
+def bad_pixels_of(file: OpenFile, key: str, array: NDArray[Any] | None = None) -> NDArray[np.bool_] | None:
+    """The mask (h, w) at `key`, or `array` as read from there; None if there is no mask or no bad pixel."""
     if array is None:
         if not file.has(key):
             return None
         array = file.array(key)
     mask = file.check(key, array, "biu")
-    if mask.shape != (size, size):
-        file.fail(key, f"shape {size, size}", f"{mask.shape}")
-    if mask.all():
-        file.fail(key, "at least one good pixel", "bad pixels only")
+    if mask.ndim != 2:  # its sides are compared with those of the patterns when the scan is built
+        file.fail(key, "a mask with two axes", f"shape {mask.shape}")
     return mask.astype(np.bool_) if mask.any() else None
 
 

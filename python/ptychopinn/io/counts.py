@@ -267,13 +267,15 @@ def _dead_pixel_marker(dtype: np.dtype[Any]) -> int | None:
 
 def _refuse_invalid(file: OpenFile, key: str, patterns: NDArray[Any], good: NDArray[np.bool_]) -> None:
     """Raise InputError if good pixels are not counts, with the number of such values."""
+    way = "mask_invalid= (--mask-invalid) masks these pixels"
     marker = _dead_pixel_marker(patterns.dtype)
     if marker is not None and (wrong := (patterns == marker) & good).any():
-        file.fail_values(key, "counts (or a mask of bad pixels)", "dead-pixel", patterns, wrong)
+        file.fail_values(key, "counts (or a mask of bad pixels)", "dead-pixel", patterns, wrong, way)
     if (wrong := ~np.isfinite(patterns) & good).any():
-        file.fail_values(key, "finite values", "NaN or infinite", patterns, wrong)
+        file.fail_values(key, "finite values", "NaN or infinite", patterns, wrong, way)
     if (wrong := (patterns < 0) & good).any():
-        file.fail_values(key, "values that are not negative", "negative", patterns, wrong)
+        clip = ", clip_negative= (--clip-negative) makes them 0" if patterns.dtype.kind == "f" else ""
+        file.fail_values(key, "values that are not negative", "negative", patterns, wrong, way + clip)
 
 
 def _valid_block(block: NDArray[Any], bad: NDArray[np.bool_] | None) -> NDArray[np.float64]:

@@ -54,16 +54,17 @@ class OpenFile(ABC):
     def array(self, key: str) -> NDArray[Any]:
         """Read the array at `key`; InputError if it is missing or damaged."""
 
-    def fail(self, key: str, expected: str, found: str) -> NoReturn:
-        """Raise the InputError about a key."""
-        raise InputError(f"{self.path}: key '{key}': expected {expected}, found {found}")
+    def fail(self, key: str, expected: str, found: str, way: str = "") -> NoReturn:
+        """Raise the InputError about a key; `way` is the option or command that mends it."""
+        raise InputError(f"{self.path}: key '{key}': expected {expected}, found {found}{'; ' if way else ''}{way}")
 
     def fail_values(
-        self, key: str, expected: str, fault: str, array: NDArray[Any], wrong: NDArray[np.bool_]
+        self, key: str, expected: str, fault: str, array: NDArray[Any], wrong: NDArray[np.bool_], way: str = ""
     ) -> NoReturn:
         """Raise the InputError about values, with their number and the first of them."""
         first = tuple(int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))
-        self.fail(key, expected, f"{int(wrong.sum())} {fault} values, the first {array[first]} at index {first}")
+        found = f"{int(wrong.sum())} {fault} values, the first {array[first]} at index {first}"
+        self.fail(key, expected, found, way)
 
     def check_kind(self, key: str, dtype: np.dtype[Any], kinds: str) -> None:
         """Raise InputError unless `dtype` is of one of these NumPy kinds."""

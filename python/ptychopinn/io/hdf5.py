@@ -207,7 +207,7 @@ def _at(key: str, name: str) -> str:
 
 
 class Frames:
-    """Patterns (n, N, N) in one or several data sets, read in blocks, in any order.
+    """Patterns (n, h, w) in one or several data sets, read in blocks, in any order.
 
     Args:
         file: the file.
@@ -216,7 +216,7 @@ class Frames:
         any_kind: permit bools, for masks.
 
     Raises:
-        InputError: data sets are missing, not numeric, not square or not alike.
+        InputError: data sets are missing, not numeric or not alike.
     """
 
     def __init__(
@@ -235,9 +235,6 @@ class Frames:
         self._starts = np.cumsum([0, *counts])
         self._rows = rows
         self.total = int(self._starts[-1])
-        height, width = self._sets[0].shape[-2:]
-        if height != width:
-            file.fail(keys[0], "square patterns, (n, N, N)", f"shape {self._sets[0].shape}")
         if self.total == 0:
             file.fail(keys[0], "at least one pattern", f"shape {self._sets[0].shape}")
 
@@ -256,6 +253,13 @@ class Frames:
     def first(self, n: int) -> Frames:
         """The first n of these frames."""
         return self.take(np.arange(n) if self._rows is None else self._rows[:n])
+
+    @property
+    def raster(self) -> tuple[int, int] | None:
+        """Rows and columns of a raster in one data set; None for other layouts, or if frames were chosen."""
+        if len(self._sets) != 1 or self._sets[0].ndim != 4 or self._rows is not None:
+            return None
+        return int(self._sets[0].shape[0]), int(self._sets[0].shape[1])
 
     @property
     def shape(self) -> tuple[int, ...]:

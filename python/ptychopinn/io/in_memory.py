@@ -84,12 +84,11 @@ def scan_from_arrays(
     counts = file.check("patterns", np.asarray(patterns), "iuf", ndim=3, finite=False)
     if counts.shape[1] != counts.shape[2] or not counts.size:
         file.fail("patterns", "square patterns, (n, N, N)", f"shape {counts.shape}")
-    size = counts.shape[-1]
     positions = file.check("centres", np.asarray(centres), "iuf", ndim=2)
     if positions.shape[1] != 2:
         file.fail("centres", "(y, x) for each pattern, (n, 2)", f"shape {positions.shape}")
-    beam = None if probe is None else stacked(file, "probe", file.check("probe", np.asarray(probe), "iufc"), size)
-    bad = None if bad_pixels is None else bad_pixels_of(file, "bad_pixels", size, np.asarray(bad_pixels))
+    beam = None if probe is None else stacked(file, "probe", file.check("probe", np.asarray(probe), "iufc"))
+    bad = None if bad_pixels is None else bad_pixels_of(file, "bad_pixels", np.asarray(bad_pixels))
     indexes = None
     if frame_indexes is not None:
         stated = file.check("frame_indexes", np.asarray(frame_indexes), "iu", ndim=1)

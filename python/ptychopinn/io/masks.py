@@ -45,23 +45,23 @@ _FEW = 0.03
 _log = logging.getLogger(__name__)
 
 
-def cxi_mask(file: Hdf5, key: str, size: int) -> NDArray[np.bool_] | None:
-    """The bad pixels (N, N) of a mask of CXI; None if there is no mask or no bad pixel."""
-    return _of_bits(file, key, size, _CXI_BITS) if file.has(key) else None
+def cxi_mask(file: Hdf5, key: str) -> NDArray[np.bool_] | None:
+    """The bad pixels (h, w) of a mask of CXI; None if there is no mask or no bad pixel."""
+    return _of_bits(file, key, _CXI_BITS) if file.has(key) else None
 
 
-def nexus_mask(file: Hdf5, key: str, size: int) -> NDArray[np.bool_] | None:
-    """The bad pixels (N, N) of a `pixel_mask` of NeXus; None if there is no mask or no bad pixel."""
-    return _of_bits(file, key, size, _NEXUS_BITS) if file.has(key) else None
+def nexus_mask(file: Hdf5, key: str) -> NDArray[np.bool_] | None:
+    """The bad pixels (h, w) of a `pixel_mask` of NeXus; None if there is no mask or no bad pixel."""
+    return _of_bits(file, key, _NEXUS_BITS) if file.has(key) else None
 
 
-def _of_bits(file: Hdf5, key: str, size: int, bits: int) -> NDArray[np.bool_] | None:
+def _of_bits(file: Hdf5, key: str, bits: int) -> NDArray[np.bool_] | None:
     dataset = file.dataset(key)
     file.check_kind(key, dataset.dtype, "biu")
-    if dataset.shape is not None and dataset.ndim in (3, 4) and dataset.shape[-2:] == (size, size):
+    if dataset.shape is not None and dataset.ndim in (3, 4):
         if np.prod(dataset.shape[:-2]) > 1:
-            return bad_pixels_of(file, key, size, _of_frames(file, key, bits))
-        values = file.numeric(key, "biu").reshape(size, size)
+            return bad_pixels_of(file, key, _of_frames(file, key, bits))
+        values = file.numeric(key, "biu").reshape(dataset.shape[-2:])
     else:
         values = file.numeric(key, "biu")
     bad, harmless = _split(values, bits)
@@ -71,7 +71,7 @@ def _of_bits(file: Hdf5, key: str, size: int, bits: int) -> NDArray[np.bool_] | 
             "%s: %d pixels of '%s' have flags of good pixels only (0x%x) and are used",
             *(file.path, int(harmless.sum()), key, flags),
         )
-    return bad_pixels_of(file, key, size, bad)
+    return bad_pixels_of(file, key, bad)
 
 
 def _split(values: NDArray[np.generic], bits: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

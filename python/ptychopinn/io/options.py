@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError
 
 MEASUREMENTS = ("auto", "amplitude", "counts")
 MEMORY = ("auto", "load", "stored")
+#: Units of positions in metres.
+LENGTHS = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "nm": 1e-9, "A": 1e-10, "pm": 1e-12}
 _POSITIVE = {
     "pixel_size": "metres per object pixel",
     "energy": "eV",
     "distance": "metres from sample to detector",
     "detector_pixel_size": "metres",
 }
+_SMALLEST = 8  # pixels along one side of a pattern
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +39,19 @@ class ReadOptions:
         energy: photon energy in eV.
         distance: metres from the sample to the detector.
         detector_pixel_size: metres per detector pixel.
-        positions: CSV file of the positions, for plain arrays, Eiger, CXI and NeXus files.
+        positions: table of the positions, for formats without them.
         patterns: path of the patterns in an HDF5 file, or their key in an NPZ.
         partner: the other file of a ptychodus pair.
+        position_columns: names or numbers from 0 of the columns (y, x) in the table of positions.
+        position_unit: of the table of positions, "m", "mm", "um", "nm", "A" or "pm".
+        position_scan: number of the scan in a SPEC file of positions; None: the first.
+        scan_shape: (rows, columns) of a raster, whose positions follow from `scan_step`.
+        scan_step: (y, x) metres between the positions of a raster, or one number for both.
+        crop: N, even; the middle N x N pixels of the detector are read.
+        pad: N, even; detectors that are smaller than N x N pixels are filled up with bad pixels.
+        bin: K; the counts of K x K pixels are summed.
+        mask_invalid: pixels with NaN, infinite or negative values or the dead-pixel marker become bad pixels.
+        clip_negative: negative values of floats, as dark subtraction leaves them, become 0.
 
     Raises:
         InputError: an option is not one of the permitted words, or not a positive number.
@@ -54,6 +68,21 @@ class ReadOptions:
     positions: str | Path | None = None
     partner: str | Path | None = None
     patterns: str | None = None
+    position_columns: tuple[str | int, str | int] | None = None
+    position_unit: str | None = None
+    position_scan: int | None = None
+    scan_shape: tuple[int, int] | None = None
+    scan_step: tuple[float, float] | float | None = None
+    crop: int | None = None
+    pad: int | None = None
+    bin: int = 1
+    mask_invalid: bool = False
+    clip_negative: bool = False
+
+    @property
+    def states_positions(self) -> bool:
+        """Whether positions are stated, as a table or as a raster."""
+        return any(value is not None for value in (self.positions, self.scan_step, self.scan_shape))
 
     def __post_init__(self) -> None:
         if self.measurement not in MEASUREMENTS:
@@ -64,3 +93,27 @@ class ReadOptions:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InputError(f"{name} must be a positive number ({unit}), got {value!r}")
+        for name in ("crop", "pad"):
+            value = getattr(self, name)
+            if value is not None and (value < _SMALLEST or value % 2):
+                raise InputError(f"{name} must be an even number of pixels of at least {_SMALLEST}, got {value!r}")
+        if self.bin < 1:
+            raise InputError(f"bin must be a positive number of pixels, got {self.bin!r}")
+        if self.position_unit is not None and self.position_unit not in LENGTHS:
+            raise InputError(f"position_unit must be one of {', '.join(LENGTHS)}, got {self.position_unit!r}")
+        if self.position_columns is not None and len(self.position_columns) != 2:
+            raise InputError(f"position_columns must be two columns (y, x), got {self.position_columns!r}")
+        if self.scan_shape is not None and not (len(self.scan_shape) == 2 and min(self.scan_shape) >= 1):
+            raise InputError(f"scan_shape must be two positive numbers (rows, columns), got {self.scan_shape!r}")
+        if self.scan_step is not None:
+            step = (
+                np.broadcast_to(np.asarray(self.scan_step, np.float64), (2,)) if np.size(self.scan_step) < 3 else None
+            )
+            if step is None or not (np.isfinite(step).all() and step.all()):
+                raise InputError(f"scan_step must be metres (y, x) other than 0, or one number, got {self.scan_step!r}")
+            object.__setattr__(self, "scan_step", (float(step[0]), float(step[1])))
+
+    @property
+    def changes_frames(self) -> bool:
+        """Whether frames are cropped, padded or binned."""
+        return self.crop is not None or self.pad is not None or self.bin > 1

@@ -32,9 +32,9 @@ _SMALLEST_FRACTION = 0.05
 _log = logging.getLogger(__name__)
 
 
-def stacked(file: OpenFile, key: str, probe: NDArray[Any], size: int | None) -> NDArray[np.complex64]:
+def stacked(file: OpenFile, key: str, probe: NDArray[Any]) -> NDArray[np.complex64]:
     """A probe of a file as (M, N, N) complex64; see :func:`~ptychopinn.io.probe_layout.arrange`."""
-    return arranged(file, key, probe, size)[0]
+    return arranged(file, key, probe)[0]
 
 
 def probe_of(

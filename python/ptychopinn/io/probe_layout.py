@@ -24,15 +24,13 @@ WAY_OUT = "state probe= (--probe FILE.npy), complex with the axes (modes, y, x)"
 _log = logging.getLogger(__name__)
 
 
-def arranged(
-    file: OpenFile, key: str, probe: NDArray[Any], size: int | None
-) -> tuple[NDArray[np.complex64], Decision | None]:
-    """Arrange a probe that was read from a file; see :func:`arrange`."""
+def arranged(file: OpenFile, key: str, probe: NDArray[Any]) -> tuple[NDArray[np.complex64], Decision | None]:
+    """Arrange a probe that was read from a file, of any size; see :func:`arrange`."""
 
     def fail(expected: str, found: str) -> NoReturn:
         file.fail(key, expected, f"{found}; {WAY_OUT}")
 
-    return arrange(probe, size, f"{file.path}: '{key}'", fail)
+    return arrange(probe, None, f"{file.path}: '{key}'", fail)
 
 
 def arrange(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _DEEPEST = 5
 _MOST_NAMES = 4000
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 HDF5_SUFFIXES = (".h5", ".hdf5", ".he5", ".nx", ".nxs", ".cxi", ".ptyd")
 
 
@@ -27,9 +28,11 @@ class Content:
 
     Args:
         path: the file or folder.
-        kind: "missing", "folder", "empty", "npz", "hdf5", "npy" or "other".
+        kind: "missing", "folder", "empty", "npz", "hdf5", "npy", "tiff" or "other".
         names: members of a zip without `.npy`, files of a folder, or paths in an HDF5 file ("entry_1/data_1").
         classes: NeXus class of each HDF5 group that has one.
+        cubes: paths of HDF5 data sets with three axes.
+        rasters: paths of HDF5 data sets with four axes.
         fault: why an HDF5 file cannot be opened, in words.
     """
 
@@ -37,6 +40,8 @@ class Content:
     kind: str
     names: frozenset[str] = frozenset()
     classes: dict[str, str] = field(default_factory=dict)
+    cubes: tuple[str, ...] = ()
+    rasters: tuple[str, ...] = ()
     fault: str = ""
 
     def has(self, *names: str) -> bool:
@@ -57,6 +62,8 @@ def content_of(path: str | Path) -> Content:
         start = file.read(8)
     if start[:6] == b"\x93NUMPY":
         return Content(path, "npy")
+    if start[:4] in TIFF_MAGIC:
+        return Content(path, "tiff")
     if start[:4] == b"PK\x03\x04":
         try:
             with zipfile.ZipFile(path) as archive:
@@ -78,6 +85,7 @@ def _hdf5(path: Path, file: h5py.File) -> Content:
 
     names: set[str] = set()
     classes: dict[str, str] = {}
+    arrays: dict[int, list[str]] = {3: [], 4: []}
     level: list[tuple[str, h5py.Group]] = [("", file)]
     for _ in range(_DEEPEST):
         below: list[tuple[str, h5py.Group]] = []
@@ -90,10 +98,12 @@ def _hdf5(path: Path, file: h5py.File) -> Content:
                 if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                     continue
                 member = group.get(name)
-                if isinstance(member, h5py.Group):
+                if isinstance(member, h5py.Dataset):
+                    arrays.get(len(member.shape or ()), []).append(full)
+                elif isinstance(member, h5py.Group):
                     kind = member.attrs.get("NX_class")
                     if isinstance(kind, bytes | str):
                         classes[full] = kind.decode("utf-8", "replace") if isinstance(kind, bytes) else kind
                     below.append((f"{full}/", member))
         level = below
-    return Content(path, "hdf5", frozenset(names), classes)
+    return Content(path, "hdf5", frozenset(names), classes, tuple(arrays[3]), tuple(arrays[4]))

@@ -104,10 +104,10 @@ class FlatFile:
 
     @classmethod
     def npy(cls, path: str | Path) -> FlatFile:
-        """Source of a .npy file.
+        """Source of a .npy file; the first two of four axes are a raster, row by row.
 
         Raises:
-            InputError: not found, not a .npy file, or not an array of three axes in C order.
+            InputError: not found, not a .npy file, or not an array of three or four axes in C order.
         """
         path = _existing(path)
         with path.open("rb") as file:
@@ -116,10 +116,10 @@ class FlatFile:
 
     @classmethod
     def npz(cls, path: str | Path, key: str) -> FlatFile:
-        """Source of an array in an uncompressed .npz file.
+        """Source of an array in an uncompressed .npz file, of axes as in :meth:`npy`.
 
         Raises:
-            InputError: the file or the key is not found, the array is compressed, or not of three axes in C order.
+            InputError: the file or the key is not found, the array is compressed, or not of such axes in C order.
         """
         path, name = _existing(path), f"{path}: key '{key}'"
         try:
@@ -378,6 +378,6 @@ def _npy_header(file: Any, name: str) -> tuple[tuple[int, int, int], np.dtype[An
         shape, fortran, dtype = read(file)
     except ValueError as error:
         fail(f"no array in NumPy's format: {error}")
-    if len(shape) != 3 or dtype.kind not in "iuf" or fortran:
+    if len(shape) not in (3, 4) or dtype.kind not in "iuf" or fortran:
         fail(f"{dtype} of shape {shape}{' in Fortran order' if fortran else ''}")
-    return shape, dtype
+    return (math.prod(shape[:-2]), shape[-2], shape[-1]), dtype

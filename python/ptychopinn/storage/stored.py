@@ -22,6 +22,7 @@ from ptychopinn.runtime.memory import available_memory, fits_in_memory
 from ptychopinn.runtime.progress import progress
 from ptychopinn.storage.ahead import read_ahead
 from ptychopinn.storage.blocks import FlatFile, Hdf5Dataset, Joined, PatternSource, Repeated
+from ptychopinn.storage.frames import bin_frames, fit_frames, without_invalid
 
 #: Values of a bad pixel from this one up are markers, and become zero; the square of a smaller one is still exact.
 LARGEST_BAD = np.float64(2**26)
@@ -57,12 +58,15 @@ class StoredPatterns:
         self._source = source
         self._rows: NDArray[np.int64] | None = None  # of the source; None: all
         self._transpose = False
-        self._crop: tuple[slice, slice] | None = None
+        self._size: int | None = None
+        self._replace: str | None = None
+        self._bin: tuple[int, np.dtype[Any]] | None = None
         self._bad: NDArray[np.bool_] | None = None
         self._power = 1
         self._tolerance = 0.0
         self.shape: tuple[int, int, int] = source.shape
         self.dtype: np.dtype[Any] = source.dtype
+        self._count_type = source.dtype  # before binning
 
     @classmethod
     def hdf5(cls, path: str | Path, key: str, axis: int = 0) -> StoredPatterns:
@@ -110,6 +114,7 @@ class StoredPatterns:
         *,
         transpose: bool = False,
         size: int | None = None,
+        replace: str | None = None,
         bad: NDArray[np.bool_] | None = None,
         power: int = 1,
         dtype: Any = None,
@@ -119,7 +124,8 @@ class StoredPatterns:
 
         Args:
             transpose: exchange the axes of the detector.
-            size: crop to the central size x size pixels; pixel N//2 becomes pixel size//2.
+            size: crop or pad (with 0) to size x size pixels; pixel N//2 becomes pixel size//2.
+            replace: see :func:`~ptychopinn.storage.frames.without_invalid`; None: as before.
             bad: bool, (size, size); where True, values that are no counts, or at least 2^26, become zero. Elsewhere
                 values that are no counts are an error. Unsigned integers that need no conversion are not changed.
             power: 2 for patterns that are amplitudes; they are squared in float64.
@@ -127,22 +133,31 @@ class StoredPatterns:
             tolerance: largest relative difference between a value and the integer that it is rounded to.
 
         Raises:
-            InputError: the patterns are smaller than `size`. When patterns are read: values are no counts, no integers
-                where `dtype` is an integer type, or too large for `dtype`.
+            InputError: when patterns are read, values are no counts, no integers where `dtype` is an integer type, or
+                too large for `dtype`.
         """
         made = self._copy()
         height, width = self.shape[1:]
         if transpose:
             made._transpose, (height, width) = not self._transpose, (width, height)
         if size is not None:
-            if size > min(height, width):
-                raise InputError(f"{self}: expected patterns of {size} px or more to crop, found {height} x {width} px")
-            top, left = height // 2 - size // 2, width // 2 - size // 2
-            made._crop = slice(top, top + size), slice(left, left + size)
-            height = width = size
+            height = width = made._size = size
         made.shape = (self.shape[0], height, width)
+        made._replace = replace or self._replace
         made._bad, made._power, made._tolerance = bad, power, tolerance
         made.dtype = self.dtype if dtype is None else np.dtype(dtype)
+        return made
+
+    def binned(self, factor: int, dtype: np.dtype[Any]) -> StoredPatterns:
+        """Sum the counts over bins of factor x factor pixels, after the conversion; bad pixels count as 0.
+
+        Args:
+            factor: K, of which the size of the patterns is a multiple.
+            dtype: of the sums, which it must hold.
+        """
+        made = self._copy()
+        made._bin, made._count_type = (factor, dtype), self.dtype
+        made.shape, made.dtype = (self.shape[0], self.shape[1] // factor, self.shape[2] // factor), dtype
         return made
 
     def subset(self, indices: ArrayLike) -> StoredPatterns:
@@ -243,15 +258,23 @@ class StoredPatterns:
     def _convert(self, values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
         if self._transpose:
             values = values.swapaxes(1, 2)
-        if self._crop is not None:
-            values = values[:, self._crop[0], self._crop[1]]
-        if values.dtype.kind != "u" or self._power != 1 or values.dtype != self.dtype:
+        if self._size is not None:
+            values = fit_frames(values, self._size)
+        if self._replace is not None:
+            values = without_invalid(values, self._replace)
+        values = self._counts(values, rows)
+        return values if self._bin is None else bin_frames(values, *self._bin, self._bad)
+
+    def _counts(self, values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Counts before they are binned."""
+        dtype = self.dtype if self._bin is None else self._count_type
+        if values.dtype.kind != "u" or self._power != 1 or values.dtype != dtype:
             values = self._valid(values, rows)
-        if self._power == 1 and values.dtype == self.dtype:
+        if self._power == 1 and values.dtype == dtype:
             return np.ascontiguousarray(values)
         exact = values.astype(np.float64) ** self._power
-        if self.dtype.kind != "u":
-            return exact.astype(self.dtype)
+        if dtype.kind != "u":
+            return exact.astype(dtype)
         rounded = np.rint(exact)
         off = np.abs(exact - rounded) > self._tolerance * exact
         if self._bad is not None:
@@ -259,9 +282,9 @@ class StoredPatterns:
         if off.any():
             square = "a square that is" if self._power == 2 else "a value that is"
             self._fail(values, rows, off, f"{square} a whole number, as in the patterns read before")
-        if (over := rounded > np.iinfo(self.dtype).max).any():
-            self._fail(values, rows, over, f"counts that fit {self.dtype}, as in the patterns read before")
-        return rounded.astype(self.dtype)
+        if (over := rounded > np.iinfo(dtype).max).any():
+            self._fail(values, rows, over, f"counts that fit {dtype}, as in the patterns read before")
+        return rounded.astype(dtype)
 
     def _valid(self, values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
         ceiling = np.inf if self._bad is None else LARGEST_BAD
@@ -270,18 +293,22 @@ class StoredPatterns:
         wrong = ~(np.isfinite(values) & (values >= 0))
         outside = wrong if self._bad is None else wrong & ~self._bad
         if outside.any():
-            self._fail(values, rows, outside, "finite values that are not negative")
+            way = "; mask_invalid= (--mask-invalid) masks such pixels"
+            way += ", clip_negative= (--clip-negative) makes negative floats 0" if values.dtype.kind == "f" else ""
+            self._fail(values, rows, outside, "finite values that are not negative", way)
         if self._bad is not None:
             wrong |= self._bad & (values >= LARGEST_BAD)
         values = values.copy()
         values[wrong] = 0
         return values
 
-    def _fail(self, values: NDArray[Any], rows: NDArray[np.int64], wrong: NDArray[np.bool_], expected: str) -> NoReturn:
+    def _fail(
+        self, values: NDArray[Any], rows: NDArray[np.int64], wrong: NDArray[np.bool_], expected: str, way: str = ""
+    ) -> NoReturn:
         pattern, y, x = (int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))
         raise InputError(
             f"{self}: pattern {rows[pattern]}: expected {expected}, found {values[pattern, y, x]} at pixel ({y}, {x}) "
-            f"and {int(wrong.sum()) - 1} more among the patterns read with it"
+            f"and {int(wrong.sum()) - 1} more among the patterns read with it{way}"
         )
 
 

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Plain arrays: patterns in `.npy`, or in an HDF5 file with one data set of three axes, and positions in CSV.
+"""Plain arrays: patterns in `.npy`, or in an HDF5 file with one data set of three axes, or four of a raster.
 
-The CSV has columns y, x in metres, as in ptychodus; a header can state another order. Energy, distance and pixel sizes
-are options of the caller. Probe and bad pixels can be `.npy` files in the same folder.
+Positions are in a table (:mod:`ptychopinn.io.positions_table`), or those of a raster that the caller states. Energy,
+distance and pixel sizes are options of the caller. Probe and bad pixels can be `.npy` files in the same folder.
 """
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.errors import InputError, not_found
+from ptychopinn.errors import InputError
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of
 from ptychopinn.io.candidates import candidates, choices, patterns_key
+from ptychopinn.io.counts import RawPatterns
 from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.hdf5 import Frames, Hdf5
 from ptychopinn.io.options import ReadOptions
@@ -25,45 +25,40 @@ from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import HDF5_SUFFIXES, Content, content_of
 from ptychopinn.scan import Scan
 
-_LARGEST_CSV = 1 << 30
+#: Suffixes of tables of positions, the first found is used.
+TABLES = (".csv", ".txt", ".dat", ".tsv", ".spec")
 
 
 def read_arrays(path: Path, options: ReadOptions) -> Scan:
-    """Read patterns from an array, and positions from a CSV file in the same folder.
+    """Read patterns from an array, and positions from a table in the same folder.
 
     Args:
-        path: `.npy` of shape (n, N, N), or an HDF5 file with one data set of three axes. The folder has
-            `positions.csv`, and optionally `probe.npy` and `bad_pixels.npy`; see :func:`beside` for other names.
+        path: `.npy` of shape (n, h, w) or (rows, columns, h, w), or an HDF5 file with one data set of such a shape. The
+            folder has `positions.csv`, unless positions are stated, and optionally `probe.npy` and `bad_pixels.npy`;
+            see :func:`beside` for other names.
         options: from the caller; energy, distance and detector pixel size, or the object pixel size, are required.
 
     Raises:
         InputError: the file cannot be used; the error has the file, the key, what was expected and what was found.
     """
-    world = stated_positions(path, options)
     if content_of(path).kind != "hdf5" and path.suffix.lower() not in HDF5_SUFFIXES:
         file = _Arrays(path)
-        patterns = file.check("patterns", file.array("patterns"), "iuf", ndim=3, finite=False)
-        if patterns.shape[1] != patterns.shape[2] or not patterns.size:
-            file.fail("patterns", "square patterns, (n, N, N)", f"shape {patterns.shape}")
-        return _assemble(file, "patterns", patterns, world, path, options)
+        patterns = file.check("patterns", file.array("patterns"), "iuf", finite=False)
+        return assemble_arrays(file, "patterns", *flattened(file, "patterns", patterns), path, options)
     with Hdf5(path) as hdf5:
         key = _only_cube(hdf5) if options.patterns is None else patterns_key(hdf5, options)
-        return _assemble(hdf5, key, Frames(hdf5, [key]), world, path, options)
+        frames = Frames(hdf5, [key])
+        return assemble_arrays(hdf5, key, frames, frames.raster, path, options)
 
 
-def stated_positions(path: Path, options: ReadOptions) -> NDArray[np.float64]:
-    """Positions (n, 2), (y, x) in metres, from the CSV file that the caller states, or the one in the same folder.
-
-    Raises:
-        InputError: there is none, or it cannot be used.
-    """
-    table = Path(options.positions) if options.positions is not None else beside(path, "positions", ".csv")
-    if table is None:
-        raise InputError(
-            f"{path}: expected the positions of its patterns beside it, found no {path.with_name('positions.csv')}; "
-            "state positions= (--positions)"
-        )
-    return read_positions(table)
+def flattened(file: OpenFile, key: str, patterns: NDArray[Any]) -> tuple[NDArray[Any], tuple[int, int] | None]:
+    """Patterns (n, h, w) of an array of three axes, or of four, which is a raster, with its rows and columns."""
+    if patterns.ndim not in (3, 4) or not patterns.size:
+        file.fail(key, "patterns (n, y, x) or (rows, columns, y, x)", f"shape {patterns.shape}")
+    if patterns.ndim == 3:
+        return patterns, None
+    rows, columns = (int(length) for length in patterns.shape[:2])
+    return patterns.reshape(rows * columns, *patterns.shape[2:]), (rows, columns)
 
 
 def beside(path: Path, what: str, suffix: str) -> Path | None:
@@ -86,47 +81,9 @@ def beside(path: Path, what: str, suffix: str) -> Path | None:
     return next((name for name in found if name.is_file()), None)
 
 
-def read_positions(path: Path) -> NDArray[np.float64]:
-    """Read positions from a CSV file.
-
-    Lines that begin with # are comments. A first line of words is a header; if two of its words begin with y and x,
-    they name the columns. Otherwise the first column is y and the second x.
-
-    Args:
-        path: the CSV file.
-
-    Returns:
-        (n, 2) float64 (y, x) in metres.
-
-    Raises:
-        InputError: the file is not such a table; the error names the line.
-    """
-    if not path.exists():
-        raise not_found(path)
-    if not path.is_file() or not 0 < path.stat().st_size < _LARGEST_CSV:
-        found = "a folder" if path.is_dir() else f"{path.stat().st_size} bytes"
-        raise InputError(f"{path}: expected a CSV file of positions y, x in metres, found {found}")
-    rows: list[tuple[float, float]] = []
-    columns = (0, 1)
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for number, row in enumerate(csv.reader(file), 1):
-                cells = [cell.strip() for cell in row]
-                if not any(cells) or cells[0].startswith("#"):
-                    continue
-                if not rows and number == 1 and not _is_number(cells[0]):
-                    columns = _columns(cells)
-                    continue
-                if len(cells) < 2 or not all(_is_number(cells[column]) for column in columns):
-                    raise InputError(
-                        f"{path}: line {number}: expected finite metres y, x, found {','.join(row)[:60]!r}"
-                    )
-                rows.append((float(cells[columns[0]]), float(cells[columns[1]])))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: expected a CSV file of positions y, x in metres, found no text ({error})") from error
-    if not rows:
-        raise InputError(f"{path}: expected positions y, x in metres, found a table without rows")
-    return np.asarray(rows, np.float64)
+def table_beside(path: Path) -> Path | None:
+    """The table of positions for patterns at `path`, see :func:`beside`; None if there is none."""
+    return next((found for suffix in TABLES if (found := beside(path, "positions", suffix)) is not None), None)
 
 
 class _Arrays(OpenFile):
@@ -151,19 +108,34 @@ class _Arrays(OpenFile):
         return array
 
 
-def _assemble(
-    file: OpenFile, key: str, patterns: Any, world: NDArray[np.float64], path: Path, options: ReadOptions
+def assemble_arrays(
+    file: OpenFile,
+    key: str,
+    patterns: RawPatterns,
+    raster: tuple[int, int] | None,
+    path: Path,
+    options: ReadOptions,
 ) -> Scan:
-    size = patterns.shape[-1]
+    """Build a scan from patterns alone, with what is beside them.
+
+    Args:
+        file: the open file, for errors.
+        key: of the patterns.
+        patterns: (n, h, w).
+        raster: (rows, columns) if they are in a raster.
+        path: the file or folder of the patterns.
+        options: from the caller.
+    """
     probe = None if options.probe is not None else beside(path, "probe", ".npy")
     mask = beside(path, "bad_pixels", ".npy")
     contents = Contents(
         file=file,
         key=key,
         patterns=patterns,
-        world=world,
-        probe=None if probe is None else stacked(*_of(probe), size),
-        bad_pixels=None if mask is None else bad_pixels_of(_Arrays(mask), "bad_pixels", size),
+        table=table_beside(path),
+        raster=raster,
+        probe=None if probe is None else stacked(*_of(probe)),
+        bad_pixels=None if mask is None else bad_pixels_of(_Arrays(mask), "bad_pixels"),
     )
     return assemble(contents, options)
 
@@ -185,29 +157,17 @@ def _only_cube(file: Hdf5) -> str:
     raise InputError(f"{file.path}: expected one data set of three axes, found {found}; {choices(file)}")
 
 
-def _columns(header: list[str]) -> tuple[int, int]:
-    names = [cell.lower()[:1] for cell in header]
-    return (names.index("y"), names.index("x")) if "y" in names and "x" in names else (0, 1)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        return bool(np.isfinite(float(cell)))
-    except ValueError:
-        return False
-
-
 def _is_arrays(content: Content) -> bool:
-    """Patterns that no other format recognises, with positions in the same folder if they are in HDF5."""
+    """Patterns that no other format recognises: one array."""
     if content.kind == "hdf5":
-        return beside(content.path, "positions", ".csv") is not None
+        return len(content.cubes or content.rasters) == 1 or table_beside(content.path) is not None
     return content.kind == "npy" and content.path.suffix.lower() == ".npy"
 
 
 register(
     Format(
         "arrays",
-        "patterns in .npy or .h5 with positions.csv",
+        "patterns in .npy or .h5 with a table of positions",
         (".npy",),
         _is_arrays,
         read_arrays,

@@ -17,7 +17,6 @@ from ptychopinn.acquisition import JOULE_PER_EV, Acquisition
 from ptychopinn.decisions import Decision
 from ptychopinn.io.build import Contents, assemble, first_pixel, truth_of, units_reason
 from ptychopinn.io.candidates import patterns_key
-from ptychopinn.io.formats.arrays import stated_positions
 from ptychopinn.io.formats.nexus import is_nexus
 from ptychopinn.io.geometry import one_size
 from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, put_counts, put_package_group, put_units
@@ -64,24 +63,27 @@ def read_cxi(path: Path, options: ReadOptions) -> Scan:
         units = Units(file, options, joule=True)
         key = patterns_key(file, options, *PATTERNS)
         frames = Frames(file, [key])
-        size = frames.shape[-1]
-        positions_key, translation = _positions(file, units, options)
+        positions_key, translation = "", None
+        if not options.states_positions:
+            positions_key, translation = _positions(file, units)
         pixel_size, truth, origin = _object(file)
         record = ScanRecord.from_json(file.json(f"{_ENTRY}/{PACKAGE_GROUP}/metadata_json"))
         frame_indexes = record.frame_indexes
-        indexes = indexes_of(file, f"{_PTYCHODUS}/probe_position_indexes", len(translation))
         order: NDArray[np.int64] | None = None
-        if indexes is not None:
+        indexes = None
+        if translation is not None:
+            indexes = indexes_of(file, f"{_PTYCHODUS}/probe_position_indexes", len(translation))
+        if translation is not None and indexes is not None:
             pattern_indexes = np.arange(frames.total)
             pairs = pair_by_index(file, pattern_indexes, indexes, frames.total, len(translation))
             order, frame_indexes, translation = pairs.patterns, pairs.frame_indexes, translation[pairs.positions]
             record = with_pairing(record, pairs)
-        probe, layout = (None, None) if options.probe is not None else _probe(file, size)
+        probe, layout = (None, None) if options.probe is not None else _probe(file)
         contents = Contents(
             file=file,
             key=key,
             patterns=frames if order is None else frames.take(order),
-            world=translation[:, 1::-1],
+            world=None if translation is None else translation[:, 1::-1],
             positions_without_unit=None if units.stated(positions_key) else positions_key,
             energy=units.number(f"{_SOURCE}/energy", ENERGIES),
             pixel_size=pixel_size,
@@ -93,7 +95,7 @@ def read_cxi(path: Path, options: ReadOptions) -> Scan:
             scale_known=units_reason(
                 file.text_attribute(f"{_ENTRY}/image_1/data", "probe_units"), "image_1/data", file
             ),
-            bad_pixels=cxi_mask(file, f"{_DETECTOR}/mask", size),
+            bad_pixels=cxi_mask(file, f"{_DETECTOR}/mask"),
             truth=truth,
             stated=file.text_attribute(key, "measurement"),
             name=file.text(f"{_ENTRY}/title") or path.stem,
@@ -148,10 +150,8 @@ def write_cxi(scan: Scan, path: Path) -> None:
         put_package_group(entry, scan)
 
 
-def _positions(file: Hdf5, units: Units, options: ReadOptions) -> tuple[str, NDArray[np.float64]]:
+def _positions(file: Hdf5, units: Units) -> tuple[str, NDArray[np.float64]]:
     """The path of the positions, and (n, 2) or (n, 3) metres with columns x, y."""
-    if options.positions is not None:
-        return "", stated_positions(file.path, options)[:, ::-1]
     key = file.need(*POSITIONS)
     translation = file.numeric(key, "iuf", ndim=2).astype(np.float64)
     if translation.shape[1] not in (2, 3):
@@ -174,11 +174,11 @@ def _detector_pixel(file: Hdf5, units: Units) -> float | None:
     return one_size(file, key, None if x is None else float(x), None if y is None else float(y))
 
 
-def _probe(file: Hdf5, size: int) -> tuple[NDArray[np.complex64] | None, Decision | None]:
+def _probe(file: Hdf5) -> tuple[NDArray[np.complex64] | None, Decision | None]:
     key = file.first(f"{_ENTRY}/image_1/data", f"{_SOURCE}/illumination")
     if key is None:
         return None, None
-    return arranged(file, key, file.numeric(key, "iufc"), size)
+    return arranged(file, key, file.numeric(key, "iufc"))
 
 
 def _object(file: Hdf5) -> tuple[float | None, NDArray[np.complex64] | None, tuple[float, float] | None]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ptychopinn.acquisition import HC, Acquisition
 from ptychopinn.io.build import Contents, assemble
 from ptychopinn.io.candidates import patterns_key
-from ptychopinn.io.formats.arrays import stated_positions
+from ptychopinn.io.formats.arrays import table_beside
 from ptychopinn.io.geometry import one_size
 from ptychopinn.io.hdf5 import Frames, Hdf5
 from ptychopinn.io.masks import nexus_mask
@@ -43,7 +43,6 @@ def read_eiger(path: Path, options: ReadOptions) -> Scan:
     Raises:
         InputError: the file cannot be used; the error has the file, the key, what was expected and what was found.
     """
-    world = stated_positions(path, options)
     with Hdf5(path, "an Eiger file") as file:
         units = Units(file, options)
         keys = parts(file) if options.patterns is None else []
@@ -58,13 +57,13 @@ def read_eiger(path: Path, options: ReadOptions) -> Scan:
             file=file,
             key=keys[0],
             patterns=frames,
-            world=world,
+            table=table_beside(path),
             energy=_energy(file, units),
             acquisition=Acquisition(
                 distance=units.number(distance, LENGTHS) or None,  # 0 is not known
                 detector_pixel_size=one_size(file, f"{_DETECTOR}/x_pixel_size", *sides),
             ),
-            bad_pixels=_bad_pixels(file, frames.shape[-1]),
+            bad_pixels=_bad_pixels(file),
             name=path.stem.removesuffix("_master"),
         )
         units.report()
@@ -102,9 +101,9 @@ def _energy(file: Hdf5, units: Units) -> float | None:
     return None
 
 
-def _bad_pixels(file: Hdf5, size: int) -> NDArray[np.bool_] | None:
+def _bad_pixels(file: Hdf5) -> NDArray[np.bool_] | None:
     key = file.first(f"{_DETECTOR}/pixel_mask", f"{_SPECIFIC}/pixel_mask", f"{_SPECIFIC}/detectorModule_000/pixel_mask")
-    return None if key is None else nexus_mask(file, key, size)
+    return None if key is None else nexus_mask(file, key)
 
 
 register(

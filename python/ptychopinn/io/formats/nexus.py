@@ -16,7 +16,6 @@ from ptychopinn.acquisition import HC, Acquisition
 from ptychopinn.errors import InputError
 from ptychopinn.io.build import Contents, assemble, origin_of, truth_of, units_reason
 from ptychopinn.io.candidates import patterns_key
-from ptychopinn.io.formats.arrays import stated_positions
 from ptychopinn.io.formats.eiger import is_eiger
 from ptychopinn.io.geometry import one_size
 from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, put_counts, put_package_group, put_units
@@ -52,15 +51,13 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
         units = Units(file, options)
         key = patterns_key(file, options, f"{detector}/data")
         frames = Frames(file, [key])
-        size = frames.shape[-1]
         sides = [units.number(f"{detector}/{axis}_pixel_size", LENGTHS) for axis in "xy"]
         package = f"{entry}/{PACKAGE_GROUP}"
         probe, truth = f"{package}/probe", f"{package}/truth"
         record = ScanRecord.from_json(file.json(f"{package}/metadata_json"))
-        if options.positions is None:
+        world, positions_key = None, ""
+        if not options.states_positions:
             world, positions_key = _positions(file, units, entry, detector)
-        else:
-            world, positions_key = stated_positions(path, options), ""
         own_probe = options.probe is None and file.has(probe)
         contents = Contents(
             file=file,
@@ -75,9 +72,9 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
                 detector_pixel_size=one_size(file, f"{detector}/x_pixel_size", *sides),
                 world_origin=origin_of(file, package),
             ),
-            probe=stacked(file, probe, file.numeric(probe, "iufc"), size) if own_probe else None,
+            probe=stacked(file, probe, file.numeric(probe, "iufc")) if own_probe else None,
             scale_known=units_reason(file.text_attribute(probe, "probe_units"), probe, file),
-            bad_pixels=_bad_pixels(file, detector, size),
+            bad_pixels=_bad_pixels(file, detector),
             truth=truth_of(file, truth, file.array(truth)) if file.has(truth) else None,
             stated=file.text_attribute(key, "measurement"),
             name=file.text(f"{entry}/title") or path.stem,
@@ -218,10 +215,10 @@ def _positions(file: Hdf5, units: Units, entry: str, detector: str) -> tuple[NDA
     return translation[:, 1::-1], key
 
 
-def _bad_pixels(file: Hdf5, detector: str, size: int) -> NDArray[np.bool_] | None:
+def _bad_pixels(file: Hdf5, detector: str) -> NDArray[np.bool_] | None:
     """Bad pixels of a `pixel_mask` of NeXus, or of a `mask` of CXI."""
     key = f"{detector}/pixel_mask"
-    return nexus_mask(file, key, size) if file.has(key) else cxi_mask(file, f"{detector}/mask", size)
+    return nexus_mask(file, key) if file.has(key) else cxi_mask(file, f"{detector}/mask")
 
 
 def is_nexus(content: Content) -> bool:

@@ -27,6 +27,7 @@ from ptychopinn.errors import InputError
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, truth_of, units_reason
 from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.options import MEASUREMENTS, ReadOptions
+from ptychopinn.io.positions import WAYS
 from ptychopinn.io.probe import PROBE_UNITS
 from ptychopinn.io.probe_layout import arranged
 from ptychopinn.io.registry import Format, register
@@ -85,10 +86,9 @@ def _read(path: Path, options: ReadOptions, ptychodus: bool) -> Scan:
     with _Archive(path) as archive:
         key = options.patterns or ("diffraction" if "diffraction" in archive.keys else "diff3d")
         probe, layout = _read_probe(archive, options)
-        x, y = (archive.numeric(name, "iuf", ndim=1).astype(np.float64) for name in ("xcoords", "ycoords"))
-        if len(y) != len(x):
-            archive.fail("ycoords", f"{len(x)} values, as many as in xcoords", f"{len(y)}")
-        patterns = _read_patterns(archive, key, None if probe is None else probe.shape[-1], len(x), options.memory)
+        pixels = _read_positions(archive, options)
+        side = None if probe is None else probe.shape[-1]
+        patterns, raster = _read_patterns(archive, key, side, None if pixels is None else len(pixels), options)
         size = patterns.shape[-1]
         stated = archive.text("measurement")
         if stated is not None and stated not in MEASUREMENTS[1:]:
@@ -98,21 +98,23 @@ def _read(path: Path, options: ReadOptions, ptychodus: bool) -> Scan:
             "sample (N-1)/2" if ptychodus else "sample N//2",
             f"the format is {'ptychodus-npz' if ptychodus else 'npz'}",
         )
-        pixels = np.stack([y, x], axis=1)
+        if pixels is not None and not ptychodus:
+            pixels += (size - 1) / 2 - size // 2
         units = units_reason(archive.text("probe_units"), "probe_units", archive)
         truth = truth_of(archive, "objectGuess", archive.array("objectGuess")) if archive.has("objectGuess") else None
         contents = Contents(
             file=archive,
             key=key,
             patterns=patterns,
-            pixels=pixels if ptychodus else pixels - size // 2 + (size - 1) / 2,
+            pixels=pixels,
+            raster=raster,
             energy=archive.scalar("energy"),
             pixel_size=archive.scalar("pixel_size"),
             acquisition=record.acquisition,
             probe=probe,
             probe_layout=layout,
             scale_known=units,
-            bad_pixels=bad_pixels_of(archive, "bad_pixels", size),
+            bad_pixels=bad_pixels_of(archive, "bad_pixels"),
             truth=truth,
             stated=stated,
             default="counts" if ptychodus else "amplitude",
@@ -240,22 +242,47 @@ def _read_probe(archive: _Archive, options: ReadOptions) -> tuple[NDArray[np.com
     if options.probe is not None and not archive.has("probeGuess"):
         return None, None
     try:
-        return arranged(archive, "probeGuess", archive.numeric("probeGuess", "iufc"), None)
+        return arranged(archive, "probeGuess", archive.numeric("probeGuess", "iufc"))
     except InputError:
         if options.probe is None:
             raise
         return None, None  # replaced by the caller's
 
 
-def _read_patterns(archive: _Archive, key: str, size: int | None, n: int, memory: str) -> NDArray[Any] | StoredPatterns:
-    """Patterns (n, N, N) of the stored type; their axes are checked against positions and probe."""
-    stored = None
-    if key in archive.keys:
-        stored = left_on_disk(lambda: StoredPatterns.npz(archive.path, key), archive.path, memory)
-    patterns = archive.numeric(key, "iuf", ndim=3, finite=False) if stored is None else stored
+def _read_positions(archive: _Archive, options: ReadOptions) -> NDArray[np.float64] | None:
+    """Coordinates (n, 2), (y, x); None if the file has none and the caller states positions."""
+    if options.states_positions and not archive.has("xcoords"):
+        return None
+    if not archive.has("xcoords") and archive.keys & {"diffraction", "diff3d"}:
+        archive.fail(
+            "xcoords",
+            "the key to be there",
+            f"only {', '.join(sorted(archive.keys))}",
+            WAYS,
+        )
+    x, y = (archive.numeric(name, "iuf", ndim=1).astype(np.float64) for name in ("xcoords", "ycoords"))
+    if len(y) != len(x):
+        archive.fail("ycoords", f"{len(x)} values, as many as in xcoords", f"{len(y)}")
+    return np.stack([y, x], axis=1)
+
+
+def _read_patterns(
+    archive: _Archive, key: str, size: int | None, n: int | None, options: ReadOptions
+) -> tuple[NDArray[Any] | StoredPatterns, tuple[int, int] | None]:
+    """Patterns (n, h, w) of the stored type, and rows and columns of a raster; axes are checked against positions."""
     axes = archive.text("axes")
     if axes not in (None, *AXES):
         archive.fail("axes", "'nyx' for (n, N, N) or 'yxn' for (N, N, n)", repr(axes))
+    stored, raster = None, None
+    if key in archive.keys:
+        stored = left_on_disk(lambda: StoredPatterns.npz(archive.path, key), archive.path, options.memory)
+    patterns = archive.numeric(key, "iuf", finite=False) if stored is None else stored
+    if isinstance(patterns, np.ndarray) and patterns.ndim == 4:
+        raster = (int(patterns.shape[0]), int(patterns.shape[1]))
+        patterns = patterns.reshape(-1, *patterns.shape[2:])
+        axes = "nyx"
+    if patterns.ndim != 3:
+        archive.fail(key, "3 axes, or 4 of a raster", f"shape {patterns.shape}")
     first, second, third = patterns.shape
     if axes is None:
         if patterns.shape == (n, n, n) and size in (None, n):
@@ -264,21 +291,30 @@ def _read_patterns(archive: _Archive, key: str, size: int | None, n: int, memory
                 f"patterns (n, N, N) or (N, N, n), distinguished by {n} positions and a probe of {n} px",
                 f"shape {patterns.shape}, which fits both; add the key axes = 'nyx' or axes = 'yxn'",
             )
-        axes = "yxn" if first == second != third else "nyx"
+        axes = "yxn" if first == second != third and first != n else "nyx"
     if axes == "yxn":
         if isinstance(patterns, StoredPatterns):
             archive.fail(key, "patterns (n, N, N), which can stay on disk", f"{patterns.shape}; use memory='load'")
         patterns = np.moveaxis(patterns, -1, 0)
     found = f"shape {first, second, third}"
-    if patterns.shape[1] != patterns.shape[2]:
-        archive.fail(key, "square patterns, (n, N, N) or (N, N, n)", found)
     if patterns.shape[0] == 0:
         archive.fail(key, "at least one pattern", found)
-    if size is not None and patterns.shape[1] != size:
-        archive.fail("probeGuess", f"a probe of the size of the patterns, {patterns.shape[1]} px", f"{size} px")
-    if patterns.shape[0] != n:
-        archive.fail(key, f"{n} patterns, one for each position in xcoords", f"{patterns.shape[0]} in {found}")
-    return patterns
+    height, width = patterns.shape[1:]
+    if size is not None and not options.changes_frames and height == width != size:
+        archive.fail(
+            "probeGuess",
+            f"a probe of the size of the patterns, {width} px",
+            f"{size} px",
+            "crop= (--crop), pad= (--pad) and bin= (--bin) change that of the patterns",
+        )
+    if n is not None and patterns.shape[0] != n:
+        archive.fail(
+            key,
+            f"{n} patterns, one for each position in xcoords",
+            f"{patterns.shape[0]} in {found}",
+            "state other positions= (--positions) or scan_step= (--scan-step)",
+        )
+    return patterns, raster
 
 
 def _read_record(archive: _Archive) -> ScanRecord:
@@ -302,11 +338,8 @@ def _is_ptychodus_npz(content: Content) -> bool:
     return content.kind == "npz" and content.has("diff3d", "bad_pixels", "scan_index") and not marks & content.names
 
 
-register(
-    Format(
-        "npz", "the PtychoPINN contract", (".npz",), _is_npz, read_contract, write_npz, takes=("patterns",), order=10
-    )
-)
+_TAKES = ("positions", "patterns")
+register(Format("npz", "the PtychoPINN contract", (".npz",), _is_npz, read_contract, write_npz, takes=_TAKES, order=10))
 register(
     Format(
         "ptychodus-npz",

@@ -56,7 +56,6 @@ def read_ptychodus(path: Path, options: ReadOptions) -> Scan:
     first, second = _pair_to_read(path, options)
     with Hdf5(first, "a diffraction file of ptychodus") as patterns, Hdf5(second, "a product of ptychodus") as product:
         frames = Frames(patterns, [patterns.need("patterns")])
-        size = frames.shape[-1]
         record = ScanRecord.from_json(product.json(f"{PACKAGE_GROUP}/metadata_json"))
         world = _columns(product, "probe_position_x_m", "probe_position_y_m")
         indexes = indexes_of(patterns, "indexes", frames.total)
@@ -68,7 +67,7 @@ def read_ptychodus(path: Path, options: ReadOptions) -> Scan:
         )
         if product.flag("/", "far_field") is False:
             product.fail("far_field", "a far-field experiment", "a near-field one, which cannot be reconstructed here")
-        probe, layout = (None, None) if options.probe is not None else _probe(product, size, record.metadata)
+        probe, layout = (None, None) if options.probe is not None else _probe(product, record.metadata)
         contents = Contents(
             file=patterns,
             key="patterns",
@@ -84,7 +83,7 @@ def read_ptychodus(path: Path, options: ReadOptions) -> Scan:
             probe=probe,
             probe_layout=layout,
             scale_known=_scale_known(product, probe),
-            bad_pixels=bad_pixels_of(patterns, "bad_pixels", size),
+            bad_pixels=bad_pixels_of(patterns, "bad_pixels"),
             truth=truth,
             stated=patterns.text_attribute("patterns", "measurement"),
             name=product.text_attribute("/", "name") or first.stem,
@@ -98,7 +97,6 @@ def read_training(path: Path, options: ReadOptions) -> Scan:
     """Read training data that ptychodus exported as HDF5, with positions in object pixels."""
     with Hdf5(path, "a training file of ptychodus") as file:
         frames = Frames(file, [file.need("patterns")])
-        size = frames.shape[-1]
         pixel_size = one_size(
             file, "object_pixel_width_m", *(file.scalar(f"object_pixel_{side}_m") for side in ("width", "height"))
         )
@@ -114,8 +112,8 @@ def read_training(path: Path, options: ReadOptions) -> Scan:
                 distance=file.scalar("detector_object_distance_m"),
                 world_origin=None if pixel_size is None else first_pixel((0.0, 0.0), pixel_size, shape),
             ),
-            probe=None if options.probe is not None else stacked(file, "probe", file.numeric("probe", "iufc"), size),
-            bad_pixels=bad_pixels_of(file, "bad_pixels", size),
+            probe=None if options.probe is not None else stacked(file, "probe", file.numeric("probe", "iufc")),
+            bad_pixels=bad_pixels_of(file, "bad_pixels"),
             truth=truth_of(file, "object", file.array("object")),
             stated=file.text_attribute("patterns", "measurement"),
         )
@@ -296,14 +294,14 @@ def _object(
     return pixel_size, truth_of(product, "object", layers[0]), origin
 
 
-def _probe(product: Hdf5, size: int, metadata: dict[str, Any]) -> tuple[NDArray[np.complex64] | None, Decision | None]:
+def _probe(product: Hdf5, metadata: dict[str, Any]) -> tuple[NDArray[np.complex64] | None, Decision | None]:
     """Incoherent modes (M, N, N) of the first coherent mode; a Scan cannot have a probe that varies along the scan."""
     if not product.has("probe"):
         return None, None
     probe = product.numeric("probe", "iufc")
     if probe.ndim == 4 and len(probe) > 1:
         metadata["probe_variations"] = len(probe)
-    return arranged(product, "probe", probe, size)
+    return arranged(product, "probe", probe)
 
 
 def _scale_known(product: Hdf5, probe: NDArray[np.complex64] | None) -> str | None:

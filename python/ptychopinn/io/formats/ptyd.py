@@ -49,7 +49,6 @@ def read_ptyd(path: Path, options: ReadOptions) -> Scan:
             file.need("chunks/0/data")
         frames = Frames(file, [file.need(f"chunks/{name}/data") for name in chunks])
         positions = [_positions(file, f"chunks/{name}") for name in chunks]
-        size = frames.shape[-1]
         kev = _number(file, "energy")
         if _text(file, "propagation") == "nearfield":
             file.fail(
@@ -65,9 +64,9 @@ def read_ptyd(path: Path, options: ReadOptions) -> Scan:
             energy=None if kev is None else kev * 1e3,
             pixel_size=file.scalar(f"{PACKAGE_GROUP}/pixel_size"),
             acquisition=Acquisition(_number(file, "distance"), _number(file, "psize"), origin_of(file, PACKAGE_GROUP)),
-            probe=stacked(file, probe, file.numeric(probe, "iufc"), size) if own_probe else None,
+            probe=stacked(file, probe, file.numeric(probe, "iufc")) if own_probe else None,
             scale_known="written by this package in sqrt_counts" if file.has(probe) else None,
-            bad_pixels=_bad_pixels(file, chunks, size),
+            bad_pixels=_bad_pixels(file, chunks, frames.shape[1:]),
             truth=truth_of(file, truth, file.array(truth)) if file.has(truth) else None,
             stated=file.text_attribute(f"chunks/{chunks[0]}/data", "measurement"),
             name=file.text(f"{PACKAGE_GROUP}/name") or _text(file, "label") or path.stem,
@@ -144,29 +143,29 @@ def _frame_indexes(file: Hdf5, chunks: list[str], n: int) -> NDArray[np.int64] |
     return unless_in_order(unique_indexes(file, keys[0], indexes, n))
 
 
-def _bad_pixels(file: Hdf5, chunks: list[str], size: int) -> NDArray[np.bool_] | None:
-    """Pixels (N, N) with a weight of 0 in any pattern; weights are in each chunk, or once for all."""
-    bad = np.zeros((size, size), np.bool_)
+def _bad_pixels(file: Hdf5, chunks: list[str], shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """Pixels (h, w) with a weight of 0 in any pattern; weights are in each chunk, or once for all."""
+    bad = np.zeros(shape, np.bool_)
     differ = False
     for key in [f"{group}/weight2d" for group in _GROUPS] + [f"chunks/{name}/weights" for name in chunks]:
         if not file.has(key) or file.is_text(key) or not file.dataset(key).size:
             continue
         if file.dataset(key).ndim == 2:
             weights = file.numeric(key, "biuf")
-            if weights.shape != (size, size):
-                file.fail(key, f"shape {size, size}", f"{weights.shape}")
+            if weights.shape != shape:
+                file.fail(key, f"shape {shape}", f"{weights.shape}")
             bad |= weights == 0
             continue
         frames = Frames(file, [key])
-        if frames.shape[1:] != (size, size):
-            file.fail(key, f"weights of {size} x {size} pixels", f"shape {frames.shape}")
+        if frames.shape[1:] != shape:
+            file.fail(key, f"weights of {shape[0]} x {shape[1]} pixels", f"shape {frames.shape}")
         for part in pattern_blocks(frames.shape):
             zero = frames[part] == 0
             differ = differ or bool((zero != zero[0]).any())
             bad |= zero.any(axis=0)
     if differ:
         _log.warning("%s: weights differ between patterns: a pixel of weight 0 in one pattern is bad in all", file.path)
-    return bad_pixels_of(file, "weights", size, bad)
+    return bad_pixels_of(file, "weights", bad)
 
 
 def _is_ptyd(content: Content) -> bool:
