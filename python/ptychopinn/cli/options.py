@@ -98,7 +98,7 @@ def add_scan_options(parser: Parser, *, common: bool = False) -> None:
         "--positions", type=path, metavar="FILE.csv", help="table of positions, for formats without them"
     )
     group.add_argument(
-        "--position-unit", type=str | None, choices=[None, *LENGTHS], help="of the table; its header can state it too"
+        "--position-unit", type=path, metavar="|".join(LENGTHS), help="of the table, if its header does not state it"
     )
     group.add_argument("--position-scan", type=int | None, help="number of the scan in a SPEC file of positions")
     for name, (metavar, text, _) in _PAIRS.items():
