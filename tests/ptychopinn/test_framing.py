@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from scan_files import COUNTS, DETECTOR, DISTANCE, ENERGY, PATTERNS, PIXEL, WORL
 
 from ptychopinn.acquisition import object_pixel_size
 from ptychopinn.errors import InputError
-from ptychopinn.physics.simulate import simulate
+from ptychopinn.physics.simulate import predict_counts, simulate
 from ptychopinn.scan import Scan
 from ptychopinn.storage.frames import bin_frames, bin_mask, bin_probe, fit_frames, fit_mask, fit_probe
 from ptychopinn.storage.stored import StoredPatterns
@@ -138,6 +139,23 @@ def test_probe_of_the_file_and_of_the_caller_follow(tmp_path: Path) -> None:
     np.testing.assert_allclose(direction, wanted / np.linalg.norm(wanted), atol=1e-5)
     with pytest.raises(InputError, match=r"expected a probe of shape \(M, 8, 8\),.* found"):
         Scan.load(plain(tmp_path, COUNTS), probe=probe_of(24), crop=8, **STATED)
+
+
+def test_object_and_probe_predict_the_binned_counts(tmp_path: Path) -> None:
+    y, x = np.indices((64, 64)) - 32
+    narrow = np.exp(-(y**2 + x**2) / 60 + 0.02j * (y**2 - x) - 0.01j * (x - 3) ** 2)  # in the middle half of the patch
+    base = simulate("lines", narrow, patterns=9, photons=1e6, seed=3, noise=False)
+    base.save(tmp_path / "a.npz")
+    scan = Scan.load(tmp_path / "a.npz", bin=2)
+    total = base.counts.sum()
+
+    def difference(probe: np.ndarray) -> float:
+        return float(np.abs(predict_counts(replace(scan, probe=probe)) - scan.counts).sum() / total)
+
+    ramp = bin_probe(base.probe, 2) / np.where(scan.probe == 0, 1, fit_frames(base.probe, 32))
+    assert difference(scan.probe) < 0.15 < difference(fit_frames(base.probe, 32).copy())
+    wrong = (fit_frames(base.probe, 32) * ramp.conj()).astype(np.complex64)
+    assert difference(wrong) > 2 * difference(scan.probe)
 
 
 def test_sizes_that_a_file_states_are_scaled(tmp_path: Path) -> None:

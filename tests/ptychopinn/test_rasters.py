@@ -270,8 +270,11 @@ def test_file_of_rosettasciio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_file_that_rosettasciio_writes(tmp_path: Path) -> None:
     hspy = pytest.importorskip("rsciio.hspy", reason="RosettaSciIO is not installed")
     path = tmp_path / "scan.hspy"
-    axes = [{**axis, "offset": 0.0} for axis in AXES]
-    signal = {"data": COUNTS, "axes": axes, "metadata": {}, "original_metadata": {}, "learning_results": {}}
-    hspy.file_writer(str(path), {**signal, "package": "test", "package_version": "1", "attributes": {}})
+    axes = [{**axis, "offset": 0.0, "_type": "UniformDataAxis", "is_binned": False} for axis in AXES]
+    empty: dict[str, Any] = {"original_metadata": {}, "tmp_parameters": {}, "learning_results": {}}
+    metadata = {"General": {"title": "scan"}, "Signal": {"signal_type": ""}}
+    package = {"package": "test", "package_version": "1"}
+    rest = {"metadata": metadata, "package_info": package, "attributes": {"_lazy": False}}
+    hspy.file_writer(str(path), {"data": COUNTS, "axes": axes, **empty, **rest})
     assert format_to_read(path).name == "rosettasciio"
     assert_raster(Scan.load(path), (2e-9, 3e-9))

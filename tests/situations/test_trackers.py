@@ -193,7 +193,7 @@ TABLE = [
     ),
     Situation("table with Windows line ends", PLAIN, 0, ("no findings",), plain_arrays("y,x", "\r\n")),
     Situation("table of x, y", PLAIN, 0, ("no findings",), plain_arrays("x, y")),
-    Situation("table with a row too few", PLAIN, 2, ("expected 63 patterns",), plain_arrays("y,x", last=63)),
+    Situation("table with a row too few", PLAIN, 2, ("expected 64 positions",), plain_arrays("y,x", last=63)),
     # Detectors
     Situation(
         "8 bit", READ, 1, ("saturated at 255 counts",), edit_counts(lambda c: np.minimum(c, 255).astype(np.uint8))

@@ -12,10 +12,10 @@ from typing import Any
 from jsonargparse import Namespace
 
 from ptychopinn.cli.options import (
+    add_frame_options,
     add_orientation,
     add_overwrite,
     add_scan_options,
-    load_scan,
     new_file,
     print_written,
     scan_options,
@@ -26,8 +26,14 @@ from ptychopinn.io.scans import formats
 
 #: Formats whose coordinates are pixels; those of all others are metres.
 _IN_PIXELS = ("npz", "ptychodus-npz", "ptychodus-training")
+#: What reading does to the frames, by its option.
+_READ = {
+    "crop": "the middle {0} x {0} px of the detector were read",
+    "pad": "filled up to {0} x {0} px with bad pixels",
+    "bin": "sums of {0} x {0} px",
+}
 _SWITCHES = ("invert_mask", "mask_faulty", "centre", "drop_outliers", "scale_probe", "centre_probe", "even_dose")
-_PLAIN = ("subtract", "mask_above", "clip", "crop", "pad", "bin", "orientation", "position_unit", "scale_positions")
+_PLAIN = ("subtract", "mask_above", "clip", "orientation", "position_unit", "scale_positions")
 
 
 def describe(parser: Parser) -> None:
@@ -52,9 +58,7 @@ def describe(parser: Parser) -> None:
     group = parser.add_argument_group("detector")
     group.add_argument("--centre", action="store_true", help="roll the zero frequency to pixel (N//2, N//2)")
     group.add_argument("--shift", type=str | None, metavar="Y,X", help="roll the patterns by so many pixels")
-    group.add_argument("--crop", type=int | None, help="to N x N pixels about the centre; larger object pixels")
-    group.add_argument("--pad", type=int | None, help="to N x N pixels with bad ones; smaller object pixels")
-    group.add_argument("--bin", type=int | None, metavar="K", help="sums of K x K pixels; a smaller field of view")
+    add_frame_options(group)
     group = parser.add_argument_group("patterns")
     group.add_argument(
         "--drop-outliers",
@@ -84,7 +88,7 @@ def describe(parser: Parser) -> None:
     parser.add_argument("--no-orientation", action="store_true", help="do not check the orientation (a few seconds)")
     add_orientation(parser)
     add_overwrite(parser)
-    add_scan_options(parser)
+    add_scan_options(parser, omit=("position_unit", "crop"))
 
 
 def run(options: Namespace) -> int:
@@ -94,7 +98,9 @@ def run(options: Namespace) -> int:
     """
     from ptychopinn.inspection import inspect_scan
     from ptychopinn.io.scans import format_to_read, format_to_write
-    from ptychopinn.mending import Mends, apply_mends
+    from ptychopinn.mending import Mends, Note, apply_mends
+    from ptychopinn.mending.notes import with_notes
+    from ptychopinn.scan import Scan
 
     mends = Mends(
         **{name: options[name] for name in (*_SWITCHES, *_PLAIN)},
@@ -107,21 +113,24 @@ def run(options: Namespace) -> int:
         _not_read(path, [options.scan_file, options.partner])
         new_file(path, options.overwrite)
     found = format_to_read(options.scan_file, options.format)
-    scan = load_scan(options)
+    scan = Scan.load(options.scan_file, **_scan_options(options))
+    read = [Note(name, _READ[name].format(options[name]), {"pixels": options[name]}) for name in _READ if options[name]]
+    stated = bool(mends or read)
     done = apply_mends(
-        scan,
+        with_notes(scan, read, str(options.scan_file)) if read else scan,
         mends,
-        all=options.all or not mends,
+        all=options.all or not stated,
         check_orientation=not options.no_orientation,
         coordinates="px" if found.name in _IN_PIXELS else "m",
         origin=str(options.scan_file),
     )
-    for note in done.notes if mends or options.all else ():
+    notes = [*read, *done.notes]
+    for note in notes if stated or options.all else ():
         print(note)
     left = inspect_scan(done.scan, orientation=False).findings
-    if not mends and not options.all:
+    if not stated and not options.all:
         raise InputError(_advice(options, done.mends.options(), [finding.sentence for finding in left]))
-    if not done.notes:
+    if not notes:
         print("nothing to mend: no finding asks for it")
     done.scan.save(Path(options.out), format=target.name)
     for finding in left:
@@ -144,13 +153,21 @@ def _advice(options: Namespace, words: list[str], left: list[str]) -> str:
     return f"{sentence}\n{shlex.join(command)}"
 
 
+def _scan_options(options: Namespace) -> dict[str, Any]:
+    """What the options state about the scan; the unit of its positions is a mend, whatever their source."""
+    return {name: value for name, value in scan_options(options).items() if name != "position_unit"}
+
+
 def _reading(options: Namespace) -> list[str]:
     """The options about the scan file and OUT as the user stated them."""
     words = ["--overwrite"] if options.overwrite else []
-    stated: dict[str, Any] = {**scan_options(options), "to": options.to}
+    stated: dict[str, Any] = {**_scan_options(options), "to": options.to}
     for name, value in stated.items():
-        if value not in (None, "auto"):
-            words += [f"--{name.replace('_', '-')}", str(value)]
+        if value in (None, "auto", False) or (name, value) == ("bin", 1):
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return words
 
 

@@ -68,12 +68,13 @@ def add_config_file(parser: Parser, text: str = "YAML file of options") -> None:
     printing.help, printing.metavar = "print the options as a YAML file and exit", "\b[=skip_default]"
 
 
-def add_scan_options(parser: Parser, *, common: bool = False) -> None:
+def add_scan_options(parser: Parser, *, common: bool = False, omit: Sequence[str] = ()) -> None:
     """What can be stated about a scan that is read; :func:`load_scan` reads it so.
 
     Args:
         parser: of the command.
         common: show them in the short help too.
+        omit: names of options that the command has for itself.
     """
     names = list(formats())
     title = "scan file"
@@ -102,14 +103,14 @@ def add_scan_options(parser: Parser, *, common: bool = False) -> None:
     group.add_argument(
         "--positions", type=path, metavar="FILE.csv", help="table of positions, for formats without them"
     )
-    group.add_argument(
-        "--position-unit", type=str | None, choices=[None, *LENGTHS], help="of the table; its header can state it too"
-    )
+    if "position_unit" not in omit:
+        unit = "of the table, if its header does not state it"
+        group.add_argument("--position-unit", type=path, metavar="|".join(LENGTHS), help=unit)
     group.add_argument("--position-scan", type=int | None, help="number of the scan in a SPEC file of positions")
     for name, (metavar, text, _) in _PAIRS.items():
         group.add_argument(f"--{name.replace('_', '-')}", type=path, metavar=metavar, help=text)
-    for name, text in _FRAMES.items():
-        group.add_argument(f"--{name}", type=int | None, help=text)
+    if "crop" not in omit:
+        add_frame_options(group)
     group.add_argument(
         "--mask-invalid",
         action="store_true",
@@ -118,6 +119,12 @@ def add_scan_options(parser: Parser, *, common: bool = False) -> None:
     group.add_argument("--clip-negative", action="store_true", help="negative floats become 0")
     group.add_argument("--partner", type=path, metavar="FILE.h5", help="the other file of a ptychodus pair")
     group.add_argument("--patterns", type=path, metavar="PATH_IN_FILE", help="the patterns' path in HDF5, key in NPZ")
+
+
+def add_frame_options(group: Any) -> None:
+    """``--crop``, ``--pad`` and ``--bin`` of the frames as they are read."""
+    for name, text in _FRAMES.items():
+        group.add_argument(f"--{name}", type=int | None, help=text)
 
 
 def load_scan(options: Namespace, path: str | Path | None = None) -> Any:
