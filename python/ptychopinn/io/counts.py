@@ -37,6 +37,8 @@ _DEFAULT_REASONS = {
     ),
 }
 
+_OTHER = "state measurement= (--measurement) if the values are the other kind, or mask these pixels (--bad-pixels)"
+
 _log = logging.getLogger(__name__)
 
 
@@ -110,7 +112,7 @@ def counts_of(
     found = _survey(file, key, stored, bad)
     largest = found.largest
     if largest == 0:
-        file.fail(key, "photons", "patterns that are all zero")
+        file.fail(key, "photons", "patterns that are all zero", "name the file of the frames")
 
     decision = _decide(stored.dtype, found.integral and largest > 1, found.squares_integral, requested, stated, default)
     value = decision.value
@@ -118,7 +120,7 @@ def counts_of(
     _log.log(level, "%s: '%s' read as %s: %s", file.path, key, value, decision.reason)
     power = 2 if value == "amplitude" else 1
     if not largest**power < LARGEST_COUNT:
-        file.fail(key, "at most 2^53 photons in a pixel", f"{value} of up to {largest:g}")
+        file.fail(key, "at most 2^53 photons in a pixel", f"{value} of up to {largest:g}", _OTHER)
     if value == "counts" and stored.dtype.kind == "u":
         return stored if isinstance(stored, StoredPatterns) else np.ascontiguousarray(stored), decision
     exact = found.squares_integral if value == "amplitude" else found.integral

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,9 @@ class ReadOptions:
                 raise InputError(f"{name} must be a positive number ({unit}), got {value!r}")
         for name in ("crop", "pad"):
             value = getattr(self, name)
-            if value is not None and (value < _SMALLEST or value % 2):
+            if value is not None and (not isinstance(value, Integral) or value < _SMALLEST or value % 2):
                 raise InputError(f"{name} must be an even number of pixels of at least {_SMALLEST}, got {value!r}")
-        if self.bin < 1:
+        if not isinstance(self.bin, Integral) or self.bin < 1:
             raise InputError(f"bin must be a positive number of pixels, got {self.bin!r}")
         if self.position_unit is not None and self.position_unit not in LENGTHS:
             raise InputError(f"position_unit must be one of {', '.join(LENGTHS)}, got {self.position_unit!r}")

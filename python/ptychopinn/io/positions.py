@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn.decisions import Decision
 from ptychopinn.errors import InputError
 from ptychopinn.io.contents import Contents
 from ptychopinn.io.indexes import pair_by_index, with_pairing
@@ -100,8 +101,20 @@ def _from_raster(contents: Contents, options: ReadOptions, own: bool) -> Content
 
 def _without_own(contents: Contents) -> Contents:
     """Contents without positions and the object, which is at these positions."""
+    record = contents.record
+    if contents.truth is not None:
+        omitted = Decision("omitted", "it belongs to the positions of the file, and others are stated")
+        record = replace(record, decisions=replace(record.decisions, truth=omitted))
     acquisition = replace(contents.acquisition, world_origin=None)
-    return replace(contents, world=None, pixels=None, positions_without_unit=None, truth=None, acquisition=acquisition)
+    return replace(
+        contents,
+        world=None,
+        pixels=None,
+        positions_without_unit=None,
+        truth=None,
+        acquisition=acquisition,
+        record=record,
+    )
 
 
 def _rows(patterns: Any, rows: NDArray[np.int64]) -> Any:

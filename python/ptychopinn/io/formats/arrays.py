@@ -93,12 +93,16 @@ class _Arrays(OpenFile):
         super().__init__(path, "an .npy file")
         with path.open("rb") as file:
             if file.read(6) != np.lib.format.MAGIC_PREFIX:  # NumPy treats any other file as a pickle
-                raise InputError(f"{path}: expected an .npy file, found no array")
+                raise InputError(
+                    f"{path}: expected an .npy file, found no array; name its format with format= (--format)"
+                )
         try:
             self._array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError, SyntaxError) as error:
             found = "Python objects (pickle), which are never loaded" if "object" in str(error) else "a damaged one"
-            raise InputError(f"{path}: expected an .npy file of numbers, found {found}") from error
+            raise InputError(
+                f"{path}: expected an .npy file of numbers, found {found}; save it again with numpy.save"
+            ) from error
 
     def has(self, key: str) -> bool:
         return True
