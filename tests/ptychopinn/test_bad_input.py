@@ -290,9 +290,6 @@ def test_missing_file_is_reported(work: Path, capsys: pytest.CaptureFixture[str]
 def test_similar_name_is_suggested(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "scam.npz: not found; did you mean scan.npz?" in refused(("plot", "scam.npz"), capsys)
     assert "data/scan.npz: not found, nor is its folder data" in refused(("plot", "data/scan.npz"), capsys)
-    for command in ("train", "refine"):
-        files = ("scan.npz",) if command == "train" else ("run", "scan.npz")
-        assert ": not found" in refused((command, *files, "--out", "other.h5", "--resume"), capsys)
 
 
 @pytest.mark.parametrize(

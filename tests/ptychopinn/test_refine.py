@@ -312,5 +312,3 @@ def test_refine_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     json.dumps(second.record().to_json(), allow_nan=False)
     assert main(["refine", str(scan), "--out", str(tmp_path / "x.h5")]) == 2
     assert "expected what to begin with" in capsys.readouterr().err
-    assert main(["refine", "--from-scratch", str(scan), "--out", str(tmp_path / "y.h5"), "--resume"]) == 2
-    assert "expected a refinement to resume" in capsys.readouterr().err

@@ -230,7 +230,7 @@ def make_folder(folder: Path, shown: Path | None = None) -> None:
 
 def _short(stem: str) -> str:
     """The beginning of a name, whose length systems count in bytes."""
-    return os.fsencode(stem)[:_STEM].decode("utf-8", "ignore")
+    return os.fsdecode(os.fsencode(stem)[:_STEM].decode("utf-8", "ignore").encode("utf-8"))
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:

@@ -82,12 +82,15 @@ class Claim:
         self.path = path
         self._mine: str | None = None
         self._end = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Claim:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end.set()
+        if self._thread is not None:
+            self._thread.join()
         if self._held():
             with suppress(OSError):
                 self.path.unlink(missing_ok=True)
@@ -111,7 +114,8 @@ class Claim:
         with atomic_path(self.path, durable=False) as temporary:
             temporary.write_text(self._mine + "\n", encoding="utf-8")
         self.check()
-        threading.Thread(target=self._touch, name="claim", daemon=True).start()
+        self._thread = threading.Thread(target=self._touch, name="claim", daemon=True)
+        self._thread.start()
 
     def check(self) -> None:
         """Check that no other process has taken the folder since.
