@@ -145,7 +145,7 @@ def test_invalid_member_is_reported(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "expected format 1 or older, found 2: update ptychopinn"),
+        ({"format": 2}, "expected format 1 or older, found 2; update ptychopinn"),
         ({"format": "1"}, "expected the manifest of a ptychopinn bundle, found another one"),
         ({"backend": "tensorflow"}, "expected the manifest of a ptychopinn bundle, found another one"),
         ({"patch_size": None}, "expected an integer from 1 under 'patch_size', found None"),

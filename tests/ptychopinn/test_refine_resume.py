@@ -105,7 +105,9 @@ def test_checkpoints_of_another_version_are_refused(tmp_path: Path) -> None:
     values = torch.load(path, weights_only=True)
     for version in (1, 3):
         torch.save({**values, "version": version}, path)
-        with pytest.raises(InputError, match=f"checkpoint of version 2, found version {version}: start again"):
+        with pytest.raises(
+            InputError, match=f"checkpoint of version 2, found version {version}; begin again without --resume"
+        ):
             refine(scan, None, QUICK, resume=path)
     del values["version"]  # files of 0.1 have none
     torch.save(values, path)

@@ -28,7 +28,7 @@ def check_config_files(arguments: Sequence[str]) -> None:
         if path.is_dir():
             inside = path / "config.yaml"
             found = f"found a folder; did you mean {inside}?" if inside.is_file() else "found a folder"
-            raise InputError(f"{path}: expected a YAML file of options, {found}")
+            raise InputError(f"{path}: expected a YAML file of options, {found}; --print_config prints one")
         if path.is_file():
             _check(path)
 
@@ -53,10 +53,14 @@ def _check(path: Path) -> None:
     except yaml.YAMLError as error:
         raise InputError(f"{path}: {_in_words(error, text)}") from None
     if node is None:
-        raise InputError(f"{path}: expected options such as 'training:', found an empty file")
+        raise InputError(
+            f"{path}: expected options such as 'training:', found an empty file; --print_config prints such a file"
+        )
     if not isinstance(node, yaml.MappingNode):
         kind = "a list" if isinstance(node, yaml.SequenceNode) else "text"
-        raise InputError(f"{path}: expected options such as 'training:', found {kind}")
+        raise InputError(
+            f"{path}: expected options such as 'training:', found {kind}; --print_config prints such a file"
+        )
     _check_keys(path, node)
 
 

@@ -84,9 +84,14 @@ class Config:
             except (FileNotFoundError, NotADirectoryError):
                 raise not_found(path) from None
             except OSError as error:
-                raise InputError(f"{path}: expected a YAML file, found: {error.strerror}") from None
+                raise InputError(
+                    f"{path}: expected a YAML file, found: {error.strerror}; --print_config prints one"
+                ) from None
             except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise InputError(f"{path}: expected YAML text: {' '.join(str(error).split())}") from None
+                raise InputError(
+                    f"{path}: expected YAML text: {' '.join(str(error).split())}; "
+                    "--print_config prints a file of options"
+                ) from None
         try:
             settings = cls.from_dict(values)
         except InputError as error:

@@ -228,7 +228,10 @@ def _mended(
     if dropped:
         kept = np.setdiff1d(np.arange(scan.n), sorted(dropped))
         if not kept.size:
-            raise InputError(f"{scan.name}: expected patterns with counts and of one field, found none")
+            raise InputError(
+                f"{scan.name}: expected patterns with counts and of one field, found none; "
+                "`ptychopinn inspect` shows them"
+            )
         scan = scan.subset(kept)
     if mask_faulty and patterns.faulty.any():
         changes.append(f"ignored {int(patterns.faulty.sum())} faulty pixels")
@@ -243,7 +246,9 @@ def with_bad_pixels(scan: Scan, mask: NDArray[np.bool_]) -> Scan:
         InputError: no pixel is good.
     """
     if mask.all():
-        raise InputError(f"{scan.name}: expected at least one good pixel, found faulty pixels only")
+        raise InputError(
+            f"{scan.name}: expected at least one good pixel, found faulty pixels only; `ptychopinn inspect` shows them"
+        )
     scale = scan.decisions.probe_scale
     if scale is None or not scale.from_counts:
         return replace(scan, bad_pixels=mask)

@@ -113,7 +113,10 @@ def check_orientation(scan: Scan, seed: int = 0) -> OrientationReport:
     from ptychopinn.inspection.trials import fit_trials, margin, select_sample, twin_similarity
 
     if scan.n < 2:
-        raise InputError(f"{scan.name}: expected two patterns or more to find their orientation, found {scan.n}")
+        raise InputError(
+            f"{scan.name}: expected two patterns or more to find their orientation, found {scan.n}; "
+            "state it with --orientation"
+        )
     with own_defaults():
         sample = select_sample(scan)
         deviances = fit_trials(sample, ORIENTATIONS, seed)

@@ -168,7 +168,10 @@ def _stated_mask(stated: NDArray[Any] | str | Path, shape: tuple[int, ...], size
         except FileNotFoundError:
             raise not_found(stated) from None
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{where}: expected an .npy file of a mask, found another or a damaged file") from error
+            raise InputError(
+                f"{where}: expected an .npy file of a mask, found another or a damaged file; "
+                "inspect --write-mask writes one"
+            ) from error
     if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biu" or mask.shape not in (shape, (size, size)):
         found = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
         either = "" if shape == (size, size) else f" or {size, size}"
@@ -183,7 +186,7 @@ def _combined(known: NDArray[np.bool_] | None, mask: NDArray[np.bool_], options:
     mask = mask if known is None or known.shape != mask.shape else mask | known
     if mask.all():
         where = options.bad_pixels if isinstance(options.bad_pixels, (str, Path)) else "bad_pixels"
-        raise InputError(f"{where}: expected at least one good pixel, found bad pixels only")
+        raise InputError(f"{where}: expected at least one good pixel, found bad pixels only; True marks bad pixels")
     return mask
 
 

@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.runtime.memory import physical_memory
 
+#: Words in the keys of positions.
+_POSITIONS = ("position", "coords", "translation", "transformations")
+
 
 class OpenFile(ABC):
     """An open file whose arrays are read by key and checked; subclasses implement `has` and `array`.
@@ -37,9 +40,9 @@ class OpenFile(ABC):
         if not path.exists():
             raise not_found(path)
         if not path.is_file():
-            raise InputError(f"{path}: expected {kind}, found a folder")
+            raise InputError(f"{path}: expected {kind}, found a folder; name a file in it")
         if path.stat().st_size == 0:
-            raise InputError(f"{path}: expected {kind}, found an empty file (0 bytes)")
+            raise InputError(f"{path}: expected {kind}, found an empty file (0 bytes); copy it again")
 
     @property
     def growing(self) -> bool:
@@ -55,8 +58,26 @@ class OpenFile(ABC):
         """Read the array at `key`; InputError if it is missing or damaged."""
 
     def fail(self, key: str, expected: str, found: str, way: str = "") -> NoReturn:
-        """Raise the InputError about a key; `way` is the option or command that mends it."""
+        """Raise the InputError about a key.
+
+        Args:
+            key: of the file.
+            expected: in words.
+            found: in words, perhaps with the way out after a semicolon.
+            way: the option or command that mends it; by default it follows from the key.
+        """
+        if not way and ";" not in found and "pip install" not in found:
+            way = self._way(key)
         raise InputError(f"{self.path}: key '{key}': expected {expected}, found {found}{'; ' if way else ''}{way}")
+
+    def _way(self, key: str) -> str:
+        """The way out of an error about a key: what the caller can state in its place, or another export."""
+        name = key.lower()
+        if "ptychodus" not in self.kind and any(word in name for word in _POSITIONS):
+            return "state positions= (--positions TABLE)"
+        if "probe" in name and "position" not in name:
+            return "state probe= (--probe FILE.npy)"
+        return "export the file again, or its arrays in another format (docs/formats.md)"
 
     def fail_values(
         self, key: str, expected: str, fault: str, array: NDArray[Any], wrong: NDArray[np.bool_], way: str = ""

@@ -361,7 +361,7 @@ def open_hdf5(path: Path, kind: str = "an HDF5 file") -> h5py.File:
     """
     try:
         if not h5py.is_hdf5(path):
-            raise InputError(f"{path}: expected {kind}, found no HDF5 file")
+            raise InputError(f"{path}: expected {kind}, found no HDF5 file; name its format with --format")
         check_seal(path)
         return open_to_read(path.resolve())  # HDF5 looks for other files beside this name
     except OSError as error:

@@ -88,7 +88,9 @@ def _from_raster(contents: Contents, options: ReadOptions, own: bool) -> Content
     shape, step = options.scan_shape or contents.raster, options.scan_step or contents.step
     if shape is None or step is None:
         missing = "scan_shape= (--scan-shape ROWS,COLUMNS)" if shape is None else "scan_step= (--scan-step Y,X)"
-        raise InputError(f"{contents.file.path}: expected rows, columns and step of a raster, found no {missing}")
+        raise InputError(
+            f"{contents.file.path}: expected rows, columns and step of a raster, found none of both; state {missing}"
+        )
     if shape[0] * shape[1] != n:
         raise InputError(
             f"{contents.file.path}: expected {shape[0]} x {shape[1]} = {shape[0] * shape[1]} patterns of the raster, "

@@ -67,7 +67,9 @@ def read_positions(path: Path, options: ReadOptions | None = None) -> Table:
         raise not_found(path)
     if not path.is_file() or not 0 < path.stat().st_size < _LARGEST:
         found = "a folder" if path.is_dir() else f"{path.stat().st_size} bytes"
-        raise InputError(f"{path}: expected a table of positions y, x in metres, found {found}")
+        raise InputError(
+            f"{path}: expected a table of positions y, x in metres, found {found}; state another with --positions"
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -80,10 +82,14 @@ def read_positions(path: Path, options: ReadOptions | None = None) -> Table:
         names = None if header is None else re.split(r"\s{2,}|\t", header)
     else:
         if options.position_scan is not None:
-            raise InputError(f"{path}: expected a SPEC file with scans (#S) for position_scan=, found none")
+            raise InputError(
+                f"{path}: expected a SPEC file with scans (#S) for position_scan=, found none; omit --position-scan"
+            )
         names, rows = _of_table(path, lines)
     if not rows:
-        raise InputError(f"{path}: expected positions y, x in metres, found a table without rows")
+        raise InputError(
+            f"{path}: expected positions y, x in metres, found a table without rows; state another with --positions"
+        )
     return _table(path, names, rows, options)
 
 
@@ -178,7 +184,10 @@ def _table(path: Path, names: list[str] | None, rows: Sequence[tuple[_Line, list
     indexes = values[:, 2].astype(np.int64)
     if not np.array_equal(indexes, values[:, 2]) or len(np.unique(indexes)) < len(indexes):
         found = "fractions or indexes that repeat"
-        raise InputError(f"{path}: expected integer frame indexes, each once, in column {index}, found {found}")
+        raise InputError(
+            f"{path}: expected integer frame indexes, each once, in column {index}, found {found}; "
+            "name the columns with --position-columns"
+        )
     return Table(world, indexes)
 
 

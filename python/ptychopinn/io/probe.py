@@ -127,9 +127,9 @@ def _given_probe(probe: NDArray[Any] | str | Path, size: int) -> tuple[NDArray[n
     where, array = ("probe=", probe) if isinstance(probe, np.ndarray) else read_probe_file(probe)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufc":
         found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-        raise InputError(f"{where}: expected a probe as a numeric array, found {found}")
+        raise InputError(f"{where}: expected a probe as a numeric array, found {found}; state another with --probe")
     if not np.isfinite(array).all():
-        raise InputError(f"{where}: expected finite values, found others")
+        raise InputError(f"{where}: expected finite values, found others; state another with --probe")
 
     def fail(expected: str, found: str) -> NoReturn:
         raise InputError(

@@ -41,7 +41,7 @@ def read_probe_file(stated: str | Path) -> tuple[str, NDArray[Any]]:
     if not path.exists():
         raise not_found(path)
     if not path.is_file():
-        raise InputError(f"{path}: expected a file of a probe, found a folder")
+        raise InputError(f"{path}: expected a file of a probe, found a folder; name a file with --probe")
     with path.open("rb") as opened:
         start = opened.read(8)
     if start == _HDF5_MAGIC:
@@ -54,7 +54,8 @@ def read_probe_file(stated: str | Path) -> tuple[str, NDArray[Any]]:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"{path}: expected an .npy, .npz or HDF5 file of a probe, found another or a damaged file"
+            f"{path}: expected an .npy, .npz or HDF5 file of a probe, found another or a damaged file; "
+            "np.save writes one for --probe"
         ) from error
 
 

@@ -72,7 +72,7 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
     if not path.exists():
         raise not_found(path)
     if path.is_dir():
-        raise InputError(f"{path}: expected a file of a reconstruction, found a folder")
+        raise InputError(f"{path}: expected a file of a reconstruction, found a folder; name the .h5 or .npz file")
     try:
         entries = _read_npz(path) if suffix == ".npz" else _read_hdf5(path)
     except InputError:

@@ -120,7 +120,10 @@ def format_to_read(path: str | Path, name: str = "auto", options: ReadOptions | 
     if len(by_suffix) == 1:
         return by_suffix[0]  # its reader raises the error
     if content.kind in ("empty", "other") and Path(path).suffix.lower() in HDF5_SUFFIXES:
-        raise InputError(f"{path}: expected an HDF5 file, found {_described(content)}")
+        raise InputError(
+            f"{path}: expected an HDF5 file, found {_described(content)}; "
+            "copy it again, or name its format with --format"
+        )
     raise InputError(
         f"{path}: expected a scan in one of the formats {listed}, found {_described(content)}; "
         f"name its format with format= (--format) if it is one{choices_in(Path(path)) if content.names else ''}"

@@ -32,7 +32,10 @@ def exposures(scan: Scan) -> NDArray[np.float64]:
     some = totals > 0
     number = int(some.sum())
     if number < _FEWEST:
-        raise InputError(f"{scan.name}: expected at least {_FEWEST} patterns with counts for even_dose, found {number}")
+        raise InputError(
+            f"{scan.name}: expected at least {_FEWEST} patterns with counts for even_dose, found {number}; "
+            "omit --even-dose"
+        )
     positions = scan.positions[some]
     nearest = KDTree(positions).query(positions, k=min(_NEIGHBOURS + 1, len(positions)))[1]
     exposure = np.ones(scan.n)

@@ -144,5 +144,7 @@ def _without(scan: Scan, rows: NDArray[np.int64]) -> Scan:
         return scan
     kept = np.setdiff1d(np.arange(scan.n), rows)
     if not kept.size:
-        raise InputError(f"{scan.name}: expected at least one pattern to keep, found that all would be omitted")
+        raise InputError(
+            f"{scan.name}: expected at least one pattern to keep, found that all would be omitted; drop fewer"
+        )
     return keep(scan, kept)

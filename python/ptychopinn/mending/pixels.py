@@ -68,7 +68,9 @@ def find_faulty(scan: Scan) -> FaultyPixels:
     good, kinds, ceiling = before & ~new, {"stuck": int(new.sum())}, None
     for _ in range(_PASSES):
         if not good.any():
-            raise InputError(f"{scan.name}: expected at least one sound pixel, found faulty pixels only")
+            raise InputError(
+                f"{scan.name}: expected at least one sound pixel, found faulty pixels only; omit --mask-faulty"
+            )
         found = measure_patterns(replace(written, bad_pixels=~good))
         gaps = good & ~found.suspects & _in_gap(found.suspects, found.suspects | ~good | (low == high))
         new = found.suspects | gaps
@@ -138,7 +140,9 @@ def invert_mask(scan: Scan) -> tuple[Scan, Note]:
         InputError: the scan has no mask.
     """
     if scan.bad_pixels is None:
-        raise InputError(f"{scan.name}: expected a mask of bad pixels to invert, found none")
+        raise InputError(
+            f"{scan.name}: expected a mask of bad pixels to invert, found none; state it with --bad-pixels"
+        )
     mask = ~scan.bad_pixels
     text = f"mask inverted: {quantity(int(mask.sum()), 'bad pixel')}"
     return replace(scan, bad_pixels=mask if mask.any() else None), Note(

@@ -34,7 +34,10 @@ def scale_probe(scan: Scan) -> tuple[Scan, Note]:
     counts = float(mean_of(with_counts(scan).counts)[good].sum())
     power = float(probe_far_field(scan.probe)[good].sum())
     if not (counts > 0 and power > 0):
-        raise InputError(f"{scan.name}: expected counts and a far field of the probe on good pixels, found none")
+        raise InputError(
+            f"{scan.name}: expected counts and a far field of the probe on good pixels, found none; "
+            "state another probe with --probe"
+        )
     factor = float(np.sqrt(counts / power))
     earlier = scan.decisions.probe_scale
     total = factor if earlier is None else factor * earlier.factor

@@ -35,6 +35,6 @@ def read_member(archive: zipfile.ZipFile, path: Path, name: str) -> bytes:
         fail(path, name, "an intact member", f"a damaged one: {error}")
 
 
-def fail(path: Path, member: str, expected: str, found: str) -> NoReturn:
-    """Raise the InputError of a member: what was expected, and what was found."""
-    raise InputError(f"{path}: {member}: expected {expected}, found {found}") from None
+def fail(path: Path, member: str, expected: str, found: str, way: str = "copy it again, or train again") -> NoReturn:
+    """Raise the InputError of a member: what was expected, what was found, and the way out."""
+    raise InputError(f"{path}: {member}: expected {expected}, found {found}; {way}") from None

@@ -124,7 +124,8 @@ def load_bundle(path: str | Path) -> tuple[PtychoModel, Config]:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise InputError(
-            f"{path}: expected a ptychopinn bundle (a zip archive), found another or damaged file: {error}"
+            f"{path}: expected a ptychopinn bundle (a zip archive), found another or damaged file: {error}; "
+            "name the folder of a run, or its wts.h5.zip"
         ) from None
     with archive:
         _check_names(archive, path)
@@ -137,7 +138,7 @@ def load_bundle(path: str | Path) -> tuple[PtychoModel, Config]:
     if manifest.get("backend") != "pytorch" or not isinstance(manifest.get("format"), int):
         fail(path, "manifest.json", "the manifest of a ptychopinn bundle", "another one")
     if manifest["format"] > FORMAT:
-        fail(path, "manifest.json", f"format {FORMAT} or older", f"{manifest['format']}: update ptychopinn")
+        fail(path, "manifest.json", f"format {FORMAT} or older", f"{manifest['format']}", "update ptychopinn")
     manifest.setdefault("patterns", 0)
     for key, smallest in (("patch_size", 1), ("modes", 1), ("patterns", 0)):
         if not isinstance(manifest.get(key), int) or manifest[key] < smallest:
@@ -172,7 +173,8 @@ def _check_names(archive: zipfile.ZipFile, path: Path) -> None:
         check_names(archive)
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
         raise InputError(
-            f"{path}: expected a ptychopinn bundle (a zip archive), found another or damaged file: {error}"
+            f"{path}: expected a ptychopinn bundle (a zip archive), found another or damaged file: {error}; "
+            "name the folder of a run, or its wts.h5.zip"
         ) from None
 
 

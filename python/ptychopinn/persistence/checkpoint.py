@@ -51,7 +51,8 @@ def load_checkpoint(path: str | Path) -> tuple[PtychoModel, Config, dict[str, An
     except (RuntimeError, KeyError, TypeError, AttributeError, EOFError, OSError, ValueError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{path}: expected a checkpoint of ptychopinn, found another or damaged file: {reason}"
+            f"{path}: expected a checkpoint of ptychopinn, found another or damaged file: {reason}; "
+            "name another checkpoint, or the folder of a run"
         ) from None
     return model.eval(), config, checkpoint
 

@@ -90,11 +90,17 @@ def read_predecessor(path: str | Path, trust: bool = False) -> Predecessor:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"{path}: expected an archive of PtychoPINN, found another or damaged file: {error}") from None
+        raise InputError(
+            f"{path}: expected an archive of PtychoPINN, found another or damaged file: {error}; "
+            "copy it again, or train again"
+        ) from None
     with archive:
         kind = kind_of(archive.namelist())
         if kind is None:
-            raise InputError(f"{path}: expected an archive of PtychoPINN with manifest.dill, found none")
+            raise InputError(
+                f"{path}: expected an archive of PtychoPINN with manifest.dill, found none; "
+                "copy it again, or train again"
+            )
         if kind == "tensorflow" or not trust:
             raise refusal(path, kind)
         try:
@@ -104,11 +110,13 @@ def read_predecessor(path: str | Path, trust: bool = False) -> Predecessor:
             settings = _unpickle(read_member(archive, path, f"{_MODEL}/params.dill"))
             manifest = _unpickle(read_member(archive, path, "manifest.dill"))
         except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ImportError, ValueError) as error:
-            raise InputError(f"{path}: expected an intact archive, found: {' '.join(str(error).split())}") from None
+            raise InputError(
+                f"{path}: expected an intact archive, found: {' '.join(str(error).split())}; copy it again"
+            ) from None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise InputError(f"{path}: {_MODEL}/model.pth: expected tensors by name, found something else")
+        raise InputError(f"{path}: {_MODEL}/model.pth: expected tensors by name, found something else; train again")
     if not isinstance(settings, dict) or not isinstance(manifest, dict):
-        raise InputError(f"{path}: expected settings and a manifest by name, found something else")
+        raise InputError(f"{path}: expected settings and a manifest by name, found something else; train again")
     return Predecessor(weights, settings, manifest)
 
 

@@ -141,13 +141,19 @@ def read_checkpoint(
     saved = _loaded(path, device)
     version, same = saved.get("version", 1), saved.get("scan") == fingerprint(scan, geometry)
     if version != VERSION:
-        raise InputError(f"{path}: expected a checkpoint of version {VERSION}, found version {version}: start again")
+        raise InputError(
+            f"{path}: expected a checkpoint of version {VERSION}, found version {version}; begin again without --resume"
+        )
     if not same:
-        raise InputError(f"{path}: expected a refinement of {scan.name}, found one of another scan or start")
+        raise InputError(
+            f"{path}: expected a refinement of {scan.name}, found one of another scan or start; "
+            "begin again without --resume"
+        )
     for name, value in dataclasses.asdict(config).items():
         if name not in _MAY_CHANGE and saved["config"].get(name) != value:
             raise InputError(
-                f"{path}: expected a refinement with refine.{name} {value!r}, found {saved['config'].get(name)!r}"
+                f"{path}: expected a refinement with refine.{name} {value!r}, "
+                f"found {saved['config'].get(name)!r}; state that, or begin again without --resume"
             )
     return saved
 
@@ -168,5 +174,7 @@ def _loaded(path: Path, device: torch.device) -> dict[str, Any]:
         saved["scan"]
     except (OSError, RuntimeError, KeyError, EOFError, TypeError, AttributeError, UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: expected a refinement to resume, found none: {reason}") from None
+        raise InputError(
+            f"{path}: expected a refinement to resume, found none: {reason}; begin again without --resume"
+        ) from None
     return saved

@@ -52,7 +52,7 @@ def initial_state(
         if start.probe.shape[-1] != scan.patch_size:
             raise InputError(
                 f"{scan.name}: expected a start whose probe is {scan.patch_size} pixels wide like the patterns, "
-                f"found {start.probe.shape[-1]}"
+                f"found {start.probe.shape[-1]}; --from-scratch begins without it"
             )
         probe = torch.from_numpy(start.probe)
     probe = set_mode_count(probe, modes or len(probe))
@@ -91,7 +91,7 @@ def _insert_object(scan: Scan, start: Reconstruction, geometry: CanvasGeometry, 
     if (high <= low).any():
         raise InputError(
             f"{scan.name}: expected a start whose object overlaps the scan, found one at {start.origin} (y, x) "
-            f"with shape {start.shape}"
+            f"with shape {start.shape}; --from-scratch begins without it"
         )
     target = image[low[0] : high[0], low[1] : high[1]]
     part = np.s_[low[0] - corner[0] : high[0] - corner[0], low[1] - corner[1] : high[1] - corner[1]]

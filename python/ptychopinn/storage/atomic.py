@@ -73,10 +73,12 @@ def atomic_path(path: str | Path, needed: int = 0, *, durable: bool = True) -> I
     """
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"{path}: expected the name of a file to write, found a folder")
+        raise InputError(f"{path}: expected the name of a file to write, found a folder; name a file in it")
     make_folder(path.parent, path)
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: expected a folder that can be written to, found {path.parent} read-only")
+        raise InputError(
+            f"{path}: expected a folder that can be written to, found {path.parent} read-only; name another"
+        )
     shown = _destinations.get(path, path)
     remove_leftovers(path.parent, path.name)
     if (free := free_space(path.parent)) is not None and needed > free:

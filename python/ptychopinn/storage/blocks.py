@@ -98,7 +98,7 @@ class FlatFile:
         if found < expected:
             raise InputError(
                 f"{self.name}: expected {shape[0]} patterns in a file of at least {expected} bytes, found {found} "
-                "bytes, truncated or still being written"
+                "bytes, truncated or still being written; copy it again"
             )
         self._checksum: RunningChecksum | None = None
 
@@ -126,9 +126,13 @@ class FlatFile:
             with zipfile.ZipFile(path) as archive:
                 member = archive.getinfo(f"{key}.npy")
         except KeyError:
-            raise InputError(f"{name}: expected the key to be there, found none of this name") from None
+            raise InputError(
+                f"{name}: expected the key to be there, found none of this name; --patterns names another"
+            ) from None
         except (zipfile.BadZipFile, OSError) as error:
-            raise InputError(f"{path}: expected an NPZ file, found another or damaged file: {error}") from None
+            raise InputError(
+                f"{path}: expected an NPZ file, found another or damaged file: {error}; copy it again"
+            ) from None
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & _ENCRYPTED:
             raise InputError(
                 f"{name}: expected an uncompressed array (numpy.savez) to read single patterns from, found a "
@@ -164,7 +168,9 @@ class FlatFile:
                     while len(remaining):
                         count = file.readinto(remaining.data)
                         if not count:
-                            raise InputError(f"{self.name}: expected {self.shape[0]} patterns, found the file's end")
+                            raise InputError(
+                                f"{self.name}: expected {self.shape[0]} patterns, found the file's end; copy it again"
+                            )
                         remaining = remaining[count:]
         except OSError as error:
             raise InputError(f"{self.name}: the patterns cannot be read: {error.strerror}") from error
@@ -196,9 +202,12 @@ class Hdf5Dataset:
         self._lock = threading.RLock()
         dataset = self._dataset()
         if not hasattr(dataset, "chunks"):  # nothing, or a group
-            raise InputError(f"{self.name}: expected a dataset, found none of this name")
+            raise InputError(f"{self.name}: expected a dataset, found none of this name; --patterns names another")
         if dataset.ndim != 3 or dataset.dtype.kind not in "iuf":
-            raise InputError(f"{self.name}: expected 3 axes of real numbers, found {dataset.dtype} of {dataset.shape}")
+            raise InputError(
+                f"{self.name}: expected 3 axes of real numbers, found {dataset.dtype} of {dataset.shape}; "
+                "use --memory load"
+            )
         need_filters(dataset, self.name)
         self._plugin = sys.modules.get("hdf5plugin") is not None
         shape = dataset.shape if axis == 0 else (dataset.shape[2], *dataset.shape[:2])
@@ -232,7 +241,8 @@ class Hdf5Dataset:
                 self._file = open_to_read(self.path, **self._cache)
             except OSError as error:
                 raise InputError(
-                    f"{self.path}: expected an HDF5 file, found another or damaged file: {reason_of(error)}"
+                    f"{self.path}: expected an HDF5 file, found another or damaged file: "
+                    f"{reason_of(error)}; copy it again"
                 ) from None
             _close_before_fork(self)
         return self._file.get(self.key)
@@ -269,7 +279,7 @@ class Joined:
             if source.shape[1:] != first.shape[1:] or source.dtype != first.dtype:
                 raise InputError(
                     f"{source.name}: expected patterns like those of {first.name}, {first.dtype} "
-                    f"{first.shape[1:]}, found {source.dtype} {source.shape[1:]}"
+                    f"{first.shape[1:]}, found {source.dtype} {source.shape[1:]}; use --memory load"
                 )
         self._starts = np.cumsum([0, *(source.shape[0] for source in self._sources)])
         self.name = f"{first.name} and {len(self._sources) - 1} more"
@@ -364,13 +374,15 @@ def _existing(path: str | Path) -> Path:
     if not Path(path).exists():
         raise not_found(path)
     if not Path(path).is_file():
-        raise InputError(f"{path}: expected a file of patterns, found a folder")
+        raise InputError(f"{path}: expected a file of patterns, found a folder; name a file in it")
     return Path(path)
 
 
 def _npy_header(file: Any, name: str) -> tuple[tuple[int, int, int], np.dtype[Any]]:
     def fail(found: str) -> NoReturn:
-        raise InputError(f"{name}: expected patterns (n, N, N) of real numbers in C order, found {found}")
+        raise InputError(
+            f"{name}: expected patterns (n, N, N) of real numbers in C order, found {found}; use --memory load"
+        )
 
     try:
         version = np.lib.format.read_magic(file)

@@ -207,7 +207,7 @@ class StoredPatterns:
         rows = max(1, _BLOCK_ELEMENTS // (self.shape[1] * self.shape[2]))
         parts = [sample, *(slice(start, start + rows) for start in range(0, len(self), rows))]
         if not any(self[part].any() for part in parts):
-            raise InputError(f"{self}: expected photons, found patterns that are all zero")
+            raise InputError(f"{self}: expected photons, found patterns that are all zero; --patterns names others")
 
     def _copy(self) -> StoredPatterns:
         made = StoredPatterns.__new__(StoredPatterns)

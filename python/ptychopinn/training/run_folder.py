@@ -160,7 +160,8 @@ class RunFolder:
         except (RuntimeError, KeyError, EOFError, UnpicklingError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"{path}: expected a checkpoint of ptychopinn, found another or damaged file: {reason}"
+                f"{path}: expected a checkpoint of ptychopinn, found another or damaged file: {reason}; "
+                "--overwrite begins again"
             ) from None
         before = Config.from_dict(earlier.get("config", {}))
         was, now = dict(earlier), dict(module.hparams)
@@ -170,7 +171,10 @@ class RunFolder:
             was[f"data.{name}"], now[f"data.{name}"] = getattr(before.data, name), getattr(module.config.data, name)
         for key in ("model", "patch_size", "modes", "patterns", *(f"data.{name}" for name in held)):
             if was.get(key) != now.get(key):
-                raise InputError(f"{path}: expected a checkpoint with {key} {now.get(key)!r}, found {was.get(key)!r}")
+                raise InputError(
+                    f"{path}: expected a checkpoint with {key} {now.get(key)!r}, found {was.get(key)!r}; "
+                    "state that, or begin again with --overwrite"
+                )
         return saved
 
     def is_complete(self, done: int, epochs: int) -> bool:

@@ -291,7 +291,8 @@ def _module(scans: Sequence[Scan], config: Config, start: PtychoModel | None) ->
             if start.illumination.probe.shape != probe.shape:
                 raise InputError(
                     f"{scan.name}: expected a probe of shape {tuple(start.illumination.probe.shape)} as in the model "
-                    f"to begin with, found {tuple(probe.shape)}"
+                    f"to begin with, found {tuple(probe.shape)}; "
+                    "state inference.probe scan, or another probe with --probe"
                 )
             probe = choose_probe(start, scan, "model").detach()
     model.illumination.set_probe(probe)

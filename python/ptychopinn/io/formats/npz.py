@@ -187,7 +187,10 @@ class _Archive(OpenFile):
             found = "a zip archive without its end, truncated or still being written" if truncated else "no zip archive"
             if zipfile.is_zipfile(path):
                 found = f"a damaged one: {error}"
-            raise InputError(f"{path}: expected an NPZ file, found {found}") from error
+            raise InputError(
+                f"{path}: expected an NPZ file, found {found}; "
+                "copy or export it again, or name its format with --format"
+            ) from error
         self.keys = frozenset(self._npz.files)
 
     def __enter__(self) -> _Archive:

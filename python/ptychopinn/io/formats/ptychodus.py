@@ -139,7 +139,7 @@ def pair_to_write(path: Path) -> tuple[Path, Path]:
     if partner is None:
         raise InputError(
             f"{path}: expected a folder to write diffraction.h5 and product.h5 in, or a file with "
-            f"diffraction or product in its name, found '{path.name}'"
+            f"diffraction or product in its name, found '{path.name}'; name another with OUT or --to"
         )
     return (path, partner) if PATTERNS in path.stem else (partner, path)
 

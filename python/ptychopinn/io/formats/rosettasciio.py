@@ -72,7 +72,10 @@ class _File(OpenFile):
         super().__init__(path, "a file that RosettaSciIO reads")
         module = _MODULES.get(path.suffix.lower())
         if module is None:
-            raise InputError(f"{path}: expected a file ending in {', '.join(_MODULES)}, found {path.suffix!r}")
+            raise InputError(
+                f"{path}: expected a file ending in {', '.join(_MODULES)}, found {path.suffix!r}; "
+                "name its format with --format"
+            )
         try:
             reader = importlib.import_module(f"rsciio.{module}")
         except ImportError as error:

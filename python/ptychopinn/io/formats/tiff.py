@@ -93,7 +93,10 @@ class _Folder:
         found = [name for name in path.iterdir() if name.suffix.lower() in SUFFIXES and name.is_file()]
         self.names = natural_order(found)
         if not self.names:
-            raise InputError(f"{path}: expected a folder of TIFF files, found none with the suffix .tif or .tiff")
+            raise InputError(
+                f"{path}: expected a folder of TIFF files, found none with the suffix .tif or .tiff; "
+                "name another folder, or --format"
+            )
         first = self._read(self.names[0])
         self.shape, self.dtype = (len(self.names), *first.shape), first.dtype
 
