@@ -123,11 +123,11 @@ def test_pattern_blocks_cover_every_pattern_once() -> None:
 
 def test_unknown_suffix_and_existing_file(tmp_path: Path) -> None:
     scan = Scan(**fields())
-    with pytest.raises(InputError, match=r"a\.tif: not found"):
-        Scan.load(tmp_path / "a.tif")
-    (tmp_path / "a.tif").write_bytes(b"II*\0")
-    for action in (lambda: scan.save(tmp_path / "a.tif"), lambda: Scan.load(tmp_path / "a.tif")):
-        with pytest.raises(InputError, match=r"a\.tif: expected a scan (file|in one)"):
+    with pytest.raises(InputError, match=r"a\.jpg: not found"):
+        Scan.load(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    for action in (lambda: scan.save(tmp_path / "a.jpg"), lambda: Scan.load(tmp_path / "a.jpg")):
+        with pytest.raises(InputError, match=r"a\.jpg: expected a scan (file|in one)"):
             action()
     scan.save(tmp_path / "a.npz")
     before = (tmp_path / "a.npz").read_bytes()

@@ -24,6 +24,7 @@ from ptychopinn.config import Config
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.persistence.bundle import BUNDLE_NAME, bundle_info
 from ptychopinn.persistence.checkpoint import save_tensors
+from ptychopinn.runtime.processes import rank_and_size
 from ptychopinn.storage.atomic import make_folder, remove_leftovers, write_text
 from ptychopinn.storage.checksums import check_zip
 from ptychopinn.storage.claims import Claim, holder_of
@@ -93,7 +94,8 @@ class RunFolder:
         Raises:
             InputError: another process trains here, or an earlier training would be lost.
         """
-        holder = holder_of(self.running)
+        # The first process alone writes the file, perhaps of its previous training while another one begins the next.
+        holder = holder_of(self.running) if rank_and_size()[0] == 0 else None
         if holder is not None and holder.runs and not overwrite:
             raise InputError(
                 f"{self.path}: is being trained by {holder}: wait for it or name another folder; if it runs no more, "
