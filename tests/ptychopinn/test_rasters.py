@@ -62,9 +62,9 @@ def test_raster_of_four_axes_is_read_row_by_row(tmp_path: Path, kind: str) -> No
 def test_raster_of_three_axes_takes_its_shape_from_the_caller(tmp_path: Path, kind: str) -> None:
     path = written(tmp_path, kind, FLAT)
     assert_raster(Scan.load(path, **STATED, scan_shape=(ROWS, COLUMNS)))
-    with pytest.raises(InputError, match=r"found no scan_shape= \(--scan-shape ROWS,COLUMNS\)"):
+    with pytest.raises(InputError, match=r"found no shape; state scan_shape= \(--scan-shape ROWS,COLUMNS\)"):
         Scan.load(path, **STATED)
-    with pytest.raises(InputError, match=r"found no scan_step= \(--scan-step Y,X\)"):
+    with pytest.raises(InputError, match=r"found no step; state scan_step= \(--scan-step Y,X\)"):
         Scan.load(path, pixel_size=PIXEL, scan_shape=(ROWS, COLUMNS))
     with pytest.raises(InputError, match=r"expected 3 x 5 = 15 patterns of the raster, found 12; state its rows"):
         Scan.load(path, **STATED, scan_shape=(3, 5))

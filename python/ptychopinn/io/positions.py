@@ -87,9 +87,11 @@ def _from_raster(contents: Contents, options: ReadOptions, own: bool) -> Content
     n = contents.patterns.shape[0]
     shape, step = options.scan_shape or contents.raster, options.scan_step or contents.step
     if shape is None or step is None:
-        missing = "scan_shape= (--scan-shape ROWS,COLUMNS)" if shape is None else "scan_step= (--scan-step Y,X)"
+        absent, option = ("shape", "scan_shape= (--scan-shape ROWS,COLUMNS)")
+        if shape is not None:
+            absent, option = ("step", "scan_step= (--scan-step Y,X)")
         raise InputError(
-            f"{contents.file.path}: expected rows, columns and step of a raster, found none of both; state {missing}"
+            f"{contents.file.path}: expected shape and step of a raster, found no {absent}; state {option}"
         )
     if shape[0] * shape[1] != n:
         raise InputError(
