@@ -10,7 +10,9 @@ import dataclasses
 import os
 import random
 import shutil
+import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,25 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(name: str, tmp_path: Path) 
     print(f"{name}: {FLIPS} bits, {len(sentences)} refused, {len(altered)} altered")
     assert not altered and sentences
     assert all(str(tmp_path) in sentence and "\n" not in sentence for sentence in sentences)
+
+
+@pytest.mark.parametrize("name", ["scan.npz", "result.npz"])
+def test_no_bit_of_an_archive_hides_data(name: str, tmp_path: Path) -> None:
+    """Bits of the directory at the end of an archive, and of the shapes in the headers of its arrays."""
+    write, read = FILES[name]
+    path = tmp_path / name
+    write(path)
+    sound, data = read(path), path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        directory, members = archive.start_dir, archive.infolist()
+    places = [(place, bit) for place in range(directory, len(data), 3) for bit in range(1, 8, 3)]
+    for member in members if members[0].compress_type == zipfile.ZIP_STORED else ():
+        shape = data.index(b"'shape'", member.header_offset)
+        places += [(shape + k, bit) for k in range(10, 20) for bit in (0, 1)]
+    for place, bit in places:
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+        with suppress(InputError):
+            assert same(sound, read(path)), (place, bit)
 
 
 def test_a_checkpoint_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:

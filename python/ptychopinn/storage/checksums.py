@@ -10,8 +10,10 @@ bundles, checkpoints) have a CRC-32 of every member.
 from __future__ import annotations
 
 import io
+import math
 import struct
 import threading
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -100,14 +102,59 @@ class RunningChecksum:
             return self._next < self._rows or self._crc == self._expected
 
 
+#: Bytes of the record at the end of an archive, and of the longest comment after it.
+_ARCHIVE_END, _LONGEST_COMMENT = 22, 0xFFFF
+#: What NumPy raises for a header that is damaged.
+NOT_AN_ARRAY = (ValueError, SyntaxError, EOFError, tokenize.TokenError)
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
 def check_names(archive: zipfile.ZipFile) -> None:
-    """Verify the names of all members, which an archive holds twice: a key with another name would be overlooked.
+    """Verify what the checksums of an archive's members do not cover, so that a flipped bit cannot hide data.
+
+    That are the names, which an archive holds twice; the number of members, of which a damaged directory skips some;
+    and the shapes in the headers of arrays: one that is too small ends before the checksum is compared.
 
     Raises:
         zipfile.BadZipFile: the archive is damaged.
     """
-    for member in archive.infolist():
-        archive.open(member).close()
+    members = archive.infolist()
+    stated = _stated_members(archive)
+    if stated is not None and stated != len(members):
+        raise zipfile.BadZipFile(f"{stated} members are stated, {len(members)} are listed")
+    for member in members:
+        with archive.open(member) as stream:
+            expected = _array_bytes(stream) if member.filename.endswith(".npy") else None
+        if expected is not None and expected != member.file_size:
+            raise zipfile.BadZipFile(f"{member.filename}: {member.file_size} bytes, its header states {expected}")
+
+
+def _stated_members(archive: zipfile.ZipFile) -> int | None:
+    """The number of members that the end of an archive states; None where it is in an extension for large ones."""
+    file = archive.fp
+    if file is None:
+        return None
+    before, size = file.tell(), file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - _ARCHIVE_END - _LONGEST_COMMENT))
+    end = file.read()
+    file.seek(before)
+    found = end.rfind(b"PK\x05\x06")
+    if found < 0 or found + _ARCHIVE_END > len(end):
+        return None
+    number = int.from_bytes(end[found + 10 : found + 12], "little")
+    return None if number == 0xFFFF else number
+
+
+def _array_bytes(stream: IO[bytes]) -> int | None:
+    """Bytes of an .npy member by its header, which is included; None for objects and for what is no array."""
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version not in _HEADERS:
+            return None
+        shape, _, dtype = _HEADERS[version](stream)
+    except (*NOT_AN_ARRAY, zipfile.BadZipFile, zlib.error):
+        return None  # the reader reports it
+    return None if dtype.hasobject else stream.tell() + math.prod(shape) * dtype.itemsize
 
 
 def check_zip(path: Path) -> None:
