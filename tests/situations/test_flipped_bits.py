@@ -112,11 +112,11 @@ def test_no_bit_of_an_archive_hides_data(name: str, tmp_path: Path) -> None:
     sound, data = read(path), path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         directory, members = archive.start_dir, archive.infolist()
-    places = [(place, bit) for place in range(directory, len(data), 3) for bit in range(1, 8, 3)]
+    flips = [(place, bit) for place in range(directory, len(data), 3) for bit in range(1, 8, 3)]
     for member in members if members[0].compress_type == zipfile.ZIP_STORED else ():
         shape = data.index(b"'shape'", member.header_offset)
-        places += [(shape + k, bit) for k in range(10, 20) for bit in (0, 1)]
-    for place, bit in places:
+        flips += [(shape + k, bit) for k in range(10, 20) for bit in (0, 1)]
+    for place, bit in flips:
         path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
         with suppress(InputError):
             assert same(sound, read(path)), (place, bit)
