@@ -33,6 +33,7 @@ from ptychopinn.mending.blocks import Counts, changed, largest_of
 from ptychopinn.mending.notes import Note
 from ptychopinn.mending.pixels import with_counts
 from ptychopinn.scan import Scan
+from ptychopinn.storage.frames import bin_frames, bin_mask, bin_probe, fit_frames, fit_mask, fit_probe
 
 _SMALLEST = 8
 
@@ -46,16 +47,11 @@ class _Roll:
 
 
 @dataclass(frozen=True)
-class _Resize:
-    """Central pixels, or zeros around: pixel N//2 becomes pixel size//2."""
-
+class _Fit:
     size: int
 
     def __call__(self, block: NDArray[Any]) -> NDArray[Any]:
-        edge = (self.size - block.shape[-1]) // 2
-        if edge >= 0:
-            return np.pad(block, [(0, 0)] * (block.ndim - 2) + [(edge, edge)] * 2)
-        return block[..., -edge : -edge + self.size, -edge : -edge + self.size]
+        return fit_frames(block, self.size)
 
 
 @dataclass(frozen=True)
@@ -64,10 +60,7 @@ class _Bin:
     dtype: np.dtype[Any]
 
     def __call__(self, block: NDArray[Any]) -> NDArray[Any]:
-        size, k = block.shape[-1] // self.factor, self.factor
-        exact = np.float64 if self.dtype.kind == "f" else self.dtype
-        sums: NDArray[Any] = block.reshape(-1, size, k, size, k).sum((2, 4), dtype=exact)
-        return sums.astype(self.dtype, copy=False)
+        return bin_frames(block, self.factor, self.dtype)
 
 
 def centre(scan: Scan) -> tuple[Scan, Note]:
@@ -153,21 +146,17 @@ def pad(scan: Scan, size: int) -> tuple[Scan, Note]:
 
 
 def _resized(scan: Scan, size: int, name: str) -> tuple[Scan, Note]:
-    before, change = scan.patch_size, _Resize(size)
+    before = scan.patch_size
     if size == before:
         return scan, Note(name, f"the patterns have {size} px already", {"from": before, "to": size})
     ratio = size / before
-    bad = change(np.zeros((before, before), np.bool_) if scan.bad_pixels is None else scan.bad_pixels)
-    if size > before:
-        bad |= ~change(np.ones((before, before), np.bool_))
-    if bad.all():
+    bad = fit_mask(scan.bad_pixels, (before, before), size)
+    if bad is not None and bad.all():
         raise InputError(f"{name} must leave good pixels, got {size}")
-    far = np.fft.fftshift(np.fft.fft2(scan.probe.astype(np.complex128), norm="ortho"), axes=(1, 2))
-    fields = change(far)
-    probe = np.fft.ifft2(np.fft.ifftshift(fields, axes=(1, 2)), norm="ortho").astype(np.complex64)
-    power = float(np.square(np.abs(fields)).sum() / np.square(np.abs(far)).sum())
+    probe = fit_probe(scan.probe, size)
+    power = float(np.square(np.abs(probe)).sum() / np.square(np.abs(scan.probe)).sum())
     pixel_size = None if scan.pixel_size is None else scan.pixel_size / ratio
-    counts, acquisition = changed(scan.counts, change, size), scan.acquisition
+    counts, acquisition = changed(scan.counts, _Fit(size), size), scan.acquisition
     _refuse_empty(counts, name)
     origin = acquisition.world_origin
     if origin is not None and pixel_size is not None and scan.pixel_size is not None:
@@ -179,7 +168,7 @@ def _resized(scan: Scan, size: int, name: str) -> tuple[Scan, Note]:
         reason = f"its pixels are {ratio:.6g} times those of the scan after {name}"
         decisions, lost = replace(decisions, truth=Decision("omitted", reason)), "; the known object is omitted"
     mended = replace(
-        scan, counts=counts, bad_pixels=bad if bad.any() else None, probe=probe, positions=scan.positions * ratio,
+        scan, counts=counts, bad_pixels=bad, probe=probe, positions=scan.positions * ratio,
         pixel_size=pixel_size, acquisition=acquisition, truth=None, decisions=decisions,
     )  # fmt: skip
     text = (
@@ -213,14 +202,10 @@ def bin_pixels(scan: Scan, factor: int) -> tuple[Scan, Note]:
     if factor == 1:
         return scan, Note("bin", "patterns of 1 x 1 pixels stay as they are", {"factor": 1})
     edge = (before - size) // 2
-    bad: NDArray[np.bool_] | None = None
-    if scan.bad_pixels is not None:
-        bad = np.asarray(scan.bad_pixels.reshape(size, factor, size, factor).any((1, 3)))
+    bad = bin_mask(scan.bad_pixels, factor)
     if bad is not None and bad.all():
         raise InputError(f"bin must leave bins without bad pixels, got {factor}")
-    ramp = np.exp(-1j * np.pi * (factor - 1) / before * (np.arange(before) - before // 2))
-    inner = slice(edge, edge + size)
-    probe = (scan.probe * ramp[:, np.newaxis] * ramp)[:, inner, inner].astype(np.complex64)
+    probe = bin_probe(scan.probe, factor)
     power = float(np.square(np.abs(probe)).sum() / np.square(np.abs(scan.probe)).sum())
     side = scan.acquisition.detector_pixel_size
     acquisition: Acquisition = replace(scan.acquisition, detector_pixel_size=None if side is None else side * factor)
