@@ -13,10 +13,11 @@ import pytest
 import ptychopinn as pp
 from ptychopinn.acquisition import Acquisition, object_pixel_size
 from ptychopinn.errors import InputError
+from ptychopinn.findings.geometry import outlying_positions
 from ptychopinn.findings.measure import measure_patterns
 from ptychopinn.inspection import inspect_scan
 from ptychopinn.mending import Mends, apply_mends, mend
-from ptychopinn.mending.patterns import far_positions, find_outliers
+from ptychopinn.mending.patterns import find_outliers
 from ptychopinn.mending.pixels import find_faulty
 from ptychopinn.mending.positions import convert_positions, fitting_unit
 from ptychopinn.physics.simulate import predict_counts, simulate
@@ -238,8 +239,8 @@ def test_the_dose_is_evened_by_the_neighbours(sound: Scan) -> None:
 
 def test_two_fields_are_not_outliers() -> None:
     field = np.random.default_rng(0).uniform(0, 100, (40, 2))
-    assert not far_positions(np.concatenate([field, field + 5000]), 32).any()
-    assert far_positions(np.concatenate([field, field[:2] + 5000]), 32).sum() == 2
+    assert outlying_positions(np.concatenate([field, field + 5000]), 32) == ([], 0.0)
+    assert len(outlying_positions(np.concatenate([field, field[:2] + 5000]), 32)[0]) == 2
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ _APART = 0.05
 #: Imaginary part of a probe, relative to its modulus, below which it is real, up to one phase for all pixels.
 _REAL = 1e-3
 #: Range of step / diameter of a usual scan, and what is typical.
-_USUAL_STEP, _TYPICAL_STEP = (0.02, 0.7), 0.2
+_USUAL_STEP, TYPICAL_STEP = (0.02, 0.7), 0.2
 #: Factors of positions in a wrong unit, and what they then are.
 _UNITS = (
     (1e-3, "they are in a unit a thousand times smaller than was read, such as mm for m"),
@@ -97,8 +97,8 @@ def measure_geometry(scan: Scan, patterns: PatternStatistics) -> ScanGeometry:
     extent = np.ptp(scan.positions, axis=0)
     canvas = (int(np.ceil(extent[0])) + size, int(np.ceil(extent[1])) + size)
     tree = KDTree(scan.positions)
-    step = _median_step(scan.positions)
-    outliers, farthest = _outliers(scan.positions, size)
+    step = median_step(scan.positions)
+    outliers, farthest = outlying_positions(scan.positions, size)
     intensity = np.square(np.abs(scan.probe.astype(np.complex128))).sum(0)
     offset = _periodic_centre(intensity)
     diameter = _encircled_diameter(intensity, offset)
@@ -118,7 +118,7 @@ def measure_geometry(scan: Scan, patterns: PatternStatistics) -> ScanGeometry:
     )  # fmt: skip
 
 
-def _median_step(positions: NDArray[np.float64]) -> float:
+def median_step(positions: NDArray[np.float64]) -> float:
     """Median distance to the nearest other position, pixels; 0 if all are the same."""
     for same in (SAME_POSITION, 0.0):  # the second for a unit that is far too large for pixels
         distinct = np.unique(np.round(positions / same) if same else positions, axis=0, return_index=True)[1]
@@ -145,11 +145,25 @@ def _fitting_unit(step: float, diameter: float, pixel_size: float | None) -> tup
     fitting = [(factor, text) for factor, text in units if usual_step(factor * step, diameter)]
     if not fitting:
         return None, ""
-    return min(fitting, key=lambda unit: abs(np.log(unit[0] * step / diameter / _TYPICAL_STEP)))
+    return min(fitting, key=lambda unit: abs(np.log(unit[0] * step / diameter / TYPICAL_STEP)))
 
 
-def _outliers(positions: NDArray[np.float64], size: int) -> tuple[list[int], float]:
-    """Patterns that no chain of neighbouring cells of N pixels connects to the others, and the largest distance."""
+def outlying_positions(positions: NDArray[np.float64], size: int) -> tuple[list[int], float]:
+    """Patterns far from all others: no chain of neighbouring cells of N pixels leads to them.
+
+    None is far if more than 5 % are: then the scan has several fields.
+
+    Args:
+        positions: (n, 2), pixels.
+        size: N.
+
+    Returns:
+        Their indices, and the largest distance from the other positions.
+
+    Example:
+        >>> outlying_positions(np.array([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0], [5e4, 0.0]]), 16)
+        ([3], 49995.0)
+    """
     cells, member = np.unique(np.floor(positions / size), axis=0, return_inverse=True)
     if len(cells) == 1:
         return [], 0.0

@@ -8,21 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import KDTree
 
 from ptychopinn._one_line import one_line
 from ptychopinn.errors import InputError
+from ptychopinn.findings.geometry import outlying_positions
 from ptychopinn.findings.measure import BRIGHT, FAINT, measure_patterns
 from ptychopinn.io.indexes import frame_indexes, unless_in_order
-from ptychopinn.mending.blocks import totals_of
 from ptychopinn.mending.notes import Note, indices_text, quantity
-from ptychopinn.mending.pixels import good_pixels, with_counts
 from ptychopinn.scan import Scan
-
-#: Largest fraction of the patterns that is far from the others; more are another field.
-_APART = 0.05
 
 
 @dataclass(frozen=True)
@@ -73,39 +66,9 @@ def drop(scan: Scan, indices: ArrayLike) -> tuple[Scan, Note]:
 
 def find_outliers(scan: Scan) -> Outliers:
     """Find patterns to omit; counts of faulty pixels are not used."""
-    good = good_pixels(scan)
-    totals = totals_of(scan.counts, good)
-    empty = totals == 0
-    suspects = measure_patterns(with_counts(scan)).suspects
-    if suspects.any() and (good & ~suspects).any():
-        good &= ~suspects
-        totals = totals_of(scan.counts, good)
-        empty |= totals == 0
-    median = float(np.median(totals[~empty])) if not empty.all() else 0.0
-    faint, bright = ~empty & (totals < FAINT * median), ~empty & (totals > BRIGHT * median)
-    far = far_positions(scan.positions, scan.patch_size)
-    return Outliers(*(np.flatnonzero(mask).tolist() for mask in (empty, faint, bright, far)))
-
-
-def far_positions(positions: NDArray[np.float64], size: int) -> NDArray[np.bool_]:
-    """Patterns, (n,), far from all others: no chain of patches leads to them, by neighbouring cells of N pixels.
-
-    Nothing is far if more than 5 % of the patterns are: then the scan has several fields.
-
-    Args:
-        positions: (n, 2), pixels.
-        size: N.
-
-    Example:
-        >>> far_positions(np.array([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0], [5e4, 0.0]]), 16).tolist()
-        [False, False, False, True]
-    """
-    cells, member = np.unique(np.floor(positions / size), axis=0, return_inverse=True)
-    first, second = KDTree(cells).query_pairs(1.5, output_type="ndarray").T
-    links = coo_array((np.ones(len(first)), (first, second)), shape=(len(cells), len(cells)))
-    field = connected_components(links, directed=False)[1][member.ravel()]
-    apart: NDArray[np.bool_] = field != np.bincount(field).argmax()
-    return apart if apart.sum() <= max(1, _APART * len(positions)) else np.zeros_like(apart)
+    found = measure_patterns(scan)
+    far, _ = outlying_positions(scan.positions, scan.patch_size)
+    return Outliers(found.empty, found.faint, found.bright, far)
 
 
 def drop_outliers(

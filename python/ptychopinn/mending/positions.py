@@ -11,16 +11,14 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from scipy.spatial import KDTree
 
 from ptychopinn.errors import InputError
+from ptychopinn.findings.geometry import TYPICAL_STEP, median_step, usual_step
 from ptychopinn.mending.notes import Note
 from ptychopinn.scan import Scan
 
 #: Unit -> metres; None for pixels.
 UNITS: dict[str, float | None] = {"um": 1e-6, "mm": 1e-3, "nm": 1e-9, "m": 1.0, "px": None}
-#: Distance of neighbours relative to the probe's diameter: range of a usual scan, and a typical one.
-_USUAL_STEP, _TYPICAL_STEP = (0.02, 0.7), 0.2
 
 
 def read_as(scan: Scan) -> str:
@@ -61,7 +59,7 @@ def scale_positions(scan: Scan, factor: float, unit: str | None = None, taken: s
     mended = replace(scan, positions=positions, acquisition=acquisition, truth=truth)
     name = "scale_positions" if taken is None else "position_unit"
     what = "" if taken is None else f"in {taken}, read as {unit}: "
-    step = neighbour_distance(mended)
+    step = median_step(mended.positions)
     text = f"positions {what}multiplied by {factor:.6g}; neighbours are {step:.4g} px apart{lost}"
     return mended, Note(name, text, {"factor": factor, **({} if taken is None else {"unit": taken})})
 
@@ -104,19 +102,10 @@ def fitting_unit(scan: Scan, diameter: float, taken: str | None = None) -> str |
         diameter: of the probe, pixels.
         taken: see :func:`convert_positions`.
     """
-    step, taken = neighbour_distance(scan), read_as(scan) if taken is None else taken
-    low, high = (bound * diameter for bound in _USUAL_STEP)
-    if step == 0 or low <= step <= high:
+    step, taken = median_step(scan.positions), read_as(scan) if taken is None else taken
+    if step == 0 or usual_step(step, diameter):
         return None
     known = [unit for unit in UNITS if unit == taken or scan.pixel_size is not None or (UNITS[unit] and UNITS[taken])]
     steps = {unit: step * _factor(scan, unit, taken) for unit in known}
-    fitting = [unit for unit in known if low <= steps[unit] <= high]
-    return min(fitting, key=lambda unit: abs(math.log(steps[unit] / diameter / _TYPICAL_STEP)), default=None)
-
-
-def neighbour_distance(scan: Scan) -> float:
-    """Median distance of a pattern to the nearest one at another position, pixels; 0 for one position."""
-    different = np.unique(scan.positions, axis=0)
-    if len(different) < 2:
-        return 0.0
-    return float(np.median(KDTree(different).query(different, k=2)[0][:, 1]))
+    fitting = [unit for unit in known if usual_step(steps[unit], diameter)]
+    return min(fitting, key=lambda unit: abs(math.log(steps[unit] / diameter / TYPICAL_STEP)), default=None)
