@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,13 @@ def fork_server(folder: Path, faults: bool = False) -> Iterator[ForkServer]:
         yield server
     finally:
         server.close()
+
+
+def prepare(server: ForkServer, commands: Iterable[str], folder: Path) -> None:
+    """Run commands that must succeed, in order."""
+    for command in commands:
+        done = server.run(command.split(), folder)
+        assert done.code == 0, f"{command}: {done.output}"
 
 
 def compiler() -> str | None:

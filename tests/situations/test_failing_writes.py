@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 from files import broken_files
-from fork_server import ForkServer, Run, compiler, fork_server
+from fork_server import ForkServer, Run, compiler, fork_server, prepare
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler for the library of failing writes")
 
@@ -74,9 +74,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
 @pytest.fixture(scope="module")
 def prepared(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
-    for command in PREPARE:
-        done = server.run(command.split(), folder)
-        assert done.code == 0, f"{command}: {done.output}"
+    prepare(server, PREPARE, folder)
     _write_predecessor(folder / "theirs.zip")
     return folder
 

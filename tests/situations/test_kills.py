@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 from files import broken_files
-from fork_server import ForkServer, fork_server
+from fork_server import ForkServer, fork_server, prepare
 
 KILLS = int(os.environ.get("PTYCHOPINN_KILLS", "20"))
 
@@ -53,9 +53,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
 @pytest.fixture(scope="module")
 def prepared(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
-    for command in PREPARE:
-        done = server.run(command.split(), folder)
-        assert done.code == 0, f"{command}: {done.output}"
+    prepare(server, PREPARE, folder)
     return folder
 
 

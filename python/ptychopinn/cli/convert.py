@@ -11,24 +11,19 @@ from ptychopinn.cli.options import (
     add_orientation,
     add_overwrite,
     add_scan_options,
+    add_target_format,
     load_scan,
     new_file,
     print_written,
 )
 from ptychopinn.cli.parser import Parser
-from ptychopinn.io.scans import formats
 
 
 def describe(parser: Parser) -> None:
     """Add the options of the command."""
     parser.add_argument("scan_file", metavar="IN", help="the scan, a file or for some formats a folder")
     parser.add_argument("out", metavar="OUT", help="file to write; for ptychodus a folder, or one of its two files")
-    parser.add_argument(
-        "--to",
-        default="auto",
-        choices=["auto", *(name for name, format in formats().items() if format.write)],
-        help="format to write; auto: by the suffix of OUT",
-    )
+    add_target_format(parser)
     add_orientation(parser)
     add_overwrite(parser)
     add_scan_options(parser, common=True)

@@ -16,13 +16,13 @@ from ptychopinn.cli.options import (
     add_orientation,
     add_overwrite,
     add_scan_options,
+    add_target_format,
     new_file,
     print_written,
     scan_options,
 )
 from ptychopinn.cli.parser import Parser
 from ptychopinn.errors import InputError
-from ptychopinn.io.scans import formats
 
 #: Formats whose coordinates are pixels; those of all others are metres.
 _IN_PIXELS = ("npz", "ptychodus-npz", "ptychodus-training")
@@ -79,12 +79,7 @@ def describe(parser: Parser) -> None:
     group.add_argument("--scale-positions", type=float | None, metavar="F", help="multiply the positions")
     group.add_argument("--scale-probe", action="store_true", help="scale the probe to the mean counts of the patterns")
     group.add_argument("--centre-probe", action="store_true", help="roll the probe to the centre of its patch")
-    parser.add_argument(
-        "--to",
-        default="auto",
-        choices=["auto", *(name for name, format in formats().items() if format.write)],
-        help="format to write; auto: by the suffix of OUT",
-    )
+    add_target_format(parser)
     parser.add_argument("--no-orientation", action="store_true", help="do not check the orientation (a few seconds)")
     add_orientation(parser)
     add_overwrite(parser)

@@ -235,6 +235,16 @@ def add_out_format(parser: Parser) -> None:
     )
 
 
+def add_target_format(parser: Parser) -> None:
+    """The option for the format of a scan that is written."""
+    parser.add_argument(
+        "--to",
+        default="auto",
+        choices=["auto", *(name for name, format in formats().items() if format.write)],
+        help="format to write; auto: by the suffix of OUT",
+    )
+
+
 def add_overwrite(parser: Parser) -> None:
     """The option to replace an earlier result."""
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")

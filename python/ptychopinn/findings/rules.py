@@ -7,7 +7,7 @@ option of these commands that mends it, or the command that writes a mended scan
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ptychopinn.decisions import Decision
 from ptychopinn.findings.centre import in_fft_order, off_centre
@@ -280,9 +280,18 @@ def _patterns(indices: list[int]) -> str:
     return f"{len(indices)} pattern{'' if len(indices) == 1 else 's'}"
 
 
-def indices_in_words(indices: list[int]) -> str:
-    """Indices in words: a run as its ends, of many the first few."""
-    if len(indices) > 2 and indices[-1] - indices[0] == len(indices) - 1:
-        return f"{indices[0]} to {indices[-1]}"
-    shown = ", ".join(map(str, indices[:_SHOWN]))
-    return shown if len(indices) <= _SHOWN else f"{shown}, ..."
+def indices_in_words(indices: Sequence[int]) -> str:
+    """Ascending indices in words, runs of three or more as their ends; of many runs the first.
+
+    Example:
+        >>> indices_in_words([0, 3, 4, 5, 9])
+        '0, 3 to 5, 9'
+    """
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    words = [w for run in runs for w in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
+    return ", ".join(words) if len(words) <= _SHOWN else f"{', '.join(words[:_SHOWN])}, ..."

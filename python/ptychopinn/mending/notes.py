@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,6 @@ from ptychopinn.scan import Scan
 
 #: Key of a scan's metadata with the notes, oldest first. They are a log for people.
 KEY = "mended"
-_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -60,20 +59,3 @@ def quantity(number: int, noun: str) -> str:
         ('1 pixel', '2 pixels')
     """
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def indices_text(indices: Sequence[int]) -> str:
-    """Ascending indices in words, runs of three or more as their ends; of many runs the first.
-
-    Example:
-        >>> indices_text([0, 3, 4, 5, 9])
-        '0, 3 to 5, 9'
-    """
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    words = [w for run in runs for w in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
-    return ", ".join(words) if len(words) <= _SHOWN else f"{', '.join(words[:_SHOWN])}, ..."

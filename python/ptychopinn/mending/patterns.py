@@ -13,8 +13,9 @@ from ptychopinn._one_line import one_line
 from ptychopinn.errors import InputError
 from ptychopinn.findings.geometry import outlying_positions
 from ptychopinn.findings.measure import BRIGHT, FAINT, measure_patterns
+from ptychopinn.findings.rules import indices_in_words
 from ptychopinn.io.indexes import frame_indexes, unless_in_order
-from ptychopinn.mending.notes import Note, indices_text, quantity
+from ptychopinn.mending.notes import Note, quantity
 from ptychopinn.scan import Scan
 
 
@@ -60,7 +61,7 @@ def drop(scan: Scan, indices: ArrayLike) -> tuple[Scan, Note]:
     if rows.size and (rows[0] < 0 or rows[-1] >= scan.n):
         wrong = rows[0] if rows[0] < 0 else rows[-1]
         raise InputError(f"drop must be indices from 0 to {scan.n - 1} of the {scan.n} patterns, got {wrong}")
-    text = f"{quantity(len(rows), 'pattern')} omitted: {indices_text(rows.tolist())}"
+    text = f"{quantity(len(rows), 'pattern')} omitted: {indices_in_words(rows.tolist())}"
     return _without(scan, rows), Note("drop", text, {"patterns": rows.tolist()})
 
 
@@ -92,7 +93,9 @@ def drop_outliers(
         "far from all others": found.far,
     }
     index = np.arange(scan.n) if numbering is None else np.asarray(numbering)
-    parts = [f"{len(rows)} {reason} ({indices_text(index[rows].tolist())})" for reason, rows in reasons.items() if rows]
+    parts = [
+        f"{len(rows)} {reason} ({indices_in_words(index[rows].tolist())})" for reason, rows in reasons.items() if rows
+    ]
     text = f"{quantity(len(found.rows), 'pattern')} omitted{': ' if parts else ''}{', '.join(parts)}"
     values = {
         name: index[getattr(found, name)].tolist()
