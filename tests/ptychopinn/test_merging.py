@@ -151,7 +151,7 @@ def test_a_group_alone_has_its_own_loss(scan: Scan) -> None:
 def test_neighbours_are_near_different_and_led() -> None:
     positions = np.random.default_rng(0).uniform(0, 50, (40, 2))
     among, leaders = np.arange(0, 40, 2), np.array([0, 4, 38])
-    near = Neighbourhoods(positions, among, leaders, pool=6)
+    near = Neighbourhoods(positions, among, leaders, pool=6, reach=1e3)
     rng = np.random.default_rng(1)
     drawn = near.draw(np.array([4, 38, 4]), 4, rng)
     assert drawn[:, 0].tolist() == [4, 38, 4]
@@ -161,6 +161,13 @@ def test_neighbours_are_near_different_and_led() -> None:
         distances = np.linalg.norm(positions[among] - positions[row[0]], axis=1)
         assert set(row) <= set(among[np.argsort(distances)[:7]])
     assert near.draw(np.array([0]), 10, rng).shape == (1, 10)  # more than there are: some are repeated
+    # Those too far are not drawn: the leader is repeated.
+    reach = float(np.linalg.norm(positions[2] - positions[4]))
+    close = Neighbourhoods(positions, among, leaders, pool=6, reach=reach)
+    for row in close.draw(np.array([4] * 5), 7, rng):
+        assert (
+            np.linalg.norm(positions[row] - positions[4], axis=1) <= np.linalg.norm(positions[2] - positions[4])
+        ).all()
     every = [tuple(near.draw(np.array([0]), 4, rng)[0]) for _ in range(20)]
     assert len(set(every)) > 5
 

@@ -36,6 +36,8 @@ from ptychopinn.scan import Scan
 _FEWEST_BATCHES = 8
 #: Patterns in a batch of the default size: many small steps train faster than few large ones (docs/quality.md).
 _PATTERNS_IN_BATCH = 16
+#: Groups of a held-out neighbourhood, where those of training are not merged.
+_MERGED_HELD_OUT = 4
 #: Detector pixels of the patterns in a batch of the default size on CUDA: 64 patterns of 64 x 64.
 _PIXELS_ON_CUDA = 64**3
 #: Steps that CUDA does between two looks of the host, about 0.1 s.
@@ -66,6 +68,11 @@ class ScanDataModule(L.LightningDataModule):
         self.first = np.cumsum([0, *(scan.n for scan in scans)])
         #: Groups of a neighbourhood, whose predictions are averaged in training.
         self.merged = merged_groups(config)
+        self._held_out_merged = self.merged
+        if self.merged == 1 and not config.training.supervised:
+            self._held_out_merged = max(
+                1, min(_MERGED_HELD_OUT, min(scan.n for scan in scans) // config.data.group_size)
+            )
         self._neighbourhood_size = neighbourhood_size(config)
         self.held_out = self._held_out()
         inside = np.concatenate(
@@ -91,7 +98,8 @@ class ScanDataModule(L.LightningDataModule):
         patterns = int(self.first[-1])
         held = np.zeros(patterns, np.bool_)
         if data.validation == "scattered":
-            count = min(math.ceil(data.validation_fraction * patterns / self._neighbourhood_size), patterns - 1)
+            size = data.group_size * self._held_out_merged
+            count = min(math.ceil(data.validation_fraction * patterns / size), patterns - 1)
             held[np.random.default_rng(seed).permutation(patterns)[:count]] = True
         elif data.validation_fraction:
             for index, (scan, first) in enumerate(zip(self.scans, self.first[:-1], strict=True)):
@@ -105,6 +113,10 @@ class ScanDataModule(L.LightningDataModule):
                     )
                 held[first + compact_region(scan.positions, count, (seed, index))] = True
         return held
+
+    def merged_in(self, validation: bool) -> int:
+        """Groups of a neighbourhood, in training or of held-out ones: these are averaged in any case."""
+        return self._held_out_merged if validation else self.merged
 
     def _groups(self, index: int, each: int, draw: int, validation: bool) -> NDArray[np.int64]:
         """Groups (each n, C) that each pattern of a scan leads in training or validation; -1 for other leaders."""
@@ -145,7 +157,7 @@ class ScanDataModule(L.LightningDataModule):
         """The patterns (g, J C) of the neighbourhoods that groups `chosen` (g,) lead, among groups (each n, C)."""
         near = self._neighbours(index, validation)
         rng = np.random.default_rng((self.config.training.seed, draw, index, validation))
-        leaders = near.draw(chosen // each, self.merged, rng)
+        leaders = near.draw(chosen // each, self.merged_in(validation), rng)
         members: NDArray[np.int64] = groups[leaders * each + chosen[:, np.newaxis] % each]
         return members.reshape(len(chosen), -1)
 
@@ -156,8 +168,10 @@ class ScanDataModule(L.LightningDataModule):
             if not validation:
                 among = among[~self.held_out[self.first[index] + among]]
             leaders = self._leaders(index, validation)
-            positions, pool = self.scans[index].positions, self.config.training.merge_pool
-            self._found[index, validation] = Neighbourhoods(positions, among, leaders, pool)
+            scan, pool = self.scans[index], self.config.training.merge_pool
+            # Patches farther apart than their side do not overlap.
+            found = Neighbourhoods(scan.positions, among, leaders, pool, scan.patch_size)
+            self._found[index, validation] = found
         return self._found[index, validation]
 
     def _fixed_canvas(self, validation: bool) -> tuple[int, int]:
@@ -168,7 +182,7 @@ class ScanDataModule(L.LightningDataModule):
             if not len(leaders):
                 continue
             possible = self._possible(index, validation)
-            if self.merged > 1:
+            if self.merged_in(validation) > 1:
                 around = self._neighbours(index, validation).around(leaders)
                 sizes.append(largest_extent(scan, possible, self.margin, around))
             else:
@@ -223,7 +237,9 @@ class ScanDataModule(L.LightningDataModule):
                 continue
             groups = self._groups(index, each, draw, validation)
             own = chosen[position] - first * each
-            led = groups[own] if self.merged == 1 else self._neighbourhoods(index, groups, own, each, draw, validation)
+            led = groups[own]
+            if self.merged_in(validation) > 1:
+                led = self._neighbourhoods(index, groups, own, each, draw, validation)
             # The model has one probe, that of the first scan; the truths are scaled to it.
             scale = float(np.linalg.norm(scan.probe) / np.linalg.norm(self.scans[0].probe))
             parts.append(

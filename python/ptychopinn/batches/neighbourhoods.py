@@ -36,15 +36,23 @@ class Neighbourhoods:
         among: (m,), ascending indices of the patterns that may be drawn.
         leaders: (l,), ascending indices of some of them.
         pool: nearest other patterns that are drawn from; fewer where there are fewer.
+        reach: largest distance of a neighbour, pixels.
     """
 
     def __init__(
-        self, positions: NDArray[np.float64], among: NDArray[np.integer], leaders: NDArray[np.integer], pool: int
+        self,
+        positions: NDArray[np.float64],
+        among: NDArray[np.integer],
+        leaders: NDArray[np.integer],
+        pool: int,
+        reach: float,
     ) -> None:
         rows = np.searchsorted(among, leaders)
         others = among[nearest_others(positions[among], min(pool, len(among) - 1), rows)]
+        near = np.square(positions[others] - positions[leaders][:, np.newaxis]).sum(-1) <= reach**2
         self._leaders = leaders
-        self._others = others.astype(np.int32 if len(positions) < 2**31 else np.int64)
+        #: The leader itself in place of patterns that are too far.
+        self._others = np.where(near, others, leaders[:, np.newaxis]).astype(np.int32)
 
     def around(self, leaders: NDArray[np.integer]) -> NDArray[np.int64]:
         """The leaders (g,), and all patterns that are drawn from around each: (g, 1 + pool)."""
@@ -64,6 +72,7 @@ class Neighbourhoods:
         """
         around = self.around(leaders)
         keys = rng.random(around.shape)
+        keys[around == around[:, :1]] = 2.0
         keys[:, 0] = -1.0
         order = keys.argsort(axis=1)[:, : min(count, around.shape[1])]
         columns = order[:, np.arange(count) % order.shape[1]]

@@ -97,6 +97,9 @@ class TrainingConfig:
     Args:
         epochs: passes that show every pattern about once (at least 8 batches each).
         minutes: time limit in minutes, which a falling schedule takes into account; none: no limit.
+        stop: end before that by "quality", where the held-out loss is near the noise floor or has ceased to fall; or
+            "never".
+        stop_ratio: held-out loss over the noise floor of the photon statistics that is near enough.
         batch_size: groups in a batch, of all processes together; none: as many as show 16 patterns, on a GPU 64 (of
             64 px; fewer of larger ones), for each process, with the learning rate times the root of what that is more.
         accumulate: number of batches whose gradients are summed for one step.
@@ -122,6 +125,8 @@ class TrainingConfig:
 
     epochs: int = 40
     minutes: float | None = None
+    stop: Literal["quality", "never"] = "quality"
+    stop_ratio: float = 1.05
     batch_size: int | None = None
     accumulate: int = 1
     learning_rate: float = 2e-3
@@ -147,6 +152,7 @@ class TrainingConfig:
         check_fields(self, "training")
         require(self.epochs >= 1, "training.epochs", "be at least 1", self.epochs)
         require(self.minutes is None or self.minutes > 0, "training.minutes", "be positive", self.minutes)
+        require(0 < self.stop_ratio < math.inf, "training.stop_ratio", "be positive", self.stop_ratio)
         size = self.batch_size
         require(size is None or size >= 1, "training.batch_size", "be at least 1", size)
         for name in ("learning_rate", "probe_step", "position_step"):

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ptychopinn.errors import InputError
 from ptychopinn.runtime.processes import agree, distributed
+from ptychopinn.training.ending import RATIO
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ class EpochLog(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         losses = "".join(
             f", {name} {float(trainer.callback_metrics[name]):.5g}"
-            for name in ("train_loss", "val_loss")
+            for name in ("train_loss", "val_loss", RATIO)
             if name in trainer.callback_metrics
         )
         if trainer.is_global_zero:

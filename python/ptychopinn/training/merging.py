@@ -9,6 +9,7 @@ changes in inference. Equations: docs/maths.md.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,22 @@ class Groups(NamedTuple):
     origins: Tensor
 
 
+class Merged(NamedTuple):
+    """Predictions of B neighbourhoods.
+
+    Attributes:
+        groups: of all neighbourhoods.
+        canvases: complex, (B J, h, w), of the groups.
+        average: complex, (B, H, W).
+        illumination: real, (B, H, W).
+    """
+
+    groups: Groups
+    canvases: Tensor
+    average: Tensor
+    illumination: Tensor
+
+
 class Merging(NamedTuple):
     """How neighbourhoods are divided into groups, and the groups averaged.
 
@@ -44,7 +61,7 @@ class Merging(NamedTuple):
         groups: J of a neighbourhood.
         canvas_size: (h, w) of a group.
         margin: pixels around the patches of a group on its canvas.
-        own: weight of the groups' own losses, relative to that of the average.
+        own: weight of the groups' own losses, relative to that of the average; infinite: these alone.
         synchronise: remove the free phase of every group first.
     """
 
@@ -55,11 +72,13 @@ class Merging(NamedTuple):
     synchronise: bool
 
     @classmethod
-    def of(cls, config: TrainingConfig, data: ScanDataModule) -> Merging | None:
-        """That of a training; None: every group by itself."""
-        if data.merged == 1:
+    def of(cls, config: TrainingConfig, data: ScanDataModule, held_out: bool = False) -> Merging | None:
+        """That of a training, or of its held-out groups; None: every group by itself."""
+        groups = data.merged_in(held_out)
+        if groups == 1:
             return None
-        return cls(data.merged, data.group_canvas, data.margin, config.merge_own, config.merge_synchronise)
+        own = config.merge_own if data.merged > 1 else math.inf
+        return cls(groups, data.group_canvas, data.margin, own, config.merge_synchronise)
 
     def split(self, batch: GroupBatch, positions: Tensor) -> Groups:
         """The groups of a batch of neighbourhoods (B, J C), with positions (B, J C, 2) as they are refined."""

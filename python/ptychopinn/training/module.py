@@ -7,25 +7,31 @@ no arguments and ``weights_only=True``; the probe travels in the state dict.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from ptychopinn.batches.datamodule import ScanDataModule
 from ptychopinn.batches.dataset import GroupBatch
+from ptychopinn.batches.neighbourhoods import neighbourhood_size
 from ptychopinn.batches.steps import Steps, checked
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
 from ptychopinn.persistence.bundle import build_model
 from ptychopinn.physics.likelihood import loss_of_fields
+from ptychopinn.physics.noise_floor import noise_floor
 from ptychopinn.physics.overlap import canvas_illumination, illumination_weight
 from ptychopinn.physics.priors import supervised_loss, total_variation
+from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.runtime.processes import broadcast
 from ptychopinn.training.averages import AverageOfSteps
-from ptychopinn.training.merging import Merging
+from ptychopinn.training.ending import RATIO
+from ptychopinn.training.merging import Merged, Merging
 from ptychopinn.training.optimiser import make_optimiser
 from ptychopinn.training.schedule import ProgressLR, progress_of
 from ptychopinn.training.shard_weights import Weights
@@ -51,45 +57,68 @@ class PtychoModule(L.LightningModule):
         self.model = build_model(self.config, patch_size, modes, patterns)
         #: How neighbouring groups are averaged; None: every group by itself.
         self.merging: Merging | None = None
+        #: The same of held-out groups; None in supervised training.
+        self.held_out_merging: Merging | None = None
 
     def _loss(self, batch: GroupBatch, weights: Weights, free: Tensor | None = None) -> Tensor:
         """The loss of a batch; of several processes, this one's summand of it."""
-        training = self.config.training
         positions = self.model.refine(batch.positions, batch.members, free)
         if self.merging is not None:
-            canvases, illumination, loss = self._merged(batch, positions, weights, self.merging)
-        else:
-            canvases = self.model(batch.counts, positions, batch.canvas_size)
-            if batch.truth is not None:
-                return supervised_loss(canvases, batch.truth, self._illumination(batch, positions)) * weights.groups
-            loss, illumination = self._unexplained(canvases, positions, batch.counts) * weights.photons, None
-        if training.total_variation:
-            # Nats per pixel against nats per photon: with the dose the data outweigh the prior, as they should.
-            pixels_per_photon = batch.counts.numel() / batch.counts.sum().clamp_min(1.0)
-            illumination = self._illumination(batch, positions) if illumination is None else illumination
-            variation = total_variation(canvases, illumination)
-            loss = loss + training.total_variation * pixels_per_photon * variation * weights.counts
+            merged = self._merge(batch, positions, self.merging)
+            loss = self._unexplained(self._fields(merged.average, positions), batch.counts)
+            return self._combined(loss, merged, batch, weights, self.merging)
+        canvases = self.model(batch.counts, positions, batch.canvas_size)
+        if batch.truth is not None:
+            return supervised_loss(canvases, batch.truth, self._illumination(batch, positions)) * weights.groups
+        loss = self._unexplained(self._fields(canvases, positions), batch.counts) * weights.photons
+        if self.config.training.total_variation:
+            loss = loss + self._variation(canvases, self._illumination(batch, positions), batch) * weights.counts
         return loss
 
-    def _merged(
-        self, batch: GroupBatch, positions: Tensor, weights: Weights, merging: Merging
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The averages of neighbouring groups, their illumination, and the mean of their loss and the groups' own."""
+    def _held_out(self, batch: GroupBatch, weights: Weights) -> Tensor:
+        """The loss of a batch, that of its averaged groups, and the noise floor of the latter, (3,)."""
+        merging = self.held_out_merging
+        if merging is None:
+            loss = self._loss(batch, weights).reshape(())
+            return torch.stack([loss, torch.zeros_like(loss), torch.zeros_like(loss)])
+        positions = self.model.refine(batch.positions, batch.members)
+        merged = self._merge(batch, positions, merging)
+        fields = self._fields(merged.average, positions)
+        fit = self._unexplained(fields, batch.counts)
+        loss = self._combined(fit, merged, batch, weights, merging)
+        intensity = squared_modulus(fields).sum(-3)
+        floor = noise_floor(intensity, self.config.training.loss, self.model.good)
+        return torch.stack([loss.reshape(()), fit * weights.photons, floor * weights.photons])
+
+    def _merge(self, batch: GroupBatch, positions: Tensor, merging: Merging) -> Merged:
+        """Predict the groups of every neighbourhood, and average them."""
         groups = merging.split(batch, positions)
         canvases = self.model(groups.counts, groups.positions, merging.canvas_size)
         weight = illumination_weight(self.model.illumination.probe.detach())
         illumination = canvas_illumination(weight, groups.positions.detach(), merging.canvas_size)
-        average, total = merging.average(canvases, illumination, groups.origins, batch.canvas_size)
-        loss = self._unexplained(average, positions, batch.counts)
-        if merging.own:
-            own = self._unexplained(canvases, groups.positions, groups.counts)
-            loss = (loss + merging.own * own) / (1 + merging.own)
-        return average, total, loss * weights.photons
+        return Merged(groups, canvases, *merging.average(canvases, illumination, groups.origins, batch.canvas_size))
 
-    def _unexplained(self, canvases: Tensor, positions: Tensor, counts: Tensor) -> Tensor:
-        """The loss of the patterns that canvases (B, H, W) predict at positions (B, C, 2)."""
-        fields = self.model.predict_fields(canvases, positions)
+    def _combined(self, fit: Tensor, merged: Merged, batch: GroupBatch, weights: Weights, merging: Merging) -> Tensor:
+        """The loss of averages and of the groups by themselves, as they are weighted in training."""
+        groups, own = merged.groups, merging.own
+        if own:
+            alone = self._unexplained(self._fields(merged.canvases, groups.positions), groups.counts)
+            fit = (fit + own * alone) / (1 + own) if math.isfinite(own) else alone
+        loss = fit * weights.photons
+        if self.config.training.total_variation:
+            loss = loss + self._variation(merged.average, merged.illumination, batch) * weights.counts
+        return loss
+
+    def _fields(self, canvases: Tensor, positions: Tensor) -> Tensor:
+        return self.model.predict_fields(canvases, positions)
+
+    def _unexplained(self, fields: Tensor, counts: Tensor) -> Tensor:
         return loss_of_fields(self.config.training.loss, fields, counts, self.model.good)
+
+    def _variation(self, canvases: Tensor, illumination: Tensor, batch: GroupBatch) -> Tensor:
+        # Nats per pixel against nats per photon: with the dose the data outweigh the prior, as they should.
+        pixels_per_photon = batch.counts.numel() / batch.counts.sum().clamp_min(1.0)
+        return self.config.training.total_variation * pixels_per_photon * total_variation(canvases, illumination)
 
     def _illumination(self, batch: GroupBatch, positions: Tensor) -> Tensor:
         weight = illumination_weight(self.model.illumination.probe.detach())
@@ -98,12 +127,9 @@ class PtychoModule(L.LightningModule):
     def training_step(self, batch: Steps | InputError, batch_index: int) -> None:
         steps = checked(batch)
         total = self.total_steps
-        rates = [
-            self.schedule.rates(progress_of(self.trainer, self.steps_done + step, total))
-            for step in range(steps.shape[0])
-        ]
+        rates = [self.schedule.rates(self._progress(self.steps_done + step, total)) for step in range(steps.shape[0])]
         loss = self.training_steps.run(steps, rates)
-        self.schedule.progress = progress_of(self.trainer, self.steps_done + steps.shape[0] - 1, total)
+        self.schedule.progress = self._progress(self.steps_done + steps.shape[0] - 1, total)
         epoch_loop = self.trainer.fit_loop.epoch_loop
         for _ in range(steps.shape[0]):
             epoch_loop.manual_optimization.optim_step_progress.increment_ready()
@@ -113,7 +139,19 @@ class PtychoModule(L.LightningModule):
 
     def validation_step(self, batch: Steps | InputError, batch_index: int) -> None:
         steps = checked(batch)
-        self._log_loss("val_loss", self.validation_losses.run(steps), steps.size)
+        loss, fit, floor = self.validation_losses.run(steps).unbind()
+        self._log_loss("val_loss", loss, steps.size)
+        if self.held_out_merging is not None:
+            for name, value in (("val_fit", fit), ("val_floor", floor)):
+                self._log_loss(name, value, steps.size)
+
+    def on_validation_epoch_end(self) -> None:
+        values = self.trainer.callback_metrics
+        if self.held_out_merging is not None and "val_fit" in values:
+            self.log(RATIO, values["val_fit"] / values["val_floor"].clamp_min(1e-30))
+
+    def _progress(self, done: int, total: int) -> float:
+        return self.schedule.towards_end(progress_of(self.trainer, done, total), done)
 
     def _log_loss(self, name: str, loss: Tensor, groups: int) -> None:
         # Lightning's log takes the mean over processes, and the sum is wanted.
@@ -130,6 +168,16 @@ class PtychoModule(L.LightningModule):
     def steps_done(self) -> int:
         """Steps of the optimiser so far."""
         return self.trainer.global_step
+
+    @property
+    def patterns_per_epoch(self) -> int:
+        """Patterns that an epoch shows, each as often as it is a member of a group."""
+        return self._data.groups_per_epoch * neighbourhood_size(self.config)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of the optimiser in an epoch."""
+        return self._data.steps_per_epoch
 
     @property
     def total_steps(self) -> int:
@@ -151,7 +199,7 @@ class PtychoModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         # A checkpoint restores the optimiser, and with it rates of its own configuration.
-        self.schedule.apply(progress_of(self.trainer, self.steps_done, self.total_steps))
+        self.schedule.apply(self._progress(self.steps_done, self.total_steps))
         broadcast(*self.state_dict().values())
         averages = [c for c in self.trainer.callbacks if isinstance(c, AverageOfSteps)]  # type: ignore[attr-defined]
         tables = StepTables(self.model, self._data.resident, self.device)
@@ -168,8 +216,9 @@ class PtychoModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self.merging = Merging.of(self.config.training, self._data)
+        self.held_out_merging = Merging.of(self.config.training, self._data, held_out=True)
         tables = StepTables(self.model, self._data.resident, self.device)
-        self.validation_losses = BatchLosses(self._loss, tables)
+        self.validation_losses = BatchLosses(self._held_out, tables)
 
     def on_train_epoch_start(self) -> None:
         if self.model.positions is not None:

@@ -20,6 +20,7 @@ import yaml
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from ptychopinn._one_line import one_line
+from ptychopinn.batches.neighbourhoods import merged_groups
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.persistence.bundle import BUNDLE_NAME, bundle_info
@@ -29,6 +30,7 @@ from ptychopinn.storage.atomic import make_folder, remove_leftovers, write_text
 from ptychopinn.storage.checksums import check_zip
 from ptychopinn.storage.claims import Claim, holder_of
 from ptychopinn.training.callbacks import LOSSES
+from ptychopinn.training.ending import EndByQuality
 from ptychopinn.training.module import PtychoModule
 
 #: Name of the file in the folder of a run that is being trained.
@@ -44,11 +46,13 @@ class LastSaved(NamedTuple):
         epoch: the last complete one, from 0.
         step: number of steps.
         losses: of that epoch, by name.
+        ended: whether the training ended with it by the quality of the fit.
     """
 
     epoch: int
     step: int
     losses: dict[str, float]
+    ended: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +162,10 @@ class RunFolder:
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             earlier = checkpoint["hyper_parameters"]
-            saved = LastSaved(int(checkpoint["epoch"]), int(checkpoint["global_step"]), checkpoint.get(LOSSES, {}))
+            epoch, step = int(checkpoint["epoch"]), int(checkpoint["global_step"])
+            last = checkpoint.get("callbacks", {}).get(EndByQuality.__qualname__, {}).get("last")
+            ended = last is not None and epoch + 1 >= last and module.config.training.stop == "quality"
+            saved = LastSaved(epoch, step, checkpoint.get(LOSSES, {}), ended)
         except (RuntimeError, KeyError, EOFError, UnpicklingError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
@@ -171,7 +178,9 @@ class RunFolder:
         held = ("group_size", "validation", "validation_fraction")  # what is held out must stay so
         for name in held:
             was[f"data.{name}"], now[f"data.{name}"] = getattr(before.data, name), getattr(module.config.data, name)
-        for key in ("model", "patch_size", "modes", "patterns", *(f"data.{name}" for name in held)):
+        was["training.merge"], now["training.merge"] = merged_groups(before), merged_groups(module.config)
+        keys = ("model", "patch_size", "modes", "patterns", "training.merge", *(f"data.{name}" for name in held))
+        for key in keys:
             if was.get(key) != now.get(key):
                 raise InputError(
                     f"{path}: expected a checkpoint with {key} {now.get(key)!r}, found {was.get(key)!r}; "
@@ -179,23 +188,26 @@ class RunFolder:
                 )
         return saved
 
-    def is_complete(self, done: int, epochs: int) -> bool:
+    def is_complete(self, saved: LastSaved, epochs: int) -> bool:
         """Whether a training of so many epochs has nothing left to do, its model included.
 
         Args:
-            done: complete epochs.
+            saved: the last complete epoch.
             epochs: those wanted.
 
         Raises:
             InputError: more are done than wanted.
         """
+        done = saved.epoch + 1
         if epochs < done:
             raise InputError(
                 f"{self.path}: has {done} epochs already, expected more than these to continue, got training.epochs "
                 f"{epochs}: --training.epochs {2 * done} would train as many again; for fewer, train in "
                 "another folder, or from the beginning with --overwrite"
             )
-        return epochs == done and self.bundle.exists() and bundle_info(self.bundle).get("epochs") == done
+        return (
+            (epochs == done or saved.ended) and self.bundle.exists() and bundle_info(self.bundle).get("epochs") == done
+        )
 
     def logged(self, last: LastSaved) -> list[tuple[int, dict[str, float]]]:
         """Steps and figures of metrics.csv up to an epoch, for the logger begins a new file."""

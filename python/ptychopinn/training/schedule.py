@@ -37,6 +37,8 @@ class ProgressLR(LRScheduler):
         self.kind = config.schedule
         self.warmup = config.warmup
         self.progress = 0.0
+        #: Steps at which a training began to end by itself and ends, and its progress at the first.
+        self.end: tuple[int, int, float] | None = None
         #: A rate of 1 that is halved on every plateau: the factor of all others.
         self._relative = SGD([torch.zeros((), dtype=torch.float32, device="cpu")], lr=1.0)
         self._plateau = ReduceLROnPlateau(self._relative, factor=0.5, patience=config.patience, threshold=0, eps=0)
@@ -66,6 +68,17 @@ class ProgressLR(LRScheduler):
             return rise * math.pow(0.01, progress)
         return rise * float(self._relative.param_groups[0]["lr"])
 
+    def end_within(self, done: int, steps: int) -> None:
+        """Let progress reach 1 so many steps after those that are done."""
+        self.end = (done, done + steps, self.progress)
+
+    def towards_end(self, progress: float, done: int) -> float:
+        """Progress of a training after so many steps, which may be about to end by itself."""
+        if self.end is None:
+            return progress
+        first, last, began = self.end
+        return max(progress, began + (1 - began) * (done - first) / (last - first))
+
     def end_epoch(self, loss: float) -> None:
         """Halve the rates when the loss of an epoch has not been the lowest for longer than the patience."""
         if self.kind == "plateau":
@@ -77,11 +90,14 @@ class ProgressLR(LRScheduler):
             "best": self._plateau.best,
             "waited": self._plateau.num_bad_epochs,
             "reduced": self._relative.param_groups[0]["lr"],
+            "end": self.end,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._plateau.best, self._plateau.num_bad_epochs = state_dict["best"], state_dict["waited"]
         self._relative.param_groups[0]["lr"] = state_dict["reduced"]
+        end = state_dict.get("end")
+        self.end = None if end is None else tuple(end)
 
 
 def progress_of(trainer: L.Trainer, done: int, total: int) -> float:

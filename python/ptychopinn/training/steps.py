@@ -30,6 +30,8 @@ from ptychopinn.training.shard_weights import Weights, parts_of, weights_of
 #: The loss of a batch; positions are learned by the rows (B, C, 2) of their parameter, if given.
 Loss = Callable[[GroupBatch, Weights, Tensor | None], Tensor]
 
+#: Values of a held-out batch: its loss, that of averaged groups, the noise floor of the latter.
+VALUES = 3
 #: Largest gradient norm of a probe of power 1: at high dose some batches have zeros of the far field on many pixels,
 #: where the gradient through the unrolled steps has no bound.
 _STEEPEST_PROBE = 0.25
@@ -349,30 +351,33 @@ class BatchLosses:
     """The losses of batches that nothing is learned from.
 
     Args:
-        loss: of a batch.
+        losses: of a batch, (L,), with the weights of its summand.
         tables: of steps of one batch each.
     """
 
-    def __init__(self, loss: Loss, tables: StepTables) -> None:
-        self.loss, self.tables = loss, tables
-        self._losses = torch.zeros(0, dtype=torch.float32, device=tables.device)
+    def __init__(self, losses: Callable[[GroupBatch, Weights], Tensor], tables: StepTables) -> None:
+        self.losses, self.tables = losses, tables
+        self._values: Tensor | None = None
         self._captured = Captured(self._batch, tables.device, "the validation step")
 
     def run(self, steps: Steps) -> Tensor:
-        """The mean of the losses of K batches, a tensor on the device; returns as :meth:`TrainingSteps.run`."""
+        """The means (L,) of the losses of K batches, on the device; returns as :meth:`TrainingSteps.run`."""
         count = steps.shape[0]
         if self.tables.fill(steps):
-            self._losses = torch.zeros(count, dtype=torch.float32, device=self.tables.device)
+            self._values = None
             self._captured = Captured(self._batch, self.tables.device, "the validation step")
+        if self._values is None:
+            self._values = torch.zeros(count, VALUES, dtype=torch.float32, device=self.tables.device)
         for _ in range(count):
             self._captured()
-        return self._losses[:count].mean()
+        return self._values[:count].mean(0)
 
     @torch.no_grad()
     def _batch(self) -> None:
+        assert self._values is not None
         parts = parts_of(self.tables.batch(0), self.tables.weights(0), self.tables.model.good)
-        loss = torch.stack([self.loss(batch, weights, None).reshape(()) for batch, weights in parts]).sum()
-        self._losses.index_copy_(0, self.tables.cursor, loss.reshape(1))
+        values = torch.stack([self.losses(batch, weights) for batch, weights in parts]).sum(0)
+        self._values.index_copy_(0, self.tables.cursor, values.unsqueeze(0))
         self.tables.cursor.add_(1)
 
 

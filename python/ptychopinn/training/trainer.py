@@ -27,6 +27,7 @@ from ptychopinn.runtime.progress import is_terminal
 from ptychopinn.scan import Scan
 from ptychopinn.training.averages import AverageOfSteps
 from ptychopinn.training.callbacks import EpochLog, StopOnNonFinite
+from ptychopinn.training.ending import EndByQuality
 from ptychopinn.training.pictures import RunningPicture
 
 
@@ -46,8 +47,10 @@ _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 
 
 def watchers_of(config: Config, monitor: str, scan: Scan, out: Path, drawings: Drawings) -> list[L.Callback]:
-    """The optional callbacks: early stopping and pictures."""
+    """The optional callbacks: an end before the last epoch, and pictures."""
     execution, watchers = config.execution, list[L.Callback]()
+    if config.training.stop == "quality":
+        watchers.append(EndByQuality(config.training))
     if execution.early_stopping is not None:
         watchers.append(EarlyStopping(monitor, patience=execution.early_stopping, check_finite=False))
     if execution.picture_every is not None:

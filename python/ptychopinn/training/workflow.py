@@ -38,6 +38,7 @@ from ptychopinn.runtime.warning_filters import ignored_warnings
 from ptychopinn.scan import Scan
 from ptychopinn.storage.claims import Claim
 from ptychopinn.training.callbacks import BestEpoch, LastEpoch, StopAllProcesses, stop_on_interrupt
+from ptychopinn.training.ending import Fit
 from ptychopinn.training.loggers import MetricsFile, make_loggers
 from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.run_folder import Checkpoints, HeldFolder, RunFolder, read_config, write_config
@@ -70,6 +71,7 @@ class TrainedRun:
         losses: last "train_loss" and, if groups were held out, "val_loss".
         interrupted: the training was ended by Ctrl-C before its time.
         checkpoint: that of the model, if checkpoints were kept (in the first of several processes).
+        fit: how well held-out groups were explained after the last epoch, if any were held out.
     """
 
     model: PtychoModel
@@ -78,6 +80,7 @@ class TrainedRun:
     losses: dict[str, float]
     interrupted: bool = False
     checkpoint: Path | None = None
+    fit: Fit | None = None
 
     __repr__ = one_line
 
@@ -150,7 +153,7 @@ def _train(
         margin = REACH if module.model.positions is not None else 0
         data = ScanDataModule(scans, config, module.model.generator.canvas_multiple, margin)
         saved = folder.last_epoch(module) if resume else None
-        if saved is not None and folder.is_complete(saved.epoch + 1, config.training.epochs):
+        if saved is not None and folder.is_complete(saved, config.training.epochs):
             return _complete(folder)
         # A group that does not fit the scan is found here, before anything is written.
         data.train_dataloader()
@@ -210,6 +213,7 @@ def _train(
     values: Mapping[str, float | torch.Tensor] = trainer.callback_metrics
     values = values or dict(pair for _, row in earlier for pair in row.items())
     losses = {name: float(value) for name, value in values.items() if name.endswith("_loss")}
+    fit = Fit.of(values, config.training.loss)
     model = module.model.cpu().eval()
     chosen = None
     if trainer.is_global_zero:
@@ -224,6 +228,7 @@ def _train(
             "epochs": trainer.current_epoch,
             "seconds": seconds,
             **losses,
+            **({} if fit is None else {"val_ratio": fit.ratio, "r_factor": fit.r_factor}),
             **check_metadata(scans),
         }
         try:
@@ -240,8 +245,9 @@ def _train(
             drawn(plot_training, out / "metrics.csv", out / "training.png")
     with torch.no_grad():
         broadcast(*model.state_dict().values())
-    _log.info("trained %d epochs in %.0f s", trainer.current_epoch, seconds)
-    return TrainedRun(model, config, out, losses, interrupted, chosen)
+    explains = "" if fit is None else f"; the model {fit.summary}"
+    _log.info("trained %d epochs in %.0f s%s", trainer.current_epoch, seconds, explains)
+    return TrainedRun(model, config, out, losses, interrupted, chosen, fit)
 
 
 def _complete(folder: RunFolder) -> TrainedRun:
