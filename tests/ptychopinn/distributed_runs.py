@@ -68,7 +68,7 @@ def networks(scan: Scan) -> list[PtychoModel]:
         torch.manual_seed(seed)
         model = PtychoModel("unrolled", {"steps": 2, "width": 8, "state": 2}, scan.patch_size)
         model.illumination.set_probe(torch.from_numpy(scan.probe))
-        torch.nn.init.normal_(model.generator.network.leave.weight, std=0.1)
+        torch.nn.init.normal_(model.generator.networks[-1].leave.weight, std=0.1)
         models.append(model)
     return models
 

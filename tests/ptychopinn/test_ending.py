@@ -60,11 +60,11 @@ def test_a_resumed_training_ends_as_one_that_was_never_stopped(scan: Scan, tmp_p
         always = {"stop_ratio": 1e6, "schedule": "constant", "warmup": 0.0}
         return tiny(training={**always, **training}, execution=DETERMINISTIC)
 
-    whole = train(scan, tmp_path / "whole", config(epochs=9))
+    uninterrupted = train(scan, tmp_path / "uninterrupted", config(epochs=9))
     train(scan, tmp_path / "cut", config(epochs=2))
     resumed = train(scan, tmp_path / "cut", config(epochs=9), resume=True)
-    assert epochs(tmp_path / "cut") == epochs(tmp_path / "whole") == 3
-    for one, other in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+    assert epochs(tmp_path / "cut") == epochs(tmp_path / "uninterrupted") == 3
+    for one, other in zip(uninterrupted.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
         assert torch.equal(one, other)
     # Nothing is left to do, unless more is asked for.
     again = train(scan, tmp_path / "cut", config(epochs=9), resume=True)

@@ -47,7 +47,7 @@ def model_of(scan: Scan, seed: int | None = None) -> PtychoModel:
     model = PtychoModel("unrolled", SMALL, scan.patch_size)
     model.illumination.set_probe(torch.from_numpy(scan.probe))
     if seed is not None:
-        torch.nn.init.normal_(model.generator.network.leave.weight, std=0.1)
+        torch.nn.init.normal_(model.generator.networks[-1].leave.weight, std=0.1)
     return model
 
 

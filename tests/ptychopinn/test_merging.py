@@ -131,7 +131,7 @@ def test_gradients_reach_network_probe_and_positions(scan: Scan, loss: str) -> N
     gradients = {name: p.grad for name, p in module.named_parameters()}
     for name, gradient in gradients.items():
         assert gradient is None or torch.isfinite(gradient).all(), name
-    for name in ("model.generator.network.leave.weight", "model.illumination.lanes", "model.positions.free"):
+    for name in ("model.generator.networks.0.leave.weight", "model.illumination.lanes", "model.positions.free"):
         found = gradients[name]
         assert found is not None and found.abs().max() > 0, name
 

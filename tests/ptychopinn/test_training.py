@@ -71,7 +71,9 @@ def test_runs_are_bitwise_reproducible_and_depend_on_the_seed(scan: Scan, tmp_pa
     other = train(
         scan, tmp_path / "c", dataclasses.replace(config, training=dataclasses.replace(config.training, seed=1))
     )
-    assert not torch.equal(state(a)["generator.network.enter.weight"], state(other)["generator.network.enter.weight"])
+    assert not torch.equal(
+        state(a)["generator.networks.0.enter.weight"], state(other)["generator.networks.0.enter.weight"]
+    )
 
 
 @pytest.mark.parametrize("loss", ["poisson", "amplitude"])

@@ -88,6 +88,31 @@ def test_phase_0_gives_no_phase_before_training_and_can_learn_one(scan: Scan) ->
 def test_network_is_applied_every_so_many_steps_and_after_the_last(scan: Scan, every: int) -> None:
     generator = build_generator("unrolled", 32, {"steps": 5, "every": every, "width": 8, "state": 2})
     calls = []
-    generator.network.register_forward_hook(lambda *_: calls.append(1))
+    for network in generator.networks:
+        network.register_forward_hook(lambda *_: calls.append(1))
     run(generator, batch_of(scan, 4), torch.from_numpy(scan.probe))
-    assert len(calls) == len(range(4, -1, -every))
+    assert len(calls) == len(generator.networks) == len(range(4, -1, -every))
+
+
+def test_weights_of_earlier_versions_are_read(scan: Scan) -> None:
+    """They had one network for all steps, without the dose as an input; every network becomes a copy of it."""
+    options = {"steps": 4, "every": 2, "width": 8, "state": 2}
+    generator = build_generator("unrolled", 32, options)
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    state = generator.state_dict()
+    shared = {name: value for name, value in state.items() if not name.startswith("networks.")}
+    for name, value in state.items():
+        if name.startswith("networks.0."):
+            if name.endswith("enter.weight"):
+                value = torch.cat([value[:, :20], value[:, 21:]], 1)
+            shared[name.replace("networks.0.", "network.")] = value
+    generator.load_state_dict(shared)
+    batch, probe = batch_of(scan, 4), torch.from_numpy(scan.probe)
+    before = run(generator, batch, probe)
+    for first, other in zip(generator.networks[0].parameters(), generator.networks[1].parameters(), strict=False):
+        assert first.shape != other.shape or torch.equal(first, other)
+    assert (generator.networks[0].enter.weight[:, 20] == 0).all()
+    with torch.no_grad():
+        generator.networks[0].enter.weight[:, 20] += 0.1
+    assert not torch.equal(run(generator, batch, probe), before)

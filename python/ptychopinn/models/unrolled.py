@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The default generator: unrolled data-consistency steps, with a small network after every second one.
+"""The default generator: unrolled data-consistency steps, with a small network of its own after every second one.
 
 Every step predicts the patterns of a group from its canvas, replaces their amplitudes by the measured ones, propagates
 back and merges the corrections on the canvas (the step of ePIE, for all patterns of the group at once). A small
-two-level network with shared weights then corrects the canvas. The overlap constraint holds by construction, because
+two-level network then corrects the canvas. The overlap constraint holds by construction, because
 all patches are extracted from one canvas. The network's cost is per canvas, so the cost per pattern falls with the size
 of the group. Its last layer is initially zero: an untrained generator is the physical iteration. See docs/maths.md.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +28,11 @@ from ptychopinn.physics.propagation import far_field, inverse_far_field
 #: Modulus, relative to the mean transmission, below which the phase of a canvas is undefined.
 _FAINT = 1e-3
 
-#: Real input channels of the network: canvas (2), data-consistency direction (2), illumination (1).
-_INPUTS = 5
+#: Real input channels of the network at full resolution: canvas (2), data-consistency direction (2), illumination (1);
+#: and at half resolution, the dose.
+_INPUTS, _HALF_INPUTS = 5, 1
+#: Logarithm of the counts that a pixel of the canvas received, of which the dose is a fraction.
+_DOSE = 10.0
 
 
 class CorrectionNetwork(nn.Module):
@@ -41,24 +45,25 @@ class CorrectionNetwork(nn.Module):
     Args:
         width: feature channels of both levels.
         state: channels of the recurrent state, at half resolution; 0: none.
+        last: True: no network follows, to hand the state to.
     """
 
-    def __init__(self, width: int, state: int) -> None:
+    def __init__(self, width: int, state: int, last: bool) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(4 * _INPUTS + state, width, 3, padding=1, **ON_CPU)
+        self.enter = nn.Conv2d(4 * _INPUTS + _HALF_INPUTS + state, width, 3, padding=1, **ON_CPU)
         self.fine = nn.Conv2d(width, width, 3, padding=1, **ON_CPU)
         self.coarse_1 = nn.Conv2d(width, width, 3, padding=1, **ON_CPU)
         self.coarse_2 = nn.Conv2d(width, width, 3, padding=1, **ON_CPU)
         self.join = nn.Conv2d(2 * width, width, 3, padding=1, **ON_CPU)
         self.leave = nn.Conv2d(width, 8, 3, padding=1, **ON_CPU)
-        self.remember = nn.Conv2d(width, state, 3, padding=1, **ON_CPU) if state else None
-        for last in (self.leave, self.remember):
-            if last is not None:
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.remember = nn.Conv2d(width, state, 3, padding=1, **ON_CPU) if state and not last else None
+        for layer in (self.leave, self.remember):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, canvas: Tensor, direction: Tensor, level: Level, relative: Tensor, state: Tensor, last: bool
+        self, canvas: Tensor, direction: Tensor, level: Level, covered: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Correct the object and compute the next state.
 
@@ -66,22 +71,21 @@ class CorrectionNetwork(nn.Module):
             canvas: complex, (B, H, W): the object.
             direction: complex, (B, H, W): its data-consistency direction.
             level: what normalises both to order one, and the correction back.
-            relative: real, (B, H / 2, W / 2, 4), illumination in 2 x 2 blocks, relative to its maximum.
+            covered: real, (B, H / 2, W / 2, 5), illumination in 2 x 2 blocks, relative to its maximum, and the dose.
             state: real, (B, H / 2, W / 2, S).
-            last: True in the last step, which returns its input state.
 
         Returns:
-            corrected object, complex (B, H, W), and state, real (B, H / 2, W / 2, S).
+            corrected object, complex (B, H, W), and state, real (B, H / 2, W / 2, S): the input's of the last network.
         """
-        features = torch.cat([*_block_rows(canvas), *_block_rows(direction), relative, state], -1)
+        features = torch.cat([*_block_rows(canvas), *_block_rows(direction), covered, state], -1)
         features = (features * level.of_features).permute(0, 3, 1, 2)
         fine = F.relu(self.enter(features))
         fine = F.relu(self.fine(fine))
         coarse = F.relu(self.coarse_1(F.avg_pool2d(fine, 2)))
         coarse = F.relu(self.coarse_2(coarse))
         joined = F.relu(self.join(torch.cat([fine, F.interpolate(coarse, scale_factor=2.0, mode="nearest")], 1)))
-        correction = self.leave(joined).permute(0, 2, 3, 1).to(relative.dtype)
-        if not last and self.remember is not None:
+        correction = self.leave(joined).permute(0, 2, 3, 1).to(covered.dtype)
+        if self.remember is not None:
             state = torch.tanh(self.remember(joined).permute(0, 2, 3, 1))
         return _add_blocks(canvas, level.of_correction, correction), state
 
@@ -118,13 +122,13 @@ def _add_blocks(canvas: Tensor, factor: Tensor, blocks: Tensor) -> Tensor:
 
 @register_generator("unrolled")
 class UnrolledGenerator(Generator):
-    """Unrolled data-consistency steps with a shared :class:`CorrectionNetwork`.
+    """Unrolled data-consistency steps with a :class:`CorrectionNetwork` after some of them.
 
     Args:
         steps: unrolled steps, >= 1.
         every: the network is applied after every so many steps, and always after the last one.
-        width: feature channels of the network.
-        state: channels of its recurrent state.
+        width: feature channels of a network.
+        state: channels of the recurrent state, which a network hands to the next one.
         regularisation: added to the illumination in its quotient, relative to the maximum of the illumination.
         phase: 0 to 1, initial weight of the object's phase against its amplitude in the steps. At 1 both have the same
             weight. At 0 the initial steps leave the phase zero, for samples that mostly absorb; it is learned as far as
@@ -137,12 +141,13 @@ class UnrolledGenerator(Generator):
     Equation of a step (D the direction, u the network's correction, all on the canvas)::
 
         D = sum_k A_k^*( sum_m conj(P_m) F^*[ (sqrt(n_k) / sqrt(I_k) - 1) F(P_m A_k O) ] ) / (sum_k A_k^*(|P|^2) + eps)
-        V <- momentum V + D;    O <- O + step . V + gain u(O, D, illumination, state)
+        V <- momentum V + D;    O <- O + step . V + gain u(O, D, illumination, dose, state)
 
     with ``A_k`` the extraction of patch k and ``A_k^*`` its adjoint. D is minus the gradient of the amplitude loss
     (with its background under both roots), divided by the illumination. ``step . V`` has a learned factor for the
     component of V parallel to O, which changes the modulus, and one for the component perpendicular to it, which
-    changes the phase.
+    changes the phase. The dose is the logarithm of the counts that a pixel of the canvas received, so that a network
+    can tell noise from detail.
 
     Source:
         The step: A. M. Maiden and J. M. Rodenburg, Ultramicroscopy 109, 1256 (2009).
@@ -167,7 +172,9 @@ class UnrolledGenerator(Generator):
         self.every = every
         self.state = state if steps > every else 0  # a network that is applied once needs no state
         self.regularisation = regularisation
-        self.network = CorrectionNetwork(width, self.state)
+        number = math.ceil(steps / every)
+        self.networks = nn.ModuleList(CorrectionNetwork(width, self.state, k == number - 1) for k in range(number))
+        self.register_load_state_dict_pre_hook(_from_shared_weights)  # type: ignore[no-untyped-call]
         if not 0 <= phase <= 1:
             raise InputError(f"model.options: phase must be between 0 and 1, got {phase}")
         # Their sum is 2: the error is divided between amplitude and phase.
@@ -186,7 +193,9 @@ class UnrolledGenerator(Generator):
         peak = illumination.amax((-2, -1), keepdim=True)
         offset = self.regularisation * peak
         inverse_illumination = 1 / (illumination + offset)
-        relative = F.pixel_unshuffle((illumination / peak).unsqueeze(1), 2).permute(0, 2, 3, 1)
+        relative = F.pixel_unshuffle((illumination / peak).unsqueeze(1), 2)
+        dose = torch.log1p(F.avg_pool2d(illumination.unsqueeze(1), 2)) / _DOSE
+        covered = torch.cat([relative, dose], 1).permute(0, 2, 3, 1)
 
         waves, mode = initial_waves(counts, probe)
         level = transmission_level(counts, weight)  # value of uncovered pixels, and scale of the network's channels
@@ -198,11 +207,12 @@ class UnrolledGenerator(Generator):
 
         floors = _uses(_FAINT * level.flatten(), self.steps)
         inverses = _uses(inverse_illumination, self.steps)
-        others = level.new_ones(groups, 1, 1, 4 + self.state)
+        others = level.new_ones(groups, 1, 1, covered.shape[-1] + self.state)
         scales = Level(torch.cat([(1 / level).unsqueeze(-1).expand(-1, -1, -1, 16), others], -1), self.gain * level)
         state = canvas.real.new_zeros(groups, height // 2, width // 2, self.state)
         factors = self.step_size.unbind()
         velocity = momentum = None
+        networks = iter(self.networks)
         for step in range(self.steps):
             fields = far_field(exit_waves(canvas, positions, probes[2 * step]))
             correction, _, _ = correct_fields(fields, counts, loss="amplitude", background=BACKGROUND)
@@ -221,10 +231,27 @@ class UnrolledGenerator(Generator):
             )
             momentum = self.momentum[step] if remaining else None
             if corrected:
-                canvas, state = self.network(canvas, direction, scales, relative, state, last=remaining == 0)
+                canvas, state = next(networks)(canvas, direction, scales, covered, state)
         return canvas
 
 
 def _uses(tensor: Tensor, count: int) -> tuple[Tensor, ...]:
     """The tensor so many times."""
     return tensor.expand(count, *tensor.shape).unbind()
+
+
+def _from_shared_weights(module: UnrolledGenerator, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Read the weights of earlier versions, whose networks were one, without the dose: the same function.
+
+    Every network gets a copy, with weights of zero for the dose.
+    """
+    shared = f"{prefix}network."
+    for name in [name for name in state_dict if name.startswith(shared)]:
+        value, part = state_dict.pop(name), name.removeprefix(shared)
+        if part == "enter.weight":
+            before = 4 * _INPUTS
+            dose = value.new_zeros(value.shape[0], _HALF_INPUTS, *value.shape[2:])
+            value = torch.cat([value[:, :before], dose, value[:, before:]], 1)
+        for number, network in enumerate(module.networks):
+            if part in network.state_dict():
+                state_dict[f"{prefix}networks.{number}.{part}"] = value
