@@ -215,3 +215,14 @@ def test_merging_is_the_default_of_single_patterns() -> None:
     assert merged(1) > 1 and merged(16) == 1
     assert merged(1, merge=1) == 1 and merged(16, merge=2) == 2
     assert merged(1, supervised=True) == 1
+
+
+def test_canvases_of_neighbourhoods_fit_the_groups_of_all_scans(scan: Scan) -> None:
+    """Groups of one scan spread further than the neighbourhoods of the other."""
+    wide = simulate("lines", patterns=16, size=32, step=14, photons=1e6, seed=1)
+    data = ScanDataModule([scan, wide], tiny(data={"group_size": 4}, training={"merge": 2, "merge_pool": 2}), 4)
+    data.trainer = SimpleNamespace(current_epoch=0)  # type: ignore[assignment]
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        for steps in loader:
+            size = checked(steps).patterns.canvas_size
+            assert all(side >= least for side, least in zip(size, data.group_canvas, strict=True))

@@ -259,6 +259,8 @@ class ScanDataModule(L.LightningDataModule):
             if validation not in self._canvases:
                 self._canvases[validation] = self._fixed_canvas(validation)
             dataset.enlarge(self._canvases[validation])
+        if self.merged_in(validation) > 1:
+            dataset.enlarge(self.group_canvas)  # which may be that of another scan
         return dataset
 
     def _loader(self, dataset: JoinedGroups, shape: StepShape) -> DataLoader[int]:
