@@ -101,6 +101,8 @@ def main() -> int:
     others = sorted(set(cases) - set(LISTS))
     if stated and others:
         parser.error(f"{', '.join(stated)}: only for {', '.join(LISTS)}, not for {', '.join(others)}")
+    if "start" in cases and (arguments.minutes or arguments.epochs):
+        parser.error("--minutes, --epochs: not for start, whose times are its own; --scale multiplies them")
     if not re.fullmatch(r"\d*:\d*", arguments.rows or ":"):
         parser.error(f"--rows must be FIRST:LAST, as 0:4, got {arguments.rows}")
     torch.set_num_threads(arguments.threads)
