@@ -281,7 +281,7 @@ def test_published_phase_similarity_is_the_mapped_one(named: SimpleNamespace) ->
     assert scored["phase_ssim_mapped"] == pytest.approx(0.9947, abs=0.004) and scored["phase_ssim"] < 0.9
 
 
-def test_processes_share_a_table(tmp_path: Path) -> None:
+def test_processes_write_one_table(tmp_path: Path) -> None:
     """With columns that the other has not; rows are replaced by their facts."""
     path = str(tmp_path / "table.csv")
     context = multiprocessing.get_context("spawn")
