@@ -27,24 +27,24 @@ from ptychopinn.scan import Scan
 SAMPLES = {"phi": "lines_phase", "zero": "lines_amplitude", "siemens": "siemens"}
 
 
-def merged(**fields: Any) -> Sections:
-    """Sections with these options of the merged loss."""
-    return {"training": {"merge": fields}}
+def merged(**options: Any) -> Sections:
+    """Sections with these options of the loss; ``merge`` is the number of members, 1 for none."""
+    return {"training": options}
 
 
 #: Options of the merged loss: one change to the defaults in each row.
 MERGES: dict[str, Sections] = {
     "default": {},
-    "off": merged(members=0),
-    "members 4": merged(members=4),
-    "members 8": merged(members=8),
-    "members 24": merged(members=24),
-    "radius 0.5": merged(radius=0.5),
-    "radius 2": merged(radius=2.0),
-    "own 0": merged(own=0.0),
-    "own 0.3": merged(own=0.3),
-    "own 3": merged(own=3.0),
-    "synchronise off": merged(synchronise=False),
+    "off": merged(merge=1),
+    "members 4": merged(merge=4),
+    "members 8": merged(merge=8),
+    "members 24": merged(merge=24),
+    "pool 30": merged(merge_pool=30),
+    "pool 250": merged(merge_pool=250),
+    "own 0": merged(merge_own=0.0),
+    "own 0.3": merged(merge_own=0.3),
+    "own 3": merged(merge_own=3.0),
+    "synchronise off": merged(merge_synchronise=False),
 }
 
 
@@ -164,12 +164,12 @@ def lines128(bench: Bench) -> list[Training]:
 
 
 def merge(bench: Bench) -> list[Training]:
-    """The merged loss: members, radius, weight of the own loss, synchronisation; off and on for other groups."""
+    """The merged loss: members, pool, weight of the own loss, synchronisation; on and off for other groups."""
     minutes = bench.minutes(1, 5)
     rows = [
         *itertools.product((("phi", "defocused"),), (1,), MERGES),
         *itertools.product((("zero", "defocused"), ("zero", "disk")), (1,), ("default", "off")),
-        *itertools.product((("phi", "defocused"),), (4, 16), ("default", "off")),
+        *itertools.product((("phi", "defocused"),), (4, 16), ("default", "members 4")),
     ]
     return [
         _training_64(bench, {"merge": name}, sample, probe, size, seed, minutes, MERGES[name])

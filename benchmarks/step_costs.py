@@ -107,7 +107,7 @@ class StepWatch(L.Callback):
         on_gpu = batch_groups(config, data.scans[0].patch_size, torch.device("cuda"))
         self.batch_ratio = on_gpu / data.batch_size
         self.epoch_steps = math.ceil(data.groups_per_epoch / (on_gpu * config.training.accumulate))
-        self.patterns = data.batch_size * config.data.group_size * config.training.accumulate
+        self.patterns = data.batch_size * data.merged * config.data.group_size * config.training.accumulate
         self._counts = trainer.strategy.root_device.type == "cpu" and data.shape.steps == 1
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:

@@ -40,6 +40,11 @@ TRAININGS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {**LOW, "average": 0.9, "accumulate": 2, "total_variation": 0.1, "schedule": "plateau"},
     },
     "supervised": {"training": {**LOW, "supervised": True, "epochs": 1}},
+    "merged": {
+        "data": {"group_size": 1},
+        "model": {"learn_positions": True},
+        "training": {**LOW, "merge": 4, "merge_pool": 8, "epochs": 2},
+    },
     "one group": {"training": {**LOW, "batch_size": 1, "loss": "amplitude", "epochs": 1}},
 }
 RECONSTRUCTIONS: dict[str, dict[str, Any]] = {

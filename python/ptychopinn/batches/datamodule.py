@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import lightning as L
 import numpy as np
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from ptychopinn.batches.dataset import GroupDataset, JoinedGroups, good_pixels, largest_extent, round_up
 from ptychopinn.batches.grouping import compact_region, group_patterns, pools, within_bounds
+from ptychopinn.batches.neighbourhoods import Neighbourhoods, merged_groups, neighbourhood_size
 from ptychopinn.batches.resident import ResidentCounts, fits_on
 from ptychopinn.batches.steps import Steps, StepSampler, StepShape, checked
 from ptychopinn.config import Config
@@ -63,6 +64,9 @@ class ScanDataModule(L.LightningDataModule):
         self.canvas_multiple = canvas_multiple
         self.margin = margin
         self.first = np.cumsum([0, *(scan.n for scan in scans)])
+        #: Groups of a neighbourhood, whose predictions are averaged in training.
+        self.merged = merged_groups(config)
+        self._neighbourhood_size = neighbourhood_size(config)
         self.held_out = self._held_out()
         inside = np.concatenate(
             [within_bounds(scan.positions, config.data.y_bounds, config.data.x_bounds) for scan in scans]
@@ -77,6 +81,7 @@ class ScanDataModule(L.LightningDataModule):
         self.resident: ResidentCounts | None = None
         self._canvases: dict[bool, tuple[int, int]] = {}
         self._nearest: dict[tuple[int, int, bool], NDArray[np.int64]] = {}
+        self._found: dict[tuple[int, bool], Neighbourhoods] = {}
         self._pending: deque[torch.cuda.Event] = deque()
         self.place(torch.device("cpu"))
 
@@ -86,7 +91,7 @@ class ScanDataModule(L.LightningDataModule):
         patterns = int(self.first[-1])
         held = np.zeros(patterns, np.bool_)
         if data.validation == "scattered":
-            count = min(math.ceil(data.validation_fraction * patterns / data.group_size), patterns - 1)
+            count = min(math.ceil(data.validation_fraction * patterns / self._neighbourhood_size), patterns - 1)
             held[np.random.default_rng(seed).permutation(patterns)[:count]] = True
         elif data.validation_fraction:
             for index, (scan, first) in enumerate(zip(self.scans, self.first[:-1], strict=True)):
@@ -134,22 +139,62 @@ class ScanDataModule(L.LightningDataModule):
         groups[(among[:, np.newaxis] * each + np.arange(each)).ravel()] = among[found]
         return groups
 
+    def _neighbourhoods(
+        self, index: int, groups: NDArray[np.int64], chosen: NDArray[np.intp], each: int, draw: int, validation: bool
+    ) -> NDArray[np.int64]:
+        """The patterns (g, J C) of the neighbourhoods that groups `chosen` (g,) lead, among groups (each n, C)."""
+        near = self._neighbours(index, validation)
+        rng = np.random.default_rng((self.config.training.seed, draw, index, validation))
+        leaders = near.draw(chosen // each, self.merged, rng)
+        members: NDArray[np.int64] = groups[leaders * each + chosen[:, np.newaxis] % each]
+        return members.reshape(len(chosen), -1)
+
+    def _neighbours(self, index: int, validation: bool) -> Neighbourhoods:
+        """The neighbours that training or validation draws: patterns held out are not among those of training."""
+        if (index, validation) not in self._found:
+            among = self._members(index, validation)
+            if not validation:
+                among = among[~self.held_out[self.first[index] + among]]
+            leaders = self._leaders(index, validation)
+            positions, pool = self.scans[index].positions, self.config.training.merge_pool
+            self._found[index, validation] = Neighbourhoods(positions, among, leaders, pool)
+        return self._found[index, validation]
+
     def _fixed_canvas(self, validation: bool) -> tuple[int, int]:
-        """A canvas that every group fits which may be drawn in any epoch."""
-        data = self.config.data
+        """A canvas that every group, or neighbourhood, fits which may be drawn in any epoch."""
         sizes = []
         for index, scan in enumerate(self.scans):
             leaders = self._leaders(index, validation)
             if not len(leaders):
                 continue
-            if self._drawn:
-                # Members are drawn from a pool around the leader: all of it together covers the most.
-                among = self._members(index, validation)
-                found = pools(scan.positions[among], data.pool or 0, data.min_distance, data.max_distance)
-                groups = among[found[np.searchsorted(among, leaders)]]
+            possible = self._possible(index, validation)
+            if self.merged > 1:
+                around = self._neighbours(index, validation).around(leaders)
+                sizes.append(largest_extent(scan, possible, self.margin, around))
             else:
-                groups = self._groups(index, 1, 0, validation)[leaders]
-            sizes.append(largest_extent(scan, groups, self.margin))
+                sizes.append(largest_extent(scan, possible[leaders], self.margin))
+        height, width = np.max(sizes, axis=0).tolist()
+        return round_up((height, width), self.canvas_multiple)
+
+    def _possible(self, index: int, validation: bool) -> NDArray[np.int64]:
+        """All members (n, K) that groups of every pattern of a scan may have; -1 where it leads none."""
+        data, scan = self.config.data, self.scans[index]
+        if not self._drawn:
+            return self._groups(index, 1, 0, validation)
+        # Members are drawn from a pool around the leader: all of it together covers the most.
+        among, pool = self._members(index, validation), data.pool or 0
+        possible = np.full((scan.n, pool + 1), -1, np.int64)
+        possible[among] = among[pools(scan.positions[among], pool, data.min_distance, data.max_distance)]
+        return possible
+
+    @cached_property
+    def group_canvas(self) -> tuple[int, int]:
+        """A canvas that every group of a neighbourhood fits."""
+        sizes = [
+            largest_extent(scan, self._possible(index, validation)[self._members(index, validation)], self.margin)
+            for index, scan in enumerate(self.scans)
+            for validation in ((False, True) if self.config.data.validation == "region" else (False,))
+        ]
         height, width = np.max(sizes, axis=0).tolist()
         return round_up((height, width), self.canvas_multiple)
 
@@ -177,12 +222,14 @@ class ScanDataModule(L.LightningDataModule):
             if not len(position):
                 continue
             groups = self._groups(index, each, draw, validation)
+            own = chosen[position] - first * each
+            led = groups[own] if self.merged == 1 else self._neighbourhoods(index, groups, own, each, draw, validation)
             # The model has one probe, that of the first scan; the truths are scaled to it.
             scale = float(np.linalg.norm(scan.probe) / np.linalg.norm(self.scans[0].probe))
             parts.append(
                 GroupDataset(
                     scan,
-                    groups[chosen[position] - first * each],
+                    led,
                     self.canvas_multiple,
                     margin=self.margin,
                     truth_scale=scale if self.config.training.supervised else None,
@@ -221,7 +268,7 @@ class ScanDataModule(L.LightningDataModule):
         chosen = batch_groups(self.config, self.scans[0].patch_size, device, processes)
         self.batch_size = min(chosen, available)
         # Without a minimum small scans would have epochs of one or two steps.
-        wanted = math.ceil(data.oversampling * int(self.first[-1]) / data.group_size)
+        wanted = math.ceil(data.oversampling * int(self.first[-1]) / self._neighbourhood_size)
         wanted = min(max(wanted, _FEWEST_BATCHES * self.batch_size), available)
         per_step = self.batch_size * training.accumulate
         self.steps_per_epoch = math.ceil(wanted / per_step)
@@ -288,7 +335,7 @@ def batch_groups(config: Config, size: int, device: torch.device, processes: int
     patterns = _PATTERNS_IN_BATCH
     if device.type == "cuda":
         patterns = max(patterns, _PIXELS_ON_CUDA // size**2)
-    return math.ceil(patterns / config.data.group_size) * processes
+    return _neighbourhoods_with(patterns, config) * processes
 
 
 def rate_factor(config: Config, groups: int) -> float:
@@ -299,7 +346,13 @@ def rate_factor(config: Config, groups: int) -> float:
     """
     if config.training.batch_size is not None:
         return 1.0
-    return math.sqrt(groups / math.ceil(_PATTERNS_IN_BATCH / config.data.group_size))
+    return math.sqrt(groups / _neighbourhoods_with(_PATTERNS_IN_BATCH, config))
+
+
+def _neighbourhoods_with(patterns: int, config: Config) -> int:
+    """Groups, or neighbourhoods where groups are merged, that have so many patterns."""
+    merged = merged_groups(config)
+    return max(merged, math.ceil(patterns / config.data.group_size)) // merged
 
 
 def check_alike(scans: Sequence[Scan]) -> None:

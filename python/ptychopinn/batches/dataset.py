@@ -185,9 +185,15 @@ def _origins_and_extent(
     return origins, (int(height), int(width))
 
 
-def largest_extent(scan: Scan, groups: NDArray[np.int64], margin: int) -> tuple[int, int]:
-    """The smallest canvas (H, W) that all groups (G, C) of a scan fit."""
-    return _origins_and_extent(scan.positions[groups], scan.patch_size, margin)[1]
+def largest_extent(
+    scan: Scan, groups: NDArray[np.int64], margin: int, pools: NDArray[np.int64] | None = None
+) -> tuple[int, int]:
+    """The smallest canvas (H, W) that all groups (G, C) of a scan fit, or neighbourhoods of rows (T, K) of groups."""
+    positions = scan.positions[groups]
+    if pools is not None:
+        ends = np.stack([positions.min(1), positions.max(1)], axis=1)[pools]  # (T, K, 2, 2)
+        positions = ends.reshape(len(ends), -1, 2)
+    return _origins_and_extent(positions, scan.patch_size, margin)[1]
 
 
 def round_up(size: tuple[int, int], multiple: int) -> tuple[int, int]:

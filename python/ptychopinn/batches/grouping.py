@@ -275,18 +275,20 @@ def compact_region(positions: ArrayLike, count: int, seed: int | Sequence[int] =
 def _others(points: NDArray[np.float64], count: int, low: float, high: float | None) -> NDArray[np.int64]:
     """Indices (n, count) of the nearest other points at these distances, nearest first, padded with -1."""
     if low == 0 and high is None:
-        return _nearest_others(points, count)
+        return nearest_others(points, count)
     return _others_within(points, count, low, np.inf if high is None else high)
 
 
-def _nearest_others(points: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Indices (n, count) of the nearest other points, nearest first."""
-    n = len(points)
-    _, nearest = cKDTree(points).query(points, k=count + 1, workers=_threads(len(points)))
-    own = nearest == np.arange(n)[:, np.newaxis]
+def nearest_others(
+    points: NDArray[np.float64], count: int, rows: NDArray[np.integer] | None = None
+) -> NDArray[np.int64]:
+    """Indices (n, count) of the other points nearest to each, or to those of some rows (n,), nearest first."""
+    rows = np.arange(len(points)) if rows is None else rows
+    _, nearest = cKDTree(points).query(points[rows], k=count + 1, workers=_threads(len(points)))
+    own = nearest.reshape(len(rows), count + 1) == rows[:, np.newaxis]
     # With more than `count` coincident points the query may not return the point itself: the last one is dropped then.
     own[~own.any(axis=1), -1] = True
-    others: NDArray[np.int64] = nearest[~own].reshape(n, count).astype(np.int64, copy=False)
+    others: NDArray[np.int64] = nearest.reshape(own.shape)[~own].reshape(len(rows), count).astype(np.int64, copy=False)
     return others
 
 

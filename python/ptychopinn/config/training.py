@@ -108,6 +108,11 @@ class TrainingConfig:
         patience: number of epochs without a lower loss before "plateau" reduces the rates.
         warmup: fraction of the training in which the rates rise.
         loss: "poisson" (likelihood) or "amplitude".
+        merge: neighbouring groups of a batch whose predictions are averaged to one image, which must explain all their
+            patterns (docs/maths.md); 1: every group by itself; none: 12 for groups of one pattern, else 1.
+        merge_pool: nearest patterns from which the leaders of those groups are drawn.
+        merge_own: weight of every group's own loss, relative to that of the average.
+        merge_synchronise: remove the free phase of every group before averaging.
         total_variation: weight of the object's total variation, in nats per detector pixel.
         supervised: train on the scan's truth instead of its patterns; the network alone, not the physics.
         gradient_clip: largest gradient norm of the network.
@@ -126,6 +131,10 @@ class TrainingConfig:
     patience: int = 5
     warmup: float = 0.02
     loss: Literal["poisson", "amplitude"] = "poisson"
+    merge: int | None = None
+    merge_pool: int = 100
+    merge_own: float = 1.0
+    merge_synchronise: bool = True
     total_variation: float = 0.0
     supervised: bool = False
     gradient_clip: float = 0.1
@@ -147,6 +156,9 @@ class TrainingConfig:
             number = getattr(self, name)
             require(number >= 1, f"training.{name}", "be at least 1", number)
         require(0 <= self.warmup < 1, "training.warmup", "be in [0, 1)", self.warmup)
+        require(self.merge is None or self.merge >= 1, "training.merge", "be at least 1", self.merge)
+        require(self.merge_pool >= 1, "training.merge_pool", "be at least 1", self.merge_pool)
+        require(0 <= self.merge_own < math.inf, "training.merge_own", "be at least 0", self.merge_own)
         variation = self.total_variation
         require(0 <= variation < math.inf, "training.total_variation", "be at least 0", variation)
         decay = self.average

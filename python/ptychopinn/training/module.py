@@ -14,7 +14,6 @@ import lightning as L
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from ptycho_ext import extract_patches_adjoint
 from ptychopinn.batches.datamodule import ScanDataModule
 from ptychopinn.batches.dataset import GroupBatch
 from ptychopinn.batches.steps import Steps, checked
@@ -22,10 +21,11 @@ from ptychopinn.config import Config
 from ptychopinn.errors import InputError
 from ptychopinn.persistence.bundle import build_model
 from ptychopinn.physics.likelihood import loss_of_fields
-from ptychopinn.physics.overlap import illumination_weight
+from ptychopinn.physics.overlap import canvas_illumination, illumination_weight
 from ptychopinn.physics.priors import supervised_loss, total_variation
 from ptychopinn.runtime.processes import broadcast
 from ptychopinn.training.averages import AverageOfSteps
+from ptychopinn.training.merging import Merging
 from ptychopinn.training.optimiser import make_optimiser
 from ptychopinn.training.schedule import ProgressLR, progress_of
 from ptychopinn.training.shard_weights import Weights
@@ -49,26 +49,51 @@ class PtychoModule(L.LightningModule):
         self.save_hyperparameters(arguments, logger=False)
         self.config = Config.from_dict(config)
         self.model = build_model(self.config, patch_size, modes, patterns)
+        #: How neighbouring groups are averaged; None: every group by itself.
+        self.merging: Merging | None = None
 
     def _loss(self, batch: GroupBatch, weights: Weights, free: Tensor | None = None) -> Tensor:
         """The loss of a batch; of several processes, this one's summand of it."""
         training = self.config.training
         positions = self.model.refine(batch.positions, batch.members, free)
-        canvases = self.model(batch.counts, positions, batch.canvas_size)
-        if batch.truth is not None:
-            return supervised_loss(canvases, batch.truth, self._illumination(batch, positions)) * weights.groups
-        fields = self.model.predict_fields(canvases, positions)
-        loss = loss_of_fields(training.loss, fields, batch.counts, self.model.good) * weights.photons
+        if self.merging is not None:
+            canvases, illumination, loss = self._merged(batch, positions, weights, self.merging)
+        else:
+            canvases = self.model(batch.counts, positions, batch.canvas_size)
+            if batch.truth is not None:
+                return supervised_loss(canvases, batch.truth, self._illumination(batch, positions)) * weights.groups
+            loss, illumination = self._unexplained(canvases, positions, batch.counts) * weights.photons, None
         if training.total_variation:
             # Nats per pixel against nats per photon: with the dose the data outweigh the prior, as they should.
             pixels_per_photon = batch.counts.numel() / batch.counts.sum().clamp_min(1.0)
-            variation = total_variation(canvases, self._illumination(batch, positions))
+            illumination = self._illumination(batch, positions) if illumination is None else illumination
+            variation = total_variation(canvases, illumination)
             loss = loss + training.total_variation * pixels_per_photon * variation * weights.counts
         return loss
 
+    def _merged(
+        self, batch: GroupBatch, positions: Tensor, weights: Weights, merging: Merging
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The averages of neighbouring groups, their illumination, and the mean of their loss and the groups' own."""
+        groups = merging.split(batch, positions)
+        canvases = self.model(groups.counts, groups.positions, merging.canvas_size)
+        weight = illumination_weight(self.model.illumination.probe.detach())
+        illumination = canvas_illumination(weight, groups.positions.detach(), merging.canvas_size)
+        average, total = merging.average(canvases, illumination, groups.origins, batch.canvas_size)
+        loss = self._unexplained(average, positions, batch.counts)
+        if merging.own:
+            own = self._unexplained(canvases, groups.positions, groups.counts)
+            loss = (loss + merging.own * own) / (1 + merging.own)
+        return average, total, loss * weights.photons
+
+    def _unexplained(self, canvases: Tensor, positions: Tensor, counts: Tensor) -> Tensor:
+        """The loss of the patterns that canvases (B, H, W) predict at positions (B, C, 2)."""
+        fields = self.model.predict_fields(canvases, positions)
+        return loss_of_fields(self.config.training.loss, fields, counts, self.model.good)
+
     def _illumination(self, batch: GroupBatch, positions: Tensor) -> Tensor:
-        weight = illumination_weight(self.model.illumination.probe.detach()).expand(batch.counts.shape).contiguous()
-        return extract_patches_adjoint(weight, positions.detach(), batch.canvas_size)
+        weight = illumination_weight(self.model.illumination.probe.detach())
+        return canvas_illumination(weight, positions.detach(), batch.canvas_size)
 
     def training_step(self, batch: Steps | InputError, batch_index: int) -> None:
         steps = checked(batch)
@@ -142,6 +167,7 @@ class PtychoModule(L.LightningModule):
         )
 
     def on_fit_start(self) -> None:
+        self.merging = Merging.of(self.config.training, self._data)
         tables = StepTables(self.model, self._data.resident, self.device)
         self.validation_losses = BatchLosses(self._loss, tables)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
 from ptychopinn.batches.datamodule import rate_factor
+from ptychopinn.batches.neighbourhoods import neighbourhood_size
 from ptychopinn.batches.steps import StepShape
 from ptychopinn.config import Config
 from ptychopinn.models import PtychoModel
@@ -166,5 +167,5 @@ def _trust(model: PtychoModel, config: Config, shape: StepShape) -> float:
     A detector pixel's amplitude has a variance of 1/4, whatever its counts, so a full step from K patterns of n photons
     moves a probe of power 1 by a noise of power ``N^2 / (4 n K)``.
     """
-    photons = config.data.group_size * shape.groups_per_step * float(model.illumination.unit) ** 2
+    photons = neighbourhood_size(config) * shape.groups_per_step * float(model.illumination.unit) ** 2
     return min(1.0, _NOISE * 4 * photons / model.patch_size**2)

@@ -17,6 +17,7 @@ from ptychopinn.batches.steps import Steps
 from ptychopinn.physics.simulate import simulate
 from ptychopinn.scan import Scan
 from ptychopinn.training.averages import AverageOfSteps
+from ptychopinn.training.merging import Merging
 from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.optimiser import make_optimiser
 from ptychopinn.training.steps import BatchLosses, StepTables, TrainingSteps
@@ -28,6 +29,7 @@ CASES: dict[str, tuple[dict[str, dict[str, Any]], int]] = {
     "accumulated": ({"training": {"accumulate": 2}}, 925),
     "total variation": ({"training": {"total_variation": 0.1}}, 548),
     "supervised": ({"training": {"supervised": True}}, 392),
+    "merged": ({"data": {"group_size": 1}}, 600),
     "unet": ({"model": {"generator": "unet", "options": {}}}, 337),
     "cnn": ({"model": {"generator": "cnn", "options": {}}}, 448),
 }
@@ -63,6 +65,7 @@ class Training:
         average._weights = list(self.module.parameters())
         self.data = ScanDataModule([scan], config, self.module.model.generator.canvas_multiple)
         self.data.place(DEVICE)
+        self.module.merging = Merging.of(config.training, self.data)
         if not resident:
             self.data.resident = None
         optimiser = make_optimiser(self.module.model, config, self.data.shape)
