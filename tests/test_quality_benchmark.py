@@ -128,13 +128,15 @@ def named(quality: ModuleType) -> SimpleNamespace:
 def test_list_of_trainings_is_written_row_by_row_and_resumed(
     quality: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny = ("--case", "phi", "--patterns", "196", "--minutes", "0.02", "--threads", "1", "--out", str(tmp_path))
+    tiny = ("--case", "phi", "--patterns", "196", "--epochs", "1", "--threads", "1", "--out", str(tmp_path))
     assert run(quality, monkeypatch, *tiny, "--rows", "0:1") == 0
     first = rows_of(tmp_path / "phi.csv")
-    assert [(row["C"], row["object"], row["minutes"]) for row in first] == [("1", "1", "0.02"), ("1", "2", "0.02")]
+    facts = [(row["C"], row["object"], row["minutes"], row["epochs"]) for row in first]
+    assert facts == [("1", "1", "", "1"), ("1", "2", "", "1")]
     for row in first:
         assert all(row[name] for name in ("amplitude_ssim", "phase_ssim", "phase_ssim_strict", "mean_frc", "step_ms"))
-        assert float(row["expected_h200_s"]) > 0 and int(row["operators"]) > 100 and row["epochs"] == ""
+        assert float(row["expected_h200_s"]) > 0 and int(row["operators"]) > 100
+        assert int(row["steps"]) * int(row["step_patterns"]) == pytest.approx(2 * 196, rel=0.1)
     assert len(list((tmp_path / "pictures" / "phi").glob("*.png"))) == 2
     assert "expected and not measured" in json.loads((tmp_path / "phi.json").read_text())["expected_h200_s"]
 
@@ -154,11 +156,14 @@ def test_list_of_trainings_is_written_row_by_row_and_resumed(
     ]
 
 
-def test_epochs_replace_the_time(quality: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = ("phi", "--patterns", "196", "--epochs", "1", "--threads", "1", "--out", str(tmp_path), "--rows", "2:3")
-    assert run(quality, monkeypatch, *tiny) == 0
-    rows = rows_of(tmp_path / "phi.csv")
-    assert [(row["epochs"], row["minutes"], row["steps"]) for row in rows] == [("1", "", "25")] * 2
+def test_epochs_replace_the_time(named: SimpleNamespace) -> None:
+    for options, minutes, epochs in (({}, 1.0, 100_000), ({"given": 2.5}, 2.5, 100_000), ({"epochs": 40}, None, 40)):
+        settings = bench(named, **options)
+        training = named.quality_lists.phi(settings)[0]
+        config = settings.config(training.minutes, 0, training.sections).training
+        assert (config.minutes, config.epochs) == (minutes, epochs)
+        (row, _) = training.rows(settings)
+        assert (row["minutes"], row["epochs"]) == (minutes, options.get("epochs"))
 
 
 @pytest.mark.parametrize(
