@@ -1,97 +1,33 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Cases of the quality benchmark: scans, trainings and rows. quality.py runs them and writes the tables."""
+"""Cases of the quality benchmark with a procedure of their own; those that are lists of trainings: quality_lists.py."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import itertools
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from quality_bench import Bench, Picture, Row
 from scans import OTHER_PICTURES, PICTURES, default_scan, lines_scan, split_left_right
 
 from ptychopinn.batches.dataset import GroupDataset
 from ptychopinn.batches.grouping import group_patterns
 from ptychopinn.batches.steps import StepShape
 from ptychopinn.config import Config
-from ptychopinn.inference.predict import choose_positions, reconstruct
-from ptychopinn.metrics.align import Aligned
-from ptychopinn.metrics.evaluate import align_to_scan, evaluate
-from ptychopinn.models import PtychoModel
+from ptychopinn.inference.predict import choose_positions
 from ptychopinn.physics.objects import photos
 from ptychopinn.physics.probes import defocused
 from ptychopinn.physics.simulate import simulate
-from ptychopinn.runtime.devices import resolve_device
 from ptychopinn.scan import Scan
 from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.optimiser import make_optimiser
 from ptychopinn.training.shard_weights import Weights
-from ptychopinn.training.workflow import TrainedRun, train
-
-Row = dict[str, Any]
-Picture = tuple[str, Aligned]
-
-
-@dataclasses.dataclass
-class Bench:
-    """Settings of a run of the benchmark, and the operations that all cases share."""
-
-    full: bool
-    seeds: tuple[int, ...]
-    threads: int
-    scale: float
-
-    def minutes(self, small: float, full: float) -> float:
-        return self.scale * (full if self.full else small)
-
-    def train(
-        self,
-        scan: Scan | list[Scan],
-        minutes: float,
-        seed: int,
-        start: PtychoModel | None = None,
-        sections: dict[str, dict[str, Any]] | None = None,
-    ) -> TrainedRun:
-        """Train for a number of minutes, with the default options except ``sections``."""
-        values: dict[str, dict[str, Any]] = {
-            "training": {"minutes": minutes, "epochs": 100_000, "seed": seed},
-            "execution": {"threads": self.threads, "progress": False},
-        }
-        for name, section in (sections or {}).items():
-            values.setdefault(name, {}).update(section)
-        with tempfile.TemporaryDirectory() as folder:
-            return train(scan, Path(folder) / "run", Config.from_dict(values), start=start)
-
-    def score(self, run: TrainedRun, scan: Scan, label: str, **facts: Any) -> tuple[Row, Picture]:
-        """Reconstruct, align and evaluate a scan."""
-        start = time.perf_counter()
-        result = reconstruct(run.model, scan, run.config, resolve_device("auto"))
-        seconds = time.perf_counter() - start
-        aligned = align_to_scan(result, scan)
-        metrics = evaluate(result, scan, aligned=aligned)
-        amplitude, phase = metrics["amplitude"], metrics["phase"]
-        row = {
-            **facts,
-            "amplitude_ssim": amplitude["ssim"],
-            "amplitude_pearson": amplitude["pearson"],
-            "phase_pearson": phase["pearson"],
-            "phase_rmse_high_pass": phase["rmse_high_pass"],
-            "mean_frc": metrics["frc"]["mean"],
-            "frc50_nyquist": metrics["frc"]["crossing_0.5"],
-            "patterns_per_s": scan.n / seconds,
-            "train_loss": run.losses["train_loss"],
-        }
-        values = ", ".join(
-            f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()
-        )
-        print(f"  {label}: {values}", flush=True)
-        return row, (label, aligned)
+from ptychopinn.training.workflow import TrainedRun
 
 
 def lines_table(bench: Bench) -> Iterator[tuple[Row, Picture]]:

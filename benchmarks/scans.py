@@ -2,7 +2,8 @@
 """Simulated scans of the quality benchmark, with known objects.
 
 `default_scan` is the scan on which iterative codes were measured (see docs/quality.md); its simulator shares no
-interpolation with the library. `lines_scan` is the "synthetic lines" of the PtychoPINN papers.
+interpolation with the library. `lines_scan` is the "synthetic lines" of the PtychoPINN papers, `scan_128` the scans of
+their comparison of networks for patterns of 128 px.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from scipy import ndimage
 from skimage import data, transform
 
 from ptychopinn.physics.objects import OBJECTS
-from ptychopinn.physics.simulate import simulate
+from ptychopinn.physics.probes import PROBES, defocused
+from ptychopinn.physics.simulate import MARGIN, simulate
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import compact_counts
 
@@ -80,18 +82,42 @@ def default_scan(
     )
 
 
-def lines_scan(probe: str, seed: int, patterns: int = 1024, photons: float = 1e9) -> Scan:
-    """Simulate a raster of 4 px on the centre of 392 x 392 px of synthetic lines, amplitude 0 to 1, zero phase.
+def lines_scan(
+    probe: str, seed: int, patterns: int = 1024, photons: float = 1e9, sample: str = "lines_amplitude"
+) -> Scan:
+    """Simulate a raster of 4 px on the centre of a sample of 392 x 392 px, by default synthetic lines without phase.
 
     Args:
         probe: "disk" (flat) or "defocused" (curved).
         seed: of the object and the noise.
         patterns: of 64 px; 6,889 fill the object.
         photons: counts of a pattern behind an empty sample.
+        sample: name in OBJECTS.
     """
-    lines = OBJECTS["lines_amplitude"]((392, 392), np.random.default_rng(seed))
-    scan = simulate(lines, probe=probe, patterns=patterns, step=4, jitter=0, photons=photons, seed=seed)
-    return dataclasses.replace(scan, name=f"lines-{probe}-{seed}")
+    made = OBJECTS[sample]((392, 392), np.random.default_rng(seed))
+    scan = simulate(made, probe=probe, patterns=patterns, step=4, jitter=0, photons=photons, seed=seed)
+    name = "lines" if sample == "lines_amplitude" else sample.replace("_", "-")
+    return dataclasses.replace(scan, name=f"{name}-{probe}-{seed}")
+
+
+def scan_128(
+    sample: str, seed: int, step: int = 8, patterns: int | None = None, probe: str = "padded", photons: float = 1e9
+) -> Scan:
+    """Simulate a raster of patterns of 128 px on a sample of 392 x 392 px, as in PtychoPINN's comparison of networks.
+
+    Args:
+        sample: name in OBJECTS.
+        seed: of the object and the noise.
+        step: pixels; the comparison trains at 8 and tests at 20.
+        patterns: None: as many as fit, 1,024 at a step of 8 and 169 at 20.
+        probe: "padded", the curved one of 64 px in a margin of zeros, or a name in PROBES.
+        photons: counts of a pattern behind an empty sample.
+    """
+    made = OBJECTS[sample]((392, 392), np.random.default_rng(seed))
+    side = (392 - 128 - 2 * MARGIN) // step + 1
+    field = np.pad(defocused(64), ((0, 0), (32, 32), (32, 32))) if probe == "padded" else PROBES[probe](128, 1)
+    scan = simulate(made, field, patterns=patterns or side**2, step=step, jitter=0, photons=photons, seed=seed)
+    return dataclasses.replace(scan, name=f"{sample.replace('_', '-')}-128-{probe}-{seed}")
 
 
 def split_left_right(scan: Scan) -> tuple[Scan, Scan]:

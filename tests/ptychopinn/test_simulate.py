@@ -21,6 +21,7 @@ RANGES = {
     "photos": ((0.7, 1.0), (-0.8, 0.8)),
     "lines": ((0.5, 1.0), (-0.6, 0.6)),
     "lines_amplitude": ((0.0, 1.0), (0.0, 0.0)),
+    "lines_phase": ((0.0, 1.0), (-1.05, 1.05)),
     "siemens": ((0.75, 1.0), (-0.8, 0.0)),
     "dead_leaves": ((0.6, 1.1), (-np.pi / 2, np.pi / 2)),
 }
@@ -51,6 +52,14 @@ def test_objects_span_their_range_without_symmetry(name: str) -> None:
 def test_amplitude_and_phase_are_independent(name: str) -> None:
     made = OBJECTS[name]((200, 200), np.random.default_rng(0))
     assert abs(np.corrcoef(np.abs(made).ravel(), np.angle(made).ravel())[0, 1]) < 0.5
+
+
+def test_phase_of_lines_follows_their_amplitude() -> None:
+    made, real = (OBJECTS[name]((200, 150), np.random.default_rng(1)) for name in ("lines_phase", "lines_amplitude"))
+    y = np.abs(real).astype(np.float64)
+    np.testing.assert_allclose(np.abs(made), y, atol=1e-6)
+    expected = np.exp(1j * np.pi * np.tanh((y - y.max() / 2) / (3 * y.mean())))
+    np.testing.assert_allclose(made, y * expected, atol=1e-6)
 
 
 def test_line_density_does_not_depend_on_the_size() -> None:

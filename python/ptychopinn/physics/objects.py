@@ -83,7 +83,7 @@ def lines(
     An image is `G_1 + 2 G_5 + 5 G_10` (Gaussian blurs by that many pixels) of one-pixel lines between uniformly random
     points of twice the field, cropped to its centre: 400 lines for 392 x 392 pixels, as in the "synthetic lines" of the
     PtychoPINN papers. For other shapes the line length per area is the same. The papers' own object has zero phase; it
-    is `lines_amplitude` in OBJECTS.
+    is `lines_amplitude` in OBJECTS. That of their later studies is :func:`lines_phase`.
 
     Args:
         shape: (H, W) pixels.
@@ -95,6 +95,27 @@ def lines(
         Hoidn et al., Sci. Rep. 13, 22789 (2023).
     """
     return _complex(_spread(_line_drawing(shape, rng), amplitude), _spread(_line_drawing(shape, rng), phase))
+
+
+def lines_phase(shape: Shape, rng: np.random.Generator) -> NDArray[np.complex64]:
+    """Random lines of amplitude 0 to 1, whose phase `pi tanh((Y - max(Y) / 2) / (3 mean(Y)))` follows the amplitude Y.
+
+    The amplitude is that of `lines_amplitude` in OBJECTS with the same generator.
+
+    Args:
+        shape: (H, W) pixels.
+        rng: draws the lines.
+
+    Source:
+        The objects "lines" with phase of PtychoPINN's published comparisons of networks (N = 64 and 128).
+
+    Example:
+        >>> made = lines_phase((60, 80), np.random.default_rng(0))
+        >>> made.shape, float(np.ptp(np.angle(made))) > 1
+        ((60, 80), True)
+    """
+    image = _spread(_line_drawing(shape, rng), (0.0, 1.0))
+    return _complex(image, np.pi * np.tanh((image - image.max() / 2) / (3 * image.mean())))
 
 
 def siemens(
@@ -166,6 +187,7 @@ OBJECTS: dict[str, Callable[[Shape, np.random.Generator], NDArray[np.complex64]]
     "photos": photos,
     "lines": lines,
     "lines_amplitude": partial(lines, amplitude=(0.0, 1.0), phase=(0.0, 0.0)),
+    "lines_phase": lines_phase,
     "siemens": siemens,
     "dead_leaves": dead_leaves,
 }
