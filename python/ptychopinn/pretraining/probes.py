@@ -19,6 +19,8 @@ from ptychopinn.physics.probes import add_modes
 #: Families -> relative frequency: a defocused pupil (with a stop: an annulus), a disk and a Gaussian with a flat or a
 #: curved wavefront, and the focus of a pupil (Airy).
 FREQUENCIES = {"pupil": 0.5, "disk": 0.2, "gaussian": 0.18, "airy": 0.12}
+#: Modes of the probes, smallest and largest number.
+MODES = (1, 2)
 _TRIES = 20
 
 
@@ -69,7 +71,7 @@ def random_parameters(family: str, rng: np.random.Generator, diameter: tuple[flo
         curvature=0.0 if flat else sign * rng.uniform(0.2, 1.0),
         edge=rng.uniform(0.7, 2.0),
         aberrations=tuple(rng.normal(0, 0.8 if strong else 0.2, 7).tolist()),
-        modes=2 if rng.random() < 1 / 6 else 1,
+        modes=MODES[1] if rng.random() < 1 / 6 else MODES[0],
         decay=rng.uniform(0.05, 0.4),
     )
 

@@ -21,7 +21,7 @@ from ptychopinn.errors import InputError
 from ptychopinn.physics.propagation import far_field, inverse_far_field, mode_intensity
 from ptychopinn.physics.simulate import Shape, scan_positions, simulate
 from ptychopinn.pretraining.images import Image, ImagePool, cut, random_image
-from ptychopinn.pretraining.probes import make_probe, random_probe, slightly_wrong
+from ptychopinn.pretraining.probes import MODES, make_probe, random_probe, slightly_wrong
 from ptychopinn.scan import Scan
 
 #: Counts from which photon noise is drawn as normal.
@@ -65,7 +65,8 @@ class Ranges:
     def to_json(self) -> dict[str, Any]:
         """The ranges as JSON types; of sizes and groups the smallest and the largest."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return values | {key: [min(values[key]), max(values[key])] for key in ("sizes", "groups")}
+        extent = {key: [min(values[key]), max(values[key])] for key in ("sizes", "groups")}
+        return values | extent | {"modes": list(MODES)}
 
 
 class RandomBatch(NamedTuple):
