@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     defaults = PretrainingOptions()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=defaults.minutes, help="of the training (%(default)s)")
+    parser.add_argument("--steps", type=int, help="in place of the minutes, for the same weights each time")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of weights and scans (%(default)s)")
     parser.add_argument("--out", type=Path, default=PRETRAINED, help="the bundle to write (that of the package)")
     parser.add_argument("--checkpoint", type=Path, help="file of the state, written every few minutes")
@@ -44,8 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(given.threads or max(1, (os.cpu_count() or 2) - 1))
     try:
         options = PretrainingOptions(
-            minutes=given.minutes, seed=given.seed, loss=given.loss, learning_rate=given.learning_rate,
-            average=given.average, gradient_clip=given.clip, patterns=given.patterns, model=given.options,
+            minutes=given.minutes, steps=given.steps, seed=given.seed, loss=given.loss,
+            learning_rate=given.learning_rate, average=given.average, gradient_clip=given.clip, patterns=given.patterns, model=given.options,
         )  # fmt: skip
         facts = pretrain(
             options, given.out, checkpoint=given.checkpoint, resume=given.resume, save_minutes=given.save_minutes,
@@ -60,7 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     scores = facts["scores"]
     print(
         f"{given.out}: {given.out.stat().st_size / 1024:.0f} kB, {facts['steps']} steps in {facts['seconds']:.0f} s; "
-        f"mean FRC on {scores['scans']}: median {scores['median_frc']}, lowest {scores['lowest_frc']}"
+        f"on {scores['scans']}: median of mean FRC {scores['median_frc']}, lowest {scores['lowest_frc']}, median "
+        f"correlation of the phase {scores['median_phase_correlation']}"
     )
     return 0
 

@@ -31,7 +31,7 @@ def describe(parser: Parser) -> None:
         "files",
         metavar="[RUN] SCAN",
         nargs="+",
-        help="folder of a training, or the bundle in it, or nothing for the pretrained network; the scan to reconstruct",
+        help="folder of a training, or the bundle in it; without one the pretrained network is used; the scan",
     )
     parser.add_argument(
         "--out", required=True, metavar="OUT.h5", help="file to write, .h5 or .npz; pictures go to a folder of its name"

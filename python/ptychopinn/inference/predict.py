@@ -215,7 +215,9 @@ def _reconstruct(
     geometry = images[0].geometry
     metadata = facts(scan, config, predicting, stitching)
     if network is not None:
-        metadata |= network.metadata(lambda box: mean[box], CanvasGeometry(geometry.origin, tuple(mean.shape)), scan, probe)
+        metadata |= network.metadata(
+            lambda box: mean[box], CanvasGeometry(geometry.origin, (mean.shape[0], mean.shape[1])), scan, probe
+        )
     result = Reconstruction(
         object=mean.cpu().numpy(),
         weights=weights.cpu().numpy(),

@@ -89,6 +89,8 @@ def _load(path: Path) -> Pretrained:
         )
     model, config = load_bundle(path)
     if model.generator.group_size is not None:
-        raise InputError(f"{path}: expected a network for groups of any size, found one for {model.generator.group_size}; "
-                         "install the package again")
+        raise InputError(
+            f"{path}: expected a network for groups of any size, found one for {model.generator.group_size}; "
+            "install the package again"
+        )
     return Pretrained(model, config, bundle_info(path))

@@ -43,8 +43,6 @@ def _table(loss: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     counts = np.arange(0, _HIGH + 12 * np.sqrt(_HIGH))
     chance = np.exp(counts * np.log(intensity) - intensity - gammaln(counts + 1))
     one, other = intensity + BACKGROUND, counts + BACKGROUND
-    if loss == "poisson":
-        term = one - other - other * np.log(one / other)
-    else:
-        term = np.square(np.sqrt(one) - np.sqrt(other))
+    deviance, square = one - other - other * np.log(one / other), np.square(np.sqrt(one) - np.sqrt(other))
+    term = deviance if loss == "poisson" else square
     return np.log(intensity[:, 0]), (chance * term).sum(1)

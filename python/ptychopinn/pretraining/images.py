@@ -89,7 +89,7 @@ def star(side: int, rng: np.random.Generator) -> Image:
     edge = radius * np.arcsin(np.sin(spokes * angle)) / spokes
     pitch = rng.uniform(0.1, 0.4) * side
     ring = np.abs((radius % pitch) - pitch / 2) - rng.uniform(0.02, 0.1) * pitch
-    return np.clip(np.minimum(edge, ring) / rng.uniform(0.8, 2) + 0.5, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(np.minimum(edge, ring) / rng.uniform(0.8, 2) + 0.5, 0, 1), np.float32)
 
 
 def cells(side: int, rng: np.random.Generator) -> Image:
@@ -199,4 +199,4 @@ def _photograph(name: str) -> Image:
 def _normalised(image: NDArray[np.floating]) -> Image:
     """The image with its 1st and 99th percentile at 0 and 1, and clipped there."""
     low, high = np.percentile(image[::4, ::4], (1, 99))
-    return np.clip((image - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+    return np.asarray(np.clip((image - low) / max(high - low, 1e-6), 0, 1), np.float32)

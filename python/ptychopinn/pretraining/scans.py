@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ptychopinn.batches.dataset import round_up
 from ptychopinn.errors import InputError
+from ptychopinn.physics.objects import Shape
 from ptychopinn.physics.propagation import far_field, inverse_far_field, mode_intensity
-from ptychopinn.physics.simulate import Shape, scan_positions, simulate
+from ptychopinn.physics.simulate import scan_positions, simulate
 from ptychopinn.pretraining.images import Image, ImagePool, cut, random_image
 from ptychopinn.pretraining.probes import MODES, make_probe, random_probe, slightly_wrong
 from ptychopinn.scan import Scan
@@ -90,7 +91,7 @@ class RandomBatch(NamedTuple):
 
     def to(self, device: torch.device) -> RandomBatch:
         """The batch on a device."""
-        moved = {k: v.to(device, non_blocking=True) for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in self._asdict().items() if isinstance(v, Tensor)}
         return self._replace(**moved)
 
 

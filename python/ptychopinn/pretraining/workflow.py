@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -60,6 +60,7 @@ class PretrainingOptions:
 
     Args:
         minutes: of the training, all sessions together.
+        steps: number of steps in place of a time: with as many threads of one machine the weights are then the same.
         seed: of weights and scans.
         loss: a key of :data:`ptychopinn.pretraining.losses.LOSSES`.
         learning_rate: its peak.
@@ -72,6 +73,7 @@ class PretrainingOptions:
     """
 
     minutes: float = 60.0
+    steps: int | None = None
     seed: int = 0
     loss: str = "supervised"
     learning_rate: float = 2e-3
@@ -93,8 +95,10 @@ class PretrainingOptions:
         for name in ("warmup", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.patterns < 1:
-            raise InputError(f"patterns must be at least 1, got {self.patterns}")
+        for name in ("patterns", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
 
     def to_json(self) -> dict[str, Any]:
         """The options as JSON types."""
@@ -184,21 +188,27 @@ class Training:
         with made_ahead(self.batches, self.step) as batches:
             for batch in batches:
                 self.seconds = time.perf_counter() - began
-                progress = self.seconds / (60 * self.options.minutes)
+                progress = self.progress()
                 if progress >= 1:
                     break
                 recent.append(self.train(batch.to(self.device), progress))
                 if self.seconds - logged > _LOGGED:
                     value = float(torch.stack(recent).mean())
                     _log.info(
-                        "%.1f of %.1f minutes, step %d, %.0f ms a step, loss %.4f",
-                        self.seconds / 60, self.options.minutes, self.step,
+                        "%.0f %%, %.1f minutes, step %d, %.0f ms a step, loss %.4f",
+                        100 * progress, self.seconds / 60, self.step,
                         1e3 * (self.seconds - logged) / len(recent), value,
                     )  # fmt: skip
                     recent, logged = [], self.seconds
                 if state is not None and self.seconds - saved > save_seconds:
                     self.save(state)
                     saved = self.seconds
+
+    def progress(self) -> float:
+        """Fraction of the steps, if their number is stated, or of the time that is over."""
+        if self.options.steps is not None:
+            return self.step / self.options.steps
+        return self.seconds / (60 * self.options.minutes)
 
     def train(self, batch: RandomBatch, progress: float) -> Tensor:
         """One step; returns the loss. A batch whose gradient is not finite is skipped."""
@@ -209,7 +219,7 @@ class Training:
         canvases = self.model.generator(batch.counts, batch.positions, batch.canvas_size, batch.probe)
         loss = LOSSES[self.options.loss](canvases, batch)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.generator.parameters(), self.options.gradient_clip)
         self.step += 1
         self.seen += batch.counts.shape[0] * batch.counts.shape[1]
@@ -269,7 +279,7 @@ class Training:
         """Continue from a state.
 
         Raises:
-            InputError: it is not found, damaged, or of other options (of which the minutes alone may differ).
+            InputError: it is not found, damaged, or of other options (of which the time or the steps alone may differ).
         """
         if not path.exists():
             raise not_found(path)
@@ -298,24 +308,28 @@ class Training:
 
 
 def scores_of(model: PtychoModel, config: Config) -> dict[str, Any]:
-    """Mean Fourier ring correlations of random scans of seeds that are not trained on, at 10^6 photons.
+    """Scores of random scans of seeds that are not trained on, at 10^6 photons.
 
-    A constant image has 0.
+    Mean Fourier ring correlations, and the correlation of the phase, which a constant image has 0 of. The slow phase is
+    what an untrained network lacks.
     """
-    found = []
+    found, phases = [], []
     for seed in range(_SCORED, _SCORED + _SCANS):
         scan = random_scan(seed, _PATTERNS, _PATCH, photons=1e6)
         applied = build_model(config, scan.patch_size, scan.modes)
         applied.generator.load_state_dict(model.generator.state_dict())
         applied.illumination.set_probe(torch.from_numpy(scan.probe))
         result = reconstruct(applied, scan, config, "cpu", accept="all")
-        found.append(evaluate(result, scan)["frc"]["mean"])
+        scores = evaluate(result, scan)
+        found.append(scores["frc"]["mean"])
+        phases.append(scores["phase"]["pearson"])
     known = [value for value in found if value is not None]
     return {
         "scans": f"random, seeds {_SCORED} to {_SCORED + _SCANS - 1}, {_PATTERNS} patterns of {_PATCH} px",
         "frc": [round(float(value), 4) for value in known],
         "median_frc": round(float(np.median(known)), 4),
         "lowest_frc": round(float(np.min(known)), 4),
+        "median_phase_correlation": round(float(np.median([value for value in phases if value is not None])), 4),
     }
 
 
@@ -359,7 +373,6 @@ def made_ahead(batches: RandomBatches, first: int) -> Iterator[Iterator[RandomBa
 
 def _lasting(options: PretrainingOptions) -> dict[str, Any]:
     """The options that a training keeps when it is resumed."""
-    values = replace(options, minutes=1.0).to_json()
-    del values["minutes"]
-    return values | {"sizes": {str(k): v for k, v in options.ranges.sizes.items()},
-                     "groups": {str(k): v for k, v in options.ranges.groups.items()}}
+    values = asdict(options)
+    del values["minutes"], values["steps"]
+    return values

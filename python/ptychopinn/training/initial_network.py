@@ -18,9 +18,7 @@ from ptychopinn.scan import Scan
 GIVEN, PRETRAINED, NOTHING = "another model", "the pretrained network", "an untrained network"
 
 
-def initial_network(
-    scans: Sequence[Scan], config: Config, start: PtychoModel | None
-) -> tuple[PtychoModel | None, str]:
+def initial_network(scans: Sequence[Scan], config: Config, start: PtychoModel | None) -> tuple[PtychoModel | None, str]:
     """The model whose network a training begins with, None for an untrained one; and which that is, in words.
 
     Args:
@@ -52,9 +50,7 @@ def initial_network(
     return load_pretrained().model, PRETRAINED
 
 
-def pretrained_is_better(
-    minutes: float | None, epochs: int, patch_size: int, group_size: int, patterns: int
-) -> bool:
+def pretrained_is_better(minutes: float | None, epochs: int, patch_size: int, group_size: int, patterns: int) -> bool:
     """Whether a training ends with a better image if it begins with the pretrained network: what "auto" decides by.
 
     Args:
