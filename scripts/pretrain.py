@@ -45,13 +45,24 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(given.threads or max(1, (os.cpu_count() or 2) - 1))
     try:
         options = PretrainingOptions(
-            minutes=given.minutes, steps=given.steps, seed=given.seed, loss=given.loss,
-            learning_rate=given.learning_rate, average=given.average, gradient_clip=given.clip, patterns=given.patterns, model=given.options,
-        )  # fmt: skip
+            minutes=given.minutes,
+            steps=given.steps,
+            seed=given.seed,
+            loss=given.loss,
+            learning_rate=given.learning_rate,
+            average=given.average,
+            gradient_clip=given.clip,
+            patterns=given.patterns,
+            model=given.options,
+        )
         facts = pretrain(
-            options, given.out, checkpoint=given.checkpoint, resume=given.resume, save_minutes=given.save_minutes,
+            options,
+            given.out,
+            checkpoint=given.checkpoint,
+            resume=given.resume,
+            save_minutes=given.save_minutes,
             device=given.device,
-        )  # fmt: skip
+        )
     except InputError as error:
         print(f"pretrain: {error}", file=sys.stderr)
         return 2

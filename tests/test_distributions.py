@@ -135,3 +135,32 @@ def test_the_doctor_reports_what_is_beside_the_library(
     assert dict(facts) == {name: versions.get(name, "not installed") for name in ("ptychopinn-ptychodus", "ptychodus")}
     assert len(problems) == (problem is not None)
     assert all(found.startswith(str(problem)) for found in problems)
+
+
+def wheel_of(names: list[str], folder: Path) -> Path:
+    path = folder / "ptychopinn-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, "")
+    return path
+
+
+def test_a_wheel_without_the_pretrained_network_is_noticed(
+    contents: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    required = list(contents.REQUIRED["ptychopinn"])
+    assert contents.main([str(wheel_of(["ptychopinn/__init__.py", *required], tmp_path))]) == 0
+    assert contents.main([str(wheel_of(["ptychopinn/__init__.py", required[0]], tmp_path))]) == 1
+    assert "must hold ptychopinn/models/pretrained/network.json" in capsys.readouterr().out
+
+
+def test_the_pretrained_network_is_in_the_package_and_not_ignored(contents: ModuleType) -> None:
+    """All files below the packages are in the wheel, unless scikit-build or git is told to ignore them."""
+    for name in contents.REQUIRED["ptychopinn"]:
+        assert (ROOT / "python" / name).is_file(), "run make pretrained"
+    build = configuration(ROOT)["tool"]["scikit-build"]
+    assert not any(pattern.endswith((".zip", ".json", "pretrained")) for pattern in build["wheel"]["exclude"])
+    assert not {"*.zip", "*.json"} & set((ROOT / ".gitignore").read_text().splitlines())
+    from ptychopinn.persistence.pretrained import PRETRAINED
+
+    assert PRETRAINED.is_file() and PRETRAINED.stat().st_size < 2e6

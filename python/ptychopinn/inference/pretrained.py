@@ -64,8 +64,7 @@ class FirstNetwork:
         """
         fit = fit_of(part, geometry, scan, probe)
         _log.info(
-            "%s: the image explains all but %.1f %% of the structure of the patterns, and them to within %.3g times photon "
-            "noise",
+            "%s: the image explains all but %.1f %% of the structure of the patterns, to within %.3g times photon noise",
             scan.name, 100 * fit.unexplained, fit.ratio,
         )  # fmt: skip
         poor = unexplained(fit)
@@ -115,13 +114,18 @@ def outside_of(ranges: Mapping[str, Any], checked: Checked) -> Finding | None:
     """What of a scan is outside of the ranges that a network was trained on, in one sentence; None if nothing is.
 
     Args:
-        ranges: smallest and largest "photons" per pattern, "sizes" N, "diameter" of the probe as a fraction of N,
-            "overlap" and "modes"; what is not stated is not judged.
+        ranges: smallest and largest "photons" per pattern behind an empty sample, "sizes" N, "diameter" of the probe as
+            a fraction of N, "overlap" and "modes"; what is not stated is not judged.
         checked: what is known of the scan.
     """
     patterns, geometry = checked.patterns, checked.geometry
     rows: tuple[tuple[str, float, Callable[[float], str], str], ...] = (
-        ("photons", patterns.mean_total, lambda value: f"{value:.1e}", "{} photons per pattern"),
+        (
+            "photons",
+            patterns.mean_intact / max(geometry.transmission, 1e-30),
+            lambda value: f"{value:.1e}",
+            "{} photons per pattern behind an empty sample",
+        ),
         ("sizes", patterns.size, lambda value: f"{value:.0f}", "patterns of {} px"),
         ("diameter", geometry.diameter / patterns.size, lambda value: f"{value:.0%}", "a probe over {} of a pattern"),
         ("overlap", geometry.overlap, lambda value: f"{value:.0%}", "a linear overlap of {}"),

@@ -91,7 +91,9 @@ class RandomBatch(NamedTuple):
 
     def to(self, device: torch.device) -> RandomBatch:
         """The batch on a device."""
-        moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {
+            k: v.to(device, non_blocking=True) for k, v in self._asdict().items() if isinstance(v, Tensor)
+        }
         return self._replace(**moved)
 
 
