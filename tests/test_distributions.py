@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import ptycho_ext
+from ptychopinn.persistence.pretrained import PRETRAINED
 from ptychopinn.runtime import doctor
 
 tomllib = pytest.importorskip("tomllib", reason="a part of Python from 3.11 on")
@@ -154,13 +155,15 @@ def test_a_wheel_without_the_pretrained_network_is_noticed(
     assert "must hold ptychopinn/models/pretrained/network.json" in capsys.readouterr().out
 
 
-def test_the_pretrained_network_is_in_the_package_and_not_ignored(contents: ModuleType) -> None:
-    """All files below the packages are in the wheel, unless scikit-build or git is told to ignore them."""
-    for name in contents.REQUIRED["ptychopinn"]:
-        assert (ROOT / "python" / name).is_file(), "run make pretrained"
-    build = configuration(ROOT)["tool"]["scikit-build"]
-    assert not any(pattern.endswith((".zip", ".json", "pretrained")) for pattern in build["wheel"]["exclude"])
-    assert not {"*.zip", "*.json"} & set((ROOT / ".gitignore").read_text().splitlines())
-    from ptychopinn.persistence.pretrained import PRETRAINED
-
-    assert PRETRAINED.is_file() and PRETRAINED.stat().st_size < 2e6
+@pytest.mark.slow
+def test_the_wheel_has_the_pretrained_network(contents: ModuleType, tmp_path: Path) -> None:
+    """Built from the sources without the native library, which takes no compiler."""
+    pytest.importorskip("scikit_build_core", reason="not installed: pip install -r requirements.txt")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
+    command += ["-C", "wheel.cmake=false", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("ptychopinn-*.whl")
+    assert contents.main([str(wheel)]) == 0
+    with zipfile.ZipFile(wheel) as archive:
+        stored = archive.read("ptychopinn/models/pretrained/network.zip")
+    assert stored == PRETRAINED.read_bytes() and len(stored) < 2e6

@@ -35,7 +35,7 @@ COMMANDS = {
     "mend": ("IN", "OUT", "--all", "--mask-faulty", "--crop", "--position-unit", "records what was done"),
     "subset": ("SCAN", "OUT", "--n", "--clusters", "--seed", "record of its origin"),
     "train": ("SCAN", "--out", "--config", "--minutes", "--from", "--resume", "--orientation"),
-    "reconstruct": ("RUN", "SCAN", "--out", "--device", "those of the training"),
+    "reconstruct": ("[RUN] SCAN", "--out", "--device", "those of the training"),
     "refine": ("[START] SCAN", "--from-scratch", "--resume", "or from scratch"),
     "evaluate": ("RECON.h5", "SCAN", "--out", "--overwrite"),
     "plot": ("FILE", "--out"),
@@ -70,7 +70,7 @@ FULL = {
 }
 USAGE = {
     "train": "ptychopinn train [options] SCAN... --out RUN",
-    "reconstruct": "ptychopinn reconstruct [options] RUN SCAN --out OUT.h5",
+    "reconstruct": "ptychopinn reconstruct [options] [RUN] SCAN --out OUT.h5",
     "refine": "ptychopinn refine [options] [START] SCAN --out OUT.h5",
     "doctor": "ptychopinn doctor [options]",
 }
