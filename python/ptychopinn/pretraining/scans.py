@@ -115,7 +115,7 @@ class RandomBatches:
         self.pool = ImagePool(seed, round(_IMAGE_SIDE * max(self.ranges.sizes)))
         # Time grows as N^2: what is spent on a size is its probability times that.
         self._sizes = list(self.ranges.sizes)
-        chances = np.array([share / size**2 for size, share in self.ranges.sizes.items()])
+        chances = np.array([part / size**2 for size, part in self.ranges.sizes.items()])
         self._size_chances = chances / chances.sum()
         self._groups = list(self.ranges.groups)
         chances = np.array(list(self.ranges.groups.values()))
