@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from ptychopinn._one_line import one_line
 from ptychopinn.findings.geometry import probe_diameter
 from ptychopinn.physics.probes import add_modes
 
@@ -50,6 +51,8 @@ class ProbeParameters:
     aberrations: tuple[float, ...]
     modes: int
     decay: float
+
+    __repr__ = one_line
 
 
 def random_parameters(family: str, rng: np.random.Generator, diameter: tuple[float, float]) -> ProbeParameters:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptychopinn._one_line import one_line
 from ptychopinn.batches.dataset import round_up
 from ptychopinn.errors import InputError
 from ptychopinn.physics.objects import Shape
@@ -52,6 +53,8 @@ class Ranges:
     sizes: dict[int, float] = field(default_factory=lambda: {32: 0.1, 48: 0.1, 64: 0.45, 96: 0.15, 128: 0.2})
     groups: dict[int, float] = field(default_factory=lambda: {16: 0.72, 1: 0.07, 4: 0.07, 9: 0.07, 25: 0.07})
     wrong_probe: float = 0.25
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         for name in ("photons", "diameter", "overlap"):
