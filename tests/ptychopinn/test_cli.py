@@ -184,10 +184,11 @@ def test_output_of_training_is_short(folder: Path, tmp_path: Path) -> None:
     options = ("--epochs", "1", "--data.validation_fraction", "0", "--overwrite", *TINY)
     done = python("-m", "ptychopinn.cli", "train", str(folder / "scan.npz"), "--out", str(run), *options)
     assert done.returncode == 0
-    assert len(done.stderr.splitlines()) == 3, done.stderr
-    first, second, third = done.stderr.splitlines()
+    assert len(done.stderr.splitlines()) == 4, done.stderr
+    first, second, third, fourth = done.stderr.splitlines()
     assert "'diff3d' read as amplitude" in first and "orientation not checked, 16 patterns are fewer" in second
-    assert third.startswith("trained 1 epochs in ")
+    assert third == "training begins with an untrained network"
+    assert fourth.startswith("trained 1 epochs in ")
     assert done.stdout.startswith(f"{run}: trained on 16 patterns, train_loss 0.") and done.stdout.count("\n") == 1
 
 
