@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pretrained import fit_of_result
 from rows import Row, Rows, machine
 
@@ -31,12 +32,13 @@ from ptychopinn.stitching.phases import stitch
 
 RESULTS = Path(__file__).parent / "results" / "pretrained"
 COLUMNS = {
-    "scan": "", "photons": ".0e", "orientation": "", "noise_ratio": ".2f", "unexplained": ".3f", "disagreement": ".3f",
+    "scan": "", "photons": ".0e", "twin": ".2f", "orientation": "", "noise_ratio": ".2f", "unexplained": ".3f",
+    "disagreement": ".3f",
 }  # fmt: skip
 STATISTICS = ("noise_ratio", "unexplained", "disagreement")
 WRONG = ("flip_y", "flip_x", "rotate_180", "swap", "swap_flip_x")
-#: Ratio of a statistic to that of the correct orientation up to which the two are the same physics (a twin probe).
-_SAME = 1.01
+#: Similarity of a probe and its twin from which positions turned by 180 degrees cannot be told from given ones.
+_TWIN = 0.9
 
 
 def scans_of(seed: int) -> Iterator[tuple[str, Scan]]:
@@ -49,6 +51,13 @@ def scans_of(seed: int) -> Iterator[tuple[str, Scan]]:
             number += 1
     for number in range(10):
         yield f"random-{number}", random_scan(seed + 400 + number, 225, 64)
+
+
+def twin_similarity(probe: NDArray[np.complex64]) -> float:
+    """Correlation, 0 to 1, of the modes of a probe (M, N, N) with their conjugates turned by 180 degrees."""
+    turned = np.roll(probe[:, ::-1, ::-1], 1, (1, 2)).conj()
+    products = [abs(np.vdot(mode, other)) for mode, other in zip(probe, turned, strict=True)]
+    return float(sum(products) / np.square(np.abs(probe)).sum())
 
 
 def statistics(network: Pretrained, scan: Scan) -> Row:
@@ -67,14 +76,9 @@ def statistics(network: Pretrained, scan: Scan) -> Row:
 
 def summary(rows: list[Row], name: str) -> str:
     """How well a threshold on a statistic would separate right and wrong."""
-    right = {row["scan"]: row[name] for row in rows if row["orientation"] == "given"}
-    twins = {
-        (row["scan"], row["orientation"])
-        for row in rows
-        if row["unexplained"] <= _SAME * next(r["unexplained"] for r in rows if r["scan"] == row["scan"])
-    }
-    wrong = [r[name] for r in rows if r["orientation"] != "given" and (r["scan"], r["orientation"]) not in twins]
-    known = np.array(list(right.values()))
+    known = np.array([row[name] for row in rows if row["orientation"] == "given"])
+    others = [row for row in rows if row["orientation"] != "given"]
+    wrong = [row[name] for row in others if row["orientation"] != "rotate_180" or row["twin"] < _TWIN]
     caught = float((np.array(wrong) > known.max()).mean())
     return (
         f"{name}: correct {np.median(known):.3g} (largest {known.max():.3g}), wrong {np.median(wrong):.3g} (smallest "
@@ -98,7 +102,8 @@ def main(arguments: list[str] | None = None, source: Callable[[int], Iterator[tu
         label = f"{name}-{photons:.0e}"
         for orientation in ("given", *WRONG):
             turned = oriented(scan, orientation)
-            rows.add({"scan": label, "photons": photons, "orientation": orientation, **statistics(network, turned)})
+            facts = {"scan": label, "photons": photons, "twin": twin_similarity(scan.probe), "orientation": orientation}
+            rows.add(facts | statistics(network, turned))
     for name in STATISTICS:
         print(summary(rows.rows, name))
     return 0
