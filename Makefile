@@ -8,8 +8,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -type f)
 INTEGRATION := integrations/ptychodus
 MINUTES ?= 3
+PRETRAIN_MINUTES ?= 60
+PRETRAIN ?=
 
-.PHONY: help demo test faults kills lint bench gpu-check sanitize ptychodus wheel clean
+.PHONY: help demo test faults kills lint bench pretrained gpu-check sanitize ptychodus wheel clean
 
 help:
 	@echo "make demo   install, build, simulate a scan, train, reconstruct, evaluate ($(MINUTES) minutes of training)"
@@ -18,6 +20,7 @@ help:
 	@echo "make kills  200 commands are killed and begun again (ten minutes)"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  time the operators beside plain torch and a copy; writes benchmarks/results"
+	@echo "make pretrained  train the network in the package on random scans ($(PRETRAIN_MINUTES) minutes); resumes"
 	@echo "make gpu-check  on a machine with a GPU: build, test, compute-sanitizer, benchmark (benchmarks/gpu_check.sh)"
 	@echo "make sanitize  the operators' tests against a build with address and undefined-behaviour sanitizers (GCC)"
 	@echo "make ptychodus  ptychodus 1.7.0 from PyPI trains and reconstructs with integrations/ptychodus, by both routes"
@@ -62,6 +65,13 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py
+
+# PRETRAIN: further options, such as --loss floor; the state in build/ is resumed, until it is removed.
+PRETRAINING := build/pretraining.pt
+pretrained: $(VENV)/.installed
+	mkdir -p build
+	$(BIN)/python scripts/pretrain.py --minutes $(PRETRAIN_MINUTES) --seed 0 --checkpoint $(PRETRAINING) \
+	  $(if $(wildcard $(PRETRAINING)),--resume) $(PRETRAIN)
 
 gpu-check:
 	PYTHON=$(PYTHON) benchmarks/gpu_check.sh

@@ -20,6 +20,18 @@ CONTENTS = {
     "ptychopinn_ptychodus": r"(ptycho_torch|ptychopinn_ptychodus)/.+|ptychodus/plugins/ptychopinn\.py",
 }
 
+#: Files besides sources that must be there.
+REQUIRED = {
+    "ptychopinn": ("ptychopinn/models/pretrained/network.zip", "ptychopinn/models/pretrained/network.json"),
+    "ptychopinn_ptychodus": (),
+}
+
+
+def missing(distribution: str, names: Iterable[str]) -> list[str]:
+    """The files that a wheel of this distribution must hold and that are not among ``names``."""
+    found = set(names)
+    return [name for name in REQUIRED[distribution] if name not in found]
+
 
 def misplaced(distribution: str, names: Iterable[str]) -> list[str]:
     """The files among ``names`` that a wheel of this distribution must not hold."""
@@ -33,9 +45,11 @@ def main(wheels: list[str]) -> int:
     for wheel in map(Path, wheels):
         with zipfile.ZipFile(wheel) as archive:
             names = archive.namelist()
-        wrong = misplaced(wheel.name.partition("-")[0], names)
-        print(f"{wheel.name}: {len(names)} files{''.join(f', must not hold {name}' for name in wrong)}")
-        failed |= bool(wrong)
+        distribution = wheel.name.partition("-")[0]
+        faults = [f", must not hold {name}" for name in misplaced(distribution, names)]
+        faults += [f", must hold {name}" for name in missing(distribution, names)]
+        print(f"{wheel.name}: {len(names)} files{''.join(faults)}")
+        failed |= bool(faults)
     return int(failed)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import ptycho_ext
+from ptychopinn.persistence.pretrained import PRETRAINED
 from ptychopinn.runtime import doctor
 
 tomllib = pytest.importorskip("tomllib", reason="a part of Python from 3.11 on")
@@ -135,3 +136,34 @@ def test_the_doctor_reports_what_is_beside_the_library(
     assert dict(facts) == {name: versions.get(name, "not installed") for name in ("ptychopinn-ptychodus", "ptychodus")}
     assert len(problems) == (problem is not None)
     assert all(found.startswith(str(problem)) for found in problems)
+
+
+def wheel_of(names: list[str], folder: Path) -> Path:
+    path = folder / "ptychopinn-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, "")
+    return path
+
+
+def test_a_wheel_without_the_pretrained_network_is_noticed(
+    contents: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    required = list(contents.REQUIRED["ptychopinn"])
+    assert contents.main([str(wheel_of(["ptychopinn/__init__.py", *required], tmp_path))]) == 0
+    assert contents.main([str(wheel_of(["ptychopinn/__init__.py", required[0]], tmp_path))]) == 1
+    assert "must hold ptychopinn/models/pretrained/network.json" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_wheel_has_the_pretrained_network(contents: ModuleType, tmp_path: Path) -> None:
+    """Built from the sources without the native library, which takes no compiler."""
+    pytest.importorskip("scikit_build_core", reason="not installed: pip install -r requirements.txt")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
+    command += ["-C", "wheel.cmake=false", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("ptychopinn-*.whl")
+    assert contents.main([str(wheel)]) == 0
+    with zipfile.ZipFile(wheel) as archive:
+        stored = archive.read("ptychopinn/models/pretrained/network.zip")
+    assert stored == PRETRAINED.read_bytes() and len(stored) < 2e6

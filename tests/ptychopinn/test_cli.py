@@ -35,7 +35,7 @@ COMMANDS = {
     "mend": ("IN", "OUT", "--all", "--mask-faulty", "--crop", "--position-unit", "records what was done"),
     "subset": ("SCAN", "OUT", "--n", "--clusters", "--seed", "record of its origin"),
     "train": ("SCAN", "--out", "--config", "--minutes", "--from", "--resume", "--orientation"),
-    "reconstruct": ("RUN", "SCAN", "--out", "--device", "those of the training"),
+    "reconstruct": ("[RUN] SCAN", "--out", "--device", "those of the training"),
     "refine": ("[START] SCAN", "--from-scratch", "--resume", "or from scratch"),
     "evaluate": ("RECON.h5", "SCAN", "--out", "--overwrite"),
     "plot": ("FILE", "--out"),
@@ -70,7 +70,7 @@ FULL = {
 }
 USAGE = {
     "train": "ptychopinn train [options] SCAN... --out RUN",
-    "reconstruct": "ptychopinn reconstruct [options] RUN SCAN --out OUT.h5",
+    "reconstruct": "ptychopinn reconstruct [options] [RUN] SCAN --out OUT.h5",
     "refine": "ptychopinn refine [options] [START] SCAN --out OUT.h5",
     "doctor": "ptychopinn doctor [options]",
 }
@@ -184,10 +184,11 @@ def test_output_of_training_is_short(folder: Path, tmp_path: Path) -> None:
     options = ("--epochs", "1", "--data.validation_fraction", "0", "--overwrite", *TINY)
     done = python("-m", "ptychopinn.cli", "train", str(folder / "scan.npz"), "--out", str(run), *options)
     assert done.returncode == 0
-    assert len(done.stderr.splitlines()) == 3, done.stderr
-    first, second, third = done.stderr.splitlines()
+    assert len(done.stderr.splitlines()) == 4, done.stderr
+    first, second, third, fourth = done.stderr.splitlines()
     assert "'diff3d' read as amplitude" in first and "orientation not checked, 16 patterns are fewer" in second
-    assert third.startswith("trained 1 epochs in ")
+    assert third == "training begins with an untrained network"
+    assert fourth.startswith("trained 1 epochs in ")
     assert done.stdout.startswith(f"{run}: trained on 16 patterns, train_loss 0.") and done.stdout.count("\n") == 1
 
 

@@ -27,8 +27,12 @@ from ptychopinn.errors import InputError
 
 def describe(parser: Parser) -> None:
     """Add the options of the command."""
-    parser.add_argument("run", metavar="RUN", help="folder of a training, or the bundle in it")
-    parser.add_argument("scan_file", metavar="SCAN", help="the scan to reconstruct")
+    parser.add_argument(
+        "files",
+        metavar="[RUN] SCAN",
+        nargs="+",
+        help="folder of a training, or the bundle in it; without one the pretrained network is used; the scan",
+    )
     parser.add_argument(
         "--out", required=True, metavar="OUT.h5", help="file to write, .h5 or .npz; pictures go to a folder of its name"
     )
@@ -50,43 +54,55 @@ def describe(parser: Parser) -> None:
 def run(options: Namespace) -> int:
     """Reconstruct the object of a scan with a trained network and draw it.
 
-    Inference options that are not stated are those of the training.
+    Without a run the pretrained network of the package gives a first image at once; a training improves it. Inference
+    options that are not stated are those of the training.
     """
     import dataclasses
 
     from ptychopinn.io.reconstructions import reconstruction_suffix
     from ptychopinn.persistence.bundle import load_bundle
+    from ptychopinn.persistence.pretrained import load_pretrained
     from ptychopinn.runtime.processes import distributed, processes, shared_errors
 
     with processes(), shared_errors():
         out = new_file(options.out, options.overwrite)
         reconstruction_suffix(out, options.out_format)
+        if len(options.files) > 2:
+            raise InputError(
+                f"expected a run and the scan, or the scan alone, found {' '.join(options.files)}; --ensemble names "
+                "further runs"
+            )
+        *runs, file = options.files
+        run = runs[0] if runs else None
+        if run is None and options.ensemble:
+            raise InputError("--ensemble averages with the model of a run: name that run before the scan")
         execution, device = execution_of(options)
-        model, config = load_bundle(options.run)
+        models = [load_bundle(name) for name in ([] if run is None else [run, *options.ensemble])]
+        config = models[0][1] if models else load_pretrained().config
         inference = dataclasses.replace(config.inference, **options.explicit.as_dict().get("inference", {}))
         config = dataclasses.replace(config, inference=inference, execution=execution)
-        models = [model, *(load_bundle(run)[0] for run in options.ensemble)]
-        scan = turned(load_scan(options), options, options.run)
-        scan = checked(scan, options, options.scan_file, options.run)
+        model = [model for model, _ in models] or None
+        scan = turned(load_scan(options, file), options, run)
+        scan = checked(scan, options, file, run)
         reconstruction_suffix(out, options.out_format, scan)
         # After what can be wrong with the files, since it takes a while to import.
         from ptychopinn.findings.gate import FILE, write_findings
         from ptychopinn.inference.large import is_large, reconstruct_to_file
         from ptychopinn.inference.predict import reconstruct
 
-        large = is_large(scan, len(models) * inference.augment)
+        large = is_large(scan, max(1, len(models)) * inference.augment)
         if large and (options.refine or distributed() or options.out_format != "auto"):
             raise InputError(
                 f"{scan.name}: the object does not fit in memory and goes to {out} piece by piece: without --refine, "
                 "--out-format and torchrun"
             )
     if large:
-        height, width = reconstruct_to_file(models, scan, out, config, device)
+        height, width = reconstruct_to_file(model, scan, out, config, device)
         print(f"{out}: object {height} x {width} px, too large to draw; h5py reads parts of it")
         print_written([write_findings([scan], out.with_suffix("") / FILE)])
         return 0
     with processes(device) as device:
-        result = reconstruct(models, scan, config, device)
+        result = reconstruct(model, scan, config, device)
         if options.refine:
             from ptychopinn.refinement.workflow import refine  # only here, for the others to begin sooner
 

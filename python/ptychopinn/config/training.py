@@ -121,6 +121,8 @@ class TrainingConfig:
         gradient_clip: largest gradient norm of the network.
         average: decay of an exponential moving average of the weights that is saved in their place; none: no average.
         seed: of initialisation, grouping and shuffling.
+        start: what to begin with if no other run is stated: the network in the package ("pretrained", for the default
+            network only), an untrained one ("nothing"), or "auto", whichever gave the better image in measurements.
     """
 
     epochs: int = 40
@@ -145,6 +147,7 @@ class TrainingConfig:
     gradient_clip: float = 0.1
     average: float | None = None
     seed: int = 0
+    start: Literal["auto", "pretrained", "nothing"] = "auto"
 
     __repr__ = one_line
 

@@ -118,6 +118,12 @@ def measure_geometry(scan: Scan, patterns: PatternStatistics) -> ScanGeometry:
     )  # fmt: skip
 
 
+def probe_diameter(probe: NDArray[np.complex64]) -> float:
+    """Diameter, pixels, of the circle about the centre of mass of a probe (M, N, N) with 90 % of its intensity."""
+    intensity = np.square(np.abs(probe.astype(np.complex128))).sum(0)
+    return _encircled_diameter(intensity, _periodic_centre(intensity))
+
+
 def median_step(positions: NDArray[np.float64]) -> float:
     """Median distance to the nearest other position, pixels; 0 if all are the same."""
     for same in (SAME_POSITION, 0.0):  # the second for a unit that is far too large for pixels

@@ -19,6 +19,7 @@ from ptychopinn.config import Config
 from ptychopinn.inference.batches import counts_on
 from ptychopinn.inference.combine import average, phase_product, unit_phases
 from ptychopinn.inference.predict import facts, groups_to_predict, predict_streamed, prepare
+from ptychopinn.inference.pretrained import first_network
 from ptychopinn.io.reconstructions import check_parts_path, save_in_parts
 from ptychopinn.models import PtychoModel
 from ptychopinn.runtime.devices import resolve_device
@@ -40,7 +41,7 @@ def is_large(scan: Scan, views: int = 1) -> bool:
 
 
 def reconstruct_to_file(
-    model: PtychoModel | Sequence[PtychoModel],
+    model: PtychoModel | Sequence[PtychoModel] | None,
     scan: Scan,
     path: str | Path,
     config: Config | None = None,
@@ -51,7 +52,7 @@ def reconstruct_to_file(
     """Reconstruct the object of a scan in bounded memory, for any number of patterns and any size of the object.
 
     Args:
-        model: a trained model, or several whose results are averaged.
+        model: a trained model, or several whose results are averaged; None: the pretrained network of the package.
         scan: the scan; its patterns must have the model's size.
         config: sections ``data`` and ``inference`` are used; None: the defaults.
         device: for the prediction, "auto": a GPU if there is one.
@@ -74,7 +75,7 @@ def reconstruct_to_file(
 
 
 def _reconstruct_to_file(
-    model: PtychoModel | Sequence[PtychoModel],
+    model: PtychoModel | Sequence[PtychoModel] | None,
     scan: Scan,
     path: Path,
     config: Config,
@@ -82,6 +83,10 @@ def _reconstruct_to_file(
     scratch: str | Path | None,
     accept: str | Collection[str],
 ) -> tuple[int, int]:
+    network = None if model is not None else first_network(scan, config, accept)
+    if network is not None:
+        model, config = network.model, network.config
+    assert model is not None
     views, refined, probe = prepare(model, scan, config, device, accept)
     folder = path.parent if scratch is None else Path(scratch)
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,16 +98,19 @@ def _reconstruct_to_file(
     images = [one.average for one in streamed]
     height, width = (min(image.geometry.shape[axis] for image in images) for axis in (0, 1))
     shape = (height, width)
-    origin = images[0].geometry.origin
+    geometry = images[0].geometry
+    metadata = facts(scan, config, sum(i.predicting for i in streamed), sum(i.stitching for i in streamed))
+    if network is not None:
+        metadata |= network.metadata(lambda box: images[0].mean(box).image, geometry, scan, probe)
     save_in_parts(
         path,
         shape,
         _averaged(images, shape, config.inference.uncertainty),
-        origin=(float(origin[0]), float(origin[1])),
+        origin=(float(geometry.origin[0]), float(geometry.origin[1])),
         probe=probe.numpy(),
         positions=refined.positions,
         pixel_size=scan.pixel_size,
-        metadata=facts(scan, config, sum(i.predicting for i in streamed), sum(i.stitching for i in streamed)),
+        metadata=metadata,
         acquisition=scan.acquisition,
         orientation=scan.orientation,
     )

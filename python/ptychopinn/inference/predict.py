@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptycho_ext import CanvasGeometry
 from ptychopinn._one_line import one_line
 from ptychopinn.batches.dataset import GroupDataset
 from ptychopinn.batches.grouping import covering_groups, group_patterns
@@ -31,6 +32,7 @@ from ptychopinn.findings.gate import check_metadata, require_sound
 from ptychopinn.inference.batches import counts_on, group_weight, on_device, predict_batches
 from ptychopinn.inference.combine import combine
 from ptychopinn.inference.orientations import ORIENTATIONS
+from ptychopinn.inference.pretrained import first_network
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.reconstruction import Reconstruction
@@ -157,7 +159,7 @@ def predict_into(canvases: Canvases, batches: Iterator[tuple[Tensor, Tensor]]) -
 
 
 def reconstruct(
-    model: PtychoModel | Sequence[PtychoModel],
+    model: PtychoModel | Sequence[PtychoModel] | None,
     scan: Scan,
     config: Config | None = None,
     device: str | torch.device = "auto",
@@ -173,7 +175,8 @@ def reconstruct(
     Arguments and errors as for :func:`predict`, and:
 
     Args:
-        model: a trained model, or several.
+        model: a trained model, or several; None: the pretrained network of the package (docs/pretrained.md), with the
+            scan's probe, and groups of at most as many patterns as the scan has.
         scan: the scan.
         config: sections ``data`` and ``inference`` are used.
         device: for the computation.
@@ -189,12 +192,17 @@ def reconstruct(
 
 
 def _reconstruct(
-    model: PtychoModel | Sequence[PtychoModel],
+    model: PtychoModel | Sequence[PtychoModel] | None,
     scan: Scan,
     config: Config,
     device: torch.device,
     accept: str | Collection[str],
 ) -> Reconstruction:
+    network = None
+    if model is None:
+        with shared_errors():
+            network = first_network(scan, config, accept)
+        model, config = network.model, network.config
     views, refined, probe = prepare(model, scan, config, device, accept)
     predicting = stitching = 0.0
     images, counts = [], counts_on(device, refined)
@@ -204,16 +212,21 @@ def _reconstruct(
         images.append(image)
         predicting, stitching = predicting + seconds[0], stitching + seconds[1]
     mean, weights, uncertainty = combine(images, config.inference.uncertainty)
-    origin = images[0].geometry.origin
+    geometry = images[0].geometry
+    metadata = facts(scan, config, predicting, stitching)
+    if network is not None:
+        metadata |= network.metadata(
+            lambda box: mean[box], CanvasGeometry(geometry.origin, (mean.shape[0], mean.shape[1])), scan, probe
+        )
     result = Reconstruction(
         object=mean.cpu().numpy(),
         weights=weights.cpu().numpy(),
-        origin=(float(origin[0]), float(origin[1])),
+        origin=(float(geometry.origin[0]), float(geometry.origin[1])),
         probe=probe.numpy(),
         uncertainty=None if uncertainty is None else uncertainty.cpu().numpy(),
         positions=refined.positions,
         pixel_size=scan.pixel_size,
-        metadata=facts(scan, config, predicting, stitching),
+        metadata=metadata,
         acquisition=scan.acquisition,
         orientation=scan.orientation,
     )

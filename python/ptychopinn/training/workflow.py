@@ -39,6 +39,7 @@ from ptychopinn.scan import Scan
 from ptychopinn.storage.claims import Claim
 from ptychopinn.training.callbacks import BestEpoch, LastEpoch, StopAllProcesses, stop_on_interrupt
 from ptychopinn.training.ending import Fit
+from ptychopinn.training.initial_network import InitialNetwork, initial_network
 from ptychopinn.training.loggers import MetricsFile, make_loggers
 from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.run_folder import Checkpoints, HeldFolder, RunFolder, read_config, write_config
@@ -105,7 +106,7 @@ def train(
         config: the configuration; defaults otherwise.
         overwrite: replace the model of an earlier run in that folder.
         start: a trained model whose network to begin with. The probe is the scan's, unless ``inference.probe`` is
-            "model".
+            "model". None: as ``training.start`` states.
         resume: continue from the last complete epoch of the run in that folder, or begin if there is none. On the CPU,
             with ``execution.deterministic``, the result is bit for bit that of a run that was never stopped.
         callbacks: Lightning's, besides our own.
@@ -149,6 +150,8 @@ def _train(
         check_alike(scans)
         for scan in scans:
             require_sound(scan, accept)
+        start, name = initial_network(scans, config, start)
+        begun = InitialNetwork(name)
         module = _module(scans, config, start)
         margin = REACH if module.model.positions is not None else 0
         data = ScanDataModule(scans, config, module.model.generator.canvas_multiple, margin)
@@ -164,7 +167,7 @@ def _train(
         earlier = [] if saved is None else folder.logged(saved)
         loggers = make_loggers(config, out)
         kept = [best, LastEpoch(folder.checkpoints)] if config.execution.checkpoints else []
-        watchers = [HeldFolder(claim), StopAllProcesses(interrupt)]
+        watchers = [HeldFolder(claim), StopAllProcesses(interrupt), begun]
         watchers += [*watchers_of(config, monitor, scans[0], out, drawings), *callbacks]
         fallback = config.execution.fallback_folder
         other = None if fallback is None else Path(fallback) / out.resolve().name
@@ -184,6 +187,8 @@ def _train(
             drawings.add(plot_scan_overview, scans[0], out / "scan.png")
             for logger in loggers[1:]:  # the first has config.yaml beside it
                 logger.log_hyperparams(config.to_dict())
+    if saved is None:
+        _log.info("training begins with %s", begun.name)
     began = time.perf_counter()
     with ignored_warnings(*_EXPECTED_WARNINGS):
         for step, row in earlier if loggers else ():
@@ -225,6 +230,7 @@ def _train(
         info = {
             "scan": names,
             "orientation": turned,
+            "start": begun.name,
             "epochs": trainer.current_epoch,
             "seconds": seconds,
             **losses,
