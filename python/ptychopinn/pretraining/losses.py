@@ -51,11 +51,23 @@ def above_floor(canvases: Tensor, batch: RandomBatch) -> Tensor:
     return torch.log1p(value / floor.clamp_min(_TINY)) + 0.5 * torch.log(error.clamp_min(_TINY))
 
 
+def above_floor_and_supervised(canvases: Tensor, batch: RandomBatch) -> Tensor:
+    """``log(1 + Poisson / floor) + log(supervised) / 2``; the floor is that of photon noise.
+
+    At low dose, where most images explain the patterns to their noise, the second term decides.
+    """
+    value, fields = _poisson(canvases, batch)
+    floor = noise_floor(mode_intensity(fields.detach()), "poisson")
+    error = supervised_loss(canvases, batch.truth, _illumination(batch))
+    return torch.log1p(value / floor.clamp_min(_TINY)) + 0.5 * torch.log(error.clamp_min(_TINY))
+
+
 #: What is computed of canvases (B, H, W) and their batch, a scalar.
 LOSSES: dict[str, Callable[[Tensor, RandomBatch], Tensor]] = {
     "supervised": supervised_and_poisson,
     "poisson": poisson,
     "floor": above_floor,
+    "floor and supervised": above_floor_and_supervised,
 }
 
 

@@ -47,7 +47,7 @@ class Ranges:
         wrong_probe: fraction of the batches whose probe is slightly wrong.
     """
 
-    photons: tuple[float, float] = (10**4.5, 1e9)
+    photons: tuple[float, float] = (10**3.5, 1e9)
     diameter: tuple[float, float] = (0.2, 0.7)
     overlap: tuple[float, float] = (0.3, 0.85)
     sizes: dict[int, float] = field(default_factory=lambda: {32: 0.1, 48: 0.1, 64: 0.45, 96: 0.15, 128: 0.2})
