@@ -18,13 +18,12 @@ if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
     from ptychopinn.errors import InputError
     from ptychopinn.findings.gate import check_scan
     from ptychopinn.inference.large import reconstruct_to_file
-    from ptychopinn.inference.predict import reconstruct
     from ptychopinn.inspection.report import inspect_scan as inspect
     from ptychopinn.mending.apply import mend
     from ptychopinn.metrics.evaluate import evaluate
     from ptychopinn.persistence.bundle import load_bundle, save_bundle
     from ptychopinn.physics.simulate import simulate
-    from ptychopinn.pipeline import run
+    from ptychopinn.pipeline import reconstruct, run
     from ptychopinn.plotting.reconstructions import plot_reconstruction
     from ptychopinn.reconstruction import Reconstruction
     from ptychopinn.refinement.workflow import refine
@@ -46,7 +45,7 @@ _WHERE = {
     "load_bundle": "ptychopinn.persistence.bundle",
     "mend": "ptychopinn.mending.apply",
     "plot_reconstruction": "ptychopinn.plotting.reconstructions",
-    "reconstruct": "ptychopinn.inference.predict",
+    "reconstruct": "ptychopinn.pipeline",
     "reconstruct_to_file": "ptychopinn.inference.large",
     "refine": "ptychopinn.refinement.workflow",
     "run": "ptychopinn.pipeline",

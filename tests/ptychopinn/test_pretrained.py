@@ -44,7 +44,8 @@ def scan() -> Scan:
 
 @pytest.fixture(scope="module")
 def result(scan: Scan) -> pp.Reconstruction:
-    return pp.reconstruct(None, scan, QUIET)
+    """The image of the network alone."""
+    return pp.reconstruct(None, scan, QUIET, refine=0)
 
 
 def test_the_bundle_of_the_package_is_small_and_of_the_default_network() -> None:
@@ -70,6 +71,20 @@ def test_an_image_at_once(scan: Scan, result: pp.Reconstruction) -> None:
     constant = replace(result, object=np.ones_like(result.object))
     assert pp.evaluate(constant, scan)["frc"]["mean"] < 0.1
     assert result.probe is not None and np.allclose(result.probe, scan.probe)
+
+
+def test_it_is_refined_by_default(scan: Scan, result: pp.Reconstruction, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "ptychopinn"):
+        refined = pp.reconstruct(None, scan, QUIET)
+    assert "refined against the counts in 20 passes" in caplog.text
+    before, after = (pp.evaluate(one, scan) for one in (result, refined))
+    assert after["frc"]["mean"] > before["frc"]["mean"] + 0.02
+    assert refined.refinement is not None and refined.metadata["network"] == result.metadata["network"]
+    # A trained model's image stays as it is, unless asked for.
+    trained = pp.reconstruct(load_pretrained().for_scan(scan), scan, QUIET)
+    assert trained.refinement is None
+    asked = pp.reconstruct(load_pretrained().for_scan(scan), scan, QUIET, refine=2)
+    assert asked.refinement is not None
 
 
 @pytest.mark.parametrize(("size", "patterns", "modes"), [(32, 5, 1), (48, 1, 2), (96, 40, 1)])
@@ -133,7 +148,8 @@ def test_the_command_needs_no_run(scan: Scan, tmp_path: Path, caplog: pytest.Log
         assert "object" in file
     made = pp.Reconstruction.load(tmp_path / "recon.h5")
     assert made.metadata["config"]["inference"]["augment"] == 2
-    assert {path.name for path in (tmp_path / "recon").iterdir()} == {"amplitude.png", "phase.png", "findings.json"}
+    pictures = {"amplitude.png", "phase.png", "error_map.png"}
+    assert {path.name for path in (tmp_path / "recon").iterdir()} == {*pictures, "findings.json"}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from ptychopinn.cli.options import (
     turned,
 )
 from ptychopinn.cli.parser import Parser, is_main_process
-from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
 
 
@@ -40,7 +39,10 @@ def describe(parser: Parser) -> None:
         "--ensemble", nargs="+", default=[], metavar="RUN", help="average with the models of these runs"
     )
     parser.add_argument(
-        "--refine", type=int, default=0, metavar="N", help="then refine it against the counts in N passes over the scan"
+        "--refine",
+        type=int,
+        metavar="N",
+        help="then refine it against the counts in N passes over the scan; default: 20 without a run, else 0",
     )
     add_out_format(parser)
     add_orientation(parser)
@@ -54,8 +56,8 @@ def describe(parser: Parser) -> None:
 def run(options: Namespace) -> int:
     """Reconstruct the object of a scan with a trained network and draw it.
 
-    Without a run the pretrained network of the package gives a first image at once; a training improves it. Inference
-    options that are not stated are those of the training.
+    Without a run the pretrained network of the package gives a first image, which is then refined against the counts,
+    in seconds. Inference options that are not stated are those of the training.
     """
     import dataclasses
 
@@ -88,7 +90,7 @@ def run(options: Namespace) -> int:
         # After what can be wrong with the files, since it takes a while to import.
         from ptychopinn.findings.gate import FILE, write_findings
         from ptychopinn.inference.large import is_large, reconstruct_to_file
-        from ptychopinn.inference.predict import reconstruct
+        from ptychopinn.pipeline import reconstruct
 
         large = is_large(scan, max(1, len(models)) * inference.augment)
         if large and (options.refine or distributed() or options.out_format != "auto"):
@@ -102,11 +104,7 @@ def run(options: Namespace) -> int:
         print_written([write_findings([scan], out.with_suffix("") / FILE)])
         return 0
     with processes(device) as device:
-        result = reconstruct(model, scan, config, device)
-        if options.refine:
-            from ptychopinn.refinement.workflow import refine  # only here, for the others to begin sooner
-
-            result = refine(scan, result, RefineConfig(iterations=options.refine, split_half=False), device)
+        result = reconstruct(model, scan, config, device, refine=options.refine)
     if not is_main_process():
         return 0
     result.save(out, options.out_format, scan)
