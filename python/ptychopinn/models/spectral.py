@@ -37,7 +37,7 @@ class SpectralConvolution(nn.Module):
         self.axes = nn.ModuleList(_ModeMatrices(modes, width) for _ in range(2))
         angle = 2 * math.pi / size * torch.outer(torch.arange(modes, device="cpu"), torch.arange(size, device="cpu"))
         transform = torch.stack([torch.cos(angle), -torch.sin(angle)], 1).float() / math.sqrt(size)
-        twice = torch.full((modes, 1, 1), 2.0, device="cpu")  # the negative frequencies of a real signal
+        twice = torch.full((modes, 1, 1), 2.0, **ON_CPU)  # the negative frequencies of a real signal
         twice[0] = 1.0
         # They follow from the size, and so are not saved: weights of one size serve another.
         self.register_buffer("forth", transform, persistent=False)
