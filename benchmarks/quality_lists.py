@@ -66,7 +66,7 @@ ARCHITECTURES: dict[str, Sections] = {
     "width 32, every 1": unrolled(width=32, every=1),
     "width 32, every 1, steps 8": unrolled(width=32, every=1, steps=8),
     "ffno": {"model": {"generator": "ffno"}},
-    "srunet": {"model": {"generator": "srunet"}},
+    "sru_net": {"model": {"generator": "sru_net"}},
     "unet": {"model": {"generator": "unet"}},
     "cnn": {"model": {"generator": "cnn"}},
     "unrolled, supervised": {**unrolled(), "training": {"supervised": True}},

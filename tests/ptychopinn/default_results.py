@@ -60,7 +60,14 @@ def files_and_inspection() -> Iterator[Any]:
 def models() -> Iterator[Any]:
     scan = simulate("dead_leaves", patterns=16, size=32, photons=1e5, seed=3)
     groups = group_patterns(scan.positions, 4)
-    for generator, options in (("unrolled", {"steps": 2, "width": 8}), ("unet", {"width": 8}), ("cnn", {"width": 1})):
+    small: dict[str, dict[str, Any]] = {
+        "unrolled": {"steps": 2, "width": 8},
+        "unet": {"width": 8},
+        "cnn": {"width": 1},
+        "ffno": {"width": 8, "layers": 2},
+        "sru_net": {"width": 4, "units": 2},
+    }
+    for generator, options in small.items():
         torch.manual_seed(0)
         model = PtychoModel(generator, options, 32, learn_probe=True, learn_scale=True, group_size=4, patterns=scan.n)
         model.illumination.set_probe(torch.from_numpy(scan.probe))

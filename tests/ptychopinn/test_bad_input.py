@@ -193,7 +193,10 @@ OPTIONS = [
     ((*TRAIN, "--training.epochs", "many"), "training.epochs must be a whole number, got 'many'"),
     ((*TRAIN, "--training.loss", "l1"), "training.loss must be poisson or amplitude, got 'l1'"),
     ((*TRAIN, "--training.epoch", "3"), "unrecognized arguments: --training.epoch 3"),
-    ((*TRAIN, "--model.generator", "gan"), "model.generator: must be one of cnn, unet, unrolled, got 'gan'"),
+    (
+        (*TRAIN, "--model.generator", "gan"),
+        "model.generator: must be one of cnn, ffno, sru_net, unet, unrolled, got 'gan'",
+    ),
     ((*TRAIN, "--model.options", '{"depth": 2}'), "model.options: 'unrolled' takes steps, every, width"),
     ((*TRAIN, "--model.options", '{"steps": 0}'), "got 0"),
     ((*TRAIN, "--data.group_size", "17"), "a group of 17 needs a scan of at least 17 patterns, got 16"),

@@ -170,7 +170,11 @@ def test_weights_of_another_size_are_refused(intact: Path, tmp_path: Path, chang
     [
         ({"generator": "unet"}, "weights.safetensors", "Missing key"),
         ({"options": {"steps": 2, "width": 16}}, "weights.safetensors", "size mismatch for generator"),
-        ({"generator": "mystery"}, "config.json", "model.generator: must be one of cnn, unet, unrolled, got 'mystery'"),
+        (
+            {"generator": "mystery"},
+            "config.json",
+            "model.generator: must be one of cnn, ffno, sru_net, unet, unrolled, got 'mystery'",
+        ),
         ({"options": {"width": "x"}}, "config.json", "model.options: 'unrolled' cannot be built"),
         ({"colour": 1}, "config.json", "model has no 'colour'"),
     ],

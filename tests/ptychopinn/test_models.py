@@ -33,6 +33,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "unrolled": {"steps": 2, "every": 1, "width": 8, "state": 2},
     "unet": {"width": 4},
     "cnn": {"width": 1, "object_big": False},
+    "ffno": {"width": 8, "layers": 2, "modes": 6},
+    "sru_net": {"width": 4, "units": 2, "modes": 4},
 }
 EACH = pytest.mark.parametrize("name", sorted(GENERATORS))
 
@@ -245,7 +247,10 @@ def test_unsupported_sizes_are_errors(name: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: build_generator("resnet", 64), "model.generator: must be one of cnn, unet, unrolled, got 'resnet'"),
+        (
+            lambda: build_generator("resnet", 64),
+            "model.generator: must be one of cnn, ffno, sru_net, unet, unrolled, got 'resnet'",
+        ),
         (lambda: build_generator("unet", 64, {"steps": 3}), "model.options: 'unet' takes width, got steps"),
         (
             lambda: build_generator("unrolled", 64, {"depth": 3, "step": 4, "width": 8}),
@@ -255,6 +260,13 @@ def test_unsupported_sizes_are_errors(name: str, size: int) -> None:
         (lambda: build_generator("unrolled", 64, {"every": 0}), "model.options: every must be at least 1, got 0"),
         (lambda: build_generator("unrolled", 64, {"phase": 2}), "model.options: phase must be between 0 and 1, got 2"),
         (lambda: build_generator("cnn", 64, {"width": 0}), "model.options: width must be at least 1, got 0"),
+        (lambda: build_generator("ffno", 64, {"layers": 0}), "model.options: layers must be at least 1, got 0"),
+        (lambda: build_generator("ffno", 64, {"block": 3}), "model.options: block must be 1, 2 or 4, got 3"),
+        (lambda: build_generator("sru_net", 64, {"modes": 0}), "model.options: modes must be at least 1, got 0"),
+        (
+            lambda: build_generator("sru_net", 64, {"output": "amplitude"}),
+            "model.options: output must be one of complex, polar, got 'amplitude'",
+        ),
     ],
 )
 def test_unknown_names_and_options_are_errors(build: Callable[[], Any], message: str) -> None:

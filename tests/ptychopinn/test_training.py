@@ -126,9 +126,15 @@ def test_only_learned_parameters_change(scan: Scan, tmp_path: Path, probe: bool,
     assert float(state(run)["illumination.unit"]) == pytest.approx(float(unit))
 
 
-@pytest.mark.parametrize("generator", ["unrolled", "unet", "cnn"])
+@pytest.mark.parametrize("generator", ["unrolled", "unet", "cnn", "ffno", "sru_net"])
 def test_every_parameter_of_a_generator_changes(scan: Scan, tmp_path: Path, generator: str) -> None:
-    options = {"unrolled": {"steps": 3, "width": 8, "state": 2}, "unet": {"width": 4}, "cnn": {"width": 1}}[generator]
+    options = {
+        "unrolled": {"steps": 3, "width": 8, "state": 2},
+        "unet": {"width": 4},
+        "cnn": {"width": 1},
+        "ffno": {"width": 8, "layers": 2, "modes": 6},
+        "sru_net": {"width": 4, "units": 2, "modes": 4},
+    }[generator]
     config = tiny(model={"generator": generator, "options": options}, training={"epochs": 4})
     L.seed_everything(config.training.seed, verbose=False)
     start = PtychoModule(config.to_dict(), scan.patch_size).model.generator.state_dict()
@@ -326,7 +332,7 @@ def test_earlier_run_is_replaced_only_on_request(scan: Scan, tmp_path: Path) -> 
         ({"data": {"pool": 16}}, "pool must be from size - 1 = 3 to n - 1 = 15"),
         (
             {"model": {"generator": "transformer"}},
-            "model.generator: must be one of cnn, unet, unrolled, got 'transformer'",
+            "model.generator: must be one of cnn, ffno, sru_net, unet, unrolled, got 'transformer'",
         ),
         ({"model": {"options": {"depth": 3}}}, "model.options: 'unrolled' takes steps, .*, got depth"),
         ({"model": {"options": {"steps": 0}}}, "steps must be .*1, got 0"),

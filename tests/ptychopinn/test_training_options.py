@@ -213,9 +213,15 @@ def test_supervised_scans_of_different_doses_are_consistent(scan: Scan, tmp_path
     assert losses[1] == pytest.approx(losses[0], rel=0.2)
 
 
-@pytest.mark.parametrize("generator", ["unrolled", "unet", "cnn"])
+@pytest.mark.parametrize("generator", ["unrolled", "unet", "cnn", "ffno", "sru_net"])
 def test_supervised_training_approaches_the_truth(scan: Scan, tmp_path: Path, generator: str) -> None:
-    options = {"unrolled": {"steps": 2, "width": 8, "state": 2}, "unet": {"width": 4}, "cnn": {"width": 1}}[generator]
+    options = {
+        "unrolled": {"steps": 2, "width": 8, "state": 2},
+        "unet": {"width": 4},
+        "cnn": {"width": 1},
+        "ffno": {"width": 8, "layers": 2, "modes": 6},
+        "sru_net": {"width": 4, "units": 2, "modes": 4},
+    }[generator]
     config = tiny(
         model={"generator": generator, "options": options},
         training={"supervised": True, "epochs": 15, "learning_rate": 5e-3},

@@ -71,7 +71,7 @@ class ModelConfig:
     """The network, and the physical parameters that are learned with it.
 
     Args:
-        generator: name in the registry: "unrolled", "unet" or "cnn" (the predecessor's).
+        generator: name in the registry: "unrolled", "ffno", "sru_net", "unet" or "cnn" (the predecessor's).
         options: the generator's own arguments, for example ``{"steps": 6}``.
         learn_probe: refine the probe, all its modes, during training.
         learn_scale: refine the global intensity scale during training.

@@ -21,7 +21,7 @@ from ptychopinn.physics.simulate import simulate
 from ptychopinn.scan import Scan
 
 #: Bounds on the operators of a batch, by generator: a twentieth above those that were counted.
-OPERATORS = {"unrolled": 168, "unet": 200, "cnn": 180}
+OPERATORS = {"unrolled": 168, "unet": 200, "cnn": 180, "ffno": 219, "sru_net": 313}
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from ptychopinn.refinement.workflow import refine
 OPTIONS = {"steps": 2, "width": 8, "state": 2}
 CONFIG = Config.from_dict({"data": {"group_size": 4}, "inference": {"batch_size": 4}})
 #: Operators of a forward pass, a loss and its gradient.
-STEP = {"unrolled": 310, "cnn": 360, "unet": 315}
+STEP = {"unrolled": 310, "cnn": 360, "unet": 315, "ffno": 440, "sru_net": 625}
 #: Operators, waits and uploads: of a reconstruction in 7 batches, of a pass of "pie" over 2 batches, and of a
 #: refinement by "lbfgs" that begins with 5 such passes.
 RECONSTRUCTION = (1050, 5, 30)

@@ -32,6 +32,8 @@ CASES: dict[str, tuple[dict[str, dict[str, Any]], int]] = {
     "merged": ({"data": {"group_size": 1}}, 600),
     "unet": ({"model": {"generator": "unet", "options": {}}}, 337),
     "cnn": ({"model": {"generator": "cnn", "options": {}}}, 448),
+    "ffno": ({"model": {"generator": "ffno", "options": {}}}, 487),
+    "sru_net": ({"model": {"generator": "sru_net", "options": {}}}, 681),
 }
 
 
