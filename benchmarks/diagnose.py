@@ -57,8 +57,11 @@ FAULTS = {
 SOUND = 10
 
 
-def draw(seed: int, index: int, fault: str) -> tuple[Scan, dict[str, Any], Row]:
-    """Simulate a scan with a fault; "" for none. Returns the sections of its training and its parameters, too."""
+def draw(seed: int, index: int, fault: str, effort: float = 1.0) -> tuple[Scan, dict[str, Any], Row]:
+    """Simulate a scan with a fault; "" for none. Returns the sections of its training and its parameters, too.
+
+    ``effort`` multiplies the epochs of the training.
+    """
     rng = np.random.default_rng([91, seed, index])
     size = int(rng.choice([32, 64]))
     flat = fault not in ("defocus", "aperture", "three modes") and rng.random() < 0.2
@@ -100,9 +103,10 @@ def draw(seed: int, index: int, fault: str) -> tuple[Scan, dict[str, Any], Row]:
     scaled = guess * (np.linalg.norm(scan.probe) / np.linalg.norm(guess))
     scan = dataclasses.replace(scan, probe=scaled[np.newaxis].astype(np.complex64), name=fault or "sound")
     scan = _spoiled(scan, fault, row, rng)
-    epochs = 24 if size == 64 else 60
+    training = {"epochs": round(effort * (24 if size == 64 else 60)), "seed": index, **sections.get("training", {})}
+    row["epochs"] = training["epochs"]
     config = {
-        "training": {"epochs": epochs, "seed": index, **sections.get("training", {})},
+        "training": training,
         "model": sections.get("model", {}),
         "execution": {"threads": 1, "progress": False, "checkpoints": False, "picture_every": None},
     }
@@ -182,9 +186,9 @@ def cases() -> list[tuple[int, str]]:
     return [*enumerate(FAULTS), *((len(FAULTS) + k, "") for k in range(SOUND))]
 
 
-def trained(seed: int, index: int, fault: str, cache: Path) -> tuple[Path, Scan, Row]:
+def trained(seed: int, index: int, fault: str, cache: Path, effort: float = 1.0) -> tuple[Path, Scan, Row]:
     """The folder of the run of a case, from the cache if it is there."""
-    scan, config, row = draw(seed, index, fault)
+    scan, config, row = draw(seed, index, fault, effort)
     folder = cache / f"{seed}-{index}"
     if not (folder / "wts.h5.zip").exists():
         began = time.perf_counter()
@@ -193,9 +197,9 @@ def trained(seed: int, index: int, fault: str, cache: Path) -> tuple[Path, Scan,
     return folder, scan, row
 
 
-def check(seed: int, index: int, fault: str, cache: Path) -> Row:
+def check(seed: int, index: int, fault: str, cache: Path, effort: float = 1.0) -> Row:
     """Train and diagnose one case."""
-    folder, scan, row = trained(seed, index, fault, cache)
+    folder, scan, row = trained(seed, index, fault, cache, effort)
     began = time.perf_counter()
     found = diagnose(folder, scan)
     ranked = [cause.key for cause in found.causes]
@@ -211,6 +215,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the sets; 0 is that of development")
     parser.add_argument("--cases", nargs="+", type=int, help="indices within a set; default: all 30")
     parser.add_argument("--cache", type=Path, default=Path("diagnose_runs"), help="folder that keeps the trainings")
+    parser.add_argument("--effort", type=float, default=1.0, help="multiplies the epochs of the trainings")
     parser.add_argument("--train-only", action="store_true", help="fill the cache")
     parser.add_argument("--out", type=Path, default=RESULTS / "diagnose.csv")
     options = parser.parse_args()
@@ -223,10 +228,10 @@ def main() -> None:
             if options.cases and index not in options.cases:
                 continue
             if options.train_only:
-                trained(seed, index, fault, options.cache)
+                trained(seed, index, fault, options.cache, options.effort)
                 print(seed, index, fault, (options.cache / f"{seed}-{index}" / "seconds.txt").read_text(), flush=True)
                 continue
-            rows.append(check(seed, index, fault, options.cache))
+            rows.append(check(seed, index, fault, options.cache, options.effort))
             shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in rows[-1].items()}
             print(" ".join(f"{key}={value}" for key, value in shown.items()), flush=True)
             with options.out.open("w", newline="") as file:

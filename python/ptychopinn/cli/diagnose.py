@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
@@ -21,18 +22,28 @@ from ptychopinn.cli.options import (
     turned,
 )
 from ptychopinn.cli.parser import Parser
+from ptychopinn.cli.recorded import recorded_scan
 from ptychopinn.errors import InputError
+
+if TYPE_CHECKING:
+    from ptychopinn.scan import Scan
 
 
 def describe(parser: Parser) -> None:
     """Add the options of the command."""
     parser.add_argument("result", metavar="RUN", help="folder of a training, the bundle in it, or a reconstruction")
-    parser.add_argument("scan_file", metavar="SCAN", help="the scan that was trained on or reconstructed")
+    parser.add_argument(
+        "scan_file",
+        metavar="SCAN",
+        nargs="?",
+        type=str | None,
+        help="the scan (default: the one that the run was trained on, with the options of that training)",
+    )
     parser.add_argument(
         "--out",
         type=str | None,
         metavar="FILE.png",
-        help="picture to draw (default: diagnosis.png in the run's folder)",
+        help="picture (default: diagnosis.png in the folder of the run)",
     )
     parser.add_argument("--json", type=str | None, metavar="FILE.json", help="file for all of it, for programs")
     add_orientation(parser)
@@ -47,7 +58,6 @@ def run(options: Namespace) -> int:
 
     It ends with the most likely cause. Exit code 0 whatever the cause is.
     """
-    from ptychopinn.findings.gate import ALL, check_scan
     from ptychopinn.io.reconstructions import is_reconstruction
     from ptychopinn.storage.atomic import make_folder, write_text
 
@@ -60,10 +70,7 @@ def run(options: Namespace) -> int:
         raise InputError(f"--out: expected a file ending in .png, found {picture}")
     report = None if options.json is None else new_file(options.json, options.overwrite)
     execution, device = execution_of(options)
-    scan = turned(load_scan(options), options, None if is_file else result)
-    scan = check_scan(
-        scan, ALL, drop_outliers=options.drop_outliers, mask_faulty=options.mask_faulty, file=options.scan_file
-    )
+    scan = _scan_of(options, folder, None if is_file else result)
     # After what can be wrong with the files, since it takes a while to import.
     from ptychopinn.diagnosis.picture import plot_diagnosis
     from ptychopinn.diagnosis.workflow import diagnose
@@ -78,3 +85,18 @@ def run(options: Namespace) -> int:
     make_folder(picture.parent)
     print_written([*written, *drawn(plot_diagnosis, found, picture)])
     return 0
+
+
+def _scan_of(options: Namespace, folder: Path, run: Path | None) -> Scan:
+    """The scan that the options name, or the one that the run records, after its check."""
+    from ptychopinn.findings.gate import ALL, check_scan
+    from ptychopinn.inspection.orientation import oriented
+    from ptychopinn.scan import Scan
+
+    if options.scan_file is not None:
+        path, scan, others = options.scan_file, turned(load_scan(options), options, run), options
+    else:
+        path, stated, others = recorded_scan(folder)
+        scan = oriented(Scan.load(path, **stated), others["orientation"] or "given")
+    flags = {name: others[name] for name in ("drop_outliers", "mask_faulty")}
+    return check_scan(scan, ALL, **flags, file=path)

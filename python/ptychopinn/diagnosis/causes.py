@@ -68,8 +68,8 @@ CAUSES: dict[str, tuple[str, str]] = {
     ),
     "background": (
         "a background that is the same in all patterns (parasitic scatter, dark counts)",
-        "measure a pattern without sample or beam and subtract it; `ptychopinn mend SCAN OUT --subtract COUNTS` removes "
-        "a constant one",
+        "measure a pattern without the sample's beam and subtract it; `ptychopinn mend SCAN OUT --subtract COUNTS` "
+        "removes a constant one",
     ),
     "position_scale": (
         "the scale of the positions is wrong: pixel size, energy or distance",
@@ -110,8 +110,8 @@ CAUSES: dict[str, tuple[str, str]] = {
     ),
     "none": (
         "no fault was found",
-        "for a finer image, more photons or more overlap; `ptychopinn refine RUN SCAN --out refined.h5` fits the counts "
-        "more closely than a network",
+        "for a finer image, more photons or more overlap; `ptychopinn refine RUN SCAN --out refined.h5` fits the "
+        "counts more closely than a network",
     ),
 }
 
@@ -184,14 +184,14 @@ def _of_orientation(found: Experiments) -> _Rule:
 
 def _of_unit(found: Experiments) -> _Rule:
     low, high = _NOISE
-    best = min(found.reference, found.positions.after, found.modes.after, found.intensities.after)
+    best = _best(found)
     # Where the unit is a multiple of a photon no model can be closer than that.
     if low <= found.noise <= high or (found.noise > high and best < found.noise / 2):
         return
     yield (
         "gain", 0.95,
-        f"the counts vary as if one count were {1 / found.noise:.3g} photons: their variance is {found.noise:.3g} times "
-        f"that of photons (model-free), and the best model is at {best:.2g} times shot noise",
+        f"the variance of the counts is {found.noise:.3g} times that of photons, whatever the object is, as if one "
+        f"count were {1 / found.noise:.3g} photons; the best model is at {best:.2g} times shot noise",
     )  # fmt: skip
 
 
@@ -264,8 +264,10 @@ def _of_trials(found: Experiments) -> _Rule:
             )
         )  # fmt: skip
     reached.sort(key=lambda cause: cause[1])
-    for place, (key, _, evidence) in enumerate(reached):
-        yield key, 0.8 - 0.05 * place, evidence
+    for place, (key, after, evidence) in enumerate(reached):
+        # A change that explains a small part of what another one explains is no cause of its own.
+        if after <= math.sqrt(found.reference * max(reached[0][1], _FLOOR)):
+            yield key, 0.8 - 0.05 * place, evidence
 
 
 def _of_probe(found: Experiments, learned: bool) -> _Rule:
@@ -284,26 +286,32 @@ def _of_scan(found: Experiments, checked: Checked) -> _Rule:
     if geometry.dose < _DOSE:
         yield (
             "photons", 0.5,
-            f"{geometry.dose:.3g} counts per illuminated object pixel; the mean pattern explains all patterns to within "
-            f"{found.uniform:.2f} times shot noise",
+            f"{geometry.dose:.3g} counts per illuminated object pixel; the mean pattern explains all patterns to "
+            f"within {found.uniform:.2f} times shot noise",
         )  # fmt: skip
     if geometry.overlap < _OVERLAP:
         yield (
             "overlap", 0.45,
-            f"the linear overlap is {geometry.overlap:.0%}: neighbours are {geometry.step:.3g} px apart, and the probe is "
-            f"{geometry.diameter:.3g} px wide",
+            f"the linear overlap is {geometry.overlap:.0%}: neighbours are {geometry.step:.3g} px apart, and the probe "
+            f"is {geometry.diameter:.3g} px wide",
         )  # fmt: skip
 
 
 def _of_training(found: Experiments) -> _Rule:
-    level = max(found.reference, 1.0)
+    best = _best(found)
+    level = max(best, 1.0)
     if found.result > 1.5 * level:
-        incomplete = found.result > _UNTRAINED * level and found.reference < _POOR
+        incomplete = found.result > _UNTRAINED * level and best < _POOR
         yield (
             "training", 0.4 if incomplete else 0.2,
             f"the result is at {found.result:.2f} times shot noise, where a trial refinement of the same patterns "
-            f"reaches {found.reference:.2f}",
+            f"reaches {best:.2f}",
         )  # fmt: skip
+
+
+def _best(found: Experiments) -> float:
+    """Loss of the best trial, relative to the noise floor."""
+    return min(found.reference, found.positions.after, found.modes.after, found.intensities.after)
 
 
 def _words(change: Comparison) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 
 from ptychopinn.diagnosis.result import Diagnosis
 from ptychopinn.plotting.style import colour_bar, new_figure, save_figure
@@ -31,9 +31,12 @@ def plot_diagnosis(found: Diagnosis, path: str | Path) -> list[Path]:
         The path written, in a list.
     """
     figure = new_figure(16.0, 8.6)
-    (detector, rings, trials), (scan, loss, intensity) = figure.subplots(
-        2, 3, gridspec_kw={"wspace": 0.5, "hspace": 0.36}
+    grid = figure.add_gridspec(2, 3, wspace=0.5, hspace=0.36)
+    detector, rings, scan, loss, intensity = (
+        figure.add_subplot(grid[place]) for place in ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2))
     )
+    # Its labels take a part of its cell.
+    trials = figure.add_subplot(grid[0, 2].subgridspec(1, 2, width_ratios=(0.5, 1), wspace=0)[1])
     _draw_detector(detector, found)
     _draw_rings(rings, found)
     _draw_trials(trials, found)
@@ -52,9 +55,9 @@ def _draw_detector(axes: Axes, found: Diagnosis) -> None:
     limit = max(_NOISE, float(np.nanquantile(np.abs(image), 0.995)))
     shown = axes.imshow(image, vmin=-limit, vmax=limit, cmap="RdBu_r", interpolation="nearest")
     axes.set(
-        facecolor=_NO_DATA, xlabel="column (px)", ylabel="row (px)", title="over the detector: measured - predicted"
+        facecolor=_NO_DATA, xlabel="column (px)", ylabel="row (px)", title="measured - predicted, over the detector"
     )
-    colour_bar(shown, axes, "sum over patterns, in standard deviations of the noise")
+    colour_bar(shown, axes, "sum over patterns (standard deviations)")
 
 
 def _draw_rings(axes: Axes, found: Diagnosis) -> None:
@@ -72,19 +75,19 @@ def _draw_trials(axes: Axes, found: Diagnosis) -> None:
     trials = found.experiments
     rows: list[tuple[str, float]] = [
         ("the result", trials.result),
-        ("scan's probe, fixed", trials.given_probe),
-        ("result's probe, fixed", trials.probe.before),
+        ("probe of the scan, fixed", trials.given_probe),
+        ("probe of the result, fixed", trials.probe.before),
         ("probe refined", trials.reference),
         ("and positions", trials.positions.after),
         ("and intensities", trials.intensities.after),
         ("and two modes more", trials.modes.after),
-        (f"positions x {trials.scale:g}, probe fixed", trials.scaling.after),
-        ("background, probe fixed", trials.background.after),
+        (f"fixed, positions x {trials.scale:g}", trials.scaling.after),
+        ("fixed, and background", trials.background.after),
     ]
     if trials.defocus is not None:
-        rows.append((f"probe defocused by {trials.defocus_phase:g} rad", trials.defocus.after))
+        rows.append((f"probe defocused {trials.defocus_phase:+g} rad", trials.defocus.after))
     if trials.pixels is not None:
-        rows.append(("faulty pixels not masked", trials.pixels.before))
+        rows.append(("without a mask", trials.pixels.before))
     names, values = [name for name, _ in rows], np.array([value for _, value in rows])
     lowest = float(values.min())
     colours = ["C1" if place == 0 else "C2" if value < 1.02 * lowest else "0.6" for place, value in enumerate(values)]
@@ -92,12 +95,12 @@ def _draw_trials(axes: Axes, found: Diagnosis) -> None:
     axes.axvline(1, color="0.2", linestyle=":", linewidth=1)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlim(min(0.5, 0.8 * lowest), 1.5 * float(values.max()))
+    axes.set_xlim(min(0.5, 0.8 * lowest), 2 * float(values.max()))
     ticks = [tick for tick in (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000) if 0.5 * lowest < tick < 1.5 * values.max()]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     for place, value in enumerate(values):
-        axes.text(value * 1.03, place, f"{value:.2f}", va="center", fontsize="small")
+        axes.text(value * 1.03, place, f"{value:.2f}", va="center", fontsize="small", clip_on=True)
     axes.set(xlabel="loss over noise floor", title=f"trials with {trials.patterns} patterns")
 
 
@@ -106,10 +109,9 @@ def _draw_scan(axes: Axes, found: Diagnosis) -> None:
     ratios = residuals.ratios
     low, high = float(np.quantile(ratios, 0.01)), float(np.quantile(ratios, 0.99))
     area = float(np.clip(1.5e4 / len(ratios), _MIN_DOT_AREA, _MAX_DOT_AREA))
-    norm = LogNorm(low, high, clip=True) if low > 0 and high > 3 * low else None
-    limits = {} if norm is not None else {"vmin": low, "vmax": max(high, low + 0.1)}
+    norm = LogNorm(low, high, clip=True) if 0 < 3 * low < high else Normalize(low, max(high, low + 0.1), clip=True)
     y, x = residuals.positions.T
-    dots = axes.scatter(x, y, c=ratios, s=area, cmap="inferno", norm=norm, **limits)
+    dots = axes.scatter(x, y, c=ratios, s=area, cmap="inferno", norm=norm)
     axes.set(facecolor=_NO_DATA, aspect="equal", xlabel="x (scan px)", ylabel="y (scan px)", title="over the scan")
     axes.invert_yaxis()
     colour_bar(dots, axes, "loss over noise floor of each pattern")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Residuals of a result: what it predicts for every pattern, against the counts, over the detector and over the scan."""
+"""Residuals of a result: predicted against measured counts, over the detector, over the scan and over time."""
 
 from __future__ import annotations
 

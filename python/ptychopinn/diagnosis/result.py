@@ -107,17 +107,19 @@ def _rows(residuals: Residuals) -> list[tuple[str, str]]:
     ratios, spread = residuals.ratios, residuals.intensities
     worst = residuals.members[np.argsort(-ratios)[:5]]
     pixel = residuals.pixel_ratio[np.isfinite(residuals.pixel_ratio)]
-    first, last = (float(part.mean()) for part in (ratios[: len(ratios) // 4 + 1], ratios[-(len(ratios) // 4 + 1) :]))
+    quarter = len(ratios) // 4 + 1
+    first, last = float(ratios[:quarter].mean()), float(ratios[-quarter:].mean())
+    high, highest = float(np.quantile(ratios, 0.95)), float(np.quantile(pixel, 0.99))
     return [
         (
             "patterns",
-            f"loss over noise floor: median {np.median(ratios):.2f}, 95 % below {np.quantile(ratios, 0.95):.2f}",
+            f"loss over noise floor: median {np.median(ratios):.2f}, 95 % below {high:.2f}",
         ),
         ("worst patterns", ", ".join(str(index) for index in worst)),
         ("over time", f"first quarter {first:.2f}, last quarter {last:.2f}"),
         (
             "over the detector",
-            f"median {np.median(pixel):.2f}, 99 % of the pixels below {np.quantile(pixel, 0.99):.2f}",
+            f"median {np.median(pixel):.2f}, 99 % of the pixels below {highest:.2f}",
         ),
         ("intensity", f"measured over predicted, standard deviation {float(spread.std()):.1%}"),
     ]

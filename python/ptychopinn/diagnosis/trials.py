@@ -95,8 +95,9 @@ def fit(
         offset: (N, N), FFT order, counts of a background, which is added to the prediction.
         modes: number of probe modes; None: as the probe has.
         passes: of "lbfgs".
-        learn_probe, learn_positions, learn_intensities: what is refined besides the object. Positions are refined with
-            their affine part.
+        learn_probe: refine the probe.
+        learn_positions: refine the positions, with their affine part.
+        learn_intensities: refine the intensity of every pattern.
         start: state to begin with, of the same canvas.
     """
     config = RefineConfig(
@@ -153,7 +154,8 @@ def fit_background(sample: Sample) -> tuple[Trial, Tensor]:
 
 def _total(image: Tensor, good: Tensor | None) -> Tensor:
     """Sum of an image (N, N) over the good pixels."""
-    return (image if good is None else image * good).sum()
+    total: Tensor = (image if good is None else image * good).sum()
+    return total
 
 
 def _smooth(image: Tensor) -> Tensor:

@@ -130,4 +130,4 @@ def _changes(scan: Scan, result: Reconstruction) -> list[tuple[str, str]]:
 
 
 def _normalised(probe: NDArray[np.complex64]) -> NDArray[np.complex128]:
-    return (probe / np.linalg.norm(probe)).astype(np.complex128)
+    return np.asarray(probe / np.linalg.norm(probe), np.complex128)
