@@ -25,7 +25,7 @@ _FAR_OFF = 0.04
 #: Correlation of mean pattern and probe from which the offset is known.
 _SIMILARITY = 0.6
 #: Factor by which a change lowers the loss, and its margin in standard errors, from which it counts.
-_GAIN, _SIGMAS = 1.08, 5.0
+_GAIN, _SIGMAS = 1.06, 5.0
 #: The same of positions with an affine map in common, which has few parameters.
 _AFFINE_GAIN = 1.05
 #: rms of moves, pixels, from which they count.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -172,7 +173,7 @@ def run_experiments(scan: Scan, result: Reconstruction, residuals: Residuals, ch
         scale=scale,
         background=compare(given, background),
         background_fraction=float(offset.sum() / sample.counts.mean(0).sum()),
-        pixels=_without_mask(scan, sample, faulty) if faulty.any() else None,
+        pixels=_without_mask(scan, sample) if faulty.any() else None,
         faulty=int(faulty.sum()),
         orientation=check_orientation(masked) if scan.n >= FEWEST else None,
         noise=noise_level(sample.counts, sample.good),
@@ -256,13 +257,18 @@ def _moves(sample: Sample, trial: Trial) -> Moves:
     )
 
 
-def _without_mask(scan: Scan, masked: Sample, faulty: NDArray[np.bool_]) -> Comparison:
+def _without_mask(scan: Scan, masked: Sample) -> Comparison:
     """Trials without and with the mask of faulty pixels, with the scan's probe refined; compared on good pixels."""
-    counts = torch.fft.ifftshift(torch.from_numpy(np.asarray(scan.counts[masked.members], np.float32)), (-2, -1))
-    if counts.shape != masked.counts.shape:
-        return Comparison(1.0, 1.0, 0.0)
-    counts = counts.roll(tuple(-round(shift) for shift in masked.offset), (-2, -1))
-    good = None if scan.bad_pixels is None else torch.from_numpy(np.fft.ifftshift(~scan.bad_pixels).copy())
+    size, side = scan.patch_size, masked.counts.shape[-1]
+    centre = slice(size // 2 - side // 2, size // 2 + side // 2)
+    back = tuple(-round(shift) for shift in masked.offset)
+
+    def as_in_sample(images: NDArray[Any]) -> Tensor:
+        moved = np.roll(images, back, (-2, -1))[..., centre, centre]
+        return torch.from_numpy(np.fft.ifftshift(moved, axes=(-2, -1)).copy())
+
+    counts = as_in_sample(np.asarray(scan.counts[masked.members], np.float32))
+    good = None if scan.bad_pixels is None else as_in_sample(~scan.bad_pixels)
     before = fit(dataclasses.replace(masked, counts=counts, good=good))
     terms, floors = losses(before.predicted, counts, masked.good)
     return compare(dataclasses.replace(before, terms=terms, floors=floors), fit(masked))
