@@ -102,7 +102,7 @@ def draw(seed: int, index: int, fault: str, effort: float = 1.0) -> tuple[Scan, 
     )  # fmt: skip
     scaled = guess * (np.linalg.norm(scan.probe) / np.linalg.norm(guess))
     scan = dataclasses.replace(scan, probe=scaled[np.newaxis].astype(np.complex64), name=fault or "sound")
-    scan = _spoiled(scan, fault, row, rng)
+    scan = _with_fault(scan, fault, row, rng)
     training = {"epochs": round(effort * (24 if size == 64 else 60)), "seed": index, **sections.get("training", {})}
     row["epochs"] = training["epochs"]
     config = {
@@ -116,7 +116,7 @@ def draw(seed: int, index: int, fault: str, effort: float = 1.0) -> tuple[Scan, 
 _KEPT = {"model": {"learn_probe": False}}
 
 
-def _spoiled(scan: Scan, fault: str, row: Row, rng: np.random.Generator) -> Scan:
+def _with_fault(scan: Scan, fault: str, row: Row, rng: np.random.Generator) -> Scan:
     """A scan of expected counts with its photon noise and a fault of its counts or positions."""
     intensity, positions, size = scan.counts.astype(np.float64), scan.positions, scan.patch_size
     if fault in ("flat background", "halo"):
@@ -241,10 +241,10 @@ def main() -> None:
                     writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
     for seed in options.seeds:
         chosen = [row for row in rows if row["seed"] == seed]
-        spoiled = [row for row in chosen if row["cause"] != "none"]
+        faulty = [row for row in chosen if row["cause"] != "none"]
         sound = [row for row in chosen if row["cause"] == "none"]
         print(
-            f"set {seed}: right cause in {sum(row['right'] for row in spoiled)} of {len(spoiled)}, "
+            f"set {seed}: right cause in {sum(row['right'] for row in faulty)} of {len(faulty)}, "
             f"false alarms in {sum(not row['right'] for row in sound)} of {len(sound)}"
         )
 

@@ -24,7 +24,7 @@ from ptychopinn.inspection.orientation import ORIENTATIONS, OrientationReport
 
 @pytest.fixture(scope="module")
 def scan() -> Scan:
-    return simulate("dead_leaves", patterns=36, size=32, step=4, photons=2e4, seed=5)
+    return simulate("dead_leaves", patterns=33, size=32, step=4, photons=2e4, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +43,13 @@ def refined(scan: Scan, **options: Any) -> Reconstruction:
 
 def test_sound_result_has_no_cause_and_is_at_the_floor(found: Diagnosis) -> None:
     assert found.cause == "none" and 0.7 < found.ratio < 1.2
-    assert found.residuals.ratios.shape == (36,) and found.residuals.detector.shape == (32, 32)
+    assert found.residuals.ratios.shape == (33,) and found.residuals.detector.shape == (32, 32)
     assert np.abs(found.residuals.detector).mean() < 1.5
     assert 0.9 < found.experiments.noise < 1.1
 
 
 def test_wrong_positions_are_named_with_their_size(scan: Scan) -> None:
-    moved = dataclasses.replace(scan, positions=scan.positions + np.random.default_rng(1).normal(size=(36, 2)))
+    moved = dataclasses.replace(scan, positions=scan.positions + np.random.default_rng(1).normal(size=(33, 2)))
     found = diagnose(refined(moved), moved)
     assert found.cause == "position_errors" and found.ratio > 1.5
     assert found.experiments.moves.rms == pytest.approx(1.0, abs=0.35)
@@ -76,7 +76,7 @@ def test_text_and_json_name_cause_evidence_and_advice(found: Diagnosis) -> None:
     assert f"to within {found.ratio:.2f} times shot noise" in text
     assert "Most likely: no fault was found." in text and "what to do:" in text
     assert json.loads(json.dumps(values, allow_nan=False))["cause"] == "none"
-    assert len(values["patterns"]["ratios"]) == 36 and values["experiments"]["patterns"] == 36
+    assert len(values["patterns"]["ratios"]) == 33 and values["experiments"]["patterns"] == 33
 
 
 def test_command_writes_picture_and_report(

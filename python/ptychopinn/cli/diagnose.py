@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
@@ -93,8 +93,9 @@ def _scan_of(options: Namespace, folder: Path, run: Path | None) -> Scan:
     from ptychopinn.inspection.orientation import oriented
     from ptychopinn.scan import Scan
 
+    others: Any = options
     if options.scan_file is not None:
-        path, scan, others = options.scan_file, turned(load_scan(options), options, run), options
+        path, scan = options.scan_file, turned(load_scan(options), options, run)
     else:
         path, stated, others = recorded_scan(folder)
         scan = oriented(Scan.load(path, **stated), others["orientation"] or "given")

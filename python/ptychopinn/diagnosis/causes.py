@@ -150,6 +150,8 @@ def rank_causes(found: Experiments, checked: Checked, learned_probe: bool) -> tu
         *_of_probe(found, learned_probe), *_of_scan(found, checked), *_of_training(found),
     )  # fmt: skip
     causes = [Cause(key, *_named(key, evidence), weight) for key, weight, evidence in rules]
+    if any(cause.weight > _TRAINING for cause in causes):  # which explains what the training lacks
+        causes = [cause for cause in causes if cause.key != "training"]
     if not any(cause.weight >= LIKELY for cause in causes):
         evidence = (
             f"the result explains the patterns to within {found.result:.2f} times shot noise, trials to within "
@@ -159,8 +161,8 @@ def rank_causes(found: Experiments, checked: Checked, learned_probe: bool) -> tu
     return tuple(sorted(causes, key=lambda cause: -cause.weight))
 
 
-#: Weight from which a cause is likely.
-LIKELY = 0.3
+#: Weight from which a cause is likely, and that of a training which is not complete.
+LIKELY, _TRAINING = 0.3, 0.4
 
 _Rule = Iterator[tuple[str, float, str]]
 
@@ -303,7 +305,7 @@ def _of_training(found: Experiments) -> _Rule:
     if found.result > 1.5 * level:
         incomplete = found.result > _UNTRAINED * level and best < _POOR
         yield (
-            "training", 0.4 if incomplete else 0.2,
+            "training", _TRAINING if incomplete else 0.2,
             f"the result is at {found.result:.2f} times shot noise, where a trial refinement of the same patterns "
             f"reaches {best:.2f}",
         )  # fmt: skip

@@ -215,7 +215,7 @@ def noise_level(counts: Tensor, good: Tensor | None) -> float:
     if good is not None:
         counts = counts * good
     power = torch.fft.fft2(counts - counts.mean(0)).abs().square().mean(0)
-    frequency = torch.fft.fftfreq(size)
+    frequency = torch.fft.fftfreq(size, dtype=torch.float32, device="cpu")
     far = torch.hypot(frequency[:, None], frequency) >= _NOISE_ONLY
     return float(power[far].mean() / counts.mean(0).sum()) * number / max(number - 1, 1)
 

@@ -95,7 +95,7 @@ def _draw_trials(axes: Axes, found: Diagnosis) -> None:
     axes.axvline(1, color="0.2", linestyle=":", linewidth=1)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlim(min(0.5, 0.8 * lowest), 2 * float(values.max()))
+    axes.set_xlim(min(0.5, 0.8 * lowest), 3 * float(values.max()))
     ticks = [tick for tick in (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000) if 0.5 * lowest < tick < 1.5 * values.max()]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)

@@ -90,19 +90,20 @@ def measure_residuals(scan: Scan, result: Reconstruction) -> Residuals:
     counts, good = upload_counts(part.counts, torch.device("cpu")), good_pixels(scan)
     objective = Objective(counts, good, geometry.shape, RefineConfig(), modes=len(state.probe))
     size = scan.patch_size
-    sums = torch.zeros(4, size, size, dtype=torch.float64)
+    sums = torch.zeros(4, size, size, dtype=torch.float64, device="cpu")
     terms, floors = np.empty(part.n), np.empty(part.n)
     totals = np.empty((2, part.n))
     with torch.no_grad():
-        for block in torch.arange(part.n).split(_BLOCK):
+        for block in torch.arange(part.n, device="cpu").split(_BLOCK):
+            rows = block.numpy()  # a tensor of one element would index as a scalar
             measured, predicted = counts[block].float(), objective.predict(state, block)
-            terms[block], floors[block] = losses(predicted, measured, good)
+            terms[rows], floors[rows] = losses(predicted, measured, good)
             sums[0] += measured.sum(0)
             sums[1] += predicted.sum(0)
             sums[2] += poisson_terms(predicted, measured).sum(0)
             sums[3] += expected_terms(predicted, "poisson").sum(0)
-            for row, images in zip(totals, (measured, predicted), strict=True):
-                row[block] = (images if good is None else images * good).sum((1, 2)).numpy()
+            for total, images in zip(totals, (measured, predicted), strict=True):
+                total[rows] = (images if good is None else images * good).sum((1, 2)).numpy()
     if good is not None:
         sums[:, ~good] = torch.nan
     measured, predicted, loss, floor = np.fft.fftshift(sums.numpy(), axes=(1, 2))

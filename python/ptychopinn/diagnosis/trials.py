@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from ptychopinn._one_line import one_line
 from ptychopinn.config import RefineConfig
 from ptychopinn.inspection.trials import Sample
 from ptychopinn.physics.likelihood import BACKGROUND
@@ -51,6 +52,8 @@ class Trial:
     predicted: Tensor
     terms: NDArray[np.float64]
     floors: NDArray[np.float64]
+
+    __repr__ = one_line
 
     @property
     def ratio(self) -> float:
@@ -116,7 +119,9 @@ def fit(
             power = _total(squared_modulus(far_field(initial)).sum(0), sample.good)
             level = torch.sqrt(_total(counts.mean(0), sample.good) / power)
             image = level.to(torch.complex64).expand(height, width).clone()
-            state = State(image, initial.clone(), positions, torch.zeros(len(counts), dtype=torch.float64))
+            state = State(
+                image, initial.clone(), positions, torch.zeros(len(counts), dtype=torch.float64, device="cpu")
+            )
             first = PieEngine(objective, state, config, _no_penalty, _identity)
             for _ in range(_WARMUP):
                 first.advance()
@@ -124,7 +129,7 @@ def fit(
         engine = LbfgsEngine(objective, start.copy(), config, _no_penalty, _identity)
         for _ in range(passes):
             engine.advance()
-        predicted = objective.predict(engine.state, torch.arange(len(counts)))
+        predicted = objective.predict(engine.state, torch.arange(len(counts), device="cpu"))
         if offset is not None:
             predicted = predicted + offset
         terms, floors = losses(predicted, sample.counts, sample.good)
@@ -161,7 +166,8 @@ def _total(image: Tensor, good: Tensor | None) -> Tensor:
 def _smooth(image: Tensor) -> Tensor:
     """Smooth an image (N, N) in FFT order, without wrapping around."""
     centred = ndimage.gaussian_filter(torch.fft.fftshift(image).numpy(), _SMOOTH, mode="nearest")
-    return torch.fft.ifftshift(torch.from_numpy(centred))
+    smoothed: Tensor = torch.fft.ifftshift(torch.from_numpy(centred))
+    return smoothed
 
 
 def _no_penalty(state: State, illumination: Tensor, gradient: State) -> float:
