@@ -249,7 +249,9 @@ def _of_trials(found: Experiments) -> _Rule:
         ("coherence", found.modes, "with two modes more"),
         ("probe", found.defocus, f"with the probe defocused by {found.defocus_phase:g} rad"),
     ):
-        if change is not None and change.gain > _GAIN and change.sigmas > _SIGMAS:
+        # Two modes have 4 N^2 real parameters, which adapt to the noise of k N^2 pixels.
+        noise = 1 - 4 / max(found.patterns, 5) if key == "coherence" else 1.0
+        if change is not None and change.gain * noise > _GAIN and change.sigmas > _SIGMAS:
             reached.append((key, change.after, f"{text} the loss falls {_words(change)}"))
     background = found.background
     explained = math.log(max(background.gain, 1)) / max(math.log(max(background.before / _FLOOR, 1)), 1e-6)
