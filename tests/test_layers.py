@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "compat", "ptycho_torch", "ptychopinn_ptychodus", "data", "processes"),
     ("__init__",),
     ("pipeline",),
-    ("mending",),
+    ("mending", "diagnosis"),
     ("inspection",),
     ("training", "refinement", "pretraining"),
     ("inference", "plotting"),
@@ -85,6 +85,7 @@ FORBIDDEN_OUTSIDE: dict[str, set[str]] = {
     "plotting": _LIGHTNING | {"torch", "h5py"},
     "refinement": _LIGHTNING | {"matplotlib"},
     "inspection": _LIGHTNING,
+    "diagnosis": _LIGHTNING | {"h5py"},
     "mending": _LIGHTNING | {"matplotlib", "h5py"},
 }
 

@@ -15,6 +15,7 @@ from ptychopinn._submodules import imported, submodules
 if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
     from ptycho_ext import __version__
     from ptychopinn.config import Config, RefineConfig
+    from ptychopinn.diagnosis.workflow import diagnose
     from ptychopinn.errors import InputError
     from ptychopinn.findings.gate import check_scan
     from ptychopinn.inference.large import reconstruct_to_file
@@ -40,6 +41,7 @@ _WHERE = {
     "StoredPatterns": "ptychopinn.storage.stored",
     "__version__": "ptycho_ext",
     "check_scan": "ptychopinn.findings.gate",
+    "diagnose": "ptychopinn.diagnosis.workflow",
     "evaluate": "ptychopinn.metrics.evaluate",
     "inspect": "ptychopinn.inspection.report",
     "load_bundle": "ptychopinn.persistence.bundle",
@@ -65,6 +67,7 @@ __all__ = [
     "StoredPatterns",
     "__version__",
     "check_scan",
+    "diagnose",
     "evaluate",
     "inspect",
     "load_bundle",

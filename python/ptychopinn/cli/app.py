@@ -136,6 +136,7 @@ _COMMANDS = (
     "reconstruct",
     "refine",
     "evaluate",
+    "diagnose",
     "plot",
     "unpack",
     "doctor",

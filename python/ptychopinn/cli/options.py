@@ -178,16 +178,22 @@ def turned(scan: Any, options: Namespace, run: str | Path | None = None) -> Any:
     return oriented(scan, options.orientation or "given")
 
 
-def add_check(parser: Parser) -> None:
-    """Options of the check of a scan before it is used; :func:`checked` reads them."""
+def add_check(parser: Parser, *, problems: bool = True) -> None:
+    """Options of the check of a scan before it is used; :func:`checked` reads them.
+
+    Args:
+        parser: of the command.
+        problems: whether problems stop the command, unless they are accepted.
+    """
     group = parser.add_argument_group("check of the scan")
-    group.add_argument(
-        "--accept",
-        type=str,
-        default="",
-        metavar="KEY,KEY",
-        help="problems to accept, by the keys that the message names, or all",
-    )
+    if problems:
+        group.add_argument(
+            "--accept",
+            type=str,
+            default="",
+            metavar="KEY,KEY",
+            help="problems to accept, by the keys that the message names, or all",
+        )
     group.add_argument(
         "--drop-outliers",
         action="store_true",

@@ -24,6 +24,7 @@ from ptychopinn.cli.options import (
     settings_of,
 )
 from ptychopinn.cli.parser import Parser, is_main_process
+from ptychopinn.cli.recorded import record_scans
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
 
@@ -89,6 +90,7 @@ def run(options: Namespace) -> int:
         trained = train(scans, options.out, config, overwrite=options.overwrite, start=start, resume=options.resume)
     if not is_main_process():
         return 0
+    record_scans(trained.folder, options)
     losses = ", ".join(f"{name} {value:.4g}" for name, value in trained.losses.items())
     print(f"{trained.folder}: trained on {sum(scan.n for scan in scans)} patterns, {losses}")
     if trained.interrupted:

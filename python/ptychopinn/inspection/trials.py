@@ -54,6 +54,8 @@ class Sample:
         probe: complex64, (M, K, K), with the aperture of the mean pattern.
         good: bool, (K, K), FFT order, or None.
         offset: of the zero frequency in the scan, (y, x), pixels; corrected in ``counts``.
+        members: int64, (k,), indices of the patterns in the scan.
+        scale: pixels of the object behind cropped patterns, relative to those of the scan.
     """
 
     counts: Tensor
@@ -61,18 +63,25 @@ class Sample:
     probe: Tensor
     good: Tensor | None
     offset: tuple[float, float]
+    members: NDArray[np.int64]
+    scale: float
 
 
-def select_sample(scan: Scan) -> Sample:
-    """Select neighbouring patterns from the part of the scan where patterns differ most."""
+def select_sample(scan: Scan, *, shape_probe: bool = True) -> Sample:
+    """Select neighbouring patterns from the part of the scan where patterns differ most.
+
+    Args:
+        scan: the scan.
+        shape_probe: give the probe the power and the aperture of the mean pattern; False: leave it as it is.
+    """
     good = np.ones(scan.counts.shape[1:], np.bool_) if scan.bad_pixels is None else ~scan.bad_pixels
     mean, totals = np.zeros(scan.counts.shape[1:]), np.empty(scan.n)
     for part, block in blocks_of(scan.counts):
         mean += block.sum(0, dtype=np.float64)
         totals[part] = block[:, good].sum(1, dtype=np.float64)
-    usable = totals > _FAINT * np.median(totals)
+    usable, kept = totals > _FAINT * np.median(totals), np.arange(scan.n)
     if usable.sum() > 1 and not usable.all():  # empty patterns differ from all others, and would be chosen
-        scan = scan.subset(usable)
+        scan, kept = scan.subset(usable), np.flatnonzero(usable)
     mean = fill_pixels(mean / len(totals), ~good)
     offset = centre_offset(mean, scan.probe)
     back = tuple(-round(shift) for shift in offset)
@@ -91,10 +100,11 @@ def select_sample(scan: Scan) -> Sample:
     mask = None if good.all() else _fft_order(good)
     fields = torch.fft.fftshift(far_field(torch.from_numpy(scan.probe)), (-2, -1))[:, centre, centre]
     probe = inverse_far_field(torch.fft.ifftshift(fields, (-2, -1)))
-    # Scaled to the counts, so that the initial object is 1.
-    probe = probe * math.sqrt(float(mean[centre, centre].sum()) / float(squared_modulus(probe).sum()))
-    probe = impose_aperture(probe, _fft_order(mean[centre, centre].astype(np.float32))[None], mask)
-    return Sample(_fft_order(counts), positions[chosen] * (side / size), probe, mask, offset)
+    if shape_probe:  # scaled to the counts, so that the initial object is 1
+        probe = probe * math.sqrt(float(mean[centre, centre].sum()) / float(squared_modulus(probe).sum()))
+        probe = impose_aperture(probe, _fft_order(mean[centre, centre].astype(np.float32))[None], mask)
+    members, scale = kept[chosen.numpy()], side / size
+    return Sample(_fft_order(counts), positions[chosen] * scale, probe, mask, offset, members, scale)
 
 
 def fit_trial(sample: Sample, matrix: NDArray[np.int64], seed: int) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ptycho_ext import correct_fields, exit_waves, exit_waves_adjoint, extract_patches, extract_patches_adjoint
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.likelihood import BACKGROUND
-from ptychopinn.physics.propagation import squared_modulus
+from ptychopinn.physics.propagation import mode_intensity, squared_modulus
 from ptychopinn.refinement.counts import Counts
 from ptychopinn.refinement.readback import read_back
 from ptychopinn.refinement.regions import BatchRegion, make_regions
@@ -223,6 +223,17 @@ class Objective:
         probes, _ = self.shift.shifted_probes(probe.representation, positions - anchors)
         fields = torch.fft.fft2(exit_waves(state.object, anchors, probes))
         return self._correct(fields, self.patterns.select(members), probe.factors[members], correct=False)[1]
+
+    def predict(self, state: State, members: Tensor) -> Tensor:
+        """Expected counts (k, N, N), FFT order, of the patterns with indices ``members`` (k,)."""
+        positions = state.positions[members]
+        anchors = torch.floor(positions + 0.5) if self.shift.shifts_probe else positions
+        height, width = self._highest()
+        anchors = torch.stack([anchors[:, 0].clamp(0, height), anchors[:, 1].clamp(0, width)], 1)
+        probe = self.represent(state)
+        probes, _ = self.shift.shifted_probes(probe.representation, positions - anchors)
+        fields = torch.fft.fft2(exit_waves(state.object, anchors, probes))
+        return mode_intensity(fields) * probe.factors[members, None, None]
 
     def gradient(self, state: State, out: State | None = None) -> tuple[Tensor, State, Tensor]:
         """J of all patterns, float64, (), half its gradient, and the deviance of every pattern per pixel, (n,).

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The experiments of a diagnosis: trial refinements with one cause removed each, on a sample of neighbouring patterns.
+
+The reference of most is a trial that refines object and probe. Faulty pixels that the check of the scan has found are
+masked in all trials but one, and patterns are centred in all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from ptychopinn._one_line import one_line
+from ptychopinn.diagnosis.residuals import Residuals
+from ptychopinn.diagnosis.trials import Trial, fit, fit_background, losses
+from ptychopinn.findings.centre import centre_offset, fill_pixels
+from ptychopinn.findings.gate import Checked
+from ptychopinn.inspection.orientation import FEWEST, OrientationReport, check_orientation
+from ptychopinn.inspection.trials import Sample, margin, select_sample
+from ptychopinn.physics.propagation import far_field, inverse_far_field
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.refinement.search import defocus_probe
+from ptychopinn.scan import Scan
+
+#: Factors on the positions that are tried.
+SCALINGS = (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2)
+#: Phases, rad at the rms radius of the aperture, by which the probe is defocused in trials.
+DEFOCUS = (-3.0, -2.0, -1.0, 1.0, 2.0, 3.0)
+#: Passes of trials that only choose among values, and of positions.
+_FEW_PASSES, _POSITION_PASSES = 10, 35
+#: Distance, in units of N, from which the autocorrelation of a pattern has noise only.
+_NOISE_ONLY = 0.62
+#: Indices of successive patterns of the sample that are at most so far apart are neighbours in time.
+_GAP = 3
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What refined positions of a sample have in common.
+
+    Attributes:
+        rms: of the moves along an axis, pixels, without their mean.
+        scaling: factor on the reported positions that fits the moves best.
+        affine: fraction of the moves that a common affine map explains, 0 to 1.
+        roughness: mean square difference of successive moves, 1 for independent and 0 for smooth ones.
+    """
+
+    rms: float
+    scaling: float
+    affine: float
+    roughness: float
+
+    __repr__ = one_line
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A trial beside its reference.
+
+    Attributes:
+        before, after: loss over noise floor without and with the change.
+        sigmas: margin between both, standard errors over patterns.
+    """
+
+    before: float
+    after: float
+    sigmas: float
+
+    __repr__ = one_line
+
+    @property
+    def gain(self) -> float:
+        """Factor by which the loss falls."""
+        return self.before / max(self.after, 1e-9)
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """Results of all experiments; ratios are losses over noise floor of the sample.
+
+    Attributes:
+        patterns: of the sample.
+        result: ratio of the result itself.
+        probe: refining the probe, from that of the result.
+        given_probe: ratio of the scan's probe, fixed.
+        reference: ratio with object and probe refined, from the better of both probes.
+        defocus: search of the defocus, None if the probe fits without.
+        defocus_phase: that was found, rad.
+        positions, intensities, modes: refining these besides.
+        moves: of the refined positions.
+        scaling: another scale of the positions; ``scale`` is the best one.
+        background: a constant background; ``background_fraction`` of the counts.
+        pixels: masking faulty pixels; ``faulty`` of them. None if there are none.
+        orientation: of the positions, None if it was not checked.
+        noise: variance of the counts relative to photons, from the autocorrelation of the patterns.
+        uniform: ratio of the mean pattern as the prediction for all.
+    """
+
+    patterns: int
+    result: float
+    probe: Comparison
+    given_probe: float
+    reference: float
+    defocus: Comparison | None
+    defocus_phase: float
+    positions: Comparison
+    moves: Moves
+    intensities: Comparison
+    modes: Comparison
+    scaling: Comparison
+    scale: float
+    background: Comparison
+    background_fraction: float
+    pixels: Comparison | None
+    faulty: int
+    orientation: OrientationReport | None
+    noise: float
+    uniform: float
+
+    __repr__ = one_line
+
+
+def run_experiments(scan: Scan, result: Reconstruction, residuals: Residuals, checked: Checked) -> Experiments:
+    """Do all experiments on a sample of a scan.
+
+    Args:
+        scan: the scan.
+        result: its probe and positions begin the trials.
+        residuals: of the result.
+        checked: what the check knows of the scan.
+    """
+    patterns = checked.patterns
+    positions = scan.positions if result.positions is None or len(result.positions) != scan.n else result.positions
+    faulty = faulty_pixels(checked)
+    masked = dataclasses.replace(scan, positions=positions, bad_pixels=patterns.masked | faulty)
+    sample = select_sample(masked, shape_probe=False)
+    own = _own_probe(sample, scan, result, checked)
+
+    fixed = fit(sample, probe=own, learn_probe=False)
+    refined, from_scan = fit(sample, probe=own), fit(sample)
+    given = fit(sample, learn_probe=False)
+    reference, probe = (refined, own) if refined.ratio <= from_scan.ratio else (from_scan, sample.probe)
+    defocus, phase = None, 0.0
+    if reference.ratio > _EXPLAINED:
+        trials = {value: fit(sample, probe=defocus_probe(probe, value), passes=_FEW_PASSES) for value in DEFOCUS}
+        phase = min(trials, key=lambda value: trials[value].ratio)
+        found = fit(sample, probe=defocus_probe(probe, phase))
+        defocus = compare(reference, found)
+    moved = fit(sample, probe=probe, learn_positions=True, passes=_POSITION_PASSES)
+    scales = {value: fit(sample, scaling=value, learn_probe=False, passes=_FEW_PASSES) for value in SCALINGS}
+    scale = min(scales, key=lambda value: scales[value].ratio)
+    background, offset = fit_background(sample)
+    return Experiments(
+        patterns=len(sample.counts),
+        result=_ratio_of(residuals, sample.members),
+        probe=compare(fixed, refined),
+        given_probe=given.ratio,
+        reference=reference.ratio,
+        defocus=defocus,
+        defocus_phase=phase,
+        positions=compare(reference, moved),
+        moves=_moves(sample, moved),
+        intensities=compare(reference, fit(sample, probe=probe, learn_intensities=True)),
+        modes=compare(reference, fit(sample, probe=probe, modes=len(probe) + 2)),
+        scaling=compare(scales[1.0], scales[scale]),
+        scale=scale,
+        background=compare(given, background),
+        background_fraction=float(offset.sum() / sample.counts.mean(0).sum()),
+        pixels=_without_mask(scan, sample) if faulty.any() else None,
+        faulty=int(faulty.sum()),
+        orientation=check_orientation(masked) if scan.n >= FEWEST else None,
+        noise=noise_level(sample.counts, sample.good),
+        uniform=_uniform(sample),
+    )
+
+
+#: Loss over noise floor from which a trial does not explain the patterns.
+_EXPLAINED = 1.3
+
+
+def compare(before: Trial, after: Trial) -> Comparison:
+    """Compare two trials of the same patterns."""
+    return Comparison(before.ratio, after.ratio, margin(after.terms, before.terms))
+
+
+def faulty_pixels(checked: Checked) -> NDArray[np.bool_]:
+    """Mask (N, N) of the pixels that the check found faulty, with those beside them that never have counts."""
+    patterns = checked.patterns
+    if not patterns.faulty.any():
+        return patterns.faulty
+    silent = (patterns.mean == 0) & ~patterns.masked
+    labels, _ = ndimage.label(silent | patterns.faulty)
+    return np.isin(labels, np.unique(labels[patterns.faulty]))
+
+
+def noise_level(counts: Tensor, good: Tensor | None) -> float:
+    """Variance of the counts, relative to their mean, without a model of the object: 1 for photons.
+
+    The pattern of an exit wave of limited size has an autocorrelation of limited size; beyond it there is noise only,
+    with the variance of all pixels as its power. Patterns from which their mean was subtracted are used, so that
+    constant pixels do not matter.
+
+    Args:
+        counts: (k, N, N), FFT order.
+        good: bool, (N, N), FFT order, or None.
+    """
+    number, size = len(counts), counts.shape[-1]
+    if good is not None:
+        counts = counts * good
+    power = torch.fft.fft2(counts - counts.mean(0)).abs().square().mean(0)
+    frequency = torch.fft.fftfreq(size, dtype=torch.float32, device="cpu")
+    far = torch.hypot(frequency[:, None], frequency) >= _NOISE_ONLY
+    return float(power[far].mean() / counts.mean(0).sum()) * number / max(number - 1, 1)
+
+
+def _own_probe(sample: Sample, scan: Scan, result: Reconstruction, checked: Checked) -> Tensor:
+    """The probe of the result as that of the sample: its far field rolled with the centred patterns, and cropped."""
+    if result.probe is None or result.probe.shape[-1] != scan.patch_size:
+        return sample.probe
+    patterns, size, side = checked.patterns, scan.patch_size, sample.counts.shape[-1]
+    mean = fill_pixels(patterns.mean, patterns.masked | patterns.suspects)
+    own = centre_offset(mean, result.probe)
+    # The sample is rolled by the offset of the scan's probe; a learned probe may have moved with the patterns.
+    shifts = tuple(round(b) - round(a) for a, b in zip(sample.offset, own, strict=True))
+    fields = torch.fft.fftshift(far_field(torch.from_numpy(result.probe)), (-2, -1)).roll(shifts, (-2, -1))
+    centre = slice(size // 2 - side // 2, size // 2 + side // 2)
+    return inverse_far_field(torch.fft.ifftshift(fields[:, centre, centre], (-2, -1)))
+
+
+def _ratio_of(residuals: Residuals, members: NDArray[np.int64]) -> float:
+    chosen = np.isin(residuals.members, members)
+    return float(residuals.ratios[chosen].mean()) if chosen.any() else residuals.ratio
+
+
+def _moves(sample: Sample, trial: Trial) -> Moves:
+    reported = (sample.positions - sample.positions.mean(0)).numpy()
+    moves = trial.state.positions.numpy() - sample.positions.numpy()
+    moves = moves - moves.mean(0)
+    terms = np.column_stack([reported, np.ones(len(reported))])
+    solution = np.linalg.lstsq(terms, moves, rcond=None)[0]
+    power = float(np.square(moves).sum())
+    near = np.diff(sample.members) <= _GAP
+    steps = np.square(np.diff(moves, axis=0)[near]).sum(1)
+    mean_square = power / len(moves)
+    return Moves(
+        rms=float(np.sqrt(mean_square / 2) / sample.scale),
+        scaling=1 + float(np.trace(solution[:2])) / 2,
+        affine=1 - float(np.square(moves - terms @ solution).sum()) / max(power, 1e-30),
+        roughness=float(steps.mean() / 2 / max(mean_square, 1e-30)) if near.any() else 1.0,
+    )
+
+
+def _without_mask(scan: Scan, masked: Sample) -> Comparison:
+    """Trials without and with the mask of faulty pixels, with the scan's probe refined; compared on good pixels."""
+    size, side = scan.patch_size, masked.counts.shape[-1]
+    centre = slice(size // 2 - side // 2, size // 2 + side // 2)
+    back = tuple(-round(shift) for shift in masked.offset)
+
+    def as_in_sample(images: NDArray[Any]) -> Tensor:
+        moved = np.roll(images, back, (-2, -1))[..., centre, centre]
+        return torch.from_numpy(np.fft.ifftshift(moved, axes=(-2, -1)).copy())
+
+    counts = as_in_sample(np.asarray(scan.counts[masked.members], np.float32))
+    good = None if scan.bad_pixels is None else as_in_sample(~scan.bad_pixels)
+    before = fit(dataclasses.replace(masked, counts=counts, good=good))
+    terms, floors = losses(before.predicted, counts, masked.good)
+    return compare(dataclasses.replace(before, terms=terms, floors=floors), fit(masked))
+
+
+def _uniform(sample: Sample) -> float:
+    mean = sample.counts.mean(0).expand_as(sample.counts)
+    terms, floors = losses(mean, sample.counts, sample.good)
+    return float(terms.sum() / max(floors.sum(), 1e-300))

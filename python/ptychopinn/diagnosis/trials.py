@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Trial refinements of a few neighbouring patterns, each with one cause removed: what explains the patterns better?
+
+All trials begin with a uniform object and have the same patterns and similar numbers of passes, so that their losses
+are comparable. A loss is relative to the noise floor of the trial's own prediction; a model that fits is below 1, as it
+adapts to the noise of the counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from ptychopinn._one_line import one_line
+from ptychopinn.config import RefineConfig
+from ptychopinn.inspection.trials import Sample
+from ptychopinn.physics.likelihood import BACKGROUND
+from ptychopinn.physics.noise_floor import expected_terms
+from ptychopinn.physics.propagation import far_field, squared_modulus
+from ptychopinn.refinement.ambiguities import set_mode_count
+from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
+from ptychopinn.refinement.objective import Objective
+from ptychopinn.refinement.state import State
+
+#: Passes of "pie" at the beginning of a trial, and of "lbfgs" after it.
+_WARMUP, _PASSES = 5, 20
+#: Pixels of the canvas around the patches, for positions that move.
+_MARGIN = 8
+#: Rounds of the fit of a background, passes and multiplicative updates in each, and the exponent of these.
+_ROUNDS, _ROUND_PASSES, _UPDATES, _OVERRELAXATION = 5, 6, 15, 1.6
+#: Width, pixels, over which a background is smooth, and its first estimate relative to the mean pattern.
+_SMOOTH, _FIRST_BACKGROUND = 1.5, 0.1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial refinement.
+
+    Attributes:
+        state: refined object, probe, positions and intensities.
+        predicted: float32, (k, N, N), FFT order, expected counts.
+        terms: float64, (k,), Poisson loss of every pattern, nats.
+        floors: float64, (k,), expected loss of the predicted counts.
+    """
+
+    state: State
+    predicted: Tensor
+    terms: NDArray[np.float64]
+    floors: NDArray[np.float64]
+
+    __repr__ = one_line
+
+    @property
+    def ratio(self) -> float:
+        """Loss over noise floor, of all patterns."""
+        return float(self.terms.sum() / max(self.floors.sum(), 1e-300))
+
+
+def poisson_terms(predicted: Tensor, counts: Tensor) -> Tensor:
+    """Poisson loss of every pixel, nats, of predicted and measured counts of one shape."""
+    measured = counts + BACKGROUND
+    excess = (predicted - counts) / measured
+    return measured * (excess - torch.log1p(excess))
+
+
+def losses(predicted: Tensor, counts: Tensor, good: Tensor | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Loss and noise floor of every pattern, (k,), of predicted and measured counts (k, N, N)."""
+    terms, floors = poisson_terms(predicted, counts), expected_terms(predicted, "poisson")
+    if good is not None:
+        terms, floors = terms * good, floors * good
+    return terms.double().sum((1, 2)).numpy(), floors.double().sum((1, 2)).numpy()
+
+
+def fit(
+    sample: Sample,
+    *,
+    probe: Tensor | None = None,
+    scaling: float = 1.0,
+    offset: Tensor | None = None,
+    modes: int | None = None,
+    passes: int = _PASSES,
+    learn_probe: bool = True,
+    learn_positions: bool = False,
+    learn_intensities: bool = False,
+    start: State | None = None,
+) -> Trial:
+    """Refine a sample from a uniform object.
+
+    Args:
+        sample: the patterns.
+        probe: initial probe, (M, N, N); None: that of the sample.
+        scaling: factor on the positions.
+        offset: (N, N), FFT order, counts of a background, which is added to the prediction.
+        modes: number of probe modes; None: as the probe has.
+        passes: of "lbfgs".
+        learn_probe: refine the probe.
+        learn_positions: refine the positions, with their affine part.
+        learn_intensities: refine the intensity of every pattern.
+        start: state to begin with, of the same canvas.
+    """
+    config = RefineConfig(
+        learn_probe=learn_probe, learn_positions=learn_positions, learn_intensities=learn_intensities,
+        total_variation=0.0,
+    )  # fmt: skip
+    counts = sample.counts if offset is None else (sample.counts - offset).clamp_min(0)
+    positions = sample.positions * scaling
+    positions = positions - positions.amin(0).floor() + _MARGIN
+    height, width = (int(v) for v in positions.amax(0).ceil() + counts.shape[-1] + _MARGIN)
+    objective = Objective(counts, sample.good, (height, width), config)
+    with torch.no_grad():
+        if start is None:
+            initial = sample.probe if probe is None else probe
+            initial = set_mode_count(initial, modes or len(initial))
+            power = _total(squared_modulus(far_field(initial)).sum(0), sample.good)
+            level = torch.sqrt(_total(counts.mean(0), sample.good) / power)
+            image = level.to(torch.complex64).expand(height, width).clone()
+            state = State(
+                image, initial.clone(), positions, torch.zeros(len(counts), dtype=torch.float64, device="cpu")
+            )
+            first = PieEngine(objective, state, config, _no_penalty, _identity)
+            for _ in range(_WARMUP):
+                first.advance()
+            start = first.state
+        engine = LbfgsEngine(objective, start.copy(), config, _no_penalty, _identity)
+        for _ in range(passes):
+            engine.advance()
+        predicted = objective.predict(engine.state, torch.arange(len(counts), device="cpu"))
+        if offset is not None:
+            predicted = predicted + offset
+        terms, floors = losses(predicted, sample.counts, sample.good)
+    return Trial(engine.state, predicted, terms, floors)
+
+
+def fit_background(sample: Sample) -> tuple[Trial, Tensor]:
+    """Refine a sample with its probe fixed, and with a smooth background that is the same in all patterns.
+
+    The probe is fixed because a refined one takes up a part of the background.
+
+    Returns:
+        The trial, and the background (N, N), FFT order, in counts.
+    """
+    mean = _smooth(sample.counts.mean(0))
+    offset = torch.maximum(_FIRST_BACKGROUND * mean, torch.quantile(mean.flatten(), 0.05))
+    start: State | None = None
+    for _ in range(_ROUNDS):
+        trial = fit(sample, offset=offset, start=start, passes=_ROUND_PASSES, learn_probe=False)
+        start, coherent = trial.state, trial.predicted - offset
+        for _ in range(_UPDATES):
+            ratio = (sample.counts / (coherent + offset).clamp_min(1e-6)).mean(0)
+            offset = offset * ratio**_OVERRELAXATION
+        offset = _smooth(offset)
+    return fit(sample, offset=offset, start=start, passes=_ROUND_PASSES, learn_probe=False), offset
+
+
+def _total(image: Tensor, good: Tensor | None) -> Tensor:
+    """Sum of an image (N, N) over the good pixels."""
+    total: Tensor = (image if good is None else image * good).sum()
+    return total
+
+
+def _smooth(image: Tensor) -> Tensor:
+    """Smooth an image (N, N) in FFT order, without wrapping around."""
+    centred = ndimage.gaussian_filter(torch.fft.fftshift(image).numpy(), _SMOOTH, mode="nearest")
+    smoothed: Tensor = torch.fft.ifftshift(torch.from_numpy(centred))
+    return smoothed
+
+
+def _no_penalty(state: State, illumination: Tensor, gradient: State) -> float:
+    return 0.0
+
+
+def _identity(moves: Tensor) -> Tensor:
+    return moves
