@@ -256,6 +256,7 @@ PATHS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "reconstruct": (("reconstruct", "run", "scan.npz", "--out", "out.h5", "--ensemble", "run"), (1, 2, 6)),
     "refine": (("refine", "run", "scan.npz", "--out", "out.h5"), (1, 2)),
     "evaluate": (("evaluate", "recon.h5", "scan.npz"), (1, 2)),
+    "diagnose": (("diagnose", "run", "scan.npz"), (1, 2)),
     "plot": (("plot", "scan.npz"), (1,)),
     "unpack": (("unpack", "wts.zip", "--out", "out", "--trust"), (1,)),
     "simulate": (("simulate", "out.npz"), ()),
