@@ -75,7 +75,7 @@ class PretrainingOptions:
     minutes: float = 60.0
     steps: int | None = None
     seed: int = 0
-    loss: str = "supervised"
+    loss: str = "floor and supervised"
     learning_rate: float = 2e-3
     warmup: float = 0.02
     average: float = 0.998
