@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,13 @@ def test_r_factors_of_both_losses_agree_near_the_data() -> None:
     poisson, amplitude = Fit.of(values, "poisson"), Fit.of({**values, "val_fit": 0.01}, "amplitude")
     assert poisson is not None and amplitude is not None
     assert poisson.r_factor == pytest.approx(amplitude.r_factor) == pytest.approx(0.1)
+
+
+def test_a_poor_fit_names_the_way_out(scan: Scan, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ptychopinn")
+    smooth = simulate("photos", patterns=36, size=32, photons=1e5, seed=2)
+    train(smooth, tmp_path / "sound", tiny(data={"group_size": 9}, training={"epochs": 20}))
+    assert "times shot noise" in caplog.text and "diagnose" not in caplog.text
+    wrong = dataclasses.replace(scan, positions=scan.positions[:, ::-1] * [1.0, -1.0])
+    train(wrong, tmp_path / "wrong", tiny(training={"epochs": 3}), accept="all")
+    assert f"`ptychopinn diagnose {tmp_path / 'wrong'}` looks for the reason" in caplog.text

@@ -22,6 +22,8 @@ from ptychopinn.config import TrainingConfig
 RATIO = "val_ratio"
 #: Ratio below which a fit is near the noise.
 _NEAR = 3.0
+#: Relative error of the amplitudes above the noise, beyond which a fit is poor.
+_POOR = 0.05
 #: Fewest epochs, and fewest patterns that a training has seen, before it ends by itself: slow parts of the phase hardly
 #: lower the loss, and appear last (docs/quality.md).
 _FEWEST, _FEWEST_PATTERNS = 6, 50_000
@@ -57,6 +59,16 @@ class Fit:
             return None
         unit = 0.5 if loss == "poisson" else 1.0  # near the data, the Poisson loss is twice the amplitude loss
         return cls(float(values[RATIO]), math.sqrt(max(0.0, unit * float(values["val_fit"]))))
+
+    @property
+    def is_poor(self) -> bool:
+        """Whether more of the amplitudes is not explained than a sound scan leaves: 5 %, without the noise.
+
+        Example:
+            >>> Fit(1.3, 0.2).is_poor, Fit(300.0, 0.02).is_poor, Fit(3.0, 0.1).is_poor
+            (True, False, True)
+        """
+        return self.r_factor * math.sqrt(max(0.0, 1 - 1 / self.ratio)) > _POOR
 
     @property
     def summary(self) -> str:

@@ -252,6 +252,8 @@ def _train(
     with torch.no_grad():
         broadcast(*model.state_dict().values())
     explains = "" if fit is None else f"; the model {fit.summary}"
+    if fit is not None and fit.is_poor:
+        explains += f": `ptychopinn diagnose {out}` looks for the reason"
     _log.info("trained %d epochs in %.0f s%s", trainer.current_epoch, seconds, explains)
     return TrainedRun(model, config, out, losses, interrupted, chosen, fit)
 
