@@ -38,6 +38,7 @@ COMMANDS = {
     "reconstruct": ("[RUN] SCAN", "--out", "--device", "those of the training"),
     "refine": ("[START] SCAN", "--from-scratch", "--resume", "or from scratch"),
     "evaluate": ("RECON.h5", "SCAN", "--out", "--overwrite"),
+    "diagnose": ("RUN", "SCAN", "--out", "--json", "most likely cause"),
     "plot": ("FILE", "--out"),
     "unpack": ("ARCHIVE.zip", "--out", "--trust", "--overwrite"),
     "doctor": ("SIMD level",),
@@ -66,6 +67,7 @@ FULL = {
     "reconstruct": ("--inference.synchronise {true,false}", "--inference.augment {1,2,4,8}", "--execution.threads N"),
     "refine": ("--refine.learn_positions", "--refine.engine {lbfgs,pie}", "--execution.accelerator {auto,cpu,gpu}"),
     "evaluate": ("--measurement {auto,amplitude,counts}",),
+    "diagnose": ("--measurement {auto,amplitude,counts}", "--execution.threads N"),
     "plot": ("--probe FILE.npy",),
 }
 USAGE = {
