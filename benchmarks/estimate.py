@@ -65,7 +65,7 @@ _LATENCY = {
     "product": 4.0, "extract": 2.2, "sum": 8.0,
 }  # fmt: skip
 #: Fraction of the bandwidth that a kind has: sums and extractions of the operators' table, others of the profiles.
-_SHARE = {"elementwise": 0.8, "cat": 0.27, "pool": 0.13, "reduction": 0.25, "fft": 0.8, "extract": 0.7, "sum": 0.5}
+_FRACTION = {"elementwise": 0.8, "cat": 0.27, "pool": 0.13, "reduction": 0.25, "fft": 0.8, "extract": 0.7, "sum": 0.5}
 #: Rates of convolutions (forward and derivative by the input, derivative by the weights) and of matrix products, by
 #: precision. Convolutions in TF32 were measured. Not measured: those in float32, here a third and a half of the peak
 #: of 67e6 at most, and all products.
@@ -93,7 +93,7 @@ class Kernel(NamedTuple):
 
 def duration(kernel: Kernel, precision: str) -> float:
     """Microseconds of a kernel of a captured graph, the gap before the next one included."""
-    bandwidth = _BANDWIDTH * _SHARE.get(kernel.kind, 1.0)
+    bandwidth = _BANDWIDTH * _FRACTION.get(kernel.kind, 1.0)
     forward, weights, product = _RATES[precision]
     rate = {"weights": weights, "product": product}.get(kernel.kind, forward)
     return _GAP + _LATENCY[kernel.kind] + max(kernel.nbytes / bandwidth, kernel.tiled / rate)
@@ -219,9 +219,9 @@ def data_on(device: str, shape: Shape) -> tuple[Tensor, Tensor]:
     """Counts (B, C, N, N) and positions (B, C, 2)."""
     generator = None if device == "meta" else torch.Generator().manual_seed(0)
     counts = 100 * torch.rand(shape.groups, shape.members, shape.size, shape.size, device=device, generator=generator)
-    room = float(shape.canvas[0] - shape.size)
+    largest = float(shape.canvas[0] - shape.size)
     positions = torch.rand(shape.groups, shape.members, 2, dtype=torch.float64, device=device, generator=generator).mul(
-        room
+        largest
     )
     return counts, positions
 
