@@ -30,7 +30,7 @@ SOURCES = {
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "compat", "ptycho_torch", "ptychopinn_ptychodus", "data", "processes"),
     ("__init__",),
-    ("pipeline",),
+    ("pipeline", "first_image"),
     ("mending", "diagnosis"),
     ("inspection",),
     ("training", "refinement", "pretraining"),

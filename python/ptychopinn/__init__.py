@@ -18,13 +18,14 @@ if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
     from ptychopinn.diagnosis.workflow import diagnose
     from ptychopinn.errors import InputError
     from ptychopinn.findings.gate import check_scan
+    from ptychopinn.first_image import reconstruct
     from ptychopinn.inference.large import reconstruct_to_file
     from ptychopinn.inspection.report import inspect_scan as inspect
     from ptychopinn.mending.apply import mend
     from ptychopinn.metrics.evaluate import evaluate
     from ptychopinn.persistence.bundle import load_bundle, save_bundle
     from ptychopinn.physics.simulate import simulate
-    from ptychopinn.pipeline import reconstruct, run
+    from ptychopinn.pipeline import run
     from ptychopinn.plotting.reconstructions import plot_reconstruction
     from ptychopinn.reconstruction import Reconstruction
     from ptychopinn.refinement.workflow import refine
@@ -47,7 +48,7 @@ _WHERE = {
     "load_bundle": "ptychopinn.persistence.bundle",
     "mend": "ptychopinn.mending.apply",
     "plot_reconstruction": "ptychopinn.plotting.reconstructions",
-    "reconstruct": "ptychopinn.pipeline",
+    "reconstruct": "ptychopinn.first_image",
     "reconstruct_to_file": "ptychopinn.inference.large",
     "refine": "ptychopinn.refinement.workflow",
     "run": "ptychopinn.pipeline",

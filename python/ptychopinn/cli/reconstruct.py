@@ -89,8 +89,8 @@ def run(options: Namespace) -> int:
         reconstruction_suffix(out, options.out_format, scan)
         # After what can be wrong with the files, since it takes a while to import.
         from ptychopinn.findings.gate import FILE, write_findings
+        from ptychopinn.first_image import reconstruct
         from ptychopinn.inference.large import is_large, reconstruct_to_file
-        from ptychopinn.pipeline import reconstruct
 
         large = is_large(scan, max(1, len(models)) * inference.augment)
         if large and (options.refine or distributed() or options.out_format != "auto"):

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Reconstruction with trained networks, or with the pretrained one, whose image is refined for some seconds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import torch
+
+from ptychopinn.config import Config, RefineConfig
+from ptychopinn.inference.predict import reconstruct as reconstruct_by_network
+from ptychopinn.models import PtychoModel
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.scan import Scan
+
+_log = logging.getLogger(__name__)
+
+#: Passes over the scan that refine the image of the pretrained network: seconds, for most of the way to the noise
+#: (docs/pretrained.md).
+FIRST_PASSES = 20
+
+
+def reconstruct(
+    model: PtychoModel | Sequence[PtychoModel] | None,
+    scan: Scan,
+    config: Config | None = None,
+    device: str | torch.device = "auto",
+    accept: str | Collection[str] = (),
+    refine: int | None = None,
+) -> Reconstruction:
+    """Reconstruct the object of a scan with trained models, or with the pretrained network of the package.
+
+    Args:
+        model: a trained model, or several, whose results are averaged; None: the pretrained network.
+        scan: the scan.
+        config: sections ``data`` and ``inference`` are used.
+        device: for the computation.
+        accept: keys of problems of the scan to accept, or "all", see :func:`ptychopinn.check_scan`.
+        refine: passes over the scan in which object and probe are then refined against the counts; None: 20 for the
+            pretrained network, which has not seen the scan, and 0 for trained models.
+
+    Returns:
+        The object, see :func:`ptychopinn.inference.predict.reconstruct`, with what was used in its metadata.
+
+    Raises:
+        InputError: the scan has a problem that is not accepted, its patterns have another size than the model's, or
+            groups another one than it is built for or than the scan has patterns.
+    """
+    config = config or Config()
+    result = reconstruct_by_network(model, scan, config, device, accept)
+    passes = refine if refine is not None else FIRST_PASSES if model is None else 0
+    return refined_image(scan, result, passes, device, accept) if passes else result
+
+
+def refined_image(
+    scan: Scan, image: Reconstruction, passes: int, device: str | torch.device, accept: str | Collection[str] = ()
+) -> Reconstruction:
+    """Refine the image of a network against the counts, object and probe, in so many passes over the scan.
+
+    Returns:
+        The refined image, which still tells which network it began with.
+    """
+    from ptychopinn.refinement.workflow import refine  # only here, for others to begin sooner
+
+    _log.info("%s: the image is refined against the counts in %d passes", scan.name, passes)
+    config = RefineConfig(iterations=passes, split_half=False, find_defocus=False)
+    result = refine(scan, image, config, device, accept=accept)
+    return replace(result, metadata={**image.metadata, **result.metadata})
