@@ -75,7 +75,8 @@ class Training:
         self.steps = TrainingSteps(
             self.module._loss, self.module.model, optimiser, tables, clip=0.1, average=average.update
         )
-        self.losses = BatchLosses(self.module._loss, StepTables(self.module.model, self.data.resident, DEVICE))
+        self.module.held_out_merging = Merging.of(config.training, self.data, held_out=True)
+        self.losses = BatchLosses(self.module._held_out, StepTables(self.module.model, self.data.resident, DEVICE))
         self.rates = [[1e-3] * len(optimiser.param_groups)] * 32
 
     def run(self) -> torch.Tensor:
