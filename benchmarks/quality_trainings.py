@@ -127,7 +127,7 @@ COLUMNS = (
     "steps",
     "step_patterns",
     "step_ms",
-    "operators",
+    "kernels",
     "expected_h200_s",
 )
 

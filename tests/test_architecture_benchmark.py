@@ -77,8 +77,8 @@ def test_estimates_are_ordered_as_the_work(estimate: ModuleType) -> None:
 
 
 def test_shapes_are_those_of_the_library(estimate: ModuleType) -> None:
-    from ptychopinn.batches.datamodule import batch_groups
     from ptychopinn.batches.neighbourhoods import merged_groups
+    from ptychopinn.batches.sizes import batch_groups
     from ptychopinn.config import Config
 
     for size, members in ((64, 1), (64, 16), (128, 1), (256, 4)):

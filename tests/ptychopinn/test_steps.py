@@ -14,10 +14,11 @@ import pytest
 import torch
 from tiny_runs import rows, same, tiny, tiny_scan
 
-from ptychopinn.batches.datamodule import ScanDataModule, batch_groups, rate_factor
+from ptychopinn.batches.datamodule import ScanDataModule
 from ptychopinn.batches.dataset import GroupDataset
 from ptychopinn.batches.grouping import group_patterns
 from ptychopinn.batches.resident import ResidentCounts, fits_on
+from ptychopinn.batches.sizes import batch_groups, rate_factor
 from ptychopinn.config import Config
 from ptychopinn.physics.simulate import simulate
 from ptychopinn.scan import Scan

@@ -25,6 +25,7 @@ from ptychopinn.batches.dataset import GroupDataset, JoinedGroups, good_pixels, 
 from ptychopinn.batches.grouping import compact_region, group_patterns, pools, within_bounds
 from ptychopinn.batches.neighbourhoods import Neighbourhoods, merged_groups, neighbourhood_size
 from ptychopinn.batches.resident import ResidentCounts, fits_on
+from ptychopinn.batches.sizes import batch_groups
 from ptychopinn.batches.steps import Steps, StepSampler, StepShape, checked
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
@@ -34,12 +35,8 @@ from ptychopinn.scan import Scan
 
 #: Smallest number of batches in an epoch, if the scan has as many groups.
 _FEWEST_BATCHES = 8
-#: Patterns in a batch of the default size: many small steps train faster than few large ones (docs/quality.md).
-_PATTERNS_IN_BATCH = 16
 #: Groups of a held-out neighbourhood, where those of training are not merged.
 _MERGED_HELD_OUT = 4
-#: Detector pixels of the patterns in a batch of the default size on CUDA: 64 patterns of 64 x 64.
-_PIXELS_ON_CUDA = 64**3
 #: Steps that CUDA does between two looks of the host, about 0.1 s.
 _STEPS_ON_CUDA = 32
 #: Largest difference between equal probes, up to their scale, relative to the probe.
@@ -335,42 +332,6 @@ class ScanDataModule(L.LightningDataModule):
         batches = math.ceil(len(leaders) / groups)
         dataset = self._dataset(np.resize(leaders, batches * groups), 1, 0, validation=True)
         return self._loader(dataset, StepShape(min(self.shape.steps, batches), 1, groups))
-
-
-def batch_groups(config: Config, size: int, device: torch.device, processes: int = 1) -> int:
-    """Number of groups in a batch: ``training.batch_size``, or as many as are fastest.
-
-    Small steps train in fewer epochs than large ones. A GPU takes hardly longer for a few groups than for one.
-
-    Args:
-        config: the configuration.
-        size: of the patterns, N.
-        device: of the training.
-        processes: that share a batch.
-    """
-    if config.training.batch_size is not None:
-        return config.training.batch_size
-    patterns = _PATTERNS_IN_BATCH
-    if device.type == "cuda":
-        patterns = max(patterns, _PIXELS_ON_CUDA // size**2)
-    return _neighbourhoods_with(patterns, config) * processes
-
-
-def rate_factor(config: Config, groups: int) -> float:
-    """Factor on learning rates for steps of so many groups: the root of what they exceed the smallest default batch by.
-
-    So a training takes as many epochs on a GPU, or in several processes, as on one CPU (docs/quality.md). Where
-    ``training.batch_size`` is given, so are the rates.
-    """
-    if config.training.batch_size is not None:
-        return 1.0
-    return math.sqrt(groups / _neighbourhoods_with(_PATTERNS_IN_BATCH, config))
-
-
-def _neighbourhoods_with(patterns: int, config: Config) -> int:
-    """Groups, or neighbourhoods where groups are merged, that have so many patterns."""
-    merged = merged_groups(config)
-    return max(merged, math.ceil(patterns / config.data.group_size)) // merged
 
 
 def check_alike(scans: Sequence[Scan]) -> None:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import math
-import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,8 +13,7 @@ from ptychopinn.diagnosis.causes import LIKELY, Cause
 from ptychopinn.diagnosis.experiments import Experiments
 from ptychopinn.diagnosis.residuals import Residuals
 from ptychopinn.findings.finding import Finding
-
-_WIDTH = 110
+from ptychopinn.findings.report import json_values, wrapped
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Diagnosis:
             "rings": {"measured": measured.tolist(), "predicted": predicted.tolist()},
             "seconds": self.seconds,
         }
-        plain: dict[str, Any] = _plain(values)
+        plain: dict[str, Any] = json_values(values)
         return plain
 
     def __str__(self) -> str:
@@ -83,23 +80,23 @@ class Diagnosis:
             self.name,
             "",
             f"The result explains the data to within {self.ratio:.2f} times shot noise.",
-            *_wrapped(f"Most likely: {first.title}."),
-            *_wrapped(f"  evidence: {first.evidence}", "    "),
-            *_wrapped(f"  what to do: {first.advice}", "    "),
+            *wrapped(f"Most likely: {first.title}."),
+            *wrapped(f"  evidence: {first.evidence}", "    "),
+            *wrapped(f"  what to do: {first.advice}", "    "),
         ]
         if len(self.causes) > 1:
             lines += ["", "Also found, the most likely first:"]
         for cause in self.causes[1:]:
-            lines += _wrapped(f"- {cause.title}{'' if cause.weight >= LIKELY else ' (a small effect)'}", "  ")
-            lines += _wrapped(f"  evidence: {cause.evidence}", "    ")
-            lines += _wrapped(f"  what to do: {cause.advice}", "    ")
+            lines += wrapped(f"- {cause.title}{'' if cause.weight >= LIKELY else ' (a small effect)'}", "  ")
+            lines += wrapped(f"  evidence: {cause.evidence}", "    ")
+            lines += wrapped(f"  what to do: {cause.advice}", "    ")
         if self.findings:
             lines += ["", "The check of the scan found:"]
             for finding in self.findings:
-                lines += _wrapped(f"- {finding}", "  ")
+                lines += wrapped(f"- {finding}", "  ")
         lines += ["", "Residuals"]
         for label, text in (*self.facts, *_rows(residuals)):
-            lines += _wrapped(f"  {label:22}{text}", " " * 24)
+            lines += wrapped(f"  {label:22}{text}", " " * 24)
         return "\n".join(lines)
 
 
@@ -123,17 +120,3 @@ def _rows(residuals: Residuals) -> list[tuple[str, str]]:
         ),
         ("intensity", f"measured over predicted, standard deviation {float(spread.std()):.1%}"),
     ]
-
-
-def _wrapped(line: str, indent: str = "  ") -> list[str]:
-    return textwrap.wrap(line, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import math
-import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,9 +13,10 @@ from ptychopinn._one_line import one_line
 from ptychopinn.findings.finding import SEVERITIES, Finding
 from ptychopinn.findings.geometry import ENCIRCLED, ScanGeometry
 from ptychopinn.findings.measure import FORMER_NAMES, PatternStatistics
+from ptychopinn.findings.report import json_values, wrapped
 from ptychopinn.inspection.orientation import SURE, OrientationReport
 
-_LABEL, _WIDTH = 22, 110
+_LABEL = 22
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Inspection:
         values["patterns"]["suspects"] = np.argwhere(self.patterns.suspects).tolist()
         for part in ("patterns", "geometry"):
             values[part] = {FORMER_NAMES.get(name, name): value for name, value in values[part].items()}
-        plain: dict[str, Any] = _plain(values)
+        plain: dict[str, Any] = json_values(values)
         return plain
 
     def __str__(self) -> str:
@@ -74,10 +73,10 @@ class Inspection:
         for title, rows in self._sections():
             lines.append(title)
             for label, text in rows:
-                lines += _wrapped(f"  {label:{_LABEL}}{text}", " " * (_LABEL + 2))
+                lines += wrapped(f"  {label:{_LABEL}}{text}", " " * (_LABEL + 2))
             lines.append("")
         for finding in self.findings:
-            lines += _wrapped(str(finding), "  ")
+            lines += wrapped(str(finding), "  ")
         lines.append(_summary(self))
         return "\n".join(lines)
 
@@ -156,17 +155,3 @@ def _lengths(pixels: tuple[float, ...], pixel: float | None) -> str:
     """Lengths in pixels, and in micrometres if the pixel size is known."""
     text = " x ".join(f"{length:.1f}" for length in pixels) + " px"
     return text if pixel is None else text + " = " + " x ".join(f"{length * pixel:.3g}" for length in pixels) + " µm"
-
-
-def _wrapped(line: str, indent: str) -> list[str]:
-    return textwrap.wrap(line, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ptychopinn.errors import InputError
 from ptychopinn.models.patches import FeedForward, PatchGenerator, blocks_to_channels, channels_to_blocks
-from ptychopinn.models.registry import ON_CPU, register_generator
+from ptychopinn.models.registry import ON_CPU, register_generator, require_positive, zeroed
 from ptychopinn.models.spectral import SpectralConvolution
 
 
@@ -49,17 +49,13 @@ class FFNOGenerator(PatchGenerator):
         output: str = "complex",
     ) -> None:
         super().__init__(estimate, output)
-        for name, value in (("width", width), ("layers", layers), ("modes", modes)):
-            if value < 1:
-                raise InputError(f"model.options: {name} must be at least 1, got {value}")
+        require_positive(width=width, layers=layers, modes=modes)
         if block not in (1, 2, 4):
             raise InputError(f"model.options: block must be 1, 2 or 4, got {block}")
         self.block = block
         self.enter = nn.Conv2d(self.inputs * block**2, width, 3, padding=1, **ON_CPU)
         self.layers = nn.ModuleList(_Layer(width, patch_size // block, modes, local) for _ in range(layers))
-        self.leave = nn.Conv2d(width, 2 * block**2, 3, padding=1, **ON_CPU)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+        self.leave = zeroed(nn.Conv2d(width, 2 * block**2, 3, padding=1, **ON_CPU))
 
     def network(self, features: Tensor) -> Tensor:
         features = _convolved(self.enter, blocks_to_channels(features, self.block))

@@ -52,6 +52,25 @@ class Generator(nn.Module, ABC):
 #: Arguments of layers and parameters: generators are made on the CPU, whatever torch's defaults, and moved as a whole.
 ON_CPU: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
 
+
+def require_positive(**options: int) -> None:
+    """Check options of a generator that count something.
+
+    Raises:
+        InputError: one is below 1; it names the option.
+    """
+    for name, value in options.items():
+        if value < 1:
+            raise InputError(f"model.options: {name} must be at least 1, got {value}")
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """A layer whose output is initially zero: the last one of what corrects an estimate."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
 GENERATORS: dict[str, type[Generator]] = {}
 G = TypeVar("G", bound=type[Generator])
 

@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptychopinn.errors import InputError
 from ptychopinn.models.patches import PatchGenerator
-from ptychopinn.models.registry import ON_CPU, register_generator
+from ptychopinn.models.registry import ON_CPU, register_generator, require_positive, zeroed
 from ptychopinn.models.spectral import SpectralConvolution
 
 #: Initial gain of a spectral unit.
@@ -53,9 +52,7 @@ class SRUNetGenerator(PatchGenerator):
         output: str = "complex",
     ) -> None:
         super().__init__(estimate, output)
-        for name, value in (("width", width), ("units", units), ("modes", modes)):
-            if value < 1:
-                raise InputError(f"model.options: {name} must be at least 1, got {value}")
+        require_positive(width=width, units=units, modes=modes)
         fine, middle, coarse = width, 2 * width, 4 * width
         self.enter = _convolution(self.inputs, fine)
         self.down = nn.ModuleList([_convolution(fine, middle, stride=2), _convolution(middle, coarse, stride=2)])
@@ -64,9 +61,7 @@ class SRUNetGenerator(PatchGenerator):
         self.gains = nn.Parameter(torch.full((units,), _GAIN, **ON_CPU))
         self.up = nn.ModuleList([_convolution(middle, fine), _convolution(coarse, middle)])
         self.after = nn.ModuleList([_Unit(fine), _Unit(middle)])
-        self.leave = _convolution(fine, 2)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+        self.leave = zeroed(_convolution(fine, 2))
 
     def network(self, features: Tensor) -> Tensor:
         image = F.relu(self.enter(features.permute(0, 3, 1, 2)))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ptycho_ext import correct_fields, exit_waves, exit_waves_adjoint, extract_patches_adjoint, update_canvas
 from ptychopinn.errors import InputError
-from ptychopinn.models.registry import ON_CPU, Generator, register_generator
+from ptychopinn.models.registry import ON_CPU, Generator, register_generator, require_positive, zeroed
 from ptychopinn.physics.initial_estimate import initial_waves, transmission_level
 from ptychopinn.physics.likelihood import BACKGROUND
 from ptychopinn.physics.overlap import illumination_weight
@@ -55,12 +55,8 @@ class CorrectionNetwork(nn.Module):
         self.coarse_1 = nn.Conv2d(width, width, 3, padding=1, **ON_CPU)
         self.coarse_2 = nn.Conv2d(width, width, 3, padding=1, **ON_CPU)
         self.join = nn.Conv2d(2 * width, width, 3, padding=1, **ON_CPU)
-        self.leave = nn.Conv2d(width, 8, 3, padding=1, **ON_CPU)
-        self.remember = nn.Conv2d(width, state, 3, padding=1, **ON_CPU) if state and not last else None
-        for layer in (self.leave, self.remember):
-            if layer is not None:
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.leave = zeroed(nn.Conv2d(width, 8, 3, padding=1, **ON_CPU))
+        self.remember = zeroed(nn.Conv2d(width, state, 3, padding=1, **ON_CPU)) if state and not last else None
 
     def forward(
         self, canvas: Tensor, direction: Tensor, level: Level, covered: Tensor, state: Tensor
@@ -165,9 +161,7 @@ class UnrolledGenerator(Generator):
         phase: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, value in (("steps", steps), ("every", every)):
-            if value < 1:
-                raise InputError(f"model.options: {name} must be at least 1, got {value}")
+        require_positive(steps=steps, every=every)
         self.steps = steps
         self.every = every
         self.state = state if steps > every else 0  # a network that is applied once needs no state

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
-from ptychopinn.batches.datamodule import rate_factor
 from ptychopinn.batches.neighbourhoods import neighbourhood_size
+from ptychopinn.batches.sizes import rate_factor
 from ptychopinn.batches.steps import StepShape
 from ptychopinn.config import Config
 from ptychopinn.models import PtychoModel
