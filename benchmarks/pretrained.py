@@ -2,7 +2,8 @@
 """Benchmark of the network in the package on unseen scans: its first image, after fine-tuning, and without it.
 
 For every scan, 1,089 patterns of 64 px with a known object: the image at once by the pretrained and by an untrained
-network, after some seconds of training from the pretrained one, and after several times from an untrained one. Rows
+network, refined from the first and from nothing in as many passes, after some seconds of training from the pretrained
+one, and after several times from an untrained one. Rows
 are in pretrained.csv (and .md), the pictures of every scan in a file of its name. Half of the scans have samples and
 probes of `simulate`, half are drawn from the families of the pretraining by seeds that it does not use; one is the
 default scan of the other benchmarks with its wrong initial probe.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import statistics
 import sys
 import tempfile
 import time
@@ -26,6 +28,7 @@ from scans import PICTURES, default_scan
 
 from ptycho_ext import CanvasGeometry
 from ptychopinn.config import Config
+from ptychopinn.first_image import refined_image
 from ptychopinn.inference.fit import Fit, fit_of
 from ptychopinn.inference.predict import reconstruct
 from ptychopinn.metrics.align import Aligned
@@ -43,7 +46,7 @@ from ptychopinn.training.workflow import train
 
 RESULTS = Path(__file__).parent / "results" / "pretrained"
 COLUMNS = {
-    "scan": "", "photons": ".0e", "start": "", "seconds": ".0f", "frc": ".3f", "frc50_nyquist": ".2f",
+    "scan": "", "photons": ".0e", "start": "", "seconds": ".0f", "passes": "", "frc": ".3f", "frc50_nyquist": ".2f",
     "amplitude_ssim": ".3f", "amplitude_pearson": ".3f", "phase_ssim": ".3f", "phase_pearson": ".3f",
     "noise_ratio": ".2f", "unexplained": ".3f", "reconstruct_s": ".1f",
 }  # fmt: skip
@@ -94,6 +97,8 @@ class Bench:
         untrained.illumination.set_probe(torch.from_numpy(scan.probe))
         pretrained = self.network.for_scan(scan)
         pictures.append(self.row(scan, name, "pretrained", 0, pretrained, config))
+        for passes in self.given.refined:
+            pictures += self.refined(scan, name, passes, pretrained, config)
         pictures.append(self.row(scan, name, "untrained", 0, untrained.eval(), config))
         changed = {key: value for key in ("learning_rate", "average") if (value := getattr(self.given, key))}
         for seconds in self.given.tuned:
@@ -113,25 +118,43 @@ class Bench:
             run = train(scan, Path(folder) / "run", config, start=start, accept="all")
         return run.model, run.config
 
+    def refined(
+        self, scan: Scan, name: str, passes: int, model: PtychoModel, config: Config
+    ) -> Iterator[tuple[str, Aligned]]:
+        """The image after so many passes over the scan, from that of the network and from nothing."""
+        device = resolve_device("auto")
+        began = time.perf_counter()
+        image = reconstruct(model, scan, config, device, accept="all")
+        result = refined_image(scan, image, passes, device, "all")
+        yield self.scored(scan, name, "pretrained", 0, result, time.perf_counter() - began, passes)
+        began = time.perf_counter()
+        result = refined_image(scan, None, passes, device, "all")
+        yield self.scored(scan, name, "nothing", 0, result, time.perf_counter() - began, passes)
+
     def row(
         self, scan: Scan, name: str, start: str, seconds: float, model: PtychoModel, config: Config
     ) -> tuple[str, Aligned]:
         began = time.perf_counter()
         result = reconstruct(model, scan, config, resolve_device("auto"), accept="all")
-        took = time.perf_counter() - began
+        return self.scored(scan, name, start, seconds, result, time.perf_counter() - began)
+
+    def scored(
+        self, scan: Scan, name: str, start: str, seconds: float, result: Reconstruction, took: float, passes: int = 0
+    ) -> tuple[str, Aligned]:
         aligned = align_to_scan(result, scan)
         scores = evaluate(result, scan, aligned=aligned)
         fit = fit_of_result(result, scan)
         amplitude, phase = scores["amplitude"], scores["phase"]
         row: dict[str, Any] = {
             "scan": name, "photons": float((abs(scan.probe) ** 2).sum()), "start": start, "seconds": float(seconds),
+            "passes": passes,
             "frc": scores["frc"]["mean"], "frc50_nyquist": scores["frc"]["crossing_0.5"],
             "amplitude_ssim": amplitude["ssim"], "amplitude_pearson": amplitude["pearson"],
             "phase_ssim": phase["ssim"], "phase_pearson": phase["pearson"],
             "noise_ratio": fit.ratio, "unexplained": fit.unexplained, "reconstruct_s": took,
         }  # fmt: skip
         self.rows.add(row)
-        return f"{start}, {seconds:g} s", aligned
+        return f"{start}, {f'{passes} passes' if passes else f'{seconds:g} s'}", aligned
 
 
 def fit_of_result(result: Reconstruction, scan: Scan) -> Fit:
@@ -150,6 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--patterns", type=int, default=1089, help="of a scan (%(default)s)")
     parser.add_argument("--no-default-scan", action="store_true", help="without the default scan and its wrong probe")
     parser.add_argument("--bundle", type=Path, default=PRETRAINED, help="the network (that of the package)")
+    parser.add_argument("--refined", nargs="*", type=int, default=[20], help="passes of refinement (20, the default)")
     parser.add_argument("--tuned", nargs="*", type=float, default=[20.0], help="seconds of training from it (20)")
     parser.add_argument(
         "--untrained", nargs="*", type=float, default=[20.0, 30.0, 60.0], help="seconds from nothing (20 30 60)"
@@ -172,8 +196,11 @@ def main(arguments: list[str] | None = None) -> int:
     for index, scan in enumerate(scans_of(given.seeds, given.patterns)):
         kind = "random" if index % 2 else "-".join(SIMULATED[index // 2 % len(SIMULATED)]).replace(" ", "-")
         bench.scan(scan, f"{given.seeds[index]}-{kind}")
-    firsts = [row["frc"] for row in rows.rows if row["start"] == "pretrained" and row["seconds"] == 0]
-    print(f"first images: median mean FRC {sorted(firsts)[len(firsts) // 2]:.3f}, lowest {min(firsts):.3f}")
+    for passes in (0, *given.refined):
+        chosen = [row for row in rows.rows if row["start"] == "pretrained" and row["seconds"] == 0]
+        firsts = [row["frc"] for row in chosen if row["passes"] == passes]
+        what = f"first images, {passes} passes"
+        print(f"{what}: median mean FRC {statistics.median(firsts):.3f}, lowest {min(firsts):.3f}")
     return 0
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import hypothesis
@@ -15,11 +16,15 @@ hypothesis.settings.load_profile("ptychopinn")
 
 @pytest.fixture(autouse=True)
 def global_settings() -> Iterator[None]:
-    """Reset the number of threads and the determinism of torch, which a test may change."""
+    """Reset threads and determinism of torch, and levels of loggers, which a test or a benchmark may change."""
     torch.set_num_threads(1)
+    loggers = [logging.getLogger(name) for name in ("ptychopinn", "lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
     yield
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(False)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

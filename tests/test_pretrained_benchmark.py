@@ -45,16 +45,18 @@ def test_a_run_writes_rows_and_a_picture_of_every_scan(
     modules: tuple[ModuleType, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--seeds", "1", "--patterns", "144", "--tuned", "0.5", "--untrained", "0.5", "--threads", "1"]
+    arguments += ["--refined", "5"]
     assert modules[0].main([*arguments, "--no-default-scan", "--out", str(tmp_path)]) == 0
     rows = table(tmp_path / "pretrained.csv")
-    assert [(row["start"], float(row["seconds"])) for row in rows] == [
-        ("pretrained", 0), ("untrained", 0), ("pretrained", 0.5), ("untrained", 0.5),
+    assert [(row["start"], float(row["seconds"]), int(row["passes"])) for row in rows] == [
+        ("pretrained", 0, 0), ("pretrained", 0, 5), ("nothing", 0, 5), ("untrained", 0, 0), ("pretrained", 0.5, 0),
+        ("untrained", 0.5, 0),
     ]  # fmt: skip
     assert all(0 <= float(row["frc"]) <= 1 and float(row["noise_ratio"]) > 0 for row in rows)
     assert len({row["frc"] for row in rows}) > 1
     (picture,) = tmp_path.glob("*.png")
     assert picture.name == "1-photos-defocused.png" and picture.stat().st_size > 10_000
-    assert "first images: median mean FRC" in capsys.readouterr().out
+    assert "first images, 5 passes: median mean FRC" in capsys.readouterr().out
 
 
 def test_the_comparison_of_statistics(

@@ -55,16 +55,20 @@ def reconstruct(
 
 
 def refined_image(
-    scan: Scan, image: Reconstruction, passes: int, device: str | torch.device, accept: str | Collection[str] = ()
+    scan: Scan,
+    image: Reconstruction | None,
+    passes: int,
+    device: str | torch.device = "auto",
+    accept: str | Collection[str] = (),
 ) -> Reconstruction:
-    """Refine the image of a network against the counts, object and probe, in so many passes over the scan.
+    """Refine an image, or nothing, against the counts: object and probe, in so many passes over the scan.
 
     Returns:
-        The refined image, which still tells which network it began with.
+        The refined image, with what the metadata of the given one says of it, such as its network.
     """
     from ptychopinn.refinement.workflow import refine  # only here, for others to begin sooner
 
     _log.info("%s: the image is refined against the counts in %d passes", scan.name, passes)
     config = RefineConfig(iterations=passes, split_half=False, find_defocus=False)
     result = refine(scan, image, config, device, accept=accept)
-    return replace(result, metadata={**image.metadata, **result.metadata})
+    return result if image is None else replace(result, metadata={**image.metadata, **result.metadata})

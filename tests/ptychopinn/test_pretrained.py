@@ -110,7 +110,7 @@ def test_which_network_is_stated_once(scan: Scan, caplog: pytest.LogCaptureFixtu
     assert f"trained for {facts['seconds'] / 60:.3g} minutes on random simulated scans" in line
     assert "a training on the scan improves the image: ptychopinn train SCAN --out RUN" in line
     (fit,) = [record.getMessage() for record in caplog.records if "the image explains" in record.getMessage()]
-    assert "times photon noise" in fit
+    assert "times shot noise" in fit
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 

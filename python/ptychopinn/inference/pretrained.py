@@ -64,7 +64,7 @@ class FirstNetwork:
         """
         fit = fit_of(part, geometry, scan, probe)
         _log.info(
-            "%s: the image explains all but %.1f %% of the structure of the patterns, within %.3g times photon noise",
+            "%s: the image explains all but %.1f %% of the structure of the patterns, within %.3g times shot noise",
             scan.name, 100 * fit.unexplained, fit.ratio,
         )  # fmt: skip
         poor = unexplained(fit)
