@@ -59,7 +59,7 @@ class PretrainingOptions:
     """How the network is trained.
 
     Args:
-        minutes: of the training, all sessions together.
+        minutes: of the training, with those before it was resumed.
         steps: number of steps in place of a time: with as many threads of one machine the weights are then the same.
         seed: of weights and scans.
         loss: a key of :data:`ptychopinn.pretraining.losses.LOSSES`.
