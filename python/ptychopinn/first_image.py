@@ -64,7 +64,7 @@ def refined_image(
     """Refine an image, or nothing, against the counts: object and probe, in so many passes over the scan.
 
     Returns:
-        The refined image, with what the metadata of the given one says of it, such as its network.
+        The refined image, with the metadata of the given one, such as its network.
     """
     from ptychopinn.refinement.workflow import refine  # only here, for others to begin sooner
 
