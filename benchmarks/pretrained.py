@@ -4,9 +4,12 @@
 For every scan, 1,089 patterns of 64 px with a known object: the image at once by the pretrained and by an untrained
 network, refined from the first and from nothing in as many passes, after some seconds of training from the pretrained
 one, and after several times from an untrained one. Rows
-are in pretrained.csv (and .md), the pictures of every scan in a file of its name. Half of the scans have samples and
-probes of `simulate`, half are drawn from the families of the pretraining by seeds that it does not use; one is the
-default scan of the other benchmarks with its wrong initial probe.
+are in pretrained-SET.csv (and .md), the pictures of every scan in a file of its name. There are two sets of scans:
+
+- "simulate": the samples of `ptychopinn simulate` with both of its probes in turn, at its dose of 1e6 photons;
+- "mixed": half of them have samples and probes of `simulate`, at 1e5 to 1e8 photons, half are drawn from the families
+  of the pretraining by seeds that it does not use, at 10^3.5 to 1e9 photons; and the default scan of the other
+  benchmarks with its wrong initial probe. Some are so dark or so smooth that noise hides all detail.
 """
 
 from __future__ import annotations
@@ -57,22 +60,39 @@ SIMULATED = (
 )  # fmt: skip
 
 
-def scans_of(seeds: list[int], patterns: int) -> Iterator[Scan]:
-    """Scans of these seeds, of `simulate` and of the families of the pretraining in turn."""
+def mixed_scans(seeds: list[int], patterns: int) -> Iterator[tuple[str, Scan]]:
+    """The default scan, and scans of these seeds of `simulate` and of the families of the pretraining in turn."""
+    yield "default-wrong-probe", default_scan(PICTURES[0], side=round(patterns**0.5))
     for index, seed in enumerate(seeds):
         if index % 2:
-            yield random_scan(seed, patterns, 64)
+            yield f"{seed}-random", random_scan(seed, patterns, 64)
             continue
         sample, probe = SIMULATED[index // 2 % len(SIMULATED)]
-        photons = (1e6, 1e8, 1e5)[index // 2 % 3]
-        source: Any = sample
-        if " " in sample:
-            amplitude, phase = sample.split()
+        yield _simulated(sample, probe, (1e6, 1e8, 1e5)[index // 2 % 3], seed, patterns)
 
-            def source(shape: Any, rng: Any, a: str = amplitude, p: str = phase) -> Any:
-                return photos(shape, rng, a, p)
 
-        yield simulate(source, probe, patterns=patterns, photons=photons, seed=seed)
+def simulate_scans(seeds: list[int], patterns: int) -> Iterator[tuple[str, Scan]]:
+    """Scans of these seeds as `ptychopinn simulate` makes them: the samples in turn, one round with each probe."""
+    samples = [sample for sample, _ in SIMULATED]
+    for index, seed in enumerate(seeds):
+        probe = ("defocused", "disk")[index // len(samples) % 2]
+        yield _simulated(samples[index % len(samples)], probe, 1e6, seed, patterns)
+
+
+#: Sets of scans by name.
+SETS = {"simulate": simulate_scans, "mixed": mixed_scans}
+
+
+def _simulated(sample: str, probe: str, photons: float, seed: int, patterns: int) -> tuple[str, Scan]:
+    source: Any = sample
+    if " " in sample:
+        amplitude, phase = sample.split()
+
+        def source(shape: Any, rng: Any) -> Any:
+            return photos(shape, rng, amplitude, phase)
+
+    scan = simulate(source, probe, patterns=patterns, photons=photons, seed=seed)
+    return f"{seed}-{sample}-{probe}".replace(" ", "-"), scan
 
 
 class Bench:
@@ -171,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--seeds", nargs="+", type=int, default=list(range(101, 113)), help="one scan each (101 to 112)"
     )
     parser.add_argument("--patterns", type=int, default=1089, help="of a scan (%(default)s)")
-    parser.add_argument("--no-default-scan", action="store_true", help="without the default scan and its wrong probe")
+    parser.add_argument("--set", choices=list(SETS), default="simulate", help="the scans (%(default)s)")
     parser.add_argument("--bundle", type=Path, default=PRETRAINED, help="the network (that of the package)")
     parser.add_argument("--refined", nargs="*", type=int, default=[20], help="passes of refinement (20, the default)")
     parser.add_argument("--tuned", nargs="*", type=float, default=[20.0], help="seconds of training from it (20)")
@@ -189,13 +209,10 @@ def main(arguments: list[str] | None = None) -> int:
         logging.getLogger(name).setLevel(logging.ERROR)
     network = load_pretrained(given.bundle)
     heading = f"{machine(resolve_device('auto'))}; {network}"
-    rows = Rows(given.out, "pretrained", COLUMNS, heading)
+    rows = Rows(given.out, f"pretrained-{given.set}", COLUMNS, heading)
     bench = Bench(network, given, rows)
-    if not given.no_default_scan:
-        bench.scan(default_scan(PICTURES[0], side=round(given.patterns**0.5)), "default-wrong-probe")
-    for index, scan in enumerate(scans_of(given.seeds, given.patterns)):
-        kind = "random" if index % 2 else "-".join(SIMULATED[index // 2 % len(SIMULATED)]).replace(" ", "-")
-        bench.scan(scan, f"{given.seeds[index]}-{kind}")
+    for name, scan in SETS[given.set](given.seeds, given.patterns):
+        bench.scan(scan, name)
     for passes in (0, *given.refined):
         chosen = [row for row in rows.rows if row["start"] == "pretrained" and row["seconds"] == 0]
         firsts = [row["frc"] for row in chosen if row["passes"] == passes]

@@ -41,8 +41,8 @@ MERGES: dict[str, Sections] = {
     "members 24": merged(merge=24),
     "pool 30": merged(merge_pool=30),
     "pool 250": merged(merge_pool=250),
-    "own 0": merged(merge_own=0.0),
     "own 0.3": merged(merge_own=0.3),
+    "own 1": merged(merge_own=1.0),
     "own 3": merged(merge_own=3.0),
     "synchronise off": merged(merge_synchronise=False),
 }

@@ -34,11 +34,18 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def test_scans_are_of_both_kinds_and_of_their_seeds(modules: tuple[ModuleType, ModuleType]) -> None:
-    made = list(modules[0].scans_of([1, 2, 3, 4], 16))
-    assert all(scan.truth is not None and scan.n == 16 and scan.patch_size == 64 for scan in made)
-    again = next(modules[0].scans_of([1], 16))
-    assert np.array_equal(again.counts, made[0].counts)
-    assert len({scan.probe.tobytes() for scan in made}) == 4
+    made = dict(modules[0].mixed_scans([1, 2, 3, 4], 16))
+    assert list(made) == ["default-wrong-probe", "1-photos-defocused", "2-random", "3-siemens-disk", "4-random"]
+    assert all(scan.truth is not None and scan.n == 16 and scan.patch_size == 64 for scan in made.values())
+    again = dict(modules[0].mixed_scans([1], 16))
+    assert np.array_equal(again["1-photos-defocused"].counts, made["1-photos-defocused"].counts)
+    assert len({scan.probe.tobytes() for scan in made.values()}) == 5
+
+
+def test_simulate_makes_every_sample_with_both_probes(modules: tuple[ModuleType, ModuleType]) -> None:
+    made = dict(modules[0].simulate_scans(list(range(1, 13)), 9))
+    assert len({name.split("-", 1)[1] for name in made}) == 12
+    assert all(abs((abs(scan.probe) ** 2).sum() - 1e6) < 1e2 for scan in made.values())
 
 
 def test_a_run_writes_rows_and_a_picture_of_every_scan(
@@ -46,8 +53,8 @@ def test_a_run_writes_rows_and_a_picture_of_every_scan(
 ) -> None:
     arguments = ["--seeds", "1", "--patterns", "144", "--tuned", "0.5", "--untrained", "0.5", "--threads", "1"]
     arguments += ["--refined", "5"]
-    assert modules[0].main([*arguments, "--no-default-scan", "--out", str(tmp_path)]) == 0
-    rows = table(tmp_path / "pretrained.csv")
+    assert modules[0].main([*arguments, "--out", str(tmp_path)]) == 0
+    rows = table(tmp_path / "pretrained-simulate.csv")
     assert [(row["start"], float(row["seconds"]), int(row["passes"])) for row in rows] == [
         ("pretrained", 0, 0), ("pretrained", 0, 5), ("nothing", 0, 5), ("untrained", 0, 0), ("pretrained", 0.5, 0),
         ("untrained", 0.5, 0),

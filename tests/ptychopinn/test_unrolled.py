@@ -94,25 +94,54 @@ def test_network_is_applied_every_so_many_steps_and_after_the_last(scan: Scan, e
     assert len(calls) == len(generator.networks) == len(range(4, -1, -every))
 
 
-def test_weights_of_earlier_versions_are_read(scan: Scan) -> None:
-    """They had one network for all steps, without the dose as an input; every network becomes a copy of it."""
+@pytest.mark.parametrize("missing", [1, 2], ids=["level", "dose and level"])
+@pytest.mark.parametrize("shared", [True, False], ids=["one network", "several"])
+def test_weights_of_earlier_versions_are_read(scan: Scan, missing: int, shared: bool) -> None:
+    """They had one network for all steps, without the dose or the level as an input: they are the same function."""
     options = {"steps": 4, "every": 2, "width": 8, "state": 2}
     generator = build_generator("unrolled", 32, options)
     for parameter in generator.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
-    state = generator.state_dict()
-    shared = {name: value for name, value in state.items() if not name.startswith("networks.")}
-    for name, value in state.items():
-        if name.startswith("networks.0."):
-            if name.endswith("enter.weight"):
-                value = torch.cat([value[:, :20], value[:, 21:]], 1)
-            shared[name.replace("networks.0.", "network.")] = value
-    generator.load_state_dict(shared)
-    batch, probe = batch_of(scan, 4), torch.from_numpy(scan.probe)
-    before = run(generator, batch, probe)
-    for first, other in zip(generator.networks[0].parameters(), generator.networks[1].parameters(), strict=False):
-        assert first.shape != other.shape or torch.equal(first, other)
-    assert (generator.networks[0].enter.weight[:, 20] == 0).all()
+    known = 22 - missing  # the first inputs are the same
     with torch.no_grad():
-        generator.networks[0].enter.weight[:, 20] += 0.1
-    assert not torch.equal(run(generator, batch, probe), before)
+        for network in generator.networks:
+            network.enter.weight[:, known:22] = 0
+    if shared:
+        parts = generator.networks[1].state_dict()
+        parts.update({name: value for name, value in generator.networks[0].state_dict().items()})
+        generator.networks[0].load_state_dict(parts)
+        generator.networks[1].load_state_dict({name: parts[name] for name in generator.networks[1].state_dict()})
+    batch, probe = batch_of(scan, 4), torch.from_numpy(scan.probe)
+    expected = run(generator, batch, probe)
+    earlier = {}
+    for name, value in generator.state_dict().items():
+        if name.endswith("enter.weight"):
+            value = torch.cat([value[:, :known], value[:, 22:]], 1)
+        if shared and name.startswith("networks."):
+            if name.startswith("networks.1."):
+                continue
+            name = name.replace("networks.0.", "network.")
+        earlier[name] = value
+    other = build_generator("unrolled", 32, options)
+    other.load_state_dict(earlier)
+    assert torch.equal(run(other, batch, probe), expected)
+    with torch.no_grad():
+        other.networks[0].enter.weight[:, known] += 0.1
+    assert not torch.equal(run(other, batch, probe), expected)
+
+
+def test_a_network_sees_the_mean_transmission(scan: Scan) -> None:
+    """The steps and the network's other inputs do not change with it: a weaker sample gives the same object, weaker."""
+    generator = build_generator("unrolled", 32, {"steps": 2, "every": 2, "width": 8}).eval()
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    batch, probe = batch_of(scan, 4), torch.from_numpy(scan.probe) * 1e3
+    counts = batch.counts * 1e6
+    with torch.no_grad():
+        canvas = run(generator, batch._replace(counts=counts), probe)
+        weaker = run(generator, batch._replace(counts=counts / 4), probe)
+        assert (weaker - canvas / 2).abs().max() > 1e-3 * canvas.abs().max()
+        generator.networks[0].enter.weight[:, 21] = 0
+        canvas = run(generator, batch._replace(counts=counts), probe)
+        weaker = run(generator, batch._replace(counts=counts / 4), probe)
+    assert (weaker - canvas / 2).abs().max() < 1e-3 * canvas.abs().max()

@@ -140,7 +140,7 @@ class TrainingConfig:
     loss: Literal["poisson", "amplitude"] = "poisson"
     merge: int | None = None
     merge_pool: int = 100
-    merge_own: float = 1.0
+    merge_own: float = 0.0
     merge_synchronise: bool = True
     total_variation: float = 0.0
     supervised: bool = False

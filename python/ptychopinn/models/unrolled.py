@@ -29,10 +29,12 @@ from ptychopinn.physics.propagation import far_field, inverse_far_field
 _FAINT = 1e-3
 
 #: Real input channels of the network at full resolution: canvas (2), data-consistency direction (2), illumination (1);
-#: and at half resolution, the dose.
-_INPUTS, _HALF_INPUTS = 5, 1
+#: and at half resolution, the dose and the level.
+_INPUTS, _HALF_INPUTS = 5, 2
 #: Logarithm of the counts that a pixel of the canvas received, of which the dose is a fraction.
 _DOSE = 10.0
+#: Largest logarithm of the mean transmission, up and down, that a network sees: probes may have any power.
+_LEVEL = 3.0
 
 
 class CorrectionNetwork(nn.Module):
@@ -67,7 +69,8 @@ class CorrectionNetwork(nn.Module):
             canvas: complex, (B, H, W): the object.
             direction: complex, (B, H, W): its data-consistency direction.
             level: what normalises both to order one, and the correction back.
-            covered: real, (B, H / 2, W / 2, 5), illumination in 2 x 2 blocks, relative to its maximum, and the dose.
+            covered: real, (B, H / 2, W / 2, 6), illumination in 2 x 2 blocks, relative to its maximum, the dose, and
+                the logarithm of the mean transmission.
             state: real, (B, H / 2, W / 2, S).
 
         Returns:
@@ -137,13 +140,14 @@ class UnrolledGenerator(Generator):
     Equation of a step (D the direction, u the network's correction, all on the canvas)::
 
         D = sum_k A_k^*( sum_m conj(P_m) F^*[ (sqrt(n_k) / sqrt(I_k) - 1) F(P_m A_k O) ] ) / (sum_k A_k^*(|P|^2) + eps)
-        V <- momentum V + D;    O <- O + step . V + gain u(O, D, illumination, dose, state)
+        V <- momentum V + D;    O <- O + step . V + gain u(O, D, illumination, dose, level, state)
 
     with ``A_k`` the extraction of patch k and ``A_k^*`` its adjoint. D is minus the gradient of the amplitude loss
     (with its background under both roots), divided by the illumination. ``step . V`` has a learned factor for the
     component of V parallel to O, which changes the modulus, and one for the component perpendicular to it, which
     changes the phase. The dose is the logarithm of the counts that a pixel of the canvas received, so that a network
-    can tell noise from detail.
+    can tell noise from detail. A network sees the object relative to its mean transmission, and the level, the
+    logarithm of that: how phase and amplitude of a sample are related depends on its thickness as a rule.
 
     Source:
         The step: A. M. Maiden and J. M. Rodenburg, Ultramicroscopy 109, 1256 (2009).
@@ -168,7 +172,7 @@ class UnrolledGenerator(Generator):
         self.regularisation = regularisation
         number = math.ceil(steps / every)
         self.networks = nn.ModuleList(CorrectionNetwork(width, self.state, k == number - 1) for k in range(number))
-        self.register_load_state_dict_pre_hook(_from_shared_weights)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_from_earlier_weights)  # type: ignore[no-untyped-call]
         if not 0 <= phase <= 1:
             raise InputError(f"model.options: phase must be between 0 and 1, got {phase}")
         # Their sum is 2: the error is divided between amplitude and phase.
@@ -189,10 +193,11 @@ class UnrolledGenerator(Generator):
         inverse_illumination = 1 / (illumination + offset)
         relative = F.pixel_unshuffle((illumination / peak).unsqueeze(1), 2)
         dose = torch.log1p(F.avg_pool2d(illumination.unsqueeze(1), 2)) / _DOSE
-        covered = torch.cat([relative, dose], 1).permute(0, 2, 3, 1)
+        level = transmission_level(counts, weight)  # value of uncovered pixels, and scale of the network's channels
+        known_level = torch.log(level).clamp(-_LEVEL, _LEVEL).unsqueeze(1).expand_as(dose)
+        covered = torch.cat([relative, dose, known_level], 1).permute(0, 2, 3, 1)
 
         waves, mode = initial_waves(counts, probe)
-        level = transmission_level(counts, weight)  # value of uncovered pixels, and scale of the network's channels
         canvas = exit_waves_adjoint(waves.unsqueeze(-3), positions, mode.unsqueeze(0), canvas_size)
         real, imaginary = torch.view_as_real(canvas).unbind(-1)
         canvas = torch.complex(
@@ -234,18 +239,26 @@ def _uses(tensor: Tensor, count: int) -> tuple[Tensor, ...]:
     return tensor.expand(count, *tensor.shape).unbind()
 
 
-def _from_shared_weights(module: UnrolledGenerator, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Read the weights of earlier versions, whose networks were one, without the dose: the same function.
+def _from_earlier_weights(module: UnrolledGenerator, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Read the weights of earlier versions as the same function.
 
-    Every network gets a copy, with weights of zero for the dose.
+    Their networks may be one, of which every network gets a copy, and may not have the dose or the level, which get
+    weights of zero.
     """
     shared = f"{prefix}network."
     for name in [name for name in state_dict if name.startswith(shared)]:
         value, part = state_dict.pop(name), name.removeprefix(shared)
-        if part == "enter.weight":
-            before = 4 * _INPUTS
-            dose = value.new_zeros(value.shape[0], _HALF_INPUTS, *value.shape[2:])
-            value = torch.cat([value[:, :before], dose, value[:, before:]], 1)
         for number, network in enumerate(module.networks):
             if part in network.state_dict():
                 state_dict[f"{prefix}networks.{number}.{part}"] = value
+    before = 4 * _INPUTS + _HALF_INPUTS
+    for number in range(len(module.networks)):
+        name = f"{prefix}networks.{number}.enter.weight"
+        if name not in state_dict:
+            continue
+        value = state_dict[name]
+        missing = before + module.state - value.shape[1]
+        if 0 < missing <= _HALF_INPUTS:
+            kept = before - missing
+            zeros = value.new_zeros(value.shape[0], missing, *value.shape[2:])
+            state_dict[name] = torch.cat([value[:, :kept], zeros, value[:, kept:]], 1)
