@@ -235,6 +235,32 @@ def test_dose_does_not_change_the_object(name: str, scan: Scan, scale: float) ->
 # Registry.
 
 
+@pytest.mark.parametrize("name", sorted(set(GENERATORS) - {"cnn"}))
+def test_a_network_sees_the_mean_transmission(name: str, scan: Scan) -> None:
+    """An object that is weaker throughout is not the same one, scaled: phase and amplitude are related differently."""
+    torch.manual_seed(0)
+    generator = small(name, 32)
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    batch, probe = batch_of(scan, 4), torch.from_numpy(scan.probe) * 1e3
+    with torch.no_grad():
+        canvas, weaker = (
+            run(generator.eval(), batch._replace(counts=batch.counts * scale), probe) for scale in (1e6, 1e6 / 4)
+        )
+    assert (weaker - canvas / 2).abs().max() > 1e-2 * canvas.abs().max()
+
+
+def test_weights_of_a_unet_without_the_mean_transmission_are_read(scan: Scan) -> None:
+    unet = small("unet")
+    first = "down.0.0.weight"
+    with torch.no_grad():
+        unet.get_parameter(first)[:, 4] = 0
+    batch, probe = batch_of(scan, 4), torch.from_numpy(scan.probe)
+    other = small("unet", seed=1)
+    other.load_state_dict({k: v[:, :4] if k == first else v for k, v in unet.state_dict().items()})
+    assert torch.equal(run(other, batch, probe), run(unet, batch, probe))
+
+
 @pytest.mark.parametrize("size", [20, 40, 16, 272, 0])
 @EACH
 def test_unsupported_sizes_are_errors(name: str, size: int) -> None:

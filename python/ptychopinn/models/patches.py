@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ptychopinn.errors import InputError
 from ptychopinn.models.registry import Generator
-from ptychopinn.physics.initial_estimate import initial_patches, transmission_level
+from ptychopinn.physics.initial_estimate import initial_patches, level_feature, transmission_level
 from ptychopinn.physics.overlap import illumination_weight, merge_patches
 
 #: What the two output channels of a network are.
@@ -33,7 +33,7 @@ class PatchGenerator(Generator):
 
     Args:
         estimate: True: the initial estimate is an input, and what the outputs correct. False: the inputs are the
-            pattern and the probe alone, and the outputs correct a uniform object.
+            pattern, the probe and the mean transmission alone, and the outputs correct a uniform object.
         output: "complex": the outputs are added to real and imaginary part. "polar": they change the modulus, which
             is at most four times the mean transmission, and turn the phase by up to pi.
 
@@ -49,7 +49,7 @@ class PatchGenerator(Generator):
         if output not in OUTPUTS:
             raise InputError(f"model.options: output must be one of {', '.join(OUTPUTS)}, got {output!r}")
         self.estimate, self.output = estimate, output
-        self.inputs = 4 if estimate else 2
+        self.inputs = 5 if estimate else 3
 
     @abstractmethod
     def network(self, features: Tensor) -> Tensor:
@@ -63,7 +63,8 @@ class PatchGenerator(Generator):
         # A mean square of one for each group; the logarithm, since the central pixels are far above that.
         scale = size / torch.sqrt(counts.sum((-2, -1)).mean(1).clamp_min(1.0))
         amplitude = torch.log1p(amplitude * scale[:, None, None, None])
-        features = [torch.stack([amplitude, (weight / weight.max()).expand_as(amplitude)], -1)]
+        inputs = [amplitude, (weight / weight.max()).expand_as(amplitude), level_feature(level).expand_as(amplitude)]
+        features = [torch.stack(inputs, -1)]
         if self.estimate:
             initial = initial_patches(counts, probe) / level
             features.append(torch.view_as_real(initial))

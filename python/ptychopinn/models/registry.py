@@ -121,3 +121,22 @@ def build_generator(
         )
     with own_defaults():  # for the layers of other distributions' generators
         return generator(**{key: value for key, value in sizes.items() if key in arguments}, **(options or {}))
+
+
+def with_new_inputs(weight: Tensor, inputs: int, end: int) -> Tensor:
+    """The weight of a convolution that had fewer inputs: the same function, whatever the new ones are.
+
+    Args:
+        weight: (outputs, inputs or fewer, kernel, kernel).
+        inputs: wanted number.
+        end: the new inputs are the last ones before this.
+
+    Returns:
+        (outputs, inputs, kernel, kernel), zero for new inputs; a weight that has as many or more, as it is.
+    """
+    missing = inputs - weight.shape[1]
+    if missing <= 0:
+        return weight
+    kept = end - missing
+    zeros = weight.new_zeros(weight.shape[0], missing, *weight.shape[2:])
+    return torch.cat([weight[:, :kept], zeros, weight[:, kept:]], 1)

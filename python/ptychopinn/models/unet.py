@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A U-Net over single patches: a baseline for other generators.
 
-The input of the network are the initial estimate of a patch (physics/initial_estimate.py), the logarithm of the counts
-and the probe's intensity. The predicted patches are merged on the group's canvas, which imposes the overlap constraint.
-All patterns share the weights, so groups of any size are supported.
+The input of the network are the initial estimate of a patch (physics/initial_estimate.py), the logarithm of the counts,
+the probe's intensity and the mean transmission. The predicted patches are merged on the group's canvas, which imposes
+the overlap constraint. All patterns share the weights, so groups of any size are supported.
 
 Source: O. Ronneberger, P. Fischer and T. Brox, MICCAI 2015.
 """
@@ -11,14 +11,25 @@ Source: O. Ronneberger, P. Fischer and T. Brox, MICCAI 2015.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptychopinn.models.registry import ON_CPU, Generator, register_generator
-from ptychopinn.physics.initial_estimate import initial_patches, transmission_level
+from ptychopinn.models.registry import ON_CPU, Generator, register_generator, with_new_inputs
+from ptychopinn.physics.initial_estimate import initial_patches, level_feature, transmission_level
 from ptychopinn.physics.overlap import illumination_weight, merge_patches
+
+#: Channels of the input: initial estimate (2), pattern, illumination, mean transmission.
+_INPUTS = 5
+
+
+def _from_earlier_weights(module: UNetGenerator, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Read the weights of earlier versions, without the mean transmission, as the same function."""
+    name = f"{prefix}down.0.0.weight"
+    if name in state_dict:
+        state_dict[name] = with_new_inputs(state_dict[name], _INPUTS, _INPUTS)
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
@@ -46,11 +57,12 @@ class UNetGenerator(Generator):
     def __init__(self, width: int = 16) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(self.levels + 1)]
-        self.down = nn.ModuleList(_block(a, b) for a, b in zip([4, *widths[:-1]], widths, strict=True))
+        self.down = nn.ModuleList(_block(a, b) for a, b in zip([_INPUTS, *widths[:-1]], widths, strict=True))
         self.up = nn.ModuleList(_block(a + b, a) for a, b in pairwise(widths))
         self.leave = nn.Conv2d(width, 2, 3, padding=1, **ON_CPU)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+        self.register_load_state_dict_pre_hook(_from_earlier_weights)  # type: ignore[no-untyped-call]
 
     def forward(self, counts: Tensor, positions: Tensor, canvas_size: tuple[int, int], probe: Tensor) -> Tensor:
         groups, members = counts.shape[:2]
@@ -64,6 +76,7 @@ class UNetGenerator(Generator):
                 initial.imag,
                 spectrum / spectrum.amax((-3, -2, -1), keepdim=True).clamp_min(1.0),
                 (weight / weight.max()).expand_as(spectrum),
+                level_feature(level).expand_as(spectrum),
             ],
             2,
         ).flatten(0, 1)

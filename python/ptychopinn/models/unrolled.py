@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ptycho_ext import correct_fields, exit_waves, exit_waves_adjoint, extract_patches_adjoint, update_canvas
 from ptychopinn.errors import InputError
-from ptychopinn.models.registry import ON_CPU, Generator, register_generator, require_positive, zeroed
-from ptychopinn.physics.initial_estimate import initial_waves, transmission_level
+from ptychopinn.models.registry import ON_CPU, Generator, register_generator, require_positive, with_new_inputs, zeroed
+from ptychopinn.physics.initial_estimate import initial_waves, level_feature, transmission_level
 from ptychopinn.physics.likelihood import BACKGROUND
 from ptychopinn.physics.overlap import illumination_weight
 from ptychopinn.physics.propagation import far_field, inverse_far_field
@@ -33,8 +33,6 @@ _FAINT = 1e-3
 _INPUTS, _HALF_INPUTS = 5, 2
 #: Logarithm of the counts that a pixel of the canvas received, of which the dose is a fraction.
 _DOSE = 10.0
-#: Largest logarithm of the mean transmission, up and down, that a network sees: probes may have any power.
-_LEVEL = 3.0
 
 
 class CorrectionNetwork(nn.Module):
@@ -194,8 +192,7 @@ class UnrolledGenerator(Generator):
         relative = F.pixel_unshuffle((illumination / peak).unsqueeze(1), 2)
         dose = torch.log1p(F.avg_pool2d(illumination.unsqueeze(1), 2)) / _DOSE
         level = transmission_level(counts, weight)  # value of uncovered pixels, and scale of the network's channels
-        known_level = torch.log(level).clamp(-_LEVEL, _LEVEL).unsqueeze(1).expand_as(dose)
-        covered = torch.cat([relative, dose, known_level], 1).permute(0, 2, 3, 1)
+        covered = torch.cat([relative, dose, level_feature(level).unsqueeze(1).expand_as(dose)], 1).permute(0, 2, 3, 1)
 
         waves, mode = initial_waves(counts, probe)
         canvas = exit_waves_adjoint(waves.unsqueeze(-3), positions, mode.unsqueeze(0), canvas_size)
@@ -254,11 +251,5 @@ def _from_earlier_weights(module: UnrolledGenerator, state_dict: dict[str, Any],
     before = 4 * _INPUTS + _HALF_INPUTS
     for number in range(len(module.networks)):
         name = f"{prefix}networks.{number}.enter.weight"
-        if name not in state_dict:
-            continue
-        value = state_dict[name]
-        missing = before + module.state - value.shape[1]
-        if 0 < missing <= _HALF_INPUTS:
-            kept = before - missing
-            zeros = value.new_zeros(value.shape[0], missing, *value.shape[2:])
-            state_dict[name] = torch.cat([value[:, :kept], zeros, value[:, kept:]], 1)
+        if name in state_dict:
+            state_dict[name] = with_new_inputs(state_dict[name], before + module.state, before)

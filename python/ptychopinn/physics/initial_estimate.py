@@ -15,6 +15,8 @@ from ptychopinn.physics.propagation import far_field, inverse_far_field, squared
 
 #: Amplitude of the probe's far field, relative to its maximum, below which the phase is suppressed.
 _DARK = 1e-3
+#: Largest logarithm of the mean transmission, up and down, that a network sees: probes may have any power.
+_LOG_LEVEL = 3.0
 
 
 def initial_waves(counts: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,6 +55,20 @@ def initial_patches(counts: Tensor, probe: Tensor, regularisation: float = 0.05)
     waves, mode = initial_waves(counts, probe)
     power = squared_modulus(mode)
     return waves * mode.conj() / (power + regularisation * power.max())
+
+
+def level_feature(level: Tensor) -> Tensor:
+    """The mean transmission as an input of a network that sees the object relative to it.
+
+    How phase and amplitude of a sample are related depends on its thickness as a rule, and so on the transmission.
+
+    Args:
+        level: real, (...), > 0, see :func:`transmission_level`.
+
+    Returns:
+        real, (...), the natural logarithm, limited to -3 to 3.
+    """
+    return torch.log(level).clamp(-_LOG_LEVEL, _LOG_LEVEL)
 
 
 def transmission_level(counts: Tensor, weight: Tensor) -> Tensor:
