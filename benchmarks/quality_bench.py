@@ -14,7 +14,7 @@ import lightning as L
 import torch
 
 from ptychopinn.config import Config
-from ptychopinn.inference.predict import reconstruct
+from ptychopinn.first_image import reconstruct
 from ptychopinn.metrics.align import Aligned
 from ptychopinn.metrics.evaluate import align_to_scan, evaluate
 from ptychopinn.models import PtychoModel
@@ -83,10 +83,10 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             return train(scan, Path(folder) / "run", config, start=start, callbacks=callbacks)
 
-    def reconstruct(self, run: TrainedRun, scan: Scan) -> tuple[Row, Aligned]:
-        """Reconstruct, align and evaluate a scan."""
+    def reconstruct(self, run: TrainedRun, scan: Scan, passes: int = 0) -> tuple[Row, Aligned]:
+        """Reconstruct, refine in a number of passes over the scan, align and evaluate."""
         start = time.perf_counter()
-        result = reconstruct(run.model, scan, run.config, resolve_device("auto"))
+        result = reconstruct(run.model, scan, run.config, resolve_device("auto"), refine=passes)
         seconds = time.perf_counter() - start
         aligned = align_to_scan(result, scan)
         metrics = evaluate(result, scan, aligned=aligned)

@@ -15,7 +15,7 @@ from typing import Any
 
 from quality_bench import Bench, Row, Sections
 from quality_trainings import MakeScan, Training
-from scans import lines_scan, scan_128
+from scans import default_scan, lines_scan, scan_128
 
 from ptychopinn.models import GENERATORS, PtychoModel
 from ptychopinn.persistence.bundle import load_bundle
@@ -227,6 +227,54 @@ def _pretrained(bundle: Path) -> tuple[PtychoModel, Sections]:
     return model, {"model": described, "data": {"group_size": config.data.group_size}}
 
 
+def _default_of(photons: float, wrong: bool) -> Callable[[int, int], Scan]:
+    """What makes the default scan of a seed and a number of patterns."""
+
+    def make(seed: int, patterns: int) -> Scan:
+        side = round(patterns**0.5)
+        return default_scan(photons=photons, side=side, seed=20260101 + seed, true_probe=not wrong)
+
+    return make
+
+
+def _three_modes(seed: int, patterns: int) -> Scan:
+    return simulate("photos", "defocused", patterns=patterns, modes=3, seed=seed)
+
+
+#: What is uncertain -> what makes a scan of a seed and a number of patterns.
+UNCERTAIN: dict[str, Callable[[int, int], Scan]] = {
+    "1e3 photons": _default_of(1e3, wrong=False),
+    "1e4 photons": _default_of(1e4, wrong=False),
+    "1e5 photons": _default_of(1e5, wrong=False),
+    "wrong probe": _default_of(1e6, wrong=True),
+    "three modes": _three_modes,
+}
+#: Options of their trainings.
+UNCERTAIN_OPTIONS: dict[str, Sections] = {
+    "default": {},
+    "amplitude": {"training": {"loss": "amplitude"}},
+    "from the pretrained network": {"training": {"start": "pretrained"}},
+}
+
+
+def uncertain(bench: Bench) -> list[Training]:
+    """Few photons, a wrong probe, three modes: the network's image, and 20 passes of refinement from it."""
+    minutes, patterns = bench.minutes(1, 5), bench.patterns or 1089
+    return [
+        Training(
+            facts={"uncertain": what, "options": name},
+            scans=[functools.partial(make, seed, patterns)],
+            tests=[({"passes": passes}, functools.partial(make, seed, patterns)) for passes in (0, 20)],
+            minutes=minutes,
+            seed=seed,
+            sections=_joined({"training": {"start": "nothing"}}, sections),
+        )
+        for seed, (what, make), (name, sections) in itertools.product(
+            bench.seeds, UNCERTAIN.items(), UNCERTAIN_OPTIONS.items()
+        )
+    ]
+
+
 @functools.lru_cache(maxsize=2)
 def _photos(seed: int, patterns: int) -> Scan:
     return simulate("photos", "defocused", patterns=patterns, seed=seed)
@@ -254,4 +302,5 @@ LISTS: dict[str, Callable[[Bench], Sequence[Training]]] = {
     "merge": merge,
     "architecture": architecture,
     "start": start,
+    "uncertain": uncertain,
 }

@@ -34,7 +34,7 @@ class Training:
     Args:
         facts: columns that tell it from the others of the case.
         scans: make those that it is trained on.
-        tests: facts of a test, and what makes its scan.
+        tests: facts of a test, and what makes its scan; the image is refined in its fact "passes", if it has that.
         minutes: of the training; 0: the network as it is at the start.
         seed: of the training.
         sections: options other than the defaults.
@@ -100,7 +100,7 @@ def run_trainings(trainings: Sequence[Training], bench: Bench, table: Table, res
             continue
         run, costs = training.run(bench)
         for facts, (_, make) in zip(identities, training.tests, strict=True):
-            scores, aligned = bench.reconstruct(run, make())
+            scores, aligned = bench.reconstruct(run, make(), facts.get("passes", 0))
             row = {**facts, **scores, **similarities(aligned), **constant_similarities(aligned.truth), **costs}
             row = {name: row.get(name) for name in (*facts, *COLUMNS)}
             show(label_of(facts), {name: row[name] for name in COLUMNS if text(row[name])})
