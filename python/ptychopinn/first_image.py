@@ -39,7 +39,8 @@ def reconstruct(
         device: for the computation.
         accept: keys of problems of the scan to accept, or "all", see :func:`ptychopinn.check_scan`.
         refine: passes over the scan in which object and probe are then refined against the counts; None: 20 for the
-            pretrained network, which has not seen the scan, and 0 for trained models.
+            pretrained network, which has not seen the scan, and 0 for trained models. Where the image of the
+            pretrained network does not explain the patterns, as with a wrong probe, they begin with nothing instead.
 
     Returns:
         The object, see :func:`ptychopinn.inference.predict.reconstruct`, with what was used in its metadata.
@@ -51,7 +52,20 @@ def reconstruct(
     config = config or Config()
     result = reconstruct_by_network(model, scan, config, device, accept)
     passes = refine if refine is not None else FIRST_PASSES if model is None else 0
-    return refined_image(scan, result, passes, device, accept) if passes else result
+    if not passes:
+        return result
+    if model is None and _does_not_explain(result):
+        _log.info(
+            "%s: the refinement begins with nothing, not with an image that does not explain the patterns", scan.name
+        )
+        refined = refined_image(scan, None, passes, device, accept)
+        return replace(refined, metadata={**result.metadata, **refined.metadata})
+    return refined_image(scan, result, passes, device, accept)
+
+
+def _does_not_explain(image: Reconstruction) -> bool:
+    """Whether the image of the pretrained network was found not to explain the patterns."""
+    return any(finding["key"] == "unexplained" for finding in image.metadata["network"]["findings"])
 
 
 def refined_image(

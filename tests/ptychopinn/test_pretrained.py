@@ -24,12 +24,14 @@ from ptychopinn.cli import app
 from ptychopinn.config import Config, ModelConfig
 from ptychopinn.errors import InputError
 from ptychopinn.findings.gate import require_sound
+from ptychopinn.first_image import FIRST_PASSES, refined_image
 from ptychopinn.inference.fit import fit_of
 from ptychopinn.inference.pretrained import first_network, outside_of, unexplained
 from ptychopinn.inspection.orientation import oriented
 from ptychopinn.persistence import pretrained
 from ptychopinn.persistence.bundle import bundle_info, load_bundle, save_bundle
 from ptychopinn.persistence.pretrained import PRETRAINED, load_pretrained
+from ptychopinn.physics.probes import disk
 from ptychopinn.physics.simulate import predict_counts, simulate
 from ptychopinn.scan import Scan
 from ptychopinn.training import initial_network
@@ -85,6 +87,20 @@ def test_it_is_refined_by_default(scan: Scan, result: pp.Reconstruction, caplog:
     assert trained.refinement is None
     asked = pp.reconstruct(load_pretrained().for_scan(scan), scan, QUIET, refine=2)
     assert asked.refinement is not None
+
+
+def test_an_image_that_does_not_explain_is_not_refined(scan: Scan, caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong probe: refined from nothing, the image is better than refined from what the network makes of it."""
+    probe = disk(64, 1) * np.sqrt((np.abs(scan.probe) ** 2).sum())
+    wrong = replace(scan, probe=probe.astype(np.complex64))
+    with caplog.at_level(logging.INFO, "ptychopinn"):
+        refined = pp.reconstruct(None, wrong, QUIET, accept="all")
+    assert "the refinement begins with nothing" in caplog.text
+    assert [finding["key"] for finding in refined.metadata["network"]["findings"]] == ["unexplained"]
+    network = pp.reconstruct(None, wrong, QUIET, accept="all", refine=0)
+    continued = refined_image(wrong, network, FIRST_PASSES, "cpu", "all")
+    better, worse = (pp.evaluate(one, scan)["frc"]["mean"] for one in (refined, continued))
+    assert better > worse
 
 
 @pytest.mark.parametrize(("size", "patterns", "modes"), [(32, 5, 1), (48, 1, 2), (96, 40, 1)])
