@@ -122,7 +122,10 @@ class Bench:
         pictures.append(self.row(scan, name, "untrained", 0, untrained.eval(), config))
         changed = {key: value for key in ("learning_rate", "average") if (value := getattr(self.given, key))}
         for seconds in self.given.tuned:
-            model, used = self.trained(scan, seconds, pretrained, changed)
+            # The network of the package begins with a learning rate of its own.
+            packaged = self.given.bundle == PRETRAINED
+            start, chosen = (None, {"start": "pretrained"}) if packaged else (pretrained, {})
+            model, used = self.trained(scan, seconds, start, {**chosen, **changed})
             pictures.append(self.row(scan, name, "pretrained", seconds, model, used))
         for seconds in self.given.untrained:
             model, used = self.trained(scan, seconds, None, {"start": "nothing"})
@@ -198,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--untrained", nargs="*", type=float, default=[20.0, 30.0, 60.0], help="seconds from nothing (20 30 60)"
     )
-    parser.add_argument("--learning-rate", type=float, help="of the fine-tuning (that of every training)")
+    parser.add_argument("--learning-rate", type=float, help="of the fine-tuning (that of the product)")
     parser.add_argument("--average", type=float, help="decay of the average of the weights in the fine-tuning (none)")
     parser.add_argument("--seed", type=int, default=0, help="of the trainings (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (%(default)s)")

@@ -75,7 +75,7 @@ ARCHITECTURES: dict[str, Sections] = {
 
 #: What a training of the case "start" begins with, and options other than the defaults.
 STARTS: dict[str, tuple[bool, Sections]] = {
-    "nothing": (False, {}),
+    "nothing": (False, {"training": {"start": "nothing"}}),
     "pretrained": (True, {}),
     "pretrained, a quarter of the rate": (True, {"training": {"learning_rate": 5e-4}}),
 }
@@ -199,7 +199,7 @@ def start(bench: Bench) -> list[Training]:
     for seed, (what, make), (name, (pretrained, sections)), seconds in itertools.product(
         bench.seeds, _STARTED.items(), STARTS.items(), SECONDS
     ):
-        if (pretrained and model is None) or (not seconds and sections):
+        if (pretrained and model is None) or (not seconds and "learning_rate" in sections.get("training", {})):
             continue
         network, options = model if pretrained and model is not None else (None, {})
         trainings.append(

@@ -183,7 +183,7 @@ def test_every_choice_is_accepted_and_every_field_is_documented(section: Any) ->
         ),
         ({"training": None}, "training must be a mapping of names to values, got None"),
         ([], "configuration must be a mapping"),
-        ({"training": {"learning_rate": "1e-3"}}, "training.learning_rate must be a number, got '1e-3'"),
+        ({"training": {"learning_rate": "1e-3"}}, "training.learning_rate must be a number or none, got '1e-3'"),
         ({"training": {"epochs": 2.5}}, "training.epochs must be a whole number, got 2.5"),
         ({"training": {"epochs": True}}, "training.epochs must be a whole number, got True"),
         ({"training": {"minutes": "ten"}}, "training.minutes must be a number or none, got 'ten'"),

@@ -350,9 +350,36 @@ def test_auto_follows_its_rule(
 
     monkeypatch.setattr(initial_network, "pretrained_is_better", rule)
     _, line = begun_with("auto", tmp_path / "run", caplog)
-    assert line == "training begins with the pretrained network" and asked == [(None, 1, 32, 4, 16)]
+    assert line == "training begins with the pretrained network" and asked == [(None, True, 4)]
     other = tiny(model={"options": {"steps": 3}}, training={"epochs": 1})
-    assert initial_network.initial_network([tiny_scan()], other, None)[0] is None
+    assert initial_network.initial_network(other, None)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("minutes", "on_cpu", "group_size", "better"),
+    [
+        (0.3, True, 16, True),
+        (0.3, True, 1, False),
+        (0.3, False, 16, False),
+        (1.0, True, 16, False),
+        (None, True, 16, False),
+    ],
+)
+def test_the_rule(minutes: float | None, on_cpu: bool, group_size: int, better: bool) -> None:
+    assert initial_network.pretrained_is_better(minutes, on_cpu, group_size) is better
+
+
+@pytest.mark.parametrize(
+    ("training", "rate"),
+    [
+        ({"start": "pretrained"}, 8e-3),
+        ({"start": "nothing"}, None),
+        ({"start": "pretrained", "learning_rate": 1e-3}, 1e-3),
+    ],
+)
+def test_its_learning_rate(tiny_package: Path, tmp_path: Path, training: dict[str, Any], rate: float | None) -> None:
+    run = pp.train(tiny_scan(), tmp_path / "run", tiny(training={"epochs": 1, **training}))
+    assert run.config.training.learning_rate == rate
 
 
 def test_another_run_overrides(tiny_package: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

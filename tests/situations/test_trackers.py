@@ -316,7 +316,7 @@ TABLE = [
         "decimal comma",
         CONFIGURED,
         2,
-        ("training.learning_rate must be a number, got '0,001'",),
+        ("training.learning_rate must be a number or none, got '0,001'",),
         config("training:\n  learning_rate: 0,001\n"),
     ),
     Situation(

@@ -25,6 +25,8 @@ from ptychopinn.physics.likelihood import CURVATURES
 
 #: Power of the noise that a full step may add to a probe of power 1.
 _NOISE = 3e-4
+#: Peak learning rate of the network, if none is stated.
+LEARNING_RATE = 2e-3
 
 
 class RowAdam(Optimizer):
@@ -148,7 +150,7 @@ def make_optimiser(model: PtychoModel, config: Config, shape: StepShape) -> Comp
     training, device = config.training, model.good.device
     on_cuda = device.type == "cuda"
     network = {"params": list(model.generator.parameters()), "name": "network"}
-    rate = training.learning_rate * rate_factor(config, shape.groups)
+    rate = (training.learning_rate or LEARNING_RATE) * rate_factor(config, shape.groups)
     parts: list[Optimizer] = [Adam([network], rate, capturable=on_cuda, fused=on_cuda or None)]
     physics = [parameter for parameter in model.illumination.parameters() if parameter.requires_grad]
     if physics:

@@ -39,7 +39,7 @@ from ptychopinn.scan import Scan
 from ptychopinn.storage.claims import Claim
 from ptychopinn.training.callbacks import BestEpoch, LastEpoch, StopAllProcesses, stop_on_interrupt
 from ptychopinn.training.ending import Fit
-from ptychopinn.training.initial_network import InitialNetwork, initial_network
+from ptychopinn.training.initial_network import InitialNetwork, initial_network, with_rate
 from ptychopinn.training.loggers import MetricsFile, make_loggers
 from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.run_folder import Checkpoints, HeldFolder, RunFolder, read_config, write_config
@@ -150,7 +150,8 @@ def _train(
         check_alike(scans)
         for scan in scans:
             require_sound(scan, accept)
-        start, name = initial_network(scans, config, start)
+        start, name = initial_network(config, start)
+        config = with_rate(config, name)
         begun = InitialNetwork(name)
         module = _module(scans, config, start)
         margin = REACH if module.model.positions is not None else 0
