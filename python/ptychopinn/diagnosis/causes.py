@@ -98,7 +98,8 @@ CAUSES: dict[str, tuple[str, str]] = {
     ),
     "photons": (
         "too few photons",
-        "a longer exposure, or more overlap; --training.total_variation 0.3 smooths what noise remains",
+        "`ptychopinn reconstruct RUN SCAN --out OUT.h5 --refine 20`, whose image has less noise than that of a network "
+        "alone; a longer exposure, or more overlap",
     ),
     "overlap": (
         "too little overlap of neighbouring positions",
