@@ -97,8 +97,8 @@ class TrainingConfig:
     Args:
         epochs: passes that show every pattern about once (at least 8 batches each).
         minutes: time limit in minutes, which a falling schedule takes into account; none: no limit.
-        stop: end before that by "quality", where the held-out loss is near the noise floor or has ceased to fall; or
-            "never".
+        stop: end before that by "quality", where the held-out loss is near the noise floor or, without a time limit,
+            has ceased to fall; or "never".
         stop_ratio: held-out loss over the noise floor of the photon statistics that is near enough.
         batch_size: groups in a batch, of all processes together; none: as many as show 16 patterns, on a GPU 64 (of
             64 px; fewer of larger ones), for each process, with the learning rate times the root of what that is more.
@@ -116,7 +116,7 @@ class TrainingConfig:
         merge_pool: nearest patterns from which the leaders of those groups are drawn.
         merge_own: weight of every group's own loss, relative to that of the average.
         merge_synchronise: remove the free phase of every group before averaging.
-        total_variation: weight of the object's total variation, in nats per detector pixel.
+        total_variation: weight of the object's total variation, in nats per detector pixel; 0: none.
         supervised: train on the scan's truth instead of its patterns; the network alone, not the physics.
         gradient_clip: largest gradient norm of the network.
         average: decay of an exponential moving average of the weights that is saved in their place; none: no average.
@@ -142,7 +142,7 @@ class TrainingConfig:
     merge_pool: int = 100
     merge_own: float = 0.0
     merge_synchronise: bool = True
-    total_variation: float = 0.0
+    total_variation: float = 0.1
     supervised: bool = False
     gradient_clip: float = 0.1
     average: float | None = None

@@ -2,7 +2,7 @@
 """When a training has done what it can: the held-out loss against the noise floor of the photon statistics.
 
 A training on many patterns ends before its epochs are over, with rates that fall to their end, when its held-out groups
-are explained nearly as well as photon statistics allow, or when their loss has ceased to fall.
+are explained nearly as well as photon statistics allow, or, without a time limit, when their loss has ceased to fall.
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ class EndByQuality(L.Callback):
 
     def __init__(self, config: TrainingConfig) -> None:
         self.ratio = config.stop_ratio
+        #: Whether it may end because the loss has ceased to fall: whoever states a time has it for what falls last.
+        self.by_settling = config.minutes is None
         self.ratios: list[float] = []
         #: Number of epochs after which the training ends; None: not decided.
         self.last: int | None = None
@@ -123,7 +125,7 @@ class EndByQuality(L.Callback):
         enough = done >= _FEWEST and done * pl_module.patterns_per_epoch >= _FEWEST_PATTERNS
         if self.last is None and enough:
             reached = self.ratios[-1] <= self.ratio
-            if reached or has_settled(self.ratios):
+            if reached or (self.by_settling and has_settled(self.ratios)):
                 more = math.ceil(_LAST * done)
                 self.last = done + more
                 why = f"is {self.ratios[-1]:.3g} times the noise floor" if reached else "has ceased to fall"
