@@ -9,8 +9,11 @@ from dataclasses import replace
 
 import torch
 
+from ptycho_ext import CanvasGeometry
 from ptychopinn.config import Config, RefineConfig
+from ptychopinn.inference.fit import fit_of
 from ptychopinn.inference.predict import reconstruct as reconstruct_by_network
+from ptychopinn.inference.pretrained import unexplained
 from ptychopinn.models import PtychoModel
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
@@ -54,7 +57,7 @@ def reconstruct(
     passes = refine if refine is not None else FIRST_PASSES if model is None else 0
     if not passes:
         return result
-    if model is None and _does_not_explain(result):
+    if model is None and _does_not_explain(result, scan):
         _log.info(
             "%s: the refinement begins with nothing, not with an image that does not explain the patterns", scan.name
         )
@@ -63,9 +66,13 @@ def reconstruct(
     return refined_image(scan, result, passes, device, accept)
 
 
-def _does_not_explain(image: Reconstruction) -> bool:
-    """Whether the image of the pretrained network was found not to explain the patterns."""
-    return any(finding["key"] == "unexplained" for finding in image.metadata["network"]["findings"])
+def _does_not_explain(image: Reconstruction, scan: Scan) -> bool:
+    """Whether an image leaves much of the structure of the patterns, as with a wrong probe."""
+    assert image.probe is not None
+    top, left = (round(coordinate) for coordinate in image.origin)
+    values = torch.from_numpy(image.object)
+    geometry = CanvasGeometry((top, left), (values.shape[0], values.shape[1]))
+    return unexplained(fit_of(lambda box: values[box], geometry, scan, torch.from_numpy(image.probe))) is not None
 
 
 def refined_image(

@@ -121,7 +121,7 @@ def test_every_pixel_of_a_patch_depends_on_all_of_its_pattern(name: str, estimat
     """Patterns of 64 px, of which convolutions alone see a part."""
     options = {"local": False} if name == "ffno" else {}
     generator = with_weights(name, 64, estimate=estimate, **options)
-    features = torch.rand(1, 64, 64, 4 if estimate else 2, requires_grad=True)
+    features = torch.rand(1, 64, 64, generator.inputs, requires_grad=True)  # type: ignore[arg-type]
     (gradient,) = torch.autograd.grad(generator.network(features)[0, 3, 5].sum(), features)  # type: ignore[operator]
     assert (gradient[0].abs().sum(-1) > 0).double().mean() > 0.9
 

@@ -24,16 +24,16 @@ from ptychopinn.training.steps import BatchLosses, StepTables, TrainingSteps
 
 #: Options of a training -> bound on the operators of its step, a twentieth above those that were counted.
 CASES: dict[str, tuple[dict[str, dict[str, Any]], int]] = {
-    "default": ({}, 464),
-    "everything learned": ({"model": {"learn_positions": True, "learn_scale": True, "options": {}}}, 542),
-    "accumulated": ({"training": {"accumulate": 2}}, 925),
-    "total variation": ({"training": {"total_variation": 0.1}}, 548),
+    "default": ({}, 541),
+    "everything learned": ({"model": {"learn_positions": True, "learn_scale": True, "options": {}}}, 620),
+    "accumulated": ({"training": {"accumulate": 2}}, 1106),
+    "no total variation": ({"training": {"total_variation": 0.0}}, 470),
     "supervised": ({"training": {"supervised": True}}, 392),
     "merged": ({"data": {"group_size": 1}}, 600),
-    "unet": ({"model": {"generator": "unet", "options": {}}}, 337),
-    "cnn": ({"model": {"generator": "cnn", "options": {}}}, 448),
-    "ffno": ({"model": {"generator": "ffno", "options": {}}}, 487),
-    "sru_net": ({"model": {"generator": "sru_net", "options": {}}}, 681),
+    "unet": ({"model": {"generator": "unet", "options": {}}}, 432),
+    "cnn": ({"model": {"generator": "cnn", "options": {}}}, 533),
+    "ffno": ({"model": {"generator": "ffno", "options": {}}}, 582),
+    "sru_net": ({"model": {"generator": "sru_net", "options": {}}}, 776),
 }
 
 
