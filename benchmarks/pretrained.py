@@ -3,8 +3,8 @@
 
 For every scan, 1,089 patterns of 64 px with a known object: the image at once by the pretrained and by an untrained
 network, refined from the first and from nothing in as many passes, after some seconds of training from the pretrained
-one, and after several times from an untrained one. Rows
-are in pretrained-SET.csv (and .md), the pictures of every scan in a file of its name. There are two sets of scans:
+one, and after several times from an untrained one. Rows are in pretrained-SET.csv (and .md), the pictures of every scan
+in a file of its name. There are two sets of scans:
 
 - "simulate": the samples of `ptychopinn simulate` with both of its probes in turn, at its dose of 1e6 photons;
 - "mixed": half of them have samples and probes of `simulate`, at 1e5 to 1e8 photons, half are drawn from the families
@@ -29,10 +29,9 @@ from quality import draw
 from rows import Rows, machine
 from scans import PICTURES, default_scan
 
-from ptycho_ext import CanvasGeometry
 from ptychopinn.config import Config
-from ptychopinn.first_image import refined_image
-from ptychopinn.inference.fit import Fit, fit_of
+from ptychopinn.first_image import refined_first_image, refined_image
+from ptychopinn.inference.fit import fit_of_result
 from ptychopinn.inference.predict import reconstruct
 from ptychopinn.metrics.align import Aligned
 from ptychopinn.metrics.evaluate import align_to_scan, evaluate
@@ -148,7 +147,7 @@ class Bench:
         device = resolve_device("auto")
         began = time.perf_counter()
         image = reconstruct(model, scan, config, device, accept="all")
-        result = refined_image(scan, image, passes, device, "all")
+        result = refined_first_image(scan, image, passes, device, "all")
         yield self.scored(scan, name, "pretrained", 0, result, time.perf_counter() - began, passes)
         began = time.perf_counter()
         result = refined_image(scan, None, passes, device, "all")
@@ -178,14 +177,6 @@ class Bench:
         }  # fmt: skip
         self.rows.add(row)
         return f"{start}, {f'{passes} passes' if passes else f'{seconds:g} s'}", aligned
-
-
-def fit_of_result(result: Reconstruction, scan: Scan) -> Fit:
-    """How well a result explains the patterns, with its own probe."""
-    assert result.probe is not None
-    image = torch.from_numpy(result.object)
-    geometry = CanvasGeometry((round(result.origin[0]), round(result.origin[1])), result.object.shape)
-    return fit_of(lambda box: image[box], geometry, scan, torch.from_numpy(result.probe))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -59,10 +59,13 @@ class Bench:
         return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {self.threads} threads"
 
     def config(self, minutes: float, seed: int, sections: Sections | None = None) -> Config:
-        """The default options except ``sections``, for a training of some minutes (or of the epochs that are given)."""
+        """The default options except ``sections``, for a training of some minutes (or of the epochs that are given).
+
+        It begins with nothing: shorter ones would begin with the pretrained network.
+        """
         limits = {"minutes": minutes, "epochs": 100_000} if self.epochs is None else {"epochs": self.epochs}
         values: Sections = {
-            "training": {**limits, "seed": seed},
+            "training": {**limits, "seed": seed, "start": "nothing"},
             "execution": {"threads": self.threads, "progress": False},
         }
         for name, section in (sections or {}).items():

@@ -75,7 +75,7 @@ ARCHITECTURES: dict[str, Sections] = {
 
 #: What a training of the case "start" begins with, and options other than the defaults.
 STARTS: dict[str, tuple[bool, Sections]] = {
-    "nothing": (False, {"training": {"start": "nothing"}}),
+    "nothing": (False, {}),
     "pretrained": (True, {}),
     "pretrained, a quarter of the rate": (True, {"training": {"learning_rate": 5e-4}}),
 }
@@ -199,7 +199,7 @@ def start(bench: Bench) -> list[Training]:
     for seed, (what, make), (name, (pretrained, sections)), seconds in itertools.product(
         bench.seeds, _STARTED.items(), STARTS.items(), SECONDS
     ):
-        if (pretrained and model is None) or (not seconds and "learning_rate" in sections.get("training", {})):
+        if (pretrained and model is None) or (not seconds and sections):
             continue
         network, options = model if pretrained and model is not None else (None, {})
         trainings.append(
@@ -267,7 +267,7 @@ def uncertain(bench: Bench) -> list[Training]:
             tests=[({"passes": passes}, functools.partial(make, seed, patterns)) for passes in (0, 20)],
             minutes=minutes,
             seed=seed,
-            sections=_joined({"training": {"start": "nothing"}}, sections),
+            sections=sections,
         )
         for seed, (what, make), (name, sections) in itertools.product(
             bench.seeds, UNCERTAIN.items(), UNCERTAIN_OPTIONS.items()

@@ -9,9 +9,8 @@ from dataclasses import replace
 
 import torch
 
-from ptycho_ext import CanvasGeometry
 from ptychopinn.config import Config, RefineConfig
-from ptychopinn.inference.fit import fit_of
+from ptychopinn.inference.fit import fit_of_result
 from ptychopinn.inference.predict import reconstruct as reconstruct_by_network
 from ptychopinn.inference.pretrained import unexplained
 from ptychopinn.models import PtychoModel
@@ -57,22 +56,22 @@ def reconstruct(
     passes = refine if refine is not None else FIRST_PASSES if model is None else 0
     if not passes:
         return result
-    if model is None and _does_not_explain(result, scan):
-        _log.info(
-            "%s: the refinement begins with nothing, not with an image that does not explain the patterns", scan.name
-        )
-        refined = refined_image(scan, None, passes, device, accept)
-        return replace(refined, metadata={**result.metadata, **refined.metadata})
-    return refined_image(scan, result, passes, device, accept)
+    refined = refined_first_image if model is None else refined_image
+    return refined(scan, result, passes, device, accept)
 
 
-def _does_not_explain(image: Reconstruction, scan: Scan) -> bool:
-    """Whether an image leaves much of the structure of the patterns, as with a wrong probe."""
-    assert image.probe is not None
-    top, left = (round(coordinate) for coordinate in image.origin)
-    values = torch.from_numpy(image.object)
-    geometry = CanvasGeometry((top, left), (values.shape[0], values.shape[1]))
-    return unexplained(fit_of(lambda box: values[box], geometry, scan, torch.from_numpy(image.probe))) is not None
+def refined_first_image(
+    scan: Scan, image: Reconstruction, passes: int, device: str | torch.device, accept: str | Collection[str]
+) -> Reconstruction:
+    """Refine an image of the pretrained network or, where it does not explain the patterns, nothing.
+
+    Arguments as for :func:`refined_image`.
+    """
+    if unexplained(fit_of_result(image, scan)) is None:
+        return refined_image(scan, image, passes, device, accept)
+    _log.info("%s: the refinement begins with nothing, not with an image that does not explain the patterns", scan.name)
+    refined = refined_image(scan, None, passes, device, accept)
+    return replace(refined, metadata={**image.metadata, **refined.metadata})
 
 
 def refined_image(

@@ -22,6 +22,7 @@ from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.physics.likelihood import poisson_loss
 from ptychopinn.physics.noise_floor import noise_floor
 from ptychopinn.physics.propagation import far_field, mode_intensity
+from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
 from ptychopinn.stitching.stores import Box
 
@@ -101,6 +102,20 @@ def fit_of(part: Callable[[Box], Tensor], geometry: CanvasGeometry, scan: Scan, 
         photons += weight
     loss, floor, without = (sums / max(photons, 1e-30)).tolist()
     return Fit(len(chosen), loss, floor, without)
+
+
+def fit_of_result(result: Reconstruction, scan: Scan) -> Fit:
+    """The same of a result as it is, with its own probe.
+
+    Args:
+        result: an image with a probe.
+        scan: the scan, with the positions that the image was made with.
+    """
+    assert result.probe is not None
+    image = torch.from_numpy(result.object)
+    origin = (round(result.origin[0]), round(result.origin[1]))
+    geometry = CanvasGeometry(origin, (image.shape[0], image.shape[1]))
+    return fit_of(lambda box: image[box], geometry, scan, torch.from_numpy(result.probe))
 
 
 def _counts(scan: Scan, chosen: NDArray[np.int64]) -> Tensor:
