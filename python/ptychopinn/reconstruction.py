@@ -12,7 +12,7 @@ import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from ptychopinn.errors import InputError
 from ptychopinn.records import RESULT_KEYS, ResultRecord, refuse_keys
 from ptychopinn.refinement_report import RefinementReport
 from ptychopinn.scan import Scan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,6 +260,38 @@ class Reconstruction:
         from ptychopinn.io.reconstructions import read_reconstruction
 
         return read_reconstruction(path)
+
+    def plot(self) -> Figure:
+        """Draw amplitude and phase; pixels that were not measured are grey.
+
+        Returns:
+            The figure, which a notebook shows; ``result.plot().savefig("result.png")`` writes it.
+        """
+        from ptychopinn.plotting.reconstructions import reconstruction_figure
+
+        return reconstruction_figure(self)
+
+    def compare(self, scan: Scan) -> Figure:
+        """Draw the reconstruction beside the known object of its scan, and their difference.
+
+        Args:
+            scan: the scan, with a truth.
+
+        Returns:
+            The figure, as of :meth:`plot`.
+
+        Raises:
+            InputError: the scan has no truth, or it does not overlap the reconstruction.
+        """
+        from ptychopinn.plotting.reconstructions import figure_beside_truth
+
+        return figure_beside_truth(self, scan)
+
+    def _repr_html_(self) -> str:
+        """A small picture, shapes and units, for notebooks."""
+        from ptychopinn.plotting.notebook import reconstruction_html
+
+        return reconstruction_html(self)
 
 
 def _array(name: str, value: Any, dimensions: int, dtype: type[np.generic]) -> np.ndarray:

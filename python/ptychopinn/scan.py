@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,9 @@ from ptychopinn.errors import InputError
 from ptychopinn.records import LATER_SCAN_KEYS, SCAN_KEYS, ScanRecord, refuse_keys
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.stored import StoredPatterns
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Largest coordinate, pixels: rounding errors are below 1e-3 px.
 _LARGEST_POSITION = 1e12
@@ -277,6 +280,22 @@ class Scan:
         from ptychopinn.io.scans import write_scan
 
         write_scan(self, path, format, overwrite)
+
+    def plot(self) -> Figure:
+        """Draw positions, first probe mode and mean diffraction pattern.
+
+        Returns:
+            The figure, which a notebook shows; ``scan.plot().savefig("scan.png")`` writes it.
+        """
+        from ptychopinn.plotting.scans import scan_figure
+
+        return scan_figure(self)
+
+    def _repr_html_(self) -> str:
+        """A small picture, shapes, units and warnings, for notebooks."""
+        from ptychopinn.plotting.notebook import scan_html
+
+        return scan_html(self)
 
 
 def _check_counts(counts: NDArray[Any] | StoredPatterns) -> None:

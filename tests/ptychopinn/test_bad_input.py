@@ -261,6 +261,9 @@ PATHS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "unpack": (("unpack", "wts.zip", "--out", "out", "--trust"), (1,)),
     "simulate": (("simulate", "out.npz"), ()),
     "doctor": (("doctor",), ()),
+    "example": (("example", "out"), ()),
+    "completion": (("completion", "bash"), ()),
+    "help": (("help",), ()),
 }
 #: Placeholders of options that name a file to read.
 READ = ("FILE.yaml", "FILE.npy", "FILE.csv", "FILE.h5")
@@ -270,7 +273,7 @@ OF_A_FORMAT = {"--positions": "patterns.npy", "--partner": "diffraction.h5"}
 
 def with_absent_file() -> list[tuple[str, ...]]:
     """Return every command line of PATHS with one missing file, and with each option that reads a missing file."""
-    parser, commands = app._parser(app._COMMANDS)
+    parser, commands = app._parser(app.COMMANDS)
     assert set(PATHS) == set(commands)
     found = []
     for name, (arguments, indices) in PATHS.items():

@@ -29,6 +29,7 @@ from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.runtime import doctor
 
 COMMANDS = {
+    "example": ("FOLDER", "--overwrite", "four commands"),
     "simulate": ("SCAN.npz", "--object", "siemens", "--photons", "--step", "--overwrite"),
     "inspect": ("SCAN", "--json", "--picture", "--mask", "--no-orientation", "if there is a problem"),
     "convert": ("IN", "OUT", "--to", "--format", "--pixel-size", "ptychodus", "nexus", "kept exactly"),
@@ -41,7 +42,9 @@ COMMANDS = {
     "diagnose": ("RUN", "SCAN", "--out", "--json", "most likely cause"),
     "plot": ("FILE", "--out"),
     "unpack": ("ARCHIVE.zip", "--out", "--trust", "--overwrite"),
-    "doctor": ("SIMD level",),
+    "doctor": ("SIMD level", "--json"),
+    "completion": ("bash|zsh|tcsh", "~/.zshrc"),
+    "help": ("TOPIC", "orientation"),
 }
 TINY = (
     *(
@@ -121,7 +124,7 @@ def test_help_has_usage_and_common_options(
 
 
 def test_full_help_lists_every_option_in_a_titled_group(capsys: pytest.CaptureFixture[str]) -> None:
-    parser, commands = app._parser(app._COMMANDS)
+    parser, commands = app._parser(app.COMMANDS)
     for command in commands:
         text = help_of(command, "--help-all", capsys)
         sub = parser._subcommands_action._name_parser_map[command]
@@ -131,7 +134,7 @@ def test_full_help_lists_every_option_in_a_titled_group(capsys: pytest.CaptureFi
 
 
 def test_help_lists_every_tested_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert tuple(COMMANDS) == app._COMMANDS
+    assert tuple(COMMANDS) == app.COMMANDS
     assert main([]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and all(f"\n  {command} " in printed.err for command in COMMANDS)

@@ -20,11 +20,14 @@ from importlib import import_module, metadata
 
 from jsonargparse import Namespace
 
-from ptychopinn.cli.config_files import check_config_files
+from ptychopinn.cli.config_files import check_config_files, with_recipes
 from ptychopinn.cli.parser import FullHelp, Parser, is_main_process
 from ptychopinn.cli.plain import plain_output
 from ptychopinn.errors import InputError, RemoteError, not_found
+from ptychopinn.runtime.progress import quiet
 from ptychopinn.storage.atomic import storage_error
+
+_log = logging.getLogger(__name__)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -38,12 +41,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    named = arguments[0] if arguments and arguments[0] in _COMMANDS else None
-    parser, commands = _parser(_COMMANDS, options=False) if named is None else _parser((named,))
+    named = arguments[0] if arguments and arguments[0] in COMMANDS else None
+    parser, commands = _parser(COMMANDS, options=False) if named is None else _parser((named,))
     if not arguments:
         parser.print_help(sys.stderr)
         return 2
     try:
+        arguments = with_recipes(arguments)
         check_config_files(arguments)
     except InputError as error:
         return _complain(str(named), str(error)) if is_main_process() else 0
@@ -56,9 +60,10 @@ def _run(arguments: Sequence[str]) -> int:
         ascii_only = locale.getpreferredencoding(False).lower().replace("-", "") != "utf8"
         hint = "; text with other signs than ASCII is read with PYTHONUTF8=1 in the environment" if ascii_only else ""
         parser.error(f"expected a file of options in YAML text, found a binary file{hint}")
-    logging.basicConfig(level=logging.INFO if is_main_process() else logging.ERROR, format="%(message)s")
+    _log_to_standard_error(command)
     try:
-        code = commands[options.subcommand](command)
+        with quiet(command.quiet):
+            code = commands[options.subcommand](command)
         if sys.stdout is not None:  # None where it was closed
             sys.stdout.flush()
         return code
@@ -67,6 +72,7 @@ def _run(arguments: Sequence[str]) -> int:
     except RemoteError as error:
         return 1 if error.lost else 0
     except InputError as error:
+        _log.debug("where it was found:", exc_info=error)
         return _complain(options.subcommand, str(error))
     except OSError as error:
         if error.filename is None:
@@ -77,6 +83,15 @@ def _run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"ptychopinn {options.subcommand}: interrupted", file=sys.stderr)
         return 130
+
+
+def _log_to_standard_error(options: Namespace) -> None:
+    """Logs of all libraries from their level INFO on, or as ``--quiet`` and ``--verbose`` have it."""
+    level = logging.ERROR if not is_main_process() else logging.WARNING if options.quiet else logging.INFO
+    form = "%(asctime)s %(name)s: %(message)s" if options.verbose else "%(message)s"
+    logging.basicConfig(level=level, format=form)
+    if options.verbose and is_main_process():
+        logging.getLogger("ptychopinn").setLevel(logging.DEBUG)
 
 
 def _reader_ended() -> int:
@@ -100,6 +115,11 @@ def _complain(subcommand: str, sentence: str) -> int:
     return 2
 
 
+def full_parser() -> Parser:
+    """The parser of all commands with all their options."""
+    return _parser(COMMANDS)[0]
+
+
 def _parser(names: Sequence[str], options: bool = True) -> tuple[Parser, dict[str, Callable[[Namespace], int]]]:
     """The parser of these commands, and what runs each; without their options where only their names are shown."""
     parser = Parser(
@@ -119,6 +139,11 @@ def _parser(names: Sequence[str], options: bool = True) -> tuple[Parser, dict[st
         sub.add_argument("--help-all", action=FullHelp)
         if options:
             command.describe(sub)
+        group = sub.add_argument_group("messages")
+        group.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only; reports remain")
+        group.add_argument(
+            "-v", "--verbose", action="store_true", help="each step with its time, and where an error is"
+        )
         subcommands.add_subcommand(name, sub, help=next(iter(text.splitlines()), None))
         sub.prog = f"ptychopinn {name}"
         commands[name] = command.run
@@ -126,7 +151,8 @@ def _parser(names: Sequence[str], options: bool = True) -> tuple[Parser, dict[st
 
 
 #: In the order of a scientist's day; a module of this package each.
-_COMMANDS = (
+COMMANDS = (
+    "example",
     "simulate",
     "inspect",
     "convert",
@@ -140,4 +166,6 @@ _COMMANDS = (
     "plot",
     "unpack",
     "doctor",
+    "completion",
+    "help",
 )

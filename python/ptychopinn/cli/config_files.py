@@ -12,7 +12,26 @@ from pathlib import Path
 
 import yaml
 
+from ptychopinn.config.root import recipe_file
 from ptychopinn.errors import InputError
+
+
+def with_recipes(arguments: Sequence[str]) -> list[str]:
+    """A command line in which every ``--recipe NAME`` is ``--config FILE``, in its place.
+
+    Raises:
+        InputError: there is no such recipe.
+    """
+    words = iter(arguments)
+    written: list[str] = []
+    for word in words:
+        name = word.removeprefix("--recipe=") if word.startswith("--recipe=") else None
+        if word == "--recipe":
+            name = next(words, None)
+            if name is None:
+                return list(arguments)  # the parser has a sentence for it
+        written += [word] if name is None else ["--config", str(recipe_file(name))]
+    return written
 
 
 def check_config_files(arguments: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from ptychopinn.cli.options import (
 )
 from ptychopinn.cli.parser import Parser
 from ptychopinn.cli.recorded import recorded_scan
+from ptychopinn.cli.reports import STANDARD_OUTPUT, add_json, json_target, print_report
 from ptychopinn.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def describe(parser: Parser) -> None:
         metavar="FILE.png",
         help="picture (default: diagnosis.png in the folder of the run)",
     )
-    parser.add_argument("--json", type=str | None, metavar="FILE.json", help="file for all of it, for programs")
+    add_json(parser)
     add_orientation(parser)
     add_check(parser, problems=False)
     add_overwrite(parser)
@@ -59,7 +59,7 @@ def run(options: Namespace) -> int:
     It ends with the most likely cause. Exit code 0 whatever the cause is.
     """
     from ptychopinn.io.reconstructions import is_reconstruction
-    from ptychopinn.storage.atomic import make_folder, write_text
+    from ptychopinn.storage.atomic import make_folder
 
     result = Path(options.result)
     is_file = result.is_file() and is_reconstruction(result)
@@ -68,7 +68,7 @@ def run(options: Namespace) -> int:
     picture = new_file(folder / "diagnosis.png" if own else options.out, options.overwrite or own)
     if picture.suffix.lower() != ".png":
         raise InputError(f"--out: expected a file ending in .png, found {picture}")
-    report = None if options.json is None else new_file(options.json, options.overwrite)
+    json_target(options.json, options.overwrite)
     execution, device = execution_of(options)
     scan = _scan_of(options, folder, None if is_file else result)
     # After what can be wrong with the files, since it takes a while to import.
@@ -77,13 +77,11 @@ def run(options: Namespace) -> int:
     from ptychopinn.plotting.style import drawn
 
     found = diagnose(result, scan, device=device, execution=execution)
-    print(found, flush=True)
-    written = []
-    if report is not None:
-        write_text(report, json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n")
-        written.append(report)
+    written = print_report(str(found), found.to_dict(), options.json)
     make_folder(picture.parent)
-    print_written([*written, *drawn(plot_diagnosis, found, picture)])
+    written += drawn(plot_diagnosis, found, picture)
+    if options.json != STANDARD_OUTPUT:
+        print_written(written)
     return 0
 
 

@@ -5,24 +5,29 @@ from __future__ import annotations
 
 from jsonargparse import Namespace
 
+from ptychopinn.cli.options import add_overwrite, print_written
 from ptychopinn.cli.parser import Parser
+from ptychopinn.cli.reports import add_json, json_target, print_report
 
 
 def describe(parser: Parser) -> None:
     """Add the options of the command."""
+    add_json(parser)
+    add_overwrite(parser)
 
 
 def run(options: Namespace) -> int:
     """Print versions, build options, SIMD level, threads and CUDA state, and what is wrong, if anything."""
+    json_target(options.json, options.overwrite)
+    facts: list[tuple[str, str]] = []
     try:
         from ptychopinn.runtime.doctor import diagnose
     except ImportError as error:
-        print(f"PROBLEM: {error}")
-        return 1
-    facts, problems = diagnose()
-    for name, value in facts:
-        print(f"{name:22}{value}")
-    for problem in problems:
-        print(f"PROBLEM: {problem}")
-    print("nothing is wrong" if not problems else f"{len(problems)} to mend")
+        problems = [str(error)]
+    else:
+        facts, problems = diagnose()
+    lines = [f"{name:22}{value}" for name, value in facts]
+    lines += [f"PROBLEM: {problem}" for problem in problems]
+    lines.append("nothing is wrong" if not problems else f"{len(problems)} to mend")
+    print_written(print_report("\n".join(lines), {"facts": dict(facts), "problems": problems}, options.json))
     return 1 if problems else 0

@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 
 from ptychopinn.cli.options import add_overwrite, add_scan_options, load_scan, new_file, print_written
 from ptychopinn.cli.parser import Parser
+from ptychopinn.cli.reports import STANDARD_OUTPUT, add_json, json_target, print_report
 
 _SCORES = {
     "pearson": "Pearson",
@@ -25,6 +26,7 @@ def describe(parser: Parser) -> None:
     parser.add_argument("reconstruction", metavar="RECON.h5", help="the reconstruction")
     parser.add_argument("scan_file", metavar="SCAN", help="its scan, with a truth")
     parser.add_argument("--out", type=str | None, metavar="FILE.json", help="JSON file for all figures")
+    add_json(parser)
     add_overwrite(parser)
     add_scan_options(parser)
 
@@ -37,28 +39,32 @@ def run(options: Namespace) -> int:
     from ptychopinn.reconstruction import Reconstruction
 
     out = None if options.out is None else new_file(options.out, options.overwrite)
+    json_target(options.json, options.overwrite)
     result, scan = Reconstruction.load(options.reconstruction), load_scan(options)
     aligned = align_to_scan(result, scan)
     metrics = evaluate(result, scan, aligned=aligned)
     written = [] if out is None else [write_metrics(metrics, out)]
-    print_scores(metrics)
-    print_written(written)
+    written += print_report(scores_text(metrics), metrics, options.json)
     folder = Path(options.reconstruction).with_suffix("")
-    print_written(drawn(plot_reconstruction, result, folder, aligned=aligned))
+    written += drawn(plot_reconstruction, result, folder, aligned=aligned)
+    if options.json != STANDARD_OUTPUT:
+        print_written(written)
     return 0
 
 
-def print_scores(metrics: dict[str, Any]) -> None:
+def scores_text(metrics: dict[str, Any]) -> str:
     """The scores as a table; "-" for what is undefined, with the reason below."""
     amplitude, phase, frc = metrics["amplitude"], metrics["phase"], metrics["frc"]
-    print(f"{'':22}{'amplitude':>10}{'phase':>10}")
-    for key, label in _SCORES.items():
-        print(f"{label:22}{_figure(amplitude[key])}{_figure(phase[key])}")
-    print(f"{'mean FRC':22}{_figure(frc['mean'])}")
-    print(f"{'FRC 0.5 at Nyquist x':22}{_figure(frc['crossing_0.5'])}")
+    lines = [
+        f"{'':22}{'amplitude':>10}{'phase':>10}",
+        *(f"{label:22}{_figure(amplitude[key])}{_figure(phase[key])}" for key, label in _SCORES.items()),
+        f"{'mean FRC':22}{_figure(frc['mean'])}",
+        f"{'FRC 0.5 at Nyquist x':22}{_figure(frc['crossing_0.5'])}",
+    ]
     constant = [part for part in ("amplitude", "phase") if metrics["truth"][f"constant_{part}"]]
     if constant:
-        print(f"-: undefined (constant {' and '.join(constant)} of the truth)")
+        lines.append(f"-: undefined (constant {' and '.join(constant)} of the truth)")
+    return "\n".join(lines)
 
 
 def _figure(value: float | None) -> str:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-
 from jsonargparse import Namespace
 
 from ptychopinn.cli.options import (
@@ -16,13 +14,14 @@ from ptychopinn.cli.options import (
     print_written,
 )
 from ptychopinn.cli.parser import Parser
+from ptychopinn.cli.reports import STANDARD_OUTPUT, add_json, json_target, print_report
 from ptychopinn.errors import InputError
 
 
 def describe(parser: Parser) -> None:
     """Add the options of the command."""
     parser.add_argument("scan_file", metavar="SCAN", help="the scan")
-    parser.add_argument("--json", type=str | None, metavar="FILE.json", help="file for all of it, for programs")
+    add_json(parser)
     parser.add_argument("--picture", type=str | None, metavar="FILE.png", help="picture to draw")
     parser.add_argument(
         "--write-mask",
@@ -45,12 +44,11 @@ def run(options: Namespace) -> int:
     import numpy as np
 
     from ptychopinn.inspection import inspect_scan, oriented
-    from ptychopinn.storage.atomic import atomic_file, write_text
+    from ptychopinn.storage.atomic import atomic_file
 
-    targets = {
-        name: None if options[name] is None else new_file(options[name], options.overwrite)
-        for name in ("json", "picture", "write_mask")
-    }
+    targets = {"json": json_target(options.json, options.overwrite)}
+    for name in ("picture", "write_mask"):
+        targets[name] = None if options[name] is None else new_file(options[name], options.overwrite)
     picture = targets["picture"]
     if picture is not None and picture.suffix.lower() != ".png":
         raise InputError(f"--picture: expected a file ending in .png, found {picture}")
@@ -59,11 +57,7 @@ def run(options: Namespace) -> int:
         raise InputError("--json, --write-mask, --picture: expected files of different names")
     scan = oriented(load_scan(options), options.orientation or "given")
     found = inspect_scan(scan, orientation=not options.no_orientation)
-    print(found)
-    written = []
-    if targets["json"] is not None:
-        write_text(targets["json"], json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n")
-        written.append(targets["json"])
+    written = print_report(str(found), found.to_dict(), options.json)
     if targets["write_mask"] is not None:
         with atomic_file(targets["write_mask"]) as file:
             np.save(file, found.bad_pixels, allow_pickle=False)
@@ -72,5 +66,6 @@ def run(options: Namespace) -> int:
         from ptychopinn.inspection.picture import plot_inspection
 
         written += plot_inspection(scan, found, targets["picture"])
-    print_written(written)
+    if options.json != STANDARD_OUTPUT:
+        print_written(written)
     return 1 if found.problems else 0

@@ -68,6 +68,16 @@ def add_config_file(parser: Parser, text: str = "YAML file of options") -> None:
     printing.help, printing.metavar = "print the options as a YAML file and exit", "\b[=skip_default]"
 
 
+def add_recipe(parser: Parser) -> None:
+    """``--recipe``, which stands on the command line for ``--config`` of a file in the package (:mod:`cli.app`)."""
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        type=str | None,
+        help="file of options in the package; `ptychopinn help configuration`",
+    )
+
+
 def add_scan_options(parser: Parser, *, common: bool = False, omit: Sequence[str] = ()) -> None:
     """What can be stated about a scan that is read; :func:`load_scan` reads it so.
 

@@ -86,6 +86,13 @@ class Parser(ArgumentParser):
         self._positionals.title = "arguments"
         self._actions[0].help = "show this help and exit"
 
+    @property
+    def commands(self) -> dict[str, Parser]:
+        """The parsers of the commands, by name."""
+        action: Any = self._subcommands_action
+        found: dict[str, Parser] = action._name_parser_map
+        return found
+
     def use_full_help(self) -> None:
         """Show all groups from now on."""
         self._full = True

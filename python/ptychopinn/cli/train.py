@@ -15,6 +15,7 @@ from ptychopinn.cli.options import (
     add_config_file,
     add_orientation,
     add_overwrite,
+    add_recipe,
     add_scan_options,
     add_sections,
     checked,
@@ -39,6 +40,7 @@ def describe(parser: Parser) -> None:
         "--out", required=True, metavar="RUN", help="folder for the model, checkpoints, logs and pictures"
     )
     add_config_file(parser, "YAML file of options, such as a run's config.yaml")
+    add_recipe(parser)
     parser.add_argument("--epochs", type=int | None, help="short for --training.epochs")
     parser.add_argument("--minutes", type=float | None, help="short for --training.minutes")
     parser.add_argument("--seed", type=int | None, help="short for --training.seed")

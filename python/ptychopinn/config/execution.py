@@ -28,7 +28,7 @@ class ExecutionConfig:
         workers: number of processes that prepare batches; 0: the main process prepares them.
         steps_at_once: steps that the device does between two looks of the host, as for Ctrl-C; none: 1
             on the CPU, 32 on a GPU.
-        progress: show a progress bar on a terminal, a line per epoch elsewhere.
+        progress: show a progress bar on a terminal or in a notebook, a line per epoch elsewhere.
         logger: destination of losses: "csv" (metrics.csv in the run's folder), "tensorboard" or "mlflow" (besides
             that), or "none".
         checkpoints: keep the best and the last epoch in the run's folder; without, the model is that of the last step,

@@ -17,6 +17,22 @@ from ptychopinn.config.inference import InferenceConfig
 from ptychopinn.config.training import DataConfig, ModelConfig, TrainingConfig
 from ptychopinn.errors import InputError, not_found
 
+#: Folder of the recipes, files of options.
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+def recipe_file(name: str) -> Path:
+    """The YAML file of a recipe.
+
+    Raises:
+        InputError: there is no such recipe; the message lists all.
+    """
+    path = RECIPES / f"{name}.yaml"
+    if path.parent != RECIPES or not path.is_file():
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        raise InputError(f"no recipe {name!r}: expected one of {known}")
+    return path
+
 
 @dataclass(frozen=True)
 class Config:
@@ -60,6 +76,19 @@ class Config:
             require_known(name, options, {entry.name for entry in fields(section)})
             made[name] = section(**options)
         return cls(**made)
+
+    @classmethod
+    def recipe(cls, name: str) -> Config:
+        """The configuration of a recipe in the package, such as "low_dose"; ``--recipe`` on the command line.
+
+        Raises:
+            InputError: there is no such recipe; the message lists all.
+
+        Example:
+            >>> Config.recipe("curved_probe").data.group_size
+            1
+        """
+        return cls.load(recipe_file(name))
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:

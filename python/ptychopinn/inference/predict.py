@@ -112,6 +112,7 @@ def _predict(
         probe = choose_probe(model, scan, config.inference.probe) if probe is None else probe
     dataset = groups_to_predict(model, scan, config)
     order = np.arange(len(dataset)) if choose is None else choose(dataset.origins)
+    _log.debug("%s: %d groups on canvases of %s px, on %s", scan.name, len(order), dataset.canvas_size, device)
     found = CanvasesInMemory(len(order), dataset.canvas_size)
     copied, counts = on_device(model, device), counts_on(device, scan)
     predict_into(found, predict_batches(copied, dataset, config, device, orientation, probe, order.tolist(), counts))

@@ -68,6 +68,14 @@ class Inspection:
         plain: dict[str, Any] = json_values(values)
         return plain
 
+    def _repr_html_(self) -> str:
+        """The report with the mean pattern, for notebooks."""
+        from ptychopinn.plotting.notebook import block, pattern_picture
+
+        rows = [(f"{title}: {label}", text) for title, section in self._sections() for label, text in section]
+        mean = np.where(self.patterns.masked, np.nan, self.patterns.mean)
+        return block(f"{self.name}: {_summary(self)}", rows, self.findings, pattern_picture(mean))
+
     def __str__(self) -> str:
         lines = [self.name, ""]
         for title, rows in self._sections():

@@ -7,7 +7,9 @@ the format to write. To add a format, see :mod:`ptychopinn.io.registry`.
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ _COMPRESSED = {
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd FILE.zst"),
 }
 
+_log = logging.getLogger(__name__)
 _loading = threading.RLock()
 _loaded = False
 
@@ -62,7 +65,13 @@ def read_scan(path: str | Path, format: str = "auto", **stated: Any) -> Scan:
                 f"{path}: {option} can be stated for scans of the format {owners} only, found one of {found.name}; "
                 "format= (--format) reads it as another"
             )
-    return found.read(Path(path), options)
+    began = time.perf_counter()
+    scan = found.read(Path(path), options)
+    _log.debug(
+        "%s: read as %s in %.2f s: %d patterns of %d px, %s",
+        path, found.name, time.perf_counter() - began, scan.n, scan.patch_size, scan.decisions,
+    )  # fmt: skip
+    return scan
 
 
 def write_scan(scan: Scan, path: str | Path, format: str = "auto", overwrite: bool = True) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ptychopinn.metrics import scores
 from ptychopinn.metrics.align import Aligned, fit_ramp, phasor
+from ptychopinn.metrics.evaluate import align_to_scan
 from ptychopinn.plotting.images import (
     AMPLITUDE_MAP,
     COUNTS_MAP,
@@ -25,6 +27,11 @@ from ptychopinn.plotting.images import (
 )
 from ptychopinn.plotting.style import new_figure, save_figure
 from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.scan import Scan
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: Illumination from which a pixel is shown, as a fraction of the typical one: below, the object is noise.
 _MEASURED = 0.02
@@ -53,40 +60,81 @@ def plot_reconstruction(
         The paths written.
     """
     folder = Path(folder)
+    images, frame, origin = shown_images(reconstruction)
+    written = []
+    for image in images:
+        figure, (axes,) = image_figure(image.values[frame].shape, 1)
+        _draw(axes, image, frame, origin, reconstruction.pixel_size)
+        written.append(save_figure(figure, folder / f"{image.name}.png"))
+    if aligned is not None:
+        written += plot_comparison(aligned, folder, pixel_size=reconstruction.pixel_size)
+    return written
+
+
+def reconstruction_figure(reconstruction: Reconstruction) -> Figure:
+    """Draw amplitude and phase side by side, as :func:`plot_reconstruction` draws them.
+
+    Args:
+        reconstruction: what to draw.
+
+    Returns:
+        The figure, which a notebook shows; ``figure.savefig(path)`` writes it.
+    """
+    (amplitude, phase, *_), frame, origin = shown_images(reconstruction)
+    figure, panels = image_figure(amplitude.values[frame].shape, 2)
+    for axes, image in zip(panels, (amplitude, phase), strict=True):
+        _draw(axes, image, frame, origin, reconstruction.pixel_size)
+    return figure
+
+
+class ShownImage(NamedTuple):
+    """An image of a reconstruction (H, W), NaN where it was not measured, and how to draw it."""
+
+    name: str
+    values: np.ndarray
+    label: str
+    limits: tuple[float, float]
+    colour_map: str
+    title: str
+
+
+def shown_images(
+    reconstruction: Reconstruction,
+) -> tuple[list[ShownImage], tuple[slice, slice], tuple[float, float]]:
+    """The images of a reconstruction, amplitude and phase first; the part to draw and its origin."""
     measured = reconstruction.covered(_MEASURED)
     shown = measured if measured.any() else np.ones_like(measured)
     frame, origin = _frame(shown, reconstruction.origin)
     amplitude = reconstruction.amplitude
     phase, note = _centred_phase(reconstruction.object, shown)
     limits, colours = _phase_style(phase[shown])
-    written = []
     images = [
-        ("amplitude", amplitude, "amplitude", percentiles(amplitude[shown]), AMPLITUDE_MAP, ""),
-        ("phase", phase, "phase (rad)", limits, colours, note),
+        ShownImage("amplitude", amplitude, "amplitude", percentiles(amplitude[shown]), AMPLITUDE_MAP, ""),
+        ShownImage("phase", phase, "phase (rad)", limits, colours, note),
     ]
-    deviation = reconstruction.uncertainty
-    if deviation is not None:
-        images.append(("uncertainty", deviation, "standard deviation", percentiles(deviation[shown]), COUNTS_MAP, ""))
-    error = reconstruction.error_map
-    if error is not None:
-        images.append(("error_map", error, "deviance per detector pixel", percentiles(error[shown]), COUNTS_MAP, ""))
-    for name, image, label, span, colour_map, title in images:
-        framed = np.where(measured, image, np.nan)[frame]
-        figure, (axes,) = image_figure(framed.shape, 1)
-        draw_image(
-            axes,
-            framed,
-            label=label,
-            limits=span,
-            colour_map=colour_map,
-            origin=origin,
-            pixel_size=reconstruction.pixel_size,
-        )
-        axes.set_title(title, fontsize="medium")
-        written.append(save_figure(figure, folder / f"{name}.png"))
-    if aligned is not None:
-        written += plot_comparison(aligned, folder, pixel_size=reconstruction.pixel_size)
-    return written
+    others = (
+        ("uncertainty", reconstruction.uncertainty, "standard deviation"),
+        ("error_map", reconstruction.error_map, "deviance per detector pixel"),
+    )
+    for name, values, label in others:
+        if values is not None:
+            images.append(ShownImage(name, values, label, percentiles(values[shown]), COUNTS_MAP, ""))
+    return [image._replace(values=np.where(measured, image.values, np.nan)) for image in images], frame, origin
+
+
+def _draw(
+    axes: Axes, image: ShownImage, frame: tuple[slice, slice], origin: tuple[float, float], pixel_size: float | None
+) -> None:
+    draw_image(
+        axes,
+        image.values[frame],
+        label=image.label,
+        limits=image.limits,
+        colour_map=image.colour_map,
+        origin=origin,
+        pixel_size=pixel_size,
+    )
+    axes.set_title(image.title, fontsize="medium")
 
 
 def plot_comparison(aligned: Aligned, folder: str | Path, *, pixel_size: float | None = None) -> list[Path]:
@@ -101,6 +149,38 @@ def plot_comparison(aligned: Aligned, folder: str | Path, *, pixel_size: float |
         The paths written.
     """
     folder = Path(folder)
+    levelled = aligned.levelled()
+    frequency, correlation = scores.frc(*levelled)
+    label = f"mean {scores.mean_frc(*levelled):.3f}"
+    return [
+        save_figure(comparison_figure(aligned, pixel_size=pixel_size), folder / "comparison.png"),
+        plot_frc(frequency, correlation, folder / "frc.png", label, pixel_size),
+    ]
+
+
+def figure_beside_truth(reconstruction: Reconstruction, scan: Scan) -> Figure:
+    """Align a reconstruction to the truth of its scan, and draw :func:`comparison_figure`.
+
+    Args:
+        reconstruction: what to draw.
+        scan: its scan, with a truth.
+
+    Raises:
+        InputError: the scan has no truth, or it does not overlap the reconstruction.
+    """
+    return comparison_figure(align_to_scan(reconstruction, scan), pixel_size=reconstruction.pixel_size)
+
+
+def comparison_figure(aligned: Aligned, *, pixel_size: float | None = None) -> Figure:
+    """Draw an aligned reconstruction, its truth and their difference, amplitude above phase.
+
+    Args:
+        aligned: the result of ``align`` or ``align_to_scan``.
+        pixel_size: m, for the scale bar; None: the bar is in pixels.
+
+    Returns:
+        The figure, which a notebook shows; ``figure.savefig(path)`` writes it.
+    """
     image_phase, truth_phase = scores.matched_phases(aligned.image, aligned.truth)
     figure, grid = image_figure(aligned.truth.shape, 3, rows=2)
     for row, (name, image, truth, colour_map) in enumerate(
@@ -133,13 +213,7 @@ def plot_comparison(aligned: Aligned, folder: str | Path, *, pixel_size: float |
             )
             axes.set_title(title if row == 0 else "")
             axes.label_outer()
-    levelled = aligned.levelled()
-    frequency, correlation = scores.frc(*levelled)
-    label = f"mean {scores.mean_frc(*levelled):.3f}"
-    return [
-        save_figure(figure, folder / "comparison.png"),
-        plot_frc(frequency, correlation, folder / "frc.png", label, pixel_size),
-    ]
+    return figure
 
 
 def plot_frc(frequency: np.ndarray, correlation: np.ndarray, path: Path, label: str, pixel_size: float | None) -> Path:

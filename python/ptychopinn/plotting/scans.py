@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,14 @@ from ptychopinn.plotting.style import arrange, colour_bar, new_figure, save_figu
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _AVERAGED = 1024  # maximum number of patterns in the mean, if they are on disk
 
 
 def plot_scan_overview(scan: Scan, path: str | Path) -> list[Path]:
-    """Draw a scan's positions, first probe mode and mean diffraction pattern in one figure.
+    """Draw :func:`scan_figure` into a file.
 
     Args:
         scan: what to draw.
@@ -27,6 +30,18 @@ def plot_scan_overview(scan: Scan, path: str | Path) -> list[Path]:
 
     Returns:
         The path written, in a list.
+    """
+    return [save_figure(scan_figure(scan), Path(path))]
+
+
+def scan_figure(scan: Scan) -> Figure:
+    """Draw a scan's positions, first probe mode and mean diffraction pattern.
+
+    Args:
+        scan: what to draw.
+
+    Returns:
+        The figure, which a notebook shows; ``figure.savefig(path)`` writes it.
     """
     from matplotlib.colors import LogNorm  # see style.py
 
@@ -53,7 +68,7 @@ def plot_scan_overview(scan: Scan, path: str | Path) -> list[Path]:
     draw_image(phase, angle, label="phase (rad)", limits=(-math.pi, math.pi), colour_map=CYCLIC_MAP, **common)
     phase.set_title("probe phase (above 10% of peak)")
 
-    mean, averaged = _mean_pattern(scan)
+    mean, averaged = mean_pattern(scan)
     if scan.bad_pixels is not None:
         mean = np.where(scan.bad_pixels, np.nan, mean)
     positive = mean[mean > 0]
@@ -64,10 +79,10 @@ def plot_scan_overview(scan: Scan, path: str | Path) -> list[Path]:
     colour_bar(shown, pattern, "counts per pattern")
     figure.suptitle(scan.name, parse_math=False)  # "$" of a name begins no formula
     arrange(figure)
-    return [save_figure(figure, Path(path))]
+    return figure
 
 
-def _mean_pattern(scan: Scan) -> tuple[NDArray[np.float64], str]:
+def mean_pattern(scan: Scan) -> tuple[NDArray[np.float64], str]:
     """The mean pattern, and text for the title if it is that of a sample; a sample saves reading a large file."""
     chosen = np.arange(scan.n)
     if not isinstance(scan.counts, np.ndarray) and scan.n > _AVERAGED:

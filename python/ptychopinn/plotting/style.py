@@ -6,9 +6,7 @@ Modules of this folder import matplotlib where they draw: a training or a refine
 
 from __future__ import annotations
 
-import io
 import logging
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,12 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 150
-#: Of the PNG files; higher levels take twice the time and save a tenth.
-_COMPRESSION = 3
 
 _log = logging.getLogger(__name__)
-
-_one_at_a_time = threading.Lock()
 
 
 def drawn(draw: Callable[..., list[Path]], *arguments: Any, **options: Any) -> list[Path]:
@@ -70,31 +64,26 @@ class Drawings:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Make an empty figure; sizes in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Make an empty figure that a notebook shows; sizes in inches."""
+    from ptychopinn.plotting.inline import InlineFigure
 
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    return figure
+    return InlineFigure(width, height)
 
 
 def arrange(figure: Figure) -> None:
-    """Give the axes of a figure room for their labels; see :func:`save_figure` for threads."""
-    with _one_at_a_time:
+    """Give the axes of a figure room for their labels."""
+    from ptychopinn.plotting.inline import one_at_a_time
+
+    with one_at_a_time:
         figure.tight_layout()
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure atomically; returns the path.
+    """Write a figure atomically; returns the path."""
+    from ptychopinn.plotting.inline import encoded
 
-    Figures of several threads are written one after the other, because matplotlib's parser of formulae is not made for
-    threads: ticks such as 10^-2 are formulae.
-    """
-    with _one_at_a_time, io.BytesIO() as image:  # Pillow does not report why a write failed
-        kind = path.suffix.lstrip(".") or "png"
-        figure.savefig(image, format=kind, dpi=_DPI, bbox_inches="tight", pil_kwargs={"compress_level": _COMPRESSION})
-        write_bytes(path, image.getvalue(), durable=False)
+    # Pillow does not report why a write failed, so the image is made in memory.
+    write_bytes(path, encoded(figure, path.suffix.lstrip(".") or "png", _DPI), durable=False)
     return path
 
 

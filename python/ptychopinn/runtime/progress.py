@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Progress bars with rate and time left, on a terminal only, and only for what takes longer than a second."""
+"""Progress bars with rate and time left, on a terminal or in a notebook, for what takes longer than a second."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 from typing import Any
 
 #: Seconds before a bar appears: one that flashes is noise.
@@ -25,12 +26,24 @@ def is_terminal(stream: Any) -> bool:
         return False
 
 
+def in_notebook() -> bool:
+    """Whether this is the kernel of a notebook, whose output shows bars although it is no terminal."""
+    shell = sys.modules.get("IPython")
+    current = None if shell is None else shell.get_ipython()
+    return current is not None and hasattr(current, "kernel")
+
+
+def shows_bars(stream: Any) -> bool:
+    """Whether a progress bar on this stream is seen while it advances."""
+    return is_terminal(stream) or in_notebook()
+
+
 @contextmanager
 def progress(label: str, total: int | None, unit: str = "patterns") -> Iterator[Callable[[int], object]]:
     """A progress bar on standard error, from the first call after :data:`DELAY` seconds on.
 
-    There is none where standard error is no terminal, inside another bar, within :func:`quiet`, and in the processes of
-    torchrun but the first.
+    There is none where standard error is neither a terminal nor a notebook, inside another bar, within :func:`quiet`,
+    and in the processes of torchrun but the first.
 
     Args:
         label: what is done, such as "reconstruct".
@@ -44,7 +57,7 @@ def progress(label: str, total: int | None, unit: str = "patterns") -> Iterator[
         >>> with progress("load", 3) as advance:
         ...     _ = advance(3)
     """
-    if _quiet.get() or not is_terminal(sys.stderr) or os.environ.get("RANK", "0") != "0":
+    if _quiet.get() or not shows_bars(sys.stderr) or os.environ.get("RANK", "0") != "0":
         yield lambda count: None
         return
     token = _quiet.set(True)
@@ -69,9 +82,7 @@ class _Bar:
         if self._shown is not None:
             self._shown.update(count)
         elif time.monotonic() - self._began >= DELAY and self._done != self._total:
-            from tqdm import tqdm  # takes as long to import as a short task
-
-            self._shown = tqdm(
+            self._shown = _tqdm()(
                 total=self._total,
                 initial=self._done,
                 desc=self._label,
@@ -84,6 +95,17 @@ class _Bar:
     def close(self) -> None:
         if self._shown is not None:
             self._shown.close()
+
+
+def _tqdm() -> Any:
+    """The class of bars: a widget in a notebook that has widgets. It takes as long to import as a short task."""
+    if in_notebook() and find_spec("ipywidgets") is not None:
+        from tqdm.notebook import tqdm as widget
+
+        return widget
+    from tqdm import tqdm
+
+    return tqdm
 
 
 @contextmanager

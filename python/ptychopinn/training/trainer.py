@@ -23,7 +23,7 @@ from ptychopinn.errors import InputError
 from ptychopinn.plotting.style import Drawings
 from ptychopinn.runtime.devices import resolve_accelerator
 from ptychopinn.runtime.processes import launched
-from ptychopinn.runtime.progress import is_terminal
+from ptychopinn.runtime.progress import shows_bars
 from ptychopinn.scan import Scan
 from ptychopinn.training.averages import AverageOfSteps
 from ptychopinn.training.callbacks import EpochLog, StopOnNonFinite
@@ -79,7 +79,7 @@ def make_trainer(
         callbacks.append(Timer(timedelta(minutes=training.minutes), verbose=False))
     if loggers:
         callbacks.append(LearningRateMonitor("epoch"))
-    bar = execution.progress and is_terminal(sys.stdout)
+    bar = execution.progress and shows_bars(sys.stdout)
     if execution.progress:
         callbacks.append(TQDMProgressBar(leave=False) if bar else EpochLog())
     try:

@@ -190,6 +190,11 @@ def _train(
                 logger.log_hyperparams(config.to_dict())
     if saved is None:
         _log.info("training begins with %s", begun.name)
+        _log.debug(
+            "%d groups of %d patterns, %d in a batch, held out %d, on %s",
+            len(data.training_groups), config.data.group_size, data.batch_size, len(data.validation_leaders),
+            trainer.strategy.root_device,
+        )  # fmt: skip
     began = time.perf_counter()
     with ignored_warnings(*_EXPECTED_WARNINGS):
         for step, row in earlier if loggers else ():

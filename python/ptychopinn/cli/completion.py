@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Completion of commands and options in a shell."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+
+from jsonargparse import Namespace
+
+from ptychopinn.cli.parser import Parser
+
+_SHELLS = ("bash", "zsh", "tcsh")
+#: Placeholders of files and folders.
+_FILES = re.compile(r"FILE|SCAN|RUN|OUT|RECON|FOLDER|ARCHIVE|\bIN\b")
+
+
+def describe(parser: Parser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("shell", metavar="|".join(_SHELLS), choices=list(_SHELLS), help="the shell")
+
+
+def run(options: Namespace) -> int:
+    """Print a script that completes commands and options in a shell.
+
+    For bash: ptychopinn completion bash > ~/.local/share/bash-completion/completions/ptychopinn
+    For zsh: ptychopinn completion zsh > ~/.zfunc/_ptychopinn, with fpath+=~/.zfunc before compinit in ~/.zshrc.
+    """
+    import shtab
+
+    # The application imports this module by its name, as it does all commands.
+    parser = import_module("ptychopinn.cli.app").full_parser()
+    for command in parser.commands.values():
+        for action in command._actions:
+            if _FILES.search(str(action.metavar or "")):
+                action.complete = shtab.FILE
+    print(shtab.complete(parser, options.shell))
+    return 0
