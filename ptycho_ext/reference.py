@@ -176,7 +176,7 @@ def correct_fields(
 ) -> tuple[Array, Array, Array]:
     """Compare far fields (n, M, h, w) with counts (n, h, w): correction, value and derivative by the log scale.
 
-    With the intensity I = scale * sum |field|^2 over the modes, predicted p = I + background and measured
+    With the intensity I = scale * sum abs(field)^2 over the modes, predicted p = I + background and measured
     m = counts + background, the value (n,) of a pattern is the sum over its good pixels of
 
         amplitude: (sqrt(m) - sqrt(p))^2                step r = sqrt(m / p) - 1
@@ -216,7 +216,7 @@ def update_canvas(
 
     The direction is the numerator times the inverse illumination; the new velocity is the direction plus momentum times
     the velocity. Relative to the object's phase its real part is multiplied by factors[0] and its imaginary part by
-    factors[1]. The phase factor of a value z is z / sqrt(|z|^2 + floor^2), with a floor (...,) of every object.
+    factors[1]. The phase factor of a value z is z / sqrt(abs(z)^2 + floor^2), with a floor (...,) of every object.
     """
     canvas = _widen(canvas)
     direction = _widen(numerator) * np.asarray(inverse_illumination, np.float64)

@@ -34,7 +34,7 @@ Every setting has one name: in Python (`Config.from_dict({"training": {"epochs":
 (`training: {epochs: 10}`) and on the command line (`--training.epochs 10`). An option overrides what a file states,
 and a file the defaults:
 
-```
+```sh
 ptychopinn train scan.npz --out run --config lab.yaml --training.epochs 10
 ```
 ```python

@@ -44,8 +44,8 @@ class Scan:
         counts: (n, N, N) photon counts, an unsigned integer type or float32, zero frequency at pixel (N//2, N//2).
             Of patterns on disk a few are checked when the scan is made, and others when they are read.
         positions: (n, 2) float64 (y, x) of patch sample [0, 0], in object pixels.
-        probe: (M, N, N) complex64, M incoherent modes in sqrt(counts): sum |P|^2 is the number of photons per pattern
-            for an object of transmission 1.
+        probe: (M, N, N) complex64, M incoherent modes in sqrt(counts): sum abs(P)^2 is the number of photons
+            per pattern for an object of transmission 1.
         truth: (H, W) complex64, the known object, if any; its pixel [0, 0] is at position (0, 0).
         bad_pixels: (N, N) bool, True at detector pixels to ignore.
         pixel_size: metres per object pixel.

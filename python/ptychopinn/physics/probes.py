@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Probes for simulated scans: incoherent modes on an N x N grid with sum |P|^2 = 1, centred at sample N//2.
+"""Probes for simulated scans: incoherent modes on an N x N grid with sum abs(P)^2 = 1, centred at sample N//2.
 
 Lengths scale with N: a probe covers the same fraction of its patch at every size. A curved wavefront spreads the
 intensity over the detector and resolves the ambiguities of a flat one; `defocused` is therefore the default.
@@ -84,7 +84,7 @@ def add_modes(probe: NDArray[np.generic], modes: int, decay: float = 0.4) -> NDA
         decay: ratio of the powers of successive modes, above 0 and at most 1.
 
     Returns:
-        (M, N, N) complex64 with sum |P|^2 = 1.
+        (M, N, N) complex64 with sum abs(P)^2 = 1.
 
     Raises:
         InputError: `modes` is less than 1 or `decay` out of range.
