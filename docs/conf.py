@@ -47,6 +47,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
+plot_working_directory = str(Path(__file__).parent)
 plot_include_source = True
 plot_html_show_source_link = False
 plot_html_show_formats = False

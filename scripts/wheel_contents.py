@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Check what the wheels of both distributions install: each its own packages, and nothing in the place of another's.
+"""Check what the wheels of all distributions install: each its own packages, and nothing in the place of another's.
 
     python scripts/wheel_contents.py dist/*.whl
 
@@ -17,12 +17,14 @@ from pathlib import Path
 #: Distribution, as in the name of its wheel -> patterns of what it may install beside its metadata.
 CONTENTS = {
     "ptychopinn": r"(ptycho_ext|ptychopinn)/.+",
+    "ptychopinn_napari": r"ptychopinn_napari/.+",
     "ptychopinn_ptychodus": r"(ptycho_torch|ptychopinn_ptychodus)/.+|ptychodus/plugins/ptychopinn\.py",
 }
 
 #: Files besides sources that must be there.
 REQUIRED = {
     "ptychopinn": ("ptychopinn/models/pretrained/network.zip", "ptychopinn/models/pretrained/network.json"),
+    "ptychopinn_napari": ("ptychopinn_napari/napari.yaml",),
     "ptychopinn_ptychodus": (),
 }
 

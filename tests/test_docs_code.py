@@ -125,6 +125,7 @@ def test_every_block_of_a_page_runs(page: Path, names: dict[str, Any], monkeypat
         elif language == "python":
             run(page, code, names)
         elif language == "eval-rst":
+            monkeypatch.chdir(ROOT / "docs")
             for program in plots(code):
                 draw(page, program)
 

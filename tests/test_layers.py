@@ -23,13 +23,14 @@ SOURCES = {
     "ptychopinn": ROOT / "python" / "ptychopinn",
     "ptycho_torch": ROOT / "integrations" / "ptychodus" / "src" / "ptycho_torch",
     "ptychopinn_ptychodus": ROOT / "integrations" / "ptychodus" / "src" / "ptychopinn_ptychodus",
+    "ptychopinn_napari": ROOT / "integrations" / "napari" / "src" / "ptychopinn_napari",
 }
 
 #: Layers from the top: folders, or modules, of ptychopinn. Those of one layer do not import each other. Those on top,
 #: which nothing imports, are adapters: compat, the packages
 #: of integrations/ptychodus, and former names of modules.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("cli", "compat", "ptycho_torch", "ptychopinn_ptychodus", "data", "processes"),
+    ("cli", "compat", "ptycho_torch", "ptychopinn_ptychodus", "ptychopinn_napari", "data", "processes"),
     ("__init__",),
     ("pipeline", "first_image"),
     ("mending", "diagnosis"),
@@ -95,7 +96,9 @@ FORBIDDEN_OUTSIDE: dict[str, set[str]] = {
     "mending": _LIGHTNING | {"matplotlib", "h5py"},
 }
 
-_MODULE_NAME = re.compile(r"(ptychopinn|ptycho_ext|ptycho_torch|ptychopinn_ptychodus)(\.[A-Za-z_]\w*)+")
+_MODULE_NAME = re.compile(
+    r"(ptychopinn|ptycho_ext|ptycho_torch|ptychopinn_ptychodus|ptychopinn_napari)(\.[A-Za-z_]\w*)+"
+)
 
 
 class Import(NamedTuple):

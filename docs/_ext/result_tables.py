@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The directive ``result-table``: columns of a committed table of results.
 
-Its argument is the file, such as quality/phi.csv; its option ``:columns: sample, C, mean_frc`` names the columns.
+Its argument is the file, such as quality/phi.csv; its options ``:columns: sample, C, mean_frc`` names the columns and
+``:where: sample=phi, C=1`` the rows.
 """
 
 from __future__ import annotations
@@ -20,13 +21,17 @@ class ResultTable(Directive):
     """Some columns of a CSV file in benchmarks/results."""
 
     required_arguments = 1
-    option_spec: ClassVar[dict[str, Any]] = {"columns": directives.unchanged_required, "rows": directives.positive_int}
+    option_spec: ClassVar[dict[str, Any]] = {"columns": directives.unchanged_required, "where": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
         """Make the table."""
         path = RESULTS / self.arguments[0]
         with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))[: self.options.get("rows")]
+            rows = list(csv.DictReader(file))
+        wanted = [part.strip().split("=") for part in self.options.get("where", "").split(",") if part.strip()]
+        rows = [row for row in rows if all(row[name] == value for name, value in wanted)]
+        if not rows:
+            raise self.error(f"{path.name} has no row where {self.options['where']}")
         names = [name.strip() for name in self.options["columns"].split(",")]
         absent = [name for name in names if name not in rows[0]]
         if absent:

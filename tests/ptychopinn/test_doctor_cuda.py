@@ -8,28 +8,67 @@ import torch
 
 import ptycho_ext
 from ptychopinn.runtime import doctor
+from ptychopinn.runtime.cuda_versions import Driver, driver_of, problem_of
 from ptychopinn.runtime.float32 import float32_precision
+
+R535, R570, R580 = Driver("535.161.08", "12.2"), Driver("570.86.15", "12.8"), Driver("580.65.06", "13.0")
 
 
 @pytest.mark.parametrize(
-    ("of_operators", "of_torch", "problem"),
+    ("of_torch", "of_operators", "driver", "usable", "problem"),
     [
-        ("13.0.88", "13.0", None),
-        ("", "13.0", "the operators were built without CUDA"),
-        ("13.0.88", "12.8", "the operators were built with CUDA 13.0.88 and torch with 12.8"),
+        ("13.0", "13.0.88", R580, True, None),
+        ("12.8", "12.8.61", R535, True, None),  # minor versions are compatible
+        ("13.0", "12.8.61", R580, True, None),
+        ("13.0", "", None, False, None),
+        (None, "", None, False, None),
+        (
+            *(None, "12.8", R580, False),
+            "torch is a CPU build and there is an NVIDIA driver 580.65.06, up to CUDA 13.0: "
+            "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu130",
+        ),
+        (
+            *("13.0", "13.0.88", R570, False),
+            "torch is built for CUDA 13.0, which is newer than the driver 570.86.15, up to CUDA 12.8: "
+            "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu128",
+        ),
+        (
+            *("12.8", "12.8", Driver("450.80.02", "11.0"), False),
+            "torch is built for CUDA 12.8, which is newer than the driver 450.80.02, up to CUDA 11.0: "
+            "install a driver for CUDA 12 or newer",
+        ),
+        ("13.0", "13.0.88", R580, False, "torch is built for CUDA 13.0 and sees no GPU although there is an NVIDIA "),
+        ("13.0", "", R580, True, "the operators were built without CUDA and run on the CPU: install a CUDA build of "),
+        (
+            *("12.8", "13.0.88", R570, True),
+            "the operators are built with CUDA 13.0.88, which is newer than the driver 570.86.15, up to CUDA 12.8: "
+            "install the build of ptychopinn for CUDA 12",
+        ),
     ],
 )
-def test_gpu_that_the_operators_do_not_support_is_reported(
-    monkeypatch: pytest.MonkeyPatch, of_operators: str, of_torch: str, problem: str | None
+def test_cuda_of_torch_operators_and_driver_is_compared(
+    of_torch: str | None, of_operators: str, driver: Driver | None, usable: bool, problem: str | None
 ) -> None:
-    monkeypatch.setattr(ptycho_ext, "build_info", lambda: {"cuda": of_operators})
-    monkeypatch.setattr(torch.version, "cuda", of_torch)
+    found = problem_of(of_torch, of_operators, driver, usable)
+    assert found == problem if problem is None else str(found).startswith(problem)
+
+
+def test_the_driver_is_read_from_what_nvidia_smi_prints() -> None:
+    line = "| NVIDIA-SMI 580.65.06    Driver Version: 580.65.06    CUDA Version: 13.0     |"
+    assert driver_of(line) == R580
+    assert driver_of("NVIDIA-SMI has failed") == Driver("", "")
+    assert str(Driver("", "")) == "driver of unknown version"
+
+
+def test_a_gpu_and_its_driver_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ptycho_ext, "build_info", lambda: {"cuda": "13.0.88"})
+    monkeypatch.setattr(doctor, "installed_driver", lambda: R580)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "H100")
     facts, problems = doctor._cuda()
-    assert facts == [("cuda", f"torch built for CUDA {of_torch}: H100")]
-    assert [p.startswith(str(problem)) for p in problems] == ([] if problem is None else [True])
+    assert facts == [("cuda", "torch built for CUDA 13.0: H100"), ("cuda driver", str(R580))] and not problems
 
 
 def test_operators_pass_their_self_test() -> None:

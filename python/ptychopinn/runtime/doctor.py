@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -17,6 +16,7 @@ import torch
 
 import ptycho_ext
 from ptychopinn.runtime.batching import free_memory
+from ptychopinn.runtime.cuda_versions import installed_driver, problem_of
 from ptychopinn.runtime.devices import resolve_device
 from ptychopinn.runtime.float32 import tf32_allowed
 
@@ -101,25 +101,15 @@ def _cpu() -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def _cuda() -> tuple[list[tuple[str, str]], list[str]]:
-    built = torch.version.cuda
-    driver = shutil.which("nvidia-smi") is not None
-    if built is None:
-        problems = (
-            ["an NVIDIA driver is present but torch is a CPU build: install a CUDA build of torch"] if driver else []
-        )
-        return [("cuda", "torch is a CPU build")], problems
-    if not torch.cuda.is_available():
-        problems = ["torch sees no GPU although a driver is present: check nvidia-smi and the driver's version"]
-        return [("cuda", f"torch built for CUDA {built}, no usable GPU")], problems if driver else []
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    of_operators = str(ptycho_ext.build_info()["cuda"])
-    problems = [] if of_operators else ["the operators were built without CUDA and run on the CPU: rebuild with nvcc"]
-    if of_operators and of_operators.split(".")[0] != built.split(".")[0]:
-        problems.append(
-            f"the operators were built with CUDA {of_operators} and torch with {built}, so the driver may be too old "
-            "for one of them: rebuild with the nvcc of torch's CUDA"
-        )
-    return [("cuda", f"torch built for CUDA {built}: {', '.join(names)}")], problems
+    built, driver = torch.version.cuda, installed_driver()
+    usable = built is not None and torch.cuda.is_available()
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if usable else []
+    found = "torch is a CPU build" if built is None else f"torch built for CUDA {built}"
+    if built is not None:
+        found += f": {', '.join(names)}" if usable else ", no usable GPU"
+    facts = [("cuda", found), *([] if driver is None else [("cuda driver", str(driver))])]
+    problem = problem_of(built, str(ptycho_ext.build_info()["cuda"]), driver, usable)
+    return facts, [] if problem is None else [problem]
 
 
 def _precision() -> tuple[list[tuple[str, str]], list[str]]:
