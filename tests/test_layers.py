@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("reconstruction", "world"),
     ("scan",),
     ("records",),
-    ("acquisition", "decisions", "refinement_report"),
+    ("acquisition", "decisions", "refinement_report", "probe_size"),
     ("storage",),
     ("runtime",),
     ("config",),

@@ -18,6 +18,7 @@ from scipy import ndimage
 from ptychopinn.errors import InputError
 from ptychopinn.metrics import Aligned, align, align_to_scan, evaluate, scores, write_metrics
 from ptychopinn.metrics.align import fit_ramp, largest_rectangle
+from ptychopinn.probe_size import probe_diameter
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
 
@@ -287,9 +288,9 @@ def test_high_pass_attenuates_the_documented_period_by_half() -> None:
 def test_probe_diameter() -> None:
     y, x = np.indices((64, 64)) - 32
     gaussian = np.exp(-(y**2 + x**2) / (4 * 5.0**2)).astype(complex)  # intensity of sigma 5
-    assert scores.probe_diameter(gaussian[None]) == pytest.approx(20, rel=1e-3)
+    assert probe_diameter(gaussian[None]) == pytest.approx(20, rel=1e-3)
     modes = np.stack([gaussian * (x < 0), gaussian * (x >= 0)]) * 7j
-    assert scores.probe_diameter(modes) == pytest.approx(20, rel=1e-3)
+    assert probe_diameter(modes) == pytest.approx(20, rel=1e-3)
     m = evaluate(reconstruction(TRUTH), make_scan())
     assert m["high_pass"] == {"sigma_px": pytest.approx(5, rel=0.01), "probe_diameter_px": pytest.approx(10, rel=0.01)}
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from ptychopinn.batches.dataset import GroupDataset, JoinedGroups, good_pixels, largest_extent, round_up
 from ptychopinn.batches.grouping import compact_region, group_patterns, pools, within_bounds
-from ptychopinn.batches.neighbourhoods import Neighbourhoods, merged_groups, neighbourhood_size
+from ptychopinn.batches.neighbourhoods import Neighbourhoods, merged_groups, neighbourhood_size, reach_of
 from ptychopinn.batches.resident import ResidentCounts, fits_on
 from ptychopinn.batches.sizes import batch_groups
 from ptychopinn.batches.steps import Steps, StepSampler, StepShape, checked
@@ -166,8 +166,7 @@ class ScanDataModule(L.LightningDataModule):
                 among = among[~self.held_out[self.first[index] + among]]
             leaders = self._leaders(index, validation)
             scan, pool = self.scans[index], self.config.training.merge_pool
-            # Patches farther apart than their side do not overlap.
-            found = Neighbourhoods(scan.positions, among, leaders, pool, scan.patch_size)
+            found = Neighbourhoods(scan.positions, among, leaders, pool, reach_of(scan))
             self._found[index, validation] = found
         return self._found[index, validation]
 

@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 
 from ptychopinn.batches.grouping import nearest_others
 from ptychopinn.config import Config
+from ptychopinn.probe_size import probe_diameter
+from ptychopinn.scan import Scan
 
+#: Largest distance of neighbours, in diameters of the probe.
+_REACH = 0.7
 #: Default of ``training.merge`` by the size of a group; 1 for all others.
 _DEFAULT = {1: 12}
 
@@ -26,6 +30,11 @@ def merged_groups(config: Config) -> int:
 def neighbourhood_size(config: Config) -> int:
     """Patterns of a group or, where groups are merged, of a neighbourhood."""
     return config.data.group_size * merged_groups(config)
+
+
+def reach_of(scan: Scan) -> float:
+    """Largest distance of neighbours that are averaged, pixels: farther ones hardly see the same part of the object."""
+    return min(float(scan.patch_size), _REACH * probe_diameter(scan.probe))
 
 
 class Neighbourhoods:

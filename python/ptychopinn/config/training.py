@@ -113,7 +113,8 @@ class TrainingConfig:
         loss: "poisson" (likelihood) or "amplitude".
         merge: neighbouring groups of a batch whose predictions are averaged to one image, which must explain all their
             patterns (docs/maths.md); 1: every group by itself; none: 12 for groups of one pattern, else 1.
-        merge_pool: nearest patterns from which the leaders of those groups are drawn.
+        merge_pool: nearest patterns from which the leaders of those groups are drawn, of those within 0.7 diameters of
+            the probe.
         merge_own: weight of every group's own loss, relative to that of the average.
         merge_synchronise: remove the free phase of every group before averaging.
         total_variation: weight of the object's total variation, in nats per detector pixel; 0: none.

@@ -20,6 +20,7 @@ import numpy as np
 from ptychopinn.errors import InputError
 from ptychopinn.metrics import scores
 from ptychopinn.metrics.align import Aligned, align
+from ptychopinn.probe_size import probe_diameter
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
@@ -128,7 +129,7 @@ def evaluate(
     if aligned is None:
         aligned = align_to_scan(reconstruction, scan, threshold=threshold, border=border, max_shift=max_shift)
     image, truth = aligned.image, aligned.truth
-    diameter = scores.probe_diameter(scan.probe)
+    diameter = probe_diameter(scan.probe)
     sigma = diameter / 2
     levelled = aligned.levelled()
     amplitude, phase = scores.constant_parts(levelled[1])
