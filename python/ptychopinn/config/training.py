@@ -117,7 +117,8 @@ class TrainingConfig:
             the probe.
         merge_own: weight of every group's own loss, relative to that of the average.
         merge_synchronise: remove the free phase of every group before averaging.
-        total_variation: weight of the object's total variation, in nats per detector pixel; 0: none.
+        total_variation: weight of the object's total variation, in nats per detector pixel, or per count where there is
+            less than one count in a pixel on average; 0: none.
         supervised: train on the scan's truth instead of its patterns; the network alone, not the physics.
         gradient_clip: largest gradient norm of the network.
         average: decay of an exponential moving average of the weights that is saved in their place; none: no average.

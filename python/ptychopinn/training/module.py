@@ -116,8 +116,10 @@ class PtychoModule(L.LightningModule):
         return loss_of_fields(self.config.training.loss, fields, counts, self.model.good)
 
     def _variation(self, canvases: Tensor, illumination: Tensor, batch: GroupBatch) -> Tensor:
-        # Nats per pixel against nats per photon: with the dose the data outweigh the prior, as they should.
-        pixels_per_photon = batch.counts.numel() / batch.counts.sum().clamp_min(1.0)
+        # Nats per pixel against nats per photon: with the dose the data outweigh the prior, as they should. Below a
+        # count per pixel the prior becomes weaker with the dose, or it would be all that is learned.
+        pixels = batch.counts.numel()
+        pixels_per_photon = pixels / batch.counts.sum().clamp_min(float(pixels))
         return self.config.training.total_variation * pixels_per_photon * total_variation(canvases, illumination)
 
     def _illumination(self, batch: GroupBatch, positions: Tensor) -> Tensor:
