@@ -53,8 +53,10 @@ demo: $(VENV)/.installed
 	$(BIN)/ptychopinn evaluate demo/recon.h5 demo/scan.npz --out demo/metrics.json
 	@echo "The pictures are in demo/recon: amplitude.png, phase.png, comparison.png, frc.png"
 
+# A process for every core; each test uses one thread unless it is about threads.
+JOBS ?= logical
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 # For the night; `make test` takes a sample of both.
 faults: $(VENV)/.installed
@@ -140,7 +142,7 @@ sdist: $(VENV)/.dependencies
 coverage: $(VENV)/.installed
 	$(PIP) install --quiet pytest-cov
 	mkdir -p build
-	$(BIN)/python -m pytest -q --cov --cov-branch --cov-report=xml:build/coverage.xml --cov-report=markdown:build/coverage.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile --cov --cov-branch --cov-report=xml:build/coverage.xml --cov-report=markdown:build/coverage.md
 	$(BIN)/python -m coverage report --format=total
 
 $(VENV)/.docs: $(VENV)/.installed docs/requirements.txt

@@ -150,7 +150,7 @@ def files(*under: Path) -> list[Path]:
     found: list[Path] = []
     for path in under:
         found += sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
-    unread = {"results", "__pycache__", "data"}
+    unread = {"results", "__pycache__", "data", "_build", "_project", "auto_gallery", "generated"}
     return [
         path
         for path in found

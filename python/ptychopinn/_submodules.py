@@ -2,8 +2,9 @@
 """Modules that are imported when they are first named, as in ``ptychopinn.inspection.inspect_scan``.
 
 Libraries that they import change settings of the process: SciPy, SymPy and Lightning add filters of warnings, Lightning
-a format of its own for them, torch and Lightning variables of the environment. Those are put back. And they make
-tensors while they are imported, which must not be on the default device of the caller.
+a format of its own for them, torch and Lightning variables of the environment, and rich draws from Python's random
+numbers. Those are put back. And they make tensors while they are imported, which must not be on the default device of
+the caller.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -35,10 +37,11 @@ def submodules(package: str) -> Callable[[str], Any]:
 
 
 def imported(name: str) -> ModuleType:
-    """Import a module; filters and format of warnings, and the environment, are afterwards as before."""
+    """Import a module; filters and format of warnings, environment and random numbers are afterwards as before."""
     if name in sys.modules:
         return importlib.import_module(name)
     filters, formatted, environment = list(warnings.filters), warnings.formatwarning, dict(os.environ)
+    drawn = random.getstate()
     try:
         with _defaults_of_torch():
             return importlib.import_module(name)
@@ -49,6 +52,7 @@ def imported(name: str) -> ModuleType:
         for key in os.environ.keys() - environment.keys():
             del os.environ[key]
         os.environ.update(environment)
+        random.setstate(drawn)
 
 
 @contextmanager

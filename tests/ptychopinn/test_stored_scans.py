@@ -163,12 +163,12 @@ def test_refinement_loads_scans_that_fit_into_memory(tmp_path: Path, monkeypatch
 
 def test_overview_reports_how_many_patterns_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ptychopinn.plotting.scans._AVERAGED", 5)
-    from ptychopinn.plotting.scans import _mean_pattern
+    from ptychopinn.plotting.scans import mean_pattern
 
     scan = tiny_scan()
-    mean, of = _mean_pattern(on_disk(scan, tmp_path))
+    mean, of = mean_pattern(on_disk(scan, tmp_path))
     assert of == "of 5 " and np.array_equal(mean, scan.counts[[0, 3, 7, 11, 15]].mean(0))
-    assert _mean_pattern(scan)[1] == ""
+    assert mean_pattern(scan)[1] == ""
     assert plot_scan_overview(on_disk(scan, tmp_path), tmp_path / "scan.png")[0].exists()
 
 

@@ -11,6 +11,8 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
+from ptychopinn._one_line import one_line
+
 #: Major version of a driver's CUDA -> the newest build of torch that runs on it.
 _TORCH_BUILDS = {12: "cu128", 13: "cu130"}
 
@@ -26,6 +28,8 @@ class Driver:
 
     version: str
     cuda: str
+
+    __repr__ = one_line
 
     def __str__(self) -> str:
         return f"driver {self.version or 'of unknown version'}" + (f", up to CUDA {self.cuda}" if self.cuda else "")
