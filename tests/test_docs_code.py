@@ -11,6 +11,7 @@ import configparser
 import doctest
 import re
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ import yaml
 import ptycho_ext
 import ptychopinn as pp
 from ptychopinn.config import Config
+from ptychopinn.io import registry
+from ptychopinn.io.scans import formats
+from ptychopinn.models import GENERATORS
 
 ROOT = Path(__file__).parents[1]
 _BUILT = {"_build", "_project", "auto_gallery", "generated"}
@@ -54,6 +58,17 @@ def plots(code: str) -> list[str]:
     """The programs of the plot directives in a block of reStructuredText."""
     found = re.findall(r"^\.\. plot::\n((?:\n|   .*\n)+)", code, re.M)
     return [re.sub(r"^:.*\n", "", textwrap.dedent(program), flags=re.M) for program in found]
+
+
+@pytest.fixture(autouse=True)
+def registries() -> Iterator[None]:
+    """Pages register a format and a generator, which other tests of the process must not find."""
+    formats()
+    before = [(table, dict(table)) for table in (registry._table, GENERATORS)]
+    yield
+    for table, entries in before:
+        table.clear()
+        table.update(entries)
 
 
 @pytest.fixture
