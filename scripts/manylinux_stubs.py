@@ -6,8 +6,8 @@
 Since glibc 2.34 functions of libdl, libpthread and librt are in libc, in a new version beside the former one, and a
 linker takes the new version: the result does not load where glibc is older, for the number of the version alone. The
 stubs are libraries of the former names with the former versions, read from the C library at hand; they are linked
-against and never loaded. `__libc_single_threaded` (glibc 2.32), by which libstdc++ omits atomic operations in programs
-of one thread, becomes a constant of the library: they are never omitted. Prints what LDFLAGS must be.
+against and never loaded. What a newer libstdc++ takes from a newer C library is defined in the libraries themselves.
+Prints what LDFLAGS must be.
 
 The images of manylinux, which the releases are built in, need none of this (.github/workflows/wheels.yml).
 """
@@ -21,7 +21,24 @@ from collections import defaultdict
 from pathlib import Path
 
 #: Beginnings of names -> the library that had them before glibc 2.34.
-_FORMER = {"dl": "libdl.so.2", "pthread_": "libpthread.so.0", "sem_": "libpthread.so.0", "shm_": "librt.so.1"}
+_FORMER = {
+    "dl": "libdl.so.2",
+    "pthread_": "libpthread.so.0",
+    "__pthread_": "libpthread.so.0",
+    "sem_": "libpthread.so.0",
+    "shm_": "librt.so.1",
+}
+#: What libstdc++ takes from a newer C library, for the libraries themselves: threads are always counted with, and
+#: std::random_device, which nothing here uses, has the kernel's numbers.
+_OWN = """
+#include <sys/random.h>
+__attribute__((visibility("hidden"))) char __libc_single_threaded = 0;
+__attribute__((visibility("hidden"))) unsigned arc4random(void) {
+  unsigned value = 0;
+  while (getrandom(&value, sizeof value, 0) != sizeof value) {}
+  return value;
+}
+"""
 _SYMBOL = re.compile(r"\s\(?GLIBC_([\d.]+)\)?\s+(\w+)$")
 
 
@@ -65,11 +82,12 @@ def main(folder: Path, glibc: str) -> None:
         command += [f"-Wl,--version-script={script}", "-o", str(folder / library), str(source)]
         subprocess.run(command, check=True)
         names.append(str(folder / library))
-    constant = folder / "single_threaded.c"
-    constant.write_text('__attribute__((visibility("hidden"))) char __libc_single_threaded = 0;\n')
-    built = folder / "single_threaded.o"
-    subprocess.run(["gcc", "-c", "-fPIC", "-o", str(built), str(constant)], check=True)
-    print("-static-libstdc++ -static-libgcc -Wl,--no-as-needed", built, *names, "-Wl,--as-needed")
+    own = folder / "own.c"
+    own.write_text(_OWN)
+    built = folder / "own.o"
+    subprocess.run(["gcc", "-c", "-fPIC", "-O2", "-o", str(built), str(own)], check=True)
+    # libstdc++ of a newer compiler is inside, as in the images; its unwinder, libgcc_s, is that of the machine.
+    print("-static-libstdc++ -Wl,--no-as-needed", built, *names, "-Wl,--as-needed")
 
 
 if __name__ == "__main__":

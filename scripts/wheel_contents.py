@@ -46,7 +46,7 @@ def main(wheels: list[str]) -> int:
     failed = not wheels
     for wheel in map(Path, wheels):
         with zipfile.ZipFile(wheel) as archive:
-            names = archive.namelist()
+            names = [name for name in archive.namelist() if not name.endswith("/")]  # folders, of a repaired wheel
         distribution = wheel.name.partition("-")[0]
         faults = [f", must not hold {name}" for name in misplaced(distribution, names)]
         faults += [f", must hold {name}" for name in missing(distribution, names)]
