@@ -17,8 +17,8 @@ def describe(parser: Parser) -> None:
         "folder",
         metavar="FOLDER",
         nargs="?",
-        default="example",
-        help="folder for the scan, and for what the commands write",
+        type=str | None,
+        help="folder for the scan, and for what the commands write (default: example)",
     )
     add_overwrite(parser)
 
@@ -32,7 +32,7 @@ def run(options: Namespace) -> int:
 
     from ptychopinn.physics.simulate import simulate
 
-    folder = Path(options.folder)
+    folder = Path(options.folder or "example")
     path = new_file(folder / "scan.npz", options.overwrite)
     scan = dataclasses.replace(
         simulate("photos", "defocused", patterns=400, photons=1e6, seed=1),

@@ -113,7 +113,7 @@ class Parser(ArgumentParser):
         if hidden:
             self.epilog = f"More options with {self.prog} --help-all: {', '.join(hidden.values())}."
         try:
-            return str(super().format_help(formatter))
+            return str(super().format_help(*([] if formatter is None else [formatter])))
         finally:
             self._action_groups, self.epilog = groups, None
 
