@@ -58,6 +58,8 @@ sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r"/plot_",
+    "within_subsection_order": "FileNameSortKey",
+    "capture_repr": ("_repr_html_",),
     "download_all_examples": False,
     "remove_config_comments": True,
     "plot_gallery": "True",

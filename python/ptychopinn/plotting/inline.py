@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import threading
 
@@ -34,6 +35,10 @@ class InlineFigure(Figure):
     def _repr_png_(self) -> bytes:
         """The figure as a PNG file, for IPython."""
         return encoded(self, "png", _DPI)
+
+    def _repr_html_(self) -> str:
+        """The figure as an image in HTML, for documentation."""
+        return f'<img alt="figure" src="data:image/png;base64,{base64.b64encode(self._repr_png_()).decode()}">'
 
 
 def encoded(figure: Figure, kind: str, dpi: float) -> bytes:

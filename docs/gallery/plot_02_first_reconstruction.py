@@ -61,3 +61,5 @@ refined.compare(scan)
 # ----
 # ``result.save("recon.h5")`` writes object, weights, probe and origin; ``format="nexus"`` a file for silx and
 # h5web.
+
+# sphinx_gallery_thumbnail_path = "images/demo.png"
