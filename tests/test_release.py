@@ -137,3 +137,13 @@ def test_containers_install_the_versions_that_are_tested() -> None:
     for name in ("Dockerfile", "apptainer.def"):
         text = (ROOT / "containers" / name).read_text()
         assert torch in text and "requirements.txt" in text and "PTYCHO_CUDA=ON" in text
+
+
+def test_the_source_archive_names_folders_of_the_project_only() -> None:
+    """A pattern without a slash in front matches in every folder, such as `python` in .venv/lib/python3.11."""
+    (included, excluded) = (
+        re.findall(rf"^sdist\.{kind} = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.M)[0]
+        for kind in ("include", "exclude")
+    )
+    patterns = re.findall(r'"([^"]+)"', included + excluded)
+    assert patterns and all(pattern.startswith("/") for pattern in patterns)
