@@ -24,10 +24,7 @@ def describe(parser: Parser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Write a small simulated scan, and print the four commands that make an image of it.
-
-    They take about a minute and a half on two CPU cores.
-    """
+    """Write a small simulated scan, and print the four commands that make an image of it."""
     import dataclasses
 
     from ptychopinn.physics.simulate import simulate
