@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ptychopinn.cli import app
+from ptychopinn.cli import commands as table
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -96,7 +96,7 @@ FILES = [*PAGES, ROOT / "benchmarks" / "README.md", *sorted((ROOT / "scripts" / 
 
 @pytest.mark.parametrize("page", FILES, ids=lambda page: page.name)
 def test_commands_are_those_of_the_help(page: Path) -> None:
-    parser, commands = app._parser(app.COMMANDS)
+    parser, commands = table.parser_of(table.COMMANDS)
     text = page.read_text()
     for command, options in commands_in(text if page.suffix == ".md" else f"```\n{text}\n```\n"):
         assert command in commands, f"{page.name}: ptychopinn {command}"

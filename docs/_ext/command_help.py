@@ -8,7 +8,7 @@ from typing import Any
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
-from ptychopinn.cli.app import COMMANDS, full_parser
+from ptychopinn.cli.commands import COMMANDS, full_parser
 
 
 class CommandHelp(Directive):

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptychopinn.cli import app, main
+from ptychopinn.cli import commands as table
+from ptychopinn.cli import main
 from ptychopinn.config import Config
 from ptychopinn.persistence.bundle import build_model, save_bundle
 from ptychopinn.physics.simulate import simulate
@@ -273,7 +274,7 @@ OF_A_FORMAT = {"--positions": "patterns.npy", "--partner": "diffraction.h5"}
 
 def with_absent_file() -> list[tuple[str, ...]]:
     """Return every command line of PATHS with one missing file, and with each option that reads a missing file."""
-    parser, commands = app._parser(app.COMMANDS)
+    parser, commands = table.parser_of(table.COMMANDS)
     assert set(PATHS) == set(commands)
     found = []
     for name, (arguments, indices) in PATHS.items():

@@ -20,7 +20,8 @@ import pytest
 import torch
 import yaml
 
-from ptychopinn.cli import app, main
+from ptychopinn.cli import commands as table
+from ptychopinn.cli import main
 from ptychopinn.cli.options import quieten_lightning
 from ptychopinn.config import Config
 from ptychopinn.persistence.bundle import load_bundle, save_bundle
@@ -124,7 +125,7 @@ def test_help_has_usage_and_common_options(
 
 
 def test_full_help_lists_every_option_in_a_titled_group(capsys: pytest.CaptureFixture[str]) -> None:
-    parser, commands = app._parser(app.COMMANDS)
+    parser, commands = table.parser_of(table.COMMANDS)
     for command in commands:
         text = help_of(command, "--help-all", capsys)
         sub = parser._subcommands_action._name_parser_map[command]
@@ -134,7 +135,7 @@ def test_full_help_lists_every_option_in_a_titled_group(capsys: pytest.CaptureFi
 
 
 def test_help_lists_every_tested_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert tuple(COMMANDS) == app.COMMANDS
+    assert tuple(COMMANDS) == table.COMMANDS
     assert main([]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and all(f"\n  {command} " in printed.err for command in COMMANDS)

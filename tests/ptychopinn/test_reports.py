@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from ptychopinn.cli import app, main
+from ptychopinn.cli import commands as table
+from ptychopinn.cli import main
 from ptychopinn.cli.help import topics
 from ptychopinn.cli.reports import show
 from ptychopinn.physics.simulate import simulate
@@ -124,13 +125,12 @@ def test_verbose_reports_where_an_error_was_found(tmp_path: Path) -> None:
 def test_help_lists_topics_and_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["help"]) == 0
     listed = capsys.readouterr().out
-    assert len(topics()) >= 8 and all(name in listed for name in (*topics(), *app.COMMANDS))
+    assert len(topics()) >= 8 and all(name in listed for name in (*topics(), *table.COMMANDS))
     for name, text in topics().items():
         assert main(["help", name]) == 0
         assert capsys.readouterr().out == text and text.startswith("# ")
-    with pytest.raises(SystemExit) as end:
-        main(["help", "train"])
-    assert end.value.code == 0 and "ptychopinn train [options]" in capsys.readouterr().out
+    assert main(["help", "train"]) == 0
+    assert "ptychopinn train [options]" in capsys.readouterr().out
     assert main(["help", "nothing"]) == 2
     assert "no topic 'nothing': expected one of" in capsys.readouterr().err
 
@@ -150,7 +150,7 @@ def test_help_is_formatted_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_completion_knows_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
-    assert all(name in script for name in app.COMMANDS) and "training.epochs" in script
+    assert all(name in script for name in table.COMMANDS) and "training.epochs" in script
 
 
 def test_completion_works_in_bash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +178,7 @@ def test_example_writes_a_scan_and_prints_commands_that_exist(
     printed = capsys.readouterr().out
     lines = [line.split()[1:] for line in printed.splitlines() if line.startswith("ptychopinn ")]
     assert [line[0] for line in lines] == ["inspect", "train", "reconstruct", "evaluate"]
-    parser = app.full_parser()
+    parser = table.full_parser()
     for line in lines:
         parser.parse_args(line)
     assert main(lines[0]) == 0  # the scan is sound, its orientation too

@@ -14,14 +14,14 @@ import locale
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from importlib import import_module, metadata
 
 from jsonargparse import Namespace
 
+from ptychopinn.cli.commands import COMMANDS, parser_of
 from ptychopinn.cli.config_files import check_config_files, with_recipes
-from ptychopinn.cli.parser import FullHelp, Parser, is_main_process
+from ptychopinn.cli.parser import is_main_process
 from ptychopinn.cli.plain import plain_output
 from ptychopinn.errors import InputError, RemoteError, not_found
 from ptychopinn.runtime.progress import quiet
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     named = arguments[0] if arguments and arguments[0] in COMMANDS else None
-    parser, commands = _parser(COMMANDS, options=False) if named is None else _parser((named,))
+    parser, commands = parser_of(COMMANDS, options=False) if named is None else parser_of((named,))
     if not arguments:
         parser.print_help(sys.stderr)
         return 2
@@ -113,59 +113,3 @@ def _unprinted(error: OSError) -> str:
 def _complain(subcommand: str, sentence: str) -> int:
     print(f"ptychopinn {subcommand}: {sentence}", file=sys.stderr)
     return 2
-
-
-def full_parser() -> Parser:
-    """The parser of all commands with all their options."""
-    return _parser(COMMANDS)[0]
-
-
-def _parser(names: Sequence[str], options: bool = True) -> tuple[Parser, dict[str, Callable[[Namespace], int]]]:
-    """The parser of these commands, and what runs each; without their options where only their names are shown."""
-    parser = Parser(
-        prog="ptychopinn",
-        description="Physics-informed ptychographic reconstruction.",
-        epilog="ptychopinn COMMAND --help shows the options of a command.",
-        version=metadata.version("ptychopinn"),
-    )
-    (version,) = (action for action in parser._actions if "--version" in action.option_strings)
-    version.help = "show the version and exit"
-    subcommands = parser.add_subcommands(required=True, dest="subcommand", title="commands", description=None)
-    commands: dict[str, Callable[[Namespace], int]] = {}
-    for name in names:
-        command = import_module(f"ptychopinn.cli.{name}")
-        text = command.run.__doc__ or ""
-        sub = Parser(description=text)
-        sub.add_argument("--help-all", action=FullHelp)
-        if options:
-            command.describe(sub)
-        group = sub.add_argument_group("messages")
-        group.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only; reports remain")
-        group.add_argument(
-            "-v", "--verbose", action="store_true", help="each step with its time, and where an error is"
-        )
-        subcommands.add_subcommand(name, sub, help=next(iter(text.splitlines()), None))
-        sub.prog = f"ptychopinn {name}"
-        commands[name] = command.run
-    return parser, commands
-
-
-#: In the order of a scientist's day; a module of this package each.
-COMMANDS = (
-    "example",
-    "simulate",
-    "inspect",
-    "convert",
-    "mend",
-    "subset",
-    "train",
-    "reconstruct",
-    "refine",
-    "evaluate",
-    "diagnose",
-    "plot",
-    "unpack",
-    "doctor",
-    "completion",
-    "help",
-)

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import re
-from importlib import import_module
 
 from jsonargparse import Namespace
 
+from ptychopinn.cli.commands import full_parser
 from ptychopinn.cli.parser import Parser
 
 _SHELLS = ("bash", "zsh", "tcsh")
@@ -28,11 +28,10 @@ def run(options: Namespace) -> int:
     """
     import shtab
 
-    # The application imports this module by its name, as it does all commands.
-    parser = import_module("ptychopinn.cli.app").full_parser()
+    parser = full_parser()
     for command in parser.commands.values():
         for action in command._actions:
             if _FILES.search(str(action.metavar or "")):
-                action.complete = shtab.FILE
+                action.complete = shtab.FILE  # type: ignore[attr-defined]  # which shtab reads
     print(shtab.complete(parser, options.shell))
     return 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pydoc
 import sys
-from importlib import import_module
 from importlib.resources import files
 
 from jsonargparse import Namespace
 
+from ptychopinn.cli.commands import COMMANDS, parser_of
 from ptychopinn.cli.parser import Parser
 from ptychopinn.errors import InputError
 from ptychopinn.runtime.progress import is_terminal
@@ -24,18 +24,18 @@ def describe(parser: Parser) -> None:
 
 def run(options: Namespace) -> int:
     """Explain a topic: units, orientation, positions, results, and others; or show the help of a command."""
-    app = import_module("ptychopinn.cli.app")
     known = topics()
     if options.topic is None:
         print("Topics of ptychopinn help TOPIC:")
         for name, text in known.items():
             print(f"  {name:14} {text.splitlines()[0].removeprefix('# ')}")
-        print(f"Commands: {', '.join(app.COMMANDS)}")
+        print(f"Commands: {', '.join(COMMANDS)}")
         return 0
-    if options.topic in app.COMMANDS:
-        return int(app.run([options.topic, "--help"]))
+    if options.topic in COMMANDS:
+        parser_of((options.topic,))[0].commands[options.topic].print_help()
+        return 0
     if options.topic not in known:
-        raise InputError(f"no topic {options.topic!r}: expected one of {', '.join([*known, *app.COMMANDS])}")
+        raise InputError(f"no topic {options.topic!r}: expected one of {', '.join([*known, *COMMANDS])}")
     _page(known[options.topic])
     return 0
 
