@@ -29,6 +29,7 @@ extensions = [
     "matplotlib.sphinxext.plot_directive",
     "links_outside",
     "command_help",
+    "signatures",
     "result_tables",
 ]
 exclude_patterns = ["_build", "gallery/*.md", "gallery/README.txt"]

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Check the built documentation site: all local links, images and anchors lead somewhere, every page has a title.
+"""Check the built documentation site: all local links, images and anchors lead somewhere, and every page has a title.
+
+No page may show a picture twice.
 
 python scripts/check_site.py docs/_build/html
 """
@@ -13,12 +15,13 @@ from urllib.parse import unquote, urlsplit
 
 
 class Page(HTMLParser):
-    """Links, anchors and title of a page."""
+    """Links, anchors, pictures and title of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.links: list[str] = []
         self.anchors: set[str] = set()
+        self.pictures: list[str] = []
         self.title = ""
         self._in_title = False
         self.feed(text)
@@ -28,6 +31,8 @@ class Page(HTMLParser):
         self._in_title = tag == "title"
         self.anchors |= {str(values[name]) for name in ("id", "name") if values.get(name)}
         self.links += [str(values[name]) for name in ("href", "src") if values.get(name)]
+        if tag == "img" and "_static/" not in str(values.get("src")):
+            self.pictures.append(str(values.get("src")))
         self.links += [part.split()[0] for part in str(values.get("srcset") or "").split(",") if part.strip()]
 
     def handle_data(self, data: str) -> None:
@@ -36,8 +41,8 @@ class Page(HTMLParser):
             self._in_title = False
 
 
-def dead_links(site: Path) -> list[str]:
-    """One line for every link of the site that leads nowhere in it, and for every page without a title."""
+def faults(site: Path) -> list[str]:
+    """One line for every link that leads nowhere in the site, page without a title, and repeated picture."""
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
     wrong = []
     for path, page in pages.items():
@@ -46,6 +51,8 @@ def dead_links(site: Path) -> list[str]:
             continue
         if not page.title.strip():
             wrong.append(f"{name}: no title")
+        # Plots of one page would have one file if they had one name.
+        wrong += [f"{name}: shows {link} twice" for link in set(page.pictures) if page.pictures.count(link) > 1]
         for link in page.links:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc or not (parts.path or parts.fragment):
@@ -61,10 +68,10 @@ def dead_links(site: Path) -> list[str]:
 
 def main(site: Path) -> int:
     """Print what is wrong; 1 if anything is, or there is no page."""
-    found = sorted(set(dead_links(site)))
+    found = sorted(set(faults(site)))
     print(*found, sep="\n", end="\n" if found else "")
     count = len(list(site.rglob("*.html")))
-    print(f"{count} pages, {len(found)} dead links")
+    print(f"{count} pages, {len(found)} faults")
     return int(bool(found) or not count)
 
 

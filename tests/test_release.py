@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+def script(name: str, folder: str = "scripts") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -123,6 +123,33 @@ def test_dead_links_of_a_site_are_found(tmp_path: Path, capsys: pytest.CaptureFi
     assert module.main(tmp_path) == 1
     printed = capsys.readouterr().out
     assert "two.html: no title" in printed and "three.html not found" in printed and "no such anchor" in printed
+
+
+def test_a_picture_that_a_page_shows_twice_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Plots of one page that have one name have one file, of the last or the first of them."""
+    (tmp_path / "a.png").touch()
+    (tmp_path / "one.html").write_text('<title>one</title><img src="a.png"><img src="a.png">')
+    assert script("check_site").main(tmp_path) == 1
+    assert "one.html: shows a.png twice" in capsys.readouterr().out
+
+
+def test_every_plot_of_the_documentation_has_a_name_of_its_own() -> None:
+    names = []
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        plots = page.read_text().split(".. plot::\n")[1:]
+        for plot in plots:
+            (name,) = re.findall(r"^ +:filename-prefix: (\S+)$", plot.split("\n\n")[0], re.M) or [page.stem]
+            names.append(name)
+    assert len(names) > 10 and len(set(names)) == len(names)
+
+
+def test_signatures_on_the_site_are_short() -> None:
+    pytest.importorskip("sphinx")
+    long = "(counts: ~numpy.ndarray[tuple[~typing.Any, ...], ~numpy.dtype[~numpy.float64]], metadata: dict = <factory>)"
+    assert (
+        script("signatures", "docs/_ext").written(long)
+        == "(counts: ~numpy.typing.NDArray[~numpy.float64], metadata: dict = ...)"
+    )
 
 
 def test_citation_names_the_seed_paper() -> None:
