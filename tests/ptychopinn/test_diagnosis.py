@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from ptychopinn import InputError, Reconstruction, RefineConfig, Scan, diagnose, refine, simulate
 from ptychopinn.cli import main
 from ptychopinn.cli.recorded import recorded_scan
 from ptychopinn.diagnosis.causes import CAUSES, rank_causes
-from ptychopinn.diagnosis.experiments import Comparison, Experiments, Moves, faulty_pixels, noise_level
+from ptychopinn.diagnosis.experiments import Comparison, Experiments, Moves, are_photons, faulty_pixels, noise_level
 from ptychopinn.diagnosis.result import Diagnosis
+from ptychopinn.diagnosis.trials import Floors, fit, losses, split
 from ptychopinn.findings.gate import Checked, require_sound
 from ptychopinn.inspection.orientation import ORIENTATIONS, OrientationReport
+from ptychopinn.inspection.trials import select_sample
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +130,7 @@ def test_silent_pixels_beside_faulty_ones_are_masked_as_well(scan: Scan) -> None
 
 NO_CHANGE = Comparison(0.95, 0.94, 1.0)
 SOUND = Experiments(
-    patterns=100, result=1.05, probe=Comparison(1.0, 0.95, 10.0), given_probe=1.0, reference=0.95, defocus=None,
+    patterns=100, result=1.05, probe=Comparison(1.0, 0.95, 10.0), given_probe=1.0, reference=0.95, defocus=NO_CHANGE,
     defocus_phase=0.0, positions=NO_CHANGE, moves=Moves(0.02, 1.0, 0.1, 1.0), intensities=NO_CHANGE, modes=NO_CHANGE,
     scaling=Comparison(1.0, 1.0, 0.0), scale=1.0, background=Comparison(1.0, 1.2, -30.0), background_fraction=0.09,
     pixels=None, faulty=0, orientation=None, noise=1.0, uniform=8.0,
@@ -161,9 +164,17 @@ def report(best: str, confidence: float) -> OrientationReport:
         ({"reference": 4.0, "intensities": MOVED, "modes": Comparison(4.0, 3.0, 20.0)}, "intensity"),
         ({"reference": 4.0, "intensities": Comparison(4.0, 3.0, 20.0), "modes": MOVED}, "coherence"),
         ({"reference": 4.0, "modes": Comparison(4.0, 1.0, 2.0)}, "none"),  # not significant
-        ({"patterns": 33, "modes": Comparison(0.95, 0.86, 20.0)}, "none"),  # as many parameters adapt to the noise
+        ({"modes": Comparison(1.05, 1.045, 8.0)}, "none"),  # significant, and too small
+        ({"reference": 1.06, "modes": Comparison(1.05, 1.03, 8.0)}, "coherence"),
+        ({"reference": 4.0, "modes": Comparison(4.0, 0.998, 20.0), "defocus": MOVED}, "probe"),  # with fewer parameters
+        ({"scaling": Comparison(1.2, 0.95, 12.0), "scale": 0.9}, "position_scale"),  # the moves did not find it
+        ({"scaling": Comparison(1.2, 1.1, 12.0), "scale": 0.9}, "none"),  # a refined probe explains more
+        ({"scaling": Comparison(1.02, 0.95, 12.0), "scale": 1.0}, "none"),
         ({"reference": 4.0, "defocus": MOVED, "defocus_phase": 2.0}, "probe"),
         ({"result": 20.0, "given_probe": 15.0, "probe": Comparison(18.0, 0.95, 90.0)}, "probe"),
+        ({"result": 400.0, "given_probe": 75.0, "probe": Comparison(75.0, 1.1, 90.0)}, "training"),  # a learned one
+        ({"result": 1.4, "given_probe": 1.3, "probe": Comparison(1.3, 0.95, 27.0)}, "probe"),
+        ({"result": 1.4, "given_probe": 1.0, "probe": Comparison(1.3, 0.95, 27.0)}, "none"),  # that of the scan fits
         ({"given_probe": 8.0, "background": Comparison(8.0, 1.1, 90.0), "background_fraction": 0.3}, "background"),
         ({"given_probe": 8.0, "background": Comparison(8.0, 4.0, 90.0), "background_fraction": 0.3}, "none"),
     ],
@@ -174,6 +185,53 @@ def test_rules_name_the_cause_that_explains_most(scan: Scan, changes: dict[str, 
     assert all(c.title == CAUSES[c.key][0] and c.evidence and c.advice for c in causes)
     weights = [c.weight for c in causes]
     assert weights == sorted(weights, reverse=True)
+
+
+def test_kept_probe_that_is_wrong_is_no_matter_of_training(scan: Scan) -> None:
+    found = dataclasses.replace(SOUND, result=400.0, given_probe=75.0, probe=Comparison(75.0, 1.1, 90.0))
+    assert rank_causes(found, require_sound(scan), learned_probe=False)[0].key == "probe"
+
+
+def test_held_out_photons_judge_a_model_without_its_adaptation_to_noise(scan: Scan) -> None:
+    complete = select_sample(scan, shape_probe=False)
+    sample, again = split(complete), split(complete)
+    assert torch.equal(sample.counts, again.counts)
+    assert torch.equal(sample.counts + sample.held_out, complete.counts)
+    assert float(sample.held_out.sum() / complete.counts.sum()) == pytest.approx(sample.fraction, rel=0.01)
+    trial = fit(sample, modes=3)  # two more than the beam has
+    terms, floors = losses(trial.predicted, sample.counts, None)
+    assert terms.sum() < 0.85 * floors.sum()  # the counts that were refined
+    assert Floors.of(sample, trial.predicted).ratio(trial) > 0.98
+    # The true intensities are at the floor.
+    expected = torch.from_numpy(expected_counts(complete.members))
+    floors_of_truth = Floors.of(sample, (1 - sample.fraction) * expected)
+    terms, _ = losses(sample.fraction * expected, sample.held_out, None)
+    assert floors_of_truth.ratio(dataclasses.replace(trial, terms=terms)) == pytest.approx(1, abs=0.06)
+
+
+def expected_counts(members: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Of patterns of the fixture, FFT order."""
+    exact = simulate("dead_leaves", patterns=33, size=32, step=4, photons=2e4, seed=5, noise=False)
+    return np.fft.ifftshift(exact.counts[members], axes=(1, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize("gain", [0.3, 5.0])
+def test_counts_that_are_not_photons_are_not_split(scan: Scan, gain: float) -> None:
+    sample = select_sample(scan, shape_probe=False)
+    assert are_photons(sample, noise_level(sample.counts, None))
+    scaled = dataclasses.replace(sample, counts=gain * sample.counts)
+    assert not are_photons(scaled, noise_level(scaled.counts, None))
+
+
+def test_bad_pixels_do_not_keep_counts_from_being_split(scan: Scan) -> None:
+    counts = scan.counts.astype(np.float32)
+    mask = np.zeros((32, 32), np.bool_)
+    mask[3, 4:7] = True
+    counts[:, 3, 4:7] = (0.25, 0.5, 1e6)
+    sample = select_sample(dataclasses.replace(scan, counts=counts, bad_pixels=mask), shape_probe=False)
+    assert sample.good is not None and are_photons(sample, 1.0)
+    sound = split(sample).held_out[:, sample.good]
+    assert torch.isfinite(sound).all() and float(sound.min()) >= 0
 
 
 @pytest.mark.parametrize(

@@ -14,38 +14,39 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ptychopinn._one_line import one_line
-from ptychopinn.diagnosis.experiments import Comparison, Experiments
+from ptychopinn.diagnosis.experiments import MODES_GAIN, PHOTONS, SIGMAS, Comparison, Experiments
 from ptychopinn.findings.centre import off_centre
 from ptychopinn.findings.gate import Checked
 
-#: Variance of the counts relative to photons, outside of which the unit is another one.
-_NOISE = (0.6, 1.7)
 #: Offset of the zero frequency, of N, from which it is the cause; smaller ones are listed.
 _FAR_OFF = 0.04
 #: Correlation of mean pattern and probe from which the offset is known.
 _SIMILARITY = 0.6
-#: Factor by which a change lowers the loss, and its margin in standard errors, from which it counts.
-_GAIN, _SIGMAS = 1.06, 5.0
-#: The same of positions with an affine map in common, which has few parameters.
-_AFFINE_GAIN = 1.05
+#: Factor by which a change lowers the loss of held-out photons, from which it counts.
+_GAIN = 1.03
+#: Difference of a scale of the positions from 1, from which it counts.
+_SCALED = 0.02
 #: rms of moves, pixels, from which they count.
 _MOVES = 0.2
 #: Fraction of the moves that an affine map explains, from which they are a scale.
 _AFFINE = 0.6
 #: Roughness of moves below which they are a drift.
 _SMOOTH = 0.4
-#: Fraction of the counts from which a background counts, and of the excess, in logarithms, that it explains.
-_BACKGROUND, _EXPLAINED = 0.08, 0.6
-#: Loss over noise floor from which a probe does not fit, and relative to the reference.
+#: Fraction of the counts from which a background counts.
+_BACKGROUND = 0.08
+#: Fraction of the excess over the noise, in logarithms, that a background or a refined probe must explain.
+_EXPLAINED = 0.6
+#: Loss with a probe, relative to that with a refined one, from which it is wrong.
+_WRONG_PROBE = 1.15
+#: Loss over noise floor from which a model does not explain the patterns.
 _POOR = 1.3
-#: The same of a result, from which its training is not complete.
-_UNTRAINED = 3.0
+#: Loss of a result relative to that of trials, from which its training is not complete if these explain the patterns to
+#: within the second number.
+_UNTRAINED, _CONVERGED = 3.0, 1.5
 #: Linear overlap below which it is too small.
 _OVERLAP = 0.5
 #: Counts per illuminated object pixel below which there are too few photons.
 _DOSE = 60.0
-#: Ratio below which a model is at the noise floor: it adapts to the noise of the counts.
-_FLOOR = 0.9
 
 #: Cause -> its name in a sentence, and what to do.
 CAUSES: dict[str, tuple[str, str]] = {
@@ -186,7 +187,7 @@ def _of_orientation(found: Experiments) -> _Rule:
 
 
 def _of_unit(found: Experiments) -> _Rule:
-    low, high = _NOISE
+    low, high = PHOTONS
     best = _best(found)
     # Where the unit is a multiple of a photon no model can be closer than that.
     if low <= found.noise <= high or (found.noise > high and best < found.noise / 2):
@@ -213,7 +214,7 @@ def _of_centre(checked: Checked) -> _Rule:
 def _of_pixels(found: Experiments) -> _Rule:
     if found.pixels is None:
         return
-    matter = found.pixels.gain > _GAIN and found.pixels.sigmas > _SIGMAS
+    matter = found.pixels.exceeds(_GAIN)
     effect = f": with a mask the loss of the other pixels falls {_words(found.pixels)}" if matter else ""
     yield "pixels", 0.85 if matter else 0.35, f"{found.faulty} pixels are faulty and not masked{effect}"
 
@@ -222,19 +223,17 @@ def _of_trials(found: Experiments) -> _Rule:
     """Causes that trials compare, by the loss they reach: the lowest has the largest weight."""
     reached: list[tuple[str, float, str]] = []
     positions, moves = found.positions, found.moves
-    scaled = (
-        moves.affine > _AFFINE and abs(found.scale - 1) > 0.02 and (found.scale - 1) * (moves.scaling - 1) > 0
-        and positions.gain > _AFFINE_GAIN and positions.sigmas > _SIGMAS
-    )  # fmt: skip
-    if scaled:
+    moved = moves.affine > _AFFINE and (found.scale - 1) * (moves.scaling - 1) > 0 and positions.exceeds(_GAIN)
+    fixed = found.scaling.exceeds(_GAIN) and found.scaling.after <= found.reference
+    if abs(found.scale - 1) > _SCALED and (moved or fixed):
+        also = f"; refined positions move by such a map for {moves.affine:.0%}, and it falls {_words(positions)}"
         reached.append(
             (
-                "position_scale", positions.after,
-                f"refined positions are scaled (an affine map explains {moves.affine:.0%} of their moves) and the loss "
-                f"falls {_words(positions)}; of fixed scales {found.scale:g} fits best",
+                "position_scale", min(found.scaling.after, positions.after if moved else math.inf),
+                f"with positions times {found.scale:g} the loss falls {_words(found.scaling)}{also if moved else ''}",
             )
         )  # fmt: skip
-    elif positions.gain > _GAIN and positions.sigmas > _SIGMAS and moves.rms > _MOVES:
+    if positions.exceeds(_GAIN) and moves.rms > _MOVES and not moved:
         drifts = moves.roughness < _SMOOTH
         kind = "drift" if drifts else "position_errors"
         form = "smoothly with time" if drifts else "independently of each other"
@@ -245,20 +244,20 @@ def _of_trials(found: Experiments) -> _Rule:
                 f"loss falls {_words(positions)}",
             )
         )  # fmt: skip
-    for key, change, text in (
-        ("intensity", found.intensities, "with an intensity for every pattern"),
-        ("coherence", found.modes, "with two modes more"),
-        ("probe", found.defocus, f"with the probe defocused by {found.defocus_phase:g} rad"),
+    for key, change, least, text in (
+        ("intensity", found.intensities, _GAIN, "with an intensity for every pattern"),
+        ("coherence", found.modes, MODES_GAIN, "with two modes more"),
+        ("probe", found.defocus, _GAIN, f"with the probe defocused by {found.defocus_phase:g} rad"),
     ):
-        # Two modes have 4 N^2 real parameters, which adapt to the noise of k N^2 pixels.
-        noise = 1 - 4 / max(found.patterns, 5) if key == "coherence" else 1.0
-        if change is not None and change.gain * noise > _GAIN and change.sigmas > _SIGMAS:
-            reached.append((key, change.after, f"{text} the loss falls {_words(change)}"))
+        if change.exceeds(least):
+            # Modes can take the place of another cause, and have more parameters.
+            handicap = MODES_GAIN if key == "coherence" else 1.0
+            reached.append((key, handicap * change.after, f"{text} the loss falls {_words(change)}"))
     background = found.background
-    explained = math.log(max(background.gain, 1)) / max(math.log(max(background.before / _FLOOR, 1)), 1e-6)
+    explained = math.log(max(background.gain, 1)) / max(math.log(max(background.before, 1)), 1e-6)
     if (
         found.background_fraction > _BACKGROUND and explained > _EXPLAINED and background.before > _POOR
-        and background.sigmas > _SIGMAS and background.after < 1.4 * found.reference
+        and background.sigmas > SIGMAS and background.after < 1.4 * found.reference
     ):  # fmt: skip
         # With the probe fixed, which takes up a part of it otherwise.
         reached.append(
@@ -271,19 +270,23 @@ def _of_trials(found: Experiments) -> _Rule:
     reached.sort(key=lambda cause: cause[1])
     for place, (key, after, evidence) in enumerate(reached):
         # A change that explains a small part of what another one explains is no cause of its own.
-        if after <= math.sqrt(found.reference * max(reached[0][1], _FLOOR)):
+        if after <= math.sqrt(found.reference * max(reached[0][1], 1.0)):
             yield key, 0.8 - 0.05 * place, evidence
 
 
 def _of_probe(found: Experiments, learned: bool) -> _Rule:
-    fixed = min(found.probe.before, found.given_probe)
-    if fixed > _POOR and fixed > _POOR * found.reference and found.result > _POOR * found.reference:
-        which = "that of the result, which was refined," if learned else "that of the result"
-        yield (
-            "probe", 0.55,
-            f"with the probe of the scan, trials are at {found.given_probe:.2f} times shot noise, with {which} at "
-            f"{found.probe.before:.2f}, and with a refined one at {found.reference:.2f}",
-        )  # fmt: skip
+    fixed, reference = min(found.probe.before, found.given_probe), max(found.reference, 1.0)
+    if fixed < _WRONG_PROBE * reference or found.result < _WRONG_PROBE * reference:
+        return
+    if learned and found.result > _UNTRAINED * fixed:  # which a longer training would remove
+        return
+    explained = math.log(fixed / reference) / math.log(fixed)
+    which = "that of the result, which was refined," if learned else "that of the result"
+    yield (
+        "probe", 0.82 if explained > _EXPLAINED else 0.55,
+        f"with the probe of the scan, trials are at {found.given_probe:.2f} times shot noise, with {which} at "
+        f"{found.probe.before:.2f}, and with a refined one at {found.reference:.2f}",
+    )  # fmt: skip
 
 
 def _of_scan(found: Experiments, checked: Checked) -> _Rule:
@@ -306,7 +309,7 @@ def _of_training(found: Experiments) -> _Rule:
     best = _best(found)
     level = max(best, 1.0)
     if found.result > 1.5 * level:
-        incomplete = found.result > _UNTRAINED * level and best < _POOR
+        incomplete = found.result > _UNTRAINED * level and best < _CONVERGED
         yield (
             "training", _TRAINING if incomplete else 0.2,
             f"the result is at {found.result:.2f} times shot noise, where a trial refinement of the same patterns "

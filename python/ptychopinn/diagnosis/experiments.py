@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from ptychopinn._one_line import one_line
 from ptychopinn.diagnosis.residuals import Residuals
-from ptychopinn.diagnosis.trials import Trial, fit, fit_background, losses
+from ptychopinn.diagnosis.trials import Floors, Trial, fit, fit_background, losses, split
 from ptychopinn.findings.centre import centre_offset, fill_pixels
 from ptychopinn.findings.gate import Checked
 from ptychopinn.inspection.orientation import FEWEST, OrientationReport, check_orientation
@@ -33,8 +34,13 @@ from ptychopinn.scan import Scan
 SCALINGS = (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2)
 #: Phases, rad at the rms radius of the aperture, by which the probe is defocused in trials.
 DEFOCUS = (-3.0, -2.0, -1.0, 1.0, 2.0, 3.0)
-#: Passes of trials that only choose among values, and of positions.
-_FEW_PASSES, _POSITION_PASSES = 10, 35
+#: Passes of trials that only choose among values.
+_FEW_PASSES = 10
+#: Margin of a comparison, standard errors over patterns, from which it counts.
+SIGMAS = 5.0
+#: Factor by which more modes lower the loss of held-out photons, from which they count, and number of patterns of a
+#: second sample, which decides if the first one leaves it open: a refined probe has less noise there.
+MODES_GAIN, _MORE_PATTERNS = 1.01, 250
 #: Distance, in units of N, from which the autocorrelation of a pattern has noise only.
 _NOISE_ONLY = 0.62
 #: Indices of successive patterns of the sample that are at most so far apart are neighbours in time.
@@ -80,6 +86,10 @@ class Comparison:
         """Factor by which the loss falls."""
         return self.before / max(self.after, 1e-9)
 
+    def exceeds(self, gain: float) -> bool:
+        """Whether the loss falls by more than this factor and by more than :data:`SIGMAS`."""
+        return self.gain > gain and self.sigmas > SIGMAS
+
 
 @dataclass(frozen=True)
 class Experiments:
@@ -91,7 +101,7 @@ class Experiments:
         probe: refining the probe, from that of the result.
         given_probe: ratio of the scan's probe, fixed.
         reference: ratio with object and probe refined, from the better of both probes.
-        defocus: search of the defocus, None if the probe fits without.
+        defocus: refining a probe of the best of some defoci, besides.
         defocus_phase: that was found, rad.
         positions, intensities, modes: refining these besides.
         moves: of the refined positions.
@@ -108,7 +118,7 @@ class Experiments:
     probe: Comparison
     given_probe: float
     reference: float
-    defocus: Comparison | None
+    defocus: Comparison
     defocus_phase: float
     positions: Comparison
     moves: Moves
@@ -140,54 +150,95 @@ def run_experiments(scan: Scan, result: Reconstruction, residuals: Residuals, ch
     positions = scan.positions if result.positions is None or len(result.positions) != scan.n else result.positions
     faulty = faulty_pixels(checked)
     masked = dataclasses.replace(scan, positions=positions, bad_pixels=patterns.masked | faulty)
-    sample = select_sample(masked, shape_probe=False)
-    own = _own_probe(sample, scan, result, checked)
+    complete = select_sample(masked, shape_probe=False)
+    own = _own_probe(complete, scan, result, checked)
+    noise = noise_level(complete.counts, complete.good)
+    photons = are_photons(complete, noise)
+    sample = split(complete) if photons else complete
 
     fixed = fit(sample, probe=own, learn_probe=False)
     refined, from_scan = fit(sample, probe=own), fit(sample)
     given = fit(sample, learn_probe=False)
-    reference, probe = (refined, own) if refined.ratio <= from_scan.ratio else (from_scan, sample.probe)
-    defocus, phase = None, 0.0
-    if reference.ratio > _EXPLAINED:
-        trials = {value: fit(sample, probe=defocus_probe(probe, value), passes=_FEW_PASSES) for value in DEFOCUS}
-        phase = min(trials, key=lambda value: trials[value].ratio)
-        found = fit(sample, probe=defocus_probe(probe, phase))
-        defocus = compare(reference, found)
-    moved = fit(sample, probe=probe, learn_positions=True, passes=_POSITION_PASSES)
-    scales = {value: fit(sample, scaling=value, learn_probe=False, passes=_FEW_PASSES) for value in SCALINGS}
-    scale = min(scales, key=lambda value: scales[value].ratio)
-    background, offset = fit_background(sample)
+    reference, probe = (refined, own) if _loss(refined) <= _loss(from_scan) else (from_scan, sample.probe)
+    defocused = {value: fit(sample, probe=defocus_probe(probe, value), passes=_FEW_PASSES) for value in DEFOCUS}
+    phase = _best(defocused)
+    defocus = fit(sample, probe=defocus_probe(probe, phase))
+    moved = fit(sample, probe=probe, learn_positions=True)
+    scaled = {value: fit(sample, scaling=value, learn_probe=False, passes=_FEW_PASSES) for value in SCALINGS}
+    scale = _best(scaled)
+    with_intensities = fit(sample, probe=probe, learn_intensities=True)
+    with_modes = fit(sample, probe=probe, modes=len(probe) + 2)
+    with_background, background = fit_background(sample)
+
+    trials = (
+        fixed, refined, from_scan, given, defocus, moved, scaled[scale], with_intensities, with_modes, with_background,
+    )  # fmt: skip
+    best = min(trials, key=_loss)
+    floors = Floors.of(sample, best.predicted)
+    against = partial(compare, floors)
+    modes = against(min(fixed, given, reference, key=_loss), with_modes)
+    if (
+        against(reference, with_modes).exceeds(MODES_GAIN)
+        and not modes.exceeds(MODES_GAIN)
+        and len(sample.counts) < scan.n
+    ):
+        larger = select_sample(masked, shape_probe=False, patterns=_MORE_PATTERNS)
+        modes = _compare_modes(split(larger) if photons else larger, _own_probe(larger, scan, result, checked))
     return Experiments(
         patterns=len(sample.counts),
         result=_ratio_of(residuals, sample.members),
-        probe=compare(fixed, refined),
-        given_probe=given.ratio,
-        reference=reference.ratio,
-        defocus=defocus,
+        probe=against(fixed, refined),
+        given_probe=floors.ratio(given),
+        reference=floors.ratio(reference),
+        defocus=against(reference, defocus),
         defocus_phase=phase,
-        positions=compare(reference, moved),
+        positions=against(reference, moved),
         moves=_moves(sample, moved),
-        intensities=compare(reference, fit(sample, probe=probe, learn_intensities=True)),
-        modes=compare(reference, fit(sample, probe=probe, modes=len(probe) + 2)),
-        scaling=compare(scales[1.0], scales[scale]),
+        intensities=against(reference, with_intensities),
+        modes=modes,
+        scaling=against(scaled[1.0], scaled[scale]),
         scale=scale,
-        background=compare(given, background),
-        background_fraction=float(offset.sum() / sample.counts.mean(0).sum()),
-        pixels=_without_mask(scan, sample) if faulty.any() else None,
+        background=against(given, with_background),
+        background_fraction=float(background.sum() / sample.counts.mean(0).sum()),
+        pixels=_without_mask(scan, complete) if faulty.any() else None,
         faulty=int(faulty.sum()),
         orientation=check_orientation(masked) if scan.n >= FEWEST else None,
-        noise=noise_level(sample.counts, sample.good),
-        uniform=_uniform(sample),
+        noise=noise,
+        uniform=_uniform(complete),
     )
 
 
-#: Loss over noise floor from which a trial does not explain the patterns.
-_EXPLAINED = 1.3
+#: Variance of the counts relative to photons, outside of which the unit is another one.
+PHOTONS = (0.6, 1.7)
 
 
-def compare(before: Trial, after: Trial) -> Comparison:
+def are_photons(sample: Sample, noise: float) -> bool:
+    """Whether the counts are integers with the variance of photons, which can be split."""
+    integers = (sample.counts >= 0) & (sample.counts == sample.counts.round())
+    if sample.good is not None:
+        integers = integers | ~sample.good
+    return PHOTONS[0] <= noise <= PHOTONS[1] and bool(integers.all())
+
+
+def compare(floors: Floors, before: Trial, after: Trial) -> Comparison:
     """Compare two trials of the same patterns."""
-    return Comparison(before.ratio, after.ratio, margin(after.terms, before.terms))
+    return Comparison(floors.ratio(before), floors.ratio(after), margin(after.terms, before.terms))
+
+
+def _best(trials: dict[float, Trial]) -> float:
+    """The value whose trial has the lowest loss."""
+    return min(trials, key=lambda value: _loss(trials[value]))
+
+
+def _loss(trial: Trial) -> float:
+    return float(trial.terms.sum())
+
+
+def _compare_modes(sample: Sample, own: Tensor) -> Comparison:
+    """Two modes more beside the probe of the result, fixed or refined, whichever explains the sample better."""
+    one = min(fit(sample, probe=own, learn_probe=False), fit(sample, probe=own), key=_loss)
+    more = fit(sample, probe=own, modes=len(own) + 2)
+    return compare(Floors.of(sample, min(one, more, key=_loss).predicted), one, more)
 
 
 def faulty_pixels(checked: Checked) -> NDArray[np.bool_]:
@@ -270,8 +321,9 @@ def _without_mask(scan: Scan, masked: Sample) -> Comparison:
     counts = as_in_sample(np.asarray(scan.counts[masked.members], np.float32))
     good = None if scan.bad_pixels is None else as_in_sample(~scan.bad_pixels)
     before = fit(dataclasses.replace(masked, counts=counts, good=good))
-    terms, floors = losses(before.predicted, counts, masked.good)
-    return compare(dataclasses.replace(before, terms=terms, floors=floors), fit(masked))
+    terms, _ = losses(before.predicted, counts, masked.good)
+    after = fit(masked)
+    return compare(Floors.of(masked, after.predicted), dataclasses.replace(before, terms=terms), after)
 
 
 def _uniform(sample: Sample) -> float:

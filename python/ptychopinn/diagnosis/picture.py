@@ -84,8 +84,7 @@ def _draw_trials(axes: Axes, found: Diagnosis) -> None:
         (f"fixed, positions x {trials.scale:g}", trials.scaling.after),
         ("fixed, and background", trials.background.after),
     ]
-    if trials.defocus is not None:
-        rows.append((f"probe defocused {trials.defocus_phase:+g} rad", trials.defocus.after))
+    rows.append((f"probe defocused {trials.defocus_phase:+g} rad", trials.defocus.after))
     if trials.pixels is not None:
         rows.append(("without a mask", trials.pixels.before))
     names, values = [name for name, _ in rows], np.array([value for _, value in rows])

@@ -8,6 +8,7 @@ adapts to the noise of the counts.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,14 +28,17 @@ from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
 from ptychopinn.refinement.objective import Objective
 from ptychopinn.refinement.state import State
 
-#: Passes of "pie" at the beginning of a trial, and of "lbfgs" after it.
-_WARMUP, _PASSES = 5, 20
+#: Passes of "pie" at the beginning of a trial, and of "lbfgs" after it; further ones follow, in groups of so many, as
+#: long as the loss falls by more than this fraction, up to a maximum.
+_WARMUP, _PASSES, _GROUP, _STEEP, _MOST_PASSES = 5, 40, 10, 0.01, 160
 #: Pixels of the canvas around the patches, for positions that move.
 _MARGIN = 8
 #: Rounds of the fit of a background, passes and multiplicative updates in each, and the exponent of these.
 _ROUNDS, _ROUND_PASSES, _UPDATES, _OVERRELAXATION = 5, 6, 15, 1.6
 #: Width, pixels, over which a background is smooth, and its first estimate relative to the mean pattern.
 _SMOOTH, _FIRST_BACKGROUND = 1.5, 0.1
+#: Fraction of the photons that judge a trial.
+_HELD_OUT = 0.3
 
 
 @dataclass(frozen=True)
@@ -44,21 +48,14 @@ class Trial:
     Attributes:
         state: refined object, probe, positions and intensities.
         predicted: float32, (k, N, N), FFT order, expected counts.
-        terms: float64, (k,), Poisson loss of every pattern, nats.
-        floors: float64, (k,), expected loss of the predicted counts.
+        terms: float64, (k,), Poisson loss of every pattern, nats; of held-out photons if there are any.
     """
 
     state: State
     predicted: Tensor
     terms: NDArray[np.float64]
-    floors: NDArray[np.float64]
 
     __repr__ = one_line
-
-    @property
-    def ratio(self) -> float:
-        """Loss over noise floor, of all patterns."""
-        return float(self.terms.sum() / max(self.floors.sum(), 1e-300))
 
 
 def poisson_terms(predicted: Tensor, counts: Tensor) -> Tensor:
@@ -76,6 +73,67 @@ def losses(predicted: Tensor, counts: Tensor, good: Tensor | None) -> tuple[NDAr
     return terms.double().sum((1, 2)).numpy(), floors.double().sum((1, 2)).numpy()
 
 
+@dataclass(frozen=True)
+class SplitSample(Sample):
+    """A sample whose photons are split at random: ``counts`` are refined, ``held_out`` judge what was refined.
+
+    Both are Poisson counts that are independent of each other if the counts were. A model that adapts to the noise of
+    the former is no better for the latter, so that one with more parameters gains only what is true.
+
+    Attributes:
+        held_out: float32, (k, K, K), FFT order.
+        fraction: of the photons that are held out.
+    """
+
+    held_out: Tensor
+    fraction: float
+
+
+def split(sample: Sample, fraction: float = _HELD_OUT) -> SplitSample:
+    """Hold out a fraction of the photons of a sample, which has integer counts. The same sample splits the same."""
+    usable = sample.counts if sample.good is None else torch.where(sample.good, sample.counts, 0)
+    counts = usable.numpy().astype(np.int64)
+    held_out = torch.from_numpy(np.random.default_rng(0).binomial(counts, fraction).astype(np.float32))
+    values = {field.name: getattr(sample, field.name) for field in dataclasses.fields(sample)}
+    return SplitSample(**values | {"counts": sample.counts - held_out}, held_out=held_out, fraction=fraction)
+
+
+@dataclass(frozen=True)
+class Floors:
+    """Loss of the true intensities of a sample, estimated once for all of its trials.
+
+    Attributes:
+        judging: float64, (k,), nats, of the counts that judge a trial.
+        complete: float64, (k,), nats, of all counts.
+        fraction: of the photons that judge a trial, 1 if the sample is not split.
+    """
+
+    judging: NDArray[np.float64]
+    complete: NDArray[np.float64]
+    fraction: float
+
+    @classmethod
+    def of(cls, sample: Sample, predicted: Tensor) -> Floors:
+        """The floors of the intensities (k, N, N) that a trial predicts for ``sample.counts``."""
+        if not isinstance(sample, SplitSample):
+            _, floors = losses(predicted, sample.counts, sample.good)
+            return cls(floors, floors, 1.0)
+        judging, complete = (
+            losses(factor * predicted, sample.counts, sample.good)[1]
+            for factor in (sample.fraction / (1 - sample.fraction), 1 / (1 - sample.fraction))
+        )
+        return cls(judging, complete, sample.fraction)
+
+    def ratio(self, trial: Trial) -> float:
+        """Loss over noise floor of a trial, as all counts would have it.
+
+        What a loss has above its floor is the divergence of the true from the predicted intensities, which is
+        proportional to the photons.
+        """
+        total = max(float(self.complete.sum()), 1e-300)
+        return 1 + float((trial.terms - self.judging).sum()) / self.fraction / total
+
+
 def fit(
     sample: Sample,
     *,
@@ -83,7 +141,7 @@ def fit(
     scaling: float = 1.0,
     offset: Tensor | None = None,
     modes: int | None = None,
-    passes: int = _PASSES,
+    passes: int | None = None,
     learn_probe: bool = True,
     learn_positions: bool = False,
     learn_intensities: bool = False,
@@ -97,7 +155,7 @@ def fit(
         scaling: factor on the positions.
         offset: (N, N), FFT order, counts of a background, which is added to the prediction.
         modes: number of probe modes; None: as the probe has.
-        passes: of "lbfgs".
+        passes: of "lbfgs"; None: until the loss settles.
         learn_probe: refine the probe.
         learn_positions: refine the positions, with their affine part.
         learn_intensities: refine the intensity of every pattern.
@@ -127,13 +185,16 @@ def fit(
                 first.advance()
             start = first.state
         engine = LbfgsEngine(objective, start.copy(), config, _no_penalty, _identity)
-        for _ in range(passes):
-            engine.advance()
+        _advance(engine, passes)
         predicted = objective.predict(engine.state, torch.arange(len(counts), device="cpu"))
         if offset is not None:
             predicted = predicted + offset
-        terms, floors = losses(predicted, sample.counts, sample.good)
-    return Trial(engine.state, predicted, terms, floors)
+        if isinstance(sample, SplitSample):
+            judged, counts = predicted * (sample.fraction / (1 - sample.fraction)), sample.held_out
+        else:
+            judged, counts = predicted, sample.counts
+        terms, _ = losses(judged, counts, sample.good)
+    return Trial(engine.state, predicted, terms)
 
 
 def fit_background(sample: Sample) -> tuple[Trial, Tensor]:
@@ -155,6 +216,19 @@ def fit_background(sample: Sample) -> tuple[Trial, Tensor]:
             offset = offset * ratio**_OVERRELAXATION
         offset = _smooth(offset)
     return fit(sample, offset=offset, start=start, passes=_ROUND_PASSES, learn_probe=False), offset
+
+
+def _advance(engine: LbfgsEngine, passes: int | None) -> None:
+    """Advance a number of passes; None: until the loss has settled, so that trials are comparable."""
+    value = 0.0
+    for _ in range(passes or _PASSES):
+        value = engine.advance()
+    for _ in range(_PASSES, _MOST_PASSES if passes is None else 0, _GROUP):
+        before = value
+        for _ in range(_GROUP):
+            value = engine.advance()
+        if value > (1 - _STEEP) * before:
+            return
 
 
 def _total(image: Tensor, good: Tensor | None) -> Tensor:

@@ -29,8 +29,9 @@ from ptychopinn.runtime.memory import available_memory
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import blocks_of
 
-#: Number of patterns of 64 px in a trial; of another size, as many as have the same cost, within these bounds.
-_PATTERNS, _FEWEST, _MOST = 100, 24, 200
+#: Number of patterns of 64 px in a trial; of another size, as many as have the same cost: at least the second number,
+#: and at most twice the first.
+_PATTERNS, _FEWEST = 100, 24
 #: Minimum side, detector pixels, to which patterns are cropped, and the fraction of the counts it must contain.
 _SIDE = 64
 _CROPPED_FRACTION = 0.97
@@ -67,12 +68,13 @@ class Sample:
     scale: float
 
 
-def select_sample(scan: Scan, *, shape_probe: bool = True) -> Sample:
+def select_sample(scan: Scan, *, shape_probe: bool = True, patterns: int = _PATTERNS) -> Sample:
     """Select neighbouring patterns from the part of the scan where patterns differ most.
 
     Args:
         scan: the scan.
         shape_probe: give the probe the power and the aperture of the mean pattern; False: leave it as it is.
+        patterns: of 64 px; of another size, as many as have the same cost, within bounds.
     """
     good = np.ones(scan.counts.shape[1:], np.bool_) if scan.bad_pixels is None else ~scan.bad_pixels
     mean, totals = np.zeros(scan.counts.shape[1:]), np.empty(scan.n)
@@ -92,7 +94,7 @@ def select_sample(scan: Scan, *, shape_probe: bool = True) -> Sample:
     centre = slice(size // 2 - side // 2, size // 2 + side // 2)
 
     positions = torch.from_numpy(scan.positions)
-    number = int(np.clip(_PATTERNS * (_SIDE / side) ** 2, _FEWEST, _MOST))
+    number = int(np.clip(patterns * (_SIDE / side) ** 2, _FEWEST, 2 * patterns))
     chosen = select_trial_patterns(subsampled, positions, number)
     counts = np.roll(scan.counts[chosen.numpy()], back, (1, 2))[:, centre, centre].astype(np.float32)
 
