@@ -90,8 +90,8 @@ def draw(seed: int, index: int, fault: str, effort: float = 1.0) -> tuple[Scan, 
         row["strength"] = rng.choice([rng.uniform(0.65, 0.75), rng.uniform(1.3, 1.45)])
         guess, sections = lens(size, spread, radius * row["strength"], aberrations, stop), _KEPT
     elif fault == "three modes":
-        probe, row["strength"] = add_modes(probe, 3, decay=0.5), 3.0
-        row["photons"] = max(row["photons"], size**2 * 100.0)  # with fewer, one mode explains the patterns
+        probe, row["strength"] = add_modes(probe, 3, decay=0.8), 3.0
+        row["photons"] = max(row["photons"], size**2 * 200.0)  # with fewer, one mode explains the patterns
     elif fault == "large steps":
         row["strength"] = rng.uniform(0.7, 0.85)
         step = row["strength"] * _diameter(probe)

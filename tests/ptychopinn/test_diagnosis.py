@@ -168,7 +168,8 @@ def report(best: str, confidence: float) -> OrientationReport:
         ({"reference": 1.06, "modes": Comparison(1.05, 1.03, 8.0)}, "coherence"),
         ({"reference": 4.0, "modes": Comparison(4.0, 0.998, 20.0), "defocus": MOVED}, "probe"),  # with fewer parameters
         ({"scaling": Comparison(1.2, 0.95, 12.0), "scale": 0.9}, "position_scale"),  # the moves did not find it
-        ({"scaling": Comparison(1.2, 1.1, 12.0), "scale": 0.9}, "none"),  # a refined probe explains more
+        ({"scaling": Comparison(1.0, 0.98, 12.0), "scale": 0.9}, "none"),  # too small
+        ({"reference": 4.0, "positions": MOVED, "moves": Moves(1.5, 1.004, 0.72, 0.05), "scale": 1.01}, "drift"),
         ({"scaling": Comparison(1.02, 0.95, 12.0), "scale": 1.0}, "none"),
         ({"reference": 4.0, "defocus": MOVED, "defocus_phase": 2.0}, "probe"),
         ({"result": 20.0, "given_probe": 15.0, "probe": Comparison(18.0, 0.95, 90.0)}, "probe"),

@@ -224,16 +224,16 @@ def _of_trials(found: Experiments) -> _Rule:
     reached: list[tuple[str, float, str]] = []
     positions, moves = found.positions, found.moves
     moved = moves.affine > _AFFINE and (found.scale - 1) * (moves.scaling - 1) > 0 and positions.exceeds(_GAIN)
-    fixed = found.scaling.exceeds(_GAIN) and found.scaling.after <= found.reference
-    if abs(found.scale - 1) > _SCALED and (moved or fixed):
+    scaled = abs(found.scale - 1) > _SCALED and (moved or found.scaling.exceeds(_GAIN))
+    if scaled:
         also = f"; refined positions move by such a map for {moves.affine:.0%}, and it falls {_words(positions)}"
         reached.append(
             (
                 "position_scale", min(found.scaling.after, positions.after if moved else math.inf),
-                f"with positions times {found.scale:g} the loss falls {_words(found.scaling)}{also if moved else ''}",
+                f"with positions times {found.scale:.3g} the loss falls {_words(found.scaling)}{also if moved else ''}",
             )
         )  # fmt: skip
-    if positions.exceeds(_GAIN) and moves.rms > _MOVES and not moved:
+    if positions.exceeds(_GAIN) and moves.rms > _MOVES and not (scaled and moved):
         drifts = moves.roughness < _SMOOTH
         kind = "drift" if drifts else "position_errors"
         form = "smoothly with time" if drifts else "independently of each other"
@@ -247,7 +247,7 @@ def _of_trials(found: Experiments) -> _Rule:
     for key, change, least, text in (
         ("intensity", found.intensities, _GAIN, "with an intensity for every pattern"),
         ("coherence", found.modes, MODES_GAIN, "with two modes more"),
-        ("probe", found.defocus, _GAIN, f"with the probe defocused by {found.defocus_phase:g} rad"),
+        ("probe", found.defocus, _GAIN, f"with the probe defocused by {found.defocus_phase:.2g} rad"),
     ):
         if change.exceeds(least):
             # Modes can take the place of another cause, and have more parameters.

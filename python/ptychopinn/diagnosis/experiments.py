@@ -8,6 +8,7 @@ masked in all trials but one, and patterns are centred in all.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,7 +34,7 @@ from ptychopinn.scan import Scan
 #: Factors on the positions that are tried.
 SCALINGS = (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2)
 #: Phases, rad at the rms radius of the aperture, by which the probe is defocused in trials.
-DEFOCUS = (-3.0, -2.0, -1.0, 1.0, 2.0, 3.0)
+DEFOCUS = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
 #: Passes of trials that only choose among values.
 _FEW_PASSES = 10
 #: Margin of a comparison, standard errors over patterns, from which it counts.
@@ -101,11 +102,12 @@ class Experiments:
         probe: refining the probe, from that of the result.
         given_probe: ratio of the scan's probe, fixed.
         reference: ratio with object and probe refined, from the better of both probes.
-        defocus: refining a probe of the best of some defoci, besides.
+        defocus: another defocus, with the probe fixed or refined. This and the following have as their reference the
+            best of the result's probe fixed, the scan's probe fixed, and a refined one.
         defocus_phase: that was found, rad.
-        positions, intensities, modes: refining these besides.
+        positions, intensities, modes: refining these beside the probe.
         moves: of the refined positions.
-        scaling: another scale of the positions; ``scale`` is the best one.
+        scaling: another scale of the positions, with the probe fixed or refined; ``scale`` is the best one.
         background: a constant background; ``background_fraction`` of the counts.
         pixels: masking faulty pixels; ``faulty`` of them. None if there are none.
         orientation: of the positions, None if it was not checked.
@@ -160,25 +162,24 @@ def run_experiments(scan: Scan, result: Reconstruction, residuals: Residuals, ch
     refined, from_scan = fit(sample, probe=own), fit(sample)
     given = fit(sample, learn_probe=False)
     reference, probe = (refined, own) if _loss(refined) <= _loss(from_scan) else (from_scan, sample.probe)
-    defocused = {value: fit(sample, probe=defocus_probe(probe, value), passes=_FEW_PASSES) for value in DEFOCUS}
-    phase = _best(defocused)
-    defocus = fit(sample, probe=defocus_probe(probe, phase))
+    phase = _best_value(DEFOCUS, lambda value: _few(sample, probe=defocus_probe(probe, value)))
+    defocus = _either(sample, probe=defocus_probe(probe, phase))
     moved = fit(sample, probe=probe, learn_positions=True)
-    scaled = {value: fit(sample, scaling=value, learn_probe=False, passes=_FEW_PASSES) for value in SCALINGS}
-    scale = _best(scaled)
+    scale = _best_value(SCALINGS, lambda value: _few(sample, scaling=value))
+    scaled = _either(sample, scaling=scale)
     with_intensities = fit(sample, probe=probe, learn_intensities=True)
     with_modes = fit(sample, probe=probe, modes=len(probe) + 2)
     with_background, background = fit_background(sample)
 
     trials = (
-        fixed, refined, from_scan, given, defocus, moved, scaled[scale], with_intensities, with_modes, with_background,
+        fixed, refined, from_scan, given, defocus, moved, scaled, with_intensities, with_modes, with_background,
     )  # fmt: skip
     best = min(trials, key=_loss)
     floors = Floors.of(sample, best.predicted)
-    against = partial(compare, floors)
-    modes = against(min(fixed, given, reference, key=_loss), with_modes)
+    against = partial(compare, floors, min(fixed, given, reference, key=_loss))
+    modes = against(with_modes)
     if (
-        against(reference, with_modes).exceeds(MODES_GAIN)
+        compare(floors, reference, with_modes).exceeds(MODES_GAIN)
         and not modes.exceeds(MODES_GAIN)
         and len(sample.counts) < scan.n
     ):
@@ -187,18 +188,18 @@ def run_experiments(scan: Scan, result: Reconstruction, residuals: Residuals, ch
     return Experiments(
         patterns=len(sample.counts),
         result=_ratio_of(residuals, sample.members),
-        probe=against(fixed, refined),
+        probe=compare(floors, fixed, refined),
         given_probe=floors.ratio(given),
         reference=floors.ratio(reference),
-        defocus=against(reference, defocus),
+        defocus=against(defocus),
         defocus_phase=phase,
-        positions=against(reference, moved),
+        positions=against(moved),
         moves=_moves(sample, moved),
-        intensities=against(reference, with_intensities),
+        intensities=against(with_intensities),
         modes=modes,
-        scaling=against(scaled[1.0], scaled[scale]),
+        scaling=against(scaled),
         scale=scale,
-        background=against(given, with_background),
+        background=compare(floors, given, with_background),
         background_fraction=float(background.sum() / sample.counts.mean(0).sum()),
         pixels=_without_mask(scan, complete) if faulty.any() else None,
         faulty=int(faulty.sum()),
@@ -225,9 +226,26 @@ def compare(floors: Floors, before: Trial, after: Trial) -> Comparison:
     return Comparison(floors.ratio(before), floors.ratio(after), margin(after.terms, before.terms))
 
 
-def _best(trials: dict[float, Trial]) -> float:
-    """The value whose trial has the lowest loss."""
-    return min(trials, key=lambda value: _loss(trials[value]))
+def _few(sample: Sample, **options: Any) -> float:
+    """Loss of a short trial with the probe fixed, to choose among values."""
+    return _loss(fit(sample, learn_probe=False, passes=_FEW_PASSES, **options))
+
+
+def _either(sample: Sample, **options: Any) -> Trial:
+    """The better one of two trials, with the probe fixed and refined."""
+    return min((fit(sample, learn_probe=learn, **options) for learn in (False, True)), key=_loss)
+
+
+def _best_value(values: Sequence[float], loss: Callable[[float], float]) -> float:
+    """The value with the lowest loss; between equidistant ones, the minimum of the parabola through the logarithms."""
+    losses = np.log([loss(value) for value in values])
+    k = int(np.argmin(losses))
+    if not 0 < k < len(values) - 1:
+        return values[k]
+    left, middle, right = losses[k - 1 : k + 2]
+    curvature = left - 2 * middle + right
+    steps = 0.5 * (left - right) / curvature if curvature > 0 else 0.0
+    return float(values[k] + steps * (values[k + 1] - values[k]))
 
 
 def _loss(trial: Trial) -> float:

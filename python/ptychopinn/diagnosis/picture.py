@@ -81,10 +81,10 @@ def _draw_trials(axes: Axes, found: Diagnosis) -> None:
         ("and positions", trials.positions.after),
         ("and intensities", trials.intensities.after),
         ("and two modes more", trials.modes.after),
-        (f"fixed, positions x {trials.scale:g}", trials.scaling.after),
+        (f"positions x {trials.scale:.3g}", trials.scaling.after),
+        (f"probe defocused {trials.defocus_phase:+.2g} rad", trials.defocus.after),
         ("fixed, and background", trials.background.after),
     ]
-    rows.append((f"probe defocused {trials.defocus_phase:+g} rad", trials.defocus.after))
     if trials.pixels is not None:
         rows.append(("without a mask", trials.pixels.before))
     names, values = [name for name, _ in rows], np.array([value for _, value in rows])
