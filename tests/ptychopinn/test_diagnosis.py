@@ -188,6 +188,14 @@ def test_rules_name_the_cause_that_explains_most(scan: Scan, changes: dict[str, 
     assert weights == sorted(weights, reverse=True)
 
 
+@pytest.mark.parametrize(("result", "cause"), [(0.7, "overlap"), (3.0, "probe")])
+def test_trials_say_little_where_patterns_do_not_determine_the_object(scan: Scan, result: float, cause: str) -> None:
+    checked = require_sound(scan)
+    checked = dataclasses.replace(checked, geometry=dataclasses.replace(checked.geometry, overlap=0.3))
+    found = dataclasses.replace(SOUND, result=result, reference=1.3, defocus=Comparison(1.3, 1.1, 15.0))
+    assert rank_causes(found, checked, True)[0].key == cause
+
+
 def test_kept_probe_that_is_wrong_is_no_matter_of_training(scan: Scan) -> None:
     found = dataclasses.replace(SOUND, result=400.0, given_probe=75.0, probe=Comparison(75.0, 1.1, 90.0))
     assert rank_causes(found, require_sound(scan), learned_probe=False)[0].key == "probe"
