@@ -30,7 +30,7 @@ from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.runtime import doctor
 
 COMMANDS = {
-    "example": ("FOLDER", "--overwrite", "four commands"),
+    "example": ("FOLDER", "--overwrite", "make an image of it"),
     "simulate": ("SCAN.npz", "--object", "siemens", "--photons", "--step", "--overwrite"),
     "inspect": ("SCAN", "--json", "--picture", "--mask", "--no-orientation", "if there is a problem"),
     "convert": ("IN", "OUT", "--to", "--format", "--pixel-size", "ptychodus", "nexus", "kept exactly"),
@@ -195,7 +195,9 @@ def test_output_of_training_is_short(folder: Path, tmp_path: Path) -> None:
     assert "'diff3d' read as amplitude" in first and "orientation not checked, 16 patterns are fewer" in second
     assert third == "training begins with an untrained network"
     assert fourth.startswith("trained 1 epochs in ")
-    assert done.stdout.startswith(f"{run}: trained on 16 patterns, train_loss 0.") and done.stdout.count("\n") == 1
+    result, following = done.stdout.splitlines()
+    assert result.startswith(f"{run}: trained on 16 patterns, train_loss 0.")
+    assert f"ptychopinn reconstruct {run} {folder / 'scan.npz'} --out recon.h5 --refine 20" in following
 
 
 def test_interrupt_saves_the_run_and_is_reported(folder: Path, tmp_path: Path) -> None:

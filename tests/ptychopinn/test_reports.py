@@ -177,7 +177,7 @@ def test_example_writes_a_scan_and_prints_commands_that_exist(
     assert main(["example"]) == 0
     printed = capsys.readouterr().out
     lines = [line.split()[1:] for line in printed.splitlines() if line.startswith("ptychopinn ")]
-    assert [line[0] for line in lines] == ["inspect", "train", "reconstruct", "evaluate"]
+    assert [line[0] for line in lines] == ["inspect", "reconstruct", "train", "reconstruct", "evaluate"]
     parser = table.full_parser()
     for line in lines:
         parser.parse_args(line)

@@ -26,7 +26,8 @@ def run(options: Namespace) -> int:
         problems = [str(error)]
     else:
         facts, problems = diagnose()
-    lines = [f"{name:22}{value}" for name, value in facts]
+    width = max((len(name) for name, _ in facts), default=0) + 2
+    lines = [f"{name:{width}}{value or 'none'}" for name, value in facts]
     lines += [f"PROBLEM: {problem}" for problem in problems]
     lines.append("nothing is wrong" if not problems else f"{len(problems)} to mend")
     print_written(print_report("\n".join(lines), {"facts": dict(facts), "problems": problems}, options.json))

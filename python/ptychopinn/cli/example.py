@@ -24,7 +24,7 @@ def describe(parser: Parser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Write a small simulated scan, and print the four commands that make an image of it."""
+    """Write a small simulated scan, and print the commands that make an image of it."""
     import dataclasses
 
     from ptychopinn.physics.simulate import simulate
@@ -41,10 +41,12 @@ def run(options: Namespace) -> int:
     run, result = folder / "run", folder / "recon.h5"
     print(
         f"{path}: {scan.n} patterns of {scan.patch_size} px, simulated\n\n"
+        f"What is in it, and an image at once:\n"
         f"ptychopinn inspect {path}\n"
+        f"ptychopinn reconstruct {path} --out {folder / 'first.h5'}\n\n"
+        f"A network for this beam, its image with 20 passes of refinement, and how good it is:\n"
         f"ptychopinn train {path} --out {run} --minutes 1\n"
-        f"ptychopinn reconstruct {run} {path} --out {result}\n"
-        f"ptychopinn evaluate {result} {path}\n\n"
-        f"An image at once, without a training: ptychopinn reconstruct {path} --out {folder / 'first.h5'}"
+        f"ptychopinn reconstruct {run} {path} --out {result} --refine 20\n"
+        f"ptychopinn evaluate {result} {path}"
     )
     return 0

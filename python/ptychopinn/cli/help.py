@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import pydoc
 import sys
 from importlib.resources import files
@@ -35,7 +36,9 @@ def run(options: Namespace) -> int:
         parser_of((options.topic,))[0].commands[options.topic].print_help()
         return 0
     if options.topic not in known:
-        raise InputError(f"no topic {options.topic!r}: expected one of {', '.join([*known, *COMMANDS])}")
+        near = difflib.get_close_matches(options.topic, [*known, *COMMANDS], 1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join([*known, *COMMANDS])}"
+        raise InputError(f"no topic {options.topic!r}: {hint}")
     _page(known[options.topic])
     return 0
 

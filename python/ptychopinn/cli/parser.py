@@ -12,7 +12,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +26,8 @@ _METAVARS = {int: "N", float: "X", dict: "MAPPING", tuple: "LOW,HIGH"}
 _ABSENT_FILE = re.compile(r"(?:File does not exist:|Unable to load config) ['\"](.+?)['\"]")
 _UNKNOWN_KEY = re.compile(r"does not accept option '([\w.-]+)'")
 _UNKNOWN_WORDS = re.compile(r"unrecognized arguments: (-\S*)")
+_WRONG_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
+_REQUIRED = re.compile(r"the following arguments are required: (\S+)\.(\w+)$")
 _WRONG_VALUE = re.compile(r"key \"([\w.]+)\": (?:Expected a|Does not validate).*(?:Got|Given) value: (.*)$")
 
 
@@ -147,6 +149,9 @@ def _sentence(parser: Any, message: str) -> str:
         path = Path(absent[1])
         if not path.exists():
             return str(not_found(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+    required = _REQUIRED.search(message)
+    if required is not None:
+        return f"expected {_name_of(parser, *required.groups())}; see {parser.prog} {required[1]} --help"
     wrong = _WRONG_VALUE.search(message)
     if wrong is not None:
         action = next((action for action in parser._actions if action.dest == wrong[1]), None)
@@ -159,7 +164,10 @@ def _sentence(parser: Any, message: str) -> str:
 
 def _similar(parser: Parser, message: str) -> str:
     """The way out of an unknown option: the most similar one, or how to write a file's name that begins with a dash."""
-    key, words = _UNKNOWN_KEY.search(message), _UNKNOWN_WORDS.search(message)
+    key, words, choice = (pattern.search(message) for pattern in (_UNKNOWN_KEY, _UNKNOWN_WORDS, _WRONG_CHOICE))
+    if choice is not None:
+        near = difflib.get_close_matches(choice[1], choice[2].replace("'", "").split(", "), 1)
+        return f": did you mean {near[0]}?" if near else ""
     if key is not None:
         near = difflib.get_close_matches(key[1], [action.dest for action in parser._actions], 1, 0.8)
         newer = "files of a newer version of ptychopinn can have options that this one has not"
@@ -170,6 +178,17 @@ def _similar(parser: Parser, message: str) -> str:
         near = difflib.get_close_matches(words[1].partition("=")[0], parser._option_string_actions, n=1)
         return f": did you mean {near[0]}?" if near else ""
     return ""
+
+
+def _name_of(parser: Parser, command: str, argument: str) -> str:
+    """How a command line has an argument of a command: the name of its option, or the placeholder."""
+    commands = next((action.choices for action in parser._actions if command in (action.choices or ())), None)
+    actions = getattr(commands[command], "_actions", ()) if isinstance(commands, Mapping) else ()
+    found = next((action for action in actions if action.dest == argument), None)
+    if found is None:
+        return argument
+    placeholder = str(found.metavar or argument.upper())
+    return f"{found.option_strings[0]} {placeholder}" if found.option_strings else placeholder
 
 
 def _hint_of(action: argparse.Action) -> Any:

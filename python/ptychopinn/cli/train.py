@@ -98,6 +98,7 @@ def run(options: Namespace) -> int:
     if trained.interrupted:
         print(f"ptychopinn train: interrupted; {trained.folder} holds what was learned until then", file=sys.stderr)
         return 130
+    print(f"its image: ptychopinn reconstruct {trained.folder} {options.scan_files[0]} --out recon.h5 --refine 20")
     return 0
 
 

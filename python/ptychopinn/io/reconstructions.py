@@ -150,7 +150,10 @@ def reconstruction_suffix(path: str | Path, format: str = "auto", scan: Scan | N
     if format != "auto":
         check_export(path, format, scan)
     elif suffix not in (*_HDF5_SUFFIXES, ".npz"):
-        raise InputError(f"{path}: a reconstruction file must end in .h5, .hdf5 or .npz, got {suffix or 'no suffix'!r}")
+        raise InputError(
+            f"{path}: a reconstruction file must end in .h5, .hdf5 or .npz, got {suffix or 'no suffix'!r}; "
+            f"other formats are stated: {', '.join(EXPORTS)}"
+        )
     return suffix
 
 
