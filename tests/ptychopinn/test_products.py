@@ -17,7 +17,7 @@ import pytest
 from scan_files import BAD, CENTRE, CORNERS, COUNTS, DETECTOR, ENERGY, INDEXES, OBJECT, PIXEL, SHAPE, WORLD, N, pair
 
 from ptychopinn.errors import InputError
-from ptychopinn.io.reconstructions import is_reconstruction
+from ptychopinn.io.reconstructions import is_reconstruction, pictures_folder
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
 
@@ -168,3 +168,8 @@ def test_result_without_required_fields_is_refused(
     with pytest.raises(InputError, match=sentence):
         replace(result(), **changes).save(tmp_path / name, format=format)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_keeps_its_pictures_apart_from_those_of_a_result_of_its_name() -> None:
+    folders = [pictures_folder(name) for name in ("out/first.h5", "out/first.nxs", "out/first.v2.nxs")]
+    assert folders == [Path("out/first"), Path("out/first-nxs"), Path("out/first-v2-nxs")]

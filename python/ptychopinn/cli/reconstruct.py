@@ -61,7 +61,7 @@ def run(options: Namespace) -> int:
     """
     import dataclasses
 
-    from ptychopinn.io.reconstructions import reconstruction_suffix
+    from ptychopinn.io.reconstructions import pictures_folder, reconstruction_suffix
     from ptychopinn.persistence.bundle import load_bundle
     from ptychopinn.persistence.pretrained import load_pretrained
     from ptychopinn.runtime.processes import distributed, processes, shared_errors
@@ -101,7 +101,7 @@ def run(options: Namespace) -> int:
     if large:
         height, width = reconstruct_to_file(model, scan, out, config, device)
         print(f"{out}: object {height} x {width} px, too large to draw; h5py reads parts of it")
-        print_written([write_findings([scan], out.with_suffix("") / FILE)])
+        print_written([write_findings([scan], pictures_folder(out) / FILE)])
         return 0
     with processes(device) as device:
         result = reconstruct(model, scan, config, device, refine=options.refine)
@@ -114,6 +114,6 @@ def run(options: Namespace) -> int:
     from ptychopinn.plotting.reconstructions import plot_reconstruction
     from ptychopinn.plotting.style import drawn
 
-    folder = out.with_suffix("")
+    folder = pictures_folder(out)
     print_written([write_findings([scan], folder / FILE), *drawn(plot_reconstruction, result, folder)])
     return 0

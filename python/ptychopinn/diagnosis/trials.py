@@ -88,6 +88,8 @@ class SplitSample(Sample):
     held_out: Tensor
     fraction: float
 
+    __repr__ = one_line
+
 
 def split(sample: Sample, fraction: float = _HELD_OUT) -> SplitSample:
     """Hold out a fraction of the photons of a sample, which has integer counts. The same sample splits the same."""
@@ -111,6 +113,8 @@ class Floors:
     judging: NDArray[np.float64]
     complete: NDArray[np.float64]
     fraction: float
+
+    __repr__ = one_line
 
     @classmethod
     def of(cls, sample: Sample, predicted: Tensor) -> Floors:

@@ -157,6 +157,13 @@ def reconstruction_suffix(path: str | Path, format: str = "auto", scan: Scan | N
     return suffix
 
 
+def pictures_folder(path: str | Path) -> Path:
+    """The folder beside a reconstruction for its pictures: recon for recon.h5, and recon-nxs for recon.nxs."""
+    path = Path(path)
+    own = path.suffix.lower() in (*_HDF5_SUFFIXES, ".npz")
+    return path.with_suffix("") if own else path.with_name(path.name.replace(".", "-"))
+
+
 def is_reconstruction(path: str | Path) -> bool:
     """Whether a file is a reconstruction, by the names in it, or by its suffix if it is damaged."""
     content = content_of(path)

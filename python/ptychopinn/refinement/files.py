@@ -13,6 +13,7 @@ import torch
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.findings.gate import FILE, write_findings
+from ptychopinn.io.reconstructions import pictures_folder
 from ptychopinn.plotting.reconstructions import plot_reconstruction
 from ptychopinn.plotting.refinement import plot_refinement
 from ptychopinn.plotting.style import drawn
@@ -67,7 +68,7 @@ def refine_to_files(
         InputError: see :func:`ptychopinn.refine`; or, to resume, there is a result without a checkpoint, or more
             passes than ``iterations``.
     """
-    folder = out.with_suffix("")
+    folder = pictures_folder(out)
     checkpoint = folder / CHECKPOINT
     if resume and not checkpoint.is_file():
         if out.exists():
