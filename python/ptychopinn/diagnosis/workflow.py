@@ -41,7 +41,7 @@ def diagnose(
 ) -> Diagnosis:
     """Find why a result is poor: its residuals against photon noise, and trials with one cause removed each.
 
-    Takes about 10 seconds of a CPU thread, mostly for the trials, whose number of patterns does not depend on the scan.
+    Takes 10 to 20 seconds of a CPU thread, mostly for the trials, whose number of patterns does not depend on the scan.
     The result is deterministic on a CPU.
 
     Args:

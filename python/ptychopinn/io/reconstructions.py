@@ -152,7 +152,7 @@ def reconstruction_suffix(path: str | Path, format: str = "auto", scan: Scan | N
     elif suffix not in (*_HDF5_SUFFIXES, ".npz"):
         raise InputError(
             f"{path}: a reconstruction file must end in .h5, .hdf5 or .npz, got {suffix or 'no suffix'!r}; "
-            f"other formats are stated: {', '.join(EXPORTS)}"
+            f"another format is stated by its name (--out-format): {', '.join(EXPORTS)}"
         )
     return suffix
 
