@@ -234,7 +234,7 @@ def plot_frc(frequency: np.ndarray, correlation: np.ndarray, path: Path, label: 
     axes.plot(frequency[1:], correlation[1:], color="C0", linewidth=1.6, label=label)
     for level, name, colour in ((0.5, "0.5", "C1"), (1 / 7, "1/7", "C3")):
         at = scores.crossing(frequency, correlation, level)
-        crossing = "not reached" if at >= 1 else f"at {at:.2f}"
+        crossing = "at Nyquist or beyond" if at >= 1 else f"at {at:.2f}"
         if at < 1 and pixel_size is not None:
             crossing += f" ({1e9 * pixel_size / at:.3g} nm half period)"
         axes.axhline(level, color=colour, linestyle="--", linewidth=1, label=f"{name} {crossing}")
