@@ -47,7 +47,8 @@ def not_found(path: str | Path, expected: str = "") -> InputError:
     if Path(path).is_symlink():
         return InputError(f"{path}: a link to {Path(path).readlink()}, which was not found")
     try:
-        similar = difflib.get_close_matches(Path(path).name, [entry.name for entry in folder.iterdir()], n=1)
+        names = [entry.name for entry in folder.iterdir() if entry.suffix or not Path(path).suffix]  # files, of a file
+        similar = difflib.get_close_matches(Path(path).name, names, n=1)
     except OSError:
         similar = []
         sentence += f", nor is its folder {folder}"

@@ -207,6 +207,8 @@ OPTIONS = [
     ((*TRAIN, "--config", "recon.h5"), "expected a YAML file of options"),
     (("train", "scan.npz"), "expected --out RUN; see ptychopinn train --help"),
     (("completion",), "expected bash|zsh|tcsh; see ptychopinn completion --help"),
+    ((*TRAIN, "--epoks", "3", "--mintes", "4"), "did you mean --epochs and --minutes?"),
+    (("convert", "recon.h5", "out.npz"), "recon.h5: expected a scan, found a reconstruction, which has no patterns"),
     (("recontruct", "run"), "did you mean reconstruct?"),
     (("help", "result"), "did you mean results?"),
     (("train", "scan.npz", "--out", "scan.npz/out", *TINY, *CPU), "scan.npz/out: expected a folder that can be made"),
@@ -300,6 +302,8 @@ def test_missing_file_is_reported(work: Path, capsys: pytest.CaptureFixture[str]
 
 def test_similar_name_is_suggested(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "scam.npz: not found; did you mean scan.npz?" in refused(("plot", "scam.npz"), capsys)
+    Path("recon").mkdir(exist_ok=True)  # pictures, which no command reads
+    assert "recon.h6: not found; did you mean recon.h5?" in refused(("plot", "recon.h6"), capsys)
     assert "data/scan.npz: not found, nor is its folder data" in refused(("plot", "data/scan.npz"), capsys)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from ptychopinn import InputError, Reconstruction, RefineConfig, Scan, diagnose, refine, simulate
 from ptychopinn.cli import main
 from ptychopinn.cli.recorded import recorded_scan
+from ptychopinn.diagnosis import experiments
 from ptychopinn.diagnosis.causes import CAUSES, rank_causes
 from ptychopinn.diagnosis.experiments import Comparison, Experiments, Moves, are_photons, faulty_pixels, noise_level
 from ptychopinn.diagnosis.result import Diagnosis
@@ -37,7 +40,18 @@ def result(scan: Scan) -> Reconstruction:
 
 @pytest.fixture(scope="module")
 def found(scan: Scan, result: Reconstruction) -> Diagnosis:
-    return diagnose(result, scan)
+    advanced: list[int] = []
+
+    @contextmanager
+    def bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        assert (label, total, unit) == ("diagnose", experiments._TRIALS, "trials")
+        yield advanced.append
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(experiments, "progress", bar)
+        report = diagnose(result, scan)
+    assert sum(advanced) == experiments._TRIALS
+    return report
 
 
 def refined(scan: Scan, **options: Any) -> Reconstruction:

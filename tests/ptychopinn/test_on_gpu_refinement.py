@@ -31,6 +31,7 @@ from ptychopinn.refinement.history import History
 from ptychopinn.refinement.interrupts import uninterrupted
 from ptychopinn.refinement.objective import Objective
 from ptychopinn.refinement.readback import read_back
+from ptychopinn.refinement.run import Progress, Refinement
 from ptychopinn.refinement.state import Layout
 from ptychopinn.refinement.workflow import refine
 
@@ -284,7 +285,7 @@ def test_streamed_counts_are_those_of_the_scan(kind: torch.dtype) -> None:
 def test_counts_keep_their_type() -> None:
     for kind in (np.uint8, np.uint16, np.uint32, np.float32):
         scan = small_scan(patterns=36, photons=1e4)
-        run = workflow._Refinement(
+        run = Refinement(
             dataclasses.replace(scan, counts=scan.counts.astype(kind)), None, QUICK, torch.device("cpu"), None, 1
         )
         assert run.objective.counts.numpy().dtype == kind
@@ -333,7 +334,7 @@ def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
 def test_results_during_a_refinement_do_not_change_with_it(engine: str) -> None:
     kept: list[tuple[Any, Any]] = []
 
-    def keep(progress: workflow.Progress) -> None:
+    def keep(progress: Progress) -> None:
         found = progress.result()
         kept.append((found, copy.deepcopy(found)))
 

@@ -130,6 +130,10 @@ def test_nexus_has_a_default_plot_in_metres(tmp_path: Path, scan: Scan) -> None:
             np.testing.assert_allclose(middle, WORLD[:, axis], rtol=0, atol=1e-12)
         np.testing.assert_allclose(entry["sample/positions/x"], WORLD[:, 1], rtol=0, atol=1e-12)
         assert {"amplitude", "object", "weights", "uncertainty", "probe", "process"} <= set(entry)
+    with pytest.raises(InputError, match=r"n\.h5: expected a reconstruction of this package, .*found its NeXus copy"):
+        Reconstruction.load(path)
+    with pytest.raises(InputError, match=r"n\.h5: expected a scan, found a reconstruction"):
+        Scan.load(path)
 
 
 def test_its_own_viewer_opens_the_nexus_file(tmp_path: Path, scan: Scan) -> None:

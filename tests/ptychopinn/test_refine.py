@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -285,14 +287,18 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     assert np.linalg.norm((one.object - two.object)[covered]) < 0.02 * np.linalg.norm(one.object[covered])
 
 
-def test_refine_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refine_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="ptychopinn")
     scan, out = tmp_path / "scan.npz", tmp_path / "refined.h5"
     small_scan(patterns=196).save(scan)
     quick = ["--iterations", "12", "--device", "cpu"]
     assert main(["refine", "--from-scratch", str(scan), "--out", str(out), *quick]) == 0
     printed = capsys.readouterr().out
-    assert "12 passes over 196 patterns" in printed
-    assert "split halves: FRC 0.5 at" in printed
+    assert re.search(r"12 passes over 196 patterns in \d+ s; the image explains them within \d\.\d+ times", printed)
+    assert printed.count("split halves: FRC 0.5 at") == 1
+    begins = [message.partition(",")[0] for message in caplog.messages if message.startswith("half")]
+    assert begins == [f"half {number} of 2: pass 10 of 12" for number in (1, 2)]
+    assert "refine: pass 10 of 12" in caplog.text and "two halves of the patterns" in caplog.text
     figures = {path.name for path in (tmp_path / "refined").iterdir()}
     assert figures == {
         "amplitude.png", "phase.png", "error_map.png", "probe.png", "refinement.png", "split_half.png",

@@ -15,23 +15,23 @@ from tiny_refinements import QUICK, small_scan, true_start
 
 from ptychopinn.errors import InputError
 from ptychopinn.reconstruction import Reconstruction
-from ptychopinn.refinement import checkpoint, workflow
+from ptychopinn.refinement import checkpoint, run
 from ptychopinn.refinement.files import CHECKPOINT, refine_to_files
 from ptychopinn.refinement.workflow import Progress, refine
 
 
 def test_interrupt_of_the_split_half_keeps_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     scan = small_scan(patterns=100)
-    original = workflow._Refinement.iterate
+    original = run.Refinement.iterate
     calls = []
 
-    def iterate(self: workflow._Refinement) -> None:
+    def iterate(self: run.Refinement) -> None:
         calls.append(self)
         if len(calls) > 1:
             raise KeyboardInterrupt
         original(self)
 
-    monkeypatch.setattr(workflow._Refinement, "iterate", iterate)
+    monkeypatch.setattr(run.Refinement, "iterate", iterate)
     found = refine(scan, None, dataclasses.replace(QUICK, split_half=True))
     assert found.refinement.passes == 25
     assert found.refinement.split_half is None

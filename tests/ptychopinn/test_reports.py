@@ -108,7 +108,8 @@ def test_quiet_leaves_warnings_and_reports(scan: Path, tmp_path: Path) -> None:
     loud = subprocess.run([*command, str(tmp_path / "a.npz")], capture_output=True, text=True, check=True)
     quiet = subprocess.run([*command, str(tmp_path / "b.npz"), "-q"], capture_output=True, text=True, check=True)
     verbose = subprocess.run([*command, str(tmp_path / "c.npz"), "-v"], capture_output=True, text=True, check=True)
-    assert "read as amplitude" in loud.stderr and quiet.stderr == ""
+    assert loud.stderr == quiet.stderr == "" and "patterns of" in quiet.stdout
+    assert "read as amplitude: stated" in verbose.stderr
     assert re.search(r"\d\d:\d\d:\d\d,\d+ ptychopinn\.io\.scans: .*read as npz in \d", verbose.stderr)
 
 

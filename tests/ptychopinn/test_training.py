@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import logging
 import math
 import signal
 import time
@@ -298,12 +299,27 @@ def test_progress_is_the_larger_of_steps_and_time(monkeypatch: pytest.MonkeyPatc
     assert progress_of(trainer, 25, 100) == pytest.approx(0.5)  # half of the time was used before
 
 
-def test_a_time_limit_ends_a_long_run_and_saves_it(scan: Scan, tmp_path: Path) -> None:
+def test_a_time_limit_ends_a_long_run_and_saves_it(
+    scan: Scan, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     start = time.monotonic()
-    run = train(scan, tmp_path, tiny(training={"epochs": 10_000, "minutes": 0.02}))
+    with caplog.at_level(logging.INFO, logger="ptychopinn"):
+        limits = {"epochs": 10_000, "minutes": 0.02}
+        run = train(scan, tmp_path, tiny(training=limits, execution={"progress": True}))
     assert 1.2 <= time.monotonic() - start < 20
+    epochs = [message for message in caplog.messages if message.startswith("epoch 1/10000: ")]
+    assert epochs and " of 1 s, train_loss" in epochs[0]
+    assert "ends after 10000 epochs or 0.02 min, whichever is first" in caplog.text
     assert 1 <= len(history(run, "train_loss")) < 10_000
     assert load_bundle(run.folder)[1].training.minutes == 0.02 and not run.interrupted
+
+
+def test_a_short_time_limit_is_reported(scan: Scan, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(scan, tmp_path / "short", tiny(training={"epochs": 10, "minutes": 1e-4}))
+    assert "the time limit ended the training after 1 of 10 epochs: --resume --minutes 0.0005 would" in caplog.text
+    caplog.clear()
+    train(scan, tmp_path / "whole", tiny(training={"epochs": 1, "minutes": 5}))
+    assert "time limit" not in caplog.text
 
 
 def test_divergence_is_reported_and_no_bundle_is_saved(scan: Scan, tmp_path: Path) -> None:

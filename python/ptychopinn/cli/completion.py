@@ -23,8 +23,13 @@ def describe(parser: Parser) -> None:
 def run(options: Namespace) -> int:
     """Print a script that completes commands and options in a shell.
 
-    For bash: ptychopinn completion bash > ~/.local/share/bash-completion/completions/ptychopinn
-    For zsh: ptychopinn completion zsh > ~/.zfunc/_ptychopinn, with fpath+=~/.zfunc before compinit in ~/.zshrc.
+    For bash, in ~/.local/share/bash-completion/completions:
+
+      ptychopinn completion bash > ptychopinn
+
+    For zsh, in ~/.zfunc, with fpath+=~/.zfunc before compinit in ~/.zshrc:
+
+      ptychopinn completion zsh > _ptychopinn
     """
     import shtab
 

@@ -31,7 +31,7 @@ def describe(parser: Parser) -> None:
         help="file for the bad pixels, those found included",
     )
     parser.add_argument("--no-orientation", action="store_true", help="do not check the orientation (a few seconds)")
-    add_orientation(parser)
+    add_orientation(parser, found_by="without it, the report names the best one")
     add_overwrite(parser)
     add_scan_options(parser, common=True)
 

@@ -266,14 +266,14 @@ def add_overwrite(parser: Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")
 
 
-def add_orientation(parser: Parser) -> None:
+def add_orientation(parser: Parser, *, found_by: str = "`ptychopinn inspect` finds it") -> None:
     """The option to state or change the orientation of the positions; the names are checked where it is applied."""
     parser.add_argument(
         "--orientation",
         type=str | None,
         metavar="NAME",
         help="how to turn the positions: given, flip_y, flip_x, rotate_180, swap, swap_flip_y, swap_flip_x or "
-        "swap_rotate_180 (axes are swapped first); `ptychopinn inspect` finds it",
+        f"swap_rotate_180 (axes are swapped first); {found_by}",
     )
 
 

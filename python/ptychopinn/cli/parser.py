@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import os
 import re
 import sys
@@ -25,7 +26,7 @@ from ptychopinn.errors import not_found
 _METAVARS = {int: "N", float: "X", dict: "MAPPING", tuple: "LOW,HIGH"}
 _ABSENT_FILE = re.compile(r"(?:File does not exist:|Unable to load config) ['\"](.+?)['\"]")
 _UNKNOWN_KEY = re.compile(r"does not accept option '([\w.-]+)'")
-_UNKNOWN_WORDS = re.compile(r"unrecognized arguments: (-\S*)")
+_UNKNOWN_WORDS = re.compile(r"unrecognized arguments: (-.*)$")
 _WRONG_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
 _REQUIRED = re.compile(r"the following arguments are required: (\S+)\.(\w+)$")
 _WRONG_VALUE = re.compile(r"key \"([\w.]+)\": (?:Expected a|Does not validate).*(?:Got|Given) value: (.*)$")
@@ -51,6 +52,14 @@ class HelpFormatter(DefaultHelpFormatter):
             elif action.required:
                 words += [action.option_strings[0], _placeholder(action)]
         super().add_usage(" ".join(words).replace("%", "%%"), [], groups, prefix)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Paragraphs apart, and lines of commands, which are indented, as they are."""
+        paragraphs = inspect.cleandoc(text).split("\n\n")
+        return "\n\n".join(
+            part if part.startswith(" ") else str(super(HelpFormatter, self)._fill_text(part, width, indent))
+            for part in paragraphs
+        )
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = action.help or "", action.default
@@ -172,12 +181,14 @@ def _similar(parser: Parser, message: str) -> str:
         near = difflib.get_close_matches(key[1], [action.dest for action in parser._actions], 1, 0.8)
         newer = "files of a newer version of ptychopinn can have options that this one has not"
         return f": did you mean {near[0]}?" if near else f"; {newer}"
-    if words is not None and Path(words[1]).exists():
-        return f"; write ./{words[1]} for the file of this name"
-    if words is not None:
-        near = difflib.get_close_matches(words[1].partition("=")[0], parser._option_string_actions, n=1)
-        return f": did you mean {near[0]}?" if near else ""
-    return ""
+    if words is None:
+        return ""
+    first = words[1].split()[0]
+    if Path(first).exists():
+        return f"; write ./{first} for the file of this name"
+    options = (word.partition("=")[0] for word in words[1].split() if word.startswith("-"))
+    near = [m for word in options for m in difflib.get_close_matches(word, parser._option_string_actions, n=1)]
+    return f": did you mean {' and '.join(near)}?" if near else ""
 
 
 def _name_of(parser: Parser, command: str, argument: str) -> str:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ptychopinn.reconstruction import Reconstruction
     from ptychopinn.scan import Scan
 
-_INCOMPLETE = 1.5  # deviance per detector pixel; noise alone makes about 1
+_INCOMPLETE = 1.5  # loss over noise floor
 
 
 def describe(parser: Parser) -> None:
@@ -69,6 +69,7 @@ def run(options: Namespace) -> int:
 
     It begins with what a network makes of the scan, with a reconstruction, or from scratch.
     """
+    from ptychopinn.diagnosis.residuals import measure_residuals
     from ptychopinn.io.reconstructions import reconstruction_suffix
     from ptychopinn.refinement.files import refine_to_files
     from ptychopinn.runtime.processes import processes, shared_errors
@@ -101,11 +102,12 @@ def run(options: Namespace) -> int:
         return 0
     found = result.refinement
     assert found is not None
+    ratio = measure_residuals(scan, result).ratio
     print(
-        f"{out}: {found.passes} passes over {scan.n} patterns in {found.seconds:.0f} s, deviance "
-        f"{found.deviance[-1]:.4g} per detector pixel"
+        f"{out}: {found.passes} passes over {scan.n} patterns in {found.seconds:.0f} s; the image explains them within "
+        f"{ratio:.3g} times shot noise (deviance {found.deviance[-1]:.4g} per detector pixel)"
     )
-    if found.deviance[-1] > _INCOMPLETE:
+    if ratio > _INCOMPLETE:
         print("the model does not explain the patterns yet: try --refine.modes 2, or --refine.learn_positions true")
     split = found.split_half
     if split:

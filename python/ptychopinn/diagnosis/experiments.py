@@ -8,6 +8,7 @@ masked in all trials but one, and patterns are centred in all.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +30,10 @@ from ptychopinn.inspection.trials import Sample, margin, select_sample
 from ptychopinn.physics.propagation import far_field, inverse_far_field
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.search import defocus_probe
+from ptychopinn.runtime.progress import progress
 from ptychopinn.scan import Scan
+
+_log = logging.getLogger(__name__)
 
 #: Factors on the positions that are tried.
 SCALINGS = (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2)
@@ -37,6 +41,8 @@ SCALINGS = (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2)
 DEFOCUS = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
 #: Passes of trials that only choose among values.
 _FEW_PASSES = 10
+#: Number of trials besides those of the background, modes with a second sample, pixels and orientation.
+_TRIALS = len(DEFOCUS) + len(SCALINGS) + 11
 #: Margin of a comparison, standard errors over patterns, from which it counts.
 SIGMAS = 5.0
 #: Factor by which more modes lower the loss of held-out photons, from which they count, and number of patterns of a
@@ -158,23 +164,26 @@ def run_experiments(scan: Scan, result: Reconstruction, residuals: Residuals, ch
     photons = are_photons(complete, noise)
     sample = split(complete) if photons else complete
 
-    fixed = fit(sample, probe=own, learn_probe=False)
-    refined, from_scan = fit(sample, probe=own), fit(sample)
-    given = fit(sample, learn_probe=False)
-    reference, probe = (refined, own) if _loss(refined) <= _loss(from_scan) else (from_scan, sample.probe)
-    phase = _best_value(DEFOCUS, lambda value: _few(sample, probe=defocus_probe(probe, value)))
-    defocus = _either(sample, probe=defocus_probe(probe, phase))
-    moved = fit(sample, probe=probe, learn_positions=True)
-    scale = _best_value(SCALINGS, lambda value: _few(sample, scaling=value))
-    scaled = _either(sample, scaling=scale)
-    with_intensities = fit(sample, probe=probe, learn_intensities=True)
-    with_modes = fit(sample, probe=probe, modes=len(probe) + 2)
-    with_background, background = fit_background(sample)
+    _log.info("%s: %d trials with %d patterns, each without one possible cause", scan.name, _TRIALS, len(sample.counts))
+    with progress("diagnose", _TRIALS, "trials") as advance:
+        trials = _Trials(sample, advance)
+        fixed = trials.fit(probe=own, learn_probe=False)
+        refined, from_scan = trials.fit(probe=own), trials.fit()
+        given = trials.fit(learn_probe=False)
+        reference, probe = (refined, own) if _loss(refined) <= _loss(from_scan) else (from_scan, sample.probe)
+        phase = _best_value(DEFOCUS, lambda value: trials.few(probe=defocus_probe(probe, value)))
+        defocus = trials.either(probe=defocus_probe(probe, phase))
+        moved = trials.fit(probe=probe, learn_positions=True)
+        scale = _best_value(SCALINGS, lambda value: trials.few(scaling=value))
+        scaled = trials.either(scaling=scale)
+        with_intensities = trials.fit(probe=probe, learn_intensities=True)
+        with_modes = trials.fit(probe=probe, modes=len(probe) + 2)
+        with_background, background = fit_background(sample)
 
-    trials = (
-        fixed, refined, from_scan, given, defocus, moved, scaled, with_intensities, with_modes, with_background,
-    )  # fmt: skip
-    best = min(trials, key=_loss)
+    best = min(
+        (fixed, refined, from_scan, given, defocus, moved, scaled, with_intensities, with_modes, with_background),
+        key=_loss,
+    )
     floors = Floors.of(sample, best.predicted)
     against = partial(compare, floors, min(fixed, given, reference, key=_loss))
     modes = against(with_modes)
@@ -226,14 +235,29 @@ def compare(floors: Floors, before: Trial, after: Trial) -> Comparison:
     return Comparison(floors.ratio(before), floors.ratio(after), margin(after.terms, before.terms))
 
 
-def _few(sample: Sample, **options: Any) -> float:
-    """Loss of a short trial with the probe fixed, to choose among values."""
-    return _loss(fit(sample, learn_probe=False, passes=_FEW_PASSES, **options))
+class _Trials:
+    """Trials of one sample; arguments are those of :func:`ptychopinn.diagnosis.trials.fit`.
 
+    Args:
+        sample: of the scan.
+        advance: is told of each trial that is done.
+    """
 
-def _either(sample: Sample, **options: Any) -> Trial:
-    """The better one of two trials, with the probe fixed and refined."""
-    return min((fit(sample, learn_probe=learn, **options) for learn in (False, True)), key=_loss)
+    def __init__(self, sample: Sample, advance: Callable[[int], object]) -> None:
+        self._sample, self._advance = sample, advance
+
+    def fit(self, **options: Any) -> Trial:
+        trial = fit(self._sample, **options)
+        self._advance(1)
+        return trial
+
+    def few(self, **options: Any) -> float:
+        """Loss of a short trial with the probe fixed, to choose among values."""
+        return _loss(self.fit(learn_probe=False, passes=_FEW_PASSES, **options))
+
+    def either(self, **options: Any) -> Trial:
+        """The better one of two trials, with the probe fixed and refined."""
+        return min((self.fit(learn_probe=learn, **options) for learn in (False, True)), key=_loss)
 
 
 def _best_value(values: Sequence[float], loss: Callable[[float], float]) -> float:

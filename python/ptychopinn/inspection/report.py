@@ -48,6 +48,7 @@ def inspect_scan(scan: Scan, orientation: bool = True, seed: int = 0) -> Inspect
         energy=scan.energy,
         measurement=None if decision is None else decision.value,
         measurement_reason=None if decision is None else decision.reason,
+        truth=scan.truth is not None,
         patterns=patterns,
         geometry=geometry,
         orientation=turned,

@@ -29,6 +29,7 @@ class Inspection:
         energy: of a photon, eV, or None.
         measurement: what the file holds, "amplitude" or "counts", or None if that is not recorded.
         measurement_reason: how that was decided.
+        truth: whether the scan has a known object.
         patterns: statistics of the counts.
         geometry: statistics of positions and probe.
         orientation: the check of the orientation, or None if it was not done.
@@ -40,6 +41,7 @@ class Inspection:
     energy: float | None
     measurement: str | None
     measurement_reason: str | None
+    truth: bool
     patterns: PatternStatistics
     geometry: ScanGeometry
     orientation: OrientationReport | None
@@ -115,6 +117,7 @@ class Inspection:
                 "scan",
                 [
                     ("extent (y, x)", _lengths(geometry.extent, pixel)),
+                    ("known object", "in the file, for `ptychopinn evaluate`" if self.truth else "none"),
                     ("canvas", f"{geometry.canvas[0]} x {geometry.canvas[1]} px"),
                     ("neighbours", f"{_lengths((geometry.step,), pixel)} apart (median distance to the nearest)"),
                     (

@@ -26,6 +26,7 @@ from ptychopinn.refinement.objective import Objective
 from ptychopinn.refinement.search import impose_aperture, select_trial_patterns
 from ptychopinn.refinement.state import State
 from ptychopinn.runtime.memory import available_memory
+from ptychopinn.runtime.progress import progress
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import blocks_of
 
@@ -152,7 +153,12 @@ def fit_trial(sample: Sample, matrix: NDArray[np.int64], seed: int) -> NDArray[n
 
 def fit_trials(sample: Sample, matrices: Mapping[str, NDArray[np.int64]], seed: int) -> dict[str, NDArray[np.float64]]:
     """Call :func:`fit_trial` for every matrix; results by name."""
-    return {name: fit_trial(sample, matrix, seed) for name, matrix in matrices.items()}
+    deviances = {}
+    with progress("orientation", len(matrices), "trials") as advance:
+        for name, matrix in matrices.items():
+            deviances[name] = fit_trial(sample, matrix, seed)
+            advance(1)
+    return deviances
 
 
 def margin(better: NDArray[np.float64], worse: NDArray[np.float64]) -> float:

@@ -116,7 +116,8 @@ def counts_of(
 
     decision = _decide(stored.dtype, found.integral and largest > 1, found.squares_integral, requested, stated, default)
     value = decision.value
-    level = logging.WARNING if decision.by_default else logging.INFO
+    inferred = logging.WARNING if decision.by_default else logging.INFO
+    level = inferred if requested == "auto" and stated is None else logging.DEBUG
     _log.log(level, "%s: '%s' read as %s: %s", file.path, key, value, decision.reason)
     power = 2 if value == "amplitude" else 1
     if not largest**power < LARGEST_COUNT:

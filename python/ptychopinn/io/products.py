@@ -21,6 +21,7 @@ from ptychopinn.io.formats.ptychodus import put_product
 from ptychopinn.io.hdf5 import put_units
 from ptychopinn.io.indexes import frame_indexes
 from ptychopinn.io.lazy import h5py
+from ptychopinn.io.sniff import Content
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
 from ptychopinn.storage.new_hdf5 import new_hdf5, put_array
@@ -138,6 +139,11 @@ def write_nexus_result(result: Reconstruction, path: Path, scan: Scan | None = N
                 put_units(motors, axis, placed.world[:, column], "m")
         process = put_group(entry, "process", "NXprocess")
         process["program"], process["metadata"] = _PROGRAM, json.dumps(result.record().to_json())
+
+
+def is_nexus_result(content: Content) -> bool:
+    """Whether these are the names in a file that :func:`write_nexus_result` wrote."""
+    return content.kind == "hdf5" and content.has("entry/phase/data", "entry/weights/data", "entry/process/program")
 
 
 #: Name -> writer of (reconstruction, path, scan).

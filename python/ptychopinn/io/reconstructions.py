@@ -21,8 +21,8 @@ import numpy as np
 from ptychopinn.acquisition import Acquisition
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.io.lazy import h5py
-from ptychopinn.io.products import EXPORTS, check_export
-from ptychopinn.io.sniff import content_of
+from ptychopinn.io.products import EXPORTS, check_export, is_nexus_result
+from ptychopinn.io.sniff import Content, content_of
 from ptychopinn.reconstruction import Reconstruction, json_of
 from ptychopinn.records import ResultRecord
 from ptychopinn.scan import Scan
@@ -68,11 +68,16 @@ def write_reconstruction(
 def read_reconstruction(path: str | Path) -> Reconstruction:
     """Read a reconstruction; see :meth:`Reconstruction.load`."""
     path = Path(path)
-    suffix = reconstruction_suffix(path)
     if not path.exists():
         raise not_found(path)
     if path.is_dir():
         raise InputError(f"{path}: expected a file of a reconstruction, found a folder; name the .h5 or .npz file")
+    if is_nexus_result(content_of(path)):
+        raise InputError(
+            f"{path}: expected a reconstruction of this package, .h5 or .npz, found its NeXus copy for other programs, "
+            "which is not read; reconstruct with --out recon.h5"
+        )
+    suffix = reconstruction_suffix(path)
     try:
         entries = _read_npz(path) if suffix == ".npz" else _read_hdf5(path)
     except InputError:
@@ -167,11 +172,16 @@ def pictures_folder(path: str | Path) -> Path:
 def is_reconstruction(path: str | Path) -> bool:
     """Whether a file is a reconstruction, by the names in it, or by its suffix if it is damaged."""
     content = content_of(path)
+    if content.kind in ("npz", "hdf5"):
+        return has_reconstruction(content)
+    return Path(path).suffix.lower() in _HDF5_SUFFIXES
+
+
+def has_reconstruction(content: Content) -> bool:
+    """Whether these are the names in a file of a reconstruction."""
     if content.kind == "npz":
         return set(_REQUIRED) <= content.names
-    if content.kind == "hdf5":
-        return content.has("object", "weights")
-    return Path(path).suffix.lower() in _HDF5_SUFFIXES
+    return content.kind == "hdf5" and content.has("object", "weights") and content.names <= {*_ARRAYS, "metadata"}
 
 
 def _read_hdf5(path: Path) -> dict[str, Any]:

@@ -110,7 +110,16 @@ def format_to_read(path: str | Path, name: str = "auto", options: ReadOptions | 
     content = content_of(path)
     if content.kind == "missing":
         raise not_found(path)
+    # Here, since these modules register formats, whose order is that of :func:`formats`.
+    from ptychopinn.io.products import is_nexus_result
+    from ptychopinn.io.reconstructions import has_reconstruction
+
     known = formats().values()
+    if has_reconstruction(content) or is_nexus_result(content):
+        raise InputError(
+            f"{path}: expected a scan, found a reconstruction, which has no patterns; `ptychopinn plot` draws one, and "
+            "`ptychopinn evaluate RECON.h5 SCAN` compares it with the truth of a scan"
+        )
     found = [format for format in known if not format.last_resort and format.recognise(content)]
     found = found or [format for format in known if format.last_resort and format.recognise(content)]
     if len(found) == 1:

@@ -106,9 +106,14 @@ class StopOnNonFinite(L.Callback):
 
 
 class EpochLog(L.Callback):
-    """One line per epoch, where a progress bar would fill a log file."""
+    """One line per epoch, where a progress bar would fill a log file.
 
-    def __init__(self) -> None:
+    Args:
+        minutes: time limit of the training, or None.
+    """
+
+    def __init__(self, minutes: float | None = None) -> None:
+        self.minutes = minutes
         self._started = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -121,8 +126,10 @@ class EpochLog(L.Callback):
             if name in trainer.callback_metrics
         )
         if trainer.is_global_zero:
-            seconds = time.monotonic() - self._started
-            _log.info("epoch %d/%s: %.0f s%s", trainer.current_epoch + 1, trainer.max_epochs, seconds, losses)
+            spent = f"{time.monotonic() - self._started:.0f}"
+            if self.minutes is not None:
+                spent += f" of {60 * self.minutes:.0f}"
+            _log.info("epoch %d/%s: %s s%s", trainer.current_epoch + 1, trainer.max_epochs, spent, losses)
 
 
 class StopAllProcesses(L.Callback):

@@ -26,7 +26,7 @@ _NEAR = 3.0
 _POOR = 0.05
 #: Fewest epochs, and fewest patterns that a training has seen, before it ends by itself: slow parts of the phase hardly
 #: lower the loss, and appear last (docs/quality.md).
-_FEWEST, _FEWEST_PATTERNS = 6, 50_000
+FEWEST_EPOCHS, _FEWEST_PATTERNS = 6, 50_000
 #: Fraction of the epochs so far in which the rates fall to their end.
 _LAST = 0.25
 
@@ -122,7 +122,7 @@ class EndByQuality(L.Callback):
             return
         done = trainer.current_epoch + 1
         self.ratios.append(float(trainer.callback_metrics[RATIO]))
-        enough = done >= _FEWEST and done * pl_module.patterns_per_epoch >= _FEWEST_PATTERNS
+        enough = done >= FEWEST_EPOCHS and done * pl_module.patterns_per_epoch >= _FEWEST_PATTERNS
         if self.last is None and enough:
             reached = self.ratios[-1] <= self.ratio
             if reached or (self.by_settling and has_settled(self.ratios)):

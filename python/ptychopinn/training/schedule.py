@@ -100,6 +100,13 @@ class ProgressLR(LRScheduler):
         self.end = None if end is None else tuple(end)
 
 
+def out_of_time(trainer: L.Trainer) -> bool:
+    """Whether the time limit of a training is reached; False if it has none."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it without a type
+    left = [timer.time_remaining() for timer in callbacks if isinstance(timer, Timer)]
+    return any(seconds is not None and seconds <= 0 for seconds in left)
+
+
 def progress_of(trainer: L.Trainer, done: int, total: int) -> float:
     """Progress of a training: the fraction of its steps that are done, or of the time of its Timer if that is more."""
     steps = done / max(1, total)

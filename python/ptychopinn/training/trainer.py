@@ -81,7 +81,7 @@ def make_trainer(
         callbacks.append(LearningRateMonitor("epoch"))
     bar = execution.progress and shows_bars(sys.stdout)
     if execution.progress:
-        callbacks.append(TQDMProgressBar(leave=False) if bar else EpochLog())
+        callbacks.append(TQDMProgressBar(leave=False) if bar else EpochLog(training.minutes))
     try:
         accelerator = resolve_accelerator(execution.accelerator)
         if training.average is not None:

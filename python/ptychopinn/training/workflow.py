@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import Logger
 from ptychopinn._one_line import one_line
 from ptychopinn.batches.datamodule import ScanDataModule, check_alike
 from ptychopinn.batches.dataset import good_pixels
-from ptychopinn.config import Config
+from ptychopinn.config import Config, TrainingConfig
 from ptychopinn.errors import InputError
 from ptychopinn.findings.gate import FILE, check_metadata, require_sound, write_findings
 from ptychopinn.inference.predict import choose_probe
@@ -38,11 +38,12 @@ from ptychopinn.runtime.warning_filters import ignored_warnings
 from ptychopinn.scan import Scan
 from ptychopinn.storage.claims import Claim
 from ptychopinn.training.callbacks import BestEpoch, LastEpoch, StopAllProcesses, stop_on_interrupt
-from ptychopinn.training.ending import Fit
+from ptychopinn.training.ending import FEWEST_EPOCHS, Fit
 from ptychopinn.training.initial_network import InitialNetwork, initial_network, with_rate
 from ptychopinn.training.loggers import MetricsFile, make_loggers
 from ptychopinn.training.module import PtychoModule
 from ptychopinn.training.run_folder import Checkpoints, HeldFolder, RunFolder, read_config, write_config
+from ptychopinn.training.schedule import out_of_time
 from ptychopinn.training.trainer import make_trainer, watchers_of
 
 __all__ = ["TrainedRun", "read_config", "train"]
@@ -189,7 +190,7 @@ def _train(
             for logger in loggers[1:]:  # the first has config.yaml beside it
                 logger.log_hyperparams(config.to_dict())
     if saved is None:
-        _log.info("training begins with %s", begun.name)
+        _log.info("training begins with %s, and ends after %s", begun.name, _limits(config.training))
         _log.debug(
             "%d groups of %d patterns, %d in a batch, held out %d, on %s",
             len(data.training_groups), config.data.group_size, data.batch_size, len(data.validation_leaders),
@@ -260,8 +261,21 @@ def _train(
     explains = "" if fit is None else f"; the model {fit.summary}"
     if fit is not None and fit.is_poor:
         explains += f": `ptychopinn diagnose {out}` looks for the reason"
-    _log.info("trained %d epochs in %.0f s%s", trainer.current_epoch, seconds, explains)
+    limited = out_of_time(trainer) and trainer.current_epoch < config.training.epochs
+    of_all = f" of {config.training.epochs}" if limited else ""
+    _log.info("trained %d%s epochs in %.0f s%s", trainer.current_epoch, of_all, seconds, explains)
+    if limited and trainer.current_epoch < FEWEST_EPOCHS:
+        _log.warning(
+            "the time limit ended the training after %d of %d epochs: --resume --minutes %g would continue it",
+            trainer.current_epoch, config.training.epochs, 5 * (config.training.minutes or 1),
+        )  # fmt: skip
     return TrainedRun(model, config, out, losses, interrupted, chosen, fit)
+
+
+def _limits(training: TrainingConfig) -> str:
+    """When a training ends, in words."""
+    text = f"{training.epochs} epochs"
+    return text if training.minutes is None else f"{text} or {training.minutes:g} min, whichever is first"
 
 
 def _complete(folder: RunFolder) -> TrainedRun:

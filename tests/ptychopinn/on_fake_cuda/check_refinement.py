@@ -19,8 +19,8 @@ from ptychopinn.refinement import lbfgs, objective, pie
 from ptychopinn.refinement.counts import upload_counts
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
 from ptychopinn.refinement.objective import Objective
+from ptychopinn.refinement.run import Refinement
 from ptychopinn.refinement.state import State
-from ptychopinn.refinement.workflow import _Refinement
 
 
 class Host:
@@ -139,7 +139,7 @@ def test_refinement_of_a_scan(
     monkeypatch.setattr(ScanPlan, "_make", make_plan)
     config = dataclasses.replace(QUICK, batch_size=None, warmup=2, **options)
     with torch.no_grad(), fake_cuda(answer=True) as count:
-        run = _Refinement(small_scan(patterns=64), None, config, DEVICE, None, 1)
+        run = Refinement(small_scan(patterns=64), None, config, DEVICE, None, 1)
         assert run.objective.counts.device == DEVICE and run.objective.counts.dtype == torch.uint16
         assert run.objective.batch_size() == 1 << 14  # pixels of 4,096 patterns of 64 px
         for index in range(8):

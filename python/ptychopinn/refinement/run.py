@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The passes of a refinement: initial state, engines, rounds of the positions, the state as a reconstruction."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ptycho_ext import CanvasGeometry
+from ptychopinn._one_line import one_line
+from ptychopinn.batches.dataset import good_pixels
+from ptychopinn.config import RefineConfig
+from ptychopinn.findings.gate import check_metadata
+from ptychopinn.physics.overlap import accumulate_weight
+from ptychopinn.physics.propagation import squared_modulus
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.refinement.ambiguities import (
+    fit_affine,
+    mode_powers,
+    orthogonalise_modes,
+    probe_drift,
+    remove_affine,
+    robust_deviation,
+)
+from ptychopinn.refinement.checkpoint import VERSION, Writer, fingerprint, read_checkpoint, write_checkpoint
+from ptychopinn.refinement.counts import upload_counts
+from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, PieEngine
+from ptychopinn.refinement.initial import initial_state
+from ptychopinn.refinement.interrupts import uninterrupted
+from ptychopinn.refinement.objective import Objective
+from ptychopinn.refinement.regularisation import Regularisers, make_projection
+from ptychopinn.refinement.search import find_defocus, find_outliers, search_positions
+from ptychopinn.refinement.state import State
+from ptychopinn.refinement_report import RefinementReport
+from ptychopinn.runtime.processes import agree, broadcast
+from ptychopinn.runtime.progress import progress as progress_bar
+from ptychopinn.scan import Scan
+
+_log = logging.getLogger(__name__)
+
+#: Margin of the canvas around the scan, pixels, for positions that move outwards.
+_MARGIN = 8
+#: Passes over which the stopping rule takes the improvement, without and with refined positions.
+_STOP_PASSES = 10
+_ROUND = 30
+#: Passes that begin a round of refined positions: outliers are searched and "lbfgs" restarts, less and less often.
+_ROUNDS = tuple(_ROUND * 2**k for k in range(16))
+#: Passes between two lines of the log.
+_LOG_PASSES = 10
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Progress of a refinement, as given to the callback of :func:`refine`.
+
+    Attributes:
+        passes: number of passes over the scan.
+        seconds: time of the refinement, with that before it was resumed.
+        deviance: per detector pixel; about 1 for a complete model and bright pixels, lower where most pixels are dark.
+        save: writes a checkpoint to a file, or hands its values to a writer.
+        result: makes a reconstruction of the current state.
+        last: whether this is the last call.
+    """
+
+    passes: int
+    seconds: float
+    deviance: float
+    save: Callable[[Path | Writer], None]
+    result: Callable[[], Reconstruction]
+    last: bool = False
+
+    __repr__ = one_line
+
+
+class Refinement:
+    """A refinement in progress; arguments are those of :func:`refine`."""
+
+    def __init__(
+        self,
+        scan: Scan,
+        start: Reconstruction | None,
+        config: RefineConfig,
+        device: torch.device,
+        progress: Callable[[Progress], None] | None,
+        every: int,
+        label: str = "refine",
+    ) -> None:
+        self.scan, self.config, self.device, self.progress, self.every = scan, config, device, progress, every
+        self.label = label
+        self.start_time, self.earlier_seconds = time.perf_counter(), 0.0
+        self.scratch = start is None
+        positions = scan.positions
+        if start is not None and start.positions is not None and len(start.positions) == scan.n:
+            positions = start.positions
+        self.geometry = CanvasGeometry.from_positions(positions, scan.patch_size, _MARGIN)
+        initial = initial_state(scan, start, self.geometry, positions, config.modes)
+        counts, good = upload_counts(scan.counts, device), good_pixels(scan)
+        self.objective = Objective(
+            counts, None if good is None else good.to(device), self.geometry.shape, config, device, len(initial.probe)
+        )
+        self.reported = self.geometry.to_canvas(scan.positions).to(device)
+        self.regularisers = Regularisers(config, self.objective.pixels, self.reported)
+        self.project = make_projection(config, self.reported)
+        self.state = initial.to(device)
+        broadcast(*self.state)
+        self.first_positions = self.state.positions.clone()
+        self.initial_probe = self.state.probe.clone()
+        self.engine: PieEngine | LbfgsEngine | None = None
+        # J after every pass, with and without regularisers.
+        self.passes, self.values, self.explained = 0, list[float](), list[float]()
+        self.interrupted = self.prepared = False
+
+    def iterate(self) -> None:
+        """Do all passes."""
+        config = self.config
+        if not self.prepared and self._searches_defocus():
+            self.state.probe = find_defocus(self.objective, self.state, config)
+            broadcast(self.state.probe)
+            self.initial_probe = self.state.probe.clone()
+        self.prepared = True
+        with progress_bar(self.label, config.iterations, "passes") as advance:
+            advance(self.passes)
+            over = self._over()
+            while not over:
+                self._pass()
+                advance(1)
+                over = self._over()
+                if over or self.passes % self.every == 0:
+                    self.report(last=over)
+
+    def _over(self) -> bool:
+        return self.passes >= self.config.iterations or agree(self._finished())
+
+    def _pass(self) -> None:
+        engine = self._current_engine()
+        if self.config.learn_positions and self.passes in _ROUNDS:
+            self._next_round(engine)
+        value = engine.advance()
+        with uninterrupted():
+            self.values.append(value)
+            self.explained.append(engine.data_term)
+            self.state = engine.state
+            self.passes += 1
+        if self.passes % _LOG_PASSES == 0:
+            _log.info(
+                "%s: pass %d of %d, deviance %.4f per pixel, %.1f s",
+                self.label, self.passes, self.config.iterations, self._deviance(), self._seconds(),
+            )  # fmt: skip
+
+    def _searches_defocus(self) -> bool:
+        config = self.config
+        if config.find_defocus == "auto":
+            return self.scratch and config.learn_positions and config.learn_probe
+        return config.find_defocus
+
+    def _current_engine(self) -> PieEngine | LbfgsEngine:
+        """The engine of this pass: "pie" during the warm-up, then that of the configuration."""
+        warm = self.scratch and self.passes < self.config.warmup
+        kind = ENGINES["pie" if warm else self.config.engine]
+        if not isinstance(self.engine, kind):
+            self.engine = kind(self.objective, self.state, self.config, self.regularisers, self.project)
+        return self.engine
+
+    def _next_round(self, engine: PieEngine | LbfgsEngine) -> None:
+        """Search outliers, remove common motion, and estimate the deviation of the positions."""
+        state, config = engine.state, self.config
+        if config.search:
+            moves = state.positions - self.reported
+            centres = self.reported + moves - remove_affine(self.reported, moves)
+            outside = (state.positions - centres).abs().amax(1, keepdim=True) > config.search
+            state.positions = torch.where(outside, centres, state.positions)
+            outliers = find_outliers(engine.residuals)
+            state.positions = search_positions(self.objective, state, outliers, centres, config.search)
+        # Relative to the first positions, to whose common motion the object and probe of an earlier result belong.
+        state.positions = self.first_positions + self.project(state.positions - self.first_positions)
+        broadcast(state.positions)
+        moves = remove_affine(self.reported, state.positions - self.reported)
+        self.regularisers.deviation = robust_deviation(moves)
+        if isinstance(engine, LbfgsEngine):
+            engine.restart()
+
+    def _finished(self) -> bool:
+        if self.config.minutes is not None and self._seconds() > 60 * self.config.minutes:
+            return True
+        if isinstance(self.engine, LbfgsEngine) and self.engine.stalled:
+            return True
+        warm = self.config.warmup if self.scratch else 0
+        values = self.values[warm:]
+        # With refined positions, the first passes of a round improve little, and a search can increase J for a while.
+        window, wait = (_ROUND, 2 * _ROUND) if self.config.learn_positions else (_STOP_PASSES, _STOP_PASSES)
+        if len(values) <= wait:
+            return False
+        return min(values[:-window]) - min(values[-window:]) < self.config.tolerance * values[-1]
+
+    def report(self, last: bool = False) -> None:
+        """Call ``progress``, if there is one."""
+        if self.progress is not None:
+            self.progress(Progress(self.passes, self._seconds(), self._deviance(), self.save, self.result, last))
+
+    def _seconds(self) -> float:
+        return self.earlier_seconds + time.perf_counter() - self.start_time
+
+    def _deviance(self) -> float:
+        return 4 * self.explained[-1] / self.objective.pixels
+
+    def save(self, path: Path | Writer) -> None:
+        """Write a checkpoint that :func:`refine` can resume."""
+        values = {
+            "version": VERSION,
+            "scan": fingerprint(self.scan, self.geometry),
+            "config": dataclasses.asdict(self.config),
+            "passes": self.passes,
+            "seconds": self._seconds(),
+            "values": self.values,
+            "explained": self.explained,
+            "begun": self.first_positions,
+            "start_probe": self.initial_probe,
+            "scratch": self.scratch,
+            "spread": self.regularisers.deviation,
+            "engine": type(self.engine).__name__,
+            "engine_state": None if self.engine is None else self.engine.state_dict(),
+        }
+        (partial(write_checkpoint, path) if isinstance(path, Path) else path)(values)
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint; raises :class:`InputError` for one of another refinement."""
+        saved = read_checkpoint(path, self.scan, self.geometry, self.config, self.device)
+        self.passes, self.values, self.explained = saved["passes"], saved["values"], saved["explained"]
+        self.earlier_seconds, self.scratch, self.prepared = saved["seconds"], saved["scratch"], True
+        self.initial_probe, self.first_positions = saved["start_probe"], saved["begun"]
+        self.regularisers.deviation = saved["spread"]
+        kind = next(kind for kind in ENGINES.values() if kind.__name__ == saved["engine"])
+        self.state = State(**saved["engine_state"]["state"])
+        self.engine = kind(self.objective, self.state, self.config, self.regularisers, self.project)
+        self.engine.load_state_dict(saved["engine_state"])
+        self.state = self.engine.state
+
+    def result(self) -> Reconstruction:
+        """The current state as a reconstruction in the scan's coordinates, with its ambiguities removed."""
+        state, config = self.state if self.engine is None else self.engine.state, self.config
+        probe = orthogonalise_modes(state.probe)
+        image = state.object
+        if config.keep_power:
+            factor = torch.sqrt(squared_modulus(self.initial_probe).sum() / squared_modulus(probe).sum())
+            probe, image = probe * factor, image / factor
+        drift = probe_drift(probe, self.initial_probe) if config.centre_probe else (0, 0)
+        probe = probe.roll((-drift[0], -drift[1]), (1, 2))
+        patch_positions = state.positions + state.positions.new_tensor(drift)
+        origin = tuple(float(v - d) for v, d in zip(self.geometry.origin, drift, strict=True))
+        weight = squared_modulus(probe).sum(0)
+        residuals = torch.zeros_like(state.intensities) if self.engine is None else self.engine.residuals
+        illumination, error = (
+            accumulate_weight(weight, patch_positions, values, self.geometry.shape)
+            for values in (torch.ones_like(residuals), residuals)
+        )
+        positions = self.geometry.to_scan(state.positions.cpu()).numpy()
+        ((a, b), (c, d)), (y, x) = (part.tolist() for part in fit_affine(self.scan.positions, positions))
+        return Reconstruction(
+            object=image.to("cpu", copy=True).numpy(),  # the engine continues in its own memory
+            weights=illumination.cpu().numpy(),
+            origin=(origin[0], origin[1]),
+            probe=probe.cpu().numpy(),
+            positions=positions,
+            residuals=residuals.to("cpu", copy=True).numpy(),
+            error_map=(error / illumination.clamp_min(1e-6 * float(illumination.max()))).cpu().numpy(),
+            intensities=torch.exp(state.intensities).cpu().numpy() if config.learn_intensities else None,
+            pixel_size=self.scan.pixel_size,
+            metadata={"scan": self.scan.name, "patterns": self.scan.n, **check_metadata([self.scan])},
+            acquisition=self.scan.acquisition,
+            orientation=self.scan.orientation,
+            refinement=RefinementReport(
+                passes=self.passes,
+                seconds=self._seconds(),
+                deviance=tuple(4 * value / self.objective.pixels for value in self.explained if np.isfinite(value)),
+                interrupted=self.interrupted,
+                mode_powers=tuple(mode_powers(probe).tolist()),
+                affine_matrix=((a, b), (c, d)),
+                affine_shift=(y, x),
+                config=dataclasses.asdict(config),
+            ),
+        )
