@@ -9,6 +9,7 @@
 #include "ops/exit_waves/schema.h"
 #include "ops/extract_patches/schema.h"
 #include "ops/overlap_project/schema.h"
+#include "ops/pattern_step/schema.h"
 #include "ops/plan_tiles/schema.h"
 #include "ops/reassemble_patches/schema.h"
 #include "ops/translate_images/schema.h"
@@ -27,4 +28,5 @@ STABLE_TORCH_LIBRARY(PTYCHO_LIBRARY, m) {
   define(ptycho::correct_fields_schemas);
   define(ptycho::exit_waves_schemas);
   define(ptycho::update_canvas_schemas);
+  define(ptycho::pattern_step_schemas);
 }

@@ -203,6 +203,50 @@ def correct_fields(
     return correction, values.sum((1, 2)), -(step * intensity).sum((1, 2))
 
 
+def pattern_step(
+    canvas: ArrayLike,
+    positions: ArrayLike,
+    probe: ArrayLike,
+    counts: ArrayLike,
+    mask: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    shifts: ArrayLike | None = None,
+    loss: str = "poisson",
+    background: float = 0.0,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Compare the patterns that an object (H, W) and a probe predict with counts (n, h, w), and correct both.
+
+    The probe is (M, h, w), the same for all patterns, or (n, M, h, w); with shifts (n, 2), translated periodically by
+    them. Its product with the patches is transformed to orthonormal far fields, which are compared and corrected as by
+    correct_fields. Returned are the value and the derivative by the log scale of every pattern, (n,) each, and of J,
+    the sum of the values times the weights (n,), minus half the gradient by the canvas, the probe, and the shifts if
+    there are any, or else the positions (n, 2).
+    """
+    canvas, probe, counts = _widen(canvas), _widen(probe), np.asarray(counts)
+    n, (h, w) = len(counts), probe.shape[-2:]
+    steps = np.zeros((n, 2)) if shifts is None else np.asarray(shifts, np.float64)
+    frequencies = [2 * np.pi * np.fft.fftfreq(side) for side in (h, w)]
+    phases = steps[:, 0, None, None] * frequencies[0][:, None] + steps[:, 1, None, None] * frequencies[1]
+    ramps = np.exp(-1j * phases)[:, None]
+    spectra = np.fft.fft2(np.broadcast_to(probe, (n, *probe.shape[-3:])), norm="ortho") * ramps
+    probes = np.fft.ifft2(spectra, norm="ortho")
+    fields = np.fft.fft2(exit_waves(canvas, positions, probes), norm="ortho")
+    correction, values, slopes = correct_fields(fields, counts, mask, scale, loss, background)
+    if weights is not None:
+        correction = correction * np.asarray(weights, np.float64)[:, None, None, None]
+    waves = np.fft.ifft2(correction, norm="ortho")
+    by_canvas = exit_waves_adjoint(waves, positions, probes, (canvas.shape[-2], canvas.shape[-1]))
+    by_spectra = np.fft.fft2(exit_waves_adjoint_probe(waves, canvas, positions, shared=False), norm="ortho")
+    by_probe = np.fft.ifft2(by_spectra * np.conj(ramps), norm="ortho")
+    if shifts is None:
+        by_positions = exit_waves_grad_positions(waves, canvas, positions, probes)
+    else:
+        overlap = np.sum(np.conj(by_spectra) * spectra, 1).imag
+        by_positions = np.stack([overlap.sum(2) @ frequencies[0], overlap.sum(1) @ frequencies[1]], 1)
+    return values, slopes, by_canvas, by_probe.sum(0) if probe.ndim == 3 else by_probe, by_positions
+
+
 def update_canvas(
     canvas: ArrayLike,
     numerator: ArrayLike,

@@ -45,15 +45,15 @@ SMOOTH = torch.tensor([[1.3, 2.6], [-1.4, 7.7], [9.55, 15.2], [1.6, 3.1], [-30.5
 
 
 def test_every_public_function_is_in_the_table() -> None:
-    verbs = ("extract", "translate", "reassemble", "overlap", "exit", "correct", "update")
+    verbs = ("extract", "translate", "reassemble", "overlap", "exit", "correct", "update", "pattern")
     functions = {name for name in px.__all__ if name.split("_")[0] in verbs}
-    # Not linear in their data, see test_correct_fields.py and test_update_canvas.py.
-    not_linear = {"correct_fields", "update_canvas"}
+    # Not linear in their data, see test_correct_fields.py, test_update_canvas.py and test_pattern_step.py.
+    not_linear = {"correct_fields", "update_canvas", "pattern_step"}
     assert {case.function.__name__ for case in CASES.values()} == functions - not_linear
     schemas = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("ptycho::")}
     # See test_plan.py as well, and test_out.py for the variants with out.
-    elsewhere = {"plan_tiles", *not_linear, *(f"{name}_backward" for name in not_linear)}
-    elsewhere |= {f"{name}_out" for name in functions - {"update_canvas"}}
+    elsewhere = {"plan_tiles", *not_linear, *(f"{name}_backward" for name in not_linear - {"pattern_step"})}
+    elsewhere |= {f"{name}_out" for name in functions - {"update_canvas", "pattern_step"}}
     assert schemas == {f"ptycho::{op}" for op in {*OPS, *elsewhere}}
 
 

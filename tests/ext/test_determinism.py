@@ -74,6 +74,8 @@ def digests_of_type(
         results |= digests_of_update(dtype, generator, prepare)
     waves, probe = patches.view(30, 3, *patch), patches[:3]
     at = positions[:30]
+    if dtype.is_complex:
+        results |= digests_of_step((canvas, at, probe, modes[1], mask, scale), prepare)
     waves_plan = None if plan is None else px.ScanPlan(at, patch, size)
     calls = {
         "waves": lambda: px.exit_waves(canvas, at, probe, plan=waves_plan),
@@ -98,6 +100,16 @@ def digests_of_type(
         outputs = call()
         for number, output in enumerate(outputs if isinstance(outputs, tuple) else (outputs,)):
             results[f"{name} {number} {dtype}"] = digest(output)
+    return results
+
+
+def digests_of_step(inputs: tuple[torch.Tensor, ...], prepare: Callable[[], None]) -> dict[str, str]:
+    """Those of pattern_step, without and with shifts."""
+    results = {}
+    for name, shifts in {"step": None, "shifted step": inputs[1] / 50}.items():
+        prepare()
+        outputs = torch.ops.ptycho.pattern_step(*inputs, inputs[-1], shifts, "poisson", 0.1)
+        results |= {f"{name} {number} {inputs[0].dtype}": digest(output) for number, output in enumerate(outputs)}
     return results
 
 

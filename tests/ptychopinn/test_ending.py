@@ -34,7 +34,7 @@ def scan() -> Scan:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let tiny trainings end by themselves."""
-    monkeypatch.setattr(ending, "_FEWEST", 2)
+    monkeypatch.setattr(ending, "FEWEST_EPOCHS", 2)
     monkeypatch.setattr(ending, "_FEWEST_PATTERNS", 0)
 
 

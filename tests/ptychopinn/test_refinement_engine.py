@@ -14,6 +14,7 @@ import torch
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.simulate import simulate
 from ptychopinn.refinement import ambiguities
+from ptychopinn.refinement import objective as objective_module
 from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, PieEngine
 from ptychopinn.refinement.objective import Objective, compact_batches
 from ptychopinn.refinement.search import (
@@ -95,6 +96,36 @@ def test_gradient_of_every_part_against_finite_differences(
         else:
             values = [float(objective.gradient(state.plus(sign, step))[0]) for sign in (1.0, -1.0)]
         assert 2 * float(gradient.dot(step)) == pytest.approx((values[0] - values[1]) / 2, rel=0.03, abs=0.05), name
+
+
+@pytest.mark.parametrize("modes", [1, 3])
+@pytest.mark.parametrize("interpolation", ["fourier", "bilinear"])
+def test_steps_in_a_cache_are_those_of_the_separate_operators(
+    interpolation: str, modes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert objective_module.runs_in_cache(torch.device("cpu"))
+    found = []
+    for in_cache in (True, False):
+        monkeypatch.setattr(objective_module, "runs_in_cache", lambda device, answer=in_cache: answer)
+        objective, truth, _ = problem(modes, True, interpolation=interpolation, **EVERYTHING)
+        state = perturbed(truth)
+        objective.set_anchors(state.positions)
+        value, gradient, residuals = objective.gradient(state)
+        region = objective.regions[1]
+        batch = objective.batch_correction(
+            region, next(iter(objective.batch_counts([1]))), state, objective.represent(state)
+        )
+        members = torch.arange(5)
+        found.append(
+            [
+                value, residuals, *gradient, batch.value, batch.object, objective.restore(batch.probe),
+                batch.positions, batch.intensities, batch.residuals,
+                objective.pattern_objectives(state, members, state.positions[members] + 0.7),
+                objective.predict(state, members),
+            ]
+        )  # fmt: skip
+    for one, other in zip(*found, strict=True):
+        assert float((one - other).abs().max()) <= 2e-5 * float(other.abs().max())
 
 
 def test_residuals_are_the_deviance_per_pixel() -> None:

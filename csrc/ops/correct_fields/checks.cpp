@@ -32,30 +32,34 @@ CountType count_type(const Tensor& counts) {
   return *find_count_type(counts);
 }
 
-void check_correct_fields_inputs(const char* op, const Comparison& inputs) {
+void check_measurement(const char* op, const Tensor& data, Shape patterns, Shape size, const Measurement& inputs) {
   const Check check(op);
-  const Tensor& fields = inputs.fields;
-  check.data("fields", fields);
-  check.dims("fields", fields, 3, "(..., M, h, w)");
   if (!find_count_type(inputs.counts)) [[unlikely]]
     check.wrong_type("counts", inputs.counts, "be uint8, int16, uint16, int32, uint32, int64, float32 or float64");
-  check.shape("counts", inputs.counts, leading(fields, 3), trailing(fields));
-  check.device("counts", inputs.counts, fields);
+  check.shape("counts", inputs.counts, patterns, size);
+  check.device("counts", inputs.counts, data);
   if (inputs.mask) {
     if (type_code(*inputs.mask) != aoti_torch_dtype_bool()) [[unlikely]]
       check.wrong_type("mask", *inputs.mask, "be bool");
-    check.shape("mask", *inputs.mask, inputs.mask->dim() == 2 ? Shape() : leading(fields, 3), trailing(fields));
-    check.device("mask", *inputs.mask, fields);
+    check.shape("mask", *inputs.mask, inputs.mask->dim() == 2 ? Shape() : patterns, size);
+    check.device("mask", *inputs.mask, data);
   }
   if (inputs.scale) {
-    check.type("scale", *inputs.scale, real_type(data_type(fields)));
-    check.shape("scale", *inputs.scale, leading(fields, 3));
-    check.device("scale", *inputs.scale, fields);
+    check.type("scale", *inputs.scale, real_type(data_type(data)));
+    check.shape("scale", *inputs.scale, patterns);
+    check.device("scale", *inputs.scale, data);
   }
   if (inputs.loss != "poisson" && inputs.loss != "amplitude") [[unlikely]]
     throw_rule(op, "loss", "be 'poisson' or 'amplitude'", "'" + inputs.loss + "'");
   if (!(inputs.background >= 0 && inputs.background <= std::numeric_limits<float>::max())) [[unlikely]]
     throw_rule(op, "background", "be finite and not negative", text(inputs.background));
+}
+
+void check_correct_fields_inputs(const char* op, const Comparison& inputs) {
+  const Check check(op);
+  check.data("fields", inputs.fields);
+  check.dims("fields", inputs.fields, 3, "(..., M, h, w)");
+  check_measurement(op, inputs.fields, leading(inputs.fields, 3), trailing(inputs.fields), inputs);
 }
 
 void check_correct_fields_grads(const Comparison& inputs, const MaybeTensor& grad_correction,

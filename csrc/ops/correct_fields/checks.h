@@ -7,9 +7,8 @@
 
 namespace ptycho {
 
-// What both of them take.
-struct Comparison {
-  const Tensor& fields;      // (..., M, h, w)
+// What was measured, and how it is compared.
+struct Measurement {
   const Tensor& counts;      // (..., h, w)
   const MaybeTensor& mask;   // (h, w) or (..., h, w), bool
   const MaybeTensor& scale;  // (...,), real
@@ -18,6 +17,18 @@ struct Comparison {
 
   bool poisson() const { return loss[0] == 'p'; }
 };
+
+// What both of them take.
+struct Comparison : Measurement {
+  const Tensor& fields;  // (..., M, h, w)
+
+  Comparison(const Tensor& fields, const Tensor& counts, const MaybeTensor& mask, const MaybeTensor& scale,
+             std::string loss, double background)
+      : Measurement{counts, mask, scale, std::move(loss), background}, fields(fields) {}
+};
+
+// data: of the comparison; patterns and size: those of the counts
+void check_measurement(const char* op, const Tensor& data, Shape patterns, Shape size, const Measurement& inputs);
 
 void check_correct_fields_inputs(const char* op, const Comparison& inputs);
 

@@ -68,16 +68,16 @@ def write_reconstruction(
 def read_reconstruction(path: str | Path) -> Reconstruction:
     """Read a reconstruction; see :meth:`Reconstruction.load`."""
     path = Path(path)
-    if not path.exists():
-        raise not_found(path)
-    if path.is_dir():
-        raise InputError(f"{path}: expected a file of a reconstruction, found a folder; name the .h5 or .npz file")
     if is_nexus_result(content_of(path)):
         raise InputError(
             f"{path}: expected a reconstruction of this package, .h5 or .npz, found its NeXus copy for other programs, "
             "which is not read; reconstruct with --out recon.h5"
         )
     suffix = reconstruction_suffix(path)
+    if not path.exists():
+        raise not_found(path)
+    if path.is_dir():
+        raise InputError(f"{path}: expected a file of a reconstruction, found a folder; name the .h5 or .npz file")
     try:
         entries = _read_npz(path) if suffix == ".npz" else _read_hdf5(path)
     except InputError:

@@ -2,8 +2,9 @@
 """The objective J of a state and its gradient, summed over batches of patterns; equations: docs/maths.md, "Refinement".
 
 Per pattern, with one mode and Fourier shifts: four Fourier transforms and about ten passes over N^2 complex values,
-without a loop over patterns and without autograd. Counts stay in the type of their file and are converted per batch.
-Batches are compact, so that their waves stay in the L2 cache and cover a small part of the canvas.
+without autograd. On a CPU each pattern is taken through all of them in a cache (:func:`ptycho_ext.pattern_step`);
+elsewhere the operators are called one after the other for batches, which are compact, so that their waves stay in the
+L2 cache and cover a small part of the canvas. Counts stay in the type of their file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_ext import correct_fields, exit_waves, exit_waves_adjoint, extract_patches, extract_patches_adjoint
+from ptycho_ext import (
+    correct_fields,
+    exit_waves,
+    exit_waves_adjoint,
+    extract_patches,
+    extract_patches_adjoint,
+    pattern_step,
+)
+from ptycho_ext.ops.step import PatternStep, runs_in_cache
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.likelihood import BACKGROUND
 from ptychopinn.physics.propagation import mode_intensity, squared_modulus
@@ -46,7 +55,7 @@ class BatchCorrection:
     Attributes:
         value: J, half the negative logarithm of the likelihood above its minimum, in nats.
         object: complex, of the batch's region of the canvas.
-        probe: of the probe's representation (see :class:`SubpixelShift`).
+        probe: of the probe's representation (see :meth:`Objective.represent`).
         positions: (b, 2), or None unless they are refined.
         intensities: (b,), or None unless they are refined.
         residuals: (b,), deviance of every pattern per detector pixel.
@@ -65,8 +74,10 @@ class Probe:
     """A state's probe and intensities as batches need them.
 
     Attributes:
-        representation: of the probe, see :class:`SubpixelShift`.
-        factors: float32, (n,), of the intensity of every pattern, for far fields that are not normalised.
+        representation: of the probe: itself where patterns are taken through a step in a cache, or else that of
+            :class:`SubpixelShift`.
+        factors: float32, (n,), of the intensity of every pattern; there for orthonormal far fields, and elsewhere for
+            those that are not normalised.
     """
 
     representation: Tensor
@@ -105,6 +116,7 @@ class Objective:
         self.learn_positions, self.learn_intensities = config.learn_positions, config.learn_intensities
         self.size = counts.shape[-1]
         self.shift = make_shift(config.interpolation, self.size, self.device)
+        self.in_cache = runs_in_cache(self.device)
         self.pixels = len(counts) * (self.size**2 if good is None else int(good.sum()))
         self.stated_size = config.batch_size
         self.batch = BatchSize(config.batch_size or self._fitting_batch(modes), "refine.batch_size")
@@ -174,6 +186,19 @@ class Objective:
             )
         canvas = region.crop(state.object)
         offsets = state.positions.index_select(0, region.members) - region.anchors
+        if self.in_cache:
+            step = self._step(
+                canvas, region.positions, offsets, probe.representation, counts, probe.factors[region.members]
+            )
+            assert step.canvas is not None and step.probe is not None
+            return BatchCorrection(
+                value=step.values.sum(),
+                object=step.canvas,
+                probe=step.probe,
+                positions=step.positions,
+                intensities=step.scale_slopes / -2 if self.learn_intensities else None,
+                residuals=step.values * (4 * len(self.counts) / self.pixels),
+            )
         probes, saved = self.shift.shifted_probes(probe.representation, offsets)
         fields = torch.fft.fft2(exit_waves(canvas, region.positions, probes, plan=region.plan))
         in_place = fields if fields.is_contiguous() else None
@@ -198,8 +223,31 @@ class Objective:
         factor 1 / N of far fields is in that of the intensity, which the correction has, too.
         """
         if factors is None:
-            factors = torch.exp(state.intensities).float() / self.size**2
-        return Probe(self.shift.represent(state.probe), factors)
+            factors = torch.exp(state.intensities).float()
+            if not self.in_cache:
+                factors /= self.size**2
+        return Probe(state.probe if self.in_cache else self.shift.represent(state.probe), factors)
+
+    def restore(self, by_probe: Tensor) -> Tensor:
+        """The correction of the probe (M, N, N) from that of its representation."""
+        return by_probe if self.in_cache else self.shift.restore(by_probe)
+
+    def _step(
+        self,
+        canvas: Tensor,
+        anchors: Tensor,
+        offsets: Tensor,
+        probe: Tensor,
+        counts: Tensor,
+        factors: Tensor,
+        correct: bool = True,
+    ) -> PatternStep:
+        """Take patterns through a step in a cache: patches at the anchors (k, 2), and the probe shifted by offsets."""
+        shifts = offsets if self.shift.shifts_probe else None
+        return pattern_step(
+            canvas, anchors, probe, counts, mask=self.good, scale=factors, shifts=shifts, loss=self.loss,
+            background=BACKGROUND, to_canvas=correct, to_probe=correct, to_positions=correct and self.learn_positions,
+        )  # fmt: skip
 
     def batch_counts(self, order: Sequence[int]) -> Iterator[Tensor]:
         """Counts of the batches with these indices, one after the other."""
@@ -214,12 +262,20 @@ class Objective:
             fields, counts, mask=self.good, scale=factors, loss=self.loss, background=BACKGROUND, **options
         )
 
-    def pattern_objectives(self, state: State, members: Tensor, positions: Tensor) -> Tensor:
-        """J of every pattern, (k,), for indices ``members`` (k,) and trial ``positions`` (k, 2)."""
+    def _anchors_of(self, positions: Tensor) -> Tensor:
+        """Where the patches of trial positions (k, 2) are cut."""
         anchors = torch.floor(positions + 0.5) if self.shift.shifts_probe else positions
         height, width = self._highest()
-        anchors = torch.stack([anchors[:, 0].clamp(0, height), anchors[:, 1].clamp(0, width)], 1)
-        probe = self.represent(state)
+        return torch.stack([anchors[:, 0].clamp(0, height), anchors[:, 1].clamp(0, width)], 1)
+
+    def pattern_objectives(self, state: State, members: Tensor, positions: Tensor) -> Tensor:
+        """J of every pattern, (k,), for indices ``members`` (k,) and trial ``positions`` (k, 2)."""
+        anchors, probe = self._anchors_of(positions), self.represent(state)
+        if self.in_cache:
+            return self._step(
+                state.object, anchors, positions - anchors, state.probe, self.patterns.select(members),
+                probe.factors[members], correct=False,
+            ).values  # fmt: skip
         probes, _ = self.shift.shifted_probes(probe.representation, positions - anchors)
         fields = torch.fft.fft2(exit_waves(state.object, anchors, probes))
         return self._correct(fields, self.patterns.select(members), probe.factors[members], correct=False)[1]
@@ -227,13 +283,10 @@ class Objective:
     def predict(self, state: State, members: Tensor) -> Tensor:
         """Expected counts (k, N, N), FFT order, of the patterns with indices ``members`` (k,)."""
         positions = state.positions[members]
-        anchors = torch.floor(positions + 0.5) if self.shift.shifts_probe else positions
-        height, width = self._highest()
-        anchors = torch.stack([anchors[:, 0].clamp(0, height), anchors[:, 1].clamp(0, width)], 1)
-        probe = self.represent(state)
-        probes, _ = self.shift.shifted_probes(probe.representation, positions - anchors)
-        fields = torch.fft.fft2(exit_waves(state.object, anchors, probes))
-        return mode_intensity(fields) * probe.factors[members, None, None]
+        anchors = self._anchors_of(positions)
+        probes, _ = self.shift.shifted_probes(self.shift.represent(state.probe), positions - anchors)
+        fields = torch.fft.fft2(exit_waves(state.object, anchors, probes), norm="ortho")
+        return mode_intensity(fields) * torch.exp(state.intensities[members]).float()[:, None, None]
 
     def gradient(self, state: State, out: State | None = None) -> tuple[Tensor, State, Tensor]:
         """J of all patterns, float64, (), half its gradient, and the deviance of every pattern per pixel, (n,).
@@ -242,9 +295,11 @@ class Objective:
             state: where to evaluate.
             out: state to write the gradient to; parts that are not refined may be of any value.
         """
+        gradient = state.map(torch.empty_like) if out is None else out
+        if self.in_cache and rank_and_size()[1] == 1:
+            return self._gradient_in_cache(state, gradient)
         if self.learn_positions and not self.shift.shifts_probe:
             self.set_anchors(state.positions)
-        gradient = state.map(torch.empty_like) if out is None else out
         for part in gradient:
             part.zero_()
         probe = self.represent(state)
@@ -262,8 +317,26 @@ class Objective:
             if batch.intensities is not None:
                 gradient.intensities.index_copy_(0, region.members, batch.intensities.neg())
         reduce_sums(value, by_probe, residuals, gradient.object, gradient.positions, gradient.intensities)
-        gradient.probe.copy_(self.shift.restore(by_probe))
+        gradient.probe.copy_(self.restore(by_probe))
         return value, gradient, residuals
+
+    def _gradient_in_cache(self, state: State, gradient: State) -> tuple[Tensor, State, Tensor]:
+        """The same of all patterns at once, which makes no stack of waves."""
+        anchors = torch.from_numpy(self.anchors) if self.shift.shifts_probe else self._anchors_of(state.positions)
+        step = self._step(
+            state.object, anchors, state.positions - anchors, state.probe, self.counts, self.represent(state).factors
+        )
+        assert step.canvas is not None and step.probe is not None
+        torch.neg(step.canvas, out=gradient.object)
+        torch.neg(step.probe, out=gradient.probe)
+        gradient.positions.zero_()
+        if step.positions is not None:
+            torch.neg(step.positions, out=gradient.positions)
+        if self.learn_intensities:
+            torch.div(step.scale_slopes, 2, out=gradient.intensities)
+        else:
+            gradient.intensities.zero_()
+        return step.values.sum(), gradient, step.values * (4 * len(self.counts) / self.pixels)
 
     def illumination(self, probe: Tensor) -> Tensor:
         """Intensity of a probe (M, N, N), summed over modes and positions, on the canvas, (H, W), in counts."""

@@ -94,7 +94,7 @@ class PieEngine:
             state.object[region.slices].add_(velocity, alpha=self.damping * config.object_step)
             if config.learn_probe:
                 rate = self.damping * config.probe_step * len(objective.counts) / region.count
-                state.probe.addcmul_(inverse_curvature.probe, objective.shift.restore(batch.probe), value=rate)
+                state.probe.addcmul_(inverse_curvature.probe, objective.restore(batch.probe), value=rate)
             for steps, part in ((moves, batch.positions), (intensity_steps, batch.intensities)):
                 if part is not None:
                     steps.index_copy_(0, region.members, part)

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""pattern_step: from an object and a probe to predicted patterns, their comparison with counts, and back, in one go.
+
+The operator takes a pattern through the whole step while its waves are in a cache. Where it does not run (a torch
+without MKL, a GPU), and where its outputs are to be differentiated, the same is composed of the other operators.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptycho_ext._C import has_fourier_library
+from ptycho_ext.ops._checks import Check
+from ptycho_ext.ops._precision import coordinates_of, in_type_of, real_type, widened
+from ptycho_ext.ops._registration import composed
+from ptycho_ext.ops.correct import correct_fields
+from ptycho_ext.ops.waves import exit_waves, exit_waves_adjoint, exit_waves_adjoint_probe
+
+#: Whether this torch has the Fourier transforms that the operator uses.
+_HAS_LIBRARY = has_fourier_library()
+
+
+class PatternStep(NamedTuple):
+    """Result of :func:`pattern_step`; a correction that is not asked for is None.
+
+    Attributes:
+        values: (..., n) float64, J of every pattern, in nats.
+        scale_slopes: (..., n) float64, its derivative by log(scale).
+        canvas: (..., H, W), correction of the canvas.
+        probe: as the probe, its correction.
+        positions: (..., n, 2) float64, correction of the shifts if there are any, or else of the positions.
+    """
+
+    values: Tensor
+    scale_slopes: Tensor
+    canvas: Tensor | None
+    probe: Tensor | None
+    positions: Tensor | None
+
+
+def pattern_step(
+    canvas: Tensor,
+    positions: Tensor,
+    probe: Tensor,
+    counts: Tensor,
+    *,
+    mask: Tensor | None = None,
+    scale: Tensor | None = None,
+    weights: Tensor | None = None,
+    shifts: Tensor | None = None,
+    loss: str = "poisson",
+    background: float = 0.0,
+    to_canvas: bool = True,
+    to_probe: bool = True,
+    to_positions: bool = True,
+) -> PatternStep:
+    r"""Predict the patterns of a scan, compare them with counts, and correct object, probe and positions.
+
+    .. math:: F_{km} = \mathcal F\,[S_k P_m\; A_k O], \qquad J_k = J(F_k, c_k), \qquad
+              \Delta x = -\tfrac12\, \partial \sum_k g_k J_k / \partial x
+
+    with A_k the extraction at position k, S_k the translation of the probe by a shift, F the orthonormal discrete
+    Fourier transform and J the likelihood of :func:`ptycho_ext.correct_fields`: the composition of
+    :func:`ptycho_ext.exit_waves`, a Fourier transform, ``correct_fields``, the inverse transform and the adjoints. A
+    pattern is taken through all of it at once, so that no stack of waves is made: memory does not grow with n, beside
+    the outputs.
+
+    Differentiable as the operators that it is composed of: values and corrections with respect to canvas, probe and
+    scale once, values to positions and shifts. Deterministic: bitwise the same for any number of threads.
+
+    Args:
+        canvas: (..., H, W) object, complex64 or complex128.
+        positions: (..., n, 2) canvas coordinates (y, x), in pixels, of the patches' samples [0, 0].
+        probe: (M, h, w) modes in sqrt(counts), the same for all patterns, or (..., n, M, h, w).
+        counts: (..., n, h, w) measured counts, of any type that ``correct_fields`` takes, with the zero frequency at
+            [0, 0].
+        mask: bool, (h, w) or (..., n, h, w), True where a pixel is good; None: all are.
+        scale: (..., n) real, >= 0, of every pattern's intensity; None: ones.
+        weights: (..., n) real g, of every pattern in the corrections; None: ones.
+        shifts: (..., n, 2) pixels (y, x) by which the probe is translated for every pattern, periodically, by phase
+            ramps; None: none. With positions at integers, so that patches are not interpolated.
+        loss: "poisson" or "amplitude".
+        background: counts added to prediction and measurement, >= 0.
+        to_canvas: correct the canvas.
+        to_probe: correct the probe.
+        to_positions: correct the shifts, or without shifts the positions.
+
+    Returns:
+        Values, derivatives by log(scale), and corrections: minus half the gradient of J.
+
+    Raises:
+        RuntimeError: a type, shape, device or size does not fit, the canvas is smaller than a patch, positions or
+            shifts are not finite, or loss or background is invalid.
+        NotImplementedError: a second derivative.
+
+    Source:
+        P. Thibault and M. Guizar-Sicairos, New J. Phys. 14, 063004 (2012), for likelihood and gradients; modes:
+        P. Thibault and A. Menzel, Nature 494, 68 (2013).
+
+    Example:
+        >>> canvas = torch.ones(6, 6, dtype=torch.complex64)
+        >>> probe = torch.ones(1, 4, 4, dtype=torch.complex64)
+        >>> counts = torch.zeros(1, 4, 4)
+        >>> counts[0, 0, 0] = 16  # of a flat wave of one count in each pixel
+        >>> step = pattern_step(canvas, torch.tensor([[1.0, 1.0]]), probe, counts)
+        >>> round(step.values.item(), 6), step.canvas.abs().max().item()
+        (0.0, 0.0)
+    """
+    canvas = widened(canvas)
+    positions, probe = coordinates_of(positions, canvas.shape[:-2]), in_type_of(canvas, widened(probe))
+    real = real_type(canvas.dtype)
+    scale, weights = (
+        factors if factors is None or factors.is_complex() else factors.to(real) for factors in (scale, weights)
+    )
+    if shifts is not None:
+        shifts = coordinates_of(shifts, canvas.shape[:-2])
+    inputs = (canvas, positions, probe, counts, mask, scale, weights, shifts, loss, background)
+    wanted = (to_canvas, to_probe, to_positions)
+    step = _step if runs_in_cache(canvas.device) else _composed
+    values, slopes, *corrections = step(*inputs, *wanted)
+    by_canvas, by_probe, by_positions = (
+        correction if asked else None for correction, asked in zip(corrections, wanted, strict=True)
+    )
+    return PatternStep(values, slopes, by_canvas, by_probe, by_positions)
+
+
+def runs_in_cache(device: torch.device) -> bool:
+    """Whether :func:`pattern_step` is one operator on a device; otherwise it is composed of the others."""
+    return device.type == "cpu" and _HAS_LIBRARY
+
+
+def _composed(
+    canvas: Tensor,
+    positions: Tensor,
+    probe: Tensor,
+    counts: Tensor,
+    mask: Tensor | None = None,
+    scale: Tensor | None = None,
+    weights: Tensor | None = None,
+    shifts: Tensor | None = None,
+    loss: str = "poisson",
+    background: float = 0.0,
+    to_canvas: bool = True,
+    to_probe: bool = True,
+    to_positions: bool = True,
+) -> tuple[Tensor, ...]:
+    """The same of separate operators, which keep the stack of waves; differentiable."""
+    h, w = probe.shape[-2:]
+    probes, ramps, spectra = probe, None, None
+    if shifts is not None:
+        ramps = _ramps(shifts, (h, w), canvas.dtype)
+        spectra = torch.fft.fft2(probe, norm="forward") * ramps
+        probes = torch.fft.ifft2(spectra, norm="forward")
+    # Fields that are not normalised; the factor is with the scale, which the correction has, too.
+    factors = torch.full(positions.shape[:-1], 1 / (h * w), dtype=real_type(canvas.dtype), device=canvas.device)
+    if scale is not None:
+        factors = factors * scale
+    fields = torch.fft.fft2(exit_waves(canvas, positions, probes))
+    correct = to_canvas or to_probe or to_positions
+    correction, values, slopes = correct_fields(
+        fields, counts, mask=mask, scale=factors, loss=loss, background=background, correct=correct
+    )
+    none = canvas.new_zeros(0)
+    if not correct:
+        return values, slopes, none, none, positions.new_zeros(0)
+    if weights is not None:
+        correction = correction * weights[..., None, None, None]
+    waves = torch.fft.ifft2(correction, norm="forward")
+    by_canvas = exit_waves_adjoint(waves, positions, probes, canvas.shape[-2:]) if to_canvas else none
+    by_probe, by_positions = none, positions.new_zeros(0)
+    if shifts is None:
+        if to_probe:
+            by_probe = exit_waves_adjoint_probe(waves, canvas, positions, shared=probe.ndim == 3)
+        if to_positions:
+            by_positions = torch.ops.ptycho.exit_waves_grad_positions(waves, canvas, positions, probes)
+        return values, slopes, by_canvas, by_probe, by_positions
+    assert ramps is not None and spectra is not None
+    by_spectra = torch.fft.fft2(exit_waves_adjoint_probe(waves, canvas, positions, shared=False))
+    if to_probe:
+        unshifted = by_spectra * ramps.conj()
+        by_probe = torch.fft.ifft2(unshifted.flatten(0, -4).sum(0) if probe.ndim == 3 else unshifted)
+    if to_positions:
+        overlap = (by_spectra.conj() * spectra).imag.sum(-3).double()
+        along = [overlap.sum(-1) @ _frequencies(h, shifts), overlap.sum(-2) @ _frequencies(w, shifts)]
+        by_positions = torch.stack(along, -1)
+    return values, slopes, by_canvas, by_probe, by_positions
+
+
+def _ramps(shifts: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Phase ramps (..., n, 1, h, w) that translate by shifts (..., n, 2)."""
+    rows, columns = (
+        torch.polar(torch.ones_like(phases), phases).to(dtype)
+        for phases in (-shifts[..., axis, None] * _frequencies(side, shifts) for axis, side in enumerate(size))
+    )
+    ramps: Tensor = (rows[..., :, None] * columns[..., None, :]).unsqueeze(-3)
+    return ramps
+
+
+def _frequencies(side: int, like: Tensor) -> Tensor:
+    """Angular frequencies of a side, float64, in the order of a Fourier transform."""
+    frequencies: Tensor = 2 * math.pi * torch.fft.fftfreq(side, dtype=torch.float64, device=like.device)
+    return frequencies
+
+
+def _fake_pattern_step(
+    canvas: Tensor,
+    positions: Tensor,
+    probe: Tensor,
+    counts: Tensor,
+    mask: Tensor | None = None,
+    scale: Tensor | None = None,
+    weights: Tensor | None = None,
+    shifts: Tensor | None = None,
+    loss: str = "poisson",
+    background: float = 0.0,
+    to_canvas: bool = True,
+    to_probe: bool = True,
+    to_positions: bool = True,
+) -> tuple[Tensor, ...]:
+    Check("pattern_step").same_device(
+        canvas, positions=positions, probe=probe, counts=counts, mask=mask, scale=scale, weights=weights, shifts=shifts
+    )
+    values, slopes = (canvas.new_empty(positions.shape[:-1], dtype=torch.float64) for _ in range(2))
+    models = ((canvas, to_canvas), (probe, to_probe), (positions, to_positions))
+    return values, slopes, *(model.new_empty(model.shape if asked else (0,)) for model, asked in models)
+
+
+torch.library.register_fake("ptycho::pattern_step", _fake_pattern_step)
+_step = composed("pattern_step", _composed)
