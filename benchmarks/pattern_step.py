@@ -8,8 +8,10 @@ The chain is what one wrote before: exit waves, Fourier transform, correct_field
 adjoints to canvas, probe and positions, each with the plan of the scan. "chain" has the stack of all patterns at once,
 "best" batches of neighbouring patterns in the size that is quickest here. With ``--subpixel fourier`` the probe is
 shifted by phase ramps, as in refinement, which takes two more transforms of every mode. All are timed in turn, and the
-medians are reported; compare ratios in a row. Bytes are those that must pass the caches: of the chain, every array of
-the stack each time it is read or written; of the step, the counts, and the canvas and its correction once.
+medians are reported; compare ratios in a row. Arrays of the stack come new from the system in every call, as in any
+program, which can be a third of the chain's time; ``--keep-memory`` lets the process keep them, as in run.py. Bytes are
+those that must pass the caches: of the chain, every array of the stack each time it is read or written; of the step,
+the counts, and the canvas and its correction once.
 """
 
 from __future__ import annotations
@@ -251,6 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--subpixel", nargs="+", default=["bilinear", "fourier"], choices=["bilinear", "fourier"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--keep-memory", action="store_true", help="keep freed memory in the process")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here, and no tables")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -277,6 +280,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if any(name not in os.environ for name in MEMORY):  # the variables are read when a process starts
+    if "--keep-memory" in sys.argv and any(name not in os.environ for name in MEMORY):  # read when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], MEMORY | os.environ)
     raise SystemExit(main())

@@ -4,7 +4,7 @@
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT PTYCHO_NATIVE)
   set(PTYCHO_LEVELS baseline avx2 avx512)
   set_property(SOURCE csrc/maths/simd/kernels_of_level.cpp csrc/maths/simd/fields_of_level.cpp
-    csrc/maths/simd/updates_of_level.cpp csrc/maths/simd/simd_level.cpp
+    csrc/maths/simd/fourier_of_level.cpp csrc/maths/simd/updates_of_level.cpp csrc/maths/simd/simd_level.cpp
     APPEND PROPERTY COMPILE_DEFINITIONS PTYCHO_SIMD_LEVELS)
 else()
   set(PTYCHO_LEVELS baseline)
@@ -21,7 +21,7 @@ set_property(SOURCE csrc/maths/simd/fields.cpp csrc/maths/simd/updates.cpp
 function(ptycho_simd target)
   foreach(level IN LISTS PTYCHO_LEVELS)
     add_library(ptycho_kernels_${level} OBJECT
-      csrc/maths/simd/kernels.cpp csrc/maths/simd/fields.cpp csrc/maths/simd/updates.cpp)
+      csrc/maths/simd/kernels.cpp csrc/maths/simd/fields.cpp csrc/maths/simd/fourier.cpp csrc/maths/simd/updates.cpp)
     set_property(TARGET ptycho_kernels_${level} PROPERTY POSITION_INDEPENDENT_CODE ON)
     target_link_libraries(ptycho_kernels_${level} PRIVATE ptycho_options)
     target_compile_options(ptycho_kernels_${level} PRIVATE ${PTYCHO_FLAGS_${level}})
@@ -29,5 +29,6 @@ function(ptycho_simd target)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:ptycho_kernels_${level}>)
   endforeach()
   target_sources(${target} PRIVATE csrc/maths/simd/kernels_of_level.cpp
-    csrc/maths/simd/fields_of_level.cpp csrc/maths/simd/updates_of_level.cpp csrc/maths/simd/simd_level.cpp)
+    csrc/maths/simd/fields_of_level.cpp csrc/maths/simd/fourier_of_level.cpp csrc/maths/simd/updates_of_level.cpp
+    csrc/maths/simd/simd_level.cpp)
 endfunction()

@@ -5,7 +5,6 @@
 #include <pybind11/pybind11.h>
 
 #include "maths/simd/simd_level.h"
-#include "runtime/cpu/fourier.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -49,6 +48,4 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Build and processor information of ptycho_ext.";
   m.def("build_info", &build_info, "How the native libraries were built, as a dict.");
   m.def("simd_level", &simd_level, "Vector instruction sets: what the processor has and what the operators use.");
-  m.def("has_fourier_library", &ptycho::cpu::FourierPlan::available,
-        "Whether the torch of this process has the Fourier transforms (MKL) that pattern_step uses on the CPU.");
 }

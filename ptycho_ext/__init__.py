@@ -15,6 +15,7 @@ load_operators()
 from ptycho_ext._C import build_info, simd_level  # noqa: E402
 from ptycho_ext.canvas import CanvasGeometry  # noqa: E402
 from ptycho_ext.ops import (  # noqa: E402
+    PatternStep,
     correct_fields,
     exit_waves,
     exit_waves_adjoint,
@@ -24,6 +25,7 @@ from ptycho_ext.ops import (  # noqa: E402
     overlap_project,
     pattern_step,
     reassemble_patches,
+    runs_in_cache,
     translate_images,
     update_canvas,
 )
@@ -33,6 +35,7 @@ __version__: str = build_info()["version"]
 
 __all__ = [
     "CanvasGeometry",
+    "PatternStep",
     "ScanPlan",
     "__version__",
     "build_info",
@@ -45,6 +48,7 @@ __all__ = [
     "overlap_project",
     "pattern_step",
     "reassemble_patches",
+    "runs_in_cache",
     "simd_level",
     "translate_images",
     "update_canvas",

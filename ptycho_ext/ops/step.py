@@ -1,27 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """pattern_step: from an object and a probe to predicted patterns, their comparison with counts, and back, in one go.
 
-The operator takes a pattern through the whole step while its waves are in a cache. Where it does not run (a torch
-without MKL, a GPU), and where its outputs are to be differentiated, the same is composed of the other operators.
+The operator takes a pattern through the whole step while its waves are in a cache. Where it does not run (sizes with
+other prime factors than 2, 3 and 5, a GPU), and where its outputs are to be differentiated, the same is composed of the
+other operators.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ptycho_ext._C import has_fourier_library
 from ptycho_ext.ops._checks import Check
 from ptycho_ext.ops._precision import coordinates_of, in_type_of, real_type, widened
 from ptycho_ext.ops._registration import composed
 from ptycho_ext.ops.correct import correct_fields
 from ptycho_ext.ops.waves import exit_waves, exit_waves_adjoint, exit_waves_adjoint_probe
-
-#: Whether this torch has the Fourier transforms that the operator uses.
-_HAS_LIBRARY = has_fourier_library()
 
 
 class PatternStep(NamedTuple):
@@ -120,7 +118,7 @@ def pattern_step(
         shifts = coordinates_of(shifts, canvas.shape[:-2])
     inputs = (canvas, positions, probe, counts, mask, scale, weights, shifts, loss, background)
     wanted = (to_canvas, to_probe, to_positions)
-    step = _step if runs_in_cache(canvas.device) else _composed
+    step = _step if runs_in_cache(canvas.device, probe.shape[-2:]) else _composed
     values, slopes, *corrections = step(*inputs, *wanted)
     by_canvas, by_probe, by_positions = (
         correction if asked else None for correction, asked in zip(corrections, wanted, strict=True)
@@ -128,9 +126,17 @@ def pattern_step(
     return PatternStep(values, slopes, by_canvas, by_probe, by_positions)
 
 
-def runs_in_cache(device: torch.device) -> bool:
-    """Whether :func:`pattern_step` is one operator on a device; otherwise it is composed of the others."""
-    return device.type == "cpu" and _HAS_LIBRARY
+def runs_in_cache(device: torch.device, size: Sequence[int]) -> bool:
+    """Whether :func:`pattern_step` is one operator for patterns (h, w) on a device, or several."""
+    return device.type == "cpu" and all(_has_stages(side) for side in size)
+
+
+def _has_stages(side: int) -> bool:
+    """Whether a side has no prime factors other than 2, 3 and 5."""
+    for factor in (2, 3, 5):
+        while side > 0 and side % factor == 0:
+            side //= factor
+    return side == 1
 
 
 def _composed(

@@ -224,12 +224,31 @@ def test_opcheck() -> None:
         opcheck(raw("pattern_step"), (*inputs.values(), *options), test_utils=differentiated)
 
 
-def test_without_the_library_of_transforms(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = scene(torch.complex128, shifted=True)
-    want = px.pattern_step(**inputs)
-    monkeypatch.setattr(module, "_HAS_LIBRARY", False)
-    close(px.pattern_step(**inputs), want, 1e-13)
-    assert px.pattern_step(**inputs, to_canvas=False).canvas is None
+def test_sizes_with_other_prime_factors_are_composed_of_the_separate_operators() -> None:
+    inputs = large(5, size=14)
+    assert module.runs_in_cache(torch.device("cpu"), (60, 64)) and not module.runs_in_cache(torch.device("cpu"), (7, 8))
+    assert not module.runs_in_cache(torch.device("cuda"), (64, 64))
+    step = px.pattern_step(**inputs, to_probe=False)
+    close((step.values, step.canvas), [expected(inputs, "poisson")[k] for k in (0, 2)], 1e-5)
+    assert step.probe is None
+    sentence = "^pattern_step: probe's size must have no prime factors other than 2, 3 and 5, got 14$"
+    background = inputs.pop("background")
+    with pytest.raises(RuntimeError, match=sentence):
+        raw("pattern_step")(*inputs.values(), background=background)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 5), (9, 8), (10, 16), (27, 24), (32, 20), (48, 25), (64, 81)])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_fourier_transforms_of_all_kinds_of_sizes(size: tuple[int, int], dtype: torch.dtype) -> None:
+    """On a canvas of ones the far fields are those of the probe, and its correction their transform back."""
+    probe = data((1, *size), dtype)
+    canvas = torch.ones((size[0] + 1, size[1] + 1), dtype=dtype)
+    counts = uniform((1, *size), 1)
+    step = px.pattern_step(canvas, torch.zeros(1, 2), probe, counts, loss="amplitude", background=0.1)
+    fields = torch.fft.fft2(probe, norm="ortho")[None]
+    correction, values, _ = px.correct_fields(fields, counts, loss="amplitude", background=0.1)
+    tolerance = 10 * TOLERANCE[dtype]
+    close((step.probe, step.values), (torch.fft.ifft2(correction, norm="ortho")[0], values), tolerance)
 
 
 def test_transforms_of_torch() -> None:

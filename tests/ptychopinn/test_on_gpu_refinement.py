@@ -57,7 +57,7 @@ class Operators(TorchDispatchMode):
 @pytest.fixture(autouse=True)
 def separate_operators(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU runs, in place of the operator that takes patterns through a step in the cache of a CPU."""
-    monkeypatch.setattr(objective, "runs_in_cache", lambda device: False)
+    monkeypatch.setattr(objective, "runs_in_cache", lambda device, size: False)
 
 
 @pytest.fixture

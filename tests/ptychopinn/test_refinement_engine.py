@@ -103,10 +103,10 @@ def test_gradient_of_every_part_against_finite_differences(
 def test_steps_in_a_cache_are_those_of_the_separate_operators(
     interpolation: str, modes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert objective_module.runs_in_cache(torch.device("cpu"))
+    assert objective_module.runs_in_cache(torch.device("cpu"), (16, 16))
     found = []
     for in_cache in (True, False):
-        monkeypatch.setattr(objective_module, "runs_in_cache", lambda device, answer=in_cache: answer)
+        monkeypatch.setattr(objective_module, "runs_in_cache", lambda device, size, answer=in_cache: answer)
         objective, truth, _ = problem(modes, True, interpolation=interpolation, **EVERYTHING)
         state = perturbed(truth)
         objective.set_anchors(state.positions)

@@ -132,10 +132,12 @@ void step_into(const Host&, const StepInputs& inputs, const StepOutputs& outputs
   check_finite(op, "positions", at);
   if (shifts) check_finite(op, "shifts", *shifts);
   const Shape size = trailing(probe);
+  for (const int64_t side : {size[0], size[1]})
+    if (!has_fourier_stages(side)) [[unlikely]]
+      throw_rule(op, "probe's size", "have no prime factors other than 2, 3 and 5", std::to_string(side));
   with_real_type(canvas, [&](auto zero_of_type) {
     using T = decltype(zero_of_type);
-    const FourierPlan* const fourier = FourierPlan::of(size[0], size[1], sizeof(T) == 8);
-    if (!fourier) throw_rule(op, "torch", "be built with MKL, whose Fourier transforms it uses", "one without");
+    const std::shared_ptr<const FourierPlan<T>> fourier = fourier_plan<T>(size[0], size[1]);
     const bool shared = probe.dim() == 3;
     Step<T> step{image_stack<const T>(canvas),
                  scan_of(at, size),
@@ -151,7 +153,7 @@ void step_into(const Host&, const StepInputs& inputs, const StepOutputs& outputs
                  weights ? read<T>(*weights) : nullptr,
                  static_cast<T>(measured.background),
                  measured.poisson(),
-                 fourier,
+                 fourier.get(),
                  write<double>(outputs.values),
                  write<double>(outputs.scale_slopes),
                  outputs.canvas != nullptr,
@@ -162,7 +164,9 @@ void step_into(const Host&, const StepInputs& inputs, const StepOutputs& outputs
     if (step.shifts && shared) {
       step.spectrum = spectrum.zeros(step.modes * step.size());
       std::copy_n(step.probe, step.modes * step.size(), spectrum.data());
-      for (int64_t m = 0; m < step.modes; ++m) fourier->forward(spectrum.data() + m * step.size());
+      const Workspace<T> panels(fourier->scratch_size());
+      for (int64_t m = 0; m < step.modes; ++m)
+        fourier_kernels<T>().transform(*fourier, spectrum.data() + m * step.size(), false, panels.data());
       divide_by_pixels(step, spectrum.data());
     }
     ImageStack<T> canvas_sums{nullptr, 0, 1, 1, 2};
@@ -173,7 +177,9 @@ void step_into(const Host&, const StepInputs& inputs, const StepOutputs& outputs
     T* const probe_sums = outputs.probe && shared ? write<T>(*outputs.probe) : nullptr;
     run(step, canvas_sums, probe_sums);
     if (!probe_sums || !step.shifts) return;
-    for (int64_t m = 0; m < step.modes; ++m) fourier->backward(probe_sums + m * step.size());
+    const Workspace<T> panels(fourier->scratch_size());
+    for (int64_t m = 0; m < step.modes; ++m)
+      fourier_kernels<T>().transform(*fourier, probe_sums + m * step.size(), true, panels.data());
     divide_by_pixels(step, probe_sums);
   });
 }

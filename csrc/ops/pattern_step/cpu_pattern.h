@@ -26,7 +26,7 @@ struct Step {
   const T* weights;
   T background;
   bool poisson;
-  const FourierPlan* fourier;
+  const FourierPlan<T>* fourier;
   double* values;
   double* scale_slopes;
   bool to_canvas;
@@ -69,6 +69,7 @@ class PatternWorker {
         memory_((step.modes * (step.shifts ? 3 : 1) + (step.shifts ? 3 : 2)) * step.size()),
         lines_(4 * step.scan.w + 2 * step.scan.h),
         scratch_(scratch_size<T>(step.scan.w, 2)),
+        panels_(step.fourier->scratch_size()),
         sums_(2 * step.parts()) {
     const int64_t size = step.size();
     patch_ = memory_.data();
@@ -87,39 +88,51 @@ class PatternWorker {
   const T* take(int64_t k, T* probe_sums) {
     const Step<T>& s = step_;
     const int64_t size = s.size();
-    const Image<const T> canvas = s.canvases[s.scan.group_of(k)];
-    const double* const position = s.scan.positions + 2 * k;
-    for_each_block([&](int64_t first, int64_t rows) {
-      kernels<T>().interpolate(view_of(canvas, position, first, rows, s.scan.w), patch_ + 2 * first * s.scan.w,
-                               2 * s.scan.w, Write::store, scratch_.data());
-    });
     const T* const probes = s.shifts ? shifted_probe(k) : s.probe_of(k);
-    for (int64_t m = 0; m < s.modes; ++m) {
-      kernels<T>().multiply(patch_, probes + m * size, false, 2, waves_ + m * size, size, Write::store);
-      s.fourier->forward(waves_ + m * size);
-    }
+    for_each_block(k, [&](const PatchView<T>& view, int64_t first, int64_t count) {
+      kernels<T>().interpolate(view, patch_ + first, 2 * s.scan.w, Write::store, scratch_.data());
+      for (int64_t m = 0; m < s.modes; ++m) {
+        const int64_t at = m * size + first;
+        kernels<T>().multiply(patch_ + first, probes + at, false, 2, waves_ + at, count, Write::store);
+      }
+    });
+    for (int64_t m = 0; m < s.modes; ++m) forward(waves_ + m * size);
     compare(k);
     if (!s.to_canvas && !s.to_probe && !s.by_positions) return nullptr;
     if (s.weights)
       for (int64_t i = 0; i < s.modes * size; ++i) waves_[i] *= s.weights[k];
-    for (int64_t m = 0; m < s.modes; ++m) s.fourier->backward(waves_ + m * size);
-    if (s.to_canvas || (s.by_positions && !s.shifts))
-      kernels<T>().sum_modes(waves_, probes, s.modes, size, 2, product_, size, nullptr);
-    if (s.shifts) {
-      if (s.to_probe || s.by_positions) pass_back_shift(k, probe_sums);
-    } else {
-      if (s.by_positions) correct_position(k);
-      if (s.to_probe) correct_probe(k, probe_sums);
-    }
+    for (int64_t m = 0; m < s.modes; ++m) backward(waves_ + m * size);
+    double by_position[2] = {0, 0};
+    const bool by_interpolation = s.by_positions && !s.shifts;
+    for_each_block(k, [&](const PatchView<T>& view, int64_t first, int64_t count) {
+      if (s.to_canvas || by_interpolation)
+        kernels<T>().sum_modes(waves_ + first, probes + first, s.modes, size, 2, product_ + first, count, nullptr);
+      if (by_interpolation)
+        kernels<T>().position_gradient(view, product_ + first, nullptr, by_position, scratch_.data());
+      if (s.to_probe && !s.shifts) correct_probe(k, first, count, probe_sums);
+    });
+    if (by_interpolation) std::copy_n(by_position, 2, s.by_positions + 2 * k);
+    if (s.shifts && (s.to_probe || s.by_positions)) pass_back_shift(k, probe_sums);
     return product_;
   }
 
  private:
+  // Calls use(view of the canvas, first scalar, scalars) for rows of pattern k that the L1 cache holds, one block after
+  // the other.
   template <typename Use>
-  void for_each_block(const Use& use) const {
-    for (int64_t first = 0; first < step_.scan.h; first += kBlockRows)
-      use(first, std::min(kBlockRows, step_.scan.h - first));
+  void for_each_block(int64_t k, const Use& use) const {
+    constexpr int64_t bytes = 8192;
+    const Scan& scan = step_.scan;
+    const int64_t row = 2 * scan.w, at_once = clamp(bytes / static_cast<int64_t>(sizeof(T)) / row, 1, scan.h);
+    const Image<const T> canvas = step_.canvases[scan.group_of(k)];
+    for (int64_t first = 0; first < scan.h; first += at_once) {
+      const int64_t rows = std::min(at_once, scan.h - first);
+      use(view_of(canvas, scan.positions + 2 * k, first, rows, scan.w), first * row, rows * row);
+    }
   }
+
+  void forward(T* image) { fourier_kernels<T>().transform(*step_.fourier, image, false, panels_.data()); }
+  void backward(T* image) { fourier_kernels<T>().transform(*step_.fourier, image, true, panels_.data()); }
 
   // Replaces the far fields in waves_, which are not normalised, by their corrections.
   void compare(int64_t k) {
@@ -144,29 +157,16 @@ class PatternWorker {
     s.scale_slopes[k] = by_scale;
   }
 
-  void correct_position(int64_t k) {
+  // `count` scalars from `first` on, of every mode.
+  void correct_probe(int64_t k, int64_t first, int64_t count, T* probe_sums) {
     const Step<T>& s = step_;
-    double total[2] = {0, 0};
-    for_each_block([&](int64_t first, int64_t rows) {
-      double sums[2] = {0, 0};
-      const PatchView<T> view =
-          view_of(s.canvases[s.scan.group_of(k)], s.scan.positions + 2 * k, first, rows, s.scan.w);
-      kernels<T>().position_gradient(view, product_ + 2 * first * s.scan.w, nullptr, sums, scratch_.data());
-      total[0] += sums[0];
-      total[1] += sums[1];
-    });
-    std::copy_n(total, 2, s.by_positions + 2 * k);
-  }
-
-  void correct_probe(int64_t k, T* probe_sums) {
-    const Step<T>& s = step_;
-    const int64_t size = s.size();
     for (int64_t m = 0; m < s.modes; ++m) {
+      const int64_t at = m * s.size() + first;
       if (s.shared_probe) {
-        kernels<T>().add_products(waves_ + m * size, patch_, 2, probe_sums + m * size, size, nullptr);
+        kernels<T>().add_products(waves_ + at, patch_ + first, 2, probe_sums + at, count, nullptr);
       } else {
-        T* const own = s.own_probes + (k * s.modes + m) * size;
-        kernels<T>().multiply(waves_ + m * size, patch_, true, 2, own, size, Write::store);
+        T* const own = s.own_probes + k * s.modes * s.size() + at;
+        kernels<T>().multiply(waves_ + at, patch_ + first, true, 2, own, count, Write::store);
       }
     }
   }
@@ -185,14 +185,14 @@ class PatternWorker {
     const T* spectrum = s.spectrum;
     if (!s.shared_probe) {
       std::copy_n(s.probe_of(k), s.modes * size, spectra_);
-      for (int64_t m = 0; m < s.modes; ++m) s.fourier->forward(spectra_ + m * size);
+      for (int64_t m = 0; m < s.modes; ++m) forward(spectra_ + m * size);
       divide_by_pixels(s, spectra_);
       spectrum = spectra_;
     }
     for (int64_t m = 0; m < s.modes; ++m)
       kernels<T>().multiply(spectrum + m * size, ramp_, false, 2, spectra_ + m * size, size, Write::store);
     std::copy_n(spectra_, s.modes * size, probes_);
-    for (int64_t m = 0; m < s.modes; ++m) s.fourier->backward(probes_ + m * size);
+    for (int64_t m = 0; m < s.modes; ++m) backward(probes_ + m * size);
     return probes_;
   }
 
@@ -203,7 +203,7 @@ class PatternWorker {
     for (int64_t m = 0; m < s.modes; ++m) {
       T* const wave = waves_ + m * size;
       kernels<T>().multiply(wave, patch_, true, 2, wave, size, Write::store);
-      s.fourier->forward(wave);
+      forward(wave);
     }
     if (s.by_positions) {  // Re sum conj(wave) d spectra / d shift, and the derivative of a ramp is -i k times the ramp
       kernels<T>().sum_modes(spectra_, waves_, s.modes, size, 2, patch_, size, nullptr);
@@ -216,7 +216,7 @@ class PatternWorker {
       } else {
         T* const own = s.own_probes + (k * s.modes + m) * size;
         kernels<T>().multiply(waves_ + m * size, ramp_, true, 2, own, size, Write::store);
-        s.fourier->backward(own);
+        backward(own);
       }
     }
     if (!s.shared_probe) divide_by_pixels(s, s.own_probes + k * s.modes * size);
@@ -255,6 +255,7 @@ class PatternWorker {
   Workspace<T> memory_;
   Workspace<T> lines_;
   Workspace<T> scratch_;
+  Workspace<T> panels_;
   std::vector<double> sums_;
   T* patch_;
   T* product_;

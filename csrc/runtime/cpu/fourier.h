@@ -1,30 +1,27 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Fourier transforms of single images in a thread's cache, by the library that torch was built with: MKL, whose C
-// interface (DFTI) torch's library exports. A torch without it has none of these; what needs them then takes another
-// way.
+// The plans of the Fourier transforms that this process has made: a plan is read only, and threads share it.
 #pragma once
 
-#include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <utility>
+
+#include "maths/simd/fourier.h"
 
 namespace ptycho::cpu {
 
-// Of complex images (rows, cols) in place, not normalised. Threads may use one plan at once.
-class FourierPlan {
- public:
-  // The plan of that size and type, made once; null where torch has no such library, or the size is empty.
-  static const FourierPlan* of(int64_t rows, int64_t cols, bool is_double);
-  static bool available();
-
-  FourierPlan(const FourierPlan&) = delete;
-  FourierPlan& operator=(const FourierPlan&) = delete;
-
-  void forward(void* image) const;
-  void backward(void* image) const;
-
- private:
-  explicit FourierPlan(void* descriptor) : descriptor_(descriptor) {}
-  void* descriptor_;
-};
+// The plan for images (h, w), whose sides have stages.
+template <typename T>
+std::shared_ptr<const FourierPlan<T>> fourier_plan(int64_t h, int64_t w) {
+  constexpr size_t most = 64;  // kept; a program uses few sizes
+  static std::mutex mutex;
+  static std::map<std::pair<int64_t, int64_t>, std::shared_ptr<const FourierPlan<T>>> plans;
+  const std::lock_guard lock(mutex);
+  const auto found = plans.find({h, w});
+  if (found != plans.end()) return found->second;
+  if (plans.size() == most) plans.clear();
+  return plans[{h, w}] = std::make_shared<const FourierPlan<T>>(h, w);
+}
 
 }  // namespace ptycho::cpu

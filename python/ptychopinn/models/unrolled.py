@@ -17,7 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptycho_ext import correct_fields, exit_waves, exit_waves_adjoint, extract_patches_adjoint, update_canvas
+from ptycho_ext import (
+    correct_fields,
+    exit_waves,
+    exit_waves_adjoint,
+    extract_patches_adjoint,
+    pattern_step,
+    runs_in_cache,
+    update_canvas,
+)
 from ptychopinn.errors import InputError
 from ptychopinn.models.registry import ON_CPU, Generator, register_generator, require_positive, with_new_inputs, zeroed
 from ptychopinn.physics.initial_estimate import initial_waves, level_feature, transmission_level
@@ -210,14 +218,11 @@ class UnrolledGenerator(Generator):
         velocity = momentum = None
         networks = iter(self.networks)
         for step in range(self.steps):
-            fields = far_field(exit_waves(canvas, positions, probes[2 * step]))
-            correction, _, _ = correct_fields(fields, counts, loss="amplitude", background=BACKGROUND)
-            waves = inverse_far_field(correction)
             remaining = self.steps - 1 - step
             corrected = remaining % self.every == 0
             canvas, velocity, direction = update_canvas(
                 canvas,
-                exit_waves_adjoint(waves, positions, probes[2 * step + 1], canvas_size),
+                _corrections(canvas, counts, positions, probes[2 * step], probes[2 * step + 1]),
                 inverses[step],
                 floors[step],
                 factors[step],
@@ -229,6 +234,20 @@ class UnrolledGenerator(Generator):
             if corrected:
                 canvas, state = next(networks)(canvas, direction, scales, covered, state)
         return canvas
+
+
+def _corrections(canvas: Tensor, counts: Tensor, positions: Tensor, probe: Tensor, again: Tensor) -> Tensor:
+    """The corrections of all patterns of a group, summed on its canvas; with the probe twice, for its gradients."""
+    if not torch.is_grad_enabled() and runs_in_cache(canvas.device, probe.shape[-2:]):
+        corrections = pattern_step(
+            canvas, positions, probe, counts, loss="amplitude", background=BACKGROUND, to_probe=False,
+            to_positions=False,
+        ).canvas  # fmt: skip
+        assert corrections is not None
+        return corrections
+    fields = far_field(exit_waves(canvas, positions, probe))
+    correction, _, _ = correct_fields(fields, counts, loss="amplitude", background=BACKGROUND)
+    return exit_waves_adjoint(inverse_far_field(correction), positions, again, canvas.shape[-2:])
 
 
 def _uses(tensor: Tensor, count: int) -> tuple[Tensor, ...]:

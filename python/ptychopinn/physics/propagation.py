@@ -71,7 +71,10 @@ class _SquaredModulus(torch.autograd.Function):
 
 def squared_modulus(values: Tensor) -> Tensor:
     """Squared modulus ``|z|^2`` of a complex tensor, with a finite gradient at 0."""
-    return _SquaredModulus.apply(values)  # type: ignore[no-any-return, no-untyped-call]
+    recorded = torch.is_grad_enabled() and values.requires_grad
+    if recorded or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return _SquaredModulus.apply(values)  # type: ignore[no-any-return, no-untyped-call]
+    return _SquaredModulus.forward(values)  # applying a Function takes as long as a small tensor
 
 
 def sum_modes(values: Tensor) -> Tensor:

@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_ext import (
+    PatternStep,
     correct_fields,
     exit_waves,
     exit_waves_adjoint,
     extract_patches,
     extract_patches_adjoint,
     pattern_step,
+    runs_in_cache,
 )
-from ptycho_ext.ops.step import PatternStep, runs_in_cache
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.likelihood import BACKGROUND
 from ptychopinn.physics.propagation import mode_intensity, squared_modulus
@@ -116,7 +117,7 @@ class Objective:
         self.learn_positions, self.learn_intensities = config.learn_positions, config.learn_intensities
         self.size = counts.shape[-1]
         self.shift = make_shift(config.interpolation, self.size, self.device)
-        self.in_cache = runs_in_cache(self.device)
+        self.in_cache = runs_in_cache(self.device, (self.size, self.size))
         self.pixels = len(counts) * (self.size**2 if good is None else int(good.sum()))
         self.stated_size = config.batch_size
         self.batch = BatchSize(config.batch_size or self._fitting_batch(modes), "refine.batch_size")
@@ -359,8 +360,14 @@ class Objective:
         transmitted = torch.zeros(self.size, self.size, dtype=torch.float32, device=self.device)
         by_position = torch.zeros_like(state.positions)
         weight = squared_modulus(state.probe).sum(0)
+        # Patches at integer pixels can be squared on the canvas.
+        intensity = squared_modulus(state.object) if self.shift.shifts_probe and not self.learn_positions else None
         for region in self.regions:
             if not len(region.rows):
+                continue
+            if intensity is not None:
+                part = intensity[region.slices].contiguous()
+                transmitted += extract_patches(part, region.positions, self.size, plan=region.plan).sum(0)
                 continue
             patches = extract_patches(region.crop(state.object), region.positions, self.size, plan=region.plan)
             transmitted += squared_modulus(patches).sum(0)
