@@ -75,7 +75,7 @@ def digests_of_type(
     waves, probe = patches.view(30, 3, *patch), patches[:3]
     at = positions[:30]
     if dtype.is_complex:
-        part = (..., slice(36), slice(64))  # sizes of which the operator has Fourier transforms
+        part = (..., slice(64), slice(36))  # sizes of which the operator has Fourier transforms
         results |= digests_of_step((canvas, at, probe[part], modes[1][part], mask[part], scale), prepare)
     waves_plan = None if plan is None else px.ScanPlan(at, patch, size)
     calls = {

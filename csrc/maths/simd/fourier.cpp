@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Fourier transforms of images, compiled once per instruction set (PTYCHO_LEVEL names the namespace). A panel of as many
-// columns, or rows, as a vector has scalars is transformed at once, with real and imaginary parts in vectors of their
-// own: scalar s of every vector belongs to column s, so that the stages have no shuffles. Columns are divided into real
-// and imaginary parts as the first stage reads them; rows are transposed, in blocks that fit into the registers, on
-// their way to the panel and back. Every level performs the same operations in the same order on each scalar, with no
-// fused multiply-add, so results are bitwise the same on all.
+// Fourier transforms of images, compiled once per instruction set (PTYCHO_LEVEL names the namespace). A panel of as
+// many columns, or rows, as a vector has scalars is transformed at once, with real and imaginary parts in vectors of
+// their own: scalar s of every vector belongs to column s, so that the stages have no shuffles. Columns are divided
+// into real and imaginary parts as the first stage reads them; rows are transposed, in blocks that fit into the
+// registers, on their way to the panel and back. Every level performs the same operations in the same order on each
+// scalar, with no fused multiply-add, so results are bitwise the same on all.
 #include "maths/simd/fourier.h"
 
 #include "maths/simd/vectors.h"
@@ -149,8 +149,8 @@ struct Columns {
       high = load(from + kWide<T>);
     } else {
       low = Part<T>(0, static_cast<int>(2 * count < kWide<T> ? 2 * count : kWide<T>)).load(from);
-      high = 2 * count > kWide<T> ? Part<T>(0, static_cast<int>(2 * count - kWide<T>)).load(from + kWide<T>)
-                                  : Vector<T>{};
+      high =
+          2 * count > kWide<T> ? Part<T>(0, static_cast<int>(2 * count - kWide<T>)).load(from + kWide<T>) : Vector<T>{};
     }
     return [&]<int... s>(std::integer_sequence<int, s...>) PTYCHO_INLINE {
       return Complex<T>{__builtin_shufflevector(low, high, (2 * s)...),
@@ -192,8 +192,7 @@ PTYCHO_INLINE inline void do_stage(const FourierStage& stage, const T* twiddles,
         for (int k = 1; k < radix; ++k) to.put(at + s * k, a[k]);
       } else {
 #pragma GCC unroll 8
-        for (int k = 1; k < radix; ++k)
-          to.put(at + s * k, times<T>(a[k], factors[2 * k - 2], factors[2 * k - 1]));
+        for (int k = 1; k < radix; ++k) to.put(at + s * k, times<T>(a[k], factors[2 * k - 2], factors[2 * k - 1]));
       }
     }
   }
@@ -203,11 +202,16 @@ template <typename T, typename From, typename To>
 void run_stage(const FourierStage& stage, const T* twiddles, const From& from, const To& to) {
   twiddles += stage.twiddles;
   switch (stage.radix) {
-    case 2: return do_stage<T, 2>(stage, twiddles, from, to);
-    case 3: return do_stage<T, 3>(stage, twiddles, from, to);
-    case 4: return do_stage<T, 4>(stage, twiddles, from, to);
-    case 5: return do_stage<T, 5>(stage, twiddles, from, to);
-    default: return do_stage<T, 8>(stage, twiddles, from, to);
+    case 2:
+      return do_stage<T, 2>(stage, twiddles, from, to);
+    case 3:
+      return do_stage<T, 3>(stage, twiddles, from, to);
+    case 4:
+      return do_stage<T, 4>(stage, twiddles, from, to);
+    case 5:
+      return do_stage<T, 5>(stage, twiddles, from, to);
+    default:
+      return do_stage<T, 8>(stage, twiddles, from, to);
   }
 }
 
@@ -245,16 +249,16 @@ void transform_columns(const FourierPlan<T>& plan, T* image, T* scratch) {
 template <typename T>
 PTYCHO_INLINE inline void transpose(Vector<T> (&rows)[kWide<T>]) {
   constexpr int wide = kWide<T>;
-  const auto exchange = [&]<int d, int... s>(std::integral_constant<int, d>,
-                                             std::integer_sequence<int, s...>) PTYCHO_INLINE {
+  const auto exchange = [&]<int d, int... s>(std::integral_constant<int, d>, std::integer_sequence<int, s...>)
+                            PTYCHO_INLINE {
 #pragma GCC unroll 16
-    for (int i = 0; i < wide; ++i) {
-      if (i & d) continue;
-      const Vector<T> a = rows[i], b = rows[i + d];
-      rows[i] = __builtin_shufflevector(a, b, ((s & d) ? wide + s - d : s)...);
-      rows[i + d] = __builtin_shufflevector(a, b, ((s & d) ? wide + s : s + d)...);
-    }
-  };
+                              for (int i = 0; i < wide; ++i) {
+                                if (i & d) continue;
+                                const Vector<T> a = rows[i], b = rows[i + d];
+                                rows[i] = __builtin_shufflevector(a, b, ((s & d) ? wide + s - d : s)...);
+                                rows[i + d] = __builtin_shufflevector(a, b, ((s & d) ? wide + s : s + d)...);
+                              }
+                            };
   constexpr std::make_integer_sequence<int, wide> all{};
   if constexpr (wide >= 16) exchange(std::integral_constant<int, 8>{}, all);
   if constexpr (wide >= 8) exchange(std::integral_constant<int, 4>{}, all);

@@ -95,8 +95,8 @@ void run(const Step<T>& step, const ImageStack<T>& canvas_sums, T* probe_sums) {
     T* const base = boxes.get() - past;  // a line, reserved in front of the first box, on a cache line's boundary
     workers.begin_round();
     for_each_chunk(number, 1, [&] {
-      return [&, &worker = workers.next(), scratch = Workspace<T>(scratch_size<T>(step.canvases.cols, 2))](
-                 int64_t j, int64_t) {
+      return [&, &worker = workers.next(), scratch = Workspace<T>(scratch_size<T>(step.canvases.cols, 2))](int64_t j,
+                                                                                                           int64_t) {
         const PatternGroup& group = round[j];
         T* const box = base + starts[j];
         if (step.to_canvas) std::fill_n(box, group.scalars<T>(), T(0));
@@ -115,8 +115,7 @@ void run(const Step<T>& step, const ImageStack<T>& canvas_sums, T* probe_sums) {
 
 template <typename T>
 void zero(T* data, int64_t count) {
-  parallel_for(count, int64_t{1} << 16,
-               [&](int64_t begin, int64_t end) { std::fill(data + begin, data + end, T(0)); });
+  parallel_for(count, int64_t{1} << 16, [&](int64_t begin, int64_t end) { std::fill(data + begin, data + end, T(0)); });
 }
 
 void step_into(const Host&, const StepInputs& inputs, const StepOutputs& outputs) {

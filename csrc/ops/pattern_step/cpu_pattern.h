@@ -14,9 +14,9 @@ template <typename T>
 struct Step {
   ImageStack<const T> canvases;
   Scan scan;
-  const T* probe;          // (M, h, w) if shared, or (patterns, M, h, w)
-  const double* shifts;    // (patterns, 2), or null
-  const T* spectrum;       // of the shared probe, divided by the number of pixels, where there are shifts
+  const T* probe;        // (M, h, w) if shared, or (patterns, M, h, w)
+  const double* shifts;  // (patterns, 2), or null
+  const T* spectrum;     // of the shared probe, divided by the number of pixels, where there are shifts
   bool shared_probe;
   int64_t modes;
   Counts counts;
@@ -143,9 +143,17 @@ class PatternWorker {
     for (int64_t part = 0; part < s.parts(); ++part) {
       const int64_t first = part * kPartPixels;
       T* const at = waves_ + 2 * first;
-      const PatternPart<T> comparison{at, 2 * pixels, s.modes, 2, s.counts, k * pixels + first,
-                                      mask ? mask + first : nullptr, std::min(pixels - first, kPartPixels), scale,
-                                      s.background, s.poisson};
+      const PatternPart<T> comparison{at,
+                                      2 * pixels,
+                                      s.modes,
+                                      2,
+                                      s.counts,
+                                      k * pixels + first,
+                                      mask ? mask + first : nullptr,
+                                      std::min(pixels - first, kPartPixels),
+                                      scale,
+                                      s.background,
+                                      s.poisson};
       field_kernels<T>().correct(comparison, at, sums_.data() + 2 * part);
     }
     double value = sums_[0], by_scale = sums_[1];

@@ -27,8 +27,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> pattern_step(const Tensor& ca
                                                                 const MaybeTensor& weights, const MaybeTensor& shifts,
                                                                 StringHandle loss, double background, bool to_canvas,
                                                                 bool to_probe, bool to_positions) {
-  const StepInputs inputs{
-      canvas, positions, probe, {counts, mask, scale, take_string(loss), background}, weights, shifts};
+  const StepInputs inputs{canvas,  positions, probe, {counts, mask, scale, take_string(loss), background},
+                          weights, shifts};
   check_pattern_step_inputs(inputs);
   const Context context(canvas);
   const int64_t none[] = {0};
