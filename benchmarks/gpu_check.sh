@@ -7,7 +7,7 @@
 #
 # Needs python3 with torch (CUDA build), numpy, pytest, hypothesis, pybind11, scikit-build-core, ninja, cmake, and nvcc;
 # for the library its dependencies (requirements.txt); pty-chi if it is to be compared (benchmarks/refine_peer.py). The
-# time limits of the operators' steps add up to 10 minutes, those of the library's to 8. A step that fails does not stop
+# time limits of the operators' steps add up to 11 minutes, those of the library's to 8. A step that fails does not stop
 # the following ones; a step that is stopped keeps its log and its tables' rows.
 #
 #   benchmarks/gpu_check.sh [FOLDER]     logs, tables, and steps.txt with each step's outcome; default: gpu-check
@@ -65,6 +65,8 @@ for tool in memcheck racecheck initcheck; do
     --target-processes application-only "$python" -m pytest -q -p no:cacheprovider -m gpu ext/test_cuda.py -k a_short_run
 done
 lines=60 step benchmark 130 "$python" "$work/benchmarks/gpu.py" --out "$out"
+
+lines=20 step pattern-step 60 "$python" "$work/benchmarks/pattern_step.py" --device cuda --patterns 10000 --json "$out/pattern-step.json"
 
 step library 60 "$python" -m pytest -q -p no:cacheprovider -m gpu ptychopinn
 lines=60 step pipeline 160 "$python" "$work/benchmarks/pipeline.py" --device cuda --limit 120 --out "$out"

@@ -45,7 +45,7 @@ from ptycho_ext import (
 )
 
 BACKGROUND = 0.1
-BATCHES = (16, 32, 48, 64, 128)
+BATCHES = {"cpu": (16, 32, 48, 64, 128), "cuda": (128, 512, 2048)}
 COLUMNS = (
     "size", "modes", "likelihood", "subpixel", "patterns", "threads", "ours_ms", "values_ms", "chain_ms",
     "chain_best_ms", "best_batch", "chain_over_ours", "best_over_ours", "ours_per_second", "ours_us", "ours_bytes",
@@ -75,7 +75,7 @@ class Scan:
         return self.positions - self.anchors if self.subpixel == "fourier" else None
 
 
-def make_scan(size: int, modes: int, patterns: int, loss: str, subpixel: str) -> Scan:
+def make_scan(size: int, modes: int, patterns: int, loss: str, subpixel: str, device: str = "cpu") -> Scan:
     """A raster scan with steps of 0.15 patches and jitter of a pixel."""
     random, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     side = math.ceil(patterns**0.5)
@@ -86,7 +86,7 @@ def make_scan(size: int, modes: int, patterns: int, loss: str, subpixel: str) ->
     canvas = 1 + 0.1 * torch.randn(extent, extent, dtype=torch.complex64, generator=generator)
     counts = torch.poisson(torch.full((patterns, size, size), 2.0 * modes), generator=generator).to(torch.uint16)
     scale = 1 + 0.01 * torch.rand(patterns, generator=generator)
-    return Scan(canvas, positions, probe, counts, scale, loss, subpixel)
+    return Scan(*(t.to(device) for t in (canvas, positions, probe, counts, scale)), loss, subpixel)
 
 
 def ours(scan: Scan, corrections: bool = True) -> tuple[Tensor | None, ...]:
@@ -108,7 +108,7 @@ class Batch:
         self.plan = ScanPlan(self.positions, size, self.shape)
         self.factors = scan.scale[self.rows] / size**2
         if scan.shifts is not None:
-            self.frequencies = 2 * math.pi * torch.fft.fftfreq(size)
+            self.frequencies = 2 * math.pi * torch.fft.fftfreq(size, device=anchors.device)
             self.spectrum = torch.fft.fft2(scan.probe, norm="forward")
 
     def step(self) -> tuple[Tensor, ...]:
@@ -171,14 +171,22 @@ def bytes_of(scan: Scan) -> tuple[int, int]:
     return counts + 2 * canvas, counts + passes * stack
 
 
+def elapsed(call: Callable[[], Any]) -> float:
+    """Milliseconds, until a device has finished."""
+    if not torch.cuda.is_available():
+        return milliseconds(call)
+    torch.cuda.synchronize()
+    return milliseconds(lambda: (call(), torch.cuda.synchronize()))
+
+
 def relative(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max())
 
 
 def measure(scan: Scan, repeats: int) -> dict[str, Any]:
     n = len(scan.positions)
-    batches = {size: chain(scan, size) for size in BATCHES if size < n}
-    quickest = {size: min(milliseconds(call) for _ in range(2)) for size, call in batches.items()}
+    batches = {size: chain(scan, size) for size in BATCHES[scan.canvas.device.type] if size < n}
+    quickest = {size: min(elapsed(call) for _ in range(2)) for size, call in batches.items()}
     best = min(quickest, key=quickest.__getitem__)
     variants: dict[str, Callable[[], Any]] = {
         "ours": lambda: ours(scan),
@@ -193,7 +201,7 @@ def measure(scan: Scan, repeats: int) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(repeats):
         for name, call in variants.items():
-            times[name].append(milliseconds(call))
+            times[name].append(elapsed(call))
     medians = {f"{name}_ms": statistics.median(values) for name, values in times.items()}
     ours_bytes, chain_bytes = bytes_of(scan)
     return {
@@ -253,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--subpixel", nargs="+", default=["bilinear", "fourier"], choices=["bilinear", "fourier"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu", help="or cuda")
     parser.add_argument("--keep-memory", action="store_true", help="keep freed memory in the process")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here, and no tables")
     options = parser.parse_args(arguments)
@@ -264,7 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for subpixel in options.subpixel:
                     patterns = options.patterns if size < 256 else options.patterns // 4
                     with torch.no_grad():
-                        row = measure(make_scan(size, modes, patterns, loss, subpixel), options.repeats)
+                        scan = make_scan(size, modes, patterns, loss, subpixel, options.device)
+                        row = measure(scan, options.repeats)
                     rows.append(row)
                     print(
                         f"{size:3} px, {modes} modes, {loss}, {subpixel:8}: ours {row['ours_us']:6.1f} us a pattern, "

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """pattern_step: from an object and a probe to predicted patterns, their comparison with counts, and back, in one go.
 
-The operator takes a pattern through the whole step while its waves are in a cache. Where it does not run (sizes with
-other prime factors than 2, 3 and 5, a GPU), and where its outputs are to be differentiated, the same is composed of the
-other operators.
+The operator takes a pattern through the whole step while its waves are in a core's cache, or in a block's shared
+memory. Where it does not run (sizes with other prime factors than 2, 3 and 5, or too large for a block), and where its
+outputs are to be differentiated, the same is composed of the other operators.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,6 +21,9 @@ from ptycho_ext.ops._precision import coordinates_of, in_type_of, real_type, wid
 from ptycho_ext.ops._registration import composed
 from ptycho_ext.ops.correct import correct_fields
 from ptycho_ext.ops.waves import exit_waves, exit_waves_adjoint, exit_waves_adjoint_probe
+
+#: Longest side in a block, pixels, and bytes of its sums.
+_LONGEST, _SUM_BYTES = 144, 5 << 10
 
 
 class PatternStep(NamedTuple):
@@ -118,7 +122,7 @@ def pattern_step(
         shifts = coordinates_of(shifts, canvas.shape[:-2])
     inputs = (canvas, positions, probe, counts, mask, scale, weights, shifts, loss, background)
     wanted = (to_canvas, to_probe, to_positions)
-    step = _step if runs_in_cache(canvas.device, probe.shape[-2:]) else _composed
+    step = _step if _is_one_operator(canvas, probe, shifts) else _composed
     values, slopes, *corrections = step(*inputs, *wanted)
     by_canvas, by_probe, by_positions = (
         correction if asked else None for correction, asked in zip(corrections, wanted, strict=True)
@@ -127,8 +131,29 @@ def pattern_step(
 
 
 def runs_in_cache(device: torch.device, size: Sequence[int]) -> bool:
-    """Whether :func:`pattern_step` is one operator for patterns (h, w) on a device, or several."""
+    """Whether :func:`pattern_step` takes patterns (h, w) through the cache of a CPU, on this device."""
     return device.type == "cpu" and all(_has_stages(side) for side in size)
+
+
+def _is_one_operator(canvas: Tensor, probe: Tensor, shifts: Tensor | None) -> bool:
+    """Whether the operator runs with these inputs; on a GPU, an image has to fit into the memory of a block."""
+    size, device = probe.shape[-2:], canvas.device
+    if device.type != "cuda":
+        return runs_in_cache(device, size)
+    if (shifts is not None and probe.ndim > 3) or not all(_has_stages(side) and side <= _LONGEST for side in size):
+        return False
+    height, width = size
+    # As SharedImage in csrc/maths/blocks/fourier.h has it, with the ramps, and the sums of a block.
+    needed = (height * (width + width // 8) + height + width) * canvas.element_size() + _SUM_BYTES
+    return bool(needed <= _block_memory(device))
+
+
+@functools.cache
+def _block_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a block may have; none without a GPU, as on fake tensors."""
+    if not torch.cuda.is_available():
+        return 0
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
 
 
 def _has_stages(side: int) -> bool:

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import torch
-from op_cases import data
+from op_cases import REAL, data, uniform
 from torch import Tensor
 
 WIDE = (torch.float64, torch.complex128)
@@ -50,3 +50,41 @@ def shifted(shape: tuple[int, ...], dtype: torch.dtype, offset: int) -> Tensor:
 def scan(count: int, size: tuple[int, int], groups: int = 2) -> Tensor:
     generator = torch.Generator().manual_seed(count)
     return torch.rand(groups, count, 2, dtype=torch.float64, generator=generator) * torch.tensor(size) - 9
+
+
+#: Modes, whether all patterns have the same probe, and whether it is shifted.
+STEP_CASES = [(1, True, False), (3, True, False), (2, False, False), (1, True, True), (2, True, True)]
+
+
+def step_inputs(
+    size: tuple[int, int],
+    n: int,
+    dtype: torch.dtype = torch.complex64,
+    modes: int = 1,
+    shared: bool = True,
+    shifts: bool = False,
+    groups: int = 0,
+) -> tuple[Any, ...]:
+    """Tensors of the raw operator, with everything that is optional; patches across the borders."""
+    lead = (groups, n) if groups else (n,)
+    canvas = data((*lead[:-1], size[0] + 40, size[1] + 31), dtype)
+    positions = uniform((*lead, 2), 1) * torch.tensor([45.0, 35.0]) - 3
+    counts = (20 * uniform((*lead, *size), 2)).round().to(torch.uint16)
+    probe = data((modes, *size) if shared else (*lead, modes, *size), dtype, 3)
+    scale, weights = (0.5 + uniform((2, *lead), 4)).to(REAL[dtype])
+    moves = 2 * uniform((*lead, 2), 5) - 1 if shifts else None
+    return (
+        canvas,
+        positions.floor() if shifts else positions,
+        probe,
+        counts,
+        uniform(size, 6) > 0.2,
+        scale,
+        weights,
+        moves,
+    )
+
+
+def close(got: Tensor, want: Tensor, tolerance: float) -> None:
+    assert got.shape == want.shape and got.dtype == want.dtype
+    assert float((got - want).abs().max()) <= tolerance * float(want.abs().max())

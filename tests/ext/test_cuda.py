@@ -6,12 +6,14 @@ No synchronisation with the device, and NaN where the CPU raises. Needs a GPU; t
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from block_cases import STEP_CASES, close, step_inputs
 from op_cases import CANVAS, CASES, COUNT_TYPES, DTYPES, PATCH, POSITIONS, data, on_cpu, raw, raw_inputs, scene, weights
 from torch import Tensor
 
@@ -91,6 +93,22 @@ def test_corrected_fields_are_bitwise_equal_to_those_of_the_cpu(
             got = raw("correct_fields")(*on_gpu(inputs)), raw("correct_fields_backward")(*on_gpu((*grads, *inputs)))
             for one, other in zip((*got[0], *got[1]), (*want[0], *want[1]), strict=True):
                 assert one.is_cuda and torch.equal(one.cpu(), other)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (96, 80), (128, 128)])
+@pytest.mark.parametrize(("modes", "shared", "shifts"), STEP_CASES)
+def test_patterns_take_a_step_as_on_the_cpu(size: tuple[int, int], modes: int, shared: bool, shifts: bool) -> None:
+    """The same in every run; on an H200 the bits of the values are those of the CPU too."""
+    for dtype, n in itertools.product(DTYPES[2:], (3, 600)):
+        inputs = step_inputs(size, n, dtype, modes, shared, shifts)
+        if dtype is torch.complex128 and size[0] > 96:
+            continue
+        want = raw("pattern_step")(*inputs, "poisson", 0.1)
+        results = [raw("pattern_step")(*on_gpu(inputs), "poisson", 0.1) for _ in range(3)]
+        for result in results:
+            for one, other, again in zip(result, want, results[0], strict=True):
+                assert one.is_cuda and torch.equal(one, again)
+                close(one.cpu(), other, 1e-5 if dtype is torch.complex64 else 1e-12)
 
 
 @pytest.mark.parametrize("planned", [False, True])
@@ -347,6 +365,9 @@ def test_a_short_run_of_everything() -> None:
         for inputs in (raw_inputs(dtype), *([scan_inputs(dtype)] if dtype == torch.complex64 else [])):
             for op, args in inputs.items():
                 assert all(torch.isfinite(t).all() for t in tensors(raw(op)(*on_gpu(args))))
+    for modes, shared, shifts in STEP_CASES:
+        step = raw("pattern_step")(*on_gpu(step_inputs((16, 20), 9, torch.complex64, modes, shared, shifts)))
+        assert all(t.isfinite().all() for t in step)
     positions = scan()[:60].cuda()
     order, start, listed = torch.ops.ptycho.plan_tiles(positions, WINDOW, SIZE)
     patches = data((60, *WINDOW), torch.float32).cuda()

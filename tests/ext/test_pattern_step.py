@@ -231,7 +231,7 @@ def test_sizes_with_other_prime_factors_are_composed_of_the_separate_operators()
     step = px.pattern_step(**inputs, to_probe=False)
     close((step.values, step.canvas), [expected(inputs, "poisson")[k] for k in (0, 2)], 1e-5)
     assert step.probe is None
-    sentence = "^pattern_step: probe's size must have no prime factors other than 2, 3 and 5, got 14$"
+    sentence = "^pattern_step: probe's size must have no prime factors other than 2, 3 and 5(, and be small)?, got 14$"
     background = inputs.pop("background")
     with pytest.raises(RuntimeError, match=sentence):
         raw("pattern_step")(*inputs.values(), background=background)
@@ -302,7 +302,9 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "sentence"), SENTENCES)
-def test_wrong_arguments_are_errors(changes: dict[str, Any], sentence: str) -> None:
+def test_wrong_arguments_are_errors(device: torch.device, changes: dict[str, Any], sentence: str) -> None:
+    if device.type == "cuda" and "finite, got" in sentence:
+        pytest.skip("the host does not wait for a device to look at coordinates")
     changes = {name: here(v) if isinstance(v, Tensor) else v for name, v in changes.items()}
     with pytest.raises(RuntimeError, match=f"^{re.escape(f'pattern_step: {sentence}')}"):
         px.pattern_step(**{**scene(), **changes})

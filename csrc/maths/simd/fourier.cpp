@@ -7,6 +7,7 @@
 // scalar, with no fused multiply-add, so results are bitwise the same on all.
 #include "maths/simd/fourier.h"
 
+#include "maths/butterflies.h"
 #include "maths/simd/vectors.h"
 
 namespace ptycho::cpu::PTYCHO_LEVEL {
@@ -15,91 +16,7 @@ namespace {
 #define PTYCHO_INLINE __attribute__((always_inline))
 
 template <typename T>
-struct Complex {
-  Vector<T> re;
-  Vector<T> im;
-};
-
-template <typename T>
-PTYCHO_INLINE inline Complex<T> operator+(const Complex<T>& a, const Complex<T>& b) {
-  return {a.re + b.re, a.im + b.im};
-}
-template <typename T>
-PTYCHO_INLINE inline Complex<T> operator-(const Complex<T>& a, const Complex<T>& b) {
-  return {a.re - b.re, a.im - b.im};
-}
-template <typename T>
-PTYCHO_INLINE inline Complex<T> operator*(T factor, const Complex<T>& a) {
-  return {factor * a.re, factor * a.im};
-}
-template <typename T>
-PTYCHO_INLINE inline Complex<T> times(const Complex<T>& a, T re, T im) {
-  return {a.re * re - a.im * im, a.re * im + a.im * re};
-}
-template <typename T>
-PTYCHO_INLINE inline Complex<T> times_minus_i(const Complex<T>& a) {
-  return {a.im, -a.re};
-}
-
-// Transforms of r values in place.
-template <typename T>
-PTYCHO_INLINE inline void transform_few(Complex<T> (&a)[2]) {
-  const Complex<T> sum = a[0] + a[1];
-  a[1] = a[0] - a[1];
-  a[0] = sum;
-}
-
-template <typename T>
-PTYCHO_INLINE inline void transform_few(Complex<T> (&a)[3]) {
-  const Complex<T> sum = a[1] + a[2];
-  const Complex<T> across = T(0.86602540378443864676) * times_minus_i<T>(a[1] - a[2]);
-  const Complex<T> middle = a[0] - T(0.5) * sum;
-  a[0] = a[0] + sum;
-  a[1] = middle + across;
-  a[2] = middle - across;
-}
-
-template <typename T>
-PTYCHO_INLINE inline void transform_few(Complex<T> (&a)[4]) {
-  const Complex<T> even = a[0] + a[2], odd = a[0] - a[2];
-  const Complex<T> even_1 = a[1] + a[3], odd_1 = times_minus_i<T>(a[1] - a[3]);
-  a[0] = even + even_1;
-  a[1] = odd + odd_1;
-  a[2] = even - even_1;
-  a[3] = odd - odd_1;
-}
-
-template <typename T>
-PTYCHO_INLINE inline void transform_few(Complex<T> (&a)[5]) {
-  constexpr T c1 = T(0.30901699437494742410), c2 = T(-0.80901699437494742410);
-  constexpr T s1 = T(0.95105651629515357212), s2 = T(0.58778525229247312917);
-  const Complex<T> sum_1 = a[1] + a[4], sum_2 = a[2] + a[3];
-  const Complex<T> difference_1 = times_minus_i<T>(a[1] - a[4]), difference_2 = times_minus_i<T>(a[2] - a[3]);
-  const Complex<T> middle_1 = a[0] + (c1 * sum_1 + c2 * sum_2), middle_2 = a[0] + (c2 * sum_1 + c1 * sum_2);
-  const Complex<T> across_1 = s1 * difference_1 + s2 * difference_2, across_2 = s2 * difference_1 - s1 * difference_2;
-  a[0] = a[0] + (sum_1 + sum_2);
-  a[1] = middle_1 + across_1;
-  a[2] = middle_2 + across_2;
-  a[3] = middle_2 - across_2;
-  a[4] = middle_1 - across_1;
-}
-
-template <typename T>
-PTYCHO_INLINE inline void transform_few(Complex<T> (&a)[8]) {
-  constexpr T half = T(0.70710678118654752440);
-  Complex<T> even[4] = {a[0], a[2], a[4], a[6]}, odd[4] = {a[1], a[3], a[5], a[7]};
-  transform_few<T>(even);
-  transform_few<T>(odd);
-  // exp(-i pi / 4) = (1 - i) / sqrt 2, and its cube
-  const Complex<T> first = {half * (odd[1].re + odd[1].im), half * (odd[1].im - odd[1].re)};
-  const Complex<T> second = times_minus_i<T>(odd[2]);
-  const Complex<T> third = {half * (odd[3].im - odd[3].re), -(half * (odd[3].re + odd[3].im))};
-  const Complex<T> turned[4] = {odd[0], first, second, third};
-  for (int k = 0; k < 4; ++k) {
-    a[k] = even[k] + turned[k];
-    a[k + 4] = even[k] - turned[k];
-  }
-}
+using Complex = ptycho::Complex<Vector<T>>;
 
 // A panel in memory: of element i the real parts, then the imaginary parts.
 template <typename T>
@@ -116,18 +33,18 @@ struct Panel {
 };
 
 // The same with the parts exchanged, which turns a transform into its inverse where it is read and where it is written.
-template <typename T, typename Place, bool exchanged>
+template <typename T, typename Place, bool swapped>
 struct Exchanged {
   Place place;
 
   PTYCHO_INLINE inline Complex<T> get(int64_t i) const {
     const Complex<T> value = place.get(i);
-    if constexpr (exchanged) return {value.im, value.re};
+    if constexpr (swapped) return exchanged(value);
     return value;
   }
   PTYCHO_INLINE inline void put(int64_t i, const Complex<T>& value) const {
-    if constexpr (exchanged) {
-      place.put(i, {value.im, value.re});
+    if constexpr (swapped) {
+      place.put(i, exchanged(value));
     } else {
       place.put(i, value);
     }
@@ -192,7 +109,7 @@ PTYCHO_INLINE inline void do_stage(const FourierStage& stage, const T* twiddles,
         for (int k = 1; k < radix; ++k) to.put(at + s * k, a[k]);
       } else {
 #pragma GCC unroll 8
-        for (int k = 1; k < radix; ++k) to.put(at + s * k, times<T>(a[k], factors[2 * k - 2], factors[2 * k - 1]));
+        for (int k = 1; k < radix; ++k) to.put(at + s * k, times(a[k], factors[2 * k - 2], factors[2 * k - 1]));
       }
     }
   }

@@ -2,6 +2,7 @@
 // One pattern's way through the step, on the CPU: its patch, waves and spectra stay in the thread's cache.
 #pragma once
 
+#include "maths/phase_ramps.h"
 #include "maths/simd/fields.h"
 #include "maths/simd/kernels.h"
 #include "runtime/cpu/fourier.h"
@@ -47,16 +48,17 @@ void divide_by_pixels(const Step<T>& step, T* images) {
   for (int64_t i = 0; i < step.modes * step.size(); ++i) images[i] *= factor;
 }
 
-// exp(-2 pi i f s) for the frequencies f of n samples in the order of a Fourier transform, as complex numbers.
+// The ramp of n samples; those of opposite frequencies are conjugate.
 template <typename T>
 void make_ramp(double shift, int64_t n, T* ramp) {
-  for (int64_t i = 0; i <= n / 2; ++i) {
-    const double phase = -2 * M_PI * static_cast<double>(i) / static_cast<double>(n) * shift;
-    const T re = static_cast<T>(std::cos(phase)), im = static_cast<T>(std::sin(phase));
-    // Of an even number, the sample in the middle has a negative frequency.
-    const int64_t mirrored = (n - i) % n;
-    if (2 * i != n) ramp[2 * i] = re, ramp[2 * i + 1] = im;
-    if (i > 0) ramp[2 * mirrored] = re, ramp[2 * mirrored + 1] = -im;
+  for (int64_t i = 0; i < n; ++i) {
+    if (2 * i > n) {
+      const int64_t mirrored = n - i;
+      ramp[2 * i] = ramp[2 * mirrored], ramp[2 * i + 1] = -ramp[2 * mirrored + 1];
+    } else {
+      const Complex<T> value = ramp_at<T>(shift, i, n);
+      ramp[2 * i] = value.re, ramp[2 * i + 1] = value.im;
+    }
   }
 }
 
@@ -247,16 +249,12 @@ class PatternWorker {
       for (i = 0; i < length; ++i) columns[i] += row[i];
       double sum = 0;
       for (int64_t j = 1; j < lanes; j += 2) sum += static_cast<double>(sums[j]);
-      by_rows += frequency(y, h) * sum;
+      by_rows += angular_frequency(y, h) * sum;
     }
     for (int64_t x = 0; 2 * x < length; ++x)
-      by_columns += frequency(x, length / 2) * static_cast<double>(columns[2 * x + 1]);
+      by_columns += angular_frequency(x, length / 2) * static_cast<double>(columns[2 * x + 1]);
     totals[0] = by_rows;
     totals[1] = by_columns;
-  }
-
-  static double frequency(int64_t i, int64_t n) {
-    return 2 * M_PI * static_cast<double>(2 * i < n ? i : i - n) / static_cast<double>(n);
   }
 
   const Step<T>& step_;
