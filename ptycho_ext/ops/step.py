@@ -153,7 +153,8 @@ def _block_memory(device: torch.device) -> int:
     """Bytes of shared memory that a block may have; none without a GPU, as on fake tensors."""
     if not torch.cuda.is_available():
         return 0
-    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
 
 
 def _has_stages(side: int) -> bool:

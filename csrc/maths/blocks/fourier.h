@@ -71,7 +71,7 @@ struct SharedImage {
 };
 
 template <typename T>
-struct HeldNumbers {
+struct HeldScalars {
   Complex<T> value[kHeldByThread];
 };
 
@@ -93,7 +93,7 @@ struct FourierLines {
     for (int number = 0; number < table.count; ++number) {
       const Stage& stage = table.stages[number];
       const bool enters = swapped && number == 0, leaves = swapped && number == table.count - 1;
-      block.each(states, [&](int thread, HeldNumbers<T>& held) {
+      block.each(states, [&](int thread, HeldScalars<T>& held) {
         switch (stage.radix) {
           case 2:
             return load<2>(stage, thread, held, enters);
@@ -107,7 +107,7 @@ struct FourierLines {
             return load<8>(stage, thread, held, enters);
         }
       });
-      block.each(states, [&](int thread, HeldNumbers<T>& held) {
+      block.each(states, [&](int thread, HeldScalars<T>& held) {
         switch (stage.radix) {
           case 2:
             return store<2>(stage, thread, held, leaves);
@@ -147,7 +147,7 @@ struct FourierLines {
   }
 
   template <int radix>
-  PTYCHO_HD void load(const Stage& stage, int thread, HeldNumbers<T>& held, bool swap) const {
+  PTYCHO_HD void load(const Stage& stage, int thread, HeldScalars<T>& held, bool swap) const {
     const int s = stage.s, m = stage.m;
     const T* const factors = table.factors + stage.factors;
     for_each<radix>(stage, thread, [&](int j, int line, int q, int p) {
@@ -170,7 +170,7 @@ struct FourierLines {
   }
 
   template <int radix>
-  PTYCHO_HD void store(const Stage& stage, int thread, const HeldNumbers<T>& held, bool swap) const {
+  PTYCHO_HD void store(const Stage& stage, int thread, const HeldScalars<T>& held, bool swap) const {
     const int s = stage.s;
     for_each<radix>(stage, thread, [&](int j, int line, int q, int p) {
       PTYCHO_UNROLL

@@ -74,7 +74,7 @@ struct PatternSteps {
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
-    auto states = block.template registers<HeldNumbers<T>>();
+    auto states = block.template registers<HeldScalars<T>>();
     for (int64_t part = block.index(); part < parts; part = next_block(block, part)) {
       const int64_t begin = part * scan.count() / parts, end = (part + 1) * scan.count() / parts;
       for (int64_t k = begin; k < end; ++k) take(block, states, part, k, k == begin);
@@ -135,7 +135,7 @@ struct PatternSteps {
   enum Transform { kShift, kPropagate, kPropagateBack, kUnshift };
 
   // A pattern's way: with several modes their intensities are summed first. The transform is called in one place, or
-  // the compiler would keep a thread's numbers in memory.
+  // the compiler would keep a thread's registers in memory.
   template <typename Block, typename States>
   PTYCHO_HD void take(Block& block, States& states, int64_t part, int64_t k, bool first) const {
     const bool corrects = products || probe_sums || own_probes || by_shifts;
@@ -357,7 +357,7 @@ struct TransformImages {
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
-    auto states = block.template registers<HeldNumbers<T>>();
+    auto states = block.template registers<HeldScalars<T>>();
     const SharedImage<T> image{reinterpret_cast<Pixels*>(block.memory()), across.n};
     const int pixels = down.n * across.n;
     const T factor = T(1) / static_cast<T>(pixels);

@@ -162,9 +162,9 @@ class StepLauncher {
   }
 
   void write_probe(const Tensor& sums, int64_t parts, bool shifted) const {
-    const int64_t numbers = modes_ * scan_.h * scan_.w, size = 2 * numbers;
-    if (parts == 0) return zero(queue_, outputs_.probe->mutable_data_ptr(), numbers * sizeof(Pixels));
-    const Tensor total = shifted ? scratch(numbers) : *outputs_.probe;
+    const int64_t pixels = modes_ * scan_.h * scan_.w, size = 2 * pixels;
+    if (parts == 0) return zero(queue_, outputs_.probe->mutable_data_ptr(), pixels * sizeof(Pixels));
+    const Tensor total = shifted ? scratch(pixels) : *outputs_.probe;
     launch(queue_,
            SumProbeParts<T>{reinterpret_cast<const T*>(pixels_of(sums)), parts, size,
                             reinterpret_cast<T*>(pixels_of(total))},
