@@ -11,10 +11,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.function import once_differentiable
 
 from ptycho_ext.ops._checks import Check
 from ptycho_ext.ops._precision import coordinates_of, in_type_of, real_type, widened
@@ -123,6 +125,9 @@ def pattern_step(
     inputs = (canvas, positions, probe, counts, mask, scale, weights, shifts, loss, background)
     wanted = (to_canvas, to_probe, to_positions)
     step = _step if _is_one_operator(canvas, probe, shifts) else _composed
+    if step is _step and wanted[1:] == (False, False) and _has_own_backward(*inputs[:8]):
+        values, slopes, by_canvas = _StepWithBackward.apply(*inputs, to_canvas)  # type: ignore[no-untyped-call]
+        return PatternStep(values, slopes, by_canvas if to_canvas else None, None, None)
     values, slopes, *corrections = step(*inputs, *wanted)
     by_canvas, by_probe, by_positions = (
         correction if asked else None for correction, asked in zip(corrections, wanted, strict=True)
@@ -146,6 +151,57 @@ def _is_one_operator(canvas: Tensor, probe: Tensor, shifts: Tensor | None) -> bo
     # As SharedImage in csrc/maths/blocks/fourier.h has it, with the ramps, and the sums of a block.
     needed = (height * (width + width // 8) + height + width) * canvas.element_size() + _SUM_BYTES
     return bool(needed <= _block_memory(device))
+
+
+def _has_own_backward(
+    canvas: Tensor,
+    positions: Tensor,
+    probe: Tensor,
+    counts: Tensor,
+    mask: Tensor | None,
+    scale: Tensor | None,
+    weights: Tensor | None,
+    shifts: Tensor | None,
+) -> bool:
+    """Whether gradients are wanted that the backward operator has: by canvas and probe, on a CPU, in plain autograd."""
+    if not torch.is_grad_enabled() or shifts is not None or canvas.device.type != "cpu":
+        return False
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return False
+    others = (positions, counts, scale, weights)
+    wanted = canvas.requires_grad or probe.requires_grad
+    return wanted and not any(other is not None and other.requires_grad for other in others)
+
+
+class _StepWithBackward(torch.autograd.Function):
+    """The operator with the correction of the canvas alone; its backward makes the fields again, and keeps no waves."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        *tensors, loss, background, to_canvas = args
+        values, slopes, correction, *_ = _below_autograd(*tensors, loss, background, to_canvas, False, False)
+        ctx.save_for_backward(*tensors[:7])
+        ctx.loss, ctx.background, ctx.to_canvas = loss, background, to_canvas
+        ctx.set_materialize_grads(False)
+        return values, slopes, correction
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_values: Tensor | None, grad_slopes: Tensor | None, grad_correction: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[2])
+        grads = (grad_correction if ctx.to_canvas else None, grad_values, grad_slopes)
+        by_canvas, by_probe = torch.ops.ptycho.pattern_step_backward(
+            *grads, *ctx.saved_tensors, ctx.loss, ctx.background, *wanted
+        )
+        found = (by_canvas if wanted[0] else None, None, by_probe if wanted[1] else None)
+        return *found, *[None] * 8
+
+
+def _below_autograd(*args: Any) -> Any:
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.ptycho.pattern_step.default._op(*args)
 
 
 @functools.cache
@@ -261,5 +317,27 @@ def _fake_pattern_step(
     return values, slopes, *(model.new_empty(model.shape if asked else (0,)) for model, asked in models)
 
 
+def _fake_pattern_step_backward(
+    grad_correction: Tensor | None,
+    grad_values: Tensor | None,
+    grad_scale_slopes: Tensor | None,
+    canvas: Tensor,
+    positions: Tensor,
+    probe: Tensor,
+    counts: Tensor,
+    mask: Tensor | None = None,
+    scale: Tensor | None = None,
+    weights: Tensor | None = None,
+    loss: str = "poisson",
+    background: float = 0.0,
+    to_canvas: bool = True,
+    to_probe: bool = True,
+) -> tuple[Tensor, Tensor]:
+    Check("pattern_step_backward").same_device(canvas, positions=positions, probe=probe, counts=counts)
+    by_canvas = canvas.new_empty(canvas.shape if to_canvas else (0,))
+    return by_canvas, probe.new_empty(probe.shape if to_probe else (0,))
+
+
 torch.library.register_fake("ptycho::pattern_step", _fake_pattern_step)
+torch.library.register_fake("ptycho::pattern_step_backward", _fake_pattern_step_backward)
 _step = composed("pattern_step", _composed)

@@ -201,6 +201,68 @@ def test_corrections_are_minus_half_the_gradient(loss: str, shifted: bool) -> No
     torch.testing.assert_close(by_scale * scale / inputs["weights"], step.scale_slopes.detach())
 
 
+def backward_of(inputs: dict[str, Any], loss: str, own: bool) -> tuple[Tensor, ...]:
+    """Values, slopes and correction of the canvas, and the gradients of random sums of them by canvas and probe."""
+    leaves = {name: inputs[name].detach().clone().requires_grad_() for name in ("canvas", "probe")}
+    if own:
+        step = px.pattern_step(**{**inputs, **leaves}, loss=loss, to_probe=False, to_positions=False)
+        outputs = (step.values, step.scale_slopes, step.canvas)
+    else:
+        outputs = composed({**inputs, **leaves}, loss)[:3]
+    grads = [data(tuple(output.shape), output.dtype, 20 + k) for k, output in enumerate(outputs)]
+    return *(output.detach() for output in outputs), *torch.autograd.grad(outputs, tuple(leaves.values()), grads)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_backward_is_that_of_the_separate_operators(shared: bool, dtype: torch.dtype, loss: str) -> None:
+    for modes in (1, 3):
+        inputs = scene(dtype, modes, shared)
+        close(backward_of(inputs, loss, True), backward_of(inputs, loss, False), 20 * TOLERANCE[dtype])
+        inputs |= {"mask": None, "scale": None, "weights": None}
+        close(backward_of(inputs, loss, True), backward_of(inputs, loss, False), 20 * TOLERANCE[dtype])
+
+
+def test_the_backward_of_values_or_of_the_correction_alone() -> None:
+    inputs = scene(torch.complex128)
+    canvas, probe = (inputs.pop(name).requires_grad_() for name in ("canvas", "probe"))
+    options = {"to_probe": False, "to_positions": False}
+
+    def outputs(canvas: Tensor, probe: Tensor, **more: bool) -> px.PatternStep:
+        return px.pattern_step(canvas=canvas, probe=probe, **inputs, **options, **more)
+
+    assert gradcheck(lambda c, p: outputs(c, p).canvas, (canvas, probe), fast_mode=True)
+    assert gradcheck(lambda c, p: outputs(c, p, to_canvas=False).values, (canvas, probe), fast_mode=True)
+    assert gradcheck(lambda c: outputs(c, probe.detach()).canvas, (canvas,), fast_mode=True)
+    (by_canvas,) = torch.autograd.grad(outputs(canvas, probe).values.sum(), canvas, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"differentiate twice|once_differentiable|not require grad"):
+        torch.autograd.grad(by_canvas.abs().sum(), canvas)
+
+
+def test_the_backward_is_bitwise_the_same_over_threads() -> None:
+    inputs = large(300)
+    results = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        results.append(backward_of(inputs, "poisson", True))
+    for result in results[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(result, results[0], strict=True))
+
+
+def test_wrong_gradients_are_errors() -> None:
+    inputs = scene()
+    for name in ("shifts", "background"):
+        inputs.pop(name)
+    for grads, sentence in [
+        ((data(CANVAS, torch.complex128), None, None), "grad_correction must be complex64, got complex128"),
+        ((None, data((4,), torch.float64), None), "grad_values must have shape (5,), got (4,)"),
+        ((None, None, data((5,), torch.float32)), "grad_scale_slopes must be float64, got float32"),
+    ]:
+        with pytest.raises(RuntimeError, match=f"^{re.escape(f'pattern_step_backward: {sentence}')}$"):
+            raw("pattern_step_backward")(*grads, *inputs.values())
+
+
 def test_corrections_are_differentiable_once() -> None:
     inputs = scene(torch.complex128)
     canvas, probe = (inputs.pop(name).requires_grad_() for name in ("canvas", "probe"))
@@ -222,6 +284,10 @@ def test_opcheck() -> None:
         differentiated = ("test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
         options = ("poisson", background, True, True, False)
         opcheck(raw("pattern_step"), (*inputs.values(), *options), test_utils=differentiated)
+        inputs.pop("shifts")
+        grads = (data(CANVAS, torch.complex64, 7), None, data((5,), torch.float64, 8))
+        inputs["canvas"].requires_grad_(False)
+        opcheck(raw("pattern_step_backward"), (*grads, *inputs.values(), "amplitude", background))
 
 
 def test_sizes_with_other_prime_factors_are_composed_of_the_separate_operators() -> None:

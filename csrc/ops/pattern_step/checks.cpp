@@ -7,8 +7,7 @@
 
 namespace ptycho {
 
-void check_pattern_step_inputs(const StepInputs& inputs) {
-  const char* const op = "pattern_step";
+void check_pattern_step_inputs(const char* op, const StepInputs& inputs) {
   const Check check(op);
   const Tensor &canvas = inputs.canvas, &positions = inputs.positions, &probe = inputs.probe;
   check.data("canvas", canvas);
@@ -34,6 +33,19 @@ void check_pattern_step_inputs(const StepInputs& inputs) {
     check.shape("shifts", *inputs.shifts, positions.sizes());
     check.device("shifts", *inputs.shifts, canvas);
   }
+}
+
+void check_pattern_step_grads(const StepInputs& inputs, const StepGrads& grads) {
+  const Check check("pattern_step_backward");
+  const auto alike = [&](const char* argument, const MaybeTensor& tensor, DataType type, Shape shape) {
+    if (!tensor) return;
+    check.type(argument, *tensor, type);
+    check.shape(argument, *tensor, shape);
+    check.device(argument, *tensor, inputs.canvas);
+  };
+  alike("grad_correction", grads.canvas, data_type(inputs.canvas), inputs.canvas.sizes());
+  alike("grad_values", grads.values, DataType::float64, leading(inputs.positions, 1));
+  alike("grad_scale_slopes", grads.scale_slopes, DataType::float64, leading(inputs.positions, 1));
 }
 
 }  // namespace ptycho

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What pattern_step demands of its inputs, on every backend.
+// What pattern_step and its backward demand of their inputs, on every backend.
 #pragma once
 
 #include "ops/correct_fields/checks.h"
@@ -16,6 +16,14 @@ struct StepInputs {
   const MaybeTensor& shifts;   // (..., n, 2)
 };
 
-void check_pattern_step_inputs(const StepInputs& inputs);
+// Gradients of its outputs, each of its output's shape and type.
+struct StepGrads {
+  const MaybeTensor& canvas;        // of the canvas's correction
+  const MaybeTensor& values;        // (..., n), float64
+  const MaybeTensor& scale_slopes;  // (..., n), float64
+};
+
+void check_pattern_step_inputs(const char* op, const StepInputs& inputs);
+void check_pattern_step_grads(const StepInputs& inputs, const StepGrads& grads);
 
 }  // namespace ptycho

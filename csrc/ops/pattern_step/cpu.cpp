@@ -1,164 +1,98 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// pattern_step on the CPU: a thread takes a pattern through the whole step while its waves are in the thread's cache,
-// and the patterns of a group one after the other. Groups are taken in rounds, whose boxes of the canvas and sums of
-// the probe are all that is kept: no memory grows with the number of patterns.
-#include "ops/pattern_step/cpu_groups.h"
+// pattern_step on the CPU and its backward: a thread takes a pattern through the whole step while its waves are in the
+// thread's cache.
+#include "ops/pattern_step/cpu_backward.h"
 #include "ops/pattern_step/cpu_pattern.h"
+#include "ops/pattern_step/cpu_rounds.h"
 #include "ops/pattern_step/dispatch.h"
 #include "runtime/cpu/outputs.h"
 
 namespace ptycho::cpu {
 namespace {
 
-// Groups of a round, at most and at least, and the bytes of their boxes, and of their sums of the probe, beyond which
-// there are fewer.
-constexpr int64_t kMostGroups = 64;
-constexpr int64_t kFewestGroups = 16;
-constexpr int64_t kRoundBytes = int64_t{8} << 20;
-
-// The workers of a step, each made when a thread first asks for one, and kept from round to round.
-template <typename T>
-class Workers {
- public:
-  explicit Workers(const Step<T>& step) : step_(step), workers_(torch::stable::get_num_threads()) {}
-
-  void begin_round() { taken_ = 0; }
-  PatternWorker<T>& next() {
-    std::unique_ptr<PatternWorker<T>>& worker = workers_[taken_++];
-    if (!worker) worker = std::make_unique<PatternWorker<T>>(step_);
-    return *worker;
-  }
-
- private:
-  const Step<T>& step_;
-  std::vector<std::unique_ptr<PatternWorker<T>>> workers_;
-  std::atomic<size_t> taken_{0};
-};
-
-// The sums of the shared probe: as many as there are groups in a round, and each has its group in every round.
-template <typename T>
-class ProbeSums {
- public:
-  ProbeSums(const Step<T>& step, int64_t groups) : size_(step.modes * step.size()), groups_(groups) {
-    if (step.to_probe && step.shared_probe) sums_ = std::make_unique<Workspace<T>>(groups * size_);
-  }
-
-  T* of(int64_t group, bool first_round) const {
-    if (!sums_) return nullptr;
-    T* const sums = sums_->data() + group * size_;
-    if (first_round) std::fill_n(sums, size_, T(0));
-    return sums;
-  }
-  void write(T* total) const {
-    parallel_for(size_, grain(groups_), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        T sum = 0;
-        for (int64_t group = 0; group < groups_; ++group) sum += sums_->data()[group * size_ + i];
-        total[i] = sum;
-      }
-    });
-  }
-
- private:
-  int64_t size_;
-  int64_t groups_;
-  std::unique_ptr<Workspace<T>> sums_;
-};
-
-template <typename T>
-int64_t groups_of_round(const Step<T>& step, int64_t groups) {
-  const auto bytes = static_cast<int64_t>(sizeof(T)) * step.size() * std::max(step.modes, kPatchesOfBox);
-  return std::min(clamp(kRoundBytes / bytes, kFewestGroups, kMostGroups), groups);
-}
-
-// spectrum_sums: of the shared probe, or of its spectrum; null if it is not corrected.
-template <typename T>
-void run(const Step<T>& step, const ImageStack<T>& canvas_sums, T* probe_sums) {
-  const Scan& scan = step.scan;
-  const std::vector<int64_t> order = patch_order(scan);
-  const std::vector<PatternGroup> groups = pattern_groups(scan, order, step.canvases.rows, step.canvases.cols);
-  const auto count = static_cast<int64_t>(groups.size()), most = groups_of_round(step, count);
-  Workers<T> workers(step);
-  const ProbeSums<T> sums_of_probe(step, most);
-  std::unique_ptr<T[]> boxes;
-  std::vector<int64_t> starts(most);
-  int64_t reserved = 0;
-  for (int64_t begin = 0; begin < count; begin += most) {
-    const PatternGroup* const round = groups.data() + begin;
-    const int64_t number = std::min(most, count - begin);
-    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
-    int64_t needed = line;  // for the first one's alignment
-    for (int64_t j = 0; step.to_canvas && j < number; ++j)
-      starts[j] = std::exchange(needed, needed + round[j].template scalars<T>());
-    if (needed > reserved) boxes = std::make_unique_for_overwrite<T[]>(reserved = needed);
-    const auto past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(boxes.get()) % 64 / sizeof(T));
-    T* const base = boxes.get() - past;  // a line, reserved in front of the first box, on a cache line's boundary
-    workers.begin_round();
-    for_each_chunk(number, 1, [&] {
-      return [&, &worker = workers.next(), scratch = Workspace<T>(scratch_size<T>(step.canvases.cols, 2))](int64_t j,
-                                                                                                           int64_t) {
-        const PatternGroup& group = round[j];
-        T* const box = base + starts[j];
-        if (step.to_canvas) std::fill_n(box, group.scalars<T>(), T(0));
-        T* const sums = sums_of_probe.of(j, begin == 0);
-        for (int64_t i = group.members.begin; i < group.members.end; ++i) {
-          const T* const product = worker.take(order[i], sums);
-          if (step.to_canvas && group.box.height() > 0)
-            add_patch(box, group.box, product, 2, scan, order[i], static_cast<const T*>(nullptr), scratch.data());
-        }
-      };
-    });
-    if (step.to_canvas) add_boxes(round, number, static_cast<const T*>(base), starts.data(), canvas_sums);
-  }
-  if (probe_sums) sums_of_probe.write(probe_sums);
-}
-
 template <typename T>
 void zero(T* data, int64_t count) {
   parallel_for(count, int64_t{1} << 16, [&](int64_t begin, int64_t end) { std::fill(data + begin, data + end, T(0)); });
 }
 
+MaybeTensor contiguous(const MaybeTensor& tensor) {
+  return tensor ? std::optional(as_contiguous(*tensor)) : std::nullopt;
+}
+
+// The inputs of a step, contiguous, alive while it is used.
+class StepTensors {
+ public:
+  StepTensors(const char* op, const StepInputs& inputs)
+      : canvas_(as_contiguous(inputs.canvas)),
+        positions_(as_contiguous(inputs.positions)),
+        probe_(as_contiguous(inputs.probe)),
+        counts_(as_contiguous(inputs.measurement.counts)),
+        mask_(contiguous(inputs.measurement.mask)),
+        scale_(contiguous(inputs.measurement.scale)),
+        weights_(contiguous(inputs.weights)),
+        shifts_(contiguous(inputs.shifts)) {
+    check_finite(op, "positions", positions_);
+    if (shifts_) check_finite(op, "shifts", *shifts_);
+    const Shape size = trailing(probe_);
+    for (const int64_t side : {size[0], size[1]})
+      if (!has_fourier_stages(side)) [[unlikely]]
+        throw_rule(op, "probe's size", "have no prime factors other than 2, 3 and 5", std::to_string(side));
+  }
+
+  // Without outputs.
+  template <typename T>
+  Step<T> step(const Measurement& measured) const {
+    Step<T> step{};
+    step.canvases = image_stack<const T>(canvas_);
+    step.scan = scan_of(positions_, trailing(probe_));
+    step.probe = read<T>(probe_);
+    step.shifts = shifts_ ? read<double>(*shifts_) : nullptr;
+    step.shared_probe = probe_.dim() == 3;
+    step.modes = modes_shape(probe_)[0];
+    step.counts = {counts_.const_data_ptr(), count_type(counts_)};
+    step.mask = mask_ ? read<bool>(*mask_) : nullptr;
+    step.shared_mask = mask_ && mask_->dim() == 2;
+    step.scales = scale_ ? read<T>(*scale_) : nullptr;
+    step.weights = weights_ ? read<T>(*weights_) : nullptr;
+    step.background = static_cast<T>(measured.background);
+    step.poisson = measured.poisson();
+    step.fourier = fourier_plan<T>(step.scan.h, step.scan.w);
+    return step;
+  }
+
+ private:
+  Tensor canvas_;
+  Tensor positions_;
+  Tensor probe_;
+  Tensor counts_;
+  MaybeTensor mask_;
+  MaybeTensor scale_;
+  MaybeTensor weights_;
+  MaybeTensor shifts_;
+};
+
+// A canvas to sum on, of zeros; of nothing if none is wanted.
+template <typename T>
+ImageStack<T> zeros(const Tensor* canvas) {
+  if (!canvas) return {nullptr, 0, 1, 1, 2};
+  const ImageStack<T> stack = image_stack<T>(*canvas);
+  zero(stack.data, canvas->numel() * 2);
+  return stack;
+}
+
 void step_into(const Host&, const StepInputs& inputs, const StepOutputs& outputs) {
-  const char* const op = "pattern_step";
-  const Measurement& measured = inputs.measurement;
-  const auto contiguous = [](const MaybeTensor& tensor) {
-    return tensor ? std::optional(as_contiguous(*tensor)) : std::nullopt;
-  };
-  const Tensor canvas = as_contiguous(inputs.canvas), probe = as_contiguous(inputs.probe);
-  const Tensor at = as_contiguous(inputs.positions), counts = as_contiguous(measured.counts);
-  const MaybeTensor mask = contiguous(measured.mask), scale = contiguous(measured.scale);
-  const MaybeTensor weights = contiguous(inputs.weights), shifts = contiguous(inputs.shifts);
-  check_finite(op, "positions", at);
-  if (shifts) check_finite(op, "shifts", *shifts);
-  const Shape size = trailing(probe);
-  for (const int64_t side : {size[0], size[1]})
-    if (!has_fourier_stages(side)) [[unlikely]]
-      throw_rule(op, "probe's size", "have no prime factors other than 2, 3 and 5", std::to_string(side));
-  with_real_type(canvas, [&](auto zero_of_type) {
+  const StepTensors tensors("pattern_step", inputs);
+  with_real_type(inputs.canvas, [&](auto zero_of_type) {
     using T = decltype(zero_of_type);
-    const std::shared_ptr<const FourierPlan<T>> fourier = fourier_plan<T>(size[0], size[1]);
-    const bool shared = probe.dim() == 3;
-    Step<T> step{image_stack<const T>(canvas),
-                 scan_of(at, size),
-                 read<T>(probe),
-                 shifts ? read<double>(*shifts) : nullptr,
-                 nullptr,
-                 shared,
-                 modes_shape(probe)[0],
-                 {counts.const_data_ptr(), count_type(counts)},
-                 mask ? read<bool>(*mask) : nullptr,
-                 mask && mask->dim() == 2,
-                 scale ? read<T>(*scale) : nullptr,
-                 weights ? read<T>(*weights) : nullptr,
-                 static_cast<T>(measured.background),
-                 measured.poisson(),
-                 fourier.get(),
-                 write<double>(outputs.values),
-                 write<double>(outputs.scale_slopes),
-                 outputs.canvas != nullptr,
-                 outputs.probe != nullptr,
-                 outputs.probe && !shared ? write<T>(*outputs.probe) : nullptr,
-                 outputs.positions ? write<double>(*outputs.positions) : nullptr};
+    Step<T> step = tensors.template step<T>(inputs.measurement);
+    const bool shared = step.shared_probe;
+    step.values = write<double>(outputs.values);
+    step.scale_slopes = write<double>(outputs.scale_slopes);
+    step.to_canvas = outputs.canvas != nullptr;
+    step.to_probe = outputs.probe != nullptr;
+    step.own_probes = outputs.probe && !shared ? write<T>(*outputs.probe) : nullptr;
+    step.by_positions = outputs.positions ? write<double>(*outputs.positions) : nullptr;
+    const FourierPlan<T>* const fourier = step.fourier.get();
     Workspace<T> spectrum;
     if (step.shifts && shared) {
       step.spectrum = spectrum.zeros(step.modes * step.size());
@@ -168,18 +102,33 @@ void step_into(const Host&, const StepInputs& inputs, const StepOutputs& outputs
         fourier_kernels<T>().transform(*fourier, spectrum.data() + m * step.size(), false, panels.data());
       divide_by_pixels(step, spectrum.data());
     }
-    ImageStack<T> canvas_sums{nullptr, 0, 1, 1, 2};
-    if (outputs.canvas) {
-      canvas_sums = image_stack<T>(*outputs.canvas);
-      zero(canvas_sums.data, outputs.canvas->numel() * 2);
-    }
     T* const probe_sums = outputs.probe && shared ? write<T>(*outputs.probe) : nullptr;
-    run(step, canvas_sums, probe_sums);
+    take_all<PatternWorker<T>>(step, zeros<T>(outputs.canvas), probe_sums);
     if (!probe_sums || !step.shifts) return;
     const Workspace<T> panels(fourier->scratch_size());
     for (int64_t m = 0; m < step.modes; ++m)
       fourier_kernels<T>().transform(*fourier, probe_sums + m * step.size(), true, panels.data());
     divide_by_pixels(step, probe_sums);
+  });
+}
+
+void pass_back_into(const Host&, const StepInputs& inputs, const StepGrads& grads, const Tensor* grad_canvas,
+                    const Tensor* grad_probe) {
+  const StepTensors tensors("pattern_step_backward", inputs);
+  const MaybeTensor by_canvas = contiguous(grads.canvas), by_values = contiguous(grads.values),
+                    by_scale_slopes = contiguous(grads.scale_slopes);
+  with_real_type(inputs.canvas, [&](auto zero_of_type) {
+    using T = decltype(zero_of_type);
+    BackwardStep<T> step{tensors.template step<T>(inputs.measurement), {}, nullptr, nullptr};
+    if (by_canvas) step.grads = image_stack<const T>(*by_canvas);
+    step.grad_values = by_values ? read<double>(*by_values) : nullptr;
+    step.grad_scale_slopes = by_scale_slopes ? read<double>(*by_scale_slopes) : nullptr;
+    step.to_canvas = grad_canvas != nullptr;
+    step.to_probe = grad_probe != nullptr;
+    const bool shared = step.shared_probe;
+    step.own_probes = grad_probe && !shared ? write<T>(*grad_probe) : nullptr;
+    T* const probe_sums = grad_probe && shared ? write<T>(*grad_probe) : nullptr;
+    take_all<BackwardWorker<T>>(step, zeros<T>(grad_canvas), probe_sums);
   });
 }
 
@@ -189,4 +138,6 @@ void step_into(const Host&, const StepInputs& inputs, const StepOutputs& outputs
 STABLE_TORCH_LIBRARY_IMPL(ptycho, CPU, m) {
   namespace dispatch = ptycho::dispatch;
   m.impl("pattern_step", TORCH_BOX((&dispatch::pattern_step<ptycho::cpu::Host, ptycho::cpu::step_into>)));
+  m.impl("pattern_step_backward",
+         TORCH_BOX((&dispatch::pattern_step_backward<ptycho::cpu::Host, ptycho::cpu::pass_back_into>)));
 }

@@ -27,7 +27,7 @@ struct Step {
   const T* weights;
   T background;
   bool poisson;
-  const FourierPlan<T>* fourier;
+  std::shared_ptr<const FourierPlan<T>> fourier;
   double* values;
   double* scale_slopes;
   bool to_canvas;
@@ -66,6 +66,8 @@ void make_ramp(double shift, int64_t n, T* ramp) {
 template <typename T>
 class PatternWorker {
  public:
+  using Problem = Step<T>;
+
   explicit PatternWorker(const Step<T>& step)
       : step_(step),
         memory_((step.modes * (step.shifts ? 3 : 1) + (step.shifts ? 3 : 2)) * step.size()),

@@ -29,7 +29,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> pattern_step(const Tensor& ca
                                                                 bool to_probe, bool to_positions) {
   const StepInputs inputs{canvas,  positions, probe, {counts, mask, scale, take_string(loss), background},
                           weights, shifts};
-  check_pattern_step_inputs(inputs);
+  check_pattern_step_inputs("pattern_step", inputs);
   const Context context(canvas);
   const int64_t none[] = {0};
   const auto like = [&](const Tensor& model, bool wanted) {
@@ -46,6 +46,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> pattern_step(const Tensor& ca
                    to_positions ? &by_positions : nullptr});
   return {std::move(values), std::move(scale_slopes), std::move(by_canvas), std::move(by_probe),
           std::move(by_positions)};
+}
+
+// into(context, inputs, grads, grad_canvas, grad_probe)
+template <typename Context, auto into>
+std::tuple<Tensor, Tensor> pattern_step_backward(const MaybeTensor& grad_correction, const MaybeTensor& grad_values,
+                                                 const MaybeTensor& grad_scale_slopes, const Tensor& canvas,
+                                                 const Tensor& positions, const Tensor& probe, const Tensor& counts,
+                                                 const MaybeTensor& mask, const MaybeTensor& scale,
+                                                 const MaybeTensor& weights, StringHandle loss, double background,
+                                                 bool to_canvas, bool to_probe) {
+  const MaybeTensor none;
+  const StepInputs inputs{canvas,  positions, probe, {counts, mask, scale, take_string(loss), background},
+                          weights, none};
+  check_pattern_step_inputs("pattern_step_backward", inputs);
+  const StepGrads grads{grad_correction, grad_values, grad_scale_slopes};
+  check_pattern_step_grads(inputs, grads);
+  const Context context(canvas);
+  const int64_t nothing[] = {0};
+  Tensor grad_canvas = context.output(canvas, to_canvas ? canvas.sizes() : Shape(nothing, 1), Shape());
+  Tensor grad_probe = context.output(probe, to_probe ? probe.sizes() : Shape(nothing, 1), Shape());
+  into(context, inputs, grads, to_canvas ? &grad_canvas : nullptr, to_probe ? &grad_probe : nullptr);
+  return {std::move(grad_canvas), std::move(grad_probe)};
 }
 
 }  // namespace dispatch

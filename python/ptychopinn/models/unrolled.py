@@ -238,7 +238,7 @@ class UnrolledGenerator(Generator):
 
 def _corrections(canvas: Tensor, counts: Tensor, positions: Tensor, probe: Tensor, again: Tensor) -> Tensor:
     """The corrections of all patterns of a group, summed on its canvas; with the probe twice, for its gradients."""
-    if not torch.is_grad_enabled() and runs_in_cache(canvas.device, probe.shape[-2:]):
+    if runs_in_cache(canvas.device, probe.shape[-2:]):
         corrections = pattern_step(
             canvas, positions, probe, counts, loss="amplitude", background=BACKGROUND, to_probe=False,
             to_positions=False,
