@@ -78,7 +78,8 @@ class RefineConfig:
         keep_power: keep the power of the initial probe; the object is scaled instead.
         total_variation: weight of the object's total variation, in nats per detector pixel.
         smoothness: weight of the object's mean square gradient, in nats per detector pixel.
-        batch_size: patterns of a batch; none: by the device. Of "pie" a step follows every batch.
+        batch_size: patterns of a batch; none: by the device. Of "pie" a step follows every batch; for "lbfgs" it
+            matters on a GPU only.
         history: number of previous steps that "lbfgs" uses.
         object_step: step size of the object in "pie", relative to a full step.
         probe_step: step size of the probe in "pie", relative to a full step.
