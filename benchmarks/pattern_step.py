@@ -11,7 +11,8 @@ shifted by phase ramps, as in refinement, which takes two more transforms of eve
 medians are reported; compare ratios in a row. Arrays of the stack come new from the system in every call, as in any
 program, which can be a third of the chain's time; ``--keep-memory`` lets the process keep them, as in run.py. Bytes are
 those that must pass the caches: of the chain, every array of the stack each time it is read or written; of the step,
-the counts, and the canvas and its correction once.
+the counts, and the canvas and its correction once. "LSQML" is that of pty-chi, where it is installed (refine_peer.py):
+an epoch of compact batches of 100 over a quarter of the patterns, which also updates object and probe.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import itertools
 import json
 import math
 import os
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +46,14 @@ from ptycho_ext import (
     exit_waves_adjoint_probe,
     pattern_step,
 )
+from ptychopinn import simulate
 
 BACKGROUND = 0.1
 BATCHES = {"cpu": (16, 32, 48, 64, 128), "cuda": (128, 512, 2048)}
 COLUMNS = (
     "size", "modes", "likelihood", "subpixel", "patterns", "threads", "ours_ms", "values_ms", "chain_ms",
     "chain_best_ms", "best_batch", "chain_over_ours", "best_over_ours", "ours_per_second", "ours_us", "ours_bytes",
-    "chain_bytes", "error", "rounds",
+    "chain_bytes", "peer_us", "error", "rounds",
 )  # fmt: skip
 
 
@@ -224,6 +228,17 @@ def measure(scan: Scan, repeats: int) -> dict[str, Any]:
     }
 
 
+def peer_us(size: int, modes: int, patterns: int) -> float | None:
+    """Microseconds of a pattern in an epoch of LSQML of pty-chi, which updates object and probe too."""
+    import refine_peer
+
+    if not refine_peer.installed():
+        return None
+    scan = simulate("photos", "defocused", patterns=patterns, size=size, modes=modes, seed=1)
+    ends = [time.perf_counter() for _ in refine_peer.lsqml(scan, refine_peer.SETTINGS[1], 4)]
+    return 1e6 * min(after - before for before, after in itertools.pairwise(ends)) / scan.n
+
+
 def write(rows: Sequence[dict[str, Any]], load: float) -> None:
     name, words = hardware()
     with (RESULTS / f"{name}-pattern-step.csv").open("w", newline="") as sheet:
@@ -239,15 +254,16 @@ def write(rows: Sequence[dict[str, Any]], load: float) -> None:
         "../pattern_step.py.",
         "",
         "| size | modes | likelihood | sub-pixel | patterns | ours | values only | chain | best batch | chain / ours "
-        "| best / ours | patterns/s |",
-        "|---:|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| best / ours | patterns/s | LSQML |",
+        "|---:|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for r in rows:
         us = {key: 1e3 * r[f"{key}_ms"] / r["patterns"] for key in ("ours", "values", "chain", "chain_best")}
         lines.append(
             f"| {r['size']} | {r['modes']} | {r['likelihood']} | {r['subpixel']} | {r['patterns']} | {us['ours']:.1f} "
             f"| {us['values']:.1f} | {us['chain']:.1f} | {us['chain_best']:.1f} ({r['best_batch']}) "
-            f"| {r['chain_over_ours']:.1f} | {r['best_over_ours']:.1f} | {r['ours_per_second']:,.0f} |"
+            f"| {r['chain_over_ours']:.1f} | {r['best_over_ours']:.1f} | {r['ours_per_second']:,.0f} "
+            f"| {'' if r['peer_us'] is None else format(r['peer_us'], ',.0f')} |"
         )
     (RESULTS / f"{name}-pattern-step.md").write_text("\n".join(lines) + "\n")
 
@@ -269,12 +285,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load, rows = os.getloadavg()[0], []
     for size in options.sizes:
         for modes in options.modes:
+            peer = peer_us(size, modes, options.patterns // 4) if options.device == "cpu" else None
             for loss in options.likelihood:
                 for subpixel in options.subpixel:
                     patterns = options.patterns if size < 256 else options.patterns // 4
                     with torch.no_grad():
                         scan = make_scan(size, modes, patterns, loss, subpixel, options.device)
                         row = measure(scan, options.repeats)
+                    row["peer_us"] = peer if options.device == "cpu" else None
                     rows.append(row)
                     print(
                         f"{size:3} px, {modes} modes, {loss}, {subpixel:8}: ours {row['ours_us']:6.1f} us a pattern, "
