@@ -7,7 +7,7 @@
 #
 # Needs python3 with torch (CUDA build), numpy, pytest, hypothesis, pybind11, scikit-build-core, ninja, cmake, and nvcc;
 # for the library its dependencies (requirements.txt); pty-chi if it is to be compared (benchmarks/refine_peer.py). The
-# time limits of the operators' steps add up to 11 minutes, those of the library's to 8. A step that fails does not stop
+# time limits of the operators' steps add up to 10 minutes, those of the library's to 8. A step that fails does not stop
 # the following ones; a step that is stopped keeps its log and its tables' rows.
 #
 #   benchmarks/gpu_check.sh [FOLDER]     logs, tables, and steps.txt with each step's outcome; default: gpu-check
@@ -48,7 +48,7 @@ cp -r "$root/tests" "$root/benchmarks" "$root/pyproject.toml" "$work"
 cd "$work/tests" || exit 2
 export PYTHONPATH="$work/site"
 export PYTHONDONTWRITEBYTECODE=1
-step import 60 "$python" -c 'import sys, ptycho_ext
+step import 30 "$python" -c 'import sys, ptycho_ext
 from ptychopinn.runtime.doctor import check_operators
 print(ptycho_ext.build_info())
 assert ptycho_ext.build_info()["cuda"]
@@ -66,7 +66,7 @@ for tool in memcheck racecheck initcheck; do
 done
 lines=60 step benchmark 130 "$python" "$work/benchmarks/gpu.py" --out "$out"
 
-lines=20 step pattern-step 60 "$python" "$work/benchmarks/pattern_step.py" --device cuda --patterns 10000 --json "$out/pattern-step.json"
+lines=20 step pattern-step 50 "$python" "$work/benchmarks/pattern_step.py" --device cuda --patterns 10000 --json "$out/pattern-step.json"
 
 step library 60 "$python" -m pytest -q -p no:cacheprovider -m gpu ptychopinn
 lines=60 step pipeline 160 "$python" "$work/benchmarks/pipeline.py" --device cuda --limit 120 --out "$out"
