@@ -31,7 +31,7 @@ _LONGEST, _SUM_BYTES = 144, 5 << 10
 class PatternStep(NamedTuple):
     """Result of :func:`pattern_step`; a correction that is not asked for is None.
 
-    Attributes:
+    Args:
         values: (..., n) float64, J of every pattern, in nats.
         scale_slopes: (..., n) float64, its derivative by log(scale).
         canvas: (..., H, W), correction of the canvas.
