@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.autograd.function import once_differentiable
 
 from ptycho_ext.ops._checks import Check
 from ptycho_ext.ops._precision import coordinates_of, in_type_of, real_type, widened
-from ptycho_ext.ops._registration import composed
+from ptycho_ext.ops._registration import composed, differentiable
+from ptycho_ext.ops._vmap import loop
 from ptycho_ext.ops.correct import correct_fields
 from ptycho_ext.ops.waves import exit_waves, exit_waves_adjoint, exit_waves_adjoint_probe
 
@@ -186,17 +186,53 @@ class _StepWithBackward(torch.autograd.Function):
         return values, slopes, correction
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, grad_values: Tensor | None, grad_slopes: Tensor | None, grad_correction: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[2])
         grads = (grad_correction if ctx.to_canvas else None, grad_values, grad_slopes)
-        by_canvas, by_probe = torch.ops.ptycho.pattern_step_backward(
-            *grads, *ctx.saved_tensors, ctx.loss, ctx.background, *wanted
-        )
+        by_canvas, by_probe = _step_backward(*grads, *ctx.saved_tensors, ctx.loss, ctx.background, *wanted)
         found = (by_canvas if wanted[0] else None, None, by_probe if wanted[1] else None)
         return *found, *[None] * 8
+
+
+class _StepBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        grad_correction: Tensor | None,
+        grad_values: Tensor | None,
+        grad_scale_slopes: Tensor | None,
+        canvas: Tensor,
+        positions: Tensor,
+        probe: Tensor,
+        counts: Tensor,
+        mask: Tensor | None = None,
+        scale: Tensor | None = None,
+        weights: Tensor | None = None,
+        loss: str = "poisson",
+        background: float = 0.0,
+        to_canvas: bool = True,
+        to_probe: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        grads = (grad_correction, grad_values, grad_scale_slopes)
+        inputs = (canvas, positions, probe, counts, mask, scale, weights, loss, background, to_canvas, to_probe)
+        result: tuple[Tensor, Tensor] = torch.ops.ptycho.pattern_step_backward(*grads, *inputs)
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise NotImplementedError(
+            "pattern_step: its outputs must be differentiated once only, got a second derivative "
+            "(detach canvas and probe, or their gradients)"
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        return loop(torch.ops.ptycho.pattern_step_backward, info.batch_size, args, in_dims)
 
 
 def _below_autograd(*args: Any) -> Any:
@@ -341,3 +377,4 @@ def _fake_pattern_step_backward(
 torch.library.register_fake("ptycho::pattern_step", _fake_pattern_step)
 torch.library.register_fake("ptycho::pattern_step_backward", _fake_pattern_step_backward)
 _step = composed("pattern_step", _composed)
+_step_backward = differentiable("pattern_step_backward", _StepBackward)

@@ -193,7 +193,7 @@ def test_output_of_training_is_short(folder: Path, tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 3, done.stderr
     first, second, third = done.stderr.splitlines()
     assert "orientation not checked, 16 patterns are fewer" in first
-    assert second == "training begins with an untrained network, and ends after 1 epochs"
+    assert second == "training begins with an untrained network, and ends after 1 epoch"
     assert third.startswith("trained 1 epochs in ")
     result, following = done.stdout.splitlines()
     assert result.startswith(f"{run}: trained on 16 patterns, train_loss 0.")

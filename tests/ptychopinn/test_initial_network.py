@@ -35,7 +35,7 @@ def begun_with(rule: str, out: Path, caplog: pytest.LogCaptureFixture, **argumen
     with caplog.at_level(logging.INFO, "ptychopinn"):
         run = pp.train(tiny_scan(), out, config, **arguments)
     (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("training begins with")]
-    assert line.endswith(", and ends after 1 epochs")
+    assert line.endswith(", and ends after 1 epoch")
     return run, line.partition(", and")[0]
 
 

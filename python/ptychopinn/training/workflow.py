@@ -274,7 +274,7 @@ def _train(
 
 def _limits(training: TrainingConfig) -> str:
     """When a training ends, in words."""
-    text = f"{training.epochs} epochs"
+    text = f"{training.epochs} epoch{'s' if training.epochs > 1 else ''}"
     return text if training.minutes is None else f"{text} or {training.minutes:g} min, whichever is first"
 
 
