@@ -16,7 +16,8 @@ from ptychopinn.physics.simulate import simulate
 from ptychopinn.refinement import ambiguities
 from ptychopinn.refinement import objective as objective_module
 from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, PieEngine
-from ptychopinn.refinement.objective import Objective, compact_batches
+from ptychopinn.refinement.objective import Objective
+from ptychopinn.refinement.regions import compact_batches
 from ptychopinn.refinement.search import (
     defocus_probe,
     find_defocus,

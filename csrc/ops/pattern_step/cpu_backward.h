@@ -80,24 +80,11 @@ class BackwardWorker {
   // corrections.
   void compare(int64_t k, bool has_grads, bool corrects) {
     const Problem& s = step_;
-    const int64_t pixels = s.pixels();
-    const bool* const mask = s.mask_of(k);
-    const T scale = (s.scales ? s.scales[k] : T(1)) / static_cast<T>(pixels);
     const T grad_value = s.grad_values ? static_cast<T>(s.grad_values[k]) : T(0);
     const T grad_by_scale = s.grad_scale_slopes ? static_cast<T>(s.grad_scale_slopes[k]) : T(0);
-    for (int64_t first = 0; first < pixels; first += kPartPixels) {
+    for (int64_t first = 0; first < s.pixels(); first += kPartPixels) {
       T *const fields = waves_ + 2 * first, *const grads = grads_ + 2 * first;
-      const PatternPart<T> part{fields,
-                                2 * pixels,
-                                s.modes,
-                                2,
-                                s.counts,
-                                k * pixels + first,
-                                mask ? mask + first : nullptr,
-                                std::min(pixels - first, kPartPixels),
-                                scale,
-                                s.background,
-                                s.poisson};
+      const PatternPart<T> part = s.part_of(k, first, fields);
       double sums[2];
       field_kernels<T>().pass_back(part, has_grads ? grads : nullptr, grad_value, grad_by_scale, grads, sums);
       if (corrects) field_kernels<T>().correct(part, fields, sums);

@@ -39,7 +39,13 @@ struct Step {
   int64_t size() const { return 2 * pixels(); }  // scalars of a mode
   int64_t parts() const { return pixels() > kPartPixels ? (pixels() + kPartPixels - 1) / kPartPixels : 1; }
   const T* probe_of(int64_t k) const { return probe + (shared_probe ? 0 : k) * modes * size(); }
-  const bool* mask_of(int64_t k) const { return mask && !shared_mask ? mask + k * pixels() : mask; }
+  // The part of pattern k that begins at a pixel, with its far fields, which are not normalised.
+  PatternPart<T> part_of(int64_t k, int64_t first, const T* fields) const {
+    const bool* const good = mask ? mask + (shared_mask ? 0 : k * pixels()) + first : nullptr;
+    const T scale = (scales ? scales[k] : T(1)) / static_cast<T>(pixels());
+    return {fields, size(),     modes,  2, counts, k * pixels() + first, good, std::min(pixels() - first, kPartPixels),
+            scale,  background, poisson};
+  }
 };
 
 template <typename T>
@@ -141,24 +147,9 @@ class PatternWorker {
   // Replaces the far fields in waves_, which are not normalised, by their corrections.
   void compare(int64_t k) {
     const Step<T>& s = step_;
-    const int64_t pixels = s.pixels();
-    const T scale = (s.scales ? s.scales[k] : T(1)) / static_cast<T>(pixels);
-    const bool* const mask = s.mask_of(k);
     for (int64_t part = 0; part < s.parts(); ++part) {
-      const int64_t first = part * kPartPixels;
-      T* const at = waves_ + 2 * first;
-      const PatternPart<T> comparison{at,
-                                      2 * pixels,
-                                      s.modes,
-                                      2,
-                                      s.counts,
-                                      k * pixels + first,
-                                      mask ? mask + first : nullptr,
-                                      std::min(pixels - first, kPartPixels),
-                                      scale,
-                                      s.background,
-                                      s.poisson};
-      field_kernels<T>().correct(comparison, at, sums_.data() + 2 * part);
+      T* const at = waves_ + 2 * part * kPartPixels;
+      field_kernels<T>().correct(s.part_of(k, part * kPartPixels, at), at, sums_.data() + 2 * part);
     }
     double value = sums_[0], by_scale = sums_[1];
     for (int64_t part = 1; part < s.parts(); ++part) {

@@ -22,8 +22,9 @@ from torch import Tensor
 from ptychopinn.config import RefineConfig
 from ptychopinn.refinement.history import History
 from ptychopinn.refinement.interrupts import uninterrupted
-from ptychopinn.refinement.objective import Objective, compact_batches
+from ptychopinn.refinement.objective import Objective
 from ptychopinn.refinement.readback import read_back
+from ptychopinn.refinement.regions import compact_batches
 from ptychopinn.refinement.scaling import Penalty, Projection, inverse_root_curvature
 from ptychopinn.refinement.state import Layout, State, Vector, largest
 from ptychopinn.runtime.graphs import Captured

@@ -380,32 +380,3 @@ class Objective:
             by_position.index_copy_(0, region.members, torch.stack(steps, 1))
         reduce_sums(transmitted, by_position)
         return transmitted, by_position
-
-
-def compact_batches(positions: NDArray[np.float64], size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Split a scan recursively, across its longer side, into batches of about ``size`` neighbouring patterns.
-
-    The longer side is chosen with random weights, so that another draw gives batches with other borders.
-
-    Args:
-        positions: (n, 2).
-        size: target number of patterns in a batch, >= 1.
-        rng: random generator.
-
-    Returns:
-        Index arrays, a partition of 0 to n - 1.
-    """
-    batches: list[NDArray[np.int64]] = []
-    stack = [np.arange(len(positions))]
-    while stack:
-        members = stack.pop()
-        parts = round(len(members) / size)
-        if parts < 2:
-            batches.append(members)
-            continue
-        extent = np.ptp(positions[members], axis=0) * rng.uniform(0.7, 1.4, 2)
-        order = members[np.argsort(positions[members, int(np.argmax(extent))], kind="stable")]
-        first = parts // 2 + (int(rng.integers(2)) if parts % 2 else 0)
-        cut = round(first / parts * len(order))
-        stack += [order[:cut], order[cut:]]
-    return batches

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.refinement.objective import Objective, compact_batches
+from ptychopinn.refinement.objective import Objective
 from ptychopinn.refinement.readback import read_back
+from ptychopinn.refinement.regions import compact_batches
 from ptychopinn.refinement.scaling import Penalty, Projection, inverse_root_curvature
 from ptychopinn.refinement.state import State
 from ptychopinn.runtime.processes import broadcast, reduce_sums

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The parts of the canvas that batches of neighbouring patterns cover.
+"""Batches of neighbouring patterns, and the parts of the canvas that they cover.
 
 Their sizes must be known on the host. They are computed there, from a copy of the positions, for all batches at once,
 and what the device needs of them is uploaded in three tensors.
@@ -101,3 +101,32 @@ def upload(array: NDArray[np.int64] | NDArray[np.float64], device: torch.device)
     if device.type == "cuda" and torch.cuda.is_available():
         return source.pin_memory().to(device, non_blocking=True)
     return source.to(device, copy=True)
+
+
+def compact_batches(positions: NDArray[np.float64], size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Split a scan recursively, across its longer side, into batches of about ``size`` neighbouring patterns.
+
+    The longer side is chosen with random weights, so that another draw gives batches with other borders.
+
+    Args:
+        positions: (n, 2).
+        size: target number of patterns in a batch, >= 1.
+        rng: random generator.
+
+    Returns:
+        Index arrays, a partition of 0 to n - 1.
+    """
+    batches: list[NDArray[np.int64]] = []
+    stack = [np.arange(len(positions))]
+    while stack:
+        members = stack.pop()
+        parts = round(len(members) / size)
+        if parts < 2:
+            batches.append(members)
+            continue
+        extent = np.ptp(positions[members], axis=0) * rng.uniform(0.7, 1.4, 2)
+        order = members[np.argsort(positions[members, int(np.argmax(extent))], kind="stable")]
+        first = parts // 2 + (int(rng.integers(2)) if parts % 2 else 0)
+        cut = round(first / parts * len(order))
+        stack += [order[:cut], order[cut:]]
+    return batches
