@@ -8,7 +8,6 @@ outputs are to be differentiated, the same is composed of the other operators.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -141,16 +140,11 @@ def runs_in_cache(device: torch.device, size: Sequence[int]) -> bool:
 
 
 def _is_one_operator(canvas: Tensor, probe: Tensor, shifts: Tensor | None) -> bool:
-    """Whether the operator runs with these inputs; on a GPU, an image has to fit into the memory of a block."""
+    """Whether the operator runs with these inputs."""
     size, device = probe.shape[-2:], canvas.device
     if device.type != "cuda":
         return runs_in_cache(device, size)
-    if (shifts is not None and probe.ndim > 3) or not all(_has_stages(side) and side <= _LONGEST for side in size):
-        return False
-    height, width = size
-    # As SharedImage in csrc/maths/blocks/fourier.h has it, with the ramps, and the sums of a block.
-    needed = (height * (width + width // 8) + height + width) * canvas.element_size() + _SUM_BYTES
-    return bool(needed <= _block_memory(device))
+    return not (shifts is not None and probe.ndim > 3) and all(_has_stages(side) and side <= _LONGEST for side in size)
 
 
 def _has_own_backward(
@@ -238,15 +232,6 @@ class _StepBackward(torch.autograd.Function):
 def _below_autograd(*args: Any) -> Any:
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.ptycho.pattern_step.default._op(*args)
-
-
-@functools.cache
-def _block_memory(device: torch.device) -> int:
-    """Bytes of shared memory that a block may have; none without a GPU, as on fake tensors."""
-    if not torch.cuda.is_available():
-        return 0
-    properties = torch.cuda.get_device_properties(device)
-    return int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
 
 
 def _has_stages(side: int) -> bool:

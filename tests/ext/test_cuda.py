@@ -95,14 +95,12 @@ def test_corrected_fields_are_bitwise_equal_to_those_of_the_cpu(
                 assert one.is_cuda and torch.equal(one.cpu(), other)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (64, 64), (96, 80), (128, 128)])
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (96, 80), (128, 128), (240, 256)])
 @pytest.mark.parametrize(("modes", "shared", "shifts"), STEP_CASES)
 def test_patterns_take_a_step_as_on_the_cpu(size: tuple[int, int], modes: int, shared: bool, shifts: bool) -> None:
     """The same in every run; on an H200 the bits of the values are those of the CPU too."""
     for dtype, n in itertools.product(DTYPES[2:], (3, 600)):
-        inputs = step_inputs(size, n, dtype, modes, shared, shifts)
-        if dtype is torch.complex128 and size[0] > 96:
-            continue
+        inputs = step_inputs(size, n if size[0] < 200 else min(n, 40), dtype, modes, shared, shifts)
         want = raw("pattern_step")(*inputs, "poisson", 0.1)
         results = [raw("pattern_step")(*on_gpu(inputs), "poisson", 0.1) for _ in range(3)]
         for result in results:

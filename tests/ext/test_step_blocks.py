@@ -31,6 +31,24 @@ def test_patterns_take_a_step_with_the_bits_of_the_cpu(
             close(one, other, tolerance)
 
 
+@pytest.mark.parametrize(
+    ("size", "n"), [((96, 128), 3), ((128, 96), 1), ((256, 256), 2), ((243, 250), 1), ((5, 240), 2)]
+)
+@pytest.mark.parametrize(("modes", "shifts"), [(1, False), (2, False), (2, True)])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_images_that_are_larger_than_shared_memory(
+    blocks: Any, dtype: torch.dtype, modes: int, shifts: bool, size: tuple[int, int], n: int
+) -> None:
+    """They are in global memory; the same bits."""
+    inputs = (*step_inputs(size, n, dtype, modes, shifts=shifts), "poisson", 0.1)
+    got, want = blocks.pattern_step(*inputs), CPU.pattern_step(*inputs)
+    same(got[:2], want[:2])
+    if n == 1:
+        same(got[2:4], want[2:4])
+    for one, other in zip(got[2:], want[2:], strict=True):
+        close(one, other, 1e-6 if dtype is torch.complex64 else 1e-14)
+
+
 @pytest.mark.parametrize("shifts", [False, True])
 def test_corrections_that_are_not_asked_for(blocks: Any, shifts: bool) -> None:
     inputs = (*step_inputs((12, 10), 9, modes=2, shifts=shifts), "poisson", 0.1)
@@ -61,8 +79,8 @@ def test_positions_that_are_not_finite_give_nan(blocks: Any) -> None:
 @pytest.mark.parametrize(
     ("size", "shared", "shifts", "sentence"),
     [
-        ((14, 10), True, False, "probe's size must have no prime factors other than 2, 3 and 5, and be small, got 14"),
-        ((128, 128), True, False, "probe's size must fit into the shared memory of a block, got 128 x 128"),
+        ((14, 10), True, False, "probe's size must be at most 256, with prime factors 2, 3 and 5 only, got 14"),
+        ((10, 270), True, False, "probe's size must be at most 256, with prime factors 2, 3 and 5 only, got 270"),
         ((12, 10), False, True, "probe must be the same for all patterns where there are shifts, got one for each"),
     ],
 )

@@ -28,8 +28,8 @@ struct Queue {
 };
 
 template <typename Program>
-bool has_memory(const Queue&, const Program& program) {
-  return program.memory_bytes() + static_cast<int64_t>(sizeof(typename Program::Shared)) <= kMemoryAtMost;
+bool has_memory(const Queue&, int64_t bytes) {
+  return bytes + static_cast<int64_t>(sizeof(typename Program::Shared)) <= kMemoryAtMost;
 }
 
 template <typename Program>

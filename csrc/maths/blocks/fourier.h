@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A Fourier transform of an image in a block's shared memory, in place: a stage is read into registers by all threads,
-// and written after a barrier. Lines are transformed as many at a time as the registers hold. The stages and their
-// operations are those of maths/simd/fourier.cpp, so the result has the CPU's bits.
+// A Fourier transform of an image by a block, in place: a stage is read into registers by all threads, and written
+// after a barrier. Lines are transformed as many at a time as the registers hold. An image that fits is in shared
+// memory; of a larger one, in global memory, the lines of a time are in shared memory from their first stage to their
+// last, so that the image is read and written once for either axis. The stages and their operations are those of
+// maths/simd/fourier.cpp, so the result has the CPU's bits.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +22,7 @@ inline constexpr int kHeldByThread = 16;
 template <typename T>
 struct FourierTable {
   static constexpr int kStages = 6;
-  static constexpr int kFactors = 160;
+  static constexpr int kFactors = 255;  // n - 1 of n elements
   static constexpr int kThreads = 256;
   struct Stage {
     int radix = 1;
@@ -54,7 +56,7 @@ struct FourierTable {
     std::copy(axis.twiddles.begin(), axis.twiddles.end(), factors);
   }
   static bool fits(const FourierAxis<T>& axis) {
-    return axis.stages.size() <= kStages && axis.twiddles.size() <= 2 * kFactors && axis.n <= 3 * kThreads;
+    return axis.stages.size() <= kStages && axis.twiddles.size() <= 2 * kFactors;
   }
 };
 
@@ -62,12 +64,25 @@ struct FourierTable {
 // eighth pixel use different banks.
 template <typename T>
 struct SharedImage {
+  using Real = T;
+  static constexpr bool kShared = true;
   Complex<T>* data;
   int w;
 
   PTYCHO_HD static int64_t pitch(int64_t w) { return w + (w >> 3); }
   static int64_t bytes(int64_t h, int64_t w) { return h * pitch(w) * static_cast<int64_t>(sizeof(Complex<T>)); }
   PTYCHO_HD Complex<T>& at(int y, int x) const { return data[y * static_cast<int>(pitch(w)) + x + (x >> 3)]; }
+};
+
+// An image (h, w) in global memory.
+template <typename T>
+struct GlobalImage {
+  using Real = T;
+  static constexpr bool kShared = false;
+  Complex<T>* data;
+  int w;
+
+  PTYCHO_HD Complex<T>& at(int y, int x) const { return data[y * w + x]; }
 };
 
 template <typename T>
@@ -78,12 +93,14 @@ struct HeldScalars {
 // Transforms `count` lines from `first` on, columns or rows, which fit into the registers of the block's threads.
 // swapped: real and imaginary parts are exchanged where the lines are first read and where they are last written, which
 // makes the inverse.
-template <int threads, bool columns, typename T>
+template <int threads, bool columns, typename BlockImage>
 struct FourierLines {
+  using T = typename BlockImage::Real;
   using Stage = typename FourierTable<T>::Stage;
 
   const FourierTable<T>& table;
-  const SharedImage<T>& image;
+  const BlockImage& image;
+  SharedImage<T> strip;  // has the lines between their first and their last stage, if the image is not shared
   int first;
   int count;
   bool swapped;
@@ -92,7 +109,7 @@ struct FourierLines {
   PTYCHO_HD void run(Block& block, States& states) const {
     for (int number = 0; number < table.count; ++number) {
       const Stage& stage = table.stages[number];
-      const bool enters = swapped && number == 0, leaves = swapped && number == table.count - 1;
+      const bool enters = number == 0, leaves = number == table.count - 1;
       block.each(states, [&](int thread, HeldScalars<T>& held) {
         switch (stage.radix) {
           case 2:
@@ -125,7 +142,11 @@ struct FourierLines {
   }
 
  private:
-  PTYCHO_HD Complex<T>& element(int line, int i) const {
+  // outer: as the transform begins or ends.
+  PTYCHO_HD Complex<T>& element(int line, int i, bool outer) const {
+    if constexpr (!BlockImage::kShared) {
+      if (!outer) return columns ? strip.at(i, line) : strip.at(line, i);
+    }
     return columns ? image.at(i, first + line) : image.at(first + line, i);
   }
 
@@ -147,15 +168,15 @@ struct FourierLines {
   }
 
   template <int radix>
-  PTYCHO_HD void load(const Stage& stage, int thread, HeldScalars<T>& held, bool swap) const {
+  PTYCHO_HD void load(const Stage& stage, int thread, HeldScalars<T>& held, bool enters) const {
     const int s = stage.s, m = stage.m;
     const T* const factors = table.factors + stage.factors;
     for_each<radix>(stage, thread, [&](int j, int line, int q, int p) {
       Complex<T> a[radix];
       PTYCHO_UNROLL
       for (int k = 0; k < radix; ++k) {
-        a[k] = element(line, q + s * (p + m * k));
-        if (swap) a[k] = exchanged(a[k]);
+        a[k] = element(line, q + s * (p + m * k), enters);
+        if (swapped && enters) a[k] = exchanged(a[k]);
       }
       transform_few<T>(a);
       PTYCHO_UNROLL
@@ -170,13 +191,13 @@ struct FourierLines {
   }
 
   template <int radix>
-  PTYCHO_HD void store(const Stage& stage, int thread, const HeldScalars<T>& held, bool swap) const {
+  PTYCHO_HD void store(const Stage& stage, int thread, const HeldScalars<T>& held, bool leaves) const {
     const int s = stage.s;
     for_each<radix>(stage, thread, [&](int j, int line, int q, int p) {
       PTYCHO_UNROLL
       for (int k = 0; k < radix; ++k) {
         const Complex<T>& value = held.value[j * radix + k];
-        element(line, q + s * (radix * p + k)) = swap ? exchanged(value) : value;
+        element(line, q + s * (radix * p + k), leaves) = swapped && leaves ? exchanged(value) : value;
       }
     });
   }
@@ -186,17 +207,26 @@ PTYCHO_HD inline int smaller(int a, int b) {
   return a < b ? a : b;
 }
 
-// Transforms an image of the sizes of both tables. inverse: without a factor, as on the CPU.
-template <int threads, typename T, typename Block, typename States>
-PTYCHO_HD void transform_image(Block& block, States& states, const SharedImage<T>& image, const FourierTable<T>& down,
-                               const FourierTable<T>& across, bool inverse) {
+// Bytes of shared memory for the lines that are transformed at once.
+template <typename T>
+int64_t strip_bytes(const FourierTable<T>& down, const FourierTable<T>& across) {
+  return std::max(SharedImage<T>::bytes(down.n, down.lines), SharedImage<T>::bytes(across.lines, across.n));
+}
+
+// Transforms an image of the sizes of both tables. inverse: without a factor, as on the CPU. strip: shared memory for
+// an image that is not.
+template <int threads, typename BlockImage, typename T, typename Block, typename States>
+PTYCHO_HD void transform_image(Block& block, States& states, const BlockImage& image, Complex<T>* strip,
+                               const FourierTable<T>& down, const FourierTable<T>& across, bool inverse) {
   static_assert(threads == FourierTable<T>::kThreads);
   for (int first = 0; first < across.n && down.count > 0; first += down.lines)
-    FourierLines<threads, true, T>{down, image, first, smaller(down.lines, across.n - first), inverse}.run(block,
-                                                                                                           states);
+    FourierLines<threads, true, BlockImage>{
+        down, image, {strip, down.lines}, first, smaller(down.lines, across.n - first), inverse}
+        .run(block, states);
   for (int first = 0; first < down.n && across.count > 0; first += across.lines)
-    FourierLines<threads, false, T>{across, image, first, smaller(across.lines, down.n - first), inverse}.run(block,
-                                                                                                              states);
+    FourierLines<threads, false, BlockImage>{
+        across, image, {strip, across.n}, first, smaller(across.lines, down.n - first), inverse}
+        .run(block, states);
 }
 
 }  // namespace ptycho

@@ -28,7 +28,7 @@ Group<T> group_of(const Scan& scan, Shape canvas_size) {
 
 template <typename Program>
 bool launched(const Queue& queue, const Program& program) {
-  const bool fits = has_memory(queue, program);
+  const bool fits = has_memory<Program>(queue, program.memory_bytes());
   if (fits) launch(queue, program, program.group.scan.groups);
   return fits;
 }

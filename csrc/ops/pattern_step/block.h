@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The block programs of pattern_step. A block takes the patterns of a part of the scan through the step one after the
-// other, in shared memory, which holds one image: with several modes their fields are made twice, first for the
-// intensity and again for the correction. What leaves a pattern are the correction of its patch, which other programs
-// sum onto the canvas and differentiate by the position, and the part's sums of the probe. Each scalar is made by the
-// operations of the CPU in their order; only sums over patterns have another one.
+// other, in one image, in shared memory if it fits there and else in global memory: with several modes their fields are
+// made twice, first for the intensity and again for the correction. What leaves a pattern are the correction of its
+// patch, which other programs sum onto the canvas and differentiate by the position, and the part's sums of the probe.
+// Each scalar is made by the operations of the CPU in their order; only sums over patterns have another one.
 #pragma once
 
 #include "maths/blocks/fourier.h"
@@ -21,15 +21,16 @@ struct TwoSums {
   double second;
 };
 
-template <typename T, bool poisson>
+template <typename T, bool poisson, bool in_shared>
 struct PatternSteps {
   static constexpr int kThreads = kSumLanes;
   static constexpr int kBlocks = sizeof(T) == 8 ? 1 : 2;
-  static constexpr int64_t kPatternsOfPart = 4;  // at least
-  static constexpr int64_t kPartsAtMost = 528;   // four blocks for each of 132 multiprocessors
-  static constexpr int64_t kPartsAtLeast = 132;
-  static constexpr int64_t kPartBytes = int64_t{32} << 20;  // of the sums of the probe
+  static constexpr int64_t kPatternsOfPart = 4;                    // at least
+  static constexpr int64_t kPartsAtMost = 528;                     // four blocks for each of 132 multiprocessors
+  static constexpr int64_t kPartsAtLeast = in_shared ? 132 : 264;  // more, to wait for memory at the same time
+  static constexpr int64_t kPartBytes = int64_t{32} << 20;         // of the sums of the probe
   using Pixels = Complex<T>;
+  using BlockImage = std::conditional_t<in_shared, SharedImage<T>, GlobalImage<T>>;
   struct Shared {
     TwoSums sums[kThreads];
   };
@@ -52,6 +53,7 @@ struct PatternSteps {
   Pixels* probe_sums;  // (parts, M, h, w), of the shared probe, or of its spectrum; or null
   Pixels* own_probes;  // (patterns, M, h, w), corrections; or null
   TwoSums* by_shifts;  // (patterns), or null
+  Pixels* images;      // (parts, h, w), if not in shared memory
   Pixels* shifted;     // (parts, h, w): the shifted probe; null without shifts
   T* factors;          // (parts, h, w): intensities, then factors of the fields; null for one mode
   int64_t parts;
@@ -68,7 +70,7 @@ struct PatternSteps {
   PTYCHO_HD int height() const { return down.n; }
   PTYCHO_HD int pixels() const { return down.n * across.n; }
   int64_t memory_bytes() const {
-    return SharedImage<T>::bytes(down.n, across.n) +
+    return (in_shared ? SharedImage<T>::bytes(down.n, across.n) : strip_bytes(down, across)) +
            (shifts ? (down.n + across.n) * static_cast<int64_t>(sizeof(Pixels)) : 0);
   }
 
@@ -91,14 +93,18 @@ struct PatternSteps {
     }
   }
 
-  template <typename Block>
-  PTYCHO_HD SharedImage<T> image(Block& block) const {
-    return {reinterpret_cast<Pixels*>(block.memory()), width()};
-  }
-  // The phase ramps of a pattern's shift, down and then across.
+  // The phase ramps of a pattern's shift, down and then across, if there are any; then the image, or a strip of it.
   template <typename Block>
   PTYCHO_HD Pixels* ramps(Block& block) const {
-    return image(block).data + height() * SharedImage<T>::pitch(width());
+    return reinterpret_cast<Pixels*>(block.memory());
+  }
+  template <typename Block>
+  PTYCHO_HD Pixels* strip(Block& block) const {
+    return ramps(block) + (shifts ? height() + width() : 0);
+  }
+  template <typename Block>
+  PTYCHO_HD BlockImage image(Block& block, int64_t part) const {
+    return {in_shared ? strip(block) : images + part * pixels(), width()};
   }
 
   PTYCHO_HD Pixels pixel_of(const Image<const T>& canvas, int64_t row, int64_t col) const {
@@ -155,7 +161,7 @@ struct PatternSteps {
                                                                        : kPropagateBack);
            ++kind) {
         if (kind == kShift) {
-          load_spectrum(block, k, m);
+          load_spectrum(block, part, k, m);
         } else if (kind == kPropagate) {
           illuminate(block, part, k, m, y, x);
         } else if (kind == kPropagateBack) {
@@ -165,7 +171,8 @@ struct PatternSteps {
         } else {
           pass_back(block, part, k, m, first, y, x);
         }
-        transform_image<kThreads>(block, states, image(block), down, across, kind == kShift || kind == kPropagateBack);
+        transform_image<kThreads>(block, states, image(block, part), strip(block), down, across,
+                                  kind == kShift || kind == kPropagateBack);
       }
       if (sums_only) {
         add_intensity(block, part, m);
@@ -182,10 +189,11 @@ struct PatternSteps {
   }
 
   template <typename Block>
-  PTYCHO_HD void load_spectrum(Block& block, int64_t k, int64_t m) const {
+  PTYCHO_HD void load_spectrum(Block& block, int64_t part, int64_t k, int64_t m) const {
     const Pixels* const source = source_of(k, m);
     block.each([&](int thread) {
-      for_pixels(thread, [&](int i, int r, int c) { image(block).at(r, c) = product(source[i], ramp(block, r, c)); });
+      for_pixels(thread,
+                 [&](int i, int r, int c) { image(block, part).at(r, c) = product(source[i], ramp(block, r, c)); });
     });
   }
 
@@ -196,7 +204,7 @@ struct PatternSteps {
     const Pixels* const source = source_of(k, m);
     block.each([&](int thread) {
       for_pixels(thread, [&](int i, int r, int c) {
-        Pixels& pixel = image(block).at(r, c);
+        Pixels& pixel = image(block, part).at(r, c);
         const Pixels factor = shifts ? pixel : source[i];
         if (shifts) shifted[part * pixels() + i] = factor;
         pixel = product(patch_at(k, y, x, r, c), factor);
@@ -209,7 +217,7 @@ struct PatternSteps {
     T* const sums = factors + part * pixels();
     block.each([&](int thread) {
       for_pixels(thread, [&](int i, int r, int c) {
-        const Pixels field = image(block).at(r, c);
+        const Pixels field = image(block, part).at(r, c);
         const T intensity = field.re * field.re + field.im * field.im;
         sums[i] = m == 0 ? intensity : sums[i] + intensity;
       });
@@ -219,7 +227,8 @@ struct PatternSteps {
   template <typename Block>
   PTYCHO_HD void correct_field(Block& block, int64_t part, int64_t k) const {
     block.each([&](int thread) {
-      for_pixels(thread, [&](int i, int r, int c) { correct(image(block).at(r, c), factors[part * pixels() + i], k); });
+      for_pixels(thread,
+                 [&](int i, int r, int c) { correct(image(block, part).at(r, c), factors[part * pixels() + i], k); });
     });
   }
 
@@ -248,7 +257,7 @@ struct PatternSteps {
           const auto* const measured = all + k * pixels();
           for (int i = begin + thread; i < end; i += kThreads) {
             const auto r = static_cast<int>(by_width.quotient(static_cast<uint32_t>(i)));
-            Pixels& field = image(block).at(r, i - r * width());
+            Pixels& field = image(block, part).at(r, i - r * width());
             const T intensity = modes == 1 ? field.re * field.re + field.im * field.im : factors[part * pixels() + i];
             const auto pixel =
                 correct_pixel<poisson>(scale * intensity, static_cast<T>(measured[i]), !good || good[i], background);
@@ -287,7 +296,7 @@ struct PatternSteps {
     const Pixels* const source = source_of(k, m);
     block.each([&](int thread) {
       for_pixels(thread, [&](int i, int r, int c) {
-        Pixels& wave = image(block).at(r, c);
+        Pixels& wave = image(block, part).at(r, c);
         if (products) {
           Pixels& sum = products[k * pixels() + i];
           const Pixels by_patch = product_conj(wave, shifts ? shifted[part * pixels() + i] : source[i]);
@@ -314,7 +323,7 @@ struct PatternSteps {
     block.each([&](int thread) {
       TwoSums sums{0, 0};
       for_pixels(thread, [&](int i, int r, int c) {
-        const Pixels spectrum = image(block).at(r, c), own_ramp = ramp(block, r, c);
+        const Pixels spectrum = image(block, part).at(r, c), own_ramp = ramp(block, r, c);
         if (by_shifts) {
           const auto overlap = static_cast<double>(product_conj(product(source[i], own_ramp), spectrum).im);
           sums.first += angular_frequency(r, height()) * overlap;
@@ -340,11 +349,12 @@ struct PatternSteps {
 };
 
 // to[m] = the transform of from[m], without a factor, divided by the number of pixels.
-template <typename T>
+template <typename T, bool in_shared>
 struct TransformImages {
   static constexpr int kThreads = 256;
   using Shared = Nothing;
   using Pixels = Complex<T>;
+  using BlockImage = std::conditional_t<in_shared, SharedImage<T>, GlobalImage<T>>;
 
   const Pixels* from;
   Pixels* to;
@@ -353,19 +363,22 @@ struct TransformImages {
   FourierTable<T> down;
   FourierTable<T> across;
 
-  int64_t memory_bytes() const { return SharedImage<T>::bytes(down.n, across.n); }
+  int64_t memory_bytes() const {
+    return in_shared ? SharedImage<T>::bytes(down.n, across.n) : strip_bytes(down, across);
+  }
 
   template <typename Block>
   PTYCHO_HD void operator()(Block& block) const {
     auto states = block.template registers<HeldScalars<T>>();
-    const SharedImage<T> image{reinterpret_cast<Pixels*>(block.memory()), across.n};
+    auto* const memory = reinterpret_cast<Pixels*>(block.memory());
     const int pixels = down.n * across.n;
     const T factor = T(1) / static_cast<T>(pixels);
     for (int64_t m = block.index(); m < images; m = next_block(block, m)) {
+      const BlockImage image{in_shared ? memory : to + m * pixels, across.n};
       block.each([&](int thread) {
         for (int i = thread; i < pixels; i += kThreads) image.at(i / across.n, i % across.n) = from[m * pixels + i];
       });
-      transform_image<kThreads>(block, states, image, down, across, inverse);
+      transform_image<kThreads>(block, states, image, memory, down, across, inverse);
       block.each([&](int thread) {
         for (int i = thread; i < pixels; i += kThreads) {
           const Pixels pixel = image.at(i / across.n, i % across.n);

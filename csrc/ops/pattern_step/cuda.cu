@@ -42,7 +42,23 @@ class StepLauncher {
 
   template <bool poisson>
   void run() {
-    using Program = PatternSteps<T, poisson>;
+    if (fits_shared()) {
+      run_in<poisson, true>();
+    } else {
+      run_in<poisson, false>();
+    }
+  }
+
+ private:
+  // Whether a block's shared memory holds an image of this step.
+  bool fits_shared() const {
+    const int64_t ramps = shifts_ ? (scan_.h + scan_.w) * static_cast<int64_t>(sizeof(Pixels)) : 0;
+    return has_memory<PatternSteps<T, true, true>>(queue_, SharedImage<T>::bytes(scan_.h, scan_.w) + ramps);
+  }
+
+  template <bool poisson, bool in_shared>
+  void run_in() {
+    using Program = PatternSteps<T, poisson, in_shared>;
     const int64_t pixels = scan_.h * scan_.w, probe_bytes = modes_ * pixels * sizeof(Pixels);
     const bool shifted = shifts_.has_value(), needs_products = outputs_.canvas || (outputs_.positions && !shifted);
     const int64_t at_once = scan_.groups > 1 || !needs_products
@@ -55,9 +71,10 @@ class StepLauncher {
     const bool sums_probe = outputs_.probe && shared_;
     const Tensor sums = scratch(sums_probe ? rounds * parts * modes_ * pixels : 0);
     const Tensor probes = scratch(shifted ? parts * pixels : 0);
+    const Tensor images = scratch(in_shared ? 0 : parts * pixels);
     const Tensor factors = scratch(modes_ > 1 ? parts * pixels : 0);  // of real numbers
     const Tensor spectrum = scratch(shifted ? modes_ * pixels : 0);
-    if (shifted) transform(pixels_of(probe_), pixels_of(spectrum), false);
+    if (shifted) transform<in_shared>(pixels_of(probe_), pixels_of(spectrum), false);
     if (outputs_.canvas) zero(queue_, outputs_.canvas->mutable_data_ptr(), outputs_.canvas->numel() * sizeof(Pixels));
     for (int64_t round = 0; round < rounds; ++round) {
       const int64_t begin = round * at_once, count = std::min(at_once, scan_.count() - begin);
@@ -84,13 +101,13 @@ class StepLauncher {
                       outputs_.positions && shifted
                           ? reinterpret_cast<TwoSums*>(write<double>(*outputs_.positions)) + begin
                           : nullptr,
+                      in_shared ? nullptr : pixels_of(images),
                       shifted ? pixels_of(probes) : nullptr,
                       modes_ > 1 ? write<T>(factors) : nullptr,
                       std::min(parts, count),
                       down_,
                       across_,
                       Divisor(static_cast<uint32_t>(scan_.w))};
-      require_memory(program);
       // The last round may have fewer patterns than parts; what these would have summed is zero.
       if (sums_probe && program.parts < parts)
         zero(queue_, program.probe_sums, parts * modes_ * pixels * sizeof(Pixels));
@@ -98,10 +115,9 @@ class StepLauncher {
       if (outputs_.canvas) add_to_canvas(part, at_of(begin, count), products, round > 0);
       if (outputs_.positions && !shifted) differentiate(part, products, begin);
     }
-    if (sums_probe) write_probe(sums, rounds * parts, shifted);
+    if (sums_probe) write_probe<in_shared>(sums, rounds * parts, shifted);
   }
 
- private:
   static MaybeTensor contiguous(const MaybeTensor& tensor) {
     return tensor ? std::optional(as_contiguous(*tensor)) : std::nullopt;
   }
@@ -119,17 +135,9 @@ class StepLauncher {
                : torch::stable::narrow(at, static_cast<int64_t>(at.dim()) - 2, begin, count);
   }
 
-  template <typename Program>
-  void require_memory(const Program& program) const {
-    if (!has_memory(queue_, program)) [[unlikely]]
-      throw_rule("pattern_step", "probe's size", "fit into the shared memory of a block",
-                 std::to_string(scan_.h) + " x " + std::to_string(scan_.w));
-  }
-
+  template <bool in_shared>
   void transform(const Pixels* from, Pixels* to, bool inverse) const {
-    const TransformImages<T> program{from, to, modes_, inverse, down_, across_};
-    require_memory(program);
-    launch(queue_, program, modes_);
+    launch(queue_, TransformImages<T, in_shared>{from, to, modes_, inverse, down_, across_}, modes_);
   }
 
   void add_to_canvas(const Scan& part, const Tensor& at, const Tensor& products, bool adds) const {
@@ -161,6 +169,7 @@ class StepLauncher {
     if (parts > 1) launch(queue_, SumParts{partial, parts, part.count(), result}, blocks_for<SumParts>(part.count()));
   }
 
+  template <bool in_shared>
   void write_probe(const Tensor& sums, int64_t parts, bool shifted) const {
     const int64_t pixels = modes_ * scan_.h * scan_.w, size = 2 * pixels;
     if (parts == 0) return zero(queue_, outputs_.probe->mutable_data_ptr(), pixels * sizeof(Pixels));
@@ -169,7 +178,7 @@ class StepLauncher {
            SumProbeParts<T>{reinterpret_cast<const T*>(pixels_of(sums)), parts, size,
                             reinterpret_cast<T*>(pixels_of(total))},
            blocks_for<SumProbeParts<T>>(size));
-    if (shifted) transform(pixels_of(total), pixels_of(*outputs_.probe), true);
+    if (shifted) transform<in_shared>(pixels_of(total), pixels_of(*outputs_.probe), true);
   }
 
   const Queue& queue_;
@@ -198,8 +207,7 @@ void step_into(const Queue& queue, const StepInputs& inputs, const StepOutputs& 
     using T = decltype(zero_of_type);
     for (const int64_t side : {trailing(inputs.probe)[0], trailing(inputs.probe)[1]})
       if (!has_fourier_stages(side) || !FourierTable<T>::fits(FourierAxis<T>(side))) [[unlikely]]
-        throw_rule(op, "probe's size", "have no prime factors other than 2, 3 and 5, and be small",
-                   std::to_string(side));
+        throw_rule(op, "probe's size", "be at most 256, with prime factors 2, 3 and 5 only", std::to_string(side));
     StepLauncher<T> launcher(queue, inputs, outputs);
     if (inputs.measurement.poisson()) {
       launcher.template run<true>();

@@ -126,8 +126,8 @@ int memory_at_most(const Queue& queue) {
 }
 
 template <typename Program>
-bool has_memory(const Queue& queue, const Program& program) {
-  return program.memory_bytes() <= memory_at_most<Program>(queue);
+bool has_memory(const Queue& queue, int64_t bytes) {
+  return bytes <= memory_at_most<Program>(queue);
 }
 
 // Beyond 48 KiB it is granted to a kernel, not to a launch, so all there is, whichever thread of the host asks; and
