@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
     from ptychopinn.inference.large import reconstruct_to_file
     from ptychopinn.inspection.report import inspect_scan as inspect
     from ptychopinn.mending.apply import mend
+    from ptychopinn.live.workflow import live
     from ptychopinn.metrics.evaluate import evaluate
     from ptychopinn.persistence.bundle import load_bundle, save_bundle
     from ptychopinn.physics.simulate import simulate
@@ -45,6 +46,7 @@ _WHERE = {
     "diagnose": "ptychopinn.diagnosis.workflow",
     "evaluate": "ptychopinn.metrics.evaluate",
     "inspect": "ptychopinn.inspection.report",
+    "live": "ptychopinn.live.workflow",
     "load_bundle": "ptychopinn.persistence.bundle",
     "mend": "ptychopinn.mending.apply",
     "plot_reconstruction": "ptychopinn.plotting.reconstructions",
@@ -71,6 +73,7 @@ __all__ = [
     "diagnose",
     "evaluate",
     "inspect",
+    "live",
     "load_bundle",
     "mend",
     "plot_reconstruction",

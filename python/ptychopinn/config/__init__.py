@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ptychopinn._submodules import submodules
 from ptychopinn.config.execution import ExecutionConfig
 from ptychopinn.config.inference import InferenceConfig, RefineConfig
+from ptychopinn.config.live import LiveConfig
 from ptychopinn.config.root import Config
 from ptychopinn.config.training import DataConfig, ModelConfig, TrainingConfig
 
@@ -18,6 +19,7 @@ __all__ = [
     "DataConfig",
     "ExecutionConfig",
     "InferenceConfig",
+    "LiveConfig",
     "ModelConfig",
     "RefineConfig",
     "TrainingConfig",

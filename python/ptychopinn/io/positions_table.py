@@ -47,9 +47,29 @@ class Table:
     indexes: NDArray[np.int64] | None = None
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
+    """A line of a table: its number from 1, and its text without blanks around it."""
+
     number: int
     text: str
+
+
+#: A line of numbers, and its cells.
+Row = tuple[Line, list[str]]
+
+
+class Columns(NamedTuple):
+    """Which columns of a table are read.
+
+    Attributes:
+        positions: numbers of the columns y and x.
+        indexes: of the column of frame indexes; None if there is none.
+        factors: of y and x, to metres.
+    """
+
+    positions: tuple[int, int]
+    indexes: int | None
+    factors: tuple[float, float]
 
 
 def read_positions(path: Path, options: ReadOptions | None = None) -> Table:
@@ -76,16 +96,15 @@ def read_positions(path: Path, options: ReadOptions | None = None) -> Table:
         raise InputError(
             f"{path}: expected a table of positions y, x in metres, found no text ({error}); export it as CSV"
         ) from error
-    lines = [_Line(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [Line(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if any(line.text.startswith("#S ") for line in lines):
-        header, rows = _of_spec(path, lines, options.position_scan)
-        names = None if header is None else re.split(r"\s{2,}|\t", header)
+        names, rows = _of_spec(path, lines, options.position_scan)
     else:
         if options.position_scan is not None:
             raise InputError(
                 f"{path}: expected a SPEC file with scans (#S) for position_scan=, found none; omit --position-scan"
             )
-        names, rows = _of_table(path, lines)
+        names, rows = split_table(path, lines)
     if not rows:
         raise InputError(
             f"{path}: expected positions y, x in metres, found a table without rows; state another with --positions"
@@ -93,10 +112,10 @@ def read_positions(path: Path, options: ReadOptions | None = None) -> Table:
     return _table(path, names, rows, options)
 
 
-def _of_spec(path: Path, lines: list[_Line], scan: int | None) -> tuple[str | None, list[tuple[_Line, list[str]]]]:
+def _of_spec(path: Path, lines: list[Line], scan: int | None) -> tuple[list[str] | None, list[Row]]:
     """Labels and rows of one scan of a SPEC file."""
-    scans: dict[str, list[_Line]] = {}
-    here: list[_Line] | None = None
+    scans: dict[str, list[Line]] = {}
+    here: list[Line] | None = None
     for line in lines:
         if line.text.startswith("#S "):
             here = scans.setdefault(line.text.split()[1], [])
@@ -110,15 +129,24 @@ def _of_spec(path: Path, lines: list[_Line], scan: int | None) -> tuple[str | No
         )
     if scan is None and len(scans) > 1:
         _log.warning("%s: the first of %d scans is read, #S %s; state position_scan=", path, len(scans), name)
-    labels = [line.text[2:].strip() for line in scans[name] if line.text.startswith("#L")]
-    data = [line for line in scans[name] if not line.text.startswith(("#", "@"))]
-    return (labels[-1] if labels else None), [(line, line.text.split()) for line in data]
+    return split_spec(scans[name])
 
 
-def _of_table(path: Path, lines: list[_Line]) -> tuple[list[str] | None, list[tuple[_Line, list[str]]]]:
-    """Names of the columns, if there are any, and the cells of each row."""
+def split_spec(lines: Sequence[Line]) -> tuple[list[str] | None, list[Row]]:
+    """Labels and rows of the lines of one scan of a SPEC file; no labels without a line #L."""
+    labels = [line.text[2:].strip() for line in lines if line.text.startswith("#L")]
+    data = [line for line in lines if not line.text.startswith(("#", "@"))]
+    return (re.split(r"\s{2,}|\t", labels[-1]) if labels else None), [(line, line.text.split()) for line in data]
+
+
+def split_table(path: Path, lines: list[Line]) -> tuple[list[str] | None, list[Row]]:
+    """Names of the columns, if there are any, and the rows.
+
+    Raises:
+        InputError: numbers have decimal commas.
+    """
     comment: str | None = None
-    body: list[_Line] = []
+    body: list[Line] = []
     for line in lines:
         if not line.text.startswith(_COMMENTS):
             body.append(line)
@@ -138,7 +166,7 @@ def _of_table(path: Path, lines: list[_Line]) -> tuple[list[str] | None, list[tu
     return names if names is not None and len(names) == width else None, rows
 
 
-def _refuse_decimal_commas(path: Path, line: _Line, separator: str | None) -> None:
+def _refuse_decimal_commas(path: Path, line: Line, separator: str | None) -> None:
     cells = line.text.split() if separator == "," else _cells(line.text, separator)
     if (separator != "," or len(cells) > 1) and any(_DECIMAL_COMMA.fullmatch(cell) for cell in cells):
         raise InputError(
@@ -166,29 +194,57 @@ def _names(header: str, separator: str | None) -> list[str]:
     return _cells(header, separator)
 
 
-def _table(path: Path, names: list[str] | None, rows: Sequence[tuple[_Line, list[str]]], options: ReadOptions) -> Table:
-    width = len(rows[0][1])
-    columns = _columns(path, names, width, options)
-    index = _index_column(names, rows, columns)
-    chosen = [*columns, *([] if index is None else [index])]
-    values = np.empty((len(rows), len(chosen)))
+def _table(path: Path, names: list[str] | None, rows: Sequence[Row], options: ReadOptions) -> Table:
+    columns = columns_of(path, names, len(rows[0][1]), options)
+    values = np.empty((len(rows), 3))
     for k, (line, cells) in enumerate(rows):
-        if len(cells) <= max(chosen) or not all(_is_number(cells[column]) for column in chosen):
+        row = values_of(columns, cells)
+        if row is None:
             expected = "finite metres y, x" if options.position_columns is None else "finite numbers in the columns"
             raise InputError(f"{path}: line {line.number}: expected {expected}, found {line.text[:60]!r}; {_STATE}")
-        values[k] = [float(cells[column]) for column in chosen]
-    factors = [_factor(path, None if names is None else names[column], options) for column in columns]
-    world = np.ascontiguousarray(values[:, :2] * factors)
-    if index is None:
+        values[k] = row
+    world = np.ascontiguousarray(values[:, :2] * columns.factors)
+    if columns.indexes is None:
         return Table(world)
     indexes = values[:, 2].astype(np.int64)
     if not np.array_equal(indexes, values[:, 2]) or len(np.unique(indexes)) < len(indexes):
         found = "fractions or indexes that repeat"
         raise InputError(
-            f"{path}: expected integer frame indexes, each once, in column {index}, found {found}; "
+            f"{path}: expected integer frame indexes, each once, in column {columns.indexes}, found {found}; "
             "name the columns with --position-columns"
         )
     return Table(world, indexes)
+
+
+def columns_of(path: Path, names: list[str] | None, width: int, options: ReadOptions) -> Columns:
+    """Find the columns of a table.
+
+    Args:
+        path: for errors.
+        names: of the columns, if there are any.
+        width: number of columns.
+        options: from the caller; `position_columns` and `position_unit`.
+
+    Raises:
+        InputError: the names leave a choice, or a unit is no length.
+    """
+    y, x = _columns(path, names, width, options)
+    factors = [_factor(path, None if names is None else names[column], options) for column in (y, x)]
+    return Columns((y, x), _index_column(names, width, (y, x)), (factors[0], factors[1]))
+
+
+def values_of(columns: Columns, cells: Sequence[str]) -> tuple[float, float, float] | None:
+    """The numbers y and x in a row, as written, and its index (0 without one); None unless all are finite numbers."""
+    chosen = [*columns.positions, columns.positions[0] if columns.indexes is None else columns.indexes]
+    if len(cells) <= max(chosen) or not all(_is_number(cells[column]) for column in chosen):
+        return None
+    y, x, index = (float(cells[column]) for column in chosen)
+    return y, x, 0.0 if columns.indexes is None else index
+
+
+def cells_like(line: str, sample: str) -> list[str]:
+    """Cells of a line, which is separated like another one."""
+    return _cells(line, _separator(sample))
 
 
 def _columns(path: Path, names: list[str] | None, width: int, options: ReadOptions) -> tuple[int, int]:
@@ -228,12 +284,10 @@ def _pairs(names: list[str]) -> Iterator[tuple[int, int]]:
                 yield i, names.index(x)
 
 
-def _index_column(
-    names: list[str] | None, rows: Sequence[tuple[_Line, list[str]]], columns: tuple[int, int]
-) -> int | None:
+def _index_column(names: list[str] | None, width: int, columns: tuple[int, int]) -> int | None:
     """The column of frame indexes: by its name."""
     for column, name in enumerate(names or []):
-        if _base(name).lower() in _INDEX_NAMES and column not in columns and column < len(rows[0][1]):
+        if _base(name).lower() in _INDEX_NAMES and column not in columns and column < width:
             return column
     return None
 

@@ -67,7 +67,7 @@ def probe_of(
     """
     size = counts.shape[-1]
     if options.probe is not None:
-        (probe, layout), scale_known = _given_probe(options.probe, size), None
+        (probe, layout), scale_known = given_probe(options.probe, size), None
         decisions = replace(decisions, probe=Decision("given", "as requested"), probe_layout=layout)
     elif probe is None:
         probe = guess_probe(counts, bad)
@@ -77,6 +77,14 @@ def probe_of(
     if scale_known is not None:
         earlier = decisions.probe_scale  # of a file of this package, which stores the scaled probe
         return probe, replace(decisions, probe_scale=earlier or ProbeScale(1.0, scale_known))
+    probe, scale = scaled_probe(probe, counts, bad)
+    return probe, replace(decisions, probe_scale=scale)
+
+
+def scaled_probe(
+    probe: NDArray[np.complex64], counts: NDArray[Any] | StoredPatterns, bad: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.complex64], ProbeScale]:
+    """Scale a probe (M, N, N) to the mean number of counts of a pattern, see :func:`probe_of`."""
     good = np.ones(counts.shape[1:], np.bool_) if bad is None else ~bad
     total = sum(float(block.sum(axis=0, dtype=np.float64)[good].sum()) for _, block in blocks_of(counts))
     power, reason = (
@@ -88,8 +96,7 @@ def probe_of(
     if intensity > _SMALLEST_FRACTION * power:
         power, reason = intensity, "its intensity on good pixels is the mean counts"
     factor = float(np.sqrt(total / counts.shape[0] / power))
-    decisions = replace(decisions, probe_scale=ProbeScale(factor, f"{reason} of a pattern", True))
-    return (probe * factor).astype(np.complex64), decisions
+    return (probe * factor).astype(np.complex64), ProbeScale(factor, f"{reason} of a pattern", True)
 
 
 def _far_field_intensity(probe: NDArray[np.complex64]) -> NDArray[np.float64]:
@@ -123,7 +130,12 @@ def guess_probe(counts: NDArray[Any] | StoredPatterns, bad: NDArray[np.bool_] | 
     return wave[np.newaxis].astype(np.complex64)
 
 
-def _given_probe(probe: NDArray[Any] | str | Path, size: int) -> tuple[NDArray[np.complex64], Decision | None]:
+def given_probe(probe: NDArray[Any] | str | Path, size: int) -> tuple[NDArray[np.complex64], Decision | None]:
+    """The probe (M, N, N) that a caller states, and how its axes were arranged, if there was a choice.
+
+    Raises:
+        InputError: it cannot be read, or has another shape.
+    """
     where, array = ("probe=", probe) if isinstance(probe, np.ndarray) else read_probe_file(probe)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufc":
         found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__

@@ -128,18 +128,20 @@ class Refinement:
         self.prepared = True
         with progress_bar(self.label, config.iterations, "passes") as advance:
             advance(self.passes)
-            over = self._over()
+            over = self.over()
             while not over:
-                self._pass()
+                self.advance()
                 advance(1)
-                over = self._over()
+                over = self.over()
                 if over or self.passes % self.every == 0:
                     self.report(last=over)
 
-    def _over(self) -> bool:
+    def over(self) -> bool:
+        """Whether the last pass was the last one, by the configuration; all processes agree."""
         return self.passes >= self.config.iterations or agree(self._finished())
 
-    def _pass(self) -> None:
+    def advance(self) -> None:
+        """Do a pass over the scan."""
         engine = self._current_engine()
         if self.config.learn_positions and self.passes in _ROUNDS:
             self._next_round(engine)
@@ -152,7 +154,7 @@ class Refinement:
         if self.passes % _LOG_PASSES == 0:
             _log.info(
                 "%s: pass %d of %d, deviance %.4f per pixel, %.1f s",
-                self.label, self.passes, self.config.iterations, self._deviance(), self._seconds(),
+                self.label, self.passes, self.config.iterations, self.deviance(), self._seconds(),
             )  # fmt: skip
 
     def _searches_defocus(self) -> bool:
@@ -203,12 +205,13 @@ class Refinement:
     def report(self, last: bool = False) -> None:
         """Call ``progress``, if there is one."""
         if self.progress is not None:
-            self.progress(Progress(self.passes, self._seconds(), self._deviance(), self.save, self.result, last))
+            self.progress(Progress(self.passes, self._seconds(), self.deviance(), self.save, self.result, last))
 
     def _seconds(self) -> float:
         return self.earlier_seconds + time.perf_counter() - self.start_time
 
-    def _deviance(self) -> float:
+    def deviance(self) -> float:
+        """Of the last pass, per detector pixel."""
         return 4 * self.explained[-1] / self.objective.pixels
 
     def save(self, path: Path | Writer) -> None:

@@ -144,7 +144,7 @@ def test_refinement_of_a_scan(
         assert run.objective.batch_size() == 1 << 14  # pixels of 4,096 patterns of 64 px
         for index in range(8):
             count.reset()
-            run._pass()
+            run.advance()
             if index > 2:
                 assert (count.read_backs, count.uploads) == (reads, uploads)
         assert count.replays == (3 if reads == 1 else 2)
