@@ -14,6 +14,7 @@ import pytest
 
 from ptychopinn.errors import InputError
 from ptychopinn.live.frames import End, Frame, Item, Series
+from ptychopinn.live.sources import hdf5
 from ptychopinn.live.sources.growing_hdf5 import GrowingFile
 from ptychopinn.live.sources.hdf5 import Hdf5Source
 
@@ -83,6 +84,19 @@ def test_frames_that_are_not_written_are_not_there(tmp_path: Path, opened: Any, 
     with changed(path) as file:
         file["d"][4:] = COUNTS[4:]
     check(collect(source), range(4, N))
+
+
+def test_frame_that_is_half_written_waits(tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5, "_HALF_WRITTEN", 1.5)
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("d", (N, 8, 10), np.uint16)[:3] = COUNTS[:3]
+        file["d"][3, :4] = COUNTS[3, :4]
+    source = opened(path)
+    check(collect(source, 3), range(3))
+    with changed(path) as file:
+        file["d"][3, 4:] = COUNTS[3, 4:]
+    check(collect(source), [3])
 
 
 def test_written_zeros_are_frames_where_chunks_tell(tmp_path: Path, opened: Any) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from ptychopinn.findings.gate import require_sound
 from ptychopinn.inspection.orientation import ORIENTATIONS
 from ptychopinn.live.improvement import Improvement
 from ptychopinn.live.intake import Intake
+from ptychopinn.live.latency import Latencies
 from ptychopinn.live.mosaic import GrowingMosaic
 from ptychopinn.live.page.board import Board
 from ptychopinn.live.predictor import EvenPatches, Predictor, first_probe
@@ -44,8 +44,6 @@ _FOR_PROBE = 64
 _CHECKED_AT = (64, 512, 4096)
 #: Frames among which neighbours of new ones are searched, the latest.
 _SEARCHED = 20_000
-#: Latencies that are kept.
-_KEPT = 10_000
 #: Seconds between two statements of the numbers.
 _STATUS = 0.25
 _WAIT = 0.05
@@ -68,7 +66,7 @@ class LiveRun:
         stop: whether to end now; asked often.
 
     Attributes:
-        latencies: seconds from the arrival of a frame to the picture that has it, the latest.
+        latencies: seconds from the arrival of a frame, with its position, to the picture that has it.
         reconstructed: frames in the image.
     """
 
@@ -89,7 +87,7 @@ class LiveRun:
         self.name = "no network" if not network else "pretrained network" if model is None else "trained network"
         self.mosaic = GrowingMosaic()
         self.improvement = Improvement(device, live.improve_passes if live.improve else 0)
-        self.latencies: deque[float] = deque(maxlen=_KEPT)
+        self.latencies = Latencies()
         self.reconstructed = 0
         self._predictor: Predictor | EvenPatches | None = None
         self._probe: NDArray[np.complex64] | None = None
@@ -305,7 +303,7 @@ class LiveRun:
             covered = self.mosaic.covered().numpy()
             self.board.set_picture(image.image.numpy(), covered, origin, self.intake.setup.pixel_size)
         seen = time.monotonic()
-        self.latencies.extend(seen - arrived for arrived in self._shown)
+        self.latencies.add(seen - arrived for arrived in self._shown)
         self._shown, self._changed = [], False
 
     def numbers(self) -> dict[str, Any]:
@@ -327,10 +325,9 @@ class LiveRun:
 
     def _latency(self) -> dict[str, float] | None:
         """Seconds from the arrival of a frame to the picture that has it."""
-        if not self.latencies:
+        if not len(self.latencies):
             return None
-        values = np.array(self.latencies)
-        return {"median": float(np.median(values)), "p99": float(np.quantile(values, 0.99))}
+        return {"median": self.latencies.quantile(0.5), "p99": self.latencies.quantile(0.99)}
 
     def _current_state(self) -> str:
         if self._state in ("finishing", "finished", "interrupted"):

@@ -32,6 +32,8 @@ _PAUSE, _RATIO = 0.03, 3.0
 _GRACE = 0.5
 #: Seconds after which a file that its writer has closed does not grow any more.
 _SETTLED = 1.0
+#: Seconds after the last write in which a frame at the end of a data set with space for all may be half written.
+_HALF_WRITTEN = 0.1
 #: Frames that were passed over and are looked at again, at most; and how many of them at a time.
 _MOST_HOLES, _SOME_HOLES = 1 << 16, 64
 
@@ -207,11 +209,18 @@ class Hdf5Source:
         """Hand over frames from `first` on, up to the last one that is there; those that are not are holes."""
         if first >= last or (block := self._read(parts, first, last)) is None:
             return []
-        end = int((block.there | block.damaged).nonzero()[0].max(initial=-1)) + 1
-        end = self._with_positions(parts, first, end)
+        there = (block.there | block.damaged).nonzero()[0]
+        if parts.fixed and len(there) and self._is_written():
+            self._progress, there = time.monotonic(), there[:-1]
+        end = self._with_positions(parts, first, int(there.max(initial=-1)) + 1)
         self._holes.extend((first + (~block.there & ~block.damaged)[:end].nonzero()[0]).tolist())
         self._next = first + end
         return self._handed_over(parts, first, block, range(end))
+
+    def _is_written(self) -> bool:
+        """Whether the file changes, and has changed while it was read."""
+        recent = time.monotonic() - self._last_change < _HALF_WRITTEN
+        return recent or _signature(self._path) != self._signature
 
     def _passed_over(self, parts: Parts) -> list[Item]:
         """Frames that were not there when later ones came."""
