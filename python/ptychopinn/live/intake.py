@@ -39,6 +39,8 @@ _KEPT = 50
 _PAUSE = 2.0
 #: Seconds over which the rate of frames is taken.
 _RATE = 5.0
+#: Frames that may be missing between two that come.
+_LARGEST_GAP = 1 << 20
 #: Missing frames that are named.
 _NAMED = 20
 
@@ -77,6 +79,8 @@ class Intake:
         self.error: Exception | None = None
         self.changed = threading.Event()
         self.lock = threading.Lock()  # of the spool's tables and of what is complete
+        self._outside = 0  # frames whose index is far beyond those of all others
+        self._named: tuple[tuple[int, int], list[int]] | None = None  # what is missing, for a count and an end
         self._last = -math.inf  # when a frame came
         self._stopping = threading.Event()
         self._arrived: deque[tuple[float, int]] = deque()  # numbers of frames at earlier times, for their rate
@@ -121,18 +125,12 @@ class Intake:
             end = self._highest + 1
             if self.ended.is_set() and self.expected is not None:
                 end = max(end, self.expected)
-            count = end - len(self.spool)
+            count = end - (len(self.spool) - self._outside)
             if count <= 0:
                 return 0, []
-            indexes = np.sort(self.spool.indexes)
-            steps = np.diff(np.concatenate([[-1], indexes, [end]]))
-            named: list[int] = []
-            for place in np.flatnonzero(steps > 1).tolist():
-                before = -1 if place == 0 else int(indexes[place - 1])
-                named += range(before + 1, before + int(steps[place]))
-                if len(named) >= _NAMED:
-                    break
-            return count, named[:_NAMED]
+            if self._named is None or self._named[0] != (count, end):
+                self._named = (count, end), _missing(self.spool.indexes, end)
+            return count, self._named[1]
 
     def receiving(self) -> bool:
         """Whether frames come, or came a moment ago."""
@@ -222,7 +220,12 @@ class Intake:
                 if index < self._before:
                     self.counts["reordered"] += 1
                 self._before = index
-                self._highest = max(self._highest, index)
+                if index <= self._highest + _LARGEST_GAP:
+                    self._highest = max(self._highest, index)
+                else:
+                    self._outside += 1
+                    far = f"frame {index} comes after frame {self._highest}: those between are not counted as lost"
+                    self.report("unexpected", f"{self.source.address}: {far}")
                 new.add(index)
                 frames.append((index, counts))
         valid = [place for place in own if np.isfinite(place[1:]).all() and place[0] >= 0]
@@ -325,3 +328,16 @@ class Intake:
         if self.counts[kind] <= _LOGGED:
             more = "; further ones are counted" if self.counts[kind] == _LOGGED else ""
             _log.warning("%s%s", sentence, more)
+
+
+def _missing(indexes: NDArray[np.int64], end: int) -> list[int]:
+    """The first numbers from 0 to end - 1 that are not among the indexes."""
+    known = np.sort(indexes[indexes < end])
+    steps = np.diff(np.concatenate([[-1], known, [end]]))
+    named: list[int] = []
+    for place in np.flatnonzero(steps > 1).tolist():
+        before = -1 if place == 0 else int(known[place - 1])
+        named += range(before + 1, before + min(int(steps[place]), _NAMED + 1))
+        if len(named) >= _NAMED:
+            break
+    return named[:_NAMED]

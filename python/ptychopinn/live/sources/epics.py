@@ -255,7 +255,7 @@ class EpicsPositions:
                 rows = self._rows(update)
                 good = np.isfinite(rows).all(axis=1) & (rows[:, 0] >= 0)
                 found |= {int(index): (float(y), float(x)) for index, y, x in rows[good]}
-        found = {index: place for index, place in found.items() if self._known.get(index) != place}
+        found = {index: position for index, position in found.items() if self._known.get(index) != position}
         self._known |= found
         return [(index, y, x) for index, (y, x) in found.items()]
 

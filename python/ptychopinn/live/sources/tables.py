@@ -129,16 +129,16 @@ class _Text:
         if state == self._state and self._offset >= status.st_size:
             return []
         lines = self._new_lines(state)
-        found: Indexed = []
+        self._state = state
+        found: dict[int, tuple[float, float]] = {}  # of a repeated row, the last one counts
         for line in lines:
             self._number += 1
             text = line.strip()
             if text:
-                found += self._of_line(Line(self._number, text))
-        self._state = state
-        changed = [one for one in found if self._known.get(one[0]) != one[1:]]
-        self._known |= {index: (y, x) for index, y, x in changed}
-        return changed
+                found |= {index: (y, x) for index, y, x in self._of_line(Line(self._number, text))}
+        found = {index: position for index, position in found.items() if self._known.get(index) != position}
+        self._known |= found
+        return [(index, y, x) for index, (y, x) in found.items()]
 
     def _new_lines(self, state: tuple[int, int, int]) -> list[str]:
         """Lines that are complete and were not read before."""
