@@ -228,7 +228,7 @@ def test_stack_that_is_longer_than_the_first(tmp_path: Path, opened: Any) -> Non
 # -- names -----------------------------------------------------------------------------------------------------------
 
 
-def test_numbers_of_names(tmp_path: Path, opened: Any) -> None:
+def test_names_and_their_indexes(tmp_path: Path, opened: Any) -> None:
     for k in (8, 9, 10):
         save(tmp_path / f"s1_{k}_x.npy", COUNTS[k])
     for other in ("probe.npy", "notes.txt", ".s1_1_x.npy", "dark_8.npy"):

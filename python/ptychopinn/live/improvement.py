@@ -24,6 +24,8 @@ from ptychopinn.scan import Scan
 _KEPT = 1000
 #: Frames that are refined while others come, and bytes of counts that are refined at all.
 _RECENT, _BYTES = 2048, 1 << 28
+#: Frames from which the deviance tells something: a few are explained by any object and probe.
+_FEW = 256
 #: Fraction of the typical illumination from which the refined object is used.
 _COVERED = 0.01
 
@@ -36,7 +38,7 @@ class Improvement:
         most: passes after which an image is not refined further, until there are more frames.
 
     Attributes:
-        losses: (seconds of the monotonic clock, deviance per detector pixel) after each step, the latest.
+        losses: (seconds of the monotonic clock, deviance per detector pixel) after the latest steps.
         passes: in all.
     """
 
@@ -88,7 +90,8 @@ class Improvement:
                 self.passes += 1
                 if 2 * time.perf_counter() - before > end:  # another one would take too long
                     break
-        self.losses = [*self.losses[-_KEPT:], (time.monotonic(), run.deviance())]
+        if self._frames[1] >= _FEW:
+            self.losses = [*self.losses[-_KEPT:], (time.monotonic(), run.deviance())]
         result = run.result()
         self._probe = result.probe
         return replace(result, object=np.where(result.covered(_COVERED), result.object, 0))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError
+from ptychopinn.io.lazy import h5py
 from ptychopinn.io.links import DAMAGED, damaged_words
 from ptychopinn.live.frames import End, Fault, Frame, Item, Series
 from ptychopinn.live.sources.counts import as_counts
@@ -104,7 +105,8 @@ class Hdf5Source:
         """What has come; waits for the first item, and not longer than this many seconds.
 
         Raises:
-            InputError: the file is none that can be read, and does not change for `quiet` seconds.
+            InputError: the file is of another format, or is closed and has no patterns, and does not change for `quiet`
+                seconds; or frames can never be read. A file that may still be open in its writer is waited for.
         """
         deadline = time.monotonic() + timeout
         while not self._closed.is_set():
@@ -145,23 +147,24 @@ class Hdf5Source:
             self._release()
             raise
         except InputError as error:
+            final = self._file.closed if self._file is not None else _is_other_format(self._path)
             self._release()
-            return self._interrupted(str(error))
+            return self._interrupted(str(error), final)
         except DAMAGED as error:
             self._release()
             return self._interrupted(f"{self.address}: expected an HDF5 file, found {damaged_words(error)}")
         self._trouble, self._reported = None, False
         return items
 
-    def _interrupted(self, sentence: str) -> list[Item]:
-        """The file cannot be used: reported once, and an error or the end if nothing changes."""
+    def _interrupted(self, sentence: str, final: bool = False) -> list[Item]:
+        """The file cannot be used: reported once, and the end, or an error if no writer will change it."""
         now = time.monotonic()
         self._trouble = self._trouble or now
         if self._series is not None and not self._ended and now - self._progress > self._quiet:
             self._ended = True
             return [End()]
         unchanged = now - max(self._trouble, self._last_change)
-        if self._series is None and unchanged > self._quiet and _signature(self._path) is not None:
+        if final and self._series is None and unchanged > self._quiet:
             raise InputError(sentence)
         if self._reported or now - self._trouble < _GRACE:
             return []
@@ -213,9 +216,10 @@ class Hdf5Source:
         if parts.fixed and len(there) and self._is_written():
             self._progress, there = time.monotonic(), there[:-1]
         end = self._with_positions(parts, first, int(there.max(initial=-1)) + 1)
+        items = self._handed_over(parts, first, block, range(end))
         self._holes.extend((first + (~block.there & ~block.damaged)[:end].nonzero()[0]).tolist())
         self._next = first + end
-        return self._handed_over(parts, first, block, range(end))
+        return items
 
     def _is_written(self) -> bool:
         """Whether the file changes, and has changed while it was read."""
@@ -335,6 +339,15 @@ class _Read(NamedTuple):
     counts: NDArray[Any]
     there: NDArray[np.bool_]
     damaged: NDArray[np.bool_]
+
+
+def _is_other_format(path: Path) -> bool:
+    """Whether a file begins with something else than HDF5; a new file may begin with zeros."""
+    try:
+        with path.open("rb") as file:
+            return any(file.read(8)) and not h5py.is_hdf5(path)
+    except OSError:
+        return False
 
 
 def _signature(path: Path) -> _Signature | None:
