@@ -12,11 +12,12 @@ MINUTES ?= 3
 PRETRAIN_MINUTES ?= 60
 PRETRAIN ?=
 
-.PHONY: help demo test faults kills lint bench pretrained gpu-check sanitize ptychodus wheel sdist coverage docs docs-links \
+.PHONY: help demo live-demo test faults kills lint bench pretrained gpu-check sanitize ptychodus wheel sdist coverage docs docs-links \
   clean
 
 help:
 	@echo "make demo   install, build, simulate a scan, train, reconstruct, evaluate ($(MINUTES) minutes of training)"
+	@echo "make live-demo   a scan is replayed and reconstructed meanwhile; the page of it is at the printed address"
 	@echo "make test   install, build, run the whole test suite"
 	@echo "make faults  every write of every command fails once, and from then on (half an hour)"
 	@echo "make kills  200 commands are killed and begun again (ten minutes)"
@@ -52,6 +53,14 @@ demo: $(VENV)/.installed
 	$(BIN)/ptychopinn reconstruct demo/run demo/scan.npz --out demo/recon.h5
 	$(BIN)/ptychopinn evaluate demo/recon.h5 demo/scan.npz --out demo/metrics.json
 	@echo "The pictures are in demo/recon: amplitude.png, phase.png, comparison.png, frc.png"
+
+LIVE := zmq://127.0.0.1:9876
+live-demo: $(VENV)/.installed
+	rm -rf demo/live
+	$(BIN)/ptychopinn simulate demo/live/scan.npz --object photos --probe defocused --patterns 2500 --seed 1
+	$(BIN)/ptychopinn replay demo/live/scan.npz --to $(LIVE) --rate 100 --faults drop,reorder,repeat,damage & \
+	  $(BIN)/ptychopinn live $(LIVE) --like demo/live/scan.npz --out demo/live/live.h5; wait
+	$(BIN)/ptychopinn evaluate demo/live/live.h5 demo/live/scan.npz
 
 # A process for every core; each test uses one thread unless it is about threads.
 JOBS ?= logical

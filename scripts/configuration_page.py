@@ -24,6 +24,7 @@ SECTIONS: dict[str, Any] = {
     "inference": config.InferenceConfig,
     "execution": config.ExecutionConfig,
     "refine": config.RefineConfig,
+    "live": config.LiveConfig,
 }
 _HEAD = """\
 # Configuration
@@ -45,7 +46,7 @@ Every run keeps its resolved settings: in `config.yaml` in its folder, which `--
 its checkpoints and in its bundle. A value of another type or out of range, or a name that does not exist, is an error
 that names the field; where a field takes some words only, they are its type in the tables, and `--help-all` lists them.
 `execution.*` are options of `train`, `reconstruct` and `refine`; the latter two use `accelerator`, `devices`, `threads`
-and `workers`. `refine` belongs to `ptychopinn refine` alone and is not part of a run's file.
+and `workers`. `refine` and `live` belong to the commands of their names alone and are not part of a run's file.
 """
 
 

@@ -14,7 +14,7 @@ from ptychopinn._submodules import imported, submodules
 
 if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
     from ptycho_ext import __version__
-    from ptychopinn.config import Config, RefineConfig
+    from ptychopinn.config import Config, LiveConfig, RefineConfig
     from ptychopinn.diagnosis.workflow import diagnose
     from ptychopinn.errors import InputError
     from ptychopinn.findings.gate import check_scan
@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
 _WHERE = {
     "Config": "ptychopinn.config",
     "InputError": "ptychopinn.errors",
+    "LiveConfig": "ptychopinn.config",
     "Reconstruction": "ptychopinn.reconstruction",
     "RefineConfig": "ptychopinn.config",
     "Scan": "ptychopinn.scan",
@@ -64,6 +65,7 @@ _RENAMED = {"inspect": "inspect_scan"}
 __all__ = [
     "Config",
     "InputError",
+    "LiveConfig",
     "Reconstruction",
     "RefineConfig",
     "Scan",

@@ -138,6 +138,22 @@ def test_frames_wait_for_positions_that_are_nan(tmp_path: Path, opened: Any) -> 
     check(collect(source), range(4, N))  # after the quiet time
 
 
+def test_many_frames_wait_for_positions(tmp_path: Path, opened: Any) -> None:
+    path, n = tmp_path / "a.h5", 150
+    with h5py.File(path, "w") as file:
+        file["d"] = np.ones((n, 8, 10), np.uint16)
+        file["p"] = np.full((n, 2), np.nan)
+        file["p"][0] = 1.0
+    source = opened(path, "d", "p", quiet=2.0)
+    assert [frame.index for frame in frames_of(collect(source, 1))] == [0]
+    assert source.read(0.5) == []
+    with changed(path) as file:
+        file["p"][:] = np.arange(n)[:, None]
+    frames = frames_of(collect(source))
+    assert [frame.index for frame in frames] == list(range(1, n))
+    assert [frame.position for frame in frames] == [(k, k) for k in range(1, n)]
+
+
 def test_positions_with_space_for_all_that_are_zero_are_not_written(tmp_path: Path, opened: Any) -> None:
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
@@ -367,7 +383,7 @@ def test_positions_in_pixels(tmp_path: Path, opened: Any) -> None:
     ],
 )
 def test_keys_that_are_no_positions(tmp_path: Path, opened: Any, keys: str, words: str) -> None:
-    with h5py.File(tmp_path / "a.h5", "w") as file:
+    with h5py.File(tmp_path / "a.h5", "w", libver="latest") as file:
         file["d"], file["p"] = COUNTS, np.zeros((N, 3))
     with pytest.raises(InputError, match=words):
         collect(opened(tmp_path / "a.h5", "d", keys))

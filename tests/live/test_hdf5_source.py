@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import pytest
 from ptychopinn.errors import InputError
 from ptychopinn.live.frames import End, Fault, Frame, Item, Series
 from ptychopinn.live.senders.hdf5 import Hdf5Sender
+from ptychopinn.live.sources import hdf5
 from ptychopinn.live.sources.hdf5 import Hdf5Source
 
 N = 24
@@ -58,6 +60,12 @@ def check(frames: list[Frame], indexes: Any, positions: bool = True) -> None:
         assert (frame.position is not None) == positions
         if frame.position is not None:
             np.testing.assert_allclose(frame.position, WORLD[frame.index], rtol=1e-12)
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5, "_GRACE", 0.2)
+    monkeypatch.setattr(hdf5, "_SETTLED", 0.3)
 
 
 @pytest.fixture
@@ -205,13 +213,26 @@ def test_file_that_comes_late_is_reported_once(tmp_path: Path, opened: Any) -> N
     source = opened(tmp_path / "a.cxi")
     (fault,) = collect(source, lambda items: bool(items))
     assert isinstance(fault, Fault) and fault.kind == "interrupted" and "found none; it is waited for" in fault.sentence
-    assert source.read(0.8) == []
+    assert source.read(0.4) == []
     sender = begun(tmp_path / "a.cxi")
     send(sender, range(3))
     items = collect(source)
     check(frames_of(items), range(3))
     assert not faults_of(items)
     sender.close()
+
+
+def test_file_that_is_written_over_is_another_series(tmp_path: Path, opened: Any) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("d", data=COUNTS[:6], maxshape=(None, 10, 12))
+    source = opened(path, quiet=30.0)
+    check(frames_of(collect(source, enough(6))), range(6), positions=False)
+    with h5py.File(path, "w", locking=False) as file:
+        file.create_dataset("d", data=COUNTS[:3], maxshape=(None, 10, 12))
+    items = collect(source, enough(3))
+    assert [type(item) for item in items] == [Series, *[Frame] * 3]
+    check(frames_of(items), range(3), positions=False)
 
 
 @pytest.mark.parametrize("in_place", [False, True])
@@ -253,7 +274,7 @@ def test_unreadable_file_is_read_on(tmp_path: Path, opened: Any) -> None:
     path.write_bytes(data[: len(data) // 2])
     (fault,) = collect(source, lambda items: bool(items))
     assert isinstance(fault, Fault) and fault.kind == "interrupted" and "truncated" in fault.sentence
-    assert source.read(0.8) == []
+    assert source.read(0.4) == []
     path.write_bytes(data)
     with h5py.File(path, "a", locking=False) as file:
         file[DATA].resize(6, 0)
@@ -326,7 +347,7 @@ def test_link_out_of_the_folder_is_refused(tmp_path: Path, opened: Any) -> None:
     (tmp_path / "in").mkdir()
     with h5py.File(tmp_path / "out.h5", "w") as file:
         file["d"] = COUNTS
-    with h5py.File(tmp_path / "in" / "a.h5", "w") as file:
+    with h5py.File(tmp_path / "in" / "a.h5", "w", libver="latest") as file:
         file["d"] = h5py.ExternalLink("../out.h5", "d")
     with pytest.raises(InputError, match=r"a link to the other file ../out.h5|data in the folder of the file"):
         collect(opened(tmp_path / "in" / "a.h5", "d"), lambda items: False)
@@ -344,22 +365,22 @@ if mode == "swmr":
     file.swmr_mode = True
 file.flush()
 print("ready", flush=True)
-for line in sys.stdin:
-    first, last = map(int, line.split())
+for first, last in (map(int, line.split()) for line in sys.stdin):
     for name, values in ((y, np.arange(first, last) * 1e-6 - 3e-6), (x, np.arange(first, last) * 2e-6 + 1e-6)):
         name.resize(last, 0)
         name[first:] = values
-    data.resize(last, 0)
-    data[first:] = counts[first:last]
-    file.flush()
+    for k in range(first, last):
+        data.resize(k + 1, 0)
+        data[k] = counts[k]
+        file.flush()
     print("ready", flush=True)
 file.close()
 """
 
 
 @contextmanager
-def writer(path: Path, mode: str) -> Iterator[Callable[[int, int], None]]:
-    np.save(path.with_name("counts.npy"), COUNTS)
+def writer(path: Path, mode: str, counts: Any = COUNTS) -> Iterator[Callable[[int, int], None]]:
+    np.save(path.with_name("counts.npy"), counts)
     arguments = [sys.executable, "-c", WRITER, str(path), mode, str(path.with_name("counts.npy"))]
     process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None and process.stdout is not None
@@ -390,6 +411,21 @@ def test_file_of_another_process_is_read_as_it_grows(tmp_path: Path, opened: Any
             check(frames_of(items), range(first, last))
     source._quiet = 0.3
     assert collect(source) == [End()]
+
+
+@pytest.mark.parametrize("mode", ["swmr", "flush"])
+def test_frames_are_intact_while_others_are_written(tmp_path: Path, opened: Any, mode: str) -> None:
+    """The writer flushes after each frame, as fast as it can."""
+    path, counts = tmp_path / "a.h5", np.random.default_rng(9).poisson(2, (900, 10, 12)).astype(np.uint16)
+    with writer(path, mode, counts) as write:
+        source = opened(path, "d", "y,x", quiet=20.0)
+        writing = threading.Thread(target=write, args=(0, len(counts)))
+        writing.start()
+        items = collect(source, enough(len(counts)))
+        writing.join()
+    frames = frames_of(items)
+    assert [frame.index for frame in frames] == list(range(len(counts))) and not faults_of(items)
+    assert all((frame.counts == counts[frame.index]).all() for frame in frames)
 
 
 def test_reader_does_not_disturb_a_writer(tmp_path: Path, opened: Any) -> None:

@@ -136,8 +136,8 @@ def _finish(run: LiveRun, model: PtychoModel | None, config: Config, stop: threa
             "--positions stated?"
         )
     if stop.is_set() or intake.error is not None or not run.live.final:
-        run.save()
         run.state("interrupted" if stop.is_set() or intake.error is not None else "finished")
+        run.save()
         if intake.error is not None:
             raise InputError(f"{intake.error}; {run.out} has the image so far, --resume continues")
         return run.picture()

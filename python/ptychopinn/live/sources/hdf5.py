@@ -92,7 +92,7 @@ class Hdf5Source:
         self._series: Series | None = None
         self._lengths: list[int] = []
         self._next = 0  # the first frame that was not looked at
-        self._ahead = 0
+        self._gap, self._ahead = False, 0  # none of the next frames is there, and how far behind them was looked
         self._holes: deque[int] = deque(maxlen=_MOST_HOLES)
         self._failing: dict[int, float] = {}  # the first of frames that cannot be read -> since when
         self._progress = time.monotonic()
@@ -175,15 +175,17 @@ class Hdf5Source:
         """What is new in the file."""
         file, parts = self._opened()
         total = parts.total
-        if total < self._next:
+        if total < self._next:  # written again
             self._restart()
-        if total < self._next or self._ended:
+            self._release()
+            return []
+        if self._ended:
             self._release()
             return []
         most = max(1, min(_MOST_FRAMES, _MOST_BYTES // parts.frame_bytes()))
         last = min(total, self._next + most)
         items = self._new(parts, self._next, last) or self._passed_over(parts)
-        if not items and self._next < total and self._next not in self._failing:
+        if not items and self._gap:
             items = self._from_further_on(parts, total, most)
         if items:
             self._progress, self._ahead = time.monotonic(), 0
@@ -210,9 +212,11 @@ class Hdf5Source:
 
     def _new(self, parts: Parts, first: int, last: int) -> list[Item]:
         """Hand over frames from `first` on, up to the last one that is there; those that are not are holes."""
+        self._gap = False
         if first >= last or (block := self._read(parts, first, last)) is None:
             return []
         there = (block.there | block.damaged).nonzero()[0]
+        self._gap = len(there) == 0
         if parts.fixed and len(there) and self._is_written():
             self._progress, there = time.monotonic(), there[:-1]
         end = self._with_positions(parts, first, int(there.max(initial=-1)) + 1)

@@ -26,6 +26,7 @@ from ptychopinn.io.sniff import _hdf5 as content_of_open
 from ptychopinn.io.units import ENERGIES, LENGTHS, Units
 from ptychopinn.live.frames import Series
 from ptychopinn.live.sources.growing_hdf5 import GrowingFile, Parts
+from ptychopinn.live.sources.hdf5_parts import UnusableError
 
 #: Values of the attribute `units` of positions in object pixels.
 _PIXELS = ("px", "pixel", "pixels")
@@ -163,7 +164,8 @@ def positions_of_keys(file: GrowingFile, units: Units, stated: str) -> PositionK
     """
     keys = [key.strip() for key in stated.split(",")]
     if len(keys) > 2:
-        raise InputError(f"{file.path}: expected one key of positions, or two Y,X, found {stated!r}; state them again")
+        found = f"expected one key of positions, or two Y,X, found {stated!r}"
+        raise UnusableError(f"{file.path}: {found}; state them again")
     if len(keys) == 2:
         return _pair(file, units, keys[0], keys[1])
     key = keys[0]
