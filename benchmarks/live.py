@@ -27,10 +27,10 @@ from rows import Rows, machine
 
 import ptychopinn as pp
 from ptychopinn.config import LiveConfig
-from ptychopinn.live.replay import Faults, Replayed, open_sender, replay
-from ptychopinn.live.workflow import frames_folder, live
 from ptychopinn.scan import Scan
 from ptychopinn.storage.stored import StoredPatterns
+from ptychopinn.streaming.replay import Faults, Replayed, open_sender, replay
+from ptychopinn.streaming.workflow import frames_folder, live
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = {

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import ptychopinn as pp
-from ptychopinn.live.page.board import Board
-from ptychopinn.live.page.server import serve
-from ptychopinn.live.replay import Faults, open_sender, replay
-from ptychopinn.live.workflow import live
+from ptychopinn.streaming.page.board import Board
+from ptychopinn.streaming.page.server import serve
+from ptychopinn.streaming.replay import Faults, open_sender, replay
+from ptychopinn.streaming.workflow import live
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "live"))
+sys.path.insert(0, str(ROOT / "tests" / "streaming"))
 
 from browser import Browser  # noqa: E402
 

@@ -32,7 +32,7 @@ SOURCES = {
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "compat", "ptycho_torch", "ptychopinn_ptychodus", "ptychopinn_napari", "data", "processes"),
     ("__init__",),
-    ("live",),
+    ("streaming",),
     ("pipeline", "first_image"),
     ("mending", "diagnosis"),
     ("inspection",),

@@ -16,9 +16,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import ptychopinn as pp
-from ptychopinn.live.page.board import Board
-from ptychopinn.live.replay import Faults, open_sender, replay
-from ptychopinn.live.workflow import live
+from ptychopinn.streaming.page.board import Board
+from ptychopinn.streaming.replay import Faults, open_sender, replay
+from ptychopinn.streaming.workflow import live
 
 scan = pp.simulate("photos", "defocused", patterns=400, photons=1e6, seed=5)
 folder = Path(tempfile.mkdtemp())

@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
     from ptychopinn.inference.large import reconstruct_to_file
     from ptychopinn.inspection.report import inspect_scan as inspect
     from ptychopinn.mending.apply import mend
-    from ptychopinn.live.workflow import live
     from ptychopinn.metrics.evaluate import evaluate
     from ptychopinn.persistence.bundle import load_bundle, save_bundle
     from ptychopinn.physics.simulate import simulate
@@ -32,6 +31,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
     from ptychopinn.refinement.workflow import refine
     from ptychopinn.scan import Scan
     from ptychopinn.storage.stored import StoredPatterns
+    from ptychopinn.streaming.workflow import live
     from ptychopinn.training.workflow import train
 
 _WHERE = {
@@ -47,7 +47,7 @@ _WHERE = {
     "diagnose": "ptychopinn.diagnosis.workflow",
     "evaluate": "ptychopinn.metrics.evaluate",
     "inspect": "ptychopinn.inspection.report",
-    "live": "ptychopinn.live.workflow",
+    "live": "ptychopinn.streaming.workflow",
     "load_bundle": "ptychopinn.persistence.bundle",
     "mend": "ptychopinn.mending.apply",
     "plot_reconstruction": "ptychopinn.plotting.reconstructions",

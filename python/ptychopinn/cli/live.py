@@ -27,8 +27,8 @@ from ptychopinn.config import Config, LiveConfig
 from ptychopinn.errors import InputError
 
 if TYPE_CHECKING:
-    from ptychopinn.live.setup import Setup
     from ptychopinn.models import PtychoModel
+    from ptychopinn.streaming.setup import Setup
 
 
 def describe(parser: Parser) -> None:
@@ -37,7 +37,7 @@ def describe(parser: Parser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="zmq://HOST:PORT (a DECTRIS stream), pva://CHANNEL (EPICS), an HDF5 file that grows, or a folder of frames",
+        help="zmq://HOST:PORT (a DECTRIS stream), pva://CHANNEL (EPICS), a growing HDF5 file, or a folder of frames",
     )
     parser.add_argument("--out", required=True, metavar="OUT.h5", help="file to write; frames go to OUT.frames")
     parser.add_argument(
@@ -85,9 +85,9 @@ def run(options: Namespace) -> int:
 
     Frames are stored as they come. Ctrl-C ends the run with the image as it is; --resume continues it.
     """
-    from ptychopinn.live.page.board import Board
-    from ptychopinn.live.page.server import serve
-    from ptychopinn.live.workflow import frames_folder, live
+    from ptychopinn.streaming.page.board import Board
+    from ptychopinn.streaming.page.server import serve
+    from ptychopinn.streaming.workflow import frames_folder, live
 
     out = new_file(options.out, options.overwrite or options.resume)
     folder = frames_folder(out)
@@ -155,8 +155,8 @@ def _setup(options: Namespace, model: PtychoModel | None) -> Setup:
     from ptychopinn.cli.recorded import recorded_scan
     from ptychopinn.io.probe import given_probe
     from ptychopinn.io.probe_file import read_probe_file
-    from ptychopinn.live.setup import Setup, parse_centre
     from ptychopinn.scan import Scan
+    from ptychopinn.streaming.setup import Setup, parse_centre
 
     like = options.like
     setup = Setup()

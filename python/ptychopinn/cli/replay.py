@@ -36,7 +36,7 @@ def run(options: Namespace) -> int:
     Frames go out at a rate, with their positions, and with faults if some are asked for: `ptychopinn live` receives
     them.
     """
-    from ptychopinn.live.replay import Faults, open_sender, replay
+    from ptychopinn.streaming.replay import Faults, open_sender, replay
 
     faults = Faults.parse(options.faults)
     scan = load_scan(options)

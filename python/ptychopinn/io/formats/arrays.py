@@ -46,7 +46,7 @@ def read_arrays(path: Path, options: ReadOptions) -> Scan:
         patterns = file.check("patterns", file.array("patterns"), "iuf", finite=False)
         return assemble_arrays(file, "patterns", *flattened(file, "patterns", patterns), path, options)
     with Hdf5(path) as hdf5:
-        key = _only_cube(hdf5) if options.patterns is None else patterns_key(hdf5, options)
+        key = only_cube(hdf5) if options.patterns is None else patterns_key(hdf5, options)
         frames = Frames(hdf5, [key])
         return assemble_arrays(hdf5, key, frames, frames.raster, path, options)
 
@@ -149,7 +149,7 @@ def _of(path: Path) -> tuple[OpenFile, str, NDArray[Any]]:
     return file, "probe", file.numeric("probe", "iufc")
 
 
-def _only_cube(file: Hdf5) -> str:
+def only_cube(file: Hdf5) -> str:
     """The path of the one data set of three axes, else of four."""
     for axes in (3, 4):
         cubes = list(candidates(file, (axes,)))

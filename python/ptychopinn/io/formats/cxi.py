@@ -34,17 +34,17 @@ from ptychopinn.scan import Scan
 from ptychopinn.storage.new_hdf5 import new_hdf5, put_array
 from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
 
-_ENTRY = "entry_1"
-_DETECTOR = f"{_ENTRY}/instrument_1/detector_1"
-_SOURCE = f"{_ENTRY}/instrument_1/source_1"
-_PTYCHODUS = f"{_ENTRY}/ptychodus"
-PATTERNS = (f"{_DETECTOR}/data", f"{_ENTRY}/data_1/data")
+ENTRY = "entry_1"
+DETECTOR = f"{ENTRY}/instrument_1/detector_1"
+SOURCE = f"{ENTRY}/instrument_1/source_1"
+_PTYCHODUS = f"{ENTRY}/ptychodus"
+PATTERNS = (f"{DETECTOR}/data", f"{ENTRY}/data_1/data")
 POSITIONS = (
-    f"{_ENTRY}/sample_1/geometry_1/translation",
-    f"{_ENTRY}/data_1/translation",
-    f"{_DETECTOR}/translation",
+    f"{ENTRY}/sample_1/geometry_1/translation",
+    f"{ENTRY}/data_1/translation",
+    f"{DETECTOR}/translation",
 )
-_VERSION = 160
+VERSION = 160
 _INVALID = 1  # the bit of a mask that marks an invalid pixel
 
 
@@ -67,7 +67,7 @@ def read_cxi(path: Path, options: ReadOptions) -> Scan:
         if not options.states_positions:
             positions_key, translation = _positions(file, units)
         pixel_size, truth, origin = _object(file)
-        record = ScanRecord.from_json(file.json(f"{_ENTRY}/{PACKAGE_GROUP}/metadata_json"))
+        record = ScanRecord.from_json(file.json(f"{ENTRY}/{PACKAGE_GROUP}/metadata_json"))
         frame_indexes = record.frame_indexes
         order: NDArray[np.int64] | None = None
         indexes = None
@@ -85,20 +85,16 @@ def read_cxi(path: Path, options: ReadOptions) -> Scan:
             patterns=frames if order is None else frames.take(order),
             world=None if translation is None else translation[:, 1::-1],
             positions_without_unit=None if units.stated(positions_key) else positions_key,
-            energy=units.number(f"{_SOURCE}/energy", ENERGIES),
+            energy=units.number(f"{SOURCE}/energy", ENERGIES),
             pixel_size=pixel_size,
-            acquisition=Acquisition(
-                units.number(f"{_DETECTOR}/distance", LENGTHS), _detector_pixel(file, units), origin
-            ),
+            acquisition=Acquisition(units.number(f"{DETECTOR}/distance", LENGTHS), detector_pixel(file, units), origin),
             probe=probe,
             probe_layout=layout,
-            scale_known=units_reason(
-                file.text_attribute(f"{_ENTRY}/image_1/data", "probe_units"), "image_1/data", file
-            ),
-            bad_pixels=cxi_mask(file, f"{_DETECTOR}/mask"),
+            scale_known=units_reason(file.text_attribute(f"{ENTRY}/image_1/data", "probe_units"), "image_1/data", file),
+            bad_pixels=cxi_mask(file, f"{DETECTOR}/mask"),
             truth=truth,
             stated=file.text_attribute(key, "measurement"),
-            name=file.text(f"{_ENTRY}/title") or path.stem,
+            name=file.text(f"{ENTRY}/title") or path.stem,
             frame_indexes=frame_indexes,
             record=record,
         )
@@ -115,10 +111,10 @@ def write_cxi(scan: Scan, path: Path) -> None:
     """
     pixel_size, world, origin = needed_pixel_size(scan), world_positions(scan), world_origin(scan)
     with new_hdf5(path) as file:
-        file["cxi_version"] = _VERSION
-        entry = file.create_group(_ENTRY)
+        file["cxi_version"] = VERSION
+        entry = file.create_group(ENTRY)
         entry["title"] = entry["sample_1/name"] = scan.name
-        detector, source = file.create_group(_DETECTOR), file.create_group(_SOURCE)
+        detector, source = file.create_group(DETECTOR), file.create_group(SOURCE)
         put_counts(detector, "data", scan.counts)
         if scan.bad_pixels is not None:
             detector["mask"] = np.where(scan.bad_pixels, _INVALID, 0).astype(np.uint32)
@@ -159,13 +155,13 @@ def _positions(file: Hdf5, units: Units) -> tuple[str, NDArray[np.float64]]:
     return key, translation * units.factor(key, LENGTHS)
 
 
-def _detector_pixel(file: Hdf5, units: Units) -> float | None:
+def detector_pixel(file: Hdf5, units: Units) -> float | None:
     """Detector pixel size in metres, from `x_pixel_size` and `y_pixel_size` or from the lengths of `basis_vectors`."""
-    x, y = (units.number(f"{_DETECTOR}/{axis}_pixel_size", LENGTHS) for axis in "xy")
-    key = f"{_DETECTOR}/x_pixel_size"
+    x, y = (units.number(f"{DETECTOR}/{axis}_pixel_size", LENGTHS) for axis in "xy")
+    key = f"{DETECTOR}/x_pixel_size"
     unknown = x is None and y is None and units.options.detector_pixel_size is None
-    if unknown and file.has(f"{_DETECTOR}/basis_vectors"):
-        key = f"{_DETECTOR}/basis_vectors"
+    if unknown and file.has(f"{DETECTOR}/basis_vectors"):
+        key = f"{DETECTOR}/basis_vectors"
         vectors = file.numeric(key, "iuf").astype(np.float64)
         if vectors.ndim < 2 or vectors.shape[-2:] not in ((3, 2), (2, 3)):
             file.fail(key, "two vectors of three components", f"shape {vectors.shape}")
@@ -175,7 +171,7 @@ def _detector_pixel(file: Hdf5, units: Units) -> float | None:
 
 
 def _probe(file: Hdf5) -> tuple[NDArray[np.complex64] | None, Decision | None]:
-    key = file.first(f"{_ENTRY}/image_1/data", f"{_SOURCE}/illumination")
+    key = file.first(f"{ENTRY}/image_1/data", f"{SOURCE}/illumination")
     if key is None:
         return None, None
     return arranged(file, key, file.numeric(key, "iufc"))
@@ -183,7 +179,7 @@ def _probe(file: Hdf5) -> tuple[NDArray[np.complex64] | None, Decision | None]:
 
 def _object(file: Hdf5) -> tuple[float | None, NDArray[np.complex64] | None, tuple[float, float] | None]:
     """Pixel size in metres, object (H, W), world coordinate (y, x) of its pixel (0, 0); each None if unknown."""
-    key = f"{_ENTRY}/image_2/data"
+    key = f"{ENTRY}/image_2/data"
     sides = [file.scalar(f"{_PTYCHODUS}/object_pixel_{side}_m") for side in ("width", "height")]
     pixel_size = one_size(file, f"{_PTYCHODUS}/object_pixel_width_m", *sides)
     centre = [file.scalar(f"{_PTYCHODUS}/object_center_{axis}_m") for axis in "yx"]

@@ -28,8 +28,8 @@ from ptychopinn.io.units import ENERGIES, LENGTHS, Units
 from ptychopinn.scan import Scan
 
 _PART = re.compile(r"(?:(?P<group>.+)/)?data_\d{6}")
-_DETECTOR, _BEAM = "entry/instrument/detector", "entry/instrument/beam"
-_SPECIFIC = f"{_DETECTOR}/detectorSpecific"
+DETECTOR, _BEAM = "entry/instrument/detector", "entry/instrument/beam"
+SPECIFIC = f"{DETECTOR}/detectorSpecific"
 _ANGSTROM = 1e-10
 
 
@@ -49,21 +49,21 @@ def read_eiger(path: Path, options: ReadOptions) -> Scan:
         keys = keys or [patterns_key(file, options, "entry/data/data", "entry/data/data_000001")]
         frames = Frames(file, keys)
         sides = [
-            units.number(file.first(f"{_DETECTOR}/{axis}_pixel_size", f"{_SPECIFIC}/{axis}_pixel_size"), LENGTHS)
+            units.number(file.first(f"{DETECTOR}/{axis}_pixel_size", f"{SPECIFIC}/{axis}_pixel_size"), LENGTHS)
             for axis in "xy"
         ]
-        distance = file.first(f"{_DETECTOR}/detector_distance", f"{_DETECTOR}/distance")
+        distance = file.first(f"{DETECTOR}/detector_distance", f"{DETECTOR}/distance")
         contents = Contents(
             file=file,
             key=keys[0],
             patterns=frames,
             table=table_beside(path),
-            energy=_energy(file, units),
+            energy=energy_of(file, units),
             acquisition=Acquisition(
                 distance=units.number(distance, LENGTHS) or None,  # 0 is not known
-                detector_pixel_size=one_size(file, f"{_DETECTOR}/x_pixel_size", *sides),
+                detector_pixel_size=one_size(file, f"{DETECTOR}/x_pixel_size", *sides),
             ),
-            bad_pixels=_bad_pixels(file),
+            bad_pixels=pixel_mask_of(file),
             name=path.stem.removesuffix("_master"),
         )
         units.report()
@@ -88,9 +88,9 @@ def is_eiger(content: Content) -> bool:
     return bool(groups & {None, "entry", "entry/data"})
 
 
-def _energy(file: Hdf5, units: Units) -> float | None:
+def energy_of(file: Hdf5, units: Units) -> float | None:
     """Photon energy in eV, from the energy or the wavelength of the beam; zero is not known."""
-    for key in (f"{_BEAM}/incident_energy", f"{_SPECIFIC}/photon_energy", f"{_BEAM}/photon_energy"):
+    for key in (f"{_BEAM}/incident_energy", f"{SPECIFIC}/photon_energy", f"{_BEAM}/photon_energy"):
         if file.has(key) and (energy := units.number(key, ENERGIES)):
             return energy
     for key in (f"{_BEAM}/incident_wavelength", f"{_BEAM}/wavelength"):
@@ -101,8 +101,9 @@ def _energy(file: Hdf5, units: Units) -> float | None:
     return None
 
 
-def _bad_pixels(file: Hdf5) -> NDArray[np.bool_] | None:
-    key = file.first(f"{_DETECTOR}/pixel_mask", f"{_SPECIFIC}/pixel_mask", f"{_SPECIFIC}/detectorModule_000/pixel_mask")
+def pixel_mask_of(file: Hdf5) -> NDArray[np.bool_] | None:
+    """The mask (h, w) of the detector, True at pixels to ignore; None if there is none."""
+    key = file.first(f"{DETECTOR}/pixel_mask", f"{SPECIFIC}/pixel_mask", f"{SPECIFIC}/detectorModule_000/pixel_mask")
     return None if key is None else nexus_mask(file, key)
 
 

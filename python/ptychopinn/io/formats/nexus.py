@@ -45,9 +45,9 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
         InputError: the file cannot be used; the error has the file, the key, what was expected and what was found.
     """
     with Hdf5(path, "a NeXus file") as file:
-        entry = _one(file, "", "NXentry")
-        instrument = _one(file, entry, "NXinstrument")
-        detector = _one(file, instrument, "NXdetector")
+        entry = only_one(file, "", "NXentry")
+        instrument = only_one(file, entry, "NXinstrument")
+        detector = only_one(file, instrument, "NXdetector")
         units = Units(file, options)
         key = patterns_key(file, options, f"{detector}/data")
         frames = Frames(file, [key])
@@ -65,7 +65,7 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
             patterns=frames,
             world=world,
             positions_without_unit=None if units.stated(positions_key) else positions_key,
-            energy=_energy(file, units, instrument, entry),
+            energy=energy_of(file, units, instrument, entry),
             pixel_size=file.scalar(f"{package}/pixel_size"),
             acquisition=Acquisition(
                 distance=units.number(f"{detector}/distance", LENGTHS),
@@ -74,7 +74,7 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
             ),
             probe=stacked(file, probe, file.numeric(probe, "iufc")) if own_probe else None,
             scale_known=units_reason(file.text_attribute(probe, "probe_units"), probe, file),
-            bad_pixels=_bad_pixels(file, detector),
+            bad_pixels=pixel_mask_of(file, detector),
             truth=truth_of(file, truth, file.array(truth)) if file.has(truth) else None,
             stated=file.text_attribute(key, "measurement"),
             name=file.text(f"{entry}/title") or path.stem,
@@ -140,14 +140,15 @@ def put_group(parent: h5py.Group, name: str, nexus_class: str, **attributes: obj
     return group
 
 
-def _groups(file: Hdf5, inside: str, nexus_class: str) -> list[str]:
+def groups_of_class(file: Hdf5, inside: str, nexus_class: str) -> list[str]:
+    """The groups of a class in a group."""
     paths = [f"{inside}/{name}" if inside else name for name in file.members(inside or "/")]
     return [path for path in paths if file.is_group(path) and file.text_attribute(path, "NX_class") == nexus_class]
 
 
-def _one(file: Hdf5, inside: str, nexus_class: str) -> str:
+def only_one(file: Hdf5, inside: str, nexus_class: str) -> str:
     """The group of a class in a group; among several, the one that `default` names or that has patterns."""
-    found = _groups(file, inside, nexus_class)
+    found = groups_of_class(file, inside, nexus_class)
     if len(found) > 1 and nexus_class == "NXentry":
         default = file.text_attribute("/", "default")
         found = [default] if default in found else [path for path in found if _has_patterns(file, path)]
@@ -161,7 +162,9 @@ def _one(file: Hdf5, inside: str, nexus_class: str) -> str:
 
 def _has_patterns(file: Hdf5, entry: str) -> bool:
     detectors = [
-        path for inside in _groups(file, entry, "NXinstrument") for path in _groups(file, inside, "NXdetector")
+        path
+        for inside in groups_of_class(file, entry, "NXinstrument")
+        for path in groups_of_class(file, inside, "NXdetector")
     ]
     return any(_has_cube(file, path) for path in detectors)
 
@@ -174,11 +177,13 @@ def _has_cube(file: Hdf5, detector: str) -> bool:
         return False
 
 
-def _energy(file: Hdf5, units: Units, instrument: str, entry: str) -> float | None:
+def energy_of(file: Hdf5, units: Units, instrument: str, entry: str) -> float | None:
     """Photon energy in eV; the energy of an NXsource is that of the electrons, and is ignored."""
-    holders = [path for inside in (instrument, entry) for path in _groups(file, inside, "NXbeam")]
-    holders += [path for inside in _groups(file, entry, "NXsample") for path in _groups(file, inside, "NXbeam")]
-    holders += _groups(file, instrument, "NXmonochromator")
+    holders = [path for inside in (instrument, entry) for path in groups_of_class(file, inside, "NXbeam")]
+    holders += [
+        path for inside in groups_of_class(file, entry, "NXsample") for path in groups_of_class(file, inside, "NXbeam")
+    ]
+    holders += groups_of_class(file, instrument, "NXmonochromator")
     for holder in holders:
         for name in ("incident_beam_energy", "incident_energy", "energy"):
             if (energy := units.number(f"{holder}/{name}", ENERGIES)) is not None:
@@ -194,9 +199,9 @@ def _energy(file: Hdf5, units: Units, instrument: str, entry: str) -> float | No
 
 def _positions(file: Hdf5, units: Units, entry: str, detector: str) -> tuple[NDArray[np.float64], str]:
     """Positions (n, 2), (y, x) in metres, from the motors of the sample or from a translation; and their path."""
-    samples = _groups(file, entry, "NXsample")
-    groups = [path for sample in samples for path in (sample, *_groups(file, sample, "NXtransformations"))]
-    for group in [*groups, *_groups(file, entry, "NXdata")]:
+    samples = groups_of_class(file, entry, "NXsample")
+    groups = [path for sample in samples for path in (sample, *groups_of_class(file, sample, "NXtransformations"))]
+    for group in [*groups, *groups_of_class(file, entry, "NXdata")]:
         motors = [file.first(f"{group}/{axis}", f"{group}/{axis}_translation") for axis in "yx"]
         if motors[0] is not None and motors[1] is not None:
             y, x = (file.numeric(key, "iuf").astype(np.float64) * units.factor(key, LENGTHS) for key in motors if key)
@@ -215,7 +220,7 @@ def _positions(file: Hdf5, units: Units, entry: str, detector: str) -> tuple[NDA
     return translation[:, 1::-1], key
 
 
-def _bad_pixels(file: Hdf5, detector: str) -> NDArray[np.bool_] | None:
+def pixel_mask_of(file: Hdf5, detector: str) -> NDArray[np.bool_] | None:
     """Bad pixels of a `pixel_mask` of NeXus, or of a `mask` of CXI."""
     key = f"{detector}/pixel_mask"
     return nexus_mask(file, key) if file.has(key) else cxi_mask(file, f"{detector}/mask")

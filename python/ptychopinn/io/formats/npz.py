@@ -83,7 +83,7 @@ def read_ptychodus_npz(path: Path, options: ReadOptions) -> Scan:
 
 
 def _read(path: Path, options: ReadOptions, ptychodus: bool) -> Scan:
-    with _Archive(path) as archive:
+    with Archive(path) as archive:
         key = options.patterns or ("diffraction" if "diffraction" in archive.keys else "diff3d")
         probe, layout = _read_probe(archive, options)
         pixels = _read_positions(archive, options)
@@ -172,7 +172,7 @@ def _largest(counts: NDArray[Any] | StoredPatterns) -> float:
     return max(float(block.max()) for _, block in blocks_of(counts))
 
 
-class _Archive(OpenFile):
+class Archive(OpenFile):
     """An open NPZ file, which reads one array at a time."""
 
     def __init__(self, path: Path) -> None:
@@ -193,7 +193,7 @@ class _Archive(OpenFile):
             ) from error
         self.keys = frozenset(self._npz.files)
 
-    def __enter__(self) -> _Archive:
+    def __enter__(self) -> Archive:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -240,7 +240,7 @@ class _Archive(OpenFile):
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def _read_probe(archive: _Archive, options: ReadOptions) -> tuple[NDArray[np.complex64] | None, Decision | None]:
+def _read_probe(archive: Archive, options: ReadOptions) -> tuple[NDArray[np.complex64] | None, Decision | None]:
     """The probe (M, N, N), which determines N; None if the file has none and the caller states one."""
     if options.probe is not None and not archive.has("probeGuess"):
         return None, None
@@ -252,7 +252,7 @@ def _read_probe(archive: _Archive, options: ReadOptions) -> tuple[NDArray[np.com
         return None, None  # replaced by the caller's
 
 
-def _read_positions(archive: _Archive, options: ReadOptions) -> NDArray[np.float64] | None:
+def _read_positions(archive: Archive, options: ReadOptions) -> NDArray[np.float64] | None:
     """Coordinates (n, 2), (y, x); None if the file has none and the caller states positions."""
     if options.states_positions and not archive.has("xcoords"):
         return None
@@ -270,7 +270,7 @@ def _read_positions(archive: _Archive, options: ReadOptions) -> NDArray[np.float
 
 
 def _read_patterns(
-    archive: _Archive, key: str, size: int | None, n: int | None, options: ReadOptions
+    archive: Archive, key: str, size: int | None, n: int | None, options: ReadOptions
 ) -> tuple[NDArray[Any] | StoredPatterns, tuple[int, int] | None]:
     """Patterns (n, h, w) of the stored type, and rows and columns of a raster; axes are checked against positions."""
     axes = archive.text("axes")
@@ -320,7 +320,7 @@ def _read_patterns(
     return patterns, raster
 
 
-def _read_record(archive: _Archive) -> ScanRecord:
+def _read_record(archive: Archive) -> ScanRecord:
     text = archive.text("metadata_json")
     try:
         metadata = json.loads(text or "{}")

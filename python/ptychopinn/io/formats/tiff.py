@@ -79,8 +79,8 @@ class _File(OpenFile):
         return True
 
     def array(self, key: str) -> NDArray[Any]:
-        with _opened(self.path) as tiff:
-            series = _series(self.path, tiff)
+        with opened_tiff(self.path) as tiff:
+            series = only_series(self.path, tiff)
             self.check_memory(key, series.shape, series.dtype)
             array: NDArray[Any] = series.asarray()
         return array[np.newaxis] if array.ndim == 2 else array
@@ -133,7 +133,7 @@ class _Folder:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened_tiff(path: Path) -> Iterator[Any]:
     """An open TIFF file of tifffile, whose errors are InputErrors."""
     try:
         tifffile = importlib.import_module("tifffile")
@@ -150,7 +150,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise InputError(f"{path}: expected an intact TIFF file, found a damaged one ({reason}); {way}") from error
 
 
-def _series(path: Path, tiff: Any) -> Any:
+def only_series(path: Path, tiff: Any) -> Any:
     """The only series of pages, of grey values."""
     series = [one for one in tiff.series if one.shape]
     if len(series) != 1:
@@ -165,8 +165,8 @@ def _series(path: Path, tiff: Any) -> Any:
 
 def _contiguous(path: Path) -> StoredPatterns:
     """Pages that are one array in the file, so that they can stay on disk."""
-    with _opened(path) as tiff:
-        series = _series(path, tiff)
+    with opened_tiff(path) as tiff:
+        series = only_series(path, tiff)
         if series.dataoffset is None or len(series.shape) not in (3, 4):
             raise InputError(
                 f"{path}: expected uncompressed pages one after the other, which can stay on disk, found others; use "

@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A live run: frames become patches, patches the image, while the scan goes on; and what remains of it at its end.
+
+One thread receives (:mod:`ptychopinn.streaming.intake`), this one reconstructs. While frames wait it predicts; while
+none do it refines; in between it publishes pictures and saves. Whatever ends it, the frames are in their folder and the
+image in its file.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+
+from ptycho_ext import CanvasGeometry
+from ptychopinn.config import Config, LiveConfig
+from ptychopinn.errors import InputError
+from ptychopinn.findings.gate import require_sound
+from ptychopinn.inspection.orientation import ORIENTATIONS
+from ptychopinn.models import PtychoModel
+from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.scan import Scan
+from ptychopinn.storage.spool import Spool
+from ptychopinn.streaming.improvement import Improvement
+from ptychopinn.streaming.intake import Intake
+from ptychopinn.streaming.latency import Latencies
+from ptychopinn.streaming.mosaic import GrowingMosaic
+from ptychopinn.streaming.page.board import Board
+from ptychopinn.streaming.predictor import EvenPatches, Predictor, first_probe
+
+_log = logging.getLogger(__name__)
+
+#: Frames from which a probe is estimated, where none is known.
+_FOR_PROBE = 64
+#: Numbers of frames at which the data are compared with the setup.
+_CHECKED_AT = (64, 512, 4096)
+#: Frames among which neighbours of new ones are searched, the latest.
+_SEARCHED = 20_000
+#: Seconds between two statements of the numbers.
+_STATUS = 0.25
+_WAIT = 0.05
+#: Seconds for which waiting frames are added to the image after the run was asked to stop.
+_GRACE = 5.0
+
+
+class LiveRun:
+    """Reconstruct what an intake receives.
+
+    Args:
+        intake: of the frames.
+        out: the result's file.
+        model: a trained model; None: the pretrained network, or nothing.
+        config: of the model.
+        live: of the run.
+        device: of the computation.
+        network: False: no network, refinement from nothing alone.
+        board: what the page shows.
+        stop: whether to end now; asked often.
+
+    Attributes:
+        latencies: seconds from the arrival of a frame, with its position, to the picture that has it.
+        reconstructed: frames in the image.
+    """
+
+    def __init__(
+        self,
+        intake: Intake,
+        out: Path,
+        model: PtychoModel | None,
+        config: Config | None,
+        live: LiveConfig,
+        device: torch.device,
+        network: bool = True,
+        board: Board | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.intake, self.out, self.live, self.device, self.board, self.stop = intake, out, live, device, board, stop
+        self.model, self.config, self.network = model, config, network
+        self.name = "no network" if not network else "pretrained network" if model is None else "trained network"
+        self.mosaic = GrowingMosaic()
+        self.improvement = Improvement(device, live.improve_passes if live.improve else 0)
+        self.latencies = Latencies()
+        self.reconstructed = 0
+        self._predictor: Predictor | EvenPatches | None = None
+        self._probe: NDArray[np.complex64] | None = None
+        self._indexes = np.empty(0, np.int64)  # of the frames in the image
+        self._places = np.empty((0, 2))  # of these, in scan coordinates
+        self._pending: list[tuple[int, float]] = []  # frames whose group is not complete
+        self._shown: list[float] = []  # arrival of frames that are in the image and not yet in a picture
+        self._changed = False
+        self._begun = self._last_picture = self._last_status = self._last_saved = time.monotonic()
+        self._state, self._improving = "", False
+        self._checked = 0
+
+    # The loop
+
+    def follow(self) -> None:
+        """Reconstruct until the source has ended and no frames wait, or until it is to stop."""
+        while not self.stop():
+            ended = self.intake.ended.is_set()
+            waiting, age = self.intake.backlog()
+            if waiting and (waiting >= self.live.batch_size or age >= self.live.batch_seconds or ended):
+                self._add(self.intake.take(self.live.batch_size))
+            elif ended:
+                break
+            elif not self._improve():
+                self.intake.changed.wait(_WAIT)
+                self.intake.changed.clear()
+            self._publish()
+        self.intake.stop()
+        limit = time.monotonic() + _GRACE if self.stop() else math.inf
+        while self.intake.backlog()[0] and time.monotonic() < limit:
+            self._add(self.intake.take(self.live.batch_size))
+        if self._pending:
+            self._add([], last=True)
+        self._publish(now=True)
+
+    def _add(self, frames: list[tuple[int, float]], last: bool = False) -> None:
+        """Predict frames, and add them to the image."""
+        frames, self._pending, self._improving = self._pending + frames, [], False
+        spool, size = self._spool, self.intake.setup.size
+        assert size is not None
+        indexes = np.array([index for index, _ in frames], np.int64)
+        places = self._places_of(indexes)
+        if self._predictor is None:
+            if self.intake.setup.probe is None and len(spool) < _FOR_PROBE and not last:
+                self._pending = frames
+                return
+            self._begin(indexes, places)
+        predictor = self._predictor
+        assert predictor is not None
+        near = self._near(places, size)
+        every, where = np.concatenate([indexes, self._indexes[near]]), np.concatenate([places, self._places[near]])
+        groups = predictor.groups(len(indexes), where, size)
+        done = np.zeros(len(indexes), np.bool_)
+        for some in groups:
+            used, members = np.unique(some, return_inverse=True)
+            scan = self._scan(every[used], where[used])
+            if scan is None:  # there is no light in them
+                done[used[used < len(indexes)]] = True
+                continue
+            for canvases, origins, weights in predictor.patches(scan, members.reshape(some.shape)):
+                fits = torch.from_numpy(self.mosaic.fits(origins.numpy(), (canvases.shape[-2], canvases.shape[-1])))
+                if not bool(fits.all()):
+                    self.intake.report("unexpected", "frames are too far away from the others to be in the image")
+                if bool(fits.any()):
+                    self.mosaic.add(canvases[fits], origins[fits], weights[fits])
+            done[used[used < len(indexes)]] = True
+        self._pending = [] if last else [frame for frame, known in zip(frames, done, strict=True) if not known]
+        self._shown += [arrived for (_, arrived), known in zip(frames, done, strict=True) if known]
+        self._indexes = np.concatenate([self._indexes, indexes[done]])
+        self._places = np.concatenate([self._places, places[done]])
+        self.reconstructed += int(done.sum())
+        self._changed = self._changed or bool(done.any())
+        if self.board is not None and done.any():
+            self.board.add_positions(places[done] + (size - 1) / 2)
+        self._check()
+
+    def _begin(self, indexes: NDArray[np.int64], places: NDArray[np.float64]) -> None:
+        """Choose the probe, and load the network."""
+        setup = self.intake.setup
+        self._probe = first_probe(setup, self._spool.patterns(self._spool.indexes[:_FOR_PROBE]))
+        scan = self._scan(indexes, places)
+        if scan is None:
+            raise InputError(f"{self._spool.folder}: expected counts, found frames that are all zero; is the beam on?")
+        if self.network:
+            self._predictor = Predictor(self.model, self.config, scan, self.device)
+        else:
+            self._predictor = EvenPatches(scan)
+
+    @property
+    def _spool(self) -> Spool:
+        assert self.intake.spool is not None
+        return self.intake.spool
+
+    def _places_of(self, indexes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Positions (k, 2) of frames in pixels, from an origin that stays the same."""
+        setup = self.intake.setup
+        with self.intake.lock:
+            stored = self._spool.positions(indexes)
+        places: NDArray[np.float64] = stored @ ORIENTATIONS[setup.orientation].T
+        if self._spool.facts["position_unit"] == "px":
+            return places
+        assert setup.pixel_size is not None and setup.size is not None
+        places = places / setup.pixel_size - (setup.size - 1) / 2
+        return places
+
+    def _near(self, places: NDArray[np.float64], size: int) -> NDArray[np.intp]:
+        """Rows of the frames in the image that may be neighbours of new ones."""
+        low, high = places.min(0) - size, places.max(0) + size
+        return np.flatnonzero(((self._places >= low) & (self._places <= high)).all(1))[-_SEARCHED:]
+
+    def _scan(self, indexes: NDArray[np.int64], places: NDArray[np.float64]) -> Scan | None:
+        """Some frames as a scan; None if all of them are zero."""
+        setup = self.intake.setup
+        with self.intake.lock:
+            patterns = self._spool.patterns(indexes)
+        counts = patterns[:]
+        if not counts.any():
+            return None
+        assert self._probe is not None
+        return Scan(
+            counts, places, self._probe, bad_pixels=setup.bad_pixels, pixel_size=setup.pixel_size, energy=setup.energy,
+            name=self._spool.facts.get("name") or "scan", frame_indexes=indexes,
+        )  # fmt: skip
+
+    # What happens in between
+
+    def _improve(self) -> bool:
+        """Refine the image for a moment; False if there is nothing to do."""
+        total, size = len(self._indexes), self.intake.setup.size
+        if self._predictor is None or size is None or not self.live.improve:
+            return False
+        assert self._spool.dtype is not None
+        count = self.improvement.frames(total, size**2 * self._spool.dtype.itemsize, self.intake.receiving())
+        if not self.improvement.wants(total, count):
+            return False
+        self._improving = True
+        if not self.improvement.continues(total, count):
+            scan = self._scan(self._indexes[-count:], self._places[-count:])
+            if scan is None:
+                return False
+            self.improvement.begin(scan, self.picture(), total)
+        result = self.improvement.step(self.live.improve_seconds)
+        height, width = result.object.shape
+        geometry = CanvasGeometry((round(result.origin[0]), round(result.origin[1])), (height, width))
+        self.mosaic.replace(torch.from_numpy(result.object), geometry)
+        self._changed = True
+        return True
+
+    def _check(self) -> None:
+        """Compare the data with the setup, at some numbers of frames."""
+        if not self.live.checks or self.board is None or self._checked >= len(_CHECKED_AT):
+            return
+        if len(self._indexes) < _CHECKED_AT[self._checked]:
+            return
+        self._checked += 1
+        scan = self._scan(self._indexes[-_CHECKED_AT[0] :], self._places[-_CHECKED_AT[0] :])
+        if scan is None:
+            return
+        for finding in require_sound(scan, "all").findings:
+            if finding.severity != "note":
+                self.board.warn(finding.key, f"{finding.sentence}: {finding.advice}")
+
+    @property
+    def has_image(self) -> bool:
+        """Whether there is an image."""
+        return self.mosaic.geometry is not None
+
+    def state(self, name: str) -> None:
+        """State what the run does now, for the page."""
+        self._state = name
+        self._publish(now=True)
+
+    def save(self) -> None:
+        """Save the image as it is."""
+        self.picture().save(self.out)
+
+    def finish(self, result: Reconstruction) -> None:
+        """Show the result of all frames."""
+        if self.board is not None:
+            self.board.set_picture(result.object, result.covered(), result.origin, result.pixel_size)
+        self.state("finished")
+
+    def picture(self) -> Reconstruction:
+        """The image as it is; there is one."""
+        image = self.mosaic.mean()
+        return Reconstruction(
+            object=image.image.numpy(),
+            weights=image.weights.numpy(),
+            origin=(float(image.geometry.origin[0]), float(image.geometry.origin[1])),
+            probe=self._probe,
+            pixel_size=self.intake.setup.pixel_size,
+            metadata={"scan": self._spool.facts.get("name") or "scan", "live": self.numbers()},
+        )
+
+    def _publish(self, now: bool = False) -> None:
+        """Show the picture and the numbers, and save, each if it is time."""
+        clock = time.monotonic()
+        if self._changed and (now or clock - self._last_picture >= self.live.picture_seconds):
+            self._show()
+            self._last_picture = clock
+        if self.board is not None and (now or clock - self._last_status >= _STATUS):
+            self.board.set_status(self.numbers())
+            self._last_status = clock
+        if self.has_image and clock - self._last_saved >= self.live.save_seconds:
+            self.save()
+            self._last_saved = time.monotonic()
+
+    def _show(self) -> None:
+        """Put the picture on the page; the frames in it are then seen."""
+        if self.board is not None and self.has_image:
+            image = self.mosaic.mean()
+            origin = (float(image.geometry.origin[0]), float(image.geometry.origin[1]))
+            covered = self.mosaic.covered().numpy()
+            self.board.set_picture(image.image.numpy(), covered, origin, self.intake.setup.pixel_size)
+        seen = time.monotonic()
+        self.latencies.add(seen - arrived for arrived in self._shown)
+        self._shown, self._changed = [], False
+
+    def numbers(self) -> dict[str, Any]:
+        """Numbers of the run, JSON values; see :meth:`ptychopinn.streaming.page.board.Board.set_status`."""
+        return {
+            "state": self._current_state(),
+            "reconstructed": self.reconstructed,
+            "parts": self.mosaic.parts,
+            "latency": self._latency(),
+            "elapsed": time.monotonic() - self._begun,
+            "memory": psutil.Process().memory_info().rss,
+            "loss": [[at - self._begun, value] for at, value in self.improvement.losses[-200:]],
+            "passes": self.improvement.passes,
+            "model": self.name,
+            "result": str(self.out),
+            **self.intake.numbers(),
+            "spooled": self.intake.backlog()[0] + len(self._pending),
+        }
+
+    def _latency(self) -> dict[str, float] | None:
+        """Seconds from the arrival of a frame to the picture that has it."""
+        if not len(self.latencies):
+            return None
+        return {"median": self.latencies.quantile(0.5), "p99": self.latencies.quantile(0.99)}
+
+    def _current_state(self) -> str:
+        if self._state in ("finishing", "finished", "interrupted"):
+            return self._state
+        if not self.intake.counts["received"]:
+            return "waiting"
+        return "improving" if self._improving else "receiving"
