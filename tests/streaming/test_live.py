@@ -183,6 +183,18 @@ def test_far_positions_are_left_out_of_the_picture_only(tmp_path: Path) -> None:
     assert "too far away" in result.metadata["live"]["faults"][-1]["sentence"]
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_wrong_orientation_or_dose_is_a_warning(tmp_path: Path, wrong: bool) -> None:
+    """Found while frames come; the run goes on."""
+    scan = pp.simulate("photos", "defocused", patterns=289, size=32, seed=4)
+    sent = oriented(scan, "flip_y") if wrong else scan
+    board, settings = Board("test"), LiveConfig(batch_size=64, batch_seconds=0.01, improve=False, final=False)
+    live(MemorySource(frames_of(sent), 64), out=tmp_path / "a.h5", like=scan, settings=settings, board=board)
+    warnings = dict(board.snapshot().warnings)
+    assert ("orientation" in warnings) == wrong, warnings
+    assert not wrong or "--orientation flip_y" in warnings["orientation"]
+
+
 class Recorder:
     """A sender that keeps what it is given."""
 

@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from ptycho_ext import CanvasGeometry
 from ptychopinn.config import Config, LiveConfig
 from ptychopinn.errors import InputError
-from ptychopinn.findings.gate import require_sound
 from ptychopinn.inspection.orientation import ORIENTATIONS
 from ptychopinn.models import PtychoModel
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
+from ptychopinn.stitching.stores import Box
 from ptychopinn.storage.spool import Spool
+from ptychopinn.streaming.first_checks import FRAMES, FirstChecks
 from ptychopinn.streaming.improvement import Improvement
 from ptychopinn.streaming.intake import Intake
 from ptychopinn.streaming.latency import Latencies
@@ -40,10 +41,10 @@ _log = logging.getLogger(__name__)
 
 #: Frames from which a probe is estimated, where none is known.
 _FOR_PROBE = 64
-#: Numbers of frames at which the data are compared with the setup.
-_CHECKED_AT = (64, 512, 4096)
 #: Frames among which neighbours of new ones are searched, the latest.
 _SEARCHED = 20_000
+#: Pictures and results of large canvases are made less often: once in so many times the time that one takes.
+_SHARE = 5.0
 #: Seconds between two statements of the numbers.
 _STATUS = 0.25
 _WAIT = 0.05
@@ -96,9 +97,10 @@ class LiveRun:
         self._pending: list[tuple[int, float]] = []  # frames whose group is not complete
         self._shown: list[float] = []  # arrival of frames that are in the image and not yet in a picture
         self._changed = False
-        self._begun = self._last_picture = self._last_status = self._last_saved = time.monotonic()
+        self._begun = self._last_status = self._next_picture = time.monotonic()
+        self._next_save = self._begun + live.save_seconds
         self._state, self._improving = "", False
-        self._checked = 0
+        self._checks = FirstChecks(board) if live.checks and board is not None else None
 
     # The loop
 
@@ -228,7 +230,7 @@ class LiveRun:
             scan = self._scan(self._indexes[-count:], self._places[-count:])
             if scan is None:
                 return False
-            self.improvement.begin(scan, self.picture(), total)
+            self.improvement.begin(scan, self.picture(self._box(self._places[-count:], size)), total)
         result = self.improvement.step(self.live.improve_seconds)
         height, width = result.object.shape
         geometry = CanvasGeometry((round(result.origin[0]), round(result.origin[1])), (height, width))
@@ -237,18 +239,13 @@ class LiveRun:
         return True
 
     def _check(self) -> None:
-        """Compare the data with the setup, at some numbers of frames."""
-        if not self.live.checks or self.board is None or self._checked >= len(_CHECKED_AT):
+        """Compare the latest frames with the setup, if it is time."""
+        frames = len(self._indexes)
+        if self._checks is None or not self._checks.due(frames):
             return
-        if len(self._indexes) < _CHECKED_AT[self._checked]:
-            return
-        self._checked += 1
-        scan = self._scan(self._indexes[-_CHECKED_AT[0] :], self._places[-_CHECKED_AT[0] :])
-        if scan is None:
-            return
-        for finding in require_sound(scan, "all").findings:
-            if finding.severity != "note":
-                self.board.warn(finding.key, f"{finding.sentence}: {finding.advice}")
+        scan = self._scan(self._indexes[-FRAMES:], self._places[-FRAMES:])
+        if scan is not None:
+            self._checks.look(scan, frames)
 
     @property
     def has_image(self) -> bool:
@@ -257,6 +254,8 @@ class LiveRun:
 
     def state(self, name: str) -> None:
         """State what the run does now, for the page."""
+        if self._checks is not None and name != "interrupted":
+            self._checks.wait(_GRACE)
         self._state = name
         self._publish(now=True)
 
@@ -270,9 +269,17 @@ class LiveRun:
             self.board.set_picture(result.object, result.covered(), result.origin, result.pixel_size)
         self.state("finished")
 
-    def picture(self) -> Reconstruction:
-        """The image as it is; there is one."""
-        image = self.mosaic.mean()
+    def _box(self, places: NDArray[np.float64], size: int) -> Box:
+        """The rows and columns of the canvas on which frames at these places are."""
+        geometry = self.mosaic.geometry
+        assert geometry is not None
+        low = np.clip(np.floor(places.min(0)).astype(int) - geometry.origin, 0, None)
+        high = np.minimum(np.ceil(places.max(0)).astype(int) + size + 1 - geometry.origin, geometry.shape)
+        return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
+
+    def picture(self, box: Box | None = None) -> Reconstruction:
+        """The image as it is, or the part in a box of its canvas; there is one."""
+        image = self.mosaic.mean(box)
         return Reconstruction(
             object=image.image.numpy(),
             weights=image.weights.numpy(),
@@ -285,15 +292,17 @@ class LiveRun:
     def _publish(self, now: bool = False) -> None:
         """Show the picture and the numbers, and save, each if it is time."""
         clock = time.monotonic()
-        if self._changed and (now or clock - self._last_picture >= self.live.picture_seconds):
+        if self._changed and (now or clock >= self._next_picture):
             self._show()
-            self._last_picture = clock
+            took = time.monotonic() - clock
+            self._next_picture = clock + max(self.live.picture_seconds, _SHARE * took)
         if self.board is not None and (now or clock - self._last_status >= _STATUS):
             self.board.set_status(self.numbers())
             self._last_status = clock
-        if self.has_image and clock - self._last_saved >= self.live.save_seconds:
+        if self.has_image and clock >= self._next_save:
+            begun = time.monotonic()
             self.save()
-            self._last_saved = time.monotonic()
+            self._next_save = begun + max(self.live.save_seconds, _SHARE * (time.monotonic() - begun))
 
     def _show(self) -> None:
         """Put the picture on the page; the frames in it are then seen."""
