@@ -29,6 +29,7 @@ import ptychopinn as pp
 from ptychopinn.config import LiveConfig
 from ptychopinn.scan import Scan
 from ptychopinn.storage.stored import StoredPatterns
+from ptychopinn.streaming.page.board import Board
 from ptychopinn.streaming.replay import Faults, Replayed, open_sender, replay
 from ptychopinn.streaming.workflow import frames_folder, live
 
@@ -63,8 +64,9 @@ def receive(options: argparse.Namespace, address: str, out: Path, queue: Any) ->
     torch.set_num_threads(options.threads)
     like = scan_of(options.patterns, options.size, 1)
     settings = LiveConfig(final=options.repeat == 1)
-    result = live(address, out=out, like=like, settings=settings, network=not options.no_network)
-    queue.put(result.metadata["live"])
+    board = Board("benchmark")
+    live(address, out=out, like=like, settings=settings, network=not options.no_network, board=board)
+    queue.put(dict(board.snapshot().status))
 
 
 def address_of(source: str, folder: Path) -> str:
@@ -97,7 +99,7 @@ def measure(options: argparse.Namespace, source: str, folder: Path) -> dict[str,
         memory.append((time.monotonic() - begun, process.memory_info().rss))
         time.sleep(1.0)
     replayed: Replayed = sent.get(timeout=60)
-    numbers = got.get(timeout=3600)
+    status = got.get(timeout=3600)
     receiver.join()
     sender.join()
     early = [rss for at, rss in memory if 0.1 * seconds < at < 0.2 * seconds] or [memory[0][1]]
@@ -106,11 +108,11 @@ def measure(options: argparse.Namespace, source: str, folder: Path) -> dict[str,
         print("memory, MB:", [round(rss / 1e6) for _, rss in memory[:: max(1, len(memory) // 40)]])
     return {
         "source": source, "size": options.size, "frames": options.patterns * options.repeat, "rate": options.rate,
-        "received": numbers["received"], "frames_per_s": replayed.sent / replayed.seconds,
-        "median_s": numbers["latency"]["median"], "p99_s": numbers["latency"]["p99"],
+        "received": status["received"], "frames_per_s": replayed.sent / replayed.seconds,
+        "median_s": status["latency"]["median"], "p99_s": status["latency"]["p99"],
         "memory_early_mb": float(np.median(early)) / 1e6, "memory_end_mb": float(np.median(late)) / 1e6,
-        "passes": numbers["passes"], "lost": numbers["lost_count"], "repeated": numbers["repeated"],
-        "reordered": numbers["reordered"], "same_bits": same_bits(options, replayed, out),
+        "passes": status["passes"], "lost": status["lost_count"], "repeated": status["repeated"],
+        "reordered": status["reordered"], "same_bits": same_bits(options, replayed, out),
     }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tests" / "streaming"))
 from browser import Browser  # noqa: E402
 
 #: Picture -> width and height of the window.
-WINDOWS = {"live": (1280, 800), "live-phone": (390, 844)}
+SIZES = {"live": (1280, 800), "live-phone": (390, 844)}
 
 
 def main() -> int:
@@ -39,7 +39,7 @@ def main() -> int:
     receiver.start()
     time.sleep(18)
     with Browser() as browser:
-        for name, (width, height) in WINDOWS.items():
+        for name, (width, height) in SIZES.items():
             with browser.page(width, height) as page:
                 page.open(server.url)
                 time.sleep(2)

@@ -32,9 +32,9 @@ def measure() -> None:
 
 
 # %%
-# The board is given every new picture. Refinement goes on while no frames wait.
+# The board is given every new picture. Refinement continues while no frames wait.
 class Keeping(Board):
-    """Keeps every picture, on the canvas of the whole scan."""
+    """Keeps every picture, on the canvas of all of the scan."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
         super().__init__("scan")
@@ -44,10 +44,10 @@ class Keeping(Board):
         self, image: np.ndarray, covered: np.ndarray, origin: tuple[float, float], pixel_size: float | None
     ) -> None:
         """Called with the image so far, the pixels that it covers, and the place of its first pixel."""
-        whole = np.full(self.shape, np.nan, np.complex64)
+        canvas = np.full(self.shape, np.nan, np.complex64)
         rows, columns = np.nonzero(covered)
-        whole[rows + int(origin[0]), columns + int(origin[1])] = image[covered]
-        self.kept.append(whole)
+        canvas[rows + int(origin[0]), columns + int(origin[1])] = image[covered]
+        self.kept.append(canvas)
 
 
 assert scan.truth is not None
@@ -56,14 +56,14 @@ detector = threading.Thread(target=measure)
 detector.start()
 result = live(folder / "incoming.h5", out=folder / "live.h5", like=scan, board=board)
 detector.join()
-numbers = result.metadata["live"]
-print(f"{numbers['received']} frames, {numbers['lost_count']} lost, {numbers['repeated']} repeated")
+status = result.metadata["live"]
+print(f"{status['received']} frames, {status['lost_count']} lost, {status['repeated']} repeated")
 
 # %%
 # Pictures on the way, and last the result of all frames, which is that of ``reconstruct`` for the same frames.
-places = np.linspace(0, len(board.kept) - 1, 5).round().astype(int)
+chosen = np.linspace(0, len(board.kept) - 1, 5).round().astype(int)
 figure, panels = plt.subplots(1, 5, figsize=(11, 2.4), layout="constrained")
-for axes, place in zip(panels, places, strict=True):
+for axes, place in zip(panels, chosen, strict=True):
     picture = board.kept[place]
     mean = np.nanmean(picture)
     axes.imshow(np.angle(picture * np.conj(mean)), cmap="viridis", vmin=-1, vmax=1)

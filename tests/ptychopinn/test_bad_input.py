@@ -260,6 +260,8 @@ PATHS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "subset": (("subset", "scan.npz", "out.npz", "--n", "8"), (1,)),
     "train": (("train", "scan.npz", "scan.npz", "--out", "out", "--from", "run", *CPU), (1, 2, 6)),
     "reconstruct": (("reconstruct", "run", "scan.npz", "--out", "out.h5", "--ensemble", "run"), (1, 2, 6)),
+    "live": (("live", ".", "--out", "out.h5", "--no-page"), ()),
+    "replay": (("replay", "scan.npz", "--to", "sent.h5", "--rate", "1e6"), (1,)),
     "refine": (("refine", "run", "scan.npz", "--out", "out.h5"), (1, 2)),
     "evaluate": (("evaluate", "recon.h5", "scan.npz"), (1, 2)),
     "diagnose": (("diagnose", "run", "scan.npz"), (1, 2)),

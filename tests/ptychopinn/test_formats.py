@@ -126,8 +126,8 @@ def test_round_trip_of_types_and_of_a_scan_without_world_coordinates(
 
 def test_every_format_is_tested() -> None:
     assert set(WRITTEN) == {name for name, format in formats().items() if format.write}
-    rasters = {"emd", "rosettasciio"}  # test_rasters.py
-    assert {format for _, format, *_ in FILES.values()} | rasters == set(formats())
+    others = {"emd", "rosettasciio", "live"}  # test_rasters.py, streaming/test_spool.py
+    assert {format for _, format, *_ in FILES.values()} | others == set(formats())
 
 
 def test_npz_and_ptychodus_coordinates_differ_by_half_a_pixel(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_findings_are_printed_once_and_kept(
 
 def test_every_command_that_computes_from_a_scan_checks_it() -> None:
     """Commands that report, copy, compare or explain a scan do not refuse a faulty one; every other one has to."""
-    permitted = {"inspect", "diagnose", "convert", "mend", "subset", "evaluate", "plot", "options"}
+    permitted = {"inspect", "diagnose", "convert", "mend", "subset", "evaluate", "plot", "options", "replay"}
     commands = {path.stem: path.read_text() for path in Path(ptychopinn.cli.__file__).parent.glob("*.py")}
     reading = {name for name, source in commands.items() if "load_scan(" in source}
     assert {"train", "refine", "reconstruct"} <= reading

@@ -375,7 +375,7 @@ def test_missing_libraries(sender: EpicsSender, opened: Any, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "dectris.compression", None)
     sender.send_damaged(0)
     (fault,) = collect(source, n_items(1))
-    assert isinstance(fault, Fault) and "expected the library dectris-compression for the codec bslz4" in fault.sentence
+    assert isinstance(fault, Fault) and "the codec bslz4: expected the library dectris-compression" in fault.sentence
     assert "pip install 'ptychopinn[dectris]'" in fault.sentence
     monkeypatch.setitem(sys.modules, "p4p.client.raw", None)
     with pytest.raises(InputError, match=r"expected the library p4p, found none; pip install 'ptychopinn\[epics\]'"):

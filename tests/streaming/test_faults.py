@@ -343,7 +343,7 @@ def test_a_fault_ends_in_a_sentence_or_is_survived(
     case, out = make(tmp_path), tmp_path / "live.h5"
     thread = threading.Thread(target=case.meanwhile or (lambda: None))
     thread.start()
-    numbers: dict[str, Any] = {}
+    status: dict[str, Any] = {}
     arguments: dict[str, Any] = {"out": out, "like": SCAN, "positions": case.positions, "settings": SETTINGS}
     try:
         if case.sentence is not None:
@@ -351,17 +351,17 @@ def test_a_fault_ends_in_a_sentence_or_is_survived(
                 live(case.source, network=False, **arguments)
         else:
             result = live(case.source, network=False, **arguments)
-            numbers = result.metadata["live"]
+            status = result.metadata["live"]
             assert np.isfinite(result.object).all() and out.exists()
     finally:
         thread.join(30)
     for name, count in case.counts.items():
-        assert numbers.get(name, counted(numbers, name)) == count, numbers
+        assert status.get(name, counted(status, name)) == count, status
     check_stored(frames_folder(out), case.rows)
 
 
-def counted(numbers: dict[str, Any], kind: str) -> int:
-    return sum(fault["kind"] == kind for fault in numbers["faults"])
+def counted(status: dict[str, Any], kind: str) -> int:
+    return sum(fault["kind"] == kind for fault in status["faults"])
 
 
 def check_stored(folder: Path, rows: list[int]) -> None:

@@ -74,14 +74,14 @@ def test_frames_that_are_late_repeated_and_lost(tmp_path: Path) -> None:
 def test_positions_by_another_way_in_any_order(tmp_path: Path) -> None:
     rows = [(k, *SCAN.positions[k].tolist()) for k in np.random.default_rng(0).permutation(25).tolist()]
     intake = received(intake_of(tmp_path, frames_of(SCAN, positions=False), MemoryPositions(rows, 9)))
-    assert intake.backlog()[0] == 25 and not intake.numbers()["waiting_for_position"]
+    assert intake.backlog()[0] == 25 and not intake.status()["waiting_for_position"]
     same(tmp_path, list(range(25)))
 
 
 def test_frames_without_a_position_wait(tmp_path: Path) -> None:
     rows = [(k, *SCAN.positions[k].tolist()) for k in range(20)]
     intake = received(intake_of(tmp_path, frames_of(SCAN, positions=False), MemoryPositions(rows)))
-    assert intake.numbers()["waiting_for_position"] == 5 and intake.backlog()[0] == 20
+    assert intake.status()["waiting_for_position"] == 5 and intake.backlog()[0] == 20
     same(tmp_path, list(range(20)))
 
 
@@ -202,7 +202,7 @@ def test_it_keeps_up_and_ends_when_told(tmp_path: Path) -> None:
     intake = Intake(source, None, tmp_path / "a.frames", Setup.like(SCAN))
     intake.start()
     wait_for(lambda: intake.backlog()[0] == 25)
-    assert not intake.ended.is_set() and intake.numbers()["rate"] >= 0
+    assert not intake.ended.is_set() and intake.status()["rate"] >= 0
     intake.stop()
     assert intake.ended.is_set() and source.closed
     same(tmp_path, list(range(25)))

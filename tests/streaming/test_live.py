@@ -69,8 +69,8 @@ def test_the_result_is_that_of_the_finished_scan_to_the_bit(tmp_path: Path, orde
         assert one.origin == want.origin
     got = Scan.load(frames_folder(tmp_path / "a.h5"))
     np.testing.assert_array_equal(got.counts, SCAN.counts[:60])
-    live_numbers = result.metadata["live"]
-    assert live_numbers["received"] == 60 and live_numbers["repeated"] == 5 and live_numbers["lost"] == [60, 61, 62, 63]
+    status = result.metadata["live"]
+    assert status["received"] == 60 and status["repeated"] == 5 and status["lost"] == [60, 61, 62, 63]
 
 
 def test_positions_are_turned_as_those_of_the_setup(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_far_positions_are_left_out_of_the_picture_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [False, True])
 def test_a_wrong_orientation_or_dose_is_a_warning(tmp_path: Path, wrong: bool) -> None:
-    """Found while frames come; the run goes on."""
+    """Found while frames come; the run continues."""
     scan = pp.simulate("photos", "defocused", patterns=289, size=32, seed=4)
     sent = oriented(scan, "flip_y") if wrong else scan
     board, settings = Board("test"), LiveConfig(batch_size=64, batch_seconds=0.01, improve=False, final=False)

@@ -116,7 +116,7 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path: Path, monkeypatch
 
 
 def test_what_is_no_spool(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected the folder of the frames of a live run, found none with a valid"):
+    with pytest.raises(InputError, match=r"expected the folder of the frames of a live run, found no valid"):
         Spool(tmp_path)
     (tmp_path / "spool.json").write_text('{"version": 2, "size": 16, "facts": {}}')
     with pytest.raises(InputError, match="of a later version"):

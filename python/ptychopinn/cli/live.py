@@ -6,8 +6,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
@@ -60,14 +61,14 @@ def describe(parser: Parser) -> None:
     setup.add_argument("--bin", type=int | None, help="sum the counts of bins of so many pixels along one side")
     setup.add_argument("--centre", type=path, metavar="Y,X", help="detector pixel of the beam; default: the middle")
     add_orientation(parser)
-    places = parser.add_argument_group("positions")
-    places.add_argument(
+    group = parser.add_argument_group("positions")
+    group.add_argument(
         "--positions",
         type=path,
         metavar="TABLE",
         help="a table that grows, FILE.h5:PATH, or pva://CHANNEL; default: they come with the frames",
     )
-    places.add_argument("--position-unit", default="m", choices=["m", "px"], help="of a table that states none")
+    group.add_argument("--position-unit", default="m", choices=["m", "px"], help="of a table that states none")
     page = parser.add_argument_group("page")
     page.add_argument("--no-page", action="store_true", help="show nothing in a browser")
     page.add_argument("--host", default="127.0.0.1", help="address to serve the page on; others than this can see it")
@@ -109,10 +110,10 @@ def run(options: Namespace) -> int:
             position_unit=options.position_unit, settings=LiveConfig(**options.live.as_dict()),
             network=not options.no_network, device=device, board=board, resume=options.resume, stop=stop,
         )  # fmt: skip
-        numbers = result.metadata.get("live", {})
+        status = board.snapshot().status
         height, width = result.object.shape
-        print(f"{out}: object {height} x {width} px of {numbers.get('received', '?')} frames", flush=True)
-        _print_losses(numbers)
+        print(f"{out}: object {height} x {width} px of {status.get('received', '?')} frames", flush=True)
+        _print_losses(status)
         print_written([folder])
         if server is not None and options.stay and not stop.is_set():
             threading.Event().wait()
@@ -125,13 +126,13 @@ def run(options: Namespace) -> int:
     return 0
 
 
-def _print_losses(numbers: dict[str, object]) -> None:
+def _print_losses(status: Mapping[str, Any]) -> None:
     """What was lost or came in another order."""
-    count, named = numbers.get("lost_count", 0), numbers.get("lost", [])
+    count, named = status.get("lost_count", 0), status.get("lost", [])
     if count and isinstance(named, list):
         more = " ..." if isinstance(count, int) and count > len(named) else ""
         print(f"lost {count} frames: {', '.join(map(str, named))}{more}")
-    others = {name: numbers.get(name, 0) for name in ("repeated", "reordered", "damaged", "restarts")}
+    others = {name: status.get(name, 0) for name in ("repeated", "reordered", "damaged", "restarts")}
     stated = ", ".join(f"{value} {name}" for name, value in others.items() if value)
     if stated:
         print(f"and survived: {stated}")

@@ -60,11 +60,12 @@ class Spool:
             version, self.size, self.facts = int(stated["version"]), int(stated["size"]), dict(stated["facts"])
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(
-                f"{self.folder}: expected the folder of the frames of a live run, found none with a valid {FACTS_NAME}"
+                f"{self.folder}: expected the folder of the frames of a live run, found no valid {FACTS_NAME}; "
+                "`ptychopinn live` makes one, NAME.frames"
             ) from None
         if version != _VERSION:
             raise InputError(f"{self.folder}: is of a later version of this package; update it")
-        self._rows, self._places = _ByIndex(1, np.int64, -1), _ByIndex(2, np.float64, np.nan)
+        self._rows, self._positions = _ByIndex(1, np.int64, -1), _ByIndex(2, np.float64, np.nan)
         self._indexes = _Growing(np.int64)
         self.dtype: np.dtype[Any] | None = None
         found = [name for name in _TYPES if self._frames(name).exists() and self._log(name).exists()]
@@ -104,7 +105,7 @@ class Spool:
 
     def positions(self, indexes: ArrayLike) -> NDArray[np.float64]:
         """Positions (k, 2), (y, x), of frames; NaN where none has come."""
-        return self._places.get(np.asarray(indexes, np.int64))
+        return self._positions.get(np.asarray(indexes, np.int64))
 
     def complete(self) -> NDArray[np.int64]:
         """Indexes of the frames that have a position, ascending."""
@@ -119,7 +120,7 @@ class Spool:
         return StoredPatterns(FlatFile(self._frames(self.dtype.name), 0, shape, self.dtype)).subset(rows)
 
     def add_frames(self, frames: Sequence[tuple[int, NDArray[Any]]]) -> None:
-        """Append frames, (index, counts (N, N)) each, of indexes that are not there; all of them, or none.
+        """Append frames, (index, counts (N, N)) each, of new indexes; all of them, or none.
 
         Raises:
             InputError: the disk is full, or fails.
@@ -153,7 +154,7 @@ class Spool:
             path = self.folder / "positions.log"
             size = path.stat().st_size // _POSITION.itemsize * _POSITION.itemsize if path.exists() else 0
             _append(path, size, records)
-        self._add_places(records)
+        self._add_position_records(records)
 
     def save_array(self, name: str, array: NDArray[Any]) -> None:
         """Write an array that belongs to the frames, such as "probe", to a file of its name."""
@@ -190,14 +191,14 @@ class Spool:
             records = records[: path.stat().st_size // nbytes]
             self._add_rows(records["index"][: _intact(path, nbytes, records)])
         if table.exists():
-            self._add_places(_read(table, _POSITION))
+            self._add_position_records(_read(table, _POSITION))
 
     def _add_rows(self, indexes: NDArray[np.int64]) -> None:
         self._rows.set(indexes, np.arange(len(self), len(self) + len(indexes))[:, None])
         self._indexes.extend(indexes)
 
-    def _add_places(self, records: NDArray[Any]) -> None:
-        self._places.set(records["index"], np.stack([records["y"], records["x"]], 1))
+    def _add_position_records(self, records: NDArray[Any]) -> None:
+        self._positions.set(records["index"], np.stack([records["y"], records["x"]], 1))
 
     def _widen(self, kind: np.dtype[Any]) -> None:
         """Write the counts again in a wider type."""
@@ -240,25 +241,25 @@ class _ByIndex:
 
     def get(self, indexes: NDArray[np.int64]) -> NDArray[Any]:
         found = np.full((len(indexes), self.columns), self.empty, self.dtype)
-        for number, rows, places in self._parts(indexes):
+        for number, rows, offsets in self._parts(indexes):
             if number in self.chunks:
-                found[rows] = self.chunks[number][places]
+                found[rows] = self.chunks[number][offsets]
         return found
 
     def set(self, indexes: NDArray[np.int64], values: NDArray[Any]) -> None:
-        for number, rows, places in self._parts(indexes):
+        for number, rows, offsets in self._parts(indexes):
             chunk = self.chunks.get(number)
             if chunk is None:
                 chunk = self.chunks[number] = np.full((_CHUNK, self.columns), self.empty, self.dtype)
-            chunk[places] = values[rows]
+            chunk[offsets] = values[rows]
 
     @staticmethod
     def _parts(indexes: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-        """Number of each chunk, rows of the indexes in it, in their order, and their places."""
-        numbers, places = np.divmod(indexes, _CHUNK)
-        for number in np.unique(numbers):
-            rows = np.flatnonzero(numbers == number)
-            yield int(number), rows, places[rows]
+        """Number of each chunk, rows of the indexes in it, in their order, and their offsets in it."""
+        chunks, offsets = np.divmod(indexes, _CHUNK)
+        for number in np.unique(chunks):
+            rows = np.flatnonzero(chunks == number)
+            yield int(number), rows, offsets[rows]
 
 
 class _Growing:

@@ -67,11 +67,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class Fault:
-    """What went wrong in a source that goes on.
+    """What went wrong in a source that is read further.
 
     Args:
         kind: one word, under which faults are counted: "damaged" (a frame or message that cannot be read, which is
-            lost), "interrupted" (the connection or file is not there for a time), "unexpected" (a message that is
+            lost), "interrupted" (no connection, or no file, for a time), "unexpected" (a message that is
             ignored).
         sentence: for the user.
     """
@@ -104,7 +104,7 @@ class Source(Protocol):
         """What has come, in its order; waits for the first item, and not longer than this many seconds.
 
         Raises:
-            InputError: the source cannot be used, now or later; one sentence says why.
+            InputError: the source cannot be used, now or later; the error has the reason.
         """
 
     def close(self) -> None:

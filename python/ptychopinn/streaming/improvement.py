@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The image refined against the counts while no frames wait, in steps that are short enough for those that come.
 
-A refinement begins with the image as it is, and goes on from call to call. With new frames it begins again, with the
+A refinement begins with the image as it is, and continues from call to call. With new frames it begins again, with the
 image that they were added to and with its own probe. While frames come it is one of the latest of them, which takes
 little time; later of all, or of the latest that a part of the memory holds.
 """
@@ -31,7 +31,7 @@ _COVERED = 0.01
 
 
 class Improvement:
-    """A refinement that goes on while there is time.
+    """A refinement that continues while there is time.
 
     Args:
         device: of the computation.

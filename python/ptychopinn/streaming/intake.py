@@ -140,8 +140,8 @@ class Intake:
         """Whether frames come, or came a moment ago."""
         return not self.ended.is_set() and time.monotonic() - self._last < _PAUSE
 
-    def numbers(self) -> dict[str, Any]:
-        """Numbers of what came, JSON values; see :meth:`ptychopinn.streaming.page.board.Board.set_status`."""
+    def status(self) -> dict[str, Any]:
+        """What came, as JSON values; see :meth:`ptychopinn.streaming.page.board.Board.set_status`."""
         lost, named = self.lost()
         clock = time.monotonic()
         self._arrived.append((clock, self.counts["received"]))
@@ -201,10 +201,10 @@ class Intake:
                 return
             self._store([], self.positions.read())
 
-    def _store(self, items: list[Any], places: list[tuple[int, float, float]]) -> None:
+    def _store(self, items: list[Any], positions: list[tuple[int, float, float]]) -> None:
         frames: list[tuple[int, NDArray[Any]]] = []
         new: set[int] = set()
-        own = list(places)
+        own = list(positions)
         for item in items:
             if isinstance(item, Series):
                 self._begin(item, bool(frames))
@@ -235,15 +235,15 @@ class Intake:
         valid = [place for place in own if np.isfinite(place[1:]).all() and place[0] >= 0]
         self._early += valid
         if self.spool is not None:
-            places, self._early = self._early, []
-            self._write(frames, places)
+            positions, self._early = self._early, []
+            self._write(frames, positions)
 
-    def _write(self, frames: list[tuple[int, NDArray[Any]]], places: list[tuple[int, float, float]]) -> None:
+    def _write(self, frames: list[tuple[int, NDArray[Any]]], positions: list[tuple[int, float, float]]) -> None:
         """Store frames and positions, and note which frames are complete."""
         assert self.spool is not None
-        if not frames and not places:
+        if not frames and not positions:
             return
-        self._with_patience(frames, places)
+        self._with_patience(frames, positions)
         now = time.monotonic()
         with self.lock:
             if frames:
@@ -251,7 +251,7 @@ class Intake:
             for index, _ in frames:
                 self._waiting[index] = now
             self.counts["received"] += len(frames)
-            candidates = [index for index, _, _ in places if index in self._waiting]
+            candidates = [index for index, _, _ in positions if index in self._waiting]
             candidates += [index for index, _ in frames]
             unique = np.array(sorted(set(candidates)), np.int64)
             if len(unique):
@@ -261,7 +261,7 @@ class Intake:
                     self._complete.append((index, now))
         self.changed.set()
 
-    def _with_patience(self, frames: list[tuple[int, NDArray[Any]]], places: list[tuple[int, float, float]]) -> None:
+    def _with_patience(self, frames: list[tuple[int, NDArray[Any]]], positions: list[tuple[int, float, float]]) -> None:
         """Write to the spool; where the disk is full, again until it is not, for a time."""
         assert self.spool is not None
         deadline = time.monotonic() + _FULL_DISK
@@ -271,7 +271,7 @@ class Intake:
                     if frames:
                         self.spool.add_frames(frames)
                         frames = []
-                    self.spool.add_positions(places)
+                    self.spool.add_positions(positions)
                 return
             except InputError as error:
                 if self._stopping.is_set() or time.monotonic() > deadline:

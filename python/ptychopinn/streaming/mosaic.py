@@ -86,7 +86,7 @@ class GrowingMosaic:
         patches, origins, weights = patches[order], origins[order], weights[order]
         covered = CanvasGeometry.from_positions(origins, size)
         average = self._grown(covered)
-        corners = (origins - torch.tensor(average.geometry.origin)).numpy()
+        corners = (origins - torch.tensor(average.geometry.origin, dtype=torch.int64, device="cpu")).numpy()
         box = _box(covered, average.geometry)
         known, pairs, products = self._links(patches, weights, corners)
         count = len(known) + len(patches)
@@ -256,9 +256,9 @@ class GrowingMosaic:
         return weights
 
 
-def _box(part: CanvasGeometry, whole: CanvasGeometry) -> Box:
+def _box(part: CanvasGeometry, canvas: CanvasGeometry) -> Box:
     """The rows and columns of a canvas that a part of it covers."""
-    top, left = part.origin[0] - whole.origin[0], part.origin[1] - whole.origin[1]
+    top, left = part.origin[0] - canvas.origin[0], part.origin[1] - canvas.origin[1]
     return slice(top, top + part.shape[0]), slice(left, left + part.shape[1])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A live run: frames become patches, patches the image, while the scan goes on; and what remains of it at its end.
+"""A live run: frames become patches, patches the image, during the scan; and what remains of it at its end.
 
 One thread receives (:mod:`ptychopinn.streaming.intake`), this one reconstructs. While frames wait it predicts; while
 none do it refines; in between it publishes pictures and saves. Whatever ends it, the frames are in their folder and the
@@ -44,7 +44,7 @@ _FOR_PROBE = 64
 #: Frames among which neighbours of new ones are searched, the latest.
 _SEARCHED = 20_000
 #: Pictures and results of large canvases are made less often: once in so many times the time that one takes.
-_SHARE = 5.0
+_COST = 5.0
 #: Seconds between two statements of the numbers.
 _STATUS = 0.25
 _WAIT = 0.05
@@ -93,7 +93,7 @@ class LiveRun:
         self._predictor: Predictor | EvenPatches | None = None
         self._probe: NDArray[np.complex64] | None = None
         self._indexes = np.empty(0, np.int64)  # of the frames in the image
-        self._places = np.empty((0, 2))  # of these, in scan coordinates
+        self._positions = np.empty((0, 2))  # of these, in scan coordinates
         self._pending: list[tuple[int, float]] = []  # frames whose group is not complete
         self._shown: list[float] = []  # arrival of frames that are in the image and not yet in a picture
         self._changed = False
@@ -131,22 +131,23 @@ class LiveRun:
         spool, size = self._spool, self.intake.setup.size
         assert size is not None
         indexes = np.array([index for index, _ in frames], np.int64)
-        places = self._places_of(indexes)
+        positions = self._positions_of(indexes)
         if self._predictor is None:
             if self.intake.setup.probe is None and len(spool) < _FOR_PROBE and not last:
                 self._pending = frames
                 return
-            self._begin(indexes, places)
+            self._begin(indexes, positions)
         predictor = self._predictor
         assert predictor is not None
-        near = self._near(places, size)
-        every, where = np.concatenate([indexes, self._indexes[near]]), np.concatenate([places, self._places[near]])
+        near = self._near(positions, size)
+        every = np.concatenate([indexes, self._indexes[near]])
+        where = np.concatenate([positions, self._positions[near]])
         groups = predictor.groups(len(indexes), where, size)
         done = np.zeros(len(indexes), np.bool_)
         for some in groups:
             used, members = np.unique(some, return_inverse=True)
             scan = self._scan(every[used], where[used])
-            if scan is None:  # there is no light in them
+            if scan is None:  # they are dark
                 done[used[used < len(indexes)]] = True
                 continue
             for canvases, origins, weights in predictor.patches(scan, members.reshape(some.shape)):
@@ -159,18 +160,18 @@ class LiveRun:
         self._pending = [] if last else [frame for frame, known in zip(frames, done, strict=True) if not known]
         self._shown += [arrived for (_, arrived), known in zip(frames, done, strict=True) if known]
         self._indexes = np.concatenate([self._indexes, indexes[done]])
-        self._places = np.concatenate([self._places, places[done]])
+        self._positions = np.concatenate([self._positions, positions[done]])
         self.reconstructed += int(done.sum())
         self._changed = self._changed or bool(done.any())
         if self.board is not None and done.any():
-            self.board.add_positions(places[done] + (size - 1) / 2)
+            self.board.add_positions(positions[done] + (size - 1) / 2)
         self._check()
 
-    def _begin(self, indexes: NDArray[np.int64], places: NDArray[np.float64]) -> None:
+    def _begin(self, indexes: NDArray[np.int64], positions: NDArray[np.float64]) -> None:
         """Choose the probe, and load the network."""
         setup = self.intake.setup
         self._probe = first_probe(setup, self._spool.patterns(self._spool.indexes[:_FOR_PROBE]))
-        scan = self._scan(indexes, places)
+        scan = self._scan(indexes, positions)
         if scan is None:
             raise InputError(f"{self._spool.folder}: expected counts, found frames that are all zero; is the beam on?")
         if self.network:
@@ -183,24 +184,24 @@ class LiveRun:
         assert self.intake.spool is not None
         return self.intake.spool
 
-    def _places_of(self, indexes: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _positions_of(self, indexes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Positions (k, 2) of frames in pixels, from an origin that stays the same."""
         setup = self.intake.setup
         with self.intake.lock:
             stored = self._spool.positions(indexes)
-        places: NDArray[np.float64] = stored @ ORIENTATIONS[setup.orientation].T
+        positions: NDArray[np.float64] = stored @ ORIENTATIONS[setup.orientation].T
         if self._spool.facts["position_unit"] == "px":
-            return places
+            return positions
         assert setup.pixel_size is not None and setup.size is not None
-        places = places / setup.pixel_size - (setup.size - 1) / 2
-        return places
+        positions = positions / setup.pixel_size - (setup.size - 1) / 2
+        return positions
 
-    def _near(self, places: NDArray[np.float64], size: int) -> NDArray[np.intp]:
+    def _near(self, positions: NDArray[np.float64], size: int) -> NDArray[np.intp]:
         """Rows of the frames in the image that may be neighbours of new ones."""
-        low, high = places.min(0) - size, places.max(0) + size
-        return np.flatnonzero(((self._places >= low) & (self._places <= high)).all(1))[-_SEARCHED:]
+        low, high = positions.min(0) - size, positions.max(0) + size
+        return np.flatnonzero(((self._positions >= low) & (self._positions <= high)).all(1))[-_SEARCHED:]
 
-    def _scan(self, indexes: NDArray[np.int64], places: NDArray[np.float64]) -> Scan | None:
+    def _scan(self, indexes: NDArray[np.int64], positions: NDArray[np.float64]) -> Scan | None:
         """Some frames as a scan; None if all of them are zero."""
         setup = self.intake.setup
         with self.intake.lock:
@@ -210,7 +211,8 @@ class LiveRun:
             return None
         assert self._probe is not None
         return Scan(
-            counts, places, self._probe, bad_pixels=setup.bad_pixels, pixel_size=setup.pixel_size, energy=setup.energy,
+            counts, positions, self._probe,
+            bad_pixels=setup.bad_pixels, pixel_size=setup.pixel_size, energy=setup.energy,
             name=self._spool.facts.get("name") or "scan", frame_indexes=indexes,
         )  # fmt: skip
 
@@ -227,10 +229,10 @@ class LiveRun:
             return False
         self._improving = True
         if not self.improvement.continues(total, count):
-            scan = self._scan(self._indexes[-count:], self._places[-count:])
+            scan = self._scan(self._indexes[-count:], self._positions[-count:])
             if scan is None:
                 return False
-            self.improvement.begin(scan, self.picture(self._box(self._places[-count:], size)), total)
+            self.improvement.begin(scan, self.picture(self._box(self._positions[-count:], size)), total)
         result = self.improvement.step(self.live.improve_seconds)
         height, width = result.object.shape
         geometry = CanvasGeometry((round(result.origin[0]), round(result.origin[1])), (height, width))
@@ -243,7 +245,7 @@ class LiveRun:
         frames = len(self._indexes)
         if self._checks is None or not self._checks.due(frames):
             return
-        scan = self._scan(self._indexes[-FRAMES:], self._places[-FRAMES:])
+        scan = self._scan(self._indexes[-FRAMES:], self._positions[-FRAMES:])
         if scan is not None:
             self._checks.look(scan, frames)
 
@@ -269,12 +271,12 @@ class LiveRun:
             self.board.set_picture(result.object, result.covered(), result.origin, result.pixel_size)
         self.state("finished")
 
-    def _box(self, places: NDArray[np.float64], size: int) -> Box:
-        """The rows and columns of the canvas on which frames at these places are."""
+    def _box(self, positions: NDArray[np.float64], size: int) -> Box:
+        """The rows and columns of the canvas that frames at these positions cover."""
         geometry = self.mosaic.geometry
         assert geometry is not None
-        low = np.clip(np.floor(places.min(0)).astype(int) - geometry.origin, 0, None)
-        high = np.minimum(np.ceil(places.max(0)).astype(int) + size + 1 - geometry.origin, geometry.shape)
+        low = np.clip(np.floor(positions.min(0)).astype(int) - geometry.origin, 0, None)
+        high = np.minimum(np.ceil(positions.max(0)).astype(int) + size + 1 - geometry.origin, geometry.shape)
         return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
 
     def picture(self, box: Box | None = None) -> Reconstruction:
@@ -286,23 +288,23 @@ class LiveRun:
             origin=(float(image.geometry.origin[0]), float(image.geometry.origin[1])),
             probe=self._probe,
             pixel_size=self.intake.setup.pixel_size,
-            metadata={"scan": self._spool.facts.get("name") or "scan", "live": self.numbers()},
+            metadata={"scan": self._spool.facts.get("name") or "scan", "live": self.status()},
         )
 
     def _publish(self, now: bool = False) -> None:
-        """Show the picture and the numbers, and save, each if it is time."""
+        """Show picture and status, and save, each if it is time."""
         clock = time.monotonic()
         if self._changed and (now or clock >= self._next_picture):
             self._show()
             took = time.monotonic() - clock
-            self._next_picture = clock + max(self.live.picture_seconds, _SHARE * took)
+            self._next_picture = clock + max(self.live.picture_seconds, _COST * took)
         if self.board is not None and (now or clock - self._last_status >= _STATUS):
-            self.board.set_status(self.numbers())
+            self.board.set_status(self.status())
             self._last_status = clock
         if self.has_image and clock >= self._next_save:
             begun = time.monotonic()
             self.save()
-            self._next_save = begun + max(self.live.save_seconds, _SHARE * (time.monotonic() - begun))
+            self._next_save = begun + max(self.live.save_seconds, _COST * (time.monotonic() - begun))
 
     def _show(self) -> None:
         """Put the picture on the page; the frames in it are then seen."""
@@ -315,8 +317,8 @@ class LiveRun:
         self.latencies.add(seen - arrived for arrived in self._shown)
         self._shown, self._changed = [], False
 
-    def numbers(self) -> dict[str, Any]:
-        """Numbers of the run, JSON values; see :meth:`ptychopinn.streaming.page.board.Board.set_status`."""
+    def status(self) -> dict[str, Any]:
+        """The run in numbers, as JSON values; see :meth:`ptychopinn.streaming.page.board.Board.set_status`."""
         return {
             "state": self._current_state(),
             "reconstructed": self.reconstructed,
@@ -328,7 +330,7 @@ class LiveRun:
             "passes": self.improvement.passes,
             "model": self.name,
             "result": str(self.out),
-            **self.intake.numbers(),
+            **self.intake.status(),
             "spooled": self.intake.backlog()[0] + len(self._pending),
         }
 

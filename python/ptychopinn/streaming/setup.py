@@ -107,13 +107,13 @@ class Setup:
         assert self.size is not None
         side = self.size * self.bin
         if counts.ndim != 2 or min(counts.shape) < side:
-            raise InputError(f"a frame of {side} x {side} px or more was expected, found shape {counts.shape}")
+            raise InputError(f"a frame of {side} x {side} px or more is needed, got shape {counts.shape}")
         if counts.shape != (side, side) or self.centre is not None:
             counts = _cut(counts, self, 0)
         if self.bin > 1:
             counts = bin_frames(counts[None], self.bin, _sum_type(counts.dtype), None)[0]
         if counts.dtype.kind == "f" and not (np.isfinite(counts).all() and counts.min() >= 0):
-            raise InputError("counts were expected, found values that are negative or not finite")
+            raise InputError("counts are needed, got values that are negative or not finite")
         return np.ascontiguousarray(counts)
 
     def facts(self, name: str, unit: str) -> dict[str, Any]:

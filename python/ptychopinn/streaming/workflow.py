@@ -76,7 +76,7 @@ def live(
         source: its address, see docs/live.md: ``zmq://HOST:PORT``, ``pva://CHANNEL``, a growing HDF5 file or a folder.
         model: a trained model; None: the pretrained network of the package.
         config: of the model; sections ``data``, ``inference`` and ``execution`` are used.
-        out: the result, ``.h5`` or ``.npz``; it is saved while the run goes on.
+        out: the result, ``.h5`` or ``.npz``; it is saved during the run.
         like: an earlier scan of the same setup, whose probe, sizes, mask and orientation are used; or these themselves.
         positions: of the frames by their index, if they do not come with them: a growing table, ``FILE.h5:PATH``, or
             ``pva://CHANNEL``.
@@ -101,10 +101,10 @@ def live(
     device = resolve_device(device)
     stop = stop or threading.Event()
     opened = open_source(source) if isinstance(source, (str, Path)) else source
-    places = open_positions(positions, position_unit) if isinstance(positions, (str, Path)) else positions
+    coordinates = open_positions(positions, position_unit) if isinstance(positions, (str, Path)) else positions
     config = config or Config()
     with process_settings(config.execution), _signals(stop), ended_after_grace(_GRACE):
-        intake = Intake(opened, places, folder, setup, resume and folder.exists())
+        intake = Intake(opened, coordinates, folder, setup, resume and folder.exists())
         intake.start()
         run = LiveRun(intake, out, model, config, settings, device, network, board, stop.is_set)
         try:
@@ -155,7 +155,7 @@ def _of_all_frames(run: LiveRun, model: PtychoModel | None, config: Config) -> R
         reconstruct_to_file(model, scan, run.out, config, run.device, accept="all")
         return Reconstruction.load(run.out)
     result = reconstruct(model, scan, config, run.device, accept="all") if run.network else run.picture()
-    result = replace(result, metadata={**result.metadata, "live": run.numbers()})
+    result = replace(result, metadata={**result.metadata, "live": run.status()})
     result.save(run.out, "auto", scan)
     return result
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Reader of the folder in which a live run keeps the frames that it receives (:mod:`ptychopinn.storage.spool`).
 
-It can be read while the run goes on: a scan of the frames that have a position so far, in the order of their indexes.
+It can be read during the run: a scan of the frames that have a position so far, in the order of their indexes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def scan_of(spool: Spool, options: ReadOptions | None = None, indexes: NDArray[n
         )
     stored = spool.patterns(indexes)
     kept = left_on_disk(lambda: stored, spool.folder, options.memory)
-    places, in_pixels = spool.positions(indexes), facts.get("position_unit") == "px"
+    positions, in_pixels = spool.positions(indexes), facts.get("position_unit") == "px"
     middle = (spool.size - 1) / 2
     probe = spool.array("probe")
     missing = len(spool) - len(indexes)
@@ -79,8 +79,8 @@ def scan_of(spool: Spool, options: ReadOptions | None = None, indexes: NDArray[n
         file=_Folder(spool),
         key=_KEY,
         patterns=stored[:] if kept is None else kept,
-        world=None if in_pixels else places,
-        pixels=places + middle if in_pixels else None,
+        world=None if in_pixels else positions,
+        pixels=positions + middle if in_pixels else None,
         energy=facts.get("energy"),
         pixel_size=facts.get("pixel_size"),
         acquisition=Acquisition(facts.get("distance"), facts.get("detector_pixel_size")),
@@ -94,7 +94,7 @@ def scan_of(spool: Spool, options: ReadOptions | None = None, indexes: NDArray[n
     )
     scan = assemble(contents, options)
     # Without the rounding of a sum and a difference.
-    return replace(scan, positions=places) if in_pixels and not options.states_positions else scan
+    return replace(scan, positions=positions) if in_pixels and not options.states_positions else scan
 
 
 def _scale_reason(expected: Any, stored: StoredPatterns) -> str | None:

@@ -46,7 +46,9 @@ class DectrisSender:
     ) -> None:
         target = endpoint(address, lowest_port=0)
         if compression not in (None, *COMPRESSIONS):
-            raise InputError(f"{address}: expected the compression {' or '.join(COMPRESSIONS)}, found {compression!r}")
+            raise InputError(
+                f"{address}: expected the compression {' or '.join(COMPRESSIONS)}, found {compression!r}; name one"
+            )
         zmq = library("zmq", "pyzmq", *NEEDED)
         library("cbor2", "cbor2", *NEEDED)
         if compression is not None:

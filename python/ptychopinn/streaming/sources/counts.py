@@ -26,7 +26,7 @@ def frame_bytes(shape: Sequence[int], dtype: np.dtype[Any]) -> int:
     if len(shape) != 2 or not 0 < size <= LARGEST_FRAME or dtype.kind not in "biuf":
         raise InputError(
             f"expected frames (h, w) of real numbers, of at most {LARGEST_FRAME >> 20} MiB, found {dtype} of shape "
-            f"{tuple(int(side) for side in shape)}"
+            f"{tuple(int(side) for side in shape)}; send single frames of the detector"
         )
     return size
 

@@ -239,7 +239,9 @@ class EpicsPositions:
     ) -> None:
         self.address, self.unit = f"pva://{channel}", unit
         if unit not in POSITION_UNITS:
-            raise InputError(f"{self.address}: expected the unit of positions, one of m, px, found {unit!r}")
+            raise InputError(
+                f"{self.address}: expected the unit of positions, one of m, px, found {unit!r}; state --position-unit"
+            )
         self._known: dict[int, tuple[float, float]] = {}
         self._channel = Channel(channel, queue, conf)
 
@@ -290,7 +292,9 @@ def _array(value: Any, attributes: Mapping[str, Any]) -> NDArray[Any]:
     sides = [int(one.size) for one in value.dimension]
     shape = tuple(reversed([*sides[:2], *(side for side in sides[2:] if side != 1)]))
     if len(shape) != 2 or attributes.get("ColorMode", 0) not in (0, 1):
-        raise InputError(f"expected grey values (h, w), found {len(sides)} dimensions {sides} of a colour image")
+        raise InputError(
+            f"expected grey values (h, w), found {len(sides)} dimensions {sides} of a colour image; make it mono"
+        )
     codec = str(value.codec.name)
     data: NDArray[Any] = value.value
     if codec:
@@ -299,7 +303,7 @@ def _array(value: Any, attributes: Mapping[str, Any]) -> NDArray[Any]:
         data = np.frombuffer(_decoded(codec, data, int(value.compressedSize), dtype, needed), dtype)
     frame_bytes(shape, data.dtype)
     if data.size != math.prod(shape):
-        raise InputError(f"expected {math.prod(shape)} values of a frame {shape}, found {data.size}")
+        raise InputError(f"expected {math.prod(shape)} values of a frame {shape}, found {data.size}; check the plugin")
     return data.reshape(shape)
 
 
@@ -319,9 +323,11 @@ def _decoded(codec: str, data: NDArray[Any], size: int, dtype: np.dtype[Any], ne
     try:
         found: bytes = compression.decompress(stream, codec, elem_size=dtype.itemsize)
     except (RuntimeError, MemoryError, ValueError) as error:
-        raise InputError(f"expected a stream of the codec {codec}, found a damaged one ({error})") from error
+        raise InputError(
+            f"expected a stream of the codec {codec}, found a damaged one ({error}); check the plugin"
+        ) from error
     if len(found) != needed:
-        raise InputError(f"expected {needed} bytes of the codec {codec}, found {len(found)}")
+        raise InputError(f"expected {needed} bytes of the codec {codec}, found {len(found)}; check the plugin")
     return found
 
 

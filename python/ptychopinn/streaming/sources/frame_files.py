@@ -40,7 +40,9 @@ def read_frames(path: Path) -> NDArray[Any]:
     """
     frames = _READERS[path.suffix.lower()](path)
     if frames.ndim not in (2, 3, 4) or 0 in frames.shape:
-        raise InputError(f"{path}: expected one frame (h, w) or several (n, h, w), found shape {frames.shape}")
+        raise InputError(
+            f"{path}: expected one frame (h, w) or several (n, h, w), found shape {frames.shape}; move it elsewhere"
+        )
     return frames.reshape(-1, *frames.shape[-2:])
 
 

@@ -76,7 +76,7 @@ class GrowingFile(Hdf5):
         try:
             self._file = _open(path.resolve())
         except OSError as error:
-            raise InputError(f"{path}: expected an HDF5 file, found {reason_of(error)}") from error
+            raise InputError(f"{path}: expected an HDF5 file, found {reason_of(error)}; name another") from error
         self._links = _GrowingLinks(self, self._file)
 
     @property
