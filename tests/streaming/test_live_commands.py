@@ -15,6 +15,7 @@ import pytest
 import ptychopinn as pp
 from ptychopinn import Reconstruction, Scan
 from ptychopinn.cli import main
+from ptychopinn.streaming.sources.addresses import open_source
 
 SCAN = pp.simulate("photos", "defocused", patterns=64, size=32, seed=6)
 
@@ -103,7 +104,10 @@ def test_ctrl_c_saves_the_image(tmp_path: Path, scan: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["nowhere://x"], "nowhere://x: expected zmq://HOST:PORT of a DECTRIS stream, pva://CHANNEL"),
+        (
+            ["nowhere://x"],
+            "nowhere://x: expected zmq://HOST:PORT of a DECTRIS stream (or HOST:PORT/CHANNEL), pva://CHANNEL",
+        ),
         (["missing_folder"], "missing_folder: expected zmq://HOST:PORT"),
         (["a.h5", "--model", "run", "--no-network"], "--no-network and --model exclude each other"),
         (["a.h5", "--centre", "1"], "--centre must be Y,X in detector pixels, got '1'"),
@@ -122,6 +126,14 @@ def test_options_that_do_not_fit(
     assert main(["live", *words, "--out", "out.h5", "--no-page"]) == 2
     error = capsys.readouterr().err
     assert sentence in error and len(error.splitlines()) == 1
+
+
+def test_the_channel_of_an_address() -> None:
+    for library in ("zmq", "cbor2", "dectris.compression"):
+        pytest.importorskip(library)
+    source = open_source("zmq://127.0.0.1:9/threshold_2")
+    assert source.address == "zmq://127.0.0.1:9" and source._messages._wanted == "threshold_2"
+    source.close()
 
 
 def free_port() -> int:

@@ -39,7 +39,7 @@ def diagnose() -> tuple[list[tuple[str, str]], list[str]]:
     """Facts as (name, value) pairs in the order to print them, and problems, each one sentence."""
     facts: list[tuple[str, str]] = []
     problems: list[str] = []
-    for check in (_versions, _integrations, _build, _cpu, _cuda, _precision, _device, _operators, _graphs):
+    for check in (_versions, _integrations, _live, _build, _cpu, _cuda, _precision, _device, _operators, _graphs):
         found, wrong = check()
         facts += found
         problems += wrong
@@ -80,6 +80,24 @@ def _integrations() -> tuple[list[tuple[str, str]], list[str]]:
             for owner in sorted(owners)
         ]
     return list(versions.items()), problems
+
+
+def _live() -> tuple[list[tuple[str, str]], list[str]]:
+    """Report what a live run can use, of libraries that need not be installed."""
+    needed = {
+        "page": ("starlette", "uvicorn", "websockets"),
+        "DECTRIS": ("pyzmq", "cbor2", "dectris-compression"),
+        "EPICS": ("p4p",),
+    }
+    usable = [name for name, packages in needed.items() if all(map(_installed, packages))]
+    return [("live runs", ", ".join([*usable, "files, folders"]))], []
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def _build() -> tuple[list[tuple[str, str]], list[str]]:

@@ -9,7 +9,10 @@ from ptychopinn.errors import InputError
 from ptychopinn.streaming.frames import Positions, Source
 
 #: Ways to name a source, for errors and help.
-ADDRESSES = "zmq://HOST:PORT of a DECTRIS stream, pva://CHANNEL of an NTNDArray, an HDF5 file, or a folder of frames"
+ADDRESSES = (
+    "zmq://HOST:PORT of a DECTRIS stream (or HOST:PORT/CHANNEL), pva://CHANNEL of an NTNDArray, an HDF5 file, or a "
+    "folder of frames"
+)
 _HDF5 = (".h5", ".hdf5", ".nxs", ".nx", ".cxi", ".ptyd")
 
 
@@ -28,7 +31,8 @@ def open_source(address: str | Path, quiet: float = 30.0) -> Source:
     if colon and scheme in ("zmq", "tcp"):
         from ptychopinn.streaming.sources.dectris import DectrisSource
 
-        return DectrisSource(text)
+        host, _, channel = rest.partition("/")
+        return DectrisSource(f"{scheme}://{host}", channel or None)
     if colon and scheme == "pva":
         from ptychopinn.streaming.sources.epics import EpicsSource
 
