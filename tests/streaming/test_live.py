@@ -21,8 +21,9 @@ from ptychopinn.inspection.orientation import oriented
 from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.bundle import build_model
 from ptychopinn.streaming import intake as intake_module
-from ptychopinn.streaming.frames import Series
+from ptychopinn.streaming.frames import Frame, Series
 from ptychopinn.streaming.page.board import Board
+from ptychopinn.streaming.predictor import Predictor
 from ptychopinn.streaming.replay import Event, Faults, events, replay
 from ptychopinn.streaming.setup import Setup
 from ptychopinn.streaming.workflow import frames_folder, live
@@ -181,6 +182,19 @@ def test_far_positions_are_left_out_of_the_picture_only(tmp_path: Path) -> None:
     result = live(MemorySource(items), model, config, out=tmp_path / "a.h5", like=SCAN, settings=settings)
     assert result.object.size < 1e6 and Scan.load(frames_folder(tmp_path / "a.h5")).n == 64
     assert "too far away" in result.metadata["live"]["faults"][-1]["sentence"]
+
+
+def test_a_repeated_scan_does_not_fill_its_groups_with_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pass takes as few groups as the first."""
+    model, config = tiny_model()
+    groups: list[int] = []
+    patches = Predictor.patches
+    monkeypatch.setattr(Predictor, "patches", lambda *a: (groups.append(len(a[2])), patches(*a))[1])
+    items = frames_of(SCAN)
+    again = [Frame(k, SCAN.counts[k % 64], tuple(SCAN.positions[k % 64])) for k in range(64, 256)]
+    settings = LiveConfig(batch_size=64, batch_seconds=5.0, improve=False, final=False)
+    live(MemorySource([*items, *again], 64), model, config, out=tmp_path / "a.h5", like=SCAN, settings=settings)
+    assert sum(groups) <= 5 * groups[0] and len(groups) >= 4
 
 
 @pytest.mark.parametrize("wrong", [False, True])

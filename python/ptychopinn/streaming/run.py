@@ -43,6 +43,9 @@ _log = logging.getLogger(__name__)
 _FOR_PROBE = 64
 #: Frames among which neighbours of new ones are searched, the latest.
 _SEARCHED = 20_000
+#: Side of a cell, relative to N, in which frames are at the same position: where a scan is repeated, those of earlier
+#: passes would fill the groups of new ones.
+_SPACING = 0.05
 #: Pictures and results of large canvases are made less often: once in so many times the time that one takes.
 _COST = 5.0
 #: Seconds between two statements of the numbers.
@@ -197,9 +200,15 @@ class LiveRun:
         return positions
 
     def _near(self, positions: NDArray[np.float64], size: int) -> NDArray[np.intp]:
-        """Rows of the frames in the image that may be neighbours of new ones."""
+        """Rows of the frames in the image that may be neighbours of new ones, but are not at the same positions.
+
+        Of several at one position it is the latest.
+        """
         low, high = positions.min(0) - size, positions.max(0) + size
-        return np.flatnonzero(((self._positions >= low) & (self._positions <= high)).all(1))[-_SEARCHED:]
+        rows = np.flatnonzero(((self._positions >= low) & (self._positions <= high)).all(1))[-_SEARCHED:][::-1]
+        cells = np.floor(np.concatenate([positions, self._positions[rows]]) / (_SPACING * size)).astype(np.int64)
+        _, first = np.unique(cells, axis=0, return_index=True)
+        return rows[first[first >= len(positions)] - len(positions)]
 
     def _scan(self, indexes: NDArray[np.int64], positions: NDArray[np.float64]) -> Scan | None:
         """Some frames as a scan; None if all of them are zero."""
