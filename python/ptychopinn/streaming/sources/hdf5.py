@@ -28,7 +28,7 @@ from ptychopinn.streaming.sources.hdf5_parts import Block, UnusableError
 #: Frames and bytes that are read at a time, at most.
 _MOST_FRAMES, _MOST_BYTES = 64, 1 << 26
 #: Seconds between two looks at the file, at least; and how often the time that a look takes is waited for.
-_PAUSE, _RATIO = 0.03, 3.0
+_PAUSE, _RATIO = 0.1, 6.0
 #: Seconds for which a file is unreadable before that is reported, and for which frames are before they are given up.
 _GRACE = 0.5
 #: Seconds after which a file that its writer has closed does not grow any more.
@@ -84,6 +84,7 @@ class Hdf5Source:
         self._trouble: float | None = None  # since when the file cannot be used
         self._reported = False
         self._closed = threading.Event()
+        self._next_look = 0.0
         self._restart()
 
     def _restart(self) -> None:
@@ -94,6 +95,7 @@ class Hdf5Source:
         self._next = 0  # the first frame that was not looked at
         self._gap, self._ahead = False, 0  # none of the next frames is there, and how far behind them was looked
         self._holes: deque[int] = deque(maxlen=_MOST_HOLES)
+        self._unplaced: dict[int, float] = {}  # frames that wait for their position -> since when
         self._failing: dict[int, float] = {}  # the first of frames that cannot be read -> since when
         self._progress = time.monotonic()
         self._positions: NDArray[np.float64] = np.empty((0, 2))  # up to the last position that is there
@@ -110,12 +112,16 @@ class Hdf5Source:
         """
         deadline = time.monotonic() + timeout
         while not self._closed.is_set():
+            self._closed.wait(max(0.0, min(deadline, self._next_look) - time.monotonic()))
             began = time.monotonic()
+            if began < self._next_look:
+                return []
             items = self._look()
             now = time.monotonic()
+            if self._file is None:  # all of it was read
+                self._next_look = now + max(_PAUSE, _RATIO * (now - began))
             if items or now >= deadline:
                 return items
-            self._closed.wait(min(deadline - now, max(_PAUSE, _RATIO * (now - began))))
         return []
 
     def close(self) -> None:
@@ -298,6 +304,16 @@ class Hdf5Source:
         self._in_vain, self._waiting = known, None
         return end
 
+    def _awaits_position(self, index: int) -> bool:
+        """Whether a frame among others waits for its position, which may have been written after they were read."""
+        if index >= len(self._positions) or np.isfinite(self._positions[index]).all():
+            return False
+        now = time.monotonic()
+        waits = now - self._unplaced.setdefault(index, now) < self._hold
+        if not waits:
+            del self._unplaced[index]
+        return waits
+
     def _handed_over(self, parts: Parts, first: int, block: _Read, which: range) -> list[Item]:
         """Items of frames of a block, after the series that they begin."""
         items: list[Item] = []
@@ -310,6 +326,8 @@ class Hdf5Source:
             if block.damaged[k]:
                 sentence = f"frame {index} of {self.address}: expected counts, found a damaged chunk; it is lost"
                 items.append(Fault("damaged", sentence))
+            elif block.there[k] and self._awaits_position(index):
+                self._holes.append(index)
             elif block.there[k]:
                 assert self._series is not None
                 try:
