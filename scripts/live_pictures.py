@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import threading
@@ -28,12 +29,13 @@ def main() -> int:
     """Write the pictures to docs/images."""
     scan = pp.simulate("photos", "defocused", patterns=1089, seed=5)
     folder, board = Path(tempfile.mkdtemp()), Board("sample 12, scan 340")
+    os.chdir(folder)
     server = serve(board)
     sender = open_sender("zmq://127.0.0.1:0")
     faults = Faults.parse("drop=0.004,reorder,repeat=0.005,damage=0.002")
     detector = threading.Thread(target=replay, args=(scan, sender, 35, faults, 3), daemon=True)
     stop = threading.Event()
-    arguments = {"out": folder / "live.h5", "like": scan, "board": board, "stop": stop}
+    arguments = {"out": Path("live.h5"), "like": scan, "board": board, "stop": stop}
     receiver = threading.Thread(target=live, args=(sender.address,), kwargs=arguments, daemon=True)
     detector.start()
     receiver.start()
