@@ -22,6 +22,7 @@ from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.bundle import build_model
 from ptychopinn.streaming import intake as intake_module
 from ptychopinn.streaming.frames import Frame, Series
+from ptychopinn.streaming.improvement import Improvement
 from ptychopinn.streaming.page.board import Board
 from ptychopinn.streaming.predictor import Predictor
 from ptychopinn.streaming.replay import Event, Faults, events, replay
@@ -174,14 +175,31 @@ def test_a_beam_that_is_off_is_survived(tmp_path: Path) -> None:
     assert np.isfinite(result.object).all() and Scan.load(frames_folder(tmp_path / "a.h5")).n == 64
 
 
-def test_far_positions_are_left_out_of_the_picture_only(tmp_path: Path) -> None:
-    model, config = tiny_model(1)
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_a_far_position_is_left_out_of_the_image_only(tmp_path: Path, group_size: int) -> None:
+    """Predicted, refined and reconstructed once more without it; the frame is stored."""
+    model, config = tiny_model(group_size)
     items = frames_of(SCAN)
-    items[5] = type(items[5])(4, SCAN.counts[4], (1e7, 1e7))
-    settings = LiveConfig(batch_size=16, batch_seconds=0.01, improve=False, final=False)
-    result = live(MemorySource(items), model, config, out=tmp_path / "a.h5", like=SCAN, settings=settings)
-    assert result.object.size < 1e6 and Scan.load(frames_folder(tmp_path / "a.h5")).n == 64
-    assert "too far away" in result.metadata["live"]["faults"][-1]["sentence"]
+    items[5] = Frame(4, SCAN.counts[4], (1e7, 1e7))
+    result = live(MemorySource(items, 8), model, config, out=tmp_path / "a.h5", like=SCAN, settings=QUICK)
+    others = SCAN.subset(np.delete(np.arange(64), 4))
+    np.testing.assert_array_equal(result.object, pp.reconstruct(model, others, config, accept="all").object)
+    assert Scan.load(frames_folder(tmp_path / "a.h5")).n == 64
+    assert "frame 4 is too far away" in result.metadata["live"]["faults"][-1]["sentence"]
+
+
+def test_a_refinement_that_fails_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: Any) -> None:
+        raise InputError("test: too little memory")
+
+    monkeypatch.setattr(Improvement, "begin", fails)
+    model, config = tiny_model()
+    source, stop = MemorySource(frames_of(SCAN), 64, ends=False), threading.Event()
+    timer = threading.Timer(3.0, stop.set)  # it is idle by then
+    timer.start()
+    result = live(source, model, config, out=tmp_path / "a.h5", like=SCAN, settings=QUICK, stop=stop)
+    faults = [fault for fault in result.metadata["live"]["faults"] if fault["kind"] == "refinement"]
+    assert len(faults) == 1 and "the image is not refined further: test: too little memory" in faults[0]["sentence"]
 
 
 def test_a_repeated_scan_does_not_fill_its_groups_with_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_a_frame_that_was_cut_off_is_written_again(tmp_path: Path, cut: int) -> 
     made(tmp_path / "a", [0, 1, 2])
     path = tmp_path / "a" / "frames.uint16"
     path.write_bytes(path.read_bytes()[:-cut])
-    spool = Spool(tmp_path / "a", writes=True)
+    spool = Spool(tmp_path / "a")
     assert spool.indexes.tolist() == [0, 1] and not spool.has(2)
     spool.add_frames([(7, frame(7))])
     np.testing.assert_array_equal(Spool(tmp_path / "a").patterns([7, 1])[:], [frame(7), frame(1)])
@@ -92,7 +92,7 @@ def test_a_record_that_was_cut_off_is_omitted(tmp_path: Path, name: str) -> None
     made(tmp_path / "a", [0, 1, 2])
     path = tmp_path / "a" / name
     path.write_bytes(path.read_bytes()[:-3])
-    spool = Spool(tmp_path / "a", writes=True)
+    spool = Spool(tmp_path / "a")
     assert spool.complete().tolist() == [0, 1]
     spool.add_positions([(2, 0.0, 1.0)])
     spool.add_frames([(2, frame(2))] if not spool.has(2) else [])

@@ -43,7 +43,6 @@ class Spool:
 
     Args:
         folder: of an earlier spool, or one that :meth:`create` has made.
-        writes: whether frames will be added; else nothing is changed.
 
     Raises:
         InputError: the folder is not a spool, or of a later version of the package.
@@ -53,8 +52,8 @@ class Spool:
         size: N.
     """
 
-    def __init__(self, folder: str | Path, writes: bool = False) -> None:
-        self.folder, self.writes = Path(folder), writes
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
         try:
             stated = json.loads((self.folder / FACTS_NAME).read_text())
             version, self.size, self.facts = int(stated["version"]), int(stated["size"]), dict(stated["facts"])
@@ -89,7 +88,7 @@ class Spool:
         if folder.is_dir() and any(folder.iterdir()):
             raise InputError(f"{folder}: expected a new folder for the frames, found one with files; remove it")
         write_text(folder / FACTS_NAME, json.dumps({"version": _VERSION, "size": size, "facts": facts}, indent=1))
-        return cls(folder, writes=True)
+        return cls(folder)
 
     def __len__(self) -> int:
         return len(self._indexes)

@@ -78,6 +78,10 @@ class Improvement:
         self._run = None  # its memory is used again
         self._run, self._frames = Refinement(scan, image, config, self.device, None, 1, "improve"), (total, scan.n)
 
+    def end(self) -> None:
+        """Refine nothing more."""
+        self.most, self._run = 0, None
+
     def step(self, seconds: float) -> Reconstruction:
         """Do passes for a time, at least one; the result is zero where these frames do not cover it."""
         run = self._run

@@ -161,7 +161,7 @@ class Intake:
         }
 
     def _resume(self) -> None:
-        self.spool = Spool(self.folder, writes=True)
+        self.spool = Spool(self.folder)
         indexes = self.spool.indexes
         self.counts["received"] = len(indexes)
         self._highest = int(indexes.max(initial=-1))

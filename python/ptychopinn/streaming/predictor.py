@@ -109,8 +109,6 @@ class EvenPatches:
         scan: frames of the scan, for its probe.
     """
 
-    largest_group, any_size = 1, True
-
     def __init__(self, scan: Scan) -> None:
         self.weight = group_weight(torch.from_numpy(scan.probe), "probe")
 

@@ -97,6 +97,7 @@ class LiveRun:
         self._probe: NDArray[np.complex64] | None = None
         self._indexes = np.empty(0, np.int64)  # of the frames in the image
         self._positions = np.empty((0, 2))  # of these, in scan coordinates
+        self._far: list[int] = []  # frames that are too far away for an image with the others
         self._pending: list[tuple[int, float]] = []  # frames whose group is not complete
         self._shown: list[float] = []  # arrival of frames that are in the image and not yet in a picture
         self._changed = False
@@ -135,6 +136,19 @@ class LiveRun:
         assert size is not None
         indexes = np.array([index for index, _ in frames], np.int64)
         positions = self._positions_of(indexes)
+        near_enough = self.mosaic.fits(np.floor(positions).astype(np.int64), (size, size))
+        if not near_enough.all():
+            far = indexes[~near_enough]
+            self._far += far.tolist()
+            self.intake.report(
+                "unexpected",
+                f"{self.intake.source.address}: frame {far[0]} is too far away from the others for one image; it "
+                "is stored",
+            )
+            frames = [frame for frame, near in zip(frames, near_enough, strict=True) if near]
+            indexes, positions = indexes[near_enough], positions[near_enough]
+        if not frames:
+            return
         if self._predictor is None:
             if self.intake.setup.probe is None and len(spool) < _FOR_PROBE and not last:
                 self._pending = frames
@@ -154,11 +168,7 @@ class LiveRun:
                 done[used[used < len(indexes)]] = True
                 continue
             for canvases, origins, weights in predictor.patches(scan, members.reshape(some.shape)):
-                fits = torch.from_numpy(self.mosaic.fits(origins.numpy(), (canvases.shape[-2], canvases.shape[-1])))
-                if not bool(fits.all()):
-                    self.intake.report("unexpected", "frames are too far away from the others to be in the image")
-                if bool(fits.any()):
-                    self.mosaic.add(canvases[fits], origins[fits], weights[fits])
+                self.mosaic.add(canvases, origins, weights)
             done[used[used < len(indexes)]] = True
         self._pending = [] if last else [frame for frame, known in zip(frames, done, strict=True) if not known]
         self._shown += [arrived for (_, arrived), known in zip(frames, done, strict=True) if known]
@@ -237,12 +247,17 @@ class LiveRun:
         if not self.improvement.wants(total, count):
             return False
         self._improving = True
-        if not self.improvement.continues(total, count):
-            scan = self._scan(self._indexes[-count:], self._positions[-count:])
-            if scan is None:
-                return False
-            self.improvement.begin(scan, self.picture(self._box(self._positions[-count:], size)), total)
-        result = self.improvement.step(self.live.improve_seconds)
+        try:
+            if not self.improvement.continues(total, count):
+                scan = self._scan(self._indexes[-count:], self._positions[-count:])
+                if scan is None:
+                    return False
+                self.improvement.begin(scan, self.picture(self._box(self._positions[-count:], size)), total)
+            result = self.improvement.step(self.live.improve_seconds)
+        except InputError as error:  # the image is there without it
+            self.intake.report("refinement", f"the image is not refined further: {error}")
+            self.improvement.end()
+            return False
         height, width = result.object.shape
         geometry = CanvasGeometry((round(result.origin[0]), round(result.origin[1])), (height, width))
         self.mosaic.replace(torch.from_numpy(result.object), geometry)
@@ -257,6 +272,10 @@ class LiveRun:
         scan = self._scan(self._indexes[-FRAMES:], self._positions[-FRAMES:])
         if scan is not None:
             self._checks.look(scan, frames)
+
+    def frames(self) -> NDArray[np.int64]:
+        """Indexes of all frames that have a position and can be in one image, ascending."""
+        return np.setdiff1d(self._spool.complete(), np.array(self._far, np.int64))
 
     @property
     def has_image(self) -> bool:

@@ -150,7 +150,7 @@ def _finish(run: LiveRun, model: PtychoModel | None, config: Config, stop: threa
 def _of_all_frames(run: LiveRun, model: PtychoModel | None, config: Config) -> Reconstruction:
     """Reconstruct all frames, as :func:`ptychopinn.reconstruct` does, and save it."""
     assert run.intake.spool is not None
-    scan = oriented(scan_of(run.intake.spool), run.intake.setup.orientation)
+    scan = oriented(scan_of(run.intake.spool, indexes=run.frames()), run.intake.setup.orientation)
     if run.network and is_large(scan):
         reconstruct_to_file(model, scan, run.out, config, run.device, accept="all")
         return Reconstruction.load(run.out)
