@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from collecting import TIMEOUT, collect, frames_of
 
 from ptychopinn.errors import InputError
 from ptychopinn.streaming.frames import End, Fault, Frame, Item, Series
@@ -27,7 +28,7 @@ from p4p.server.raw import SharedPV  # noqa: E402
 
 N = 12
 COUNTS = np.random.default_rng(8).poisson(4, (N, 8, 10)).astype(np.uint16)
-CHANNEL, TIMEOUT = "test:Pva1:Image", 20.0
+CHANNEL = "test:Pva1:Image"
 
 
 @pytest.fixture
@@ -53,25 +54,12 @@ def opened() -> Iterator[Callable[..., EpicsSource]]:
         assert source.read(5.0) == []
 
 
-def collect(source: EpicsSource, done: Callable[[list[Item]], bool]) -> list[Item]:
-    items: list[Item] = []
-    deadline = time.monotonic() + TIMEOUT
-    while not done(items):
-        assert time.monotonic() < deadline, items
-        items += source.read(0.5)
-    return items
-
-
 def n_items(n: int) -> Callable[[list[Item]], bool]:
     return lambda items: len(items) >= n
 
 
 def ended(items: list[Item]) -> bool:
     return any(isinstance(item, End) for item in items)
-
-
-def frames_of(items: list[Item]) -> list[Frame]:
-    return [item for item in items if isinstance(item, Frame)]
 
 
 def check(items: list[Item], indexes: Any) -> None:

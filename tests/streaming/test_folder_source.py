@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from collecting import collect, frames_of
 
 from ptychopinn.errors import InputError
 from ptychopinn.streaming.frames import End, Fault, Frame, Item, Series
@@ -25,7 +26,6 @@ from ptychopinn.streaming.sources.tables import TablePositions
 
 N = 12
 COUNTS = np.random.default_rng(7).poisson(4, (N, 8, 10)).astype(np.uint16)
-TIMEOUT = 20.0
 
 
 @pytest.fixture(autouse=True)
@@ -45,20 +45,6 @@ def opened() -> Iterator[Callable[..., FolderSource]]:
     for source in sources:
         source.close()
         source.close()
-
-
-def collect(source: FolderSource, n: int | None = None) -> list[Item]:
-    """Items until there are n frames, or until the end of the series."""
-    items: list[Item] = []
-    deadline = time.monotonic() + TIMEOUT
-    while not (any(isinstance(item, End) for item in items) if n is None else len(frames_of(items)) >= n):
-        assert time.monotonic() < deadline, items
-        items += source.read(0.2)
-    return items
-
-
-def frames_of(items: list[Item]) -> list[Frame]:
-    return [item for item in items if isinstance(item, Frame)]
 
 
 def faults_of(items: list[Item]) -> list[tuple[str, str]]:

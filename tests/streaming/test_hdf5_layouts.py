@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from collecting import collect, frames_of
 
 from ptychopinn.errors import InputError
-from ptychopinn.streaming.frames import End, Frame, Item, Series
+from ptychopinn.streaming.frames import End, Item, Series
 from ptychopinn.streaming.sources import hdf5
 from ptychopinn.streaming.sources.growing_hdf5 import GrowingFile
 from ptychopinn.streaming.sources.hdf5 import Hdf5Source
@@ -21,7 +21,6 @@ from ptychopinn.streaming.sources.hdf5 import Hdf5Source
 N = 12
 COUNTS = np.random.default_rng(6).poisson(4, (N, 8, 10)).astype(np.uint16)
 WORLD = np.stack([np.arange(N) * 1e-6 + 1e-6, np.arange(N) * 2e-6 - 5e-6], axis=1)
-TIMEOUT = 20.0
 
 
 @pytest.fixture
@@ -35,20 +34,6 @@ def opened() -> Iterator[Callable[..., Hdf5Source]]:
     yield make
     for source in sources:
         source.close()
-
-
-def collect(source: Hdf5Source, n: int | None = None) -> list[Item]:
-    """Items until there are n frames, or until the end of the series."""
-    items: list[Item] = []
-    deadline = time.monotonic() + TIMEOUT
-    while not (any(isinstance(item, End) for item in items) if n is None else len(frames_of(items)) >= n):
-        assert time.monotonic() < deadline, items
-        items += source.read(0.2)
-    return items
-
-
-def frames_of(items: list[Item]) -> list[Frame]:
-    return [item for item in items if isinstance(item, Frame)]
 
 
 def check(items: list[Item], indexes: Any, world: Any = None) -> None:

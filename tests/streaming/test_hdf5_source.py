@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from collecting import TIMEOUT, collect, frames_of
 
 from ptychopinn.errors import InputError
 from ptychopinn.streaming.frames import End, Fault, Frame, Item, Series
@@ -27,25 +28,10 @@ N = 24
 COUNTS = np.random.default_rng(5).poisson(4, (N, 10, 12)).astype(np.uint16)
 WORLD = np.stack([np.arange(N) * 1e-6 - 3e-6, np.arange(N) * 2e-6 + 1e-6], axis=1)
 DATA, TRANSLATION = "entry_1/instrument_1/detector_1/data", "entry_1/sample_1/geometry_1/translation"
-TIMEOUT = 20.0
-
-
-def collect(source: Hdf5Source, done: Callable[[list[Item]], bool] | None = None) -> list[Item]:
-    """Items until the end of the series, or until a condition holds."""
-    items: list[Item] = []
-    deadline = time.monotonic() + TIMEOUT
-    while not (done(items) if done else any(isinstance(item, End) for item in items)):
-        assert time.monotonic() < deadline, items
-        items += source.read(0.2)
-    return items
 
 
 def enough(n: int) -> Callable[[list[Item]], bool]:
     return lambda items: len(frames_of(items)) >= n
-
-
-def frames_of(items: list[Item]) -> list[Frame]:
-    return [item for item in items if isinstance(item, Frame)]
 
 
 def faults_of(items: list[Item]) -> list[Fault]:
