@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("reconstruction", "world"),
     ("scan",),
     ("records",),
-    ("acquisition", "decisions", "refinement_report", "probe_size"),
+    ("acquisition", "decisions", "experiment", "refinement_report", "probe_size"),
     ("storage",),
     ("runtime",),
     ("config",),

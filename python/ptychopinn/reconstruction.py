@@ -20,6 +20,7 @@ from ptychopinn._former import Metadata
 from ptychopinn._one_line import one_line
 from ptychopinn.acquisition import Acquisition, check_orientation_name
 from ptychopinn.errors import InputError
+from ptychopinn.experiment import Experiment
 from ptychopinn.records import RESULT_KEYS, ResultRecord, refuse_keys
 from ptychopinn.refinement_report import RefinementReport
 from ptychopinn.scan import Scan
@@ -47,6 +48,8 @@ class Reconstruction:
         acquisition: distance, detector pixels and world origin of the scan.
         orientation: of the scan's positions.
         refinement: the report of the refinement, or None.
+        slices: (S, H, W) complex64, transmission of every slice of a thick sample, whose product is `object`; or None.
+        experiment: what the reconstruction found, or was told, beside object and probe.
 
     Raises:
         InputError: a field has the wrong shape or kind, or is not finite.
@@ -71,6 +74,8 @@ class Reconstruction:
     acquisition: Acquisition = field(default_factory=Acquisition)
     orientation: str = "given"
     refinement: RefinementReport | None = None
+    slices: np.ndarray | None = None
+    experiment: Experiment = field(default_factory=Experiment)
 
     __repr__ = one_line
 
@@ -90,6 +95,15 @@ class Reconstruction:
             raise InputError(f"positions must be (n, 2), got shape {positions.shape}")
         count = None if positions is None else (len(positions),)
         lists = {name: self._not_negative(name, count) for name in ("residuals", "intensities")}
+        slices = None if self.slices is None else _array("slices", self.slices, 3, np.complex64)
+        if slices is not None and (slices.shape[1:] != image.shape or len(slices) != self.experiment.slices):
+            raise InputError(
+                f"slices must be ({self.experiment.slices}, {image.shape[0]}, {image.shape[1]}), one image for each "
+                f"slice of the experiment, got {slices.shape}"
+            )
+        experiment = self.experiment.checked(
+            "Reconstruction", count and count[0], None if probe is None else probe.shape[-1]
+        )
         origin = np.asarray(self.origin)
         if origin.shape != (2,) or origin.dtype.kind not in "iuf" or not np.isfinite(origin).all():
             raise InputError(f"origin must be two finite numbers (y, x), got {self.origin!r}")
@@ -111,6 +125,8 @@ class Reconstruction:
             **lists,
             "pixel_size": pixel_size,
             "acquisition": acquisition,
+            "slices": slices,
+            "experiment": experiment,
             "metadata": Metadata(self.metadata, "Reconstruction", RESULT_KEYS, former),
         }
         for name, value in checked.items():
@@ -204,6 +220,7 @@ class Reconstruction:
             weights=self.weights[part],
             uncertainty=None if self.uncertainty is None else self.uncertainty[part],
             error_map=None if self.error_map is None else self.error_map[part],
+            slices=None if self.slices is None else np.ascontiguousarray(self.slices[:, part[0], part[1]]),
             origin=(self.origin[0] + int(rows[0]), self.origin[1] + int(columns[0])),
         )
 

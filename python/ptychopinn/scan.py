@@ -21,6 +21,7 @@ from ptychopinn._one_line import one_line
 from ptychopinn.acquisition import Acquisition, check_orientation_name
 from ptychopinn.decisions import Decisions
 from ptychopinn.errors import InputError
+from ptychopinn.experiment import Experiment
 from ptychopinn.records import LATER_SCAN_KEYS, SCAN_KEYS, ScanRecord, refuse_keys
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.stored import StoredPatterns
@@ -56,6 +57,7 @@ class Scan:
         orientation: map from the axes of the file to the positions, see :data:`ORIENTATION_NAMES`.
         frame_indexes: (n,) int64, unique index of each pattern in the file or at the detector; None: 0, 1, 2, ... .
         decisions: of the reader (units, probe, ...), with reasons.
+        experiment: what differs from a thin sample, one still probe, the far field and an ideal detector.
 
     Raises:
         InputError: a field has the wrong shape, type or values; the message names the field.
@@ -81,6 +83,7 @@ class Scan:
     orientation: str = "given"
     frame_indexes: NDArray[np.int64] | None = None
     decisions: Decisions = field(default_factory=Decisions)
+    experiment: Experiment = field(default_factory=Experiment)
 
     __repr__ = one_line
 
@@ -107,6 +110,7 @@ class Scan:
             if value is not None and not (isinstance(value, Real) and 0 < float(value) < float("inf")):
                 raise InputError(f"Scan.{key} must be a positive finite number or None, got {value!r}")
         object.__setattr__(self, "acquisition", self.acquisition.checked("Scan"))
+        object.__setattr__(self, "experiment", self.experiment.checked("Scan", n, size))
         check_orientation_name("Scan", self.orientation)
         if self.frame_indexes is not None:
             _check_array("frame_indexes", self.frame_indexes, np.int64, (n,), "one index for each pattern")
@@ -166,7 +170,10 @@ class Scan:
             indexes = None if self.frame_indexes is None else self.frame_indexes[chosen]
             if indexes is not None and len(np.unique(indexes)) < len(indexes):
                 indexes = None
-            return replace(self, counts=counts, positions=self.positions[chosen], frame_indexes=indexes)
+            experiment = self.experiment.subset(chosen)
+            return replace(
+                self, counts=counts, positions=self.positions[chosen], frame_indexes=indexes, experiment=experiment
+            )
         except IndexError as error:
             raise InputError(f"Scan.subset: indices must fit a scan of {self.n} patterns: {error}") from error
 
