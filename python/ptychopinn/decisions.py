@@ -71,10 +71,13 @@ class Decisions:
         coordinates: sample of the patch to which coordinates in the file refer, where formats differ.
         probe: "given" by the caller, or "guessed", that is, estimated from the patterns; None: from the file.
         probe_layout: how the probe was arranged, where its shape or type leaves a choice: "complex" for real and
-            imaginary part in one array, "modes", or "first of several".
+            imaginary part in one array, "modes", "varying" for a probe along the scan with its weights, or "first of
+            several" without them.
         probe_scale: the factor to sqrt(counts).
         truth: "omitted" if the object in the file is constant or does not fit the positions.
         pairing: numbers of patterns and positions that were omitted.
+        calibration: gain and offset by which values in the file became counts.
+        frames: "padded" where a detector that is not square was filled up with bad pixels.
     """
 
     measurement: Decision | None = None
@@ -84,5 +87,7 @@ class Decisions:
     probe_scale: ProbeScale | None = None
     truth: Decision | None = None
     pairing: Pairing | None = None
+    calibration: Decision | None = None
+    frames: Decision | None = None
 
     __repr__ = one_line

@@ -139,13 +139,13 @@ class Experiment:
             raise InputError(
                 f"{where}.fresnel_number must be a finite number other than 0, or None, got {self.fresnel_number!r}"
             )
-        source = None if self.source_size is None else _numbers(where, "source_size", self.source_size, 2)
+        source = None if self.source_size is None else _finite_tuple(where, "source_size", self.source_size, 2)
         if source is not None and min(source) < 0:
             raise InputError(f"{where}.source_size must be two numbers of 0 or more, got {source}")
-        distances = _numbers(where, "slice_distances", self.slice_distances, None)
+        distances = _finite_tuple(where, "slice_distances", self.slice_distances, None)
         if distances and min(distances) <= 0:
             raise InputError(f"{where}.slice_distances must be positive metres, got {distances}")
-        tilt = _numbers(where, "tilt", self.tilt, 2)
+        tilt = _finite_tuple(where, "tilt", self.tilt, 2)
         if max(abs(tilt[0]), abs(tilt[1])) > 0.5:
             raise InputError(f"{where}.tilt must be within 0.5 rad, got {tilt}")
         if self.radiation not in RADIATIONS:
@@ -204,7 +204,7 @@ def _finite(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
 
 
-def _numbers(where: str, name: str, values: Any, count: int | None) -> tuple[float, ...]:
+def _finite_tuple(where: str, name: str, values: Any, count: int | None) -> tuple[float, ...]:
     """A sequence of finite numbers as a tuple of floats."""
     wanted = "finite numbers" if count is None else f"{count} finite numbers"
     if not isinstance(values, list | tuple | np.ndarray) or (count is not None and len(values) != count):

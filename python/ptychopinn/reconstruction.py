@@ -21,12 +21,16 @@ from ptychopinn._one_line import one_line
 from ptychopinn.acquisition import Acquisition, check_orientation_name
 from ptychopinn.errors import InputError
 from ptychopinn.experiment import Experiment
-from ptychopinn.records import RESULT_KEYS, ResultRecord, refuse_keys
+from ptychopinn.records import LATER_RESULT_KEYS, RESULT_KEYS, ResultRecord, refuse_keys
 from ptychopinn.refinement_report import RefinementReport
 from ptychopinn.scan import Scan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+#: Maps (H, W), >= 0, beside the object.
+MAPS = ("uncertainty", "amplitude_uncertainty", "phase_uncertainty", "error_map")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,7 @@ class Reconstruction:
         weights: (H, W) float32 >= 0, summed illumination weight; 0 marks a pixel that was never illuminated.
         origin: (y, x) scan coordinate of ``object[0, 0]``, in pixels.
         probe: (M, N, N) complex64 incoherent modes, in sqrt(counts), or None.
-        uncertainty: (H, W) float32 >= 0, standard deviation of the object, or None.
+        uncertainty: (H, W) float32 >= 0, standard deviation of the complex object, or None.
         positions: (n, 2) float64 (y, x) scan positions of the reconstruction, in pixels, or None.
         residuals: (n,) float32 >= 0, deviance per detector pixel of each pattern, or None.
         error_map: (H, W) float32 >= 0, residuals averaged with the illumination of each pixel, or None.
@@ -50,6 +54,8 @@ class Reconstruction:
         refinement: the report of the refinement, or None.
         slices: (S, H, W) complex64, transmission of every slice of a thick sample, whose product is `object`; or None.
         experiment: what the reconstruction found, or was told, beside object and probe.
+        amplitude_uncertainty: (H, W) float32 >= 0, standard deviation of the amplitude, or None.
+        phase_uncertainty: (H, W) float32 >= 0, standard deviation of the phase, rad, or None.
 
     Raises:
         InputError: a field has the wrong shape or kind, or is not finite.
@@ -76,6 +82,8 @@ class Reconstruction:
     refinement: RefinementReport | None = None
     slices: np.ndarray | None = None
     experiment: Experiment = field(default_factory=Experiment)
+    amplitude_uncertainty: np.ndarray | None = None
+    phase_uncertainty: np.ndarray | None = None
 
     __repr__ = one_line
 
@@ -89,7 +97,7 @@ class Reconstruction:
         probe = None if self.probe is None else _array("probe", self.probe, 3, np.complex64)
         if probe is not None and probe.shape[1] != probe.shape[2]:
             raise InputError(f"probe must be (modes, N, N), got shape {probe.shape}")
-        maps = {name: self._not_negative(name, image.shape) for name in ("uncertainty", "error_map")}
+        maps = {name: self._not_negative(name, image.shape) for name in MAPS}
         positions = None if self.positions is None else _array("positions", self.positions, 2, np.float64)
         if positions is not None and positions.shape[1] != 2:
             raise InputError(f"positions must be (n, 2), got shape {positions.shape}")
@@ -111,7 +119,7 @@ class Reconstruction:
         if pixel_size is not None and not (math.isfinite(pixel_size) and pixel_size > 0):
             raise InputError(f"pixel_size must be positive metres, got {pixel_size:g}")
         json_of(self.metadata)
-        refuse_keys("Reconstruction", self.metadata, RESULT_KEYS)
+        refuse_keys("Reconstruction", self.metadata, RESULT_KEYS | LATER_RESULT_KEYS)
         acquisition = self.acquisition.checked("Reconstruction")
         check_orientation_name("Reconstruction", self.orientation)
         former = ResultRecord(acquisition, self.orientation, self.refinement).to_json
@@ -168,7 +176,7 @@ class Reconstruction:
 
     def record(self) -> ResultRecord:
         """The fields that files of the result have as JSON."""
-        return ResultRecord(self.acquisition, self.orientation, self.refinement, self.metadata)
+        return ResultRecord(self.acquisition, self.orientation, self.refinement, self.metadata, self.experiment)
 
     def covered(self, threshold: float = 0.2) -> np.ndarray:
         """Mask of the well-illuminated pixels.
@@ -218,10 +226,9 @@ class Reconstruction:
             self,
             object=self.object[part],
             weights=self.weights[part],
-            uncertainty=None if self.uncertainty is None else self.uncertainty[part],
-            error_map=None if self.error_map is None else self.error_map[part],
             slices=None if self.slices is None else np.ascontiguousarray(self.slices[:, part[0], part[1]]),
             origin=(self.origin[0] + int(rows[0]), self.origin[1] + int(columns[0])),
+            **{name: value[part] for name in MAPS if (value := getattr(self, name)) is not None},
         )
 
     def save(self, path: str | Path, format: str = "auto", scan: Scan | None = None) -> Path:
@@ -233,16 +240,20 @@ class Reconstruction:
             /object      (H, W) complex64
             /weights     (H, W) float32
             /probe       (M, N, N) complex64 [optional]
-            /uncertainty (H, W) float32 [optional]
+            /uncertainty (H, W) float32 [optional], and likewise /amplitude_uncertainty and /phase_uncertainty
             /positions   (n, 2) float64 [optional]
             /residuals   (n,) float32 [optional]
             /error_map   (H, W) float32 [optional]
             /intensities (n,) float32 [optional]
-            /metadata    JSON text (scalar string): metadata, and geometry, orientation, refinement where set
+            /slices      (S, H, W) complex64 [optional]
+            /experiment  group of the arrays of the experiment, by the names of its fields [optional]
+            /metadata    JSON text (scalar string): metadata, and geometry, orientation, refinement and the scalars of
+                         the experiment where set
 
         Arrays are contiguous and not compressed; :meth:`load` reads files with compressed ones, too.
 
-        NPZ (``.npz``, compressed): the same names as arrays, the settings 0-d or (2,), ``metadata`` a 0-d string.
+        NPZ (``.npz``, compressed): the same names as arrays, the settings 0-d or (2,), ``metadata`` a 0-d string, and
+        ``experiment_NAME`` for the arrays of the experiment.
 
         Args:
             path: destination; missing folders are created.

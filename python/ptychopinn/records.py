@@ -20,6 +20,7 @@ from ptychopinn._one_line import one_line
 from ptychopinn.acquisition import ORIENTATION_NAMES, Acquisition, finite_pair, positive
 from ptychopinn.decisions import Decision, Decisions, Pairing, ProbeScale
 from ptychopinn.errors import InputError
+from ptychopinn.experiment import Experiment
 from ptychopinn.refinement_report import RefinementReport
 
 _log = logging.getLogger(__name__)
@@ -37,20 +38,28 @@ SCAN_KEYS = {
     "pairing": "decisions.pairing",
 }
 #: The same for keys that 0.1 did not have.
-LATER_SCAN_KEYS = {"probe_layout": "decisions.probe_layout"}
+LATER_SCAN_KEYS = {
+    "probe_layout": "decisions.probe_layout",
+    "detector_calibration": "decisions.calibration",
+    "detector_frames": "decisions.frames",
+    "experiment_scalars": "experiment",
+}
 #: Key of a result's JSON object -> field of `Reconstruction` that holds it.
 RESULT_KEYS = {"geometry": "acquisition", "orientation": "orientation", "refinement": "refinement"}
+#: The same for keys that 0.1 did not have.
+LATER_RESULT_KEYS = {"experiment_scalars": "experiment"}
 
 
 @dataclass(frozen=True, eq=False)
 class ScanRecord:
-    """Fields of a `Scan` that its files have as JSON; see there."""
+    """Fields of a `Scan` that its files have as JSON; see there. Of the experiment they are its scalars."""
 
     acquisition: Acquisition = field(default_factory=Acquisition)
     orientation: str = "given"
     frame_indexes: NDArray[np.int64] | None = None
     decisions: Decisions = field(default_factory=Decisions)
     metadata: dict[str, Any] = field(default_factory=dict)
+    experiment: Experiment = field(default_factory=Experiment)
 
     __repr__ = one_line
 
@@ -67,6 +76,9 @@ class ScanRecord:
             "probe_scaling": decisions.probe_scale and _probe_scale_to_json(decisions.probe_scale),
             "truth": _decision_to_json(decisions.truth),
             "pairing": decisions.pairing and _pairing_to_json(decisions.pairing),
+            "detector_calibration": _decision_to_json(decisions.calibration),
+            "detector_frames": _decision_to_json(decisions.frames),
+            "experiment_scalars": _experiment_to_json(self.experiment),
         }
         return dict(self.metadata) | {key: value for key, value in values.items() if value is not None}
 
@@ -82,6 +94,8 @@ class ScanRecord:
             probe_scale=take("probe_scaling", _probe_scale),
             truth=take("truth", _truth),
             pairing=take("pairing", _pairing),
+            calibration=take("detector_calibration", _decision),
+            frames=take("detector_frames", _decision),
         )
         return cls(
             acquisition=take("geometry", _acquisition) or Acquisition(),
@@ -89,17 +103,19 @@ class ScanRecord:
             frame_indexes=take("scan_indexes", _frame_indexes),
             decisions=decisions,
             metadata={key: value for key, value in values.items() if key not in SCAN_KEYS | LATER_SCAN_KEYS},
+            experiment=take("experiment_scalars", _experiment) or Experiment(),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class ResultRecord:
-    """Fields of a `Reconstruction` that its files have as JSON; see there."""
+    """Fields of a `Reconstruction` that its files have as JSON; see there. Of the experiment they are its scalars."""
 
     acquisition: Acquisition = field(default_factory=Acquisition)
     orientation: str = "given"
     refinement: RefinementReport | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    experiment: Experiment = field(default_factory=Experiment)
 
     __repr__ = one_line
 
@@ -108,6 +124,7 @@ class ResultRecord:
         values = _place_to_json(self.acquisition, self.orientation)
         if self.refinement is not None:
             values["refinement"] = _refinement_to_json(self.refinement)
+        values["experiment_scalars"] = _experiment_to_json(self.experiment)
         return dict(self.metadata) | {key: value for key, value in values.items() if value is not None}
 
     @classmethod
@@ -118,7 +135,8 @@ class ResultRecord:
             acquisition=take("geometry", _acquisition) or Acquisition(),
             orientation=take("orientation", _orientation) or "given",
             refinement=take("refinement", _refinement),
-            metadata={key: value for key, value in values.items() if key not in RESULT_KEYS},
+            metadata={key: value for key, value in values.items() if key not in RESULT_KEYS | LATER_RESULT_KEYS},
+            experiment=take("experiment_scalars", _experiment) or Experiment(),
         )
 
 
@@ -242,6 +260,19 @@ def _refinement(value: Any) -> RefinementReport:
         split_half=None if value.get("split_half") is None else dict(value["split_half"]),
         config=dict(value.get("config", {})),
     )
+
+
+def _experiment_to_json(experiment: Experiment) -> dict[str, Any] | None:
+    """Its scalars, as types that JSON has; None if all are the defaults."""
+    scalars = experiment.scalars()
+    return {key: float(value) if isinstance(value, Real) else value for key, value in scalars.items()} or None
+
+
+def _experiment(value: Any) -> Experiment:
+    """The scalars of an experiment; the scan or result that gets them checks their values."""
+    if not isinstance(value, dict):
+        raise TypeError
+    return Experiment.from_parts({}, value)
 
 
 def _text(value: Any) -> str:

@@ -8,6 +8,7 @@ its file. Fields are checked when a scan is made.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
@@ -50,7 +51,7 @@ class Scan:
         truth: (H, W) complex64, the known object, if any; its pixel [0, 0] is at position (0, 0).
         bad_pixels: (N, N) bool, True at detector pixels to ignore.
         pixel_size: metres per object pixel.
-        energy: photon energy in eV.
+        energy: in eV, of photons, or the kinetic energy of electrons.
         name: a short name for logs, titles and default file names.
         metadata: other information, JSON types; no code reads it.
         acquisition: distance, detector pixels and world origin.
@@ -143,7 +144,9 @@ class Scan:
 
     def record(self) -> ScanRecord:
         """The fields that files of the scan have as JSON."""
-        return ScanRecord(self.acquisition, self.orientation, self.frame_indexes, self.decisions, self.metadata)
+        return ScanRecord(
+            self.acquisition, self.orientation, self.frame_indexes, self.decisions, self.metadata, self.experiment
+        )
 
     def subset(self, indices: ArrayLike) -> Scan:
         """Select patterns and their positions, in the order of `indices`; other fields are shared.
@@ -204,6 +207,13 @@ class Scan:
         bin: int = 1,
         mask_invalid: bool = False,
         clip_negative: bool = False,
+        experiment: Experiment | Mapping[str, Any] | None = None,
+        radiation: str | None = None,
+        near_field: bool = False,
+        source_distance: float | None = None,
+        gain: NDArray[Any] | float | str | Path | None = None,
+        offset: NDArray[Any] | float | str | Path | None = None,
+        fly_scan: int | None = None,
     ) -> Scan:
         """Read a scan; its content determines the format (see docs/formats.md).
 
@@ -221,7 +231,7 @@ class Scan:
             bad_pixels: (N, N) bool or an `.npy` file of such an array, as `ptychopinn inspect --mask` writes it: pixels
                 to ignore in addition to those in the file.
             pixel_size: metres per object pixel; by default computed from the next three options, or from the file.
-            energy: photon energy in eV.
+            energy: in eV, of photons, or the kinetic energy of electrons.
             distance: metres from the sample to the detector.
             detector_pixel_size: metres per detector pixel.
             positions: table of the positions (y, x), for formats without them (see docs/formats.md).
@@ -237,6 +247,16 @@ class Scan:
             bin: K; the counts of K x K pixels are summed, after `crop` and `pad`.
             mask_invalid: pixels with NaN, infinite or negative values or the dead-pixel marker become bad pixels.
             clip_negative: negative values of floats, as dark subtraction leaves them, become 0.
+            experiment: fields of :class:`Experiment` that replace those of the file, or a mapping of such fields, for
+                the pixels of the detector and the object in the file (see docs/geometry.md).
+            radiation: "photon" or "electron"; by default as the format or the file states, else "photon".
+            near_field: the detector is in the near field: `energy`, `distance` and `detector_pixel_size` give the
+                Fresnel number and the object pixel.
+            source_distance: metres from the focus to the sample, for the near field; None: a parallel beam.
+            gain: values in the file per count: one number, (h, w) for the pixels of the detector, or a file of these.
+            offset: value in the file without counts, in the same ways; counts are (value - offset) / gain, at least 0.
+            fly_scan: K: the probe moves during an exposure from the position of its pattern to that of the next one of
+                the row, and is computed at K points.
 
         Returns:
             The scan.
@@ -270,6 +290,13 @@ class Scan:
             bin=bin,
             mask_invalid=mask_invalid,
             clip_negative=clip_negative,
+            experiment=experiment,
+            radiation=radiation,
+            near_field=near_field,
+            source_distance=source_distance,
+            gain=gain,
+            offset=offset,
+            fly_scan=fly_scan,
         )
 
     def save(self, path: str | Path, format: str = "auto", overwrite: bool = True) -> None:

@@ -15,17 +15,29 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import object_pixel_size
+from ptychopinn.acquisition import energy_of_wavelength, object_pixel_size, wavelength_of
 from ptychopinn.errors import InputError
 from ptychopinn.scan import Scan
 
 
 def known_detector_pixel_size(scan: Scan) -> float | None:
-    """Detector pixel size in metres, stated or computed from energy, distance and pixel size; None if unknown."""
+    """Detector pixel size in metres, stated or computed from energy, distance and pixel size; None if unknown.
+
+    In the near field it is not computed, since the magnification is not known.
+    """
     stated, distance = scan.acquisition.detector_pixel_size, scan.acquisition.distance
-    if stated is None and distance and scan.energy and scan.pixel_size:
-        return object_pixel_size(scan.energy, distance, scan.pixel_size, scan.patch_size)  # its own inverse
+    far = scan.experiment.fresnel_number is None
+    if stated is None and far and distance and scan.energy and scan.pixel_size:
+        radiation = scan.experiment.radiation  # the formula is its own inverse
+        return object_pixel_size(scan.energy, distance, scan.pixel_size, scan.patch_size, radiation)
     return stated
+
+
+def photon_energy(scan: Scan) -> float | None:
+    """Energy in eV of photons of the scan's wavelength, for formats that have energies of photons only."""
+    if scan.energy is None or scan.experiment.radiation == "photon":
+        return scan.energy
+    return energy_of_wavelength(wavelength_of(scan.energy, scan.experiment.radiation))
 
 
 def world_origin(scan: Scan) -> NDArray[np.float64]:

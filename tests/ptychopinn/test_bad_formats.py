@@ -211,7 +211,7 @@ BAD: dict[str, Row] = {
     ),
     "arrays oblong": (
         "arrays",
-        array(RECTANGLE),
+        array(COUNTS[:, :3]),
         STATED,
         r"'patterns': expected square patterns, \(n, N, N\), found shape",
     ),

@@ -62,6 +62,7 @@ TINY = (
 )
 #: Words of the full help only.
 FULL = {
+    "simulate": ("experiment:", "--exposure Y,X/K", "--slices D,D,..."),
     "mend": ("scan file:", "--format"),
     "subset": ("scan file:", "--format"),
     "train": (

@@ -170,8 +170,16 @@ def test_rectangular_detector_of_any_size_is_read(tmp_path: Path) -> None:
     bad = np.zeros((13, 22), np.bool_)
     bad[6, 11] = True
     path = plain(tmp_path, wide, bad)
-    with pytest.raises(InputError, match=r"square patterns.*13, 22\); crop=12 \(--crop 12\).*pad=22 \(--pad 22\)"):
-        Scan.load(path, **STATED)
+    square = Scan.load(path, **STATED)
+    assert square.patch_size == 22 and square.bad_pixels is not None and square.bad_pixels.sum() == 9 * 22 + 1
+    np.testing.assert_array_equal(square.counts, fit_frames(wide, 22))
+    assert square.pixel_size == pytest.approx(object_pixel_size(ENERGY, DISTANCE, DETECTOR, 22))
+    assert square.decisions.frames is not None and "13 x 22 px: filled up to 22 px" in square.decisions.frames.reason
+    assert Scan.load(path, bin=3, **STATED).patch_size == 8  # 24 px
+    long = plain(tmp_path, np.ones((PATTERNS, 12, 50), np.uint16), np.zeros((12, 50), np.bool_))
+    with pytest.raises(InputError, match=r"square patterns.*12, 50\); crop=12 \(--crop 12\).*pad=50 \(--pad 50\)"):
+        Scan.load(long, **STATED)
+    path = plain(tmp_path, wide, bad)
     scan = Scan.load(path, crop=12, **STATED)
     assert scan.bad_pixels is not None and scan.bad_pixels[6, 6] and scan.bad_pixels.sum() == 1
     assert Scan.load(path, crop=16, pad=16, **STATED).bad_pixels.sum() == 3 * 16 + 1

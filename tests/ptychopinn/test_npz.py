@@ -244,7 +244,7 @@ BROKEN_KEYS: list[tuple[dict[str, Any], str]] = [
     ({"probeGuess": np.zeros((8, 8))}, r"'probeGuess': expected a probe, found zeros only"),
     ({"probeGuess": np.full((8, 8), np.inf)}, r"'probeGuess': expected finite values, found 64 NaN or infinite"),
     ({"probeGuess": np.full((8, 8), "p")}, r"'probeGuess': expected complex or real numbers, found <U1"),
-    ({"diff3d": np.ones((11, 8, 6))}, r"'diff3d': expected square patterns, .* found shape \(11, 8, 6\)"),
+    ({"diff3d": np.ones((11, 8, 10))}, r"'diff3d': expected square patterns, .* found shape \(11, 8, 10\)"),
     ({"diff3d": np.ones((11, 64))}, r"'diff3d': expected 3 axes, or 4 of a raster, found shape \(11, 64\)"),
     ({"diff3d": np.ones((0, 8, 8))}, r"'diff3d': expected at least one pattern, found shape \(0, 8, 8\)"),
     ({"diff3d": np.ones((11, 8, 8), bool)}, r"'diff3d': expected real numbers, found bool"),

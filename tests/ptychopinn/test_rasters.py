@@ -183,12 +183,13 @@ def test_datacubes_are_recognised_and_calibrated(tmp_path: Path) -> None:
         scan = Scan.load(path)
         assert_raster(scan, EMD_STEP)
         assert scan.pixel_size == pytest.approx(EMD_PIXEL) and scan.energy is None
+        assert scan.experiment.radiation == "electron"
         assert Scan.load(path, crop=8).pixel_size == pytest.approx(2 * EMD_PIXEL)
 
 
-def test_energy_of_electrons_is_kept_apart_from_that_of_photons(tmp_path: Path) -> None:
+def test_energy_of_electrons(tmp_path: Path) -> None:
     scan = Scan.load(emd(tmp_path), energy=300e3)
-    assert scan.energy is None and scan.metadata["electron_energy_eV"] == 300e3
+    assert scan.energy == 300e3 and scan.experiment.radiation == "electron"
     angle = emd(tmp_path, {"Q_pixel_size": 0.4, "Q_pixel_units": "mrad"})
     wavelength = electron_wavelength(300e3)
     assert wavelength == pytest.approx(1.9687e-12, rel=1e-4)
@@ -199,6 +200,12 @@ def test_energy_of_electrons_is_kept_apart_from_that_of_photons(tmp_path: Path) 
         Scan.load(emd(tmp_path), energy=300.0)
     with pytest.raises(InputError, match=r"'distance': expected pixel_size= \(--pixel-size\) for electrons"):
         Scan.load(emd(tmp_path), distance=1.0)
+    length = Scan.load(angle, energy=300e3, distance=0.5, detector_pixel_size=2e-4)  # a camera length, 0.4 mrad
+    assert length.pixel_size == pytest.approx(wavelength / (N * 0.4e-3))
+    angle = emd(tmp_path, {"Q_pixel_size": 0.4, "Q_pixel_units": "mrad"})
+    photons = Scan.load(angle, energy=9e3, radiation="photon")
+    assert photons.experiment.plain and photons.experiment.radiation == "photon"
+    assert photons.pixel_size == pytest.approx(1.2398419843320026e-6 / 9e3 / (N * 0.4e-3))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +263,11 @@ def test_file_of_rosettasciio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     reader(monkeypatch, "quantumdetector", [{"data": COUNTS, "axes": AXES}, {"data": np.ones(4), "axes": []}])
     scan = Scan.load(path, energy=200e3)
     assert_raster(scan, (2e-9, 3e-9))
-    assert scan.pixel_size == pytest.approx(1e-9 / (N * 0.1)) and scan.metadata["electron_energy_eV"] == 200e3
+    assert scan.pixel_size == pytest.approx(1e-9 / (N * 0.1)) and scan.energy == 200e3
+    assert scan.experiment.radiation == "electron"
+    beam = {"Acquisition_instrument": {"TEM": {"beam_energy": 80.0}}}
+    reader(monkeypatch, "quantumdetector", [{"data": COUNTS, "axes": AXES, "metadata": beam}])
+    assert Scan.load(path).energy == 80e3
     detector_first = [{**axis, "index_in_array": (k + 2) % 4} for k, axis in enumerate(AXES)]
     reader(monkeypatch, "quantumdetector", [{"data": COUNTS.transpose(2, 3, 0, 1), "axes": detector_first}])
     assert_raster(Scan.load(path), (2e-9, 3e-9))

@@ -27,7 +27,7 @@ from ptychopinn.refinement.search import (
     search_positions,
     select_trial_patterns,
 )
-from ptychopinn.refinement.state import State
+from ptychopinn.refinement.state import State, largest
 
 EVERYTHING = {"learn_probe": True, "learn_positions": True, "learn_intensities": True}
 
@@ -53,7 +53,7 @@ def perturbed(state: State, size: float = 0.05) -> State:
     generator = torch.Generator().manual_seed(1)
 
     def perturb(part: torch.Tensor) -> torch.Tensor:
-        scale = size * (part.abs().max().item() if part.is_complex() else 1.0)
+        scale = size * (part.abs().max().item() if part.is_complex() and part.numel() else 1.0)
         return part + scale * torch.randn(part.shape, dtype=part.dtype, generator=generator)
 
     return state.map(perturb)
@@ -126,7 +126,7 @@ def test_steps_in_a_cache_are_those_of_the_separate_operators(
             ]
         )  # fmt: skip
     for one, other in zip(*found, strict=True):
-        assert float((one - other).abs().max()) <= 2e-5 * float(other.abs().max())
+        assert float(largest(one - other)) <= 2e-5 * float(largest(other))
 
 
 def test_residuals_are_the_deviance_per_pixel() -> None:
@@ -157,7 +157,7 @@ def test_batch_size_changes_the_gradient_by_rounding_only(batch_size: int) -> No
     other_value, other, _ = objective.gradient(state)
     assert float(other_value) == pytest.approx(float(value), rel=1e-6)
     for one, two in zip(gradient, other, strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4 * float(one.abs().max()))
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4 * float(largest(one)))
 
 
 @pytest.mark.parametrize("loss", ["poisson", "amplitude"])

@@ -131,8 +131,8 @@ TABLE = [
     Situation(
         "a rectangular detector",
         "convert scan.npz a.npz",
-        2,
-        (r"square patterns.*\(64, 26, 32\); crop=26 \(--crop 26\).*pad=32 \(--pad 32\)",),
+        0,
+        ("64 patterns of 32 px",),
         edit_npz(diff3d=lambda patterns: patterns[:, 3:29]),
         row="7",
     ),

@@ -207,7 +207,7 @@ TABLE = [
         ("no findings",),
         cxi(put(IMAGE, lambda probe: np.stack([probe.reshape(1, 32, 32)] * 3))),
         row="5",
-        logged="read as first of several: a scan has one probe along all positions, the file 3",
+        logged="read as first of several: there are 3 probes along the scan, and no weights of them",
     ),
     Situation(
         "probe with modes last",

@@ -23,6 +23,7 @@ from ptychopinn.cli.options import (
 )
 from ptychopinn.cli.parser import Parser
 from ptychopinn.errors import InputError
+from ptychopinn.io.options import option_words
 
 #: Formats whose coordinates are pixels; those of all others are metres.
 _IN_PIXELS = ("npz", "ptychodus-npz", "ptychodus-training")
@@ -58,6 +59,15 @@ def describe(parser: Parser) -> None:
     group = parser.add_argument_group("detector")
     group.add_argument("--centre", action="store_true", help="roll the zero frequency to pixel (N//2, N//2)")
     group.add_argument("--shift", type=str | None, metavar="Y,X", help="roll the patterns by so many pixels")
+    group.add_argument(
+        "--detector-tilt",
+        type=str | None,
+        metavar="PITCH,YAW",
+        help="rad, of the detector about x and y: interpolate the patterns to those of an upright one; not integers",
+    )
+    group.add_argument(
+        "--beam", type=str | None, metavar="Y,X", help="with it, the pixel where the beam meets the tilted detector"
+    )
     add_frame_options(group)
     group = parser.add_argument_group("patterns")
     group.add_argument(
@@ -101,6 +111,8 @@ def run(options: Namespace) -> int:
         **{name: options[name] for name in (*_SWITCHES, *_PLAIN)},
         shift=None if options.shift is None else _shift(options.shift),
         drop=() if options.drop is None else _indices(options.drop),
+        detector_tilt=None if options.detector_tilt is None else _pair("--detector-tilt", options.detector_tilt),
+        beam=None if options.beam is None else _pair("--beam", options.beam),
     )
     target = format_to_write(options.out, options.to)
     files = target.files_of(Path(options.out))
@@ -157,13 +169,7 @@ def _reading(options: Namespace) -> list[str]:
     """The options about the scan file and OUT as the user stated them."""
     words = ["--overwrite"] if options.overwrite else []
     stated: dict[str, Any] = {**_scan_options(options), "to": options.to}
-    for name, value in stated.items():
-        if value in (None, "auto", False) or (name, value) == ("bin", 1):
-            continue
-        words.append(f"--{name.replace('_', '-')}")
-        if value is not True:
-            words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
-    return words
+    return words + option_words(stated)
 
 
 def _not_read(path: Path, inputs: Iterable[str | None]) -> None:
@@ -181,6 +187,14 @@ def _shift(text: str) -> tuple[int, int]:
     if found is None:
         raise InputError(f"--shift must be two integers Y,X (--shift=-3,2 where the first is negative), got {text!r}")
     return int(found[1]), int(found[2])
+
+
+def _pair(option: str, text: str) -> tuple[float, float]:
+    try:
+        first, second = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} must be two numbers with a comma between them, got {text!r}") from None
+    return first, second
 
 
 def _indices(text: str) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
+from ptychopinn.cli.experiment_options import add_experiment_options, experiment_options
 from ptychopinn.cli.parser import Parser
 from ptychopinn.config import DataConfig, ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptychopinn.errors import InputError
@@ -28,7 +29,7 @@ SECTIONS = {
 }
 _GEOMETRY = {
     "pixel_size": "metres per object pixel",
-    "energy": "of the photons, in eV",
+    "energy": "of the photons or electrons, in eV",
     "distance": "metres from the sample to the detector",
     "detector_pixel_size": "metres",
 }
@@ -127,6 +128,7 @@ def add_scan_options(parser: Parser, *, common: bool = False, omit: Sequence[str
         help="NaN, infinite and negative values and dead-pixel markers become bad pixels",
     )
     group.add_argument("--clip-negative", action="store_true", help="negative floats become 0")
+    add_experiment_options(parser, common=common)
     group.add_argument("--partner", type=path, metavar="FILE.h5", help="the other file of a ptychodus pair")
     group.add_argument("--patterns", type=path, metavar="PATH_IN_FILE", help="the patterns' path in HDF5, key in NPZ")
 
@@ -150,6 +152,7 @@ def scan_options(options: Namespace) -> dict[str, Any]:
     names += ("position_unit", "position_scan", "patterns", "mask_invalid", "clip_negative")
     stated = {name: options[name] for name in names}
     stated["bin"] = stated["bin"] or 1
+    stated |= experiment_options(options)
     return stated | {name: _pair(name, options[name]) for name in _PAIRS}
 
 

@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 
 from ptychopinn.cli.options import scan_options
 from ptychopinn.errors import InputError
+from ptychopinn.io.array_files import split_path
 from ptychopinn.storage.atomic import write_text
 
 #: Name of the file in the folder of a run.
@@ -28,9 +29,20 @@ def record_scans(folder: Path, options: Namespace) -> None:
     """Write the scan files of a training and the options about them."""
     stated = scan_options(options)
     stated |= {name: os.path.abspath(stated[name]) for name in _PATHS if stated[name] is not None}
+    stated |= {name: _absolute(stated[name]) for name in ("gain", "offset")}
+    experiment = stated["experiment"] or {}
+    stated["experiment"] = {name: _absolute(value) for name, value in experiment.items()} or None
     files = [os.path.abspath(path) for path in options.scan_files]
     record = {"files": files, "read": stated, **{name: options[name] for name in _OTHERS}}
     write_text(folder / SCANS_NAME, json.dumps(record, indent=1) + "\n")
+
+
+def _absolute(stated: Any) -> Any:
+    """A file, or a path in one, with its folder; all else as it is."""
+    file = split_path(stated)[0] if isinstance(stated, str) else None
+    if file is None or not file.is_file():
+        return stated
+    return os.path.abspath(file) + stated.removeprefix(str(file))
 
 
 def recorded_scan(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:

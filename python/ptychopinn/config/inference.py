@@ -27,7 +27,9 @@ class InferenceConfig:
         positions: "auto" uses the refined positions of the scan that they were learned on, "scan" never.
         augment: predict in so many of the 8 orientations of the scan (1, 2, 4 or 8) and average.
         uncertainty: add a map of the standard deviation: over "overlaps" (all predictions of a pixel), over the
-            "ensemble" (models and orientations), or "none".
+            "ensemble" (models and orientations), or "none"; or maps of amplitude and phase by "bootstrap", from
+            predictions of simulated counts.
+        replicas: of the scan that "bootstrap" simulates; each takes two predictions.
     """
 
     batch_size: int | None = None
@@ -39,7 +41,8 @@ class InferenceConfig:
     probe: Literal["auto", "scan", "model"] = "auto"
     positions: Literal["auto", "scan"] = "auto"
     augment: Literal[1, 2, 4, 8] = 1
-    uncertainty: Literal["none", "overlaps", "ensemble"] = "none"
+    uncertainty: Literal["none", "overlaps", "ensemble", "bootstrap"] = "none"
+    replicas: int = 3
 
     __repr__ = one_line
 
@@ -50,6 +53,7 @@ class InferenceConfig:
         size = self.group_size
         require(size is None or size >= 1, "inference.group_size", "be at least 1", size)
         require(self.coverage is None or self.coverage >= 1, "inference.coverage", "be at least 1", self.coverage)
+        require(self.replicas >= 1, "inference.replicas", "be at least 1", self.replicas)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,13 @@ class RefineConfig:
         learn_probe: refine the probe.
         learn_positions: refine the scan positions.
         learn_intensities: refine the intensity of every pattern.
+        probe_variations: number of shapes by which the probe varies from pattern to pattern (orthogonal probe
+            relaxation), with a coefficient for every pattern; of the strongest mode.
+        learn_background: refine a background, counts that all patterns have in common and that are not of the sample.
+        slices: of a thick sample whose scan states no distances between them, with `slice_distance`.
+        slice_distance: metres between slices.
+        learn_slice_distances: refine the distances between slices.
+        slice_smoothness: weight of the mean square difference between neighbouring slices, in nats per detector pixel.
         find_defocus: search for the probe's defocus, with the aperture of the mean pattern, before anything else;
             "auto": if positions are refined and the probe is the scan's.
         affine: "remove" or "keep" a common shift, scale, rotation and shear of the position corrections.
@@ -85,6 +96,9 @@ class RefineConfig:
         probe_step: step size of the probe in "pie", relative to a full step.
         momentum: of the object in "pie".
         split_half: estimate the resolution from two independent halves of the scan; doubles the time.
+        uncertainty: add maps of the standard deviation of amplitude and phase, by "bootstrap", from refinements of
+            simulated counts; or "none".
+        replicas: of the scan that "bootstrap" simulates; each takes two refinements.
         seed: of the batches and the halves.
     """
 
@@ -99,6 +113,12 @@ class RefineConfig:
     learn_probe: bool = True
     learn_positions: bool = False
     learn_intensities: bool = False
+    probe_variations: int = 0
+    learn_background: bool = False
+    slices: int = 1
+    slice_distance: float | None = None
+    learn_slice_distances: bool = False
+    slice_smoothness: float = 0.0
     find_defocus: bool | Literal["auto"] = "auto"
     affine: Literal["remove", "keep"] = "remove"
     search: int = 10
@@ -112,6 +132,8 @@ class RefineConfig:
     probe_step: float = 0.3
     momentum: float = 0.5
     split_half: bool = True
+    uncertainty: Literal["none", "bootstrap"] = "none"
+    replicas: int = 3
     seed: int = 0
 
     __repr__ = one_line
@@ -123,11 +145,17 @@ class RefineConfig:
             require(value is None or value >= 1, f"refine.{name}", "be at least 1", value)
         require(self.minutes is None or self.minutes > 0, "refine.minutes", "be positive", self.minutes)
         require(self.modes is None or self.modes >= 1, "refine.modes", "be at least 1", self.modes)
-        for name in ("tolerance", "warmup", "search", "total_variation", "smoothness"):
+        require(self.slices >= 1, "refine.slices", "be at least 1", self.slices)
+        distance = self.slice_distance
+        require(distance is None or distance > 0, "refine.slice_distance", "be positive", distance)
+        for name in (
+            "tolerance", "warmup", "search", "total_variation", "smoothness", "slice_smoothness", "probe_variations",
+        ):  # fmt: skip
             value = getattr(self, name)
             require(0 <= value < math.inf, f"refine.{name}", "be at least 0", value)
         for name in ("object_step", "probe_step"):
             value = getattr(self, name)
             require(0 < value <= 2, f"refine.{name}", "be above 0 and at most 2", value)
+        require(self.replicas >= 1, "refine.replicas", "be at least 1", self.replicas)
         require(0 <= self.momentum < 1, "refine.momentum", "be in [0, 1)", self.momentum)
         require(0 <= self.seed < 2**32, "refine.seed", "be in [0, 2^32)", self.seed)

@@ -84,7 +84,7 @@ def measure_residuals(scan: Scan, result: Reconstruction) -> Residuals:
     part = scan if step == 1 else scan.subset(members)
     part = dataclasses.replace(part, positions=positions[members].copy())
     geometry = CanvasGeometry.from_positions(part.positions, scan.patch_size, _MARGIN)
-    state = initial_state(part, result, geometry, part.positions, None)
+    state = initial_state(part, result, geometry, part.positions, RefineConfig())
     if result.intensities is not None and len(result.intensities) == scan.n:
         state.intensities = torch.from_numpy(np.log(np.maximum(result.intensities[members], 1e-6)).astype(np.float64))
     counts, good = upload_counts(part.counts, torch.device("cpu")), good_pixels(scan)

@@ -259,4 +259,8 @@ def with_bad_pixels(scan: Scan, mask: NDArray[np.bool_]) -> Scan:
     ratio = (mean[~mask].sum() / far[~mask].sum()) / (mean[before].sum() / far[before].sum())
     factor = math.sqrt(ratio) if math.isfinite(ratio) and ratio > 0 else 1.0
     decisions = replace(scan.decisions, probe_scale=replace(scale, factor=scale.factor * factor))
-    return replace(scan, bad_pixels=mask, probe=(scan.probe * np.float32(factor)), decisions=decisions)
+    experiment = scan.experiment
+    if experiment.probe_variations is not None:
+        experiment = replace(experiment, probe_variations=experiment.probe_variations * np.float32(factor))
+    probe = scan.probe * np.float32(factor)
+    return replace(scan, bad_pixels=mask, probe=probe, decisions=decisions, experiment=experiment)

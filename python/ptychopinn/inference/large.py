@@ -16,6 +16,7 @@ import torch
 
 from ptycho_ext import CanvasGeometry
 from ptychopinn.config import Config
+from ptychopinn.errors import InputError
 from ptychopinn.inference.batches import counts_on
 from ptychopinn.inference.combine import average, phase_product, unit_phases
 from ptychopinn.inference.predict import facts, groups_to_predict, predict_streamed, prepare
@@ -87,6 +88,11 @@ def _reconstruct_to_file(
     if network is not None:
         model, config = network.model, network.config
     assert model is not None
+    if config.inference.uncertainty == "bootstrap":
+        raise InputError(
+            f"{scan.name}: expected inference.uncertainty none, overlaps or ensemble for an image in parts, found "
+            "bootstrap; state one of these, or reconstruct a part of the scan"
+        )
     views, refined, probe = prepare(model, scan, config, device, accept)
     folder = path.parent if scratch is None else Path(scratch)
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
@@ -33,6 +33,7 @@ from ptychopinn.inference.batches import counts_on, group_weight, on_device, pre
 from ptychopinn.inference.combine import combine
 from ptychopinn.inference.orientations import ORIENTATIONS
 from ptychopinn.inference.pretrained import first_network
+from ptychopinn.inference.replicas import with_uncertainty
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.reconstruction import Reconstruction
@@ -205,14 +206,9 @@ def _reconstruct(
             network = first_network(scan, config, accept)
         model, config = network.model, network.config
     views, refined, probe = prepare(model, scan, config, device, accept)
-    predicting = stitching = 0.0
-    images, counts = [], counts_on(device, refined)
-    for member, orientation in views:
-        dataset = groups_to_predict(member, refined, config)
-        image, seconds = _image(member, dataset, config, device, orientation, probe, counts)
-        images.append(image)
-        predicting, stitching = predicting + seconds[0], stitching + seconds[1]
-    mean, weights, uncertainty = combine(images, config.inference.uncertainty)
+    images, predicting, stitching = _images(views, refined, config, device, probe)
+    bootstrap = config.inference.uncertainty == "bootstrap"
+    mean, weights, uncertainty = combine(images, "none" if bootstrap else config.inference.uncertainty)
     geometry = images[0].geometry
     metadata = facts(scan, config, predicting, stitching)
     if network is not None:
@@ -231,7 +227,28 @@ def _reconstruct(
         acquisition=scan.acquisition,
         orientation=scan.orientation,
     )
+    if bootstrap:
+
+        def replica_of(scan: Scan) -> Reconstruction:
+            mean, weights, _ = combine(_images(views, scan, config, device, probe)[0])
+            return replace(result, object=mean.cpu().numpy(), weights=weights.cpu().numpy())
+
+        result = with_uncertainty(result, refined, config.inference.replicas, replica_of)
     return result.cropped() if config.inference.crop else result
+
+
+def _images(
+    views: Sequence[tuple[PtychoModel, int]], scan: Scan, config: Config, device: torch.device, probe: Tensor
+) -> tuple[list[Stitched], float, float]:
+    """The images by all models and orientations, and the seconds of prediction and stitching."""
+    predicting = stitching = 0.0
+    images, counts = [], counts_on(device, scan)
+    for member, orientation in views:
+        dataset = groups_to_predict(member, scan, config)
+        image, seconds = _image(member, dataset, config, device, orientation, probe, counts)
+        images.append(image)
+        predicting, stitching = predicting + seconds[0], stitching + seconds[1]
+    return images, predicting, stitching
 
 
 def _image(

@@ -139,7 +139,8 @@ def oriented(scan: Scan, name: str) -> Scan:
 
     An axis is reversed within its extent, which keeps its place in pixels and in the world, so that the same part of
     the plane is covered; swapped axes swap their extents, and so the world coordinates of pixel (0, 0). The truth is
-    dropped, unless nothing changes: where it lies under the changed positions is not known.
+    dropped, unless nothing changes: where it lies under the changed positions is not known. The path of an exposure
+    changes with the positions.
     `orientation` of the scan names what was done, all in all.
 
     Args:
@@ -169,7 +170,12 @@ def oriented(scan: Scan, name: str) -> Scan:
     if name.startswith("swap") and origin is not None:
         acquisition = replace(acquisition, world_origin=(origin[1], origin[0]))
     total = compose(name, scan.orientation)
-    return replace(scan, positions=positions, truth=None, acquisition=acquisition, orientation=total)
+    experiment, path = scan.experiment, scan.experiment.exposure
+    if path is not None:  # it is driven by the same motors
+        experiment = replace(experiment, exposure=np.ascontiguousarray(path @ ORIENTATIONS[name].T, np.float64))
+    return replace(
+        scan, positions=positions, truth=None, acquisition=acquisition, orientation=total, experiment=experiment
+    )
 
 
 def compose(second: str, first: str) -> str:

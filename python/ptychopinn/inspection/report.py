@@ -46,6 +46,7 @@ def inspect_scan(scan: Scan, orientation: bool = True, seed: int = 0) -> Inspect
         name=scan.name,
         pixel_size=scan.pixel_size,
         energy=scan.energy,
+        radiation=scan.experiment.radiation,
         measurement=None if decision is None else decision.value,
         measurement_reason=None if decision is None else decision.reason,
         truth=scan.truth is not None,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn._one_line import one_line
+from ptychopinn.acquisition import energy_in_words
 from ptychopinn.findings.finding import SEVERITIES, Finding
 from ptychopinn.findings.geometry import ENCIRCLED, ScanGeometry
 from ptychopinn.findings.measure import FORMER_NAMES, PatternStatistics
@@ -26,7 +27,7 @@ class Inspection:
     Attributes:
         name: of the scan.
         pixel_size: of the object, m, or None.
-        energy: of a photon, eV, or None.
+        energy: of a photon, or the kinetic energy of an electron, eV, or None.
         measurement: what the file holds, "amplitude" or "counts", or None if that is not recorded.
         measurement_reason: how that was decided.
         truth: whether the scan has a known object.
@@ -34,6 +35,7 @@ class Inspection:
         geometry: statistics of positions and probe.
         orientation: the check of the orientation, or None if it was not done.
         findings: faults, worst first.
+        radiation: "photon" or "electron".
     """
 
     name: str
@@ -46,6 +48,7 @@ class Inspection:
     geometry: ScanGeometry
     orientation: OrientationReport | None
     findings: tuple[Finding, ...]
+    radiation: str = "photon"
 
     __repr__ = one_line
 
@@ -139,7 +142,7 @@ class Inspection:
             (
                 "units",
                 [
-                    ("photon energy", "unknown" if self.energy is None else f"{self.energy / 1e3:.6g} keV"),
+                    energy_in_words(self.energy, self.radiation),
                     ("object pixel", "unknown" if pixel is None else f"{1e3 * pixel:.4g} nm"),
                 ],
             ),

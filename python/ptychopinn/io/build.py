@@ -17,18 +17,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import Acquisition, finite_pair
-from ptychopinn.decisions import Decision
+from ptychopinn.acquisition import Acquisition, energy_of_wavelength, finite_pair, positive, wavelength_of
+from ptychopinn.decisions import Decision, Decisions
 from ptychopinn.errors import InputError, not_found
+from ptychopinn.io.calibration import calibrated
 from ptychopinn.io.contents import Contents as Contents
 from ptychopinn.io.counts import counts_of
+from ptychopinn.io.experiments import merged, with_fly_path
 from ptychopinn.io.fields import OpenFile
-from ptychopinn.io.framing import binned_counts, fitted, size_of
+from ptychopinn.io.framing import binned_counts, fitted, size_of, squared
 from ptychopinn.io.geometry import check_metres, own_pixel_size, resolved
 from ptychopinn.io.hdf5 import Frames
 from ptychopinn.io.options import MEASUREMENTS, ReadOptions
 from ptychopinn.io.positions import with_positions
-from ptychopinn.io.probe import PROBE_UNITS, probe_of
+from ptychopinn.io.probe import PROBE_UNITS, near_transfer, probe_of
+from ptychopinn.io.stored_experiments import with_probe
 from ptychopinn.scan import Scan
 
 #: Largest difference between the extent of a truth and of the same object at the scan's pixel size, in object pixels.
@@ -62,7 +65,9 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
         _read_so_far(contents)
     if contents.stated not in (None, *MEASUREMENTS[1:]):
         file.fail(f"{contents.key}@measurement", "'amplitude' or 'counts'", repr(contents.stated))
-    contents = with_positions(contents, options)
+    contents = calibrated(with_positions(contents, options), options)
+    contents, options = squared(contents, options)
+    contents.experiment = merged(contents, options)
     shape = contents.patterns.shape
     size = size_of(file, contents.key, shape, options) // options.bin
     mask = None if options.bad_pixels is None else _stated_mask(options.bad_pixels, shape[1:], size)
@@ -72,13 +77,19 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
     contents, options = fitted(contents, options)
     n, decisions = shape[0], contents.record.decisions
     acquisition = contents.acquisition
+    experiment, energy = contents.experiment, contents.energy
+    if contents.photon_energy and experiment.radiation != "photon" and positive(energy) is not None:
+        assert energy is not None
+        energy = energy_of_wavelength(wavelength_of(energy), experiment.radiation)
     stated = {
-        "energy": contents.energy,
+        "energy": energy,
         "distance": acquisition.distance,
         "detector_pixel_size": acquisition.detector_pixel_size,
         "pixel_size": contents.pixel_size,
     }
-    found = resolved(stated, file, options, size, "for positions in metres" if contents.world is not None else None)
+    needed_for = "for positions in metres" if contents.world is not None else None
+    found = resolved(stated, file, options, size, needed_for, experiment)
+    experiment = replace(experiment, fresnel_number=found["fresnel_number"])
     pixel_size, origin = found["pixel_size"], acquisition.world_origin
     middle, truth = (size - 1) / 2, contents.truth
     if truth is not None and _is_constant(truth):
@@ -91,7 +102,7 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
         if origin is None:
             origin = finite_pair(contents.world.min(axis=0) - pixel_size * middle)
         positions = (contents.world - np.asarray(origin)) / pixel_size - middle
-        own = own_pixel_size(stated, size) or pixel_size
+        own = own_pixel_size(stated, size, experiment) or pixel_size
         if truth is not None and abs(own / pixel_size - 1) * max(truth.shape) > _LARGEST_MISMATCH:
             truth = None
             reason = f"its pixels are {own:.6g} m, those of the scan as stated {pixel_size:.6g} m"
@@ -115,9 +126,16 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
     counts, bad = binned_counts(counts, contents.bad_pixels, options.bin)
     if mask is not None:
         bad = _combined(bad, mask, options)
+    if options.changes_values:
+        measurement = replace(measurement, reason="gain= and offset= make counts of the values")
     decisions = replace(decisions, measurement=measurement)
-    probe, decisions = probe_of(file, contents.probe, contents.scale_known, counts, bad, options, decisions)
+    transfer = near_transfer(size, experiment, pixel_size, found["energy"])
+    probe, decisions = probe_of(
+        file, contents.probe, contents.scale_known, counts, bad, options, decisions, transfer, pixel_size
+    )
+    experiment = with_probe(experiment, options, 1.0 if contents.scale_known is not None else _factor(decisions))
     indexes = contents.frame_indexes
+    experiment = with_fly_path(experiment, positions, options)
     try:
         return Scan(
             counts=counts,
@@ -133,6 +151,7 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
             orientation=contents.record.orientation,
             frame_indexes=None if indexes is None or len(indexes) != n else indexes,
             decisions=decisions,
+            experiment=experiment,
         )
     except InputError as error:
         raise InputError(f"{file.path}: {error}") from error
@@ -148,6 +167,7 @@ def _read_so_far(contents: Contents) -> None:
         return
     number = min(n, known)
     contents.patterns = contents.patterns.first(number)
+    contents.experiment = contents.experiment.subset(np.arange(number))
     contents.world = None if contents.world is None else contents.world[:number]
     contents.pixels = None if contents.pixels is None else contents.pixels[:number]
     if contents.frame_indexes is not None:
@@ -156,6 +176,10 @@ def _read_so_far(contents: Contents) -> None:
         "%s: the file is being written, with %d patterns and %d positions so far: the first %d are read",
         *(contents.file.path, n, known, number),
     )
+
+
+def _factor(decisions: Decisions) -> float:
+    return 1.0 if decisions.probe_scale is None else decisions.probe_scale.factor
 
 
 def _stated_mask(stated: NDArray[Any] | str | Path, shape: tuple[int, ...], size: int) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ptychopinn.acquisition import Acquisition
 from ptychopinn.decisions import Decision
+from ptychopinn.experiment import Experiment
 from ptychopinn.io.counts import RawPatterns
 from ptychopinn.io.fields import OpenFile
 from ptychopinn.records import ScanRecord
@@ -31,7 +32,8 @@ class Contents:
         table: file of the positions, used if `world` and `pixels` are None and the caller states none.
         raster: (rows, columns) of patterns that the file has in a raster.
         step: (y, x) metres between the positions of the raster.
-        energy: photon energy in the file, eV.
+        energy: in the file, eV, of the radiation of `experiment`.
+        photon_energy: `energy` is that of photons of the same wavelength, whatever the radiation is.
         pixel_size: of the object in the file, metres, for patterns of the width w.
         acquisition: geometry in the file; `world_origin` is the world coordinate of the object's pixel (0, 0), None if
             the file has no object.
@@ -45,6 +47,7 @@ class Contents:
         name: of the scan.
         frame_indexes: (n,) indexes of the patterns, see :class:`Scan`.
         record: decisions, orientation and metadata that this package wrote to the file.
+        experiment: in the file, for its patterns and pixels as they are; the caller's overrides its fields.
     """
 
     file: OpenFile
@@ -57,6 +60,7 @@ class Contents:
     raster: tuple[int, int] | None = None
     step: tuple[float, float] | None = None
     energy: float | None = None
+    photon_energy: bool = False
     pixel_size: float | None = None
     acquisition: Acquisition = field(default_factory=Acquisition)
     probe: NDArray[np.complex64] | None = None
@@ -69,3 +73,4 @@ class Contents:
     name: str = ""
     frame_indexes: NDArray[np.int64] | None = None
     record: ScanRecord = field(default_factory=ScanRecord)
+    experiment: Experiment = field(default_factory=Experiment)

@@ -2,24 +2,23 @@
 """Calibration of electron microscopes: steps of the scan and of the detector with their units.
 
 The object pixel is 1/(N dq) for a detector step dq in reciprocal space, or wavelength/(N dtheta) for a step in angle.
-`Scan.energy` is that of photons, so the energy of electrons is kept in the metadata, and is used for angles only.
+A camera length and the detector pixel, which a caller can state, take the place of a calibration.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from ptychopinn.acquisition import HC
+from ptychopinn.acquisition import ELECTRON_ENERGIES, wavelength_of
+from ptychopinn.experiment import Experiment
 from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.options import ReadOptions
 
-#: Rest energy of an electron in eV.
-_REST = 510_998.95
-_SMALLEST_ENERGY = 1e3
+#: The experiment in a file of an electron microscope.
+ELECTRONS = Experiment(radiation="electron")
 _UNEQUAL = 1e-3
 _LENGTHS = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "nm": 1e-9, "pm": 1e-12}
 _LENGTHS |= {"a": 1e-10, "å": 1e-10, "angstrom": 1e-10, "angstroms": 1e-10}
@@ -44,7 +43,7 @@ def electron_wavelength(energy: float) -> float:
         >>> round(electron_wavelength(300e3) * 1e12, 4)  # in pm
         1.9687
     """
-    return HC / float(np.sqrt(energy * (energy + 2 * _REST)))
+    return wavelength_of(energy, "electron")
 
 
 def scan_step(file: OpenFile, key: str, step: Step | None) -> tuple[float, float] | None:
@@ -59,13 +58,23 @@ def scan_step(file: OpenFile, key: str, step: Step | None) -> tuple[float, float
     return step.values[0] * factor, step.values[1] * factor
 
 
-def object_pixel(file: OpenFile, key: str, step: Step | None, width: int, options: ReadOptions) -> float | None:
-    """Metres per object pixel for patterns of `width` px; None if the caller states it.
+def object_pixel(
+    file: OpenFile, key: str, step: Step | None, width: int, options: ReadOptions, energy: float | None = None
+) -> float | None:
+    """Metres per object pixel for patterns of `width` px; None if the caller states it, or the lengths that give it.
+
+    Args:
+        file: named in errors.
+        key: of the calibration, for errors.
+        step: of the detector.
+        width: pixels along a pattern.
+        options: from the caller.
+        energy: in the file, eV.
 
     Raises:
         InputError: the calibration is missing, of an unknown unit, or an angle without an energy.
     """
-    if options.pixel_size is not None:
+    if options.pixel_size is not None or options.near_field or options.distance is not None:
         return None
     way = "state pixel_size= (--pixel-size), 1/(N dq), metres per object pixel"
     if step is None or _plain(step.unit) in _UNKNOWN:
@@ -75,31 +84,36 @@ def object_pixel(file: OpenFile, key: str, step: Step | None, width: int, option
         file.fail(key, "the same step on both axes, not 0", f"{step.values}", way)
     unit = _plain(step.unit)
     if unit in _ANGLES:
-        if options.energy is None:
-            energy = "state energy= (--energy) of the electrons in eV, or pixel_size= (--pixel-size)"
-            file.fail(key, "a step in reciprocal space", step.unit, energy)
-        return electron_wavelength(options.energy) / (width * first * _ANGLES[unit])
+        energy = options.energy or energy
+        if energy is None:
+            stated = "state energy= (--energy) of the electrons in eV, or pixel_size= (--pixel-size)"
+            file.fail(key, "a step in reciprocal space", step.unit, stated)
+        return wavelength_of(energy, options.radiation or "electron") / (width * first * _ANGLES[unit])
     length = unit.removeprefix("1/") if unit.startswith("1/") else unit.removesuffix("^-1").removesuffix("-1")
     if length == unit or length not in _LENGTHS:
         file.fail(key, "a unit such as A^-1, 1/nm or mrad", repr(step.unit), way)
     return _LENGTHS[length] / (width * first)
 
 
-def electron_options(file: OpenFile, options: ReadOptions) -> tuple[ReadOptions, dict[str, Any]]:
-    """Options without the energy of the electrons, and metadata that hold it.
+def electron_options(file: OpenFile, options: ReadOptions) -> ReadOptions:
+    """Options for a file of an electron microscope, whose radiation is electrons unless the caller states another.
 
     Raises:
-        InputError: the energy is no energy of electrons in eV, or a distance is stated, which is for photons.
+        InputError: the energy is no energy of electrons in eV, or only one of the distance, which is the camera length,
+            and the detector pixel is stated.
     """
-    for name in ("distance", "detector_pixel_size"):
-        if getattr(options, name) is not None:
-            option = f"--{name.replace('_', '-')}"
-            file.fail(name, "pixel_size= (--pixel-size) for electrons, metres per object pixel", f"{name}= ({option})")
-    if options.energy is None:
-        return options, {}
-    if options.energy < _SMALLEST_ENERGY:
+    if options.radiation == "photon":
+        return options
+    lengths = ("distance", "detector_pixel_size")
+    stated = [name for name in lengths if getattr(options, name) is not None]
+    if len(stated) == 1:
+        (name,), (other,) = stated, [name for name in lengths if name not in stated]
+        way = f"state {other}= (--{other.replace('_', '-')}) as well"
+        expected = "pixel_size= (--pixel-size) for electrons, metres per object pixel, or camera length and pixel"
+        file.fail(name, expected, f"{name}= (--{name.replace('_', '-')})", way)
+    if options.energy is not None and options.energy < ELECTRON_ENERGIES[0]:
         file.fail("energy", "the energy of the electrons in eV, such as 300e3 for 300 keV", f"{options.energy:g}")
-    return replace(options, energy=None), {"electron_energy_eV": float(options.energy)}
+    return replace(options, radiation="electron")
 
 
 def _plain(unit: str) -> str:

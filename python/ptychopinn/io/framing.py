@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.decisions import Decision
+from ptychopinn.experiment import Experiment
 from ptychopinn.io.contents import Contents
 from ptychopinn.io.counts import RawPatterns, frames_on_disk
+from ptychopinn.io.experiments import fitted_experiment
 from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe_layout import WAY_OUT as PROBE_WAY
@@ -30,6 +32,7 @@ from ptychopinn.storage.frames import (
     fit_mask,
     fit_probe,
     invalid_values,
+    near_probe,
     without_invalid,
 )
 from ptychopinn.storage.stored import StoredPatterns
@@ -41,8 +44,36 @@ _FEW_FRAMES = 0.01
 #: Fractions of invalid pixels and frames from which patterns are refused.
 _MOST_PIXELS, _MOST_FRAMES = 0.5, 0.1
 _SMALLEST = 8  # pixels along one side of a pattern
+#: Largest ratio of the sides of a detector that is filled up to a square; beyond, the axes are likely others.
+_LONGEST = 4
 
 _log = logging.getLogger(__name__)
+
+
+def squared(contents: Contents, options: ReadOptions) -> tuple[Contents, ReadOptions]:
+    """Options with the padding of a detector that is not square, if the caller states neither crop nor padding.
+
+    The detector is filled up with bad pixels to the longer side, which keeps the pixels of the object square; the
+    decision is recorded. Where one side is more than four times the other, or mask or probe do not fit, nothing is
+    decided.
+    """
+    height, width = (int(side) for side in contents.patterns.shape[-2:])
+    short, long = sorted((height, width))
+    if options.crop is not None or options.pad is not None or short == long or long > _LONGEST * short:
+        return contents, options
+    multiple = 2 * options.bin
+    size = -(-long // multiple) * multiple
+    bad, probe = contents.bad_pixels, contents.probe
+    if bad is not None and bad.shape != (height, width):
+        return contents, options
+    if probe is not None and options.probe is None and probe.shape[-1] != size // options.bin:
+        return contents, options
+    reason = (
+        f"the detector has {height} x {width} px: filled up to {size} px with bad pixels, crop= (--crop) reads less"
+    )
+    _log.info("%s: '%s': %s", contents.file.path, contents.key, reason)
+    decisions = replace(contents.record.decisions, frames=Decision("padded", reason))
+    return replace(contents, record=replace(contents.record, decisions=decisions)), replace(options, pad=size)
 
 
 def size_of(file: OpenFile, key: str, shape: tuple[int, ...], options: ReadOptions) -> int:
@@ -188,23 +219,30 @@ class _Fitted:
 
 
 def _scaled(contents: Contents, options: ReadOptions, size: int) -> tuple[Contents, ReadOptions]:
-    """Sizes, positions, probe and object of patterns of `size` px in place of those of the file, then binned."""
+    """Sizes, positions, probe and object of patterns of `size` px in place of those of the file, then binned.
+
+    In the far field crop and padding change the object pixel and bins the field of view; in the near field, where a
+    pattern is an image on the grid of the object, it is the other way round.
+    """
     height, width = contents.patterns.shape[-2:]
-    ratio, factor = width / size, options.bin  # of the object pixels; bins leave them as they are
+    factor, experiment = options.bin, contents.experiment
+    near = options.near_field or experiment.fresnel_number is not None
+    ratio = factor if near else width / size  # of the object pixels
     acquisition, decisions = contents.acquisition, contents.record.decisions
+    what = "bins" if near else "crop or pad"
 
     def times(value: float | None, scale: float) -> float | None:
         return None if value is None else value * scale
 
     if contents.truth is not None and ratio != 1:
-        reason = f"crop or pad make the object pixels {ratio:g} times as large"
+        reason = f"{what} make the object pixels {ratio:g} times as large"
         _log.warning("%s: the known object is omitted: %s", contents.file.path, reason)
         decisions = replace(decisions, truth=Decision("omitted", reason))
     if ratio != 1 and (contents.pixel_size or options.pixel_size):
-        _log.info("%s: crop or pad make the object pixels %g times as large", contents.file.path, ratio)
+        _log.info("%s: %s make the object pixels %g times as large", contents.file.path, what, ratio)
     probe = contents.probe
     if probe is not None and probe.shape[-1] == height == width:
-        probe = _scaled_probe(probe, size, factor)
+        probe = _scaled_probe(probe, size, factor, near)
     elif probe is not None and probe.shape[-1] != size // factor:
         contents.file.fail(
             "probe",
@@ -220,11 +258,12 @@ def _scaled(contents: Contents, options: ReadOptions, size: int) -> tuple[Conten
         probe=probe,
         truth=contents.truth if ratio == 1 else None,
         record=replace(contents.record, decisions=decisions),
+        experiment=_scaled_experiment(experiment, (height, width), size, factor, ratio, near),
     )
     stated = _array(options.probe)
     if stated is not None and stated.ndim in (2, 3) and stated.shape[-2:] == (height, width) and height == width:
         modes = stated.reshape(-1, height, width).astype(np.complex64)
-        options = replace(options, probe=_scaled_probe(modes, size, factor))
+        options = replace(options, probe=_scaled_probe(modes, size, factor, near))
     return contents, replace(
         options,
         pixel_size=times(options.pixel_size, ratio),
@@ -232,9 +271,21 @@ def _scaled(contents: Contents, options: ReadOptions, size: int) -> tuple[Conten
     )
 
 
-def _scaled_probe(probe: NDArray[np.complex64], size: int, factor: int) -> NDArray[np.complex64]:
+def _scaled_probe(probe: NDArray[np.complex64], size: int, factor: int, near: bool) -> NDArray[np.complex64]:
+    if near:
+        return near_probe(probe, size, factor)
     probe = probe if probe.shape[-1] == size else fit_probe(probe, size)
     return probe if factor == 1 else bin_probe(probe, factor)
+
+
+def _scaled_experiment(
+    experiment: Experiment, shape: tuple[int, int], size: int, factor: int, ratio: float, near: bool
+) -> Experiment:
+    """The experiment of the new patterns; shapes of a probe's variations that are of their size stay as they are."""
+    variations = experiment.probe_variations
+    if variations is not None and np.ndim(variations) == 3 and variations.shape[1:] == shape and shape[0] == shape[1]:
+        variations = _scaled_probe(variations, size, factor, near)
+    return fitted_experiment(experiment, size, factor, ratio, variations)
 
 
 def _array(probe: NDArray[Any] | str | Path | None) -> NDArray[Any] | None:

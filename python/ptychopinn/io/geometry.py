@@ -14,8 +14,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import ENERGIES, object_pixel_size, positive
+from ptychopinn.acquisition import energy_range, near_field, object_pixel_size, positive, wavelength_of
 from ptychopinn.errors import InputError
+from ptychopinn.experiment import Experiment
 from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.options import ReadOptions
 
@@ -27,16 +28,24 @@ _SMALLER = {"mm": 1e-3, "um": 1e-6, "nm": 1e-9}
 #: Energy in eV; distance, detector pixel size and object pixel size in metres; None where unknown. Keys are the names.
 Scalars = Mapping[str, float | None]
 
+_PLAIN = Experiment()
+
 _log = logging.getLogger(__name__)
 
 
 def resolved(
-    own: Scalars, file: OpenFile, options: ReadOptions, size: int, needed_for: str | None = None
+    own: Scalars,
+    file: OpenFile,
+    options: ReadOptions,
+    size: int,
+    needed_for: str | None = None,
+    experiment: Experiment = _PLAIN,
 ) -> dict[str, float | None]:
-    """Determine energy, distance, detector pixel size and object pixel size.
+    """Determine energy, distance, detector pixel size and object pixel size, and the Fresnel number in the near field.
 
     The object pixel size is, in this order: the option; computed from energy, distance and detector pixel size if one
-    of them is an option; the value in the file; computed from the values in the file.
+    of them is an option; the value in the file; computed from the values in the file. In the near field it is the
+    detector pixel divided by the magnification.
 
     Args:
         own: the values in the file.
@@ -44,43 +53,69 @@ def resolved(
         options: from the caller.
         size: N, pixels along one side of a pattern.
         needed_for: the purpose that requires a pixel size, for errors; None if it is not required.
+        experiment: its radiation relates energy and wavelength; with its Fresnel number the detector is in the near
+            field.
 
     Returns:
-        "energy" in eV; "distance", "detector_pixel_size" and "pixel_size" in metres; None where unknown.
+        "energy" in eV; "distance", "detector_pixel_size" and "pixel_size" in metres; "fresnel_number"; None where
+        unknown.
 
     Raises:
-        InputError: a value in the file is not plausible, or the pixel size is required and unknown.
+        InputError: a value in the file is not plausible, or the pixel size, or in the near field the Fresnel number, is
+            required and unknown.
     """
-    _check(own, file, options)
+    _check(own, file, options, experiment.radiation)
     names = ("energy", "distance", "detector_pixel_size")
     values: dict[str, float | None] = {name: getattr(options, name) or own[name] for name in names}
     missing = [name for name in names if values[name] is None]
+    fresnel = experiment.fresnel_number
+    ways = "pixel_size= (--pixel-size)"
+    if missing:
+        ways = (
+            f"{'= and '.join(missing)}= or pixel_size= (on the command line "
+            f"{' and '.join('--' + name.replace('_', '-') for name in missing)}, or --pixel-size)"
+        )
     known = {name: value for name, value in values.items() if value is not None}
-    computed = None if missing else object_pixel_size(**known, size=size)
-    stated = any(getattr(options, name) is not None for name in names)
+    computed = None
+    if not missing and options.near_field:
+        near = near_field(
+            wavelength_of(known["energy"], experiment.radiation),
+            known["distance"],
+            known["detector_pixel_size"],
+            options.source_distance,
+        )
+        computed, fresnel = near.pixel_size, near.fresnel_number
+    elif options.near_field and fresnel is None:
+        way = ways.replace(" or pixel_size=", "").replace(", or --pixel-size", "")
+        raise InputError(
+            f"{file.path}: expected the lengths of a near field, found no {', '.join(missing)}; state {way}"
+        )
+    elif not missing and fresnel is None:
+        computed = object_pixel_size(**known, size=size, radiation=experiment.radiation)
+    stated = options.near_field or any(getattr(options, name) is not None for name in names)
     pixel_size = options.pixel_size or (computed if stated and computed else own["pixel_size"] or computed)
     if pixel_size is None and needed_for is not None:
         raise InputError(
             f"{file.path}: expected an object pixel size {needed_for}, found none and no {', '.join(missing)} to "
-            f"compute it from; state {'= and '.join(missing)}= or pixel_size= (on the command line "
-            f"{' and '.join('--' + name.replace('_', '-') for name in missing)}, or --pixel-size)"
+            f"compute it from; state {ways}"
         )
     if pixel_size and computed and abs(computed / pixel_size - 1) > _DISAGREEMENT:
+        lengths = "the lengths of the near field" if options.near_field else "energy, distance and detector pixel size"
         _log.warning(
-            "%s: the object pixel size is %.6g m, but energy, distance and detector pixel size give %.6g m",
-            *(file.path, pixel_size, computed),
+            "%s: the object pixel size is %.6g m, but %s give %.6g m", file.path, pixel_size, lengths, computed
         )
-    return values | {"pixel_size": pixel_size}
+    return values | {"pixel_size": pixel_size, "fresnel_number": fresnel}
 
 
-def own_pixel_size(own: Scalars, size: int) -> float | None:
+def own_pixel_size(own: Scalars, size: int, experiment: Experiment = _PLAIN) -> float | None:
     """Object pixel size in metres from the values in the file, for patterns of `size` px; None if unknown."""
-    if own["pixel_size"] is not None:
+    if own["pixel_size"] is not None or experiment.fresnel_number is not None:
         return positive(own["pixel_size"])
     energy, distance, side = (positive(own[name]) for name in ("energy", "distance", "detector_pixel_size"))
-    if not (energy and distance and side and ENERGIES[0] <= energy <= ENERGIES[1]):
+    low, high = energy_range(experiment.radiation)
+    if not (energy and distance and side and low <= energy <= high):
         return None
-    return object_pixel_size(energy, distance, side, size)
+    return object_pixel_size(energy, distance, side, size, experiment.radiation)
 
 
 def check_metres(file: OpenFile, key: str, world: NDArray[np.float64], field_of_view: float) -> None:
@@ -118,18 +153,19 @@ def one_size(file: OpenFile, key: str, width: float | None, height: float | None
     return width if width is not None else height
 
 
-def _check(own: Scalars, file: OpenFile, options: ReadOptions) -> None:
+def _check(own: Scalars, file: OpenFile, options: ReadOptions, radiation: str) -> None:
     for name in ("energy", "distance", "detector_pixel_size", "pixel_size"):
         value = own[name]
         if value is None or getattr(options, name) is not None:
             continue
         if not (math.isfinite(value) and value > 0):
             file.fail(name, f"a positive number; state {name}= if the file is wrong", f"{value:g}")
-    low, high = ENERGIES
+    low, high = energy_range(radiation)
     energy = own["energy"]
     if energy is not None and options.energy is None and not low <= energy <= high:
+        electrons = " of electrons" if radiation == "electron" else ""
         file.fail(
             "energy",
-            f"between {low:g} and {high:g} eV in the unit of the format; state energy= in eV if it is right",
+            f"between {low:g} and {high:g} eV{electrons} in the unit of the format; state energy= in eV if it is right",
             f"what reads as {energy:g} eV",
         )

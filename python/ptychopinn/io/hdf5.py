@@ -21,6 +21,7 @@ from ptychopinn.errors import InputError
 from ptychopinn.io.fields import OpenFile, complex_parts
 from ptychopinn.io.lazy import h5py
 from ptychopinn.io.links import DAMAGED, Links, damaged_words
+from ptychopinn.io.stored_experiments import put_experiment
 from ptychopinn.runtime.progress import progress
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import blocks_of
@@ -389,11 +390,11 @@ def put_units(group: h5py.Group, name: str, value: Any, units: str) -> h5py.Data
 
 
 def put_package_group(group: h5py.Group, scan: Scan, **arrays: NDArray[Any] | None) -> h5py.Group:
-    """Write the scan's name and record, and these arrays, to the group of this package."""
+    """Write the scan's name, record and experiment, and these arrays, to the group of this package."""
     package = group.create_group(PACKAGE_GROUP)
-    package["name"] = scan.name
-    package["metadata_json"] = json.dumps(scan.record().to_json())
+    package["name"], package["metadata_json"] = scan.name, json.dumps(scan.record().to_json())
     for key, value in arrays.items():
         if value is not None:
             put_array(package, key, value)
+    put_experiment(package, scan.experiment)
     return package

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError
+from ptychopinn.experiment import RADIATIONS, Experiment
 
 MEASUREMENTS = ("auto", "amplitude", "counts")
 MEMORY = ("auto", "load", "stored")
@@ -24,6 +26,8 @@ _POSITIVE = {
     "distance": "metres from sample to detector",
     "detector_pixel_size": "metres",
 }
+#: Fields of an experiment whose options on the command line have another name.
+_OPTIONS = {"slice_distances": "slices"}
 _SMALLEST = 8  # pixels along one side of a pattern
 
 
@@ -37,7 +41,7 @@ class ReadOptions:
         probe: (N, N) or (M, N, N) complex, or a file of such an array.
         bad_pixels: (N, N) bool, or an `.npy` file of such an array: pixels to ignore in addition to those in the file.
         pixel_size: metres per object pixel.
-        energy: photon energy in eV.
+        energy: in eV, of photons, or the kinetic energy of electrons.
         distance: metres from the sample to the detector.
         detector_pixel_size: metres per detector pixel.
         positions: table of the positions, for formats without them.
@@ -53,6 +57,14 @@ class ReadOptions:
         bin: K; the counts of K x K pixels are summed.
         mask_invalid: pixels with NaN, infinite or negative values or the dead-pixel marker become bad pixels.
         clip_negative: negative values of floats, as dark subtraction leaves them, become 0.
+        experiment: what differs from the plain forward model, in pixels of the detector and of the object in the file,
+            or a mapping of the fields, see :func:`~ptychopinn.io.experiments.stated_experiment`.
+        radiation: "photon" or "electron"; None: as the format or the file states.
+        near_field: the detector is in the near field.
+        source_distance: metres from the focus to the sample, for the near field; None: a parallel beam.
+        gain: values in the file per count, a number, (h, w), or a file of an array.
+        offset: value in the file without counts, in the same ways; counts are (value - offset) / gain.
+        fly_scan: number of points on the way to the next position, at which an exposure is computed.
 
     Raises:
         InputError: an option is not one of the permitted words, or not a positive number.
@@ -79,6 +91,13 @@ class ReadOptions:
     bin: int = 1
     mask_invalid: bool = False
     clip_negative: bool = False
+    experiment: Experiment | Mapping[str, Any] | None = None
+    radiation: str | None = None
+    near_field: bool = False
+    source_distance: float | None = None
+    gain: NDArray[Any] | float | str | Path | None = None
+    offset: NDArray[Any] | float | str | Path | None = None
+    fly_scan: int | None = None
 
     @property
     def states_positions(self) -> bool:
@@ -113,8 +132,48 @@ class ReadOptions:
             if step is None or not (np.isfinite(step).all() and step.all()):
                 raise InputError(f"scan_step must be metres (y, x) other than 0, or one number, got {self.scan_step!r}")
             object.__setattr__(self, "scan_step", (float(step[0]), float(step[1])))
+        self._check_experiment()
+
+    def _check_experiment(self) -> None:
+        if not isinstance(self.experiment, Experiment | Mapping | None):
+            found = type(self.experiment).__name__
+            raise InputError(f"experiment must be an Experiment or a mapping of its fields, got {found}")
+        if self.radiation is not None and self.radiation not in RADIATIONS:
+            raise InputError(f"radiation must be one of {', '.join(RADIATIONS)}, got {self.radiation!r}")
+        if self.source_distance is not None:
+            if not self.near_field:
+                raise InputError("source_distance= (--source-distance) needs near_field= (--near-field) as well")
+            if not (math.isfinite(self.source_distance) and self.source_distance != 0):
+                raise InputError(f"source_distance must be metres other than 0, got {self.source_distance!r}")
+        if self.fly_scan is not None and (not isinstance(self.fly_scan, Integral) or self.fly_scan < 2):
+            raise InputError(f"fly_scan must be a number of points of 2 or more, got {self.fly_scan!r}")
 
     @property
     def changes_frames(self) -> bool:
         """Whether frames are cropped, padded or binned."""
         return self.crop is not None or self.pad is not None or self.bin > 1
+
+    @property
+    def changes_values(self) -> bool:
+        """Whether values in the file are converted to counts with a gain or an offset."""
+        return self.gain is not None or self.offset is not None
+
+
+def option_words(stated: Mapping[str, Any]) -> list[str]:
+    """Words of a command line that state these options of reading; defaults are omitted.
+
+    Example:
+        >>> option_words({"crop": 32, "bin": 1, "experiment": {"slice_distances": [1e-6, 2e-6]}, "near_field": True})
+        ['--crop', '32', '--slices', '1e-06,2e-06', '--near-field']
+    """
+    words: list[str] = []
+    for name, value in stated.items():
+        if isinstance(value, Experiment):
+            value = value.scalars() | value.arrays()
+        if isinstance(value, Mapping):
+            words += option_words(value)
+        elif isinstance(value, np.ndarray) or (value not in (None, "auto", False) and (name, value) != ("bin", 1)):
+            words.append(f"--{_OPTIONS.get(name, name).replace('_', '-')}")
+            if value is not True:
+                words.append(",".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+    return words

@@ -79,6 +79,7 @@ def _from_table(contents: Contents, path: Path, options: ReadOptions) -> Content
         patterns=contents.patterns if pairs.patterns is None else _rows(contents.patterns, pairs.patterns),
         world=table.world[pairs.positions],
         frame_indexes=pairs.frame_indexes,
+        experiment=contents.experiment if pairs.patterns is None else contents.experiment.subset(pairs.patterns),
         record=with_pairing(contents.record, pairs),
     )
 

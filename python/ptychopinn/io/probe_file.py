@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn.acquisition import positive
 from ptychopinn.errors import InputError, not_found
+from ptychopinn.io.array_files import split_path
 from ptychopinn.io.candidates import data_sets
 from ptychopinn.io.hdf5 import Hdf5
 
 _NPZ_KEYS = ("probe", "probeGuess")
 #: Where programs have the probe: products of ptychodus and results of this package, CXI.
 _HDF5_KEYS = ("probe", "probeGuess", "entry_1/image_1/data", "entry_1/instrument_1/source_1/illumination")
+#: Where they have its pixel size: attributes of the file or of the probe, and data sets.
+_PIXELS = (("probe", "pixel_width_m"), ("/", "pixel_size"))
+_PIXEL_KEYS = ("entry_1/ptychodus/probe_pixel_width_m", "entry_1/ptychopinn/pixel_size", "ptychopinn/pixel_size")
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
@@ -33,11 +38,7 @@ def read_probe_file(stated: str | Path) -> tuple[str, NDArray[Any]]:
     Raises:
         InputError: the file is not found or damaged, or it is not clear which of its arrays is the probe.
     """
-    path, key = Path(stated), None
-    if not path.exists() and ":" in str(stated):
-        file, _, inside = str(stated).rpartition(":")
-        if Path(file).is_file():
-            path, key = Path(file), inside
+    path, key = split_path(stated)
     if not path.exists():
         raise not_found(path)
     if not path.is_file():
@@ -57,6 +58,27 @@ def read_probe_file(stated: str | Path) -> tuple[str, NDArray[Any]]:
             f"{path}: expected an .npy, .npz or HDF5 file of a probe, found another or a damaged file; "
             "np.save writes one for --probe"
         ) from error
+
+
+def probe_pixel_size(stated: str | Path) -> float | None:
+    """Metres per pixel of the probe in a file, as results of this package and products of ptychodus have it.
+
+    Args:
+        stated: as for :func:`read_probe_file`, which has read it.
+    """
+    path, _ = split_path(stated)
+    with path.open("rb") as opened:
+        start = opened.read(8)
+    if start == _HDF5_MAGIC:
+        with Hdf5(path, "an HDF5 file of a probe") as file:
+            found = [file.attribute(*place) for place in _PIXELS if place[0] == "/" or file.has(place[0])]
+            found += [file.scalar(key) for key in _PIXEL_KEYS]
+            return next((value for value in map(positive, found) if value is not None), None)
+    if not zipfile.is_zipfile(path):
+        return None
+    with np.load(path, allow_pickle=False) as archive:
+        value = archive["pixel_size"] if "pixel_size" in archive.files else np.zeros(0)
+    return positive(value.item()) if value.size == 1 and value.dtype.kind in "iuf" else None
 
 
 def _of_npz(path: Path, key: str | None) -> tuple[str, NDArray[Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,11 @@ from ptychopinn.io.hdf5 import put_units
 from ptychopinn.io.indexes import frame_indexes
 from ptychopinn.io.lazy import h5py
 from ptychopinn.io.sniff import Content
-from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.io.stored_experiments import put_experiment, warn_of_omitted
+from ptychopinn.reconstruction import MAPS, Reconstruction
 from ptychopinn.scan import Scan
 from ptychopinn.storage.new_hdf5 import new_hdf5, put_array
-from ptychopinn.world import world_origin
+from ptychopinn.world import photon_energy, world_origin
 
 _SUFFIXES = (".h5", ".hdf5", ".nxs", ".nx")
 _PROGRAM = "ptychopinn"
@@ -84,27 +85,37 @@ def write_product(result: Reconstruction, path: Path, scan: Scan | None = None) 
     indexes = np.arange(len(placed.world))
     if scan is not None and scan.n == len(indexes):
         indexes = frame_indexes(scan)
+    experiment = result.experiment
+    known = ["the near field", "a thick sample", "a probe that varies"]
+    coefficients = experiment.variation_coefficients
+    if coefficients is None or result.probe is None or len(coefficients) != len(indexes):
+        experiment = replace(experiment, probe_variations=None, variation_coefficients=None)
+        known = known[:2]
     with new_hdf5(path) as file:
         put_product(
             file,
             name=path.stem if scan is None else scan.name,
-            image=result.object,
+            image=result.object if result.slices is None else result.slices,
             probe=placed.probe,
             pixel_size=placed.pixel_size,
             origin_m=placed.origin_m,
             world=placed.world,
             indexes=indexes,
-            energy=0.0 if scan is None else scan.energy or 0.0,
+            energy=0.0 if scan is None else photon_energy(scan) or 0.0,
             distance=(result if scan is None else scan).acquisition.distance or 0.0,
             comments=f"reconstructed by {_PROGRAM}",
+            experiment=experiment,
         )
+    warn_of_omitted(path, result.experiment, "a product of ptychodus", known)
 
 
 def write_nexus_result(result: Reconstruction, path: Path, scan: Scan | None = None) -> None:
     """Write a NeXus file whose default plot is the phase of the object, with axes in metres.
 
     Groups of class NXdata: `phase` (the default), `amplitude`, `object` (complex), `weights`, and if known
-    `uncertainty`, `error_map` and `probe`. `positions` are in an NXsample, settings and versions in an NXprocess.
+    `uncertainty`, `amplitude_uncertainty`, `phase_uncertainty`, `error_map`, `probe`, and of a thick sample `slices`
+    (complex) and `slices_phase`, whose axis z has the distances. `positions` are in an NXsample, settings, versions and
+    the experiment in an NXprocess.
 
     Args:
         result: the reconstruction; it, or the scan, must have a pixel size.
@@ -117,16 +128,18 @@ def write_nexus_result(result: Reconstruction, path: Path, scan: Scan | None = N
     placed = _placed(result, path, "nexus", scan)
     y, x = (placed.origin_m[axis] + placed.pixel_size * np.arange(result.shape[axis]) for axis in (0, 1))
     images = {"phase": result.phase, "amplitude": result.amplitude, "object": result.object, "weights": result.weights}
-    images |= {
-        name: getattr(result, name) for name in ("uncertainty", "error_map") if getattr(result, name) is not None
-    }
-    units = {"phase": "rad"}
+    images |= {name: value for name in MAPS if (value := getattr(result, name)) is not None}
+    units = {"phase": "rad", "phase_uncertainty": "rad"}
     with new_hdf5(path) as file:
         file.attrs.update({"NX_class": "NXroot", "default": "entry", "creator": _PROGRAM})
         entry = put_group(file, "entry", "NXentry", default="phase")
         entry["title"] = path.stem if scan is None else scan.name
         for name, image in images.items():
             _put_image(entry, name, image, {"y": y, "x": x}, units.get(name))
+        if result.slices is not None:
+            z = np.cumsum([0.0, *result.experiment.slice_distances])
+            _put_image(entry, "slices", result.slices, {"z": z, "y": y, "x": x}, None)
+            _put_image(entry, "slices_phase", np.angle(result.slices), {"z": z, "y": y, "x": x}, "rad")
         if placed.probe is not None:
             side = placed.pixel_size * (np.arange(placed.probe.shape[-1]) - (placed.probe.shape[-1] - 1) / 2)
             _put_image(entry, "probe", placed.probe, {"y": side, "x": side}, None)
@@ -139,6 +152,7 @@ def write_nexus_result(result: Reconstruction, path: Path, scan: Scan | None = N
                 put_units(motors, axis, placed.world[:, column], "m")
         process = put_group(entry, "process", "NXprocess")
         process["program"], process["metadata"] = _PROGRAM, json.dumps(result.record().to_json())
+        put_experiment(process, result.experiment)
 
 
 def is_nexus_result(content: Content) -> bool:
@@ -178,7 +192,7 @@ def _put_image(
     entry: h5py.Group, name: str, image: NDArray[np.generic], axes: dict[str, NDArray[np.float64]], units: str | None
 ) -> None:
     """Write an image (H, W), or a stack of them, as an NXdata group."""
-    names = [*["."] * (image.ndim - 2), *axes]
+    names = [*["."] * (image.ndim - len(axes)), *axes]
     group = put_group(entry, name, "NXdata", signal="data", axes=np.array(names, "S"))
     data = put_array(group, "data", image)
     data.attrs["interpretation"] = "image"

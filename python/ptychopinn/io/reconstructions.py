@@ -20,9 +20,11 @@ import numpy as np
 
 from ptychopinn.acquisition import Acquisition
 from ptychopinn.errors import InputError, not_found
+from ptychopinn.experiment import Experiment
 from ptychopinn.io.lazy import h5py
 from ptychopinn.io.products import EXPORTS, check_export, is_nexus_result
 from ptychopinn.io.sniff import Content, content_of
+from ptychopinn.io.stored_experiments import GROUP, NAMES, PREFIX, prefixed, put_experiment
 from ptychopinn.reconstruction import Reconstruction, json_of
 from ptychopinn.records import ResultRecord
 from ptychopinn.scan import Scan
@@ -31,7 +33,12 @@ from ptychopinn.storage.checksums import check_names, check_seal
 from ptychopinn.storage.new_hdf5 import check_written, chunks_of, new_hdf5, put_array
 
 SCHEMA_VERSION = 1
-_ARRAYS = ("object", "weights", "probe", "uncertainty", "positions", "residuals", "error_map", "intensities")
+_ARRAYS = (
+    *("object", "weights", "probe", "uncertainty", "positions", "residuals", "error_map", "intensities"),
+    *("slices", "amplitude_uncertainty", "phase_uncertainty"),
+)
+#: Arrays of the experiment in HDF5 -> in NPZ, which are the keys that the readers have.
+_EXPERIMENT = {f"{GROUP}/{name}": f"{PREFIX}{name}" for name in NAMES}
 _SETTINGS = ("schema_version", "origin", "pixel_size")
 _REQUIRED = ("schema_version", "object", "weights", "origin")
 _HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -55,12 +62,15 @@ def write_reconstruction(
     metadata = json_of(result.record().to_json())
     if suffix == ".npz":
         with atomic_path(path) as temporary:
-            np.savez_compressed(temporary, **arrays, **settings, metadata=metadata)
+            entries = {**arrays, **prefixed(result.experiment), **settings, "metadata": metadata}
+            np.savez_compressed(temporary, **entries)
         return path
-    with new_hdf5(path, sum(array.nbytes for array in arrays.values())) as file:
+    stored = [*arrays.values(), *result.experiment.arrays().values()]
+    with new_hdf5(path, sum(array.nbytes for array in stored)) as file:
         file.attrs.update(settings)
         for name, value in arrays.items():
             put_array(file, name, value)  # not compressed: noise of a float hardly shrinks, and it takes time
+        put_experiment(file, result.experiment)
         file["metadata"] = metadata
     return path
 
@@ -181,7 +191,8 @@ def has_reconstruction(content: Content) -> bool:
     """Whether these are the names in a file of a reconstruction."""
     if content.kind == "npz":
         return set(_REQUIRED) <= content.names
-    return content.kind == "hdf5" and content.has("object", "weights") and content.names <= {*_ARRAYS, "metadata"}
+    own = {*_ARRAYS, *_EXPERIMENT, GROUP, "metadata"}
+    return content.kind == "hdf5" and content.has("object", "weights") and content.names <= own
 
 
 def _read_hdf5(path: Path) -> dict[str, Any]:
@@ -189,6 +200,8 @@ def _read_hdf5(path: Path) -> dict[str, Any]:
     with h5py.File(path, "r") as file:
         entries = {name: file.attrs[name] for name in _SETTINGS if name in file.attrs}
         datasets = {name: _own(file, name) for name in (*_ARRAYS, "metadata")}
+        if isinstance(file.get(GROUP, getlink=True), h5py.HardLink) and isinstance(file[GROUP], h5py.Group):
+            datasets |= {key: _own(file, name) for name, key in _EXPERIMENT.items()}
         return entries | {name: dataset[()] for name, dataset in datasets.items() if dataset is not None}
 
 
@@ -205,7 +218,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
         raise BadZipFile("not a zip archive")
     with np.load(path, allow_pickle=False) as file:
         check_names(file.zip)
-        return {name: file[name] for name in (*_SETTINGS, *_ARRAYS, "metadata") if name in file.files}
+        names = (*_SETTINGS, *_ARRAYS, *_EXPERIMENT.values(), "metadata")
+        return {name: file[name] for name in names if name in file.files}
 
 
 def _from_entries(path: Path, entries: Mapping[str, Any]) -> Reconstruction:
@@ -247,9 +261,19 @@ def _from_entries(path: Path, entries: Mapping[str, Any]) -> Reconstruction:
             acquisition=record.acquisition,
             orientation=record.orientation,
             refinement=record.refinement,
+            slices=entries.get("slices"),
+            experiment=_experiment(entries, record),
+            amplitude_uncertainty=entries.get("amplitude_uncertainty"),
+            phase_uncertainty=entries.get("phase_uncertainty"),
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _experiment(entries: Mapping[str, Any], record: ResultRecord) -> Experiment:
+    """The experiment of the scalars in the record and the arrays, whose values the result checks."""
+    arrays = {name: np.asarray(entries[key]) for name in NAMES if (key := f"{PREFIX}{name}") in entries}
+    return Experiment.from_parts(arrays, record.experiment.scalars())
 
 
 def _text(value: Any) -> str | bytes:

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from ptychopinn.errors import InputError
+from ptychopinn.io.options import option_words
 from ptychopinn.io.scans import format_to_write
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
@@ -165,7 +166,7 @@ def write_subset(
     with atomic_path(out) as subset, atomic_path(record_path) as beside:
         scan.subset(indices).save(subset)
         record["subset"] = {"file": out.name, "sha256": _checksum(subset)}
-        beside.write_text(json.dumps(record, indent=2) + "\n")
+        beside.write_text(json.dumps(record, indent=2, default=repr) + "\n")  # arrays in their one line
     return out, record_path
 
 
@@ -207,13 +208,7 @@ def _ends(points: NDArray[np.float64], lottery: NDArray[np.float64]) -> list[int
 
 def _command(source: Path, out: Path, options: dict[str, Any]) -> str:
     """The command that makes the same subset."""
-    words = ["ptychopinn", "subset", str(source), str(out)]
-    for name, value in options.items():
-        if isinstance(value, bool):
-            words += [f"--{name}"] * value
-        elif value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join(words)
+    return shlex.join(["ptychopinn", "subset", str(source), str(out), *option_words(options)])
 
 
 def _origin(source: Path, partner: Any) -> dict[str, Any]:

@@ -25,11 +25,12 @@ from ptychopinn.mending.patterns import drop, drop_outliers, find_outliers
 from ptychopinn.mending.pixels import clip, find_faulty, good_pixels, invert_mask, mask_above, mask_faulty, subtract
 from ptychopinn.mending.positions import convert_positions, fitting_unit, scale_positions
 from ptychopinn.mending.probe import centre_probe, scale_probe, scaled_by_reader
+from ptychopinn.mending.reprojection import reproject
 from ptychopinn.runtime.process_settings import own_defaults
 from ptychopinn.scan import Scan
 
 #: Mends after which a probe that the reader scaled to the counts is scaled again.
-_OF_COUNTS = ("invert_mask", "subtract", "mask_faulty", "mask_above", "clip", "drop", "drop_outliers")
+_OF_COUNTS = ("detector_tilt", "invert_mask", "subtract", "mask_faulty", "mask_above", "clip", "drop", "drop_outliers")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Mends:
     scale_probe: bool = False
     centre_probe: bool = False
     even_dose: bool = False
+    detector_tilt: tuple[float, float] | None = None
+    beam: tuple[float, float] | None = None
 
     __repr__ = one_line
 
@@ -61,6 +64,8 @@ class Mends:
         for one, other in (("centre", "shift"), ("position_unit", "scale_positions")):
             if getattr(self, one) and getattr(self, other) is not None:
                 raise InputError(f"{one} and {other} must not both be stated, got both")
+        if self.beam is not None and self.detector_tilt is None:
+            raise InputError("beam needs detector_tilt as well, 0,0 for a detector that is off the axis only")
 
     def __bool__(self) -> bool:
         return any(self._stated(field.name) for field in fields(self))
@@ -123,6 +128,8 @@ def mend(
     scale_probe: bool = False,
     centre_probe: bool = False,
     even_dose: bool = False,
+    detector_tilt: tuple[float, float] | None = None,
+    beam: tuple[float, float] | None = None,
 ) -> Scan:
     """Repair a scan, as `ptychopinn mend` does (docs/mend.md). Each argument is a mend of its own.
 
@@ -151,6 +158,9 @@ def mend(
         scale_probe: scale the probe to the mean counts of the patterns.
         centre_probe: roll the probe so that its centre of mass is at sample N//2.
         even_dose: divide patterns by their exposure, judged by their neighbours; counts become float32.
+        detector_tilt: (pitch, yaw) rad of the detector: patterns are interpolated at the frequencies of an upright one;
+            counts become float32.
+        beam: with it, the pixel (y, x) where the beam meets the plane of the detector; None: (N//2, N//2).
 
     Returns:
         The mended scan.
@@ -169,7 +179,7 @@ def mend(
     mends = Mends(
         invert_mask, subtract, mask_faulty, mask_above, clip, crop, pad, bin, centre, shift, drop_outliers, tuple(drop),
         orientation, position_unit, scale_positions, scale_probe, centre_probe,
-        even_dose,
+        even_dose, detector_tilt, beam,
     )  # fmt: skip
     return apply_mends(scan, mends, all=all).scan
 
@@ -199,6 +209,8 @@ def apply_mends(
     with own_defaults():
         work = _Work(scan, coordinates, all)
         work.of_pixels(mends)
+        if mends.detector_tilt is not None:
+            work.take(reproject(work.scan, mends.detector_tilt, mends.beam))
         work.of_positions(mends)
         work.of_outliers(mends)
         work.of_centre(mends)

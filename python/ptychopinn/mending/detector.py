@@ -30,6 +30,7 @@ from ptychopinn.errors import InputError
 from ptychopinn.findings.centre import in_fft_order
 from ptychopinn.findings.measure import measure_patterns
 from ptychopinn.mending.blocks import Counts, changed, largest_of
+from ptychopinn.mending.experiments import require_far_field, resized, with_patterns
 from ptychopinn.mending.notes import Note
 from ptychopinn.mending.pixels import with_counts
 from ptychopinn.scan import Scan
@@ -103,11 +104,14 @@ def shift(scan: Scan, by: tuple[int, int], name: str = "shift") -> tuple[Scan, N
     note = Note(name, f"patterns rolled by ({by[0]}, {by[1]}) px{order}{edge}", {"pixels": [int(step) for step in by]})
     if not any(by):
         return scan, replace(note, text="the zero frequency stays where it is")
+    require_far_field(scan, name)
     roll = _Roll((int(by[0]), int(by[1])))
     bad = wrapped if scan.bad_pixels is None else roll(scan.bad_pixels) | wrapped
     if bad.all():
         raise InputError(f"shift must leave good pixels, got {by[0]},{by[1]}")
-    return replace(scan, counts=changed(scan.counts, roll), bad_pixels=bad if bad.any() else None), note
+    experiment = with_patterns(scan.experiment, roll)
+    bad_pixels = bad if bad.any() else None
+    return replace(scan, counts=changed(scan.counts, roll), bad_pixels=bad_pixels, experiment=experiment), note
 
 
 def crop(scan: Scan, size: int) -> tuple[Scan, Note]:
@@ -149,6 +153,7 @@ def _resized(scan: Scan, size: int, name: str) -> tuple[Scan, Note]:
     before = scan.patch_size
     if size == before:
         return scan, Note(name, f"the patterns have {size} px already", {"from": before, "to": size})
+    require_far_field(scan, name, f"read the file with {name}= (--{name})")
     ratio = size / before
     bad = fit_mask(scan.bad_pixels, (before, before), size)
     if bad is not None and bad.all():
@@ -170,6 +175,7 @@ def _resized(scan: Scan, size: int, name: str) -> tuple[Scan, Note]:
     mended = replace(
         scan, counts=counts, bad_pixels=bad, probe=probe, positions=scan.positions * ratio,
         pixel_size=pixel_size, acquisition=acquisition, truth=None, decisions=decisions,
+        experiment=resized(scan.experiment, size, 1, 1 / ratio, lambda probe: fit_probe(probe, size)),
     )  # fmt: skip
     text = (
         f"patterns of {before} px to {size} px, object pixels {1 / ratio:.6g} times as large{_metres(pixel_size)}, "
@@ -201,6 +207,7 @@ def bin_pixels(scan: Scan, factor: int) -> tuple[Scan, Note]:
         )
     if factor == 1:
         return scan, Note("bin", "patterns of 1 x 1 pixels stay as they are", {"factor": 1})
+    require_far_field(scan, "bin", "read the file with bin= (--bin)")
     edge = (before - size) // 2
     bad = bin_mask(scan.bad_pixels, factor)
     if bad is not None and bad.all():
@@ -213,6 +220,7 @@ def bin_pixels(scan: Scan, factor: int) -> tuple[Scan, Note]:
     mended = replace(
         scan, counts=changed(scan.counts, _Bin(factor, dtype), size, dtype), bad_pixels=bad, probe=probe,
         positions=scan.positions + edge, acquisition=acquisition,
+        experiment=resized(scan.experiment, before, factor, 1.0, lambda probe: bin_probe(probe, factor)),
     )  # fmt: skip
     text = (
         f"patterns of {before} px to {size} px, sums of {factor} x {factor}; the field of view is {factor} times "

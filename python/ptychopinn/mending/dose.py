@@ -11,6 +11,7 @@ from scipy.spatial import KDTree
 
 from ptychopinn.errors import InputError
 from ptychopinn.mending.blocks import scaled, totals_of
+from ptychopinn.mending.experiments import divided
 from ptychopinn.mending.notes import Note
 from ptychopinn.mending.pixels import good_pixels
 from ptychopinn.scan import Scan
@@ -51,10 +52,10 @@ def even_dose(scan: Scan) -> tuple[Scan, Note]:
     which is better where it is available.
 
     Raises:
-        InputError: the scan has fewer than 10 patterns with counts.
+        InputError: the scan has fewer than 10 patterns with counts, or a saturated detector.
     """
     exposure = exposures(scan)
     low, high = float(exposure.min()), float(exposure.max())
     text = f"patterns divided by their exposure, from {low:.3g} to {high:.3g} times the median; counts are float32 now"
-    mended = replace(scan, counts=scaled(scan.counts, 1 / exposure))
+    mended = replace(scan, counts=scaled(scan.counts, 1 / exposure), experiment=divided(scan, exposure))
     return mended, Note("even_dose", text, {"lowest": low, "highest": high})

@@ -14,6 +14,7 @@ from ptychopinn._one_line import one_line
 from ptychopinn.errors import InputError
 from ptychopinn.findings.measure import measure_patterns
 from ptychopinn.mending.blocks import changed, extremes_of, largest_of, totals_of
+from ptychopinn.mending.experiments import subtracted
 from ptychopinn.mending.notes import Note, quantity
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import blocks_of
@@ -167,13 +168,15 @@ def subtract(scan: Scan, background: float) -> tuple[Scan, Note]:
     """Subtract a constant background, such as the offset of a detector; what would be negative becomes 0.
 
     Raises:
-        InputError: the background is not positive, or nothing would be left.
+        InputError: the background is not positive, nothing would be left, or the scan has a background of its own that
+            differs between patterns.
     """
     _check_limit("subtract", background)
     if background >= float(largest_of(scan.counts)[good_pixels(scan)].max(initial=0)):
         raise InputError(f"{scan.name}: subtract must be below the largest count, got {background:g}")
     note = Note("subtract", f"{background:g} counts subtracted from every pixel", {"counts": background})
-    return replace(scan, counts=changed(scan.counts, _Subtract(background))), note
+    experiment = subtracted(scan.experiment, background)
+    return replace(scan, counts=changed(scan.counts, _Subtract(background)), experiment=experiment), note
 
 
 @dataclass(frozen=True, eq=False)

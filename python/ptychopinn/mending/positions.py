@@ -14,6 +14,7 @@ import numpy as np
 
 from ptychopinn.errors import InputError
 from ptychopinn.findings.geometry import TYPICAL_STEP, median_step, usual_step
+from ptychopinn.mending.experiments import moved
 from ptychopinn.mending.notes import Note
 from ptychopinn.scan import Scan
 
@@ -56,7 +57,8 @@ def scale_positions(scan: Scan, factor: float, unit: str | None = None, taken: s
     truth, lost = scan.truth, ""
     if truth is not None and ((positions < -1).any() or (positions + size > np.array(truth.shape) + 1).any()):
         truth, lost = None, "; the known object is omitted, as patches are not inside of it"
-    mended = replace(scan, positions=positions, acquisition=acquisition, truth=truth)
+    experiment = moved(scan.experiment, factor * np.eye(2))
+    mended = replace(scan, positions=positions, acquisition=acquisition, truth=truth, experiment=experiment)
     name = "scale_positions" if taken is None else "position_unit"
     what = "" if taken is None else f"in {taken}, read as {unit}: "
     step = median_step(mended.positions)

@@ -6,11 +6,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ptychopinn.decisions import ProbeScale
 from ptychopinn.errors import InputError
 from ptychopinn.findings.centre import in_fft_order, probe_far_field
 from ptychopinn.mending.blocks import mean_of
+from ptychopinn.mending.experiments import require_far_field, with_probe
 from ptychopinn.mending.notes import Note
 from ptychopinn.mending.pixels import good_pixels, with_counts
 from ptychopinn.scan import Scan
@@ -43,7 +45,12 @@ def scale_probe(scan: Scan) -> tuple[Scan, Note]:
     total = factor if earlier is None else factor * earlier.factor
     scale = ProbeScale(total, "its intensity on good pixels is the mean counts of a pattern", True)
     text = f"probe multiplied by {factor:.6g}: {counts:.6g} counts on good pixels, as the mean of the patterns"
-    mended = replace(scan, probe=scan.probe * np.float32(factor), decisions=replace(scan.decisions, probe_scale=scale))
+    mended = replace(
+        scan,
+        probe=scan.probe * np.float32(factor),
+        decisions=replace(scan.decisions, probe_scale=scale),
+        experiment=with_probe(scan.experiment, lambda field: field * np.float32(factor)),
+    )
     return mended, Note("scale_probe", text, {"factor": factor})
 
 
@@ -60,9 +67,14 @@ def centre_probe(scan: Scan) -> tuple[Scan, Note]:
     reordered = in_fft_order((float(offset[0]), float(offset[1])), size)
     if not any(offset):
         return scan, Note("centre_probe", "the probe is at the centre of its patch")
-    probe = np.roll(scan.probe, (-offset[0], -offset[1]), (1, 2))
+    require_far_field(scan, "centre_probe")
+
+    def roll(field: NDArray[np.complex64]) -> NDArray[np.complex64]:
+        return np.roll(field, (-offset[0], -offset[1]), (1, 2))
+
+    probe, experiment = roll(scan.probe), with_probe(scan.experiment, roll)
     positions = scan.positions if reordered else scan.positions + np.array(offset, np.float64)
     moved = " from FFT order" if reordered else ", and the positions by the opposite"
     text = f"probe rolled by ({-offset[0]}, {-offset[1]}) px{moved}"
     note = Note("centre_probe", text, {"pixels": [-offset[0], -offset[1]]})
-    return replace(scan, probe=probe, positions=positions), note
+    return replace(scan, probe=probe, positions=positions, experiment=experiment), note

@@ -112,7 +112,7 @@ def align(
     shift, registered = np.zeros(2), True
     ramp = fit_ramp(start, target)
     for _ in range(_MAX_ROUNDS):
-        current = _shifted(start * phasor(start.shape, ramp), shift)
+        current = shifted(start * phasor(start.shape, ramp), shift)
         step = _register(current, target, smoothing, upsampling)
         if np.abs(shift + step).max() > max_shift:
             shift, registered = np.zeros(2), False
@@ -129,7 +129,7 @@ def align(
     goal = np.asarray(truth[region], np.complex128)
     # the shifted ramp has a phase at the first pixel of the region, which does not belong to the scale
     at_first = np.exp(-1j * np.dot(ramp, trim - shift))
-    moved = at_first * _shifted(start * phasor(start.shape, ramp), shift)[inner]
+    moved = at_first * shifted(start * phasor(start.shape, ramp), shift)[inner]
     rest = fit_ramp(moved, goal)
     moved = moved * phasor(moved.shape, rest)
     power = np.vdot(moved, moved).real
@@ -199,7 +199,7 @@ def phasor(shape: tuple[int, ...], ramp: np.ndarray) -> np.ndarray:
     return np.asarray(down[:, None] * right)
 
 
-def _shifted(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
+def shifted(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """``image(r - shift)`` by Fourier interpolation, which preserves noise; mirrored margins reduce edge artefacts."""
     if not shift.any():
         return image

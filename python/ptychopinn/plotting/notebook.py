@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.colors import LogNorm
 
+from ptychopinn.acquisition import energy_in_words
 from ptychopinn.findings.finding import Finding
 from ptychopinn.findings.geometry import measure_geometry
 from ptychopinn.findings.measure import measure_patterns
@@ -82,7 +83,7 @@ def scan_html(scan: Scan) -> str:
         ("probe", f"{scan.modes} mode{'s' if scan.modes > 1 else ''}"),
         ("extent (y, x)", _size(height, width, scan.pixel_size)),
         ("object pixel", _nanometres(scan.pixel_size)),
-        ("photon energy", "unknown" if scan.energy is None else f"{scan.energy / 1e3:.6g} keV"),
+        energy_in_words(scan.energy, scan.experiment.radiation),
         ("orientation", scan.orientation),
         ("bad pixels", str(0 if scan.bad_pixels is None else int(scan.bad_pixels.sum()))),
         ("known object", "no" if scan.truth is None else f"{scan.truth.shape[0]} x {scan.truth.shape[1]} px"),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 #: Illumination from which a pixel is shown, as a fraction of the typical one: below, the object is noise.
 _MEASURED = 0.02
+_MOST_SLICES, _SLICES_IN_A_ROW = 12, 3
 _MARGIN = 0.02  # grey around the measured pixels, as a fraction of their longer side
 
 
@@ -43,8 +44,9 @@ def plot_reconstruction(
 ) -> list[Path]:
     """Draw the amplitude and phase of a reconstruction, and whatever else it has, as PNG files.
 
-    Always ``amplitude.png`` and ``phase.png``; ``uncertainty.png`` and ``error_map.png`` if the reconstruction has
-    them; ``comparison.png`` and ``frc.png`` with ``aligned``.
+    Always ``amplitude.png`` and ``phase.png``; ``error_map.png`` and ``uncertainty.png``, or of amplitude and phase
+    ``amplitude_uncertainty.png`` and ``phase_uncertainty.png``, if the reconstruction has them; ``slices.png`` with the
+    phases of the slices of a thick sample, of at most twelve; ``comparison.png`` and ``frc.png`` with ``aligned``.
 
     The phase is shown relative to its median over the measured pixels. A ramp of more than pi across the canvas, which
     the patterns do not determine, is removed first and stated in the title. The colour map is cyclic if the phase spans
@@ -66,6 +68,8 @@ def plot_reconstruction(
         figure, (axes,) = image_figure(image.values[frame].shape, 1)
         _draw(axes, image, frame, origin, reconstruction.pixel_size)
         written.append(save_figure(figure, folder / f"{image.name}.png"))
+    if reconstruction.slices is not None:
+        written.append(save_figure(slices_figure(reconstruction), folder / "slices.png"))
     if aligned is not None:
         written += plot_comparison(aligned, folder, pixel_size=reconstruction.pixel_size)
     return written
@@ -84,6 +88,44 @@ def reconstruction_figure(reconstruction: Reconstruction) -> Figure:
     figure, panels = image_figure(amplitude.values[frame].shape, 2)
     for axes, image in zip(panels, (amplitude, phase), strict=True):
         _draw(axes, image, frame, origin, reconstruction.pixel_size)
+    return figure
+
+
+def slices_figure(reconstruction: Reconstruction) -> Figure:
+    """Draw the phase of every slice of a thick sample, of at most twelve, with its depth.
+
+    Args:
+        reconstruction: with slices.
+
+    Returns:
+        The figure; phases are shown as :func:`plot_reconstruction` shows that of the object, in common colours.
+    """
+    assert reconstruction.slices is not None
+    measured = reconstruction.covered(_MEASURED)
+    shown = measured if measured.any() else np.ones_like(measured)
+    frame, origin = _frame(shown, reconstruction.origin)
+    count = len(reconstruction.slices)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, _MOST_SLICES)).round().astype(int))
+    depths = np.cumsum([0.0, *reconstruction.experiment.slice_distances])
+    phases = [_centred_phase(reconstruction.slices[number], shown) for number in chosen]
+    limits, colours = _phase_style(np.stack([phase for phase, _ in phases])[:, shown])
+    columns = min(len(chosen), _SLICES_IN_A_ROW)
+    figure, panels = image_figure(phases[0][0][frame].shape, columns, math.ceil(len(chosen) / columns))
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.4 * (len(panels) // columns - 1))
+    for panel, (axes, number, (phase, note)) in enumerate(zip(panels, chosen, phases, strict=False)):
+        title = f"slice {number + 1} of {count}, {depths[number] * 1e6:.4g} µm{note and f'; {note}'}"
+        values = np.where(measured, phase, np.nan)
+        last = (panel + 1) % columns == 0 or panel == len(chosen) - 1
+        image = ShownImage("slice", values, "phase (rad)" if last else "", limits, colours, title)
+        _draw(axes, image, frame, origin, reconstruction.pixel_size)
+        if panel % columns:
+            axes.set_ylabel("")
+        if panel + columns < len(chosen):
+            axes.set_xlabel("")
+    for axes in panels[len(chosen) :]:
+        axes.set_axis_off()
+    figure.subplots_adjust(hspace=0.25)
     return figure
 
 
@@ -113,13 +155,23 @@ def shown_images(
         ShownImage("phase", phase, "phase (rad)", limits, colours, note),
     ]
     others = (
-        ("uncertainty", reconstruction.uncertainty, "standard deviation"),
+        *_uncertainties(reconstruction),
         ("error_map", reconstruction.error_map, "deviance per detector pixel"),
     )
     for name, values, label in others:
         if values is not None:
             images.append(ShownImage(name, values, label, percentiles(values[shown]), COUNTS_MAP, ""))
     return [image._replace(values=np.where(measured, image.values, np.nan)) for image in images], frame, origin
+
+
+def _uncertainties(reconstruction: Reconstruction) -> list[tuple[str, np.ndarray | None, str]]:
+    """Standard deviations to draw: of amplitude and phase, or else of the complex object."""
+    if reconstruction.amplitude_uncertainty is None:
+        return [("uncertainty", reconstruction.uncertainty, "standard deviation")]
+    return [
+        ("amplitude_uncertainty", reconstruction.amplitude_uncertainty, "standard deviation of the amplitude"),
+        ("phase_uncertainty", reconstruction.phase_uncertainty, "standard deviation of the phase (rad)"),
+    ]
 
 
 def _draw(

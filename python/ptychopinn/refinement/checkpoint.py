@@ -29,7 +29,7 @@ Writer = Callable[[dict[str, Any]], None]
 #: Fraction of the time that checkpoints may take.
 _FRACTION = 0.05
 #: Options that may change when a refinement is resumed.
-_MAY_CHANGE = {"iterations", "minutes", "tolerance", "split_half"}
+_MAY_CHANGE = {"iterations", "minutes", "tolerance", "split_half", "uncertainty", "replicas"}
 
 
 def fingerprint(scan: Scan, geometry: CanvasGeometry) -> dict[str, Any]:
@@ -132,7 +132,8 @@ def read_checkpoint(
         path: the file.
         scan: the scan to refine.
         geometry: of its canvas.
-        config: the configuration; iterations, minutes, tolerance and split_half may differ from the checkpoint's.
+        config: the configuration; iterations, minutes, tolerance, split_half, uncertainty and replicas may differ from
+            the checkpoint's.
         device: of the tensors.
 
     Raises:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_ext import CanvasGeometry, translate_images
+from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
+from ptychopinn.experiment import Experiment
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.ambiguities import set_mode_count
@@ -24,6 +27,9 @@ from ptychopinn.storage.arrays import pattern_blocks
 _COVERED = 1e-4
 #: Bytes that a refinement needs at least for a pixel of the canvas: object, gradient, step, illumination.
 _BYTES = 32
+#: Patterns from which a background is estimated, and the least value of the estimate, counts: at 0 there is no slope.
+_BACKGROUND_PATTERNS = 256
+_LEAST_BACKGROUND = 1e-3
 
 
 def initial_state(
@@ -31,7 +37,7 @@ def initial_state(
     start: Reconstruction | None,
     geometry: CanvasGeometry,
     positions: NDArray[np.float64],
-    modes: int | None,
+    config: RefineConfig,
 ) -> State:
     """Make the initial state of a refinement, on the CPU.
 
@@ -41,7 +47,7 @@ def initial_state(
             mean transmission.
         geometry: of the canvas.
         positions: (n, 2), scan coordinates (y, x), pixels.
-        modes: number of probe modes; None: as many as the probe has.
+        config: number of probe modes, and what else is refined.
 
     Raises:
         InputError: the probe of ``start`` has another size than the patterns, its object is outside the scan, or the
@@ -55,7 +61,7 @@ def initial_state(
                 f"found {start.probe.shape[-1]}; --from-scratch begins without it"
             )
         probe = torch.from_numpy(start.probe)
-    probe = set_mode_count(probe, modes or len(probe))
+    probe = set_mode_count(probe, config.modes or len(probe))
     good = slice(None) if scan.bad_pixels is None else ~scan.bad_pixels
     mean = sum(float(scan.counts[part][:, good].sum(dtype=np.float64)) for part in pattern_blocks(scan.counts.shape))
     mean /= scan.n
@@ -65,7 +71,83 @@ def initial_state(
     if start is not None:
         _insert_object(scan, start, geometry, image)
     intensities = torch.zeros(scan.n, dtype=torch.float64, device="cpu")
-    return State(image, probe.clone(), geometry.to_canvas(positions), intensities)
+    state = State(image, probe.clone(), geometry.to_canvas(positions), intensities)
+    _add_experiment(state, scan, start, geometry, config)
+    return state
+
+
+def experiment_of(scan: Scan, start: Reconstruction | None, config: RefineConfig) -> Experiment:
+    """The experiment that a refinement begins with: the scan's, with what the start found and the options add.
+
+    Raises:
+        InputError: slices are asked for without a distance, or a thick sample has no pixel size or energy.
+    """
+    experiment = scan.experiment
+    if start is not None and start.positions is not None and len(start.positions) == scan.n:
+        found = start.experiment
+        if found.probe_variations is not None and config.probe_variations:
+            experiment = replace(
+                experiment,
+                probe_variations=found.probe_variations,
+                variation_coefficients=found.variation_coefficients,
+            )
+        if found.background is not None and config.learn_background:
+            experiment = replace(experiment, background=found.background)
+        if len(found.slice_distances) == len(experiment.slice_distances) and config.learn_slice_distances:
+            experiment = replace(experiment, slice_distances=found.slice_distances)
+    if config.slices > 1 and not experiment.slice_distances:
+        if config.slice_distance is None:
+            raise InputError(
+                f"{scan.name}: expected metres between the {config.slices} slices, found none; "
+                "state refine.slice_distance (--refine.slice_distance)"
+            )
+        experiment = replace(experiment, slice_distances=(config.slice_distance,) * (config.slices - 1))
+    if experiment.slice_distances and (scan.pixel_size is None or scan.energy is None):
+        raise InputError(
+            f"{scan.name}: expected a pixel size and an energy, for the propagation between slices, found none; "
+            "state pixel_size and energy (--pixel-size, --energy)"
+        )
+    return experiment
+
+
+def _add_experiment(
+    state: State, scan: Scan, start: Reconstruction | None, geometry: CanvasGeometry, config: RefineConfig
+) -> None:
+    """Give a state the parts of its experiment."""
+    experiment = experiment_of(scan, start, config)
+    if experiment.probe_variations is not None:
+        assert experiment.variation_coefficients is not None
+        state.variations = torch.from_numpy(experiment.probe_variations.copy())
+        state.coefficients = torch.from_numpy(experiment.variation_coefficients.copy())
+    if experiment.background is not None or config.learn_background:
+        counts = dark_counts(scan) if experiment.background is None else experiment.background
+        state.background = torch.from_numpy(np.fft.ifftshift(np.sqrt(counts.astype(np.float64))))
+    if experiment.slice_distances:
+        state.distances = torch.tensor(experiment.slice_distances, dtype=torch.float64, device="cpu")
+        if start is not None and start.slices is not None and len(start.slices) == experiment.slices:
+            level = state.object.new_ones(experiment.slices, *state.object.shape)
+            for image, values in zip(level, start.slices, strict=True):
+                _insert_object(scan, start, geometry, image, values)
+            state.object = level
+        else:
+            # An even object is the same in all slices, another one is in the middle.
+            even = start is None
+            ones = torch.ones_like(state.object)
+            root = state.object ** (1 / experiment.slices)
+            middle = experiment.slices // 2
+            state.object = torch.stack(
+                [root if even else state.object if index == middle else ones for index in range(experiment.slices)]
+            )
+
+
+def dark_counts(scan: Scan) -> NDArray[np.float64]:
+    """First estimate of a background, (N, N) counts: what the darkest tenth of the patterns have in a pixel."""
+    fraction = 0.1
+    chosen = np.linspace(0, scan.n - 1, min(scan.n, _BACKGROUND_PATTERNS)).astype(int)
+    sample = np.sort(np.asarray(scan.subset(np.unique(chosen)).counts, np.float64), axis=0)
+    lowest = sample[: max(1, round(fraction * len(sample)))].mean(0)
+    estimate: NDArray[np.float64] = np.maximum(np.minimum(lowest, np.median(sample, axis=0)), _LEAST_BACKGROUND)
+    return estimate
 
 
 def _check_memory(name: str, shape: tuple[int, int]) -> None:
@@ -78,10 +160,16 @@ def _check_memory(name: str, shape: tuple[int, int]) -> None:
         )
 
 
-def _insert_object(scan: Scan, start: Reconstruction, geometry: CanvasGeometry, image: Tensor) -> None:
-    """Copy the object of ``start`` to the image (H, W) of the canvas, where it is illuminated."""
+def _insert_object(
+    scan: Scan,
+    start: Reconstruction,
+    geometry: CanvasGeometry,
+    image: Tensor,
+    values: NDArray[np.complex64] | None = None,
+) -> None:
+    """Copy the object of ``start``, or other values on its canvas, to the image (H, W), where it is illuminated."""
     covered = start.covered(_COVERED)
-    source = torch.from_numpy(np.where(covered, start.object, 0))
+    source = torch.from_numpy(np.where(covered, start.object if values is None else values, 0))
     origin = np.array(start.origin) - geometry.origin
     corner = np.floor(origin + 0.5).astype(int)
     subpixel = origin - corner

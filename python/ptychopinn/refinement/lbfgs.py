@@ -56,7 +56,7 @@ class LbfgsEngine:
             layout.zeros() for _ in range(6)
         )
         # Parts that are not refined; their gradients are of no use. The object always is.
-        others = [torch.zeros_like(part) for part in (state.probe, state.positions, state.intensities)]
+        others = [torch.zeros_like(part) for part in list(state)[1:]]
         self._fixed = State(state.object.new_empty(0), *map(torch.clone, others))
         unused = State(state.object.new_empty(0), *others)
         self._trial_state = layout.state(self._trial, self._fixed)

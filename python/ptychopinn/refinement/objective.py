@@ -10,7 +10,7 @@ L2 cache and cover a small part of the canvas. Counts stay in the type of their 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ _CPU_BATCH = 48
 _GPU_PIXELS = 1 << 24
 #: Complex arrays (b, M, N, N) that are alive at once, and those (b, N, N) without modes.
 _WAVES, _OTHERS = 8, 3
+#: Parts of a state with a row for each pattern.
+PER_PATTERN = ("positions", "intensities", "coefficients")
 #: "pie" takes at least so many steps in a pass, as it converges by them.
 _PIE_BATCHES = 16
 
@@ -60,6 +62,7 @@ class BatchCorrection:
         positions: (b, 2), or None unless they are refined.
         intensities: (b,), or None unless they are refined.
         residuals: (b,), deviance of every pattern per detector pixel.
+        others: of other parts of the state by name, those of patterns with b rows; for experiments that have them.
     """
 
     value: Tensor
@@ -68,6 +71,7 @@ class BatchCorrection:
     positions: Tensor | None
     intensities: Tensor | None
     residuals: Tensor
+    others: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class Probe:
 
 
 class Objective:
-    """Counts of a scan and their forward model.
+    """Counts of a scan and their forward model: the plain one, see :class:`ExperimentObjective` for others.
 
     With torch.distributed initialised, every process computes its shard of each batch, and sums are reduced.
 
@@ -99,6 +103,11 @@ class Objective:
         device: of the computation; None: that of the counts.
         modes: of the probe, for the batch size.
     """
+
+    #: Pixels by which the regions of batches extend before and behind the patches.
+    reach: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    #: Refined parts of the state that only some experiments have.
+    learned: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -165,8 +174,12 @@ class Objective:
         rank, size = rank_and_size()
         self.regions = make_regions(
             self.batches, self.anchors, slice(rank, None, size), self.size, self.shift.taps, self.canvas_size,
-            self.device,
+            self.device, self.reach,
         )  # fmt: skip
+
+    def of_patterns(self, members: Tensor, canvas_size: tuple[int, int], config: RefineConfig) -> Objective:
+        """The objective of some patterns (k,), whose canvas is (H, W), with another configuration."""
+        return Objective(self.patterns.select(members), self.good, canvas_size, config)
 
     def _highest(self) -> list[int]:
         return [side - self.size - self.shift.taps for side in self.canvas_size]
@@ -281,6 +294,10 @@ class Objective:
         fields = torch.fft.fft2(exit_waves(state.object, anchors, probes))
         return self._correct(fields, self.patterns.select(members), probe.factors[members], correct=False)[1]
 
+    def coefficient_curvatures(self, state: State) -> Tensor:
+        """Half the second derivative of J by the coefficients of the probe's variations, (n, V)."""
+        return torch.zeros_like(state.coefficients)
+
     def predict(self, state: State, members: Tensor) -> Tensor:
         """Expected counts (k, N, N), FFT order, of the patterns with indices ``members`` (k,)."""
         positions = state.positions[members]
@@ -317,7 +334,13 @@ class Objective:
                 gradient.positions.index_copy_(0, region.members, batch.positions.neg())
             if batch.intensities is not None:
                 gradient.intensities.index_copy_(0, region.members, batch.intensities.neg())
-        reduce_sums(value, by_probe, residuals, gradient.object, gradient.positions, gradient.intensities)
+            for name, part in batch.others.items():
+                if name in PER_PATTERN:
+                    getattr(gradient, name).index_copy_(0, region.members, part.neg())
+                else:
+                    getattr(gradient, name).sub_(part)
+        others = [part for part in gradient if part is not gradient.probe and part.numel()]
+        reduce_sums(value, by_probe, residuals, *others)
         gradient.probe.copy_(self.restore(by_probe))
         return value, gradient, residuals
 

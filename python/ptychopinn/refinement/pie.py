@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.refinement.objective import Objective
+from ptychopinn.refinement.objective import PER_PATTERN, Objective
 from ptychopinn.refinement.readback import read_back
 from ptychopinn.refinement.regions import compact_batches
 from ptychopinn.refinement.scaling import Penalty, Projection, inverse_root_curvature
@@ -80,6 +80,7 @@ class PieEngine:
         scale = inverse_root_curvature(objective, state, config, illumination)
         inverse_curvature = scale.map(lambda part: part * part)
         moves, intensity_steps = torch.zeros_like(state.positions), torch.zeros_like(state.intensities)
+        others = {name: torch.zeros_like(part) for name, part in state.to_dict().items() if name in objective.learned}
         residuals = torch.zeros_like(state.intensities)
         value = torch.zeros((), dtype=torch.float64, device=objective.device)
         factors = objective.represent(state).factors
@@ -99,11 +100,18 @@ class PieEngine:
             for steps, part in ((moves, batch.positions), (intensity_steps, batch.intensities)):
                 if part is not None:
                     steps.index_copy_(0, region.members, part)
+            for name, part in batch.others.items():
+                if name in PER_PATTERN:
+                    others[name].index_copy_(0, region.members, part)
+                else:
+                    others[name] += part
             residuals.index_copy_(0, region.members, batch.residuals)
         moves *= inverse_curvature.positions
         intensity_steps *= inverse_curvature.intensities
-        reduce_sums(value, moves, intensity_steps, residuals)
+        reduce_sums(value, moves, intensity_steps, residuals, *others.values())
         state.intensities += intensity_steps
+        for name, step in others.items():
+            getattr(state, name).add_(step * getattr(inverse_curvature, name), alpha=config.probe_step)
         if config.learn_positions:
             length = moves.norm(dim=1, keepdim=True)
             moves *= 0.5 * (_MAX_POSITION_STEP / length.clamp_min(1e-12)).clamp_max(1.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import EllipsisType
 
 import numpy as np
 import torch
@@ -27,7 +28,8 @@ class BatchRegion:
         members: the same on the device.
         anchors: float64, (b, 2), where their patches are cut, canvas coordinates.
         positions: the same, relative to the part's first pixel.
-        slices: of the canvas, rows and columns.
+        slices: of a canvas (..., H, W), its last two axes.
+        corner: float64, (2,), first pixel of the part.
         shape: of the part.
         count: patterns of the batch, of all processes.
         plan: tiles of these patches, or None without patches.
@@ -38,7 +40,8 @@ class BatchRegion:
     members: Tensor
     anchors: Tensor
     positions: Tensor
-    slices: tuple[slice, slice]
+    slices: tuple[EllipsisType, slice, slice]
+    corner: Tensor
     shape: tuple[int, int]
     count: int
     size: int
@@ -49,7 +52,7 @@ class BatchRegion:
         self.plan = ScanPlan(self.positions, self.size, self.shape, finite=True) if len(self.rows) else None
 
     def crop(self, canvas: Tensor) -> Tensor:
-        """Copy the part of a canvas (H, W)."""
+        """Copy the part of a canvas (..., H, W)."""
         self.canvas = canvas[self.slices].contiguous()
         return self.canvas
 
@@ -62,6 +65,7 @@ def make_regions(
     taps: int,
     canvas_size: tuple[int, int],
     device: torch.device,
+    reach: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0)),
 ) -> list[BatchRegion]:
     """The regions of all batches.
 
@@ -73,12 +77,14 @@ def make_regions(
         taps: pixels that interpolation reads beyond the last sample of a patch.
         canvas_size: (H, W).
         device: of the computation.
+        reach: pixels (y, x) by which regions extend before and behind the patches, within the canvas.
     """
     rows = [batch[shard] for batch in batches]
     firsts, lasts = [], []
     for batch in batches:
-        firsts.append(np.floor(anchors[batch].min(0)).astype(np.int64))
-        last = np.ceil(anchors[batch].max(0)).astype(np.int64) + size + taps
+        first = np.floor(anchors[batch].min(0)).astype(np.int64) - reach[0]
+        firsts.append(np.maximum(first, 0) if any(reach[0]) else first)
+        last = np.ceil(anchors[batch].max(0)).astype(np.int64) + size + taps + reach[1]
         lasts.append(np.minimum(last, canvas_size))
     if not rows:
         return []
@@ -86,12 +92,13 @@ def make_regions(
     lengths = [len(part) for part in rows]
     relative = anchors[flat] - np.repeat(np.array(firsts), lengths, axis=0)
     members, cut, positions = (upload(array, device).split(lengths) for array in (flat, anchors[flat], relative))
+    corners = upload(np.array(firsts, np.float64), device)
     regions = []
     for index, (first, last) in enumerate(zip(firsts, lasts, strict=True)):
         (top, left), (bottom, right) = first.tolist(), last.tolist()
-        slices, shape = (slice(top, bottom), slice(left, right)), (bottom - top, right - left)
+        slices, shape = (..., slice(top, bottom), slice(left, right)), (bottom - top, right - left)
         arguments = (rows[index], members[index], cut[index], positions[index])
-        regions.append(BatchRegion(*arguments, slices, shape, len(batches[index]), size))
+        regions.append(BatchRegion(*arguments, slices, corners[index], shape, len(batches[index]), size))
     return regions
 
 

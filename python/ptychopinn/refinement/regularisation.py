@@ -20,6 +20,8 @@ from ptychopinn.refinement.state import State
 #: Steps between neighbouring pixels, relative to the object's mean modulus, below which the variation is quadratic: as
 #: in ptychopinn.physics.priors.
 _SMALL = 1e-3
+#: Nats for every photon of the power by which the probe varies.
+VARIATION_WEIGHT = 1e-5
 
 
 class Regularisers:
@@ -38,6 +40,7 @@ class Regularisers:
         scale = 0.5 * pixels
         weights = {total_variation: config.total_variation, roughness: config.smoothness}
         self.priors = {prior: scale * weight for prior, weight in weights.items() if weight}
+        self.slice_weight = scale * config.slice_smoothness
         self.reported = reported
         self.residual = affine_residual(reported) if config.learn_positions else None
         self.deviation = 1.0
@@ -47,10 +50,17 @@ class Regularisers:
         total = torch.zeros((), dtype=torch.float64, device=illumination.device)
         if self.priors:
             weight = illumination / illumination.sum().clamp_min(torch.finfo(illumination.dtype).tiny)
-            for prior, scale in self.priors.items():
-                value, by_object = prior(state.object, weight)
-                total += scale * value
-                gradient.object.add_(by_object, alpha=scale)
+            slices = state.object.dim() == 3
+            pairs = zip(state.object, gradient.object, strict=True) if slices else [(state.object, gradient.object)]
+            for image, target in pairs:
+                for prior, scale in self.priors.items():
+                    value, by_object = prior(image, weight)
+                    total += scale * value
+                    target.add_(by_object, alpha=scale)
+        if self.slice_weight and state.object.dim() == 3:
+            total += self.slice_weight * _add_slice_differences(state.object, illumination, gradient, self.slice_weight)
+        if len(state.variations):
+            total += _add_variation(state, gradient)
         if self.residual is not None:
             moves = self.residual(state.positions - self.reported)
             total += moves.square().sum() / (4 * self.deviation**2)
@@ -90,6 +100,34 @@ def roughness(image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     gradient = _divergence(down, right, inner / squared_level)
     gradient -= image * (weight * (value / squared_level))
     return value, gradient
+
+
+def _add_variation(state: State, gradient: State) -> Tensor:
+    """The power by which probes differ from their mean, in photons, times a weight; adds half its gradient.
+
+    A slow change of the object's phase and opposite changes of the probes leave all patterns as they are; of these
+    solutions the prior selects the one with the least variation of the probe.
+    """
+    shapes, coefficients = state.variations, state.coefficients
+    flat = torch.view_as_real(shapes).flatten(1).double()
+    products, squares = flat @ flat.T, coefficients.T @ coefficients
+    gradient.coefficients.add_(coefficients @ products, alpha=VARIATION_WEIGHT)
+    gradient.variations.add_(torch.einsum("uv,vij->uij", squares.to(shapes.dtype), shapes), alpha=VARIATION_WEIGHT)
+    return VARIATION_WEIGHT * (products * squares).sum()
+
+
+def _add_slice_differences(image: Tensor, illumination: Tensor, gradient: State, scale: float) -> Tensor:
+    """Mean square difference of neighbouring slices (S, H, W) over their mean square; adds half its gradient."""
+    weight = illumination / illumination.sum().clamp_min(torch.finfo(illumination.dtype).tiny)
+    level = (weight * squared_modulus(image)).sum().clamp_min(1e-24) / len(image)
+    step = image[1:] - image[:-1]
+    scaled = step * (weight * (scale / level))
+    gradient.object[1:].add_(scaled)
+    gradient.object[:-1].sub_(scaled)
+    value = (weight * squared_modulus(step)).sum() / level
+    # The level depends on the object, too.
+    gradient.object.sub_(image * (weight * (scale * value / (len(image) * level))))
+    return value
 
 
 def _mean_square(image: Tensor, weight: Tensor) -> Tensor:

@@ -5,20 +5,25 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ptycho_ext import CanvasGeometry
 from ptychopinn._one_line import one_line
 from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import RefineConfig
+from ptychopinn.experiment import Experiment
 from ptychopinn.findings.gate import check_metadata
+from ptychopinn.physics.exposure import exposure_points
 from ptychopinn.physics.overlap import accumulate_weight
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.reconstruction import Reconstruction
@@ -33,12 +38,15 @@ from ptychopinn.refinement.ambiguities import (
 from ptychopinn.refinement.checkpoint import VERSION, Writer, fingerprint, read_checkpoint, write_checkpoint
 from ptychopinn.refinement.counts import upload_counts
 from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, PieEngine
-from ptychopinn.refinement.initial import initial_state
+from ptychopinn.refinement.experiment_objective import ExperimentObjective, make_objective
+from ptychopinn.refinement.initial import experiment_of, initial_state
 from ptychopinn.refinement.interrupts import uninterrupted
-from ptychopinn.refinement.objective import Objective
+from ptychopinn.refinement.readback import read_back
+from ptychopinn.refinement.regions import compact_batches
 from ptychopinn.refinement.regularisation import Regularisers, make_projection
 from ptychopinn.refinement.search import find_defocus, find_outliers, search_positions
 from ptychopinn.refinement.state import State
+from ptychopinn.refinement.variations import estimate_variations, orthogonalise_variations
 from ptychopinn.refinement_report import RefinementReport
 from ptychopinn.runtime.processes import agree, broadcast
 from ptychopinn.runtime.progress import progress as progress_bar
@@ -53,6 +61,8 @@ _STOP_PASSES = 10
 _ROUND = 30
 #: Passes that begin a round of refined positions: outliers are searched and "lbfgs" restarts, less and less often.
 _ROUNDS = tuple(_ROUND * 2**k for k in range(16))
+#: Passes from scratch without variations of the probe: before, the patterns contradict the object instead.
+_VARIATION_PASSES = 30
 #: Passes between two lines of the log.
 _LOG_PASSES = 10
 
@@ -100,12 +110,15 @@ class Refinement:
         positions = scan.positions
         if start is not None and start.positions is not None and len(start.positions) == scan.n:
             positions = start.positions
-        self.geometry = CanvasGeometry.from_positions(positions, scan.patch_size, _MARGIN)
-        initial = initial_state(scan, start, self.geometry, positions, config.modes)
+        self.experiment = experiment_of(scan, start, config)
+        reach = np.abs(exposure_points(self.experiment)[0]).max()
+        self.geometry = CanvasGeometry.from_positions(positions, scan.patch_size, _MARGIN + math.ceil(reach))
+        initial = initial_state(scan, start, self.geometry, positions, config)
         counts, good = upload_counts(scan.counts, device), good_pixels(scan)
-        self.objective = Objective(
-            counts, None if good is None else good.to(device), self.geometry.shape, config, device, len(initial.probe)
-        )
+        self.objective = make_objective(
+            scan, self.experiment, initial, counts, None if good is None else good.to(device), self.geometry.shape,
+            config, device,
+        )  # fmt: skip
         self.reported = self.geometry.to_canvas(scan.positions).to(device)
         self.regularisers = Regularisers(config, self.objective.pixels, self.reported)
         self.project = make_projection(config, self.reported)
@@ -160,16 +173,36 @@ class Refinement:
     def _searches_defocus(self) -> bool:
         config = self.config
         if config.find_defocus == "auto":
-            return self.scratch and config.learn_positions and config.learn_probe
+            flat = self.experiment.fresnel_number is None and not self.experiment.slice_distances
+            return self.scratch and config.learn_positions and config.learn_probe and flat
         return config.find_defocus
 
     def _current_engine(self) -> PieEngine | LbfgsEngine:
         """The engine of this pass: "pie" during the warm-up, then that of the configuration."""
         warm = self.scratch and self.passes < self.config.warmup
         kind = ENGINES["pie" if warm else self.config.engine]
-        if not isinstance(self.engine, kind):
+        if not isinstance(self.engine, kind) or (not warm and self._lacks_variations()):
+            if not warm and self._lacks_variations():
+                self._begin_variations()
             self.engine = kind(self.objective, self.state, self.config, self.regularisers, self.project)
         return self.engine
+
+    def _lacks_variations(self) -> bool:
+        late = self.passes >= _VARIATION_PASSES or not self.scratch
+        return late and len(self.state.variations) < self.config.probe_variations
+
+    def _begin_variations(self) -> None:
+        """Give the state as many variations of the probe as are asked for."""
+        objective, config = self.objective, self.config
+        assert isinstance(objective, ExperimentObjective)
+        positions = read_back(self.state.positions)
+        rng = np.random.default_rng([config.seed, 2])
+        objective.set_batches(compact_batches(positions, objective.batch_size(), rng), positions)
+        missing = config.probe_variations - len(self.state.variations)
+        variations, coefficients = estimate_variations(objective, self.state, missing, config.seed)
+        broadcast(variations, coefficients)
+        self.state.variations = torch.cat([self.state.variations, variations])
+        self.state.coefficients = torch.cat([self.state.coefficients, coefficients], 1)
 
     def _next_round(self, engine: PieEngine | LbfgsEngine) -> None:
         """Search outliers, remove common motion, and estimate the deviation of the positions."""
@@ -249,13 +282,20 @@ class Refinement:
     def result(self) -> Reconstruction:
         """The current state as a reconstruction in the scan's coordinates, with its ambiguities removed."""
         state, config = self.state if self.engine is None else self.engine.state, self.config
-        probe = orthogonalise_modes(state.probe)
-        image = state.object
+        mean_probe, variations, coefficients = orthogonalise_variations(
+            state.probe, state.variations, state.coefficients
+        )
+        # With variations of the first mode, the modes are no longer a choice of basis.
+        probe = mean_probe if len(variations) else orthogonalise_modes(mean_probe)
+        slices = state.object if state.object.dim() == 3 else None
+        image = state.object if slices is None else state.object.prod(0)
         if config.keep_power:
             factor = torch.sqrt(squared_modulus(self.initial_probe).sum() / squared_modulus(probe).sum())
-            probe, image = probe * factor, image / factor
+            probe, variations, image = probe * factor, variations * factor, image / factor
+            if slices is not None:
+                slices = slices * factor ** (-1 / len(slices))
         drift = probe_drift(probe, self.initial_probe) if config.centre_probe else (0, 0)
-        probe = probe.roll((-drift[0], -drift[1]), (1, 2))
+        probe, variations = (part.roll((-drift[0], -drift[1]), (1, 2)) for part in (probe, variations))
         patch_positions = state.positions + state.positions.new_tensor(drift)
         origin = tuple(float(v - d) for v, d in zip(self.geometry.origin, drift, strict=True))
         weight = squared_modulus(probe).sum(0)
@@ -279,6 +319,8 @@ class Refinement:
             metadata={"scan": self.scan.name, "patterns": self.scan.n, **check_metadata([self.scan])},
             acquisition=self.scan.acquisition,
             orientation=self.scan.orientation,
+            slices=None if slices is None else slices.to("cpu", copy=True).numpy(),
+            experiment=self._found_experiment(state, variations, coefficients),
             refinement=RefinementReport(
                 passes=self.passes,
                 seconds=self._seconds(),
@@ -290,3 +332,16 @@ class Refinement:
                 config=dataclasses.asdict(config),
             ),
         )
+
+    def _found_experiment(self, state: State, variations: Tensor, coefficients: Tensor) -> Experiment:
+        """The experiment with what was refined of it."""
+        found: dict[str, Any] = {}
+        if len(variations):
+            found["probe_variations"] = variations.cpu().numpy()
+            found["variation_coefficients"] = coefficients.cpu().numpy()
+        if state.background.numel():
+            background = np.fft.fftshift(state.background.square().cpu().numpy())
+            found["background"] = background.astype(np.float32)
+        if state.distances.numel():
+            found["slice_distances"] = tuple(state.distances.tolist())
+        return dataclasses.replace(self.experiment, **found)

@@ -35,13 +35,39 @@ def inverse_root_curvature(objective: Objective, state: State, config: RefineCon
     """
     of_probe, of_positions = objective.curvatures(state)
     scale = state.map(torch.zeros_like)
-    scale.object = torch.rsqrt(illumination + OBJECT_FLOOR * illumination.max()).to(state.object.dtype)
+    of_object = illumination if state.object.dim() == 2 else (len(state.object) * illumination).expand_as(state.object)
+    scale.object = torch.rsqrt(of_object + OBJECT_FLOOR * of_object.max()).to(state.object.dtype)
     if config.learn_probe:
         per_pixel = torch.rsqrt(of_probe + PROBE_FLOOR * of_probe.max())
         scale.probe = per_pixel.to(state.probe.dtype).expand_as(state.probe).clone()
     if config.learn_positions:
         scale.positions = torch.rsqrt(of_positions + POSITION_FLOOR * of_positions.mean() + 1e-30)
+    power = (illumination.sum(dtype=torch.float64) / len(objective.counts)).clamp_min(1.0)
     if config.learn_intensities:
-        power = (illumination.sum(dtype=torch.float64) / len(objective.counts)).clamp_min(1.0)
         scale.intensities = (2 / torch.sqrt(power)).expand_as(state.intensities).clone()
+    _scale_others(objective, scale, state, of_probe, power)
     return scale
+
+
+def _scale_others(objective: Objective, scale: State, state: State, of_probe: Tensor, power: Tensor) -> None:
+    """Write the scaling of the parts that only some experiments have.
+
+    Args:
+        objective: its batches and anchors are set.
+        scale: the scaling.
+        state: where to evaluate.
+        of_probe: curvature of the probe, (N, N).
+        power: counts of a mean pattern, float64, ().
+    """
+    patterns = len(objective.counts)
+    if len(state.variations):
+        squares = state.coefficients.square().mean(0).clamp_min(0.1).float()
+        of_variations = squares[:, None, None] * (of_probe + PROBE_FLOOR * of_probe.max())
+        scale.variations = torch.rsqrt(of_variations).to(state.variations.dtype)
+        of_coefficients = objective.coefficient_curvatures(state)
+        scale.coefficients = torch.rsqrt(of_coefficients + POSITION_FLOOR * of_coefficients.mean() + 1e-30)
+    if state.background.numel():
+        # Of a pixel with the counts p, of which B are background, the curvature by its root is 2 B / p, at most 2.
+        scale.background = torch.full_like(state.background, (2 * patterns) ** -0.5)
+    if state.distances.numel():
+        scale.distances = state.distances / torch.sqrt(power * patterns)

@@ -90,7 +90,6 @@ def find_defocus(objective: Objective, state: State, config: RefineConfig) -> Te
     """
     chosen = select_trial_patterns(objective.counts, state.positions, _TRIAL_PATTERNS, objective.good)
     chosen = chosen.to(objective.device)
-    counts = objective.patterns.select(chosen)
     low = state.positions[chosen].amin(0).floor() - 8
     size = [int(v) for v in (state.positions[chosen] - low).amax(0).ceil() + objective.size + 9]
     trial_config = dataclasses.replace(
@@ -102,7 +101,7 @@ def find_defocus(objective: Objective, state: State, config: RefineConfig) -> Te
     # A common scale of the positions would compensate a wrong defocus.
     project = affine_residual(positions)
 
-    part = Objective(counts, objective.good, (size[0], size[1]), trial_config)
+    part = objective.of_patterns(chosen, (size[0], size[1]), trial_config)
 
     def objective_at(phase: float, before: int, after: int) -> float:
         trial = State(
@@ -204,13 +203,18 @@ def search_positions(objective: Objective, state: State, outliers: Tensor, centr
     offsets = torch.cartesian_prod(axis, axis)
     for members in outliers.split(_CHUNK) if len(outliers) else ():
         trials = torch.cat([state.positions[members, None], centres[members, None] + offsets], 1)
-        repeated = members.repeat_interleave(trials.shape[1])
-        parts = zip(repeated.split(_CHUNK), trials.reshape(-1, 2).split(_CHUNK), strict=True)
-        values = torch.cat([objective.pattern_objectives(state, *part) for part in parts]).view(len(members), -1)
+        values = trial_objectives(objective, state, members, trials)
         lowest, index = values.min(1)
         accepted = torch.where(lowest < _IMPROVEMENT * values[:, 0], index, 0)
         positions[members] = trials[torch.arange(len(members), device=trials.device), accepted]
     return positions
+
+
+def trial_objectives(objective: Objective, state: State, members: Tensor, trials: Tensor) -> Tensor:
+    """J, (k, t), of the patterns with indices ``members`` (k,) at trial positions (k, t, 2) each."""
+    repeated = members.repeat_interleave(trials.shape[1])
+    parts = zip(repeated.split(_CHUNK), trials.reshape(-1, 2).split(_CHUNK), strict=True)
+    return torch.cat([objective.pattern_objectives(state, *part) for part in parts]).view(len(members), -1)
 
 
 def find_outliers(residuals: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The refined variables as one vector of four parts, with the arithmetic that the engines need.
+"""The refined variables as one vector of parts, with the arithmetic that the engines need.
 
 A gradient has the same parts and is half the real gradient: ``dJ / d conj(z)`` of a complex part, half of ``dJ / dx``
 of a real one, so that ``J(x + d) = J(x) + 2 <g, d> + ...`` with one inner product for all parts.
@@ -23,17 +23,37 @@ from ptychopinn.config import RefineConfig
 class State:
     """Object, probe, positions and intensities, or a step or gradient of them.
 
+    The last four parts belong to experiments with more than that, and are empty for others; None: empty.
+
     Args:
-        object: complex64, (H, W), transmission on the canvas.
+        object: complex64, (H, W), transmission on the canvas; (S, H, W) of the slices of a thick sample.
         probe: complex64, (M, N, N), incoherent modes in sqrt(counts).
         positions: float64, (n, 2), canvas coordinates (y, x) in pixels of the patches' first samples.
         intensities: float64, (n,), logarithm of the factor on the probe's power for every pattern.
+        variations: complex64, (V, N, N), of the first mode of the probe, in sqrt(counts).
+        coefficients: float64, (n, V), of the variations.
+        background: float64, (N, N) in FFT order, square root of the counts of the background.
+        distances: float64, (S - 1,), metres between slices.
     """
 
     object: Tensor
     probe: Tensor
     positions: Tensor
     intensities: Tensor
+    variations: Tensor = None  # type: ignore[assignment]
+    coefficients: Tensor = None  # type: ignore[assignment]
+    background: Tensor = None  # type: ignore[assignment]
+    distances: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.variations is None:
+            self.variations = self.probe.new_zeros(0, *self.probe.shape[-2:])
+        if self.coefficients is None:
+            self.coefficients = self.positions.new_zeros(len(self.intensities), 0)
+        if self.background is None:
+            self.background = self.positions.new_zeros(0, 0)
+        if self.distances is None:
+            self.distances = self.positions.new_zeros(0)
 
     def __iter__(self) -> Iterator[Tensor]:
         return (getattr(self, field.name) for field in fields(self))
@@ -65,6 +85,20 @@ class State:
     def to_dict(self) -> dict[str, Tensor]:
         """The parts by name, not copied."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def refined_parts(config: RefineConfig) -> dict[str, bool]:
+    """Names of the parts of a state, and whether they are refined, if the state has them."""
+    return {
+        "object": True,
+        "probe": config.learn_probe,
+        "positions": config.learn_positions,
+        "intensities": config.learn_intensities,
+        "variations": config.learn_probe,
+        "coefficients": True,
+        "background": config.learn_background,
+        "distances": config.learn_slice_distances,
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +140,10 @@ class Layout:
 
     def __init__(self, state: State, config: RefineConfig) -> None:
         self.device = state.object.device
-        refined = {
-            "object": True, "probe": config.learn_probe, "positions": config.learn_positions,
-            "intensities": config.learn_intensities,
-        }  # fmt: skip
-        self.parts = [name for name, wanted in refined.items() if wanted]
+        refined = refined_parts(config)
+        self.parts = [name for name, wanted in refined.items() if wanted and getattr(state, name).numel()]
         self.shapes = {name: tuple(getattr(state, name).shape) for name in self.parts}
+        self.complex = {name: getattr(state, name).is_complex() for name in self.parts}
         self.slices: dict[str, slice] = {}
         ends = {torch.float32: 0, torch.float64: 0}
         for name in self.parts:
@@ -133,7 +165,7 @@ class Layout:
         """A state whose refined parts are views of a vector, and whose other parts are those of another state."""
         views = others.to_dict()
         for name in self.parts:
-            if name in ("object", "probe"):
+            if self.complex[name]:
                 flat = vector.single[self.slices[name]].view(*self.shapes[name], 2)
                 views[name] = torch.view_as_complex(flat)
             else:

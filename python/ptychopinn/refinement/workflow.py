@@ -18,6 +18,7 @@ from ptychopinn.findings.gate import accepted_keys, require_sound
 from ptychopinn.metrics.split_half import split_half_frc
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.run import Progress, Refinement
+from ptychopinn.refinement.uncertainty import with_uncertainty
 from ptychopinn.runtime.devices import resolve_device
 from ptychopinn.runtime.process_settings import process_settings
 from ptychopinn.runtime.processes import distributed
@@ -104,6 +105,14 @@ def _refine(
             if distributed():
                 raise
             _log.warning("interrupted during the split-half refinement: no resolution")
+            interrupted = True
+    if settings.uncertainty != "none" and not interrupted:
+        try:
+            result = with_uncertainty(scan, start, result, settings, device)
+        except KeyboardInterrupt:
+            if distributed():
+                raise
+            _log.warning("interrupted during the refinement of replicas: no uncertainty")
     return result
 
 

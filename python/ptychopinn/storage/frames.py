@@ -52,6 +52,30 @@ def fit_probe(probe: NDArray[np.complex64], size: int) -> NDArray[np.complex64]:
     return np.fft.fftshift(fitted, axes=(-2, -1)).astype(np.complex64)
 
 
+def resample_probe(probe: NDArray[np.complex64], ratio: float, size: int) -> NDArray[np.complex64]:
+    """Probe (M, N, N) at other pixels and of another field of view, (M, size, size), with the same power.
+
+    The values are those of the trigonometric polynomial through the samples, without the frequencies that the new
+    pixels do not resolve; outside of the field of view of the probe they are 0. Pixel N//2 becomes size//2. Crop,
+    padding and bins of detectors are special cases.
+
+    Args:
+        probe: (M, N, N).
+        ratio: of the pixel sizes, new to old.
+        size: pixels along one side of the result.
+    """
+    length = probe.shape[-1]
+    frequencies = np.fft.fftfreq(length)
+    positions = (np.arange(size) - size // 2) * ratio + length // 2
+    inside = (positions >= -0.5) & (positions < length - 0.5)
+    kept = np.abs(frequencies) <= 0.5 / max(ratio, 1.0)
+    matrix = (
+        np.exp(2j * np.pi * positions[:, np.newaxis] * frequencies) * (inside[:, np.newaxis] & kept) * (ratio / length)
+    )
+    spectrum = np.fft.fft2(probe.astype(np.complex128))
+    return np.asarray((matrix @ spectrum @ matrix.T) / ratio, np.complex64)
+
+
 def bin_frames(
     counts: NDArray[Any], factor: int, dtype: np.dtype[Any], bad: NDArray[np.bool_] | None = None
 ) -> NDArray[Any]:
@@ -93,6 +117,44 @@ def bin_probe(probe: NDArray[np.complex64], factor: int) -> NDArray[np.complex64
     ramp = np.exp(-2j * np.pi * (factor - 1) / 2 * (np.arange(size) - size // 2) / size)
     middle = fit_frames(probe * (ramp[:, np.newaxis] * ramp), size // factor)
     return np.ascontiguousarray(middle.astype(np.complex64))
+
+
+def near_probe(probe: NDArray[np.complex64], size: int, factor: int) -> NDArray[np.complex64]:
+    """Probe (M, size/K, size/K) of frames in the near field that are cropped or padded and then binned.
+
+    There a frame is an image on the grid of the probe: crop and padding (with 0) are those of the probe itself, and
+    bins of K x K pixels keep its lowest frequencies, at the middles of the bins; the power is kept.
+
+    Args:
+        probe: (M, N, N).
+        size: pixels after crop and padding.
+        factor: K, of which `size` is a multiple.
+    """
+    fitted = np.ascontiguousarray(fit_frames(probe, size))
+    if factor == 1:
+        return fitted
+    # fit_probe keeps pixel size//2 at pixel (size/K)//2, which is the first pixel of a bin.
+    k = 2j * np.pi * np.fft.fftfreq(size) * (factor - 1) / 2
+    moved = np.fft.ifft2(np.fft.fft2(fitted.astype(np.complex128)) * (np.exp(k)[:, np.newaxis] * np.exp(k)))
+    return fit_probe(moved.astype(np.complex64), size // factor)
+
+
+def calibrate_frames(
+    values: NDArray[Any], gain: NDArray[np.float64], offset: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Counts ``max(0, (value - offset) / gain)``; the dead-pixel marker becomes NaN.
+
+    Args:
+        values: (..., h, w), as in the file.
+        gain: values per count, (h, w) or (1, 1).
+        offset: value without counts, in the same way.
+    """
+    counts = np.subtract(values, offset, dtype=np.float64)
+    counts /= gain
+    np.maximum(counts, 0, out=counts)  # NaN stays
+    if values.dtype.kind in "iu" and values.dtype.itemsize >= 4:
+        counts[values == np.iinfo(values.dtype).max] = np.nan
+    return np.asarray(counts, np.float32)
 
 
 def invalid_values(values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -9,8 +9,7 @@ when the object is made. An object keeps no patterns; only ``[:]`` loads all of 
 from __future__ import annotations
 
 import logging
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +21,8 @@ from ptychopinn.runtime.memory import available_memory, fits_in_memory
 from ptychopinn.runtime.progress import progress
 from ptychopinn.storage.ahead import read_ahead
 from ptychopinn.storage.blocks import FlatFile, Hdf5Dataset, Joined, PatternSource, Repeated
-from ptychopinn.storage.frames import bin_frames, fit_frames, without_invalid
+from ptychopinn.storage.frames import bin_frames, calibrate_frames, fit_frames, without_invalid
+from ptychopinn.storage.new_npz import save_npz as save_npz
 
 #: Values of a bad pixel from this one up are markers, and become zero; the square of a smaller one is still exact.
 LARGEST_BAD = np.float64(2**26)
@@ -58,6 +58,7 @@ class StoredPatterns:
         self._source = source
         self._rows: NDArray[np.int64] | None = None  # of the source; None: all
         self._transpose = False
+        self._calibration: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None  # gain, offset
         self._size: int | None = None
         self._replace: str | None = None
         self._bin: tuple[int, np.dtype[Any]] | None = None
@@ -146,6 +147,17 @@ class StoredPatterns:
         made._replace = replace or self._replace
         made._bad, made._power, made._tolerance = bad, power, tolerance
         made.dtype = self.dtype if dtype is None else np.dtype(dtype)
+        return made
+
+    def calibrated(self, gain: NDArray[np.float64], offset: NDArray[np.float64]) -> StoredPatterns:
+        """Copy with values of type float32 by :func:`~ptychopinn.storage.frames.calibrate_frames`.
+
+        Args:
+            gain: values per count, (h, w) or (1, 1).
+            offset: value without counts, in the same way.
+        """
+        made = self._copy()
+        made._calibration, made.dtype = (gain, offset), np.dtype(np.float32)
         return made
 
     def binned(self, factor: int, dtype: np.dtype[Any]) -> StoredPatterns:
@@ -258,6 +270,8 @@ class StoredPatterns:
     def _convert(self, values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
         if self._transpose:
             values = values.swapaxes(1, 2)
+        if self._calibration is not None:
+            values = calibrate_frames(values, *self._calibration)
         if self._size is not None:
             values = fit_frames(values, self._size)
         if self._replace is not None:
@@ -369,33 +383,3 @@ def load_counts(counts: NDArray[Any] | StoredPatterns, purpose: str) -> NDArray[
             loaded[part] = np.fft.ifftshift(block, axes=(-2, -1))
             advance(len(block))
     return loaded
-
-
-def save_npz(
-    path: Path,
-    key: str,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    blocks: Iterable[NDArray[Any]],
-    others: Mapping[str, Any],
-) -> None:
-    """Write an uncompressed .npz file, as numpy.savez does, with one array in blocks.
-
-    Args:
-        path: the file.
-        key: name of the array that is written in blocks.
-        shape: of that array.
-        dtype: of that array.
-        blocks: its parts along the first axis, in order.
-        others: further arrays by name; those that are None are omitted.
-    """
-    with zipfile.ZipFile(path, "w") as archive:
-        with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
-            header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(member, header)
-            for block in blocks:
-                member.write(np.ascontiguousarray(block, dtype).data)
-        for name, value in others.items():
-            if value is not None:
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asanyarray(value), allow_pickle=False)

@@ -319,10 +319,8 @@ class Intake:
             )
         assert self.setup.size is not None
         spool = Spool.create(self.folder, self.setup.size, self.setup.facts(series.name, unit))
-        for name in ("probe", "bad_pixels"):
-            array = getattr(self.setup, name)
-            if array is not None:
-                spool.save_array(name, array)
+        for name, array in self.setup.arrays().items():
+            spool.save_array(name, array)
         self.spool = spool
 
     def report(self, kind: str, sentence: str) -> None:

@@ -7,7 +7,7 @@ source itself (energy, distance, mask) counts where that scan does not have it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from ptychopinn._one_line import one_line
 from ptychopinn.acquisition import object_pixel_size
 from ptychopinn.errors import InputError
+from ptychopinn.experiment import Experiment
+from ptychopinn.io.stored_experiments import prefixed
+from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import total_counts
 from ptychopinn.storage.frames import bin_frames, bin_mask
@@ -40,6 +43,7 @@ class Setup:
         mean_counts: of a pattern of the scan that the probe is from; None: the probe is scaled to the counts that come.
         centre: (y, x) detector pixel that becomes pixel (N//2, N//2); None: what the source states, or the middle.
         bin: detector pixels along one side of a pixel of a pattern.
+        experiment: effects that do not belong to single patterns; they are kept with the frames.
     """
 
     size: int | None = None
@@ -53,6 +57,7 @@ class Setup:
     mean_counts: float | None = None
     centre: tuple[float, float] | None = None
     bin: int = 1
+    experiment: Experiment = field(default_factory=Experiment)
 
     __repr__ = one_line
 
@@ -69,6 +74,7 @@ class Setup:
             detector_pixel_size=scan.acquisition.detector_pixel_size,
             orientation=scan.orientation,
             mean_counts=total_counts(scan.counts) / scan.n,
+            experiment=_of_all_patterns(scan.experiment),
         )
 
     def of_series(self, series: Series, shape: tuple[int, int]) -> Setup:
@@ -126,7 +132,21 @@ class Setup:
             "distance": self.distance,
             "detector_pixel_size": None if self.detector_pixel_size is None else self.bin * self.detector_pixel_size,
             "mean_counts": self.mean_counts,
+            **ScanRecord(experiment=self.experiment).to_json(),
         }
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Arrays of such a spool by name."""
+        arrays = {"probe": self.probe, "bad_pixels": self.bad_pixels}
+        return {name: array for name, array in arrays.items() if array is not None} | prefixed(self.experiment)
+
+
+def _of_all_patterns(experiment: Experiment) -> Experiment:
+    """An experiment without values that belong to single patterns of its scan."""
+    path = experiment.exposure if experiment.exposure is None or experiment.exposure.ndim == 2 else None
+    return replace(
+        experiment, exposure=path, probe_variations=None, variation_coefficients=None, background_factors=None
+    )
 
 
 def parse_centre(text: str) -> tuple[float, float]:

@@ -28,11 +28,19 @@ from ptychopinn.io.probe import PROBE_UNITS
 from ptychopinn.io.probe_layout import arranged
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.io.stored_experiments import GROUP as EXPERIMENT
+from ptychopinn.io.stored_experiments import experiment_in, warn_of_unread
 from ptychopinn.io.units import ENERGIES, LENGTHS, Units
 from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.new_hdf5 import new_hdf5, put_array
-from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
+from ptychopinn.world import (
+    known_detector_pixel_size,
+    needed_pixel_size,
+    photon_energy,
+    world_origin,
+    world_positions,
+)
 
 ENTRY = "entry_1"
 DETECTOR = f"{ENTRY}/instrument_1/detector_1"
@@ -79,13 +87,16 @@ def read_cxi(path: Path, options: ReadOptions) -> Scan:
             order, frame_indexes, translation = pairs.patterns, pairs.frame_indexes, translation[pairs.positions]
             record = with_pairing(record, pairs)
         probe, layout = (None, None) if options.probe is not None else _probe(file)
+        patterns = frames if order is None else frames.take(order)
+        prefix = f"{ENTRY}/{PACKAGE_GROUP}/{EXPERIMENT}/"
         contents = Contents(
             file=file,
             key=key,
-            patterns=frames if order is None else frames.take(order),
+            patterns=patterns,
             world=None if translation is None else translation[:, 1::-1],
             positions_without_unit=None if units.stated(positions_key) else positions_key,
             energy=units.number(f"{SOURCE}/energy", ENERGIES),
+            photon_energy=True,
             pixel_size=pixel_size,
             acquisition=Acquisition(units.number(f"{DETECTOR}/distance", LENGTHS), detector_pixel(file, units), origin),
             probe=probe,
@@ -97,6 +108,7 @@ def read_cxi(path: Path, options: ReadOptions) -> Scan:
             name=file.text(f"{ENTRY}/title") or path.stem,
             frame_indexes=frame_indexes,
             record=record,
+            experiment=experiment_in(file, prefix, record.experiment, patterns.shape[0]),
         )
         units.report()
         return assemble(contents, options)
@@ -118,8 +130,8 @@ def write_cxi(scan: Scan, path: Path) -> None:
         put_counts(detector, "data", scan.counts)
         if scan.bad_pixels is not None:
             detector["mask"] = np.where(scan.bad_pixels, _INVALID, 0).astype(np.uint32)
-        if scan.energy is not None:
-            put_units(source, "energy", scan.energy * JOULE_PER_EV, "J")
+        if (energy := photon_energy(scan)) is not None:
+            put_units(source, "energy", energy * JOULE_PER_EV, "J")
         if (distance := scan.acquisition.distance) is not None:
             put_units(detector, "distance", distance, "m")
         if (side := known_detector_pixel_size(scan)) is not None:
@@ -144,6 +156,7 @@ def write_cxi(scan: Scan, path: Path) -> None:
         entry["image_1/data"].attrs["probe_units"] = PROBE_UNITS
         entry["ptychodus/object_center_y_m"], entry["ptychodus/object_center_x_m"] = centre
         put_package_group(entry, scan)
+    warn_of_unread(path, scan.experiment, "another reader of CXI")
 
 
 def _positions(file: Hdf5, units: Units) -> tuple[str, NDArray[np.float64]]:

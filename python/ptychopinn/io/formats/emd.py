@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from ptychopinn.io.build import Contents, assemble
-from ptychopinn.io.electrons import Step, electron_options, object_pixel, scan_step
+from ptychopinn.io.electrons import ELECTRONS, Step, electron_options, object_pixel, scan_step
 from ptychopinn.io.hdf5 import Frames, Hdf5
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content, content_of
-from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 
 _BUNDLES = ("metadatabundle", "_metadata")
@@ -49,16 +48,16 @@ def read_emd(path: Path, options: ReadOptions) -> Scan:
         frames = Frames(file, [key])
         steps = {letter: _step(file, group, letter, pair) for letter, pair in (("R", dims[:2]), ("Q", dims[2:]))}
         _warn_of_rotation(file, group)
-        stated, metadata = electron_options(file, options)
+        stated = electron_options(file, options)
         contents = Contents(
             file=file,
             key=key,
             patterns=frames,
             raster=frames.raster,
             step=scan_step(file, f"{group}: R_pixel_units", steps["R"]),
-            pixel_size=object_pixel(file, f"{group}: Q_pixel_units", steps["Q"], frames.shape[-1], options),
+            pixel_size=object_pixel(file, f"{group}: Q_pixel_units", steps["Q"], frames.shape[-1], stated),
             name=path.stem,
-            record=ScanRecord(metadata=metadata),
+            experiment=ELECTRONS,
         )
         return assemble(contents, stated)
 

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from ptychopinn.acquisition import Acquisition
 from ptychopinn.decisions import Pairing
 from ptychopinn.errors import InputError, not_found
+from ptychopinn.experiment import Experiment
 from ptychopinn.io.build import Contents, assemble
 from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.registry import Format, register
+from ptychopinn.io.stored_experiments import NAMES, PREFIX
 from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import total_counts
@@ -91,10 +93,17 @@ def scan_of(spool: Spool, options: ReadOptions | None = None, indexes: NDArray[n
         name=facts.get("name", ""),
         frame_indexes=indexes,
         record=record,
+        experiment=_experiment(spool),
     )
     scan = assemble(contents, options)
     # Without the rounding of a sum and a difference.
     return replace(scan, positions=positions) if in_pixels and not options.states_positions else scan
+
+
+def _experiment(spool: Spool) -> Experiment:
+    """What the setup of the live run has beside the plain forward model, for all patterns."""
+    arrays = {name: array for name in NAMES if (array := spool.array(f"{PREFIX}{name}")) is not None}
+    return Experiment.from_parts(arrays, ScanRecord.from_json(spool.facts).experiment.scalars())
 
 
 def _scale_reason(expected: Any, stored: StoredPatterns) -> str | None:

@@ -7,12 +7,14 @@ are two motors x and y in the transformations of NXsample, or a `translation` wi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import HC, Acquisition
+from ptychopinn.acquisition import Acquisition, energy_of_wavelength
 from ptychopinn.errors import InputError
 from ptychopinn.io.build import Contents, assemble, origin_of, truth_of, units_reason
 from ptychopinn.io.candidates import patterns_key
@@ -25,6 +27,8 @@ from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.io.stored_experiments import GROUP as EXPERIMENT
+from ptychopinn.io.stored_experiments import experiment_in, warn_of_unread
 from ptychopinn.io.units import ENERGIES, LENGTHS, Units
 from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
@@ -59,13 +63,15 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
         if not options.states_positions:
             world, positions_key = _positions(file, units, entry, detector)
         own_probe = options.probe is None and file.has(probe)
+        radiation = _radiation(file, instrument, entry)
+        stored = experiment_in(file, f"{package}/{EXPERIMENT}/", record.experiment, frames.total)
         contents = Contents(
             file=file,
             key=key,
             patterns=frames,
             world=world,
             positions_without_unit=None if units.stated(positions_key) else positions_key,
-            energy=energy_of(file, units, instrument, entry),
+            energy=energy_of(file, units, instrument, entry, radiation),
             pixel_size=file.scalar(f"{package}/pixel_size"),
             acquisition=Acquisition(
                 distance=units.number(f"{detector}/distance", LENGTHS),
@@ -80,6 +86,7 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
             name=file.text(f"{entry}/title") or path.stem,
             frame_indexes=record.frame_indexes,
             record=record,
+            experiment=replace(stored, radiation=radiation) if radiation == "electron" else stored,
         )
         units.report()
         return assemble(contents, options)
@@ -104,6 +111,8 @@ def write_nexus(scan: Scan, path: Path) -> None:
             beam = put_group(instrument, "beam_1", "NXbeam")
             put_units(beam, "incident_beam_energy", scan.energy, "eV")
             put_units(beam, "energy", scan.energy, "eV")
+            if scan.experiment.radiation == "electron":
+                put_group(instrument, "source_1", "NXsource")["probe"] = "electron"
         if (distance := scan.acquisition.distance) is not None:
             put_units(detector, "distance", distance, "m")
         if (side := known_detector_pixel_size(scan)) is not None:
@@ -130,6 +139,7 @@ def write_nexus(scan: Scan, path: Path) -> None:
         group.attrs["NX_class"] = "NXcollection"
         group["pixel_size"] = pixel_size
         group["probe"].attrs["probe_units"] = PROBE_UNITS
+    warn_of_unread(path, scan.experiment, "another reader of NeXus")
 
 
 def put_group(parent: h5py.Group, name: str, nexus_class: str, **attributes: object) -> h5py.Group:
@@ -177,8 +187,18 @@ def _has_cube(file: Hdf5, detector: str) -> bool:
         return False
 
 
-def energy_of(file: Hdf5, units: Units, instrument: str, entry: str) -> float | None:
-    """Photon energy in eV; the energy of an NXsource is that of the electrons, and is ignored."""
+def _radiation(file: Hdf5, instrument: str, entry: str) -> Literal["photon", "electron"]:
+    """The radiation by `probe` of an NXsource: electrons where it is "electron", else photons."""
+    for path in (path for inside in (instrument, entry) for path in groups_of_class(file, inside, "NXsource")):
+        if file.has(f"{path}/probe") and file.is_text(f"{path}/probe"):
+            return "electron" if (file.text(f"{path}/probe") or "").strip().lower() == "electron" else "photon"
+    return "photon"
+
+
+def energy_of(
+    file: Hdf5, units: Units, instrument: str, entry: str, radiation: Literal["photon", "electron"] = "photon"
+) -> float | None:
+    """Energy in eV of the beam; the energy of an NXsource is that of a storage ring, and is ignored."""
     holders = [path for inside in (instrument, entry) for path in groups_of_class(file, inside, "NXbeam")]
     holders += [
         path for inside in groups_of_class(file, entry, "NXsample") for path in groups_of_class(file, inside, "NXbeam")
@@ -193,7 +213,7 @@ def energy_of(file: Hdf5, units: Units, instrument: str, entry: str) -> float | 
                 length = units.number(f"{holder}/{name}", LENGTHS)
                 if length is None or not length > 0:
                     file.fail(f"{holder}/{name}", "a positive wavelength", f"{length}")
-                return HC / length
+                return energy_of_wavelength(length, radiation)
     return None
 
 

@@ -24,14 +24,16 @@ from numpy.typing import NDArray
 
 from ptychopinn.decisions import Decision
 from ptychopinn.errors import InputError
+from ptychopinn.experiment import Experiment
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, truth_of, units_reason
 from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.options import MEASUREMENTS, ReadOptions
 from ptychopinn.io.positions import WAYS
 from ptychopinn.io.probe import PROBE_UNITS
-from ptychopinn.io.probe_layout import arranged
+from ptychopinn.io.probe_layout import arranged_with_variations
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.io.stored_experiments import PREFIX, experiment_in, prefixed
 from ptychopinn.records import ScanRecord
 from ptychopinn.runtime.progress import progress
 from ptychopinn.scan import Scan
@@ -85,7 +87,9 @@ def read_ptychodus_npz(path: Path, options: ReadOptions) -> Scan:
 def _read(path: Path, options: ReadOptions, ptychodus: bool) -> Scan:
     with Archive(path) as archive:
         key = options.patterns or ("diffraction" if "diffraction" in archive.keys else "diff3d")
-        probe, layout = _read_probe(archive, options)
+        record = _read_record(archive)
+        experiment = experiment_in(archive, PREFIX, record.experiment)
+        probe, layout, experiment = _read_probe(archive, options, experiment)
         pixels = _read_positions(archive, options)
         side = None if probe is None else probe.shape[-1]
         patterns, raster = _read_patterns(archive, key, side, None if pixels is None else len(pixels), options)
@@ -93,7 +97,6 @@ def _read(path: Path, options: ReadOptions, ptychodus: bool) -> Scan:
         stated = archive.text("measurement")
         if stated is not None and stated not in MEASUREMENTS[1:]:
             archive.fail("measurement", "'amplitude' or 'counts'", repr(stated))
-        record = _read_record(archive)
         coordinates = Decision(
             "sample (N-1)/2" if ptychodus else "sample N//2",
             f"the format is {'ptychodus-npz' if ptychodus else 'npz'}",
@@ -120,6 +123,7 @@ def _read(path: Path, options: ReadOptions, ptychodus: bool) -> Scan:
             default="counts" if ptychodus else "amplitude",
             name=archive.text("name") or path.stem,
             frame_indexes=record.frame_indexes,
+            experiment=experiment,
             record=replace(record, decisions=replace(record.decisions, coordinates=coordinates)),
         )
         return assemble(contents, options)
@@ -153,6 +157,7 @@ def write_npz(scan: Scan, path: str | Path) -> None:
         "energy": scan.energy,
         "name": scan.name,
         "metadata_json": json.dumps(scan.record().to_json()),
+        **prefixed(scan.experiment),
     }
     needed = math.prod(scan.counts.shape) * np.dtype(kind).itemsize
     with atomic_path(path, needed) as temporary, progress("write", scan.n) as advance:
@@ -240,16 +245,22 @@ class Archive(OpenFile):
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def _read_probe(archive: Archive, options: ReadOptions) -> tuple[NDArray[np.complex64] | None, Decision | None]:
-    """The probe (M, N, N), which determines N; None if the file has none and the caller states one."""
+def _read_probe(
+    archive: Archive, options: ReadOptions, experiment: Experiment
+) -> tuple[NDArray[np.complex64] | None, Decision | None, Experiment]:
+    """The probe (M, N, N), which determines N; None if the file has none and the caller states one.
+
+    With it comes the experiment, with the variations of a probe (K, M, N, N) that has weights.
+    """
     if options.probe is not None and not archive.has("probeGuess"):
-        return None, None
+        return None, None, experiment
     try:
-        return arranged(archive, "probeGuess", archive.numeric("probeGuess", "iufc"))
+        probe = archive.numeric("probeGuess", "iufc")
+        return arranged_with_variations(archive, "probeGuess", "opr_weights", probe, experiment, None)
     except InputError:
         if options.probe is None:
             raise
-        return None, None  # replaced by the caller's
+        return None, None, experiment  # replaced by the caller's
 
 
 def _read_positions(archive: Archive, options: ReadOptions) -> NDArray[np.float64] | None:

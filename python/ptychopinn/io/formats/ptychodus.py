@@ -8,6 +8,7 @@ coordinate x is object pixel `(x - cx)/dx + (W - 1)/2`, the patch centre; the fi
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from ptychopinn.acquisition import Acquisition
 from ptychopinn.decisions import Decision
 from ptychopinn.errors import InputError
+from ptychopinn.experiment import Experiment
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, first_pixel, truth_of, units_reason
 from ptychopinn.io.geometry import one_size
 from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, put_counts, put_package_group
@@ -24,14 +26,22 @@ from ptychopinn.io.indexes import frame_indexes, indexes_of, pair_by_index, with
 from ptychopinn.io.lazy import h5py
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import PROBE_UNITS, stacked
-from ptychopinn.io.probe_layout import arranged
+from ptychopinn.io.probe_layout import arranged_with_variations, with_variations
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.io.stored_experiments import GROUP as EXPERIMENT
+from ptychopinn.io.stored_experiments import experiment_in, warn_of_unread
 from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
 from ptychopinn.storage.new_hdf5 import new_hdf5, open_new_hdf5, put_array
-from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
+from ptychopinn.world import (
+    known_detector_pixel_size,
+    needed_pixel_size,
+    photon_energy,
+    world_origin,
+    world_positions,
+)
 
 PATTERNS, PRODUCT = "diffraction", "product"
 _TRAINING = ("probe_position_x_px", "probe_position_y_px")
@@ -65,15 +75,21 @@ def read_ptychodus(path: Path, options: ReadOptions) -> Scan:
         width, height = (
             patterns.attribute("patterns", f"detector_pixel_{side}_m") or None for side in ("width", "height")
         )
-        if product.flag("/", "far_field") is False:
-            product.fail("far_field", "a far-field experiment", "a near-field one, which cannot be reconstructed here")
-        probe, layout = (None, None) if options.probe is not None else _probe(product, record.metadata)
+        stated = options.near_field or record.experiment.fresnel_number is not None
+        if product.flag("/", "far_field") is False and not stated:
+            found = "a near-field one; state near_field= (--near-field) and the lengths, docs/geometry.md"
+            product.fail("far_field", "a far-field experiment", found)
+        experiment = experiment_in(product, f"{PACKAGE_GROUP}/{EXPERIMENT}/", record.experiment, len(world))
+        probe, layout = None, None
+        if options.probe is None:
+            probe, layout, experiment = _probe(product, record.metadata, experiment, len(world))
         contents = Contents(
             file=patterns,
             key="patterns",
             patterns=frames if pairs.patterns is None else frames.take(pairs.patterns),
             world=world[pairs.positions],
             energy=product.attribute("/", "photon_energy_eV") or product.attribute("/", "probe_energy_eV") or None,
+            photon_energy=True,
             pixel_size=pixel_size,
             acquisition=Acquisition(
                 distance=product.attribute("/", "detector_object_distance_m") or None,
@@ -89,6 +105,7 @@ def read_ptychodus(path: Path, options: ReadOptions) -> Scan:
             name=product.text_attribute("/", "name") or first.stem,
             frame_indexes=pairs.frame_indexes,
             record=with_pairing(record, pairs),
+            experiment=experiment.subset(pairs.positions),
         )
         return assemble(contents, options)
 
@@ -107,6 +124,7 @@ def read_training(path: Path, options: ReadOptions) -> Scan:
             patterns=frames,
             pixels=_columns(file, *_TRAINING),
             energy=file.scalar("photon_energy_eV"),
+            photon_energy=True,
             pixel_size=pixel_size,
             acquisition=Acquisition(
                 distance=file.scalar("detector_object_distance_m"),
@@ -173,10 +191,14 @@ def write_ptychodus(scan: Scan, path: Path) -> None:
                 origin_m=world_origin(scan),
                 world=world_positions(scan),
                 indexes=indexes,
-                energy=scan.energy or 0.0,
+                energy=photon_energy(scan) or 0.0,
                 distance=scan.acquisition.distance or 0.0,
+                experiment=scan.experiment,
             )
-            put_package_group(file, scan)
+            # The product has the variations of the probe itself.
+            still = replace(scan.experiment, probe_variations=None, variation_coefficients=None)
+            put_package_group(file, replace(scan, experiment=still))
+    warn_of_unread(path, scan.experiment, "ptychodus", ("a probe that varies", "the near field"))
 
 
 def put_product(
@@ -192,13 +214,17 @@ def put_product(
     energy: float,
     distance: float,
     comments: str = "",
+    experiment: Experiment | None = None,
 ) -> None:
     """Write a product in the schema of ptychodus, in which an energy or distance of 0 is unknown.
+
+    A probe that varies has the axes (1 + variations, modes, y, x), of which the first mode varies, and weights for each
+    position, `opr_weights` (n, 1 + variations), as ptychodus and pty-chi have them.
 
     Args:
         file: an empty file.
         name: of the product.
-        image: (H, W), the object.
+        image: (H, W), the object, or (S, H, W), the slices of a thick sample.
         probe: (M, N, N) in sqrt(counts).
         pixel_size: metres per object pixel.
         origin_m: (y, x) metres, the world coordinate of the object's pixel (0, 0).
@@ -207,7 +233,10 @@ def put_product(
         energy: eV.
         distance: metres.
         comments: free text.
+        experiment: variations of the probe, near field and distances of slices are written.
     """
+    experiment = experiment or Experiment()
+    image = image if image.ndim == 3 else image[np.newaxis]
     attributes = {
         "detector_object_distance_m": distance,
         "focus_object_distance_m": 0.0,
@@ -218,17 +247,21 @@ def put_product(
         "tomography_angle_deg": 0.0,
         "tilt_angle_deg": 0.0,
     }
-    file.attrs.update({"name": name, "comments": comments, "far_field": True, **attributes})
-    centre = origin_m + pixel_size * (np.asarray(image.shape, np.float64) - 1) / 2
-    put_array(file, "object", image[np.newaxis])
-    put_array(file, "probe", probe[np.newaxis])
+    far = experiment.fresnel_number is None
+    file.attrs.update({"name": name, "comments": comments, "far_field": far, **attributes})
+    centre = origin_m + pixel_size * (np.asarray(image.shape[1:], np.float64) - 1) / 2
+    put_array(file, "object", image)
+    put_array(file, "probe", with_variations(probe, experiment.probe_variations))
+    if experiment.variation_coefficients is not None:
+        put_array(file, "opr_weights", np.insert(experiment.variation_coefficients, 0, 1.0, axis=1))
     for key in ("object", "probe"):
         file[key].attrs.update({"pixel_width_m": pixel_size, "pixel_height_m": pixel_size})
     file["object"].attrs.update({"center_y_m": centre[0], "center_x_m": centre[1]})
     file["probe"].attrs["probe_units"] = PROBE_UNITS
     for key, values in (("indexes", indexes), ("y_m", world[:, 0]), ("x_m", world[:, 1])):
         put_array(file, f"probe_position_{key}", values)
-    file["object_layer_spacing_m"] = np.zeros(0)
+    spacing = experiment.slice_distances if len(image) > 1 else ()
+    file["object_layer_spacing_m"] = np.asarray(spacing, np.float64)
     file["loss_epochs"], file["loss_values"] = np.zeros(0, np.int64), np.zeros(0)
 
 
@@ -294,14 +327,19 @@ def _object(
     return pixel_size, truth_of(product, "object", layers[0]), origin
 
 
-def _probe(product: Hdf5, metadata: dict[str, Any]) -> tuple[NDArray[np.complex64] | None, Decision | None]:
-    """Incoherent modes (M, N, N) of the first coherent mode; a Scan cannot have a probe that varies along the scan."""
+def _probe(
+    product: Hdf5, metadata: dict[str, Any], experiment: Experiment, n: int
+) -> tuple[NDArray[np.complex64] | None, Decision | None, Experiment]:
+    """Incoherent modes (M, N, N) of the first coherent mode, and the experiment with the others as variations.
+
+    Without weights the others are not known to be variations; their number is kept in the metadata.
+    """
     if not product.has("probe"):
-        return None, None
+        return None, None, experiment
     probe = product.numeric("probe", "iufc")
-    if probe.ndim == 4 and len(probe) > 1:
+    if probe.ndim == 4 and len(probe) > 1 and not product.has("opr_weights"):
         metadata["probe_variations"] = len(probe)
-    return arranged(product, "probe", probe)
+    return arranged_with_variations(product, "probe", "opr_weights", probe, experiment, n)
 
 
 def _scale_known(product: Hdf5, probe: NDArray[np.complex64] | None) -> str | None:

@@ -22,11 +22,19 @@ from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.probe import stacked
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
+from ptychopinn.io.stored_experiments import GROUP as EXPERIMENT
+from ptychopinn.io.stored_experiments import experiment_in, warn_of_unread
 from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import pattern_blocks
 from ptychopinn.storage.new_hdf5 import check_written, new_hdf5, put_array
-from ptychopinn.world import known_detector_pixel_size, needed_pixel_size, world_origin, world_positions
+from ptychopinn.world import (
+    known_detector_pixel_size,
+    needed_pixel_size,
+    photon_energy,
+    world_origin,
+    world_positions,
+)
 
 _GROUPS = ("meta", "info", "common")
 
@@ -50,10 +58,11 @@ def read_ptyd(path: Path, options: ReadOptions) -> Scan:
         frames = Frames(file, [file.need(f"chunks/{name}/data") for name in chunks])
         positions = [_positions(file, f"chunks/{name}") for name in chunks]
         kev = _number(file, "energy")
-        if _text(file, "propagation") == "nearfield":
-            file.fail(
-                "meta/propagation", "a far-field experiment", "a near-field one, which cannot be reconstructed here"
-            )
+        record = ScanRecord.from_json(file.json(f"{PACKAGE_GROUP}/metadata_json"))
+        stated = options.near_field or record.experiment.fresnel_number is not None
+        if _text(file, "propagation") == "nearfield" and not stated:
+            found = "a near-field one; state near_field= (--near-field) if its distance is the effective one"
+            file.fail("meta/propagation", "a far-field experiment", found)
         probe, truth = f"{PACKAGE_GROUP}/probe", f"{PACKAGE_GROUP}/truth"
         own_probe = options.probe is None and file.has(probe)
         contents = Contents(
@@ -62,6 +71,7 @@ def read_ptyd(path: Path, options: ReadOptions) -> Scan:
             patterns=frames,
             world=np.concatenate(positions),
             energy=None if kev is None else kev * 1e3,
+            photon_energy=True,
             pixel_size=file.scalar(f"{PACKAGE_GROUP}/pixel_size"),
             acquisition=Acquisition(_number(file, "distance"), _number(file, "psize"), origin_of(file, PACKAGE_GROUP)),
             probe=stacked(file, probe, file.numeric(probe, "iufc")) if own_probe else None,
@@ -71,7 +81,8 @@ def read_ptyd(path: Path, options: ReadOptions) -> Scan:
             stated=file.text_attribute(f"chunks/{chunks[0]}/data", "measurement"),
             name=file.text(f"{PACKAGE_GROUP}/name") or _text(file, "label") or path.stem,
             frame_indexes=_frame_indexes(file, chunks, frames.total),
-            record=ScanRecord.from_json(file.json(f"{PACKAGE_GROUP}/metadata_json")),
+            record=record,
+            experiment=experiment_in(file, f"{PACKAGE_GROUP}/{EXPERIMENT}/", record.experiment, frames.total),
         )
         return assemble(contents, options)
 
@@ -87,10 +98,12 @@ def write_ptyd(scan: Scan, path: Path) -> None:
     side, distance = known_detector_pixel_size(scan), scan.acquisition.distance
     with new_hdf5(path) as file:
         meta = file.create_group("meta")
-        meta["label"], meta["propagation"], meta["num_frames"] = scan.name, "farfield", scan.n
+        far = "farfield" if scan.experiment.fresnel_number is None else "nearfield"
+        meta["label"], meta["propagation"], meta["num_frames"] = scan.name, far, scan.n
         meta["shape"] = meta["center"] = np.array(scan.counts.shape[1:])
         meta["center"][...] = scan.patch_size // 2
-        for name, value in (("energy", scan.energy and scan.energy / 1e3), ("distance", distance), ("psize", side)):
+        energy = photon_energy(scan)
+        for name, value in (("energy", energy and energy / 1e3), ("distance", distance), ("psize", side)):
             if value is not None:
                 meta[name] = value
         chunk = file.create_group("chunks/0")
@@ -106,6 +119,7 @@ def write_ptyd(scan: Scan, path: Path) -> None:
             check_written(chunk)
         put_package_group(file, scan, probe=scan.probe, truth=scan.truth, origin_m=world_origin(scan))
         file[PACKAGE_GROUP]["pixel_size"] = pixel_size
+    warn_of_unread(path, scan.experiment, "ptypy", ("the near field",))
 
 
 def _number(file: Hdf5, name: str) -> float | None:

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn.acquisition import positive
 from ptychopinn.errors import InputError
 from ptychopinn.io.build import Contents, assemble
-from ptychopinn.io.electrons import Step, electron_options, object_pixel, scan_step
+from ptychopinn.io.electrons import ELECTRONS, Step, electron_options, object_pixel, scan_step
 from ptychopinn.io.fields import OpenFile
 from ptychopinn.io.formats.arrays import flattened
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.registry import Format, register
 from ptychopinn.io.sniff import Content
-from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
 
 #: Suffix -> module of RosettaSciIO.
@@ -51,16 +51,17 @@ def read_rosettasciio(path: Path, options: ReadOptions) -> Scan:
     array, axes = file.signal()
     patterns, raster = flattened(file, _KEY, array)
     steps = {name: _step(pair) for name, pair in (("scan", axes[:-2]), ("detector", axes[-2:]))}
-    stated, metadata = electron_options(file, options)
+    stated, energy = electron_options(file, options), file.energy()
     contents = Contents(
         file=file,
         key=_KEY,
         patterns=patterns,
         raster=raster,
         step=scan_step(file, "axes of the scan", steps["scan"]) if raster is not None else None,
-        pixel_size=object_pixel(file, "axes of the detector", steps["detector"], patterns.shape[-1], options),
+        pixel_size=object_pixel(file, "axes of the detector", steps["detector"], patterns.shape[-1], stated, energy),
         name=path.stem,
-        record=ScanRecord(metadata=metadata),
+        energy=energy,
+        experiment=ELECTRONS,
     )
     return assemble(contents, stated)
 
@@ -98,6 +99,17 @@ class _File(OpenFile):
 
     def array(self, key: str) -> NDArray[Any]:
         return self.signal()[0]
+
+    def energy(self) -> float | None:
+        """The energy of the electrons in eV; files state it in keV, None if they do not."""
+        for signal in self._signals:
+            node: Any = signal.get("metadata")
+            for name in ("Acquisition_instrument", "TEM", "beam_energy"):
+                node = node.get(name) if isinstance(node, Mapping) else None
+            energy = positive(node)
+            if energy is not None:
+                return energy * 1e3
+        return None
 
     def signal(self) -> tuple[NDArray[Any], list[Mapping[str, Any]]]:
         """The only array of three or four axes, detector axes last, and its axes."""
