@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import refine_peer
 import torch
+from position_bound import position_bound
 from scans import OTHER_PICTURES, PICTURES, default_scan
 
 from ptychopinn.config import Config, RefineConfig
@@ -48,8 +49,24 @@ def scan_of(seed: int, **options: Any) -> Scan:
     return default_scan(PICTURES[seed], seed=20260101 + seed, **options)
 
 
-def ours(scan: Scan, start: Reconstruction | None, every: int = 2, before: float = 0.0, **options: Any) -> Course:
-    """States of our refinement after every few passes, and the last; ``before``: CPU-seconds of the initial object."""
+def ours(
+    scan: Scan,
+    start: Reconstruction | None,
+    every: int = 2,
+    before: float = 0.0,
+    accept: str | tuple[str, ...] = (),
+    **options: Any,
+) -> Course:
+    """States of our refinement after every few passes, and the last.
+
+    Args:
+        scan: the scan.
+        start: initial object and probe, or None.
+        every: passes between the states.
+        before: CPU-seconds of the initial object.
+        accept: problems of the scan that are accepted.
+        options: of the refinement.
+    """
     states: list[tuple[int, float, Reconstruction]] = []
     clock = {"spent": before, "since": time.process_time()}
 
@@ -59,7 +76,7 @@ def ours(scan: Scan, start: Reconstruction | None, every: int = 2, before: float
         clock["since"] = time.process_time()
 
     config = RefineConfig(**{"split_half": False, **options})
-    result = refine(scan, start, config, "cpu", progress=note, every=every)
+    result = refine(scan, start, config, "cpu", progress=note, every=every, accept=accept)
     clock["spent"] += time.process_time() - clock["since"]
     passes = result.refinement.passes
     if not states or states[-1][0] != passes:
@@ -163,24 +180,42 @@ def positions(options: argparse.Namespace) -> list[Row]:
     """Reported positions with errors, refined with the probe; the remaining error without its affine part."""
     rows: list[Row] = []
     for seed in options.seeds:
-        truth = scan_of(seed).positions
-        for error in (0.0, 1.0, 3.0):
-            scan = scan_of(seed, position_error=error)
-            for learn in (False, True):
-                *_, (passes, seconds, state) = ours(scan, None, 1000, learn_positions=learn, iterations=300)
-                assert state.positions is not None
-                left = _without_affine(truth, state.positions)
-                border = np.minimum(truth - truth.min(0), truth.max(0) - truth).min(1)
-                rows += measured(iter([(passes, seconds, state)]), scan, seed=seed, error=error, learned=learn)
-                rows[-1] |= {
-                    "position_rms": round(float(np.sqrt(np.square(left).mean())), 3),
-                    "position_rms_inside": round(float(np.sqrt(np.square(left[border >= 20]).mean())), 3),
-                    "position_median": round(float(np.median(left)), 3),
-                    "above_1px": int((left > 1).sum()),
-                }
-                print(summary(rows[-1:]))
-                plot_reconstruction(state, RESULTS / "pictures" / f"positions-{seed}-{error:g}-{learn}")
+        for photons, error, learn in _POSITION_CASES:
+            pictures = (*PICTURES, *OTHER_PICTURES)[seed]
+            known = {"seed": 20260101 + seed, "photons": photons}
+            scan = default_scan(pictures, position_error=error, **known)
+            exact = default_scan(pictures, true_probe=True, **known)
+            *_, (passes, seconds, state) = ours(scan, None, 1000, learn_positions=learn, iterations=300)
+            assert state.positions is not None
+            left = _without_affine(exact.positions, state.positions)
+            border = np.minimum(exact.positions - exact.positions.min(0), exact.positions.max(0) - exact.positions).min(
+                1
+            )
+            bound = position_bound(exact, error) if error else np.zeros(scan.n)
+            named = {"seed": seed, "photons": photons, "error": error, "learned": learn}
+            rows += measured(iter([(passes, seconds, state)]), scan, **named)
+            rows[-1] |= {
+                "position_rms": _rms(left),
+                "position_rms_inside": _rms(left[border >= 20]),
+                "position_rms_determined": _rms(left[bound < 0.1]),
+                "determined": int((bound < 0.1).sum()),
+                "position_median": round(float(np.median(left)), 3),
+                "above_1px": int((left > 1).sum()),
+                "bound_rms": _rms(bound),
+            }
+            print(summary(rows[-1:]), flush=True)
+            plot_reconstruction(state, RESULTS / "pictures" / f"positions-{seed}-{photons:g}-{error:g}-{learn}")
     return rows
+
+
+#: Photons of a pattern, error along an axis (pixels), whether positions are refined.
+_POSITION_CASES = (
+    (1e6, 0.0, False), (1e6, 3.0, False), (1e6, 0.0, True), (1e6, 1.0, True), (1e6, 3.0, True), (1e4, 3.0, True),
+)  # fmt: skip
+
+
+def _rms(lengths: np.ndarray) -> float:
+    return round(float(np.sqrt(np.square(lengths).mean())), 3) if len(lengths) else float("nan")
 
 
 def _without_affine(truth: np.ndarray, found: np.ndarray) -> np.ndarray:

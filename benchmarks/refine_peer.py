@@ -16,9 +16,10 @@ import sys
 import time
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,10 +48,13 @@ def installed() -> bool:
     return find_spec("ptychi") is not None
 
 
-def lsqml(scan: Scan, setting: PeerSetting, epochs: int) -> Iterator[tuple[int, float, Reconstruction]]:
+def lsqml(
+    scan: Scan, setting: PeerSetting, epochs: int, adjust: Callable[[Any], None] | None = None
+) -> Iterator[tuple[int, float, Reconstruction]]:
     """Yield (epochs, CPU-seconds, reconstruction) after every epoch; the initial object is 1, the probe is refined.
 
-    The object is 40 px larger than the scan, whose centre is at the object's centre.
+    The object is 40 px larger than the scan, whose centre is at the object's centre. ``adjust`` changes the options of
+    LSQML before it begins.
     """
     if "torchvision" not in sys.modules and find_spec("torchvision") is None:
         transforms = types.ModuleType("torchvision.transforms")
@@ -75,6 +79,8 @@ def lsqml(scan: Scan, setting: PeerSetting, epochs: int) -> Iterator[tuple[int, 
     reconstructor.num_epochs, reconstructor.batch_size = epochs, setting.batch
     reconstructor.batching_mode, reconstructor.momentum_acceleration_gain = setting.batching, setting.momentum
     reconstructor.default_device, reconstructor.random_seed = "cpu", 0
+    if adjust is not None:
+        adjust(options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         task = PtychographyTask(options)
@@ -86,13 +92,24 @@ def lsqml(scan: Scan, setting: PeerSetting, epochs: int) -> Iterator[tuple[int, 
             yield epoch, seconds, _reconstruction(task, scan, middle)
 
 
+def correct_positions(options: Any) -> None:
+    """Adjust options: positions are corrected by the gradient from the second epoch on, with its defaults."""
+    options.probe_position_options.optimizable = True
+    options.probe_position_options.optimization_plan.start = 1
+
+
 def _reconstruction(task: object, scan: Scan, middle: np.ndarray) -> Reconstruction:
-    image = task.get_data_to_cpu("object", as_numpy=True)[0].astype(np.complex64)  # type: ignore[attr-defined]
+    slices = task.get_data_to_cpu("object", as_numpy=True).astype(np.complex64)  # type: ignore[attr-defined]
+    image = slices.prod(0)
     probe = task.get_data_to_cpu("probe", as_numpy=True)[0].astype(np.complex64)  # type: ignore[attr-defined]
     size = scan.patch_size
     origin = middle - (np.array(image.shape) / 2 - size / 2)
     intensity = torch.from_numpy(np.square(np.abs(probe)).sum(0)).float().expand(scan.n, size, size).contiguous()
-    weights = extract_patches_adjoint(intensity, torch.from_numpy(scan.positions - origin), image.shape)
+    found = [getattr(task, f"get_probe_positions_{axis}")(as_numpy=True) for axis in "yx"]
+    positions = np.stack(found, 1).astype(np.float64) + middle
+    weights = extract_patches_adjoint(intensity, torch.from_numpy(positions - origin), image.shape)
+    thick = {"slices": slices, "experiment": scan.experiment} if len(slices) > 1 else {}
+    first = (float(origin[0]), float(origin[1]))
     return Reconstruction(
-        image, weights.numpy(), (float(origin[0]), float(origin[1])), probe, pixel_size=scan.pixel_size
+        image, weights.numpy(), first, probe, positions=positions, pixel_size=scan.pixel_size, **thick
     )

@@ -6,7 +6,7 @@ a probe of wrong defocus. A method makes an image with maps of the standard devi
 well-illuminated pixels inside of the scan, those whose truth is within 1 and within 1.96 of them should be 68 % and
 95 %. Beside it, "ratio" is the root mean square of the map over that of the error, and "rank" the rank correlation of
 map and error, with that of normal errors which have exactly these deviations in "attainable": a constant map has rank
-0. Rows are in METHOD.csv and .md; no choice of the method was made with these seeds.
+0. Rows are in METHOD.csv and .md, pictures in pictures/METHOD; no choice of the method was made with these seeds.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--method", choices=list(METHODS), default="refined", help="(%(default)s)")
     parser.add_argument("--scans", type=int, default=20, help="(%(default)s)")
-    parser.add_argument("--first", type=int, default=500, help="seed of the first scan (%(default)s)")
+    parser.add_argument("--first", type=int, default=700, help="seed of the first scan (%(default)s)")
     parser.add_argument("--patterns", type=int, help="of a scan (300 of 32 px, 225 of 64 px)")
     parser.add_argument("--sizes", nargs="+", type=int, default=[32, 64], help="pixels of a pattern (32 64)")
     parser.add_argument("--replicas", type=int, default=3, help="(%(default)s)")
@@ -198,7 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
         row, parts = scored(result, scan)
         photons = scan.metadata["simulation"]["photons"]
         table.add({"scan": scan.name, "photons": photons, "seconds": time.perf_counter() - began, **row})
-        draw(parts, given.out / given.method / f"{scan.name}.png")
+        draw(parts, given.out / "pictures" / given.method / f"{scan.name}.png")
     rows = list(table.rows)
     table.add(summary(rows))
     for name, names in outside(rows).items():

@@ -78,9 +78,9 @@ def test_a_tiny_run_writes_tables_and_pictures(
     assert bench.main(given) == 0
     with (tmp_path / "refined.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["scan"] for row in rows] == ["500-photos-defocused-32", "501-dead_leaves-disk-32", "all 2"]
+    assert [row["scan"] for row in rows] == ["700-photos-defocused-32", "701-dead_leaves-disk-32", "all 2"]
     for row in rows:
         assert 0.5 < float(row["amplitude_68"]) < 0.9 and 0.4 < float(row["phase_68"]) < 0.9
         assert 0.85 < float(row["amplitude_95"]) <= 1 and 0.7 < float(row["phase_95"]) <= 1
-    assert (tmp_path / "refined" / "501-dead_leaves-disk-32.png").is_file()
+    assert (tmp_path / "pictures" / "refined" / "701-dead_leaves-disk-32.png").is_file()
     assert "of 2 scans within the range" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from ptychopinn.inference.fit import fit_of_result
 from ptychopinn.inference.predict import reconstruct as reconstruct_by_network
 from ptychopinn.inference.pretrained import unexplained
 from ptychopinn.models import PtychoModel
+from ptychopinn.physics.plain_inputs import is_thin_and_far
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
 
@@ -43,15 +44,21 @@ def reconstruct(
         refine: passes over the scan in which object and probe are then refined against the counts; None: 20 for the
             pretrained network, which has not seen the scan, and 0 for trained models. Where the image of the
             pretrained network does not explain the patterns, as with a wrong probe, they begin with nothing instead.
+            Without a trained model, scans of thick samples and of the near field, for which networks are not, are
+            refined from nothing, in as many passes as the refinement needs if this is None.
 
     Returns:
         The object, see :func:`ptychopinn.inference.predict.reconstruct`, with what was used in its metadata.
 
     Raises:
         InputError: the scan has a problem that is not accepted, its patterns have another size than the model's, or
-            groups another one than it is built for or than the scan has patterns.
+            groups another one than it is built for or than the scan has patterns; or models for a thick sample or the
+            near field.
     """
     config = config or Config()
+    if model is None and refine != 0 and not is_thin_and_far(scan.experiment):
+        _log.info("%s: reconstructed without a network, which is for thin samples and the far field", scan.name)
+        return refined_image(scan, None, refine or RefineConfig().iterations, device, accept)
     result = reconstruct_by_network(model, scan, config, device, accept)
     passes = refine if refine is not None else FIRST_PASSES if model is None else 0
     if not passes:

@@ -98,7 +98,7 @@ def test_settings_are_the_configuration_and_go_through_a_file(tmp_path: Path) ->
 
 def test_no_field_of_the_configuration_is_forgotten() -> None:
     library = PtychoPINNLibrary(SettingsRegistry())
-    without = {"strategy", "progress", "checkpoints", "crop", "uncertainty"}
+    without = {"strategy", "progress", "checkpoints", "crop", "uncertainty", "replicas"}
     for name, section in library.settings["Network"].sections.items():
         fields = {entry.name for entry in dataclasses.fields(getattr(Config(), name))}
         assert fields - set(section.parameters) <= without

@@ -73,7 +73,12 @@ REFUSED = [
     ("inference", {"probe": "mine"}, "inference.probe must be auto, scan or model, got 'mine'"),
     ("inference", {"positions": "mine"}, "inference.positions must be auto or scan, got 'mine'"),
     ("inference", {"augment": 3}, "inference.augment must be 1, 2, 4 or 8, got 3"),
-    ("inference", {"uncertainty": "some"}, "inference.uncertainty must be none, overlaps, ensemble or bootstrap, got 'some'"),
+    (
+        "inference",
+        {"uncertainty": "some"},
+        "inference.uncertainty must be none, overlaps, ensemble or bootstrap, got 'some'",
+    ),
+    ("inference", {"replicas": 0}, "inference.replicas must be at least 1, got 0"),
     ("execution", {"precision": "64"}, "execution.precision must be 32, tf32, bf16 or 16, got '64'"),
     ("execution", {"strategy": "fsdp"}, "execution.strategy must be auto or ddp, got 'fsdp'"),
     ("inference", {"weighting": "all"}, "inference.weighting must be probe, centre or uniform, got 'all'"),
@@ -126,6 +131,7 @@ ACCEPTED = {
         "probe": "model",
         "augment": 8,
         "uncertainty": "ensemble",
+        "replicas": 1,
     },
     "execution": {"accelerator": "cpu", "devices": 2, "threads": 1, "workers": 0, "progress": False, "precision": "16"},
 }

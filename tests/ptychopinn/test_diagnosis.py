@@ -150,6 +150,11 @@ SOUND = Experiments(
     pixels=None, faulty=0, orientation=None, noise=1.0, uniform=8.0,
 )  # fmt: skip
 MOVED = Comparison(4.0, 1.0, 20.0)
+POOR = {"reference": 4.0, "result": 4.0} | dict.fromkeys(
+    ("positions", "intensities", "defocus", "scaling", "modes"), Comparison(4.0, 3.9, 1.0)
+)  # fmt: skip
+VARIES = {"fly_scan": Comparison(4.0, 3.5, 5.1), "blur": Comparison(4.0, 2.5, 9.0), "probe_varies": MOVED}
+FLIES = {"fly_scan": MOVED, "blur": Comparison(4.0, 1.4, 20.0), "probe_varies": Comparison(4.0, 3.0, 6.0)}
 
 
 def report(best: str, confidence: float) -> OrientationReport:
@@ -190,6 +195,13 @@ def report(best: str, confidence: float) -> OrientationReport:
         ({"result": 400.0, "given_probe": 75.0, "probe": Comparison(75.0, 1.1, 90.0)}, "training"),  # a learned one
         ({"result": 1.4, "given_probe": 1.3, "probe": Comparison(1.3, 0.95, 27.0)}, "probe"),
         ({"result": 1.4, "given_probe": 1.0, "probe": Comparison(1.3, 0.95, 27.0)}, "none"),  # that of the scan fits
+        (POOR | {"effects": VARIES}, "probe_varies"),
+        (POOR | {"effects": FLIES}, "fly_scan"),
+        (POOR | {"effects": FLIES, "modes": Comparison(4.0, 1.2, 20.0)}, "fly_scan"),  # which are a path too
+        (POOR | {"effects": FLIES, "modes": Comparison(4.0, 0.6, 20.0)}, "coherence"),
+        (POOR | {"effects": VARIES, "modes": Comparison(4.0, 1.05, 20.0)}, "coherence"),
+        (POOR | {"effects": VARIES, "intensities": Comparison(4.0, 1.05, 20.0)}, "intensity"),
+        (POOR | {"effects": {"blur": MOVED}}, "none"),  # of which modes take the place
         ({"given_probe": 8.0, "background": Comparison(8.0, 1.1, 90.0), "background_fraction": 0.3}, "background"),
         ({"given_probe": 8.0, "background": Comparison(8.0, 4.0, 90.0), "background_fraction": 0.3}, "none"),
     ],

@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ptychopinn.cli import main
 from ptychopinn.decisions import Decision, Decisions
+from ptychopinn.experiment import Experiment
 from ptychopinn.findings.gate import KEYS
 from ptychopinn.findings.measure import FORMER_NAMES
 from ptychopinn.inspection import Inspection, inspect_scan, oriented
 from ptychopinn.physics.objects import OBJECTS
 from ptychopinn.physics.probes import PROBES, disk
 from ptychopinn.physics.simulate import simulate
+from ptychopinn.physics.simulate_experiments import smooth_background
 from ptychopinn.scan import Scan
 from ptychopinn.storage.stored import StoredPatterns
 
@@ -54,6 +57,31 @@ def bright_hot_pixel(counts: NDArray[Any]) -> None:
 def thinned(counts: NDArray[Any], fraction: Any) -> NDArray[Any]:
     """The counts of a shorter exposure."""
     return np.random.default_rng(1).binomial(counts, fraction).astype(counts.dtype)
+
+
+def with_pedestal(counts: NDArray[Any]) -> NDArray[Any]:
+    noise = np.random.default_rng(1).normal(60, 2, counts.shape)
+    return np.rint(counts + noise).astype(np.uint16)
+
+
+def with_background(counts: NDArray[Any]) -> NDArray[Any]:
+    mean = smooth_background(counts.shape[-1], 3.0, seed=1)
+    return (counts + np.random.default_rng(1).poisson(mean, counts.shape)).astype(np.uint16)
+
+
+def with_shared_charge(counts: NDArray[Any]) -> NDArray[Any]:
+    return ndimage.gaussian_filter(counts.astype(np.float32), (0, 0.7, 0.7), mode="wrap")
+
+
+def near_field(scan: Scan) -> Scan:
+    """A scan of a detector in the near field of a speckled beam that fills it, read as one in the far field."""
+    waves = ndimage.gaussian_filter(np.random.default_rng(4).normal(size=(2, 32, 32)), (0, 3, 3), mode="wrap")
+    beam = (1 + 3 * waves[0]) * np.exp(12j * waves[1])
+    near = simulate(
+        "dead_leaves", beam.astype(np.complex64), patterns=36, step=(4, 5), photons=1e6, seed=2,
+        experiment=Experiment(fresnel_number=0.1),
+    )  # fmt: skip
+    return dataclasses.replace(near, experiment=Experiment())
 
 
 def positions(change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Callable[[Scan], Scan]:
@@ -102,7 +130,15 @@ FINDINGS: dict[str, tuple[Callable[[Scan], Scan], str, tuple[str, ...]]] = {
     "glaring_patterns": (with_counts(lambda c: np.where(np.arange(36)[:, None, None] == 5, 9 * c, c)), "warning",
                          ("1 pattern with more than 5 times the median counts: 5",)),
     "repeated_patterns": (with_counts(lambda c: c[np.maximum(np.arange(36), 3)]), "warning", ("equal to the one be",)),
-    "saturated": (with_counts(lambda c: np.minimum(c, 250)), "problem", ("36 patterns saturated at 250", "0 to 35")),
+    "saturated": (with_counts(lambda c: np.minimum(c, 250)), "problem",
+                  ("36 patterns saturated at 250", "0 to 35", "--saturation 250 uses them")),
+    "beamstop": (put(np.s_[:, 14:18, 15:19], 0), "problem", ("16 pixels in the middle are dark", "--mask-faulty")),
+    "gain": (with_counts(lambda c: 8 * c.astype(np.uint32)), "warning", ("multiples of 8", "--gain 8 divides")),
+    "offset": (with_counts(with_pedestal), "warning", ("the darkest pixels have 59.", "--offset 59.")),
+    "smooth_background": (with_counts(with_background), "warning",
+                          ("do not depend on the sample", "--refine.learn_background true", "--background FILE")),
+    "correlated_noise": (with_counts(with_shared_charge), "warning", ("is correlated", "--point-spread PX")),
+    "near_field": (near_field, "warning", ("patterns are images that move with the positions", "--near-field")),
     "dose_spread": (with_counts(lambda c: thinned(c, np.random.default_rng(0).uniform(0.2, 1, (36, 1, 1)))), "problem",
                     ("the exposure varies", "--even-dose")),
     "background": (with_counts(lambda c: c + 5), "warning", ("all pixels have 5 counts or more", "--subtract 5")),

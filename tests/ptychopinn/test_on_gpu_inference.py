@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,11 @@ from ptychopinn.batches.dataset import GroupDataset
 from ptychopinn.batches.grouping import group_patterns
 from ptychopinn.batches.resident import ResidentCounts
 from ptychopinn.config import Config
+from ptychopinn.experiment import Experiment
 from ptychopinn.inference.batches import Resident, _streamed, _Work, on_device
 from ptychopinn.inference.predict import reconstruct
 from ptychopinn.models import PtychoModel
+from ptychopinn.physics.plain_inputs import PlainInputs
 from ptychopinn.physics.simulate import simulate
 from ptychopinn.scan import Scan
 from ptychopinn.stitching import multigrid
@@ -108,23 +111,32 @@ def test_resident_counts_give_the_batch_of_the_data_set(scan: Scan, dtype: Any) 
     scan = Scan(**{**vars(scan), "counts": counts})
     dataset = GroupDataset(scan, group_patterns(scan.positions, 4))
     expected = dataset.collate([3, 3, 11])
-    got, positions = Resident(ResidentCounts([scan], torch.device("cpu")), dataset).gather(torch.tensor([3, 3, 11]))
+    resident = Resident(ResidentCounts([scan], torch.device("cpu")), dataset)
+    got, positions, members = resident.gather(torch.tensor([3, 3, 11]))
     torch.testing.assert_close(got, expected.counts, rtol=1e-5, atol=1e-5)
     assert torch.equal(positions, expected.positions)
+    assert torch.equal(members, expected.members)
 
 
 @pytest.mark.parametrize("size", [4, 7, 50])
-def test_streamed_batches_are_those_of_the_data_set(scan: Scan, size: int) -> None:
-    """With bad pixels, and a last batch that is filled up."""
+@pytest.mark.parametrize("background", [False, True])
+def test_streamed_batches_are_those_of_the_data_set(scan: Scan, size: int, background: bool) -> None:
+    """With bad pixels, a background of every pattern, and a last batch that is filled up."""
+    if background:
+        factors = np.linspace(0.0, 2.0, scan.n)
+        experiment = Experiment(background=np.ones((32, 32), np.float32), background_factors=factors)
+        scan = replace(scan, experiment=experiment)
     dataset = GroupDataset(scan, group_patterns(scan.positions, 4), 4)
     model = on_device(PtychoModel("unrolled", {"steps": 1, "width": 4}, 32), torch.device("cpu"))
-    work = _Work(model, torch.ones(32, 32), torch.from_numpy(scan.probe), dataset.canvas_size, 0)
+    probe = torch.from_numpy(scan.probe)
+    inputs = PlainInputs.of(scan.experiment, scan.probe, torch.device("cpu"))
+    work = _Work(model, torch.ones(32, 32), probe, dataset.canvas_size, 0, inputs)
     order = np.arange(len(dataset))[::-1].copy()
     with torch.no_grad():
         parts = _streamed(work, dataset, order, size, Config(), torch.device("cpu"), False)
         got = [(make()[0][:rows].clone(), rows) for make, rows in parts]
         batch = dataset.collate(order.tolist())
-        expected, _ = work(batch.counts, batch.positions)
+        expected, _ = work(batch.counts, batch.positions, batch.members)
     assert [rows for _, rows in got] == [min(size, 30 - start) for start in range(0, 30, size)]
     torch.testing.assert_close(torch.cat([part for part, _ in got]), expected, rtol=1e-4, atol=1e-4)
 

@@ -21,9 +21,10 @@ from ptychopinn.metrics.align import phasor
 from ptychopinn.metrics.deviations import (
     LARGEST_PHASE,
     Image,
+    Replicas,
     ambiguities_removed,
-    excess_of,
-    replica_errors,
+    make_replicas,
+    weight_of_second,
     with_deviations,
 )
 from ptychopinn.metrics.evaluate import align_to_scan
@@ -50,6 +51,13 @@ def noise(shape: tuple[int, ...], seed: int = 0) -> Image:
 
 def result_of(image: Image, weights: np.ndarray | None = None) -> Reconstruction:
     return Reconstruction(image, np.ones(image.shape, np.float32) if weights is None else weights, (0.0, 0.0))
+
+
+def replicas_of(
+    first: list[Image], second: list[Image] | None = None, losses: tuple[float, float] = (1, 1)
+) -> Replicas:
+    second = second or []
+    return Replicas((first, second), ([losses[0]] * len(first), [losses[1]] * len(second)))
 
 
 def coverage(result: Reconstruction, scan: Scan) -> dict[str, tuple[float, float]]:
@@ -86,7 +94,7 @@ def test_maps_have_the_deviations_along_and_across_the_object() -> None:
     image = smooth_object()
     unit = image / np.abs(image)
     errors = [(0.02 * noise(image.shape, k).real + 0.05j * noise(image.shape, k).imag) * unit for k in range(8)]
-    result = with_deviations(result_of(image), errors)
+    result = with_deviations(result_of(image), replicas_of(errors), 1.0)
     assert result.amplitude_uncertainty is not None and result.phase_uncertainty is not None
     assert np.abs(result.amplitude_uncertainty / 0.02 - 1).max() < 0.45
     np.testing.assert_allclose(np.sqrt(np.mean(result.amplitude_uncertainty**2)), 0.02, rtol=0.02)
@@ -94,7 +102,7 @@ def test_maps_have_the_deviations_along_and_across_the_object() -> None:
     np.testing.assert_allclose(np.sqrt(np.mean(across**2)), 0.05, rtol=0.02)
     assert result.uncertainty is not None
     np.testing.assert_allclose(result.uncertainty, np.hypot(result.amplitude_uncertainty, across), rtol=1e-5)
-    doubled = with_deviations(result_of(image), errors, excess=4.0)
+    doubled = with_deviations(result_of(image), replicas_of(errors), 4.0)
     np.testing.assert_allclose(doubled.amplitude_uncertainty, 2 * result.amplitude_uncertainty, rtol=1e-5)
 
 
@@ -102,7 +110,7 @@ def test_nothing_is_known_where_nothing_was_measured_or_without_amplitude() -> N
     image, weights = smooth_object(), np.ones((60, 76), np.float32)
     weights[:, 50:] = 0
     image[30, 20] = 0
-    result = with_deviations(result_of(image, weights), [0.1 * noise(image.shape)])
+    result = with_deviations(result_of(image, weights), replicas_of([0.1 * noise(image.shape)]), 1.0)
     assert result.amplitude_uncertainty is not None and result.phase_uncertainty is not None
     np.testing.assert_allclose(result.phase_uncertainty[:, 50:], LARGEST_PHASE, rtol=1e-6)
     np.testing.assert_allclose(result.phase_uncertainty[30, 20], LARGEST_PHASE, rtol=1e-6)
@@ -119,16 +127,29 @@ def test_a_pair_measures_what_smoothing_costs() -> None:
         return known.mean() + 0.5 * (known - known.mean()), 1.0
 
     found = 1 + 0.5 * truth
-    for pairs, expected in ((False, 0.25), (True, 0.375)):
-        errors, losses = replica_errors(result_of(found), 2, halved, pairs)
-        assert losses == [1.0, 1.0]
+    made = make_replicas(result_of(found), 2, halved)
+    assert made.losses == ([1.0, 1.0], [1.0, 1.0])
+    for errors, expected in zip(made.errors, (0.25, 0.375), strict=True):
         # Without what a scale, a ramp and a shift explain of it.
         size = np.linalg.norm(errors[-1]) / np.linalg.norm(truth)
         assert 0.6 * expected < size < 1.02 * expected
+    alone = make_replicas(result_of(found), 1, halved, pairs=False)
+    assert [len(errors) for errors in alone.errors] == [1, 0]
+    assert np.array_equal(alone.errors[0][0], made.errors[0][0])
 
 
-def test_excess_is_at_least_one() -> None:
-    assert excess_of(3.0, [1.0, 2.0]) == 2.0 and excess_of(1.0, [1.0, 2.0]) == 1.0
+def test_the_second_kind_counts_unless_the_result_fits_better_than_the_first() -> None:
+    one = smooth_object()
+    made = replicas_of([one, one], [2 * one], (2.0, 4.0))
+    measured = np.ones(one.shape, bool)
+    for loss, expected in ((2.5, 1.0), (2.0, 1.0), (1.5, 0.75), (1.0, 0.5), (-1.0, 0.0)):
+        assert weight_of_second(made, loss, measured) == expected
+        assert weight_of_second(made, np.full(one.shape, loss), measured) == expected
+    assert weight_of_second(replicas_of([one]), 1.0, measured) == 0
+    assert weight_of_second(replicas_of([one], [one], (2.0, 1.0)), 0.5, measured) == 1
+    mixed = with_deviations(result_of(one), made, 1.0)
+    plain = with_deviations(result_of(one), replicas_of([one]), 1.0)
+    np.testing.assert_allclose(mixed.amplitude_uncertainty, np.sqrt(2.5) * plain.amplitude_uncertainty, rtol=1e-5)
 
 
 # Refinement.

@@ -74,7 +74,7 @@ PROBLEMS = {
                      r"--mask-faulty.*--write-mask MASK\.npy.*--accept stuck_pixels"),
     "gap of zeros": ("2", fill(np.s_[:, :, 14:16], 0), "pixels are without counts in all patterns",
                      r"--mask-faulty.*--accept dead_pixels"),
-    "beamstop": ("31", fill(np.s_[:, 13:19, 13:19], 0), "pixels are without counts in all patterns", "--mask-faulty"),
+    "beamstop": ("31", fill(np.s_[:, 13:19, 13:19], 0), "the shadow of a beamstop", "--mask-faulty"),
     "saturation in an integer file": ("31", edit_counts(lambda c: np.minimum(c, 180)), "saturated at 180 counts",
                                       "--mask-faulty.*--accept saturated"),
     "saturation in a float file": (

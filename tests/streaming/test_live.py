@@ -17,9 +17,11 @@ from memory_source import MemorySource, frames_of
 import ptychopinn as pp
 from ptychopinn import InputError, Reconstruction, Scan
 from ptychopinn.config import Config, DataConfig, ExecutionConfig, LiveConfig, ModelConfig
+from ptychopinn.experiment import Experiment
 from ptychopinn.inspection.orientation import oriented
 from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.bundle import build_model
+from ptychopinn.physics.simulate_experiments import line_exposure
 from ptychopinn.streaming import intake as intake_module
 from ptychopinn.streaming.frames import Frame, Series
 from ptychopinn.streaming.improvement import Improvement
@@ -296,3 +298,26 @@ def test_threads_are_restored(tmp_path: Path) -> None:
     live(MemorySource(frames_of(SCAN)), model, config, out=tmp_path / "a.h5", like=SCAN, settings=QUICK)
     assert torch.get_num_threads() == 2
     assert ExecutionConfig().threads is None
+
+
+def test_a_near_field_is_refined_without_a_network(tmp_path: Path) -> None:
+    near = pp.simulate("dead_leaves", patterns=16, size=32, seed=4, experiment=Experiment(fresnel_number=0.01))
+    source = MemorySource(frames_of(near, range(16)), 5)
+    result = live(source, out=tmp_path / "a.h5", like=near, settings=QUICK)
+    assert result.metadata["live"]["model"] == "no network"
+    assert Scan.load(frames_folder(tmp_path / "a.h5")).experiment.fresnel_number == 0.01
+    with pytest.raises(InputError, match="model: expected none for a thick sample or a detector in the near field"):
+        live(MemorySource([]), tiny_model()[0], out=tmp_path / "b.h5", like=near)
+
+
+@pytest.mark.parametrize("orientation", ["given", "swap_flip_y"])
+def test_frames_of_a_fly_scan_are_predicted_and_refined_with_its_path(tmp_path: Path, orientation: str) -> None:
+    model, config = tiny_model()
+    path = line_exposure((1.0, 4.0), 3, 0.0)
+    flown = pp.simulate("dead_leaves", patterns=25, size=32, seed=4, experiment=Experiment(exposure=path))
+    like = oriented(flown, orientation)
+    source = MemorySource(frames_of(flown, range(25)), 5)
+    result = live(source, model, config, out=tmp_path / "a.h5", like=like, settings=QUICK)
+    want = pp.reconstruct(model, like, config, accept="all")
+    np.testing.assert_array_equal(result.object, want.object)
+    np.testing.assert_array_equal(result.experiment.exposure, like.experiment.exposure)

@@ -108,7 +108,10 @@ def run(options: Namespace) -> int:
         f"{ratio:.3g} times shot noise (deviance {found.deviance[-1]:.4g} per detector pixel)"
     )
     if ratio > _INCOMPLETE:
-        print("the model does not explain the patterns yet: try --refine.modes 2, or --refine.learn_positions true")
+        print(
+            "the model does not explain the patterns yet: try --refine.modes 2, or --refine.learn_positions true; "
+            f"`ptychopinn diagnose {out} {options.files[-1]}` tries what else would"
+        )
     split = found.split_half
     if split:
         print(f"split halves: FRC 0.5 at {split['crossing_0.5']:.2f} of Nyquist, mean {split['mean']:.3f}")

@@ -75,16 +75,20 @@ class RefineConfig:
         learn_intensities: refine the intensity of every pattern.
         probe_variations: number of shapes by which the probe varies from pattern to pattern (orthogonal probe
             relaxation), with a coefficient for every pattern; of the strongest mode.
+        learn_variation_coefficients: refine these coefficients; false: those of the scan's experiment are exact.
         learn_background: refine a background, counts that all patterns have in common and that are not of the sample.
         slices: of a thick sample whose scan states no distances between them, with `slice_distance`.
         slice_distance: metres between slices.
         learn_slice_distances: refine the distances between slices.
         slice_smoothness: weight of the mean square difference between neighbouring slices, in nats per detector pixel.
+        coarse: from scratch, begin with a refinement of the middle 1/coarse of the detector along y and x, whose object
+            has pixels as many times as large; 1: without.
         find_defocus: search for the probe's defocus, with the aperture of the mean pattern, before anything else;
             "auto": if positions are refined and the probe is the scan's.
-        affine: "remove" or "keep" a common shift, scale, rotation and shear of the position corrections.
+        affine: "remove" or "keep" a common shift, scale, rotation and shear of the position corrections, or "refine"
+            these alone before the single positions; the probe must be known, see docs/refinement.md.
         search: pixels around their reported positions in which patterns with a poor fit are searched for, if positions
-            are refined; 0: not at all.
+            are refined, later five standard deviations of the errors if that is more; 0: not at all.
         centre_probe: keep the centre of mass of the initial probe.
         keep_power: keep the power of the initial probe; the object is scaled instead.
         total_variation: weight of the object's total variation, in nats per detector pixel.
@@ -114,13 +118,15 @@ class RefineConfig:
     learn_positions: bool = False
     learn_intensities: bool = False
     probe_variations: int = 0
+    learn_variation_coefficients: bool = True
     learn_background: bool = False
     slices: int = 1
     slice_distance: float | None = None
     learn_slice_distances: bool = False
     slice_smoothness: float = 0.0
+    coarse: Literal[1, 2, 4] = 1
     find_defocus: bool | Literal["auto"] = "auto"
-    affine: Literal["remove", "keep"] = "remove"
+    affine: Literal["remove", "keep", "refine"] = "remove"
     search: int = 10
     centre_probe: bool = True
     keep_power: bool = True

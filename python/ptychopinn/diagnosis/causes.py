@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ptychopinn._one_line import one_line
+from ptychopinn.diagnosis.effects import SPREAD
 from ptychopinn.diagnosis.experiments import MODES_GAIN, PHOTONS, SIGMAS, Comparison, Experiments
 from ptychopinn.findings.centre import off_centre
 from ptychopinn.findings.gate import Checked
@@ -43,6 +44,9 @@ _POOR = 1.3
 #: Loss of a result relative to that of trials, from which its training is not complete if these explain the patterns to
 #: within the second number.
 _UNTRAINED, _CONVERGED = 3.0, 1.5
+#: Loss with a path or a varying probe, relative to that of other trials, below which it is the cause; and that with a
+#: path relative to more modes and to a point spread, which describe it too.
+_LESS, _AS_MODES, _AS_BLUR = 0.9, 1.5, 0.97
 #: Linear overlap below which it is too small, and loss over noise floor below which a result has adapted to noise.
 _OVERLAP, _ADAPTED = 0.5, 0.9
 #: Counts per illuminated object pixel below which there are too few photons.
@@ -56,7 +60,7 @@ CAUSES: dict[str, tuple[str, str]] = {
     ),
     "gain": (
         "the counts are not photons",
-        "state the unit with --measurement, or divide the patterns by their gain before they are used; doses, noise "
+        "state the unit with --measurement, or the values per photon with --gain; doses, noise "
         "and the Poisson loss are wrong until then (--training.loss amplitude depends on them less)",
     ),
     "centre": (
@@ -65,12 +69,13 @@ CAUSES: dict[str, tuple[str, str]] = {
     ),
     "pixels": (
         "dead, hot or saturated pixels are not masked",
+        "--saturation COUNTS for saturated ones; "
         "--mask-faulty with train and reconstruct, or `ptychopinn inspect SCAN --write-mask MASK.npy` and --bad-pixels",
     ),
     "background": (
         "a background that is the same in all patterns (parasitic scatter, dark counts)",
-        "measure a pattern without the sample's beam and subtract it; `ptychopinn mend SCAN OUT --subtract COUNTS` "
-        "removes a constant one",
+        "refine with --refine.learn_background true, or state a measured one with --background FILE.npy; "
+        "`ptychopinn mend SCAN OUT --subtract COUNTS` removes a constant one",
     ),
     "position_scale": (
         "the scale of the positions is wrong: pixel size, energy or distance",
@@ -90,12 +95,21 @@ CAUSES: dict[str, tuple[str, str]] = {
     ),
     "coherence": (
         "the beam is partially coherent: one mode does not explain the patterns",
-        "refine with --refine.modes 3, and train with that probe (--probe REFINED.h5)",
+        "refine with --refine.modes 3, and train with that probe (--probe REFINED.h5); the known size of a source is "
+        "stated with --source-size Y,X, the point spread of a detector with --point-spread PX",
     ),
     "probe": (
         "the probe is wrong (defocus, size, aberrations)",
         "--model.learn_probe true and a longer training, or refine from scratch with --refine.find_defocus true; then "
         "train with that probe (--probe REFINED.h5)",
+    ),
+    "fly_scan": (
+        "the probe moves during an exposure (fly scan)",
+        "--fly-scan 5 with train, reconstruct and refine, or the path itself with --exposure",
+    ),
+    "probe_varies": (
+        "the probe varies from pattern to pattern",
+        "refine with --refine.probe_variations 3",
     ),
     "photons": (
         "too few photons",
@@ -252,7 +266,10 @@ def _of_trials(found: Experiments) -> _Rule:
         if change.exceeds(least):
             # Modes can take the place of another cause, and have more parameters.
             handicap = MODES_GAIN if key == "coherence" else 1.0
-            reached.append((key, handicap * change.after, f"{text} the loss falls {_words(change)}"))
+            blur = found.effects.get("blur")
+            same = f", and {_words(blur)} with a point spread of {SPREAD} px" if key == "coherence" and blur else ""
+            reached.append((key, handicap * change.after, f"{text} the loss falls {_words(change)}{same}"))
+    reached += _of_effects(found)
     background = found.background
     explained = math.log(max(background.gain, 1)) / max(math.log(max(background.before, 1)), 1e-6)
     if (
@@ -272,6 +289,19 @@ def _of_trials(found: Experiments) -> _Rule:
         # A change that explains a small part of what another one explains is no cause of its own.
         if after <= math.sqrt(found.reference * max(reached[0][1], 1.0)):
             yield key, 0.8 - 0.05 * place, evidence
+
+
+def _of_effects(found: Experiments) -> Iterator[tuple[str, float, str]]:
+    """Effects of the experiment that explain more than the trials which could take their place."""
+    others = (found.positions, found.intensities, found.defocus, found.scaling)
+    plain = min(change.after for change in others)
+    path, blur, shapes = (found.effects.get(key) for key in ("fly_scan", "blur", "probe_varies"))
+    as_modes = min(_AS_MODES * found.modes.after, math.inf if blur is None else _AS_BLUR * blur.after)
+    if path is not None and path.exceeds(_GAIN) and path.after < min(_LESS * plain, as_modes):
+        text = "with a path from every position to the next one of its row the loss falls"
+        yield "fly_scan", min(path.after, found.modes.after), f"{text} {_words(path)}"
+    if shapes is not None and shapes.exceeds(_GAIN) and shapes.after < _LESS * min(plain, found.modes.after):
+        yield "probe_varies", shapes.after, f"with two shapes by which the probe varies the loss falls {_words(shapes)}"
 
 
 def _of_probe(found: Experiments, learned: bool) -> _Rule:

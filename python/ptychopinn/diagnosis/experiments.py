@@ -21,10 +21,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from ptychopinn._one_line import one_line
+from ptychopinn.diagnosis.effects import EFFECTS, try_effects, without_saturated
 from ptychopinn.diagnosis.residuals import Residuals
 from ptychopinn.diagnosis.trials import Floors, Trial, fit, fit_background, losses, split
 from ptychopinn.findings.centre import centre_offset, fill_pixels
 from ptychopinn.findings.gate import Checked
+from ptychopinn.inference.fit import experiment_of_result
 from ptychopinn.inspection.orientation import FEWEST, OrientationReport, check_orientation
 from ptychopinn.inspection.trials import Sample, margin, select_sample
 from ptychopinn.physics.propagation import far_field, inverse_far_field
@@ -42,7 +44,9 @@ DEFOCUS = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
 #: Passes of trials that only choose among values.
 _FEW_PASSES = 10
 #: Number of trials besides those of the background, modes with a second sample, pixels and orientation.
-_TRIALS = len(DEFOCUS) + len(SCALINGS) + 11
+_TRIALS = len(DEFOCUS) + len(SCALINGS) + 11 + len(EFFECTS)
+#: Loss over noise floor of a result from which effects of the experiment are tried.
+_UNEXPLAINED = 1.1
 #: Margin of a comparison, standard errors over patterns, from which it counts.
 SIGMAS = 5.0
 #: Factor by which more modes lower the loss of held-out photons, from which they count, and number of patterns of a
@@ -119,6 +123,7 @@ class Experiments:
         orientation: of the positions, None if it was not checked.
         noise: variance of the counts relative to photons, from the autocorrelation of the patterns.
         uniform: ratio of the mean pattern as the prediction for all.
+        effects: trials of :func:`~ptychopinn.diagnosis.effects.try_effects`, none for a result that fits.
     """
 
     patterns: int
@@ -141,6 +146,7 @@ class Experiments:
     orientation: OrientationReport | None
     noise: float
     uniform: float
+    effects: dict[str, Comparison] = dataclasses.field(default_factory=dict)
 
     __repr__ = one_line
 
@@ -157,10 +163,13 @@ def run_experiments(scan: Scan, result: Reconstruction, residuals: Residuals, ch
     patterns = checked.patterns
     positions = scan.positions if result.positions is None or len(result.positions) != scan.n else result.positions
     faulty = faulty_pixels(checked)
-    masked = dataclasses.replace(scan, positions=positions, bad_pixels=patterns.masked | faulty)
-    complete = select_sample(masked, shape_probe=False)
+    experiment = experiment_of_result(result, scan)
+    masked = dataclasses.replace(scan, positions=positions, bad_pixels=patterns.masked | faulty, experiment=experiment)
+    complete = without_saturated(select_sample(masked, shape_probe=False, all_points=True))
     own = _own_probe(complete, scan, result, checked)
-    noise = noise_level(complete.counts, complete.good)
+    # A pattern of the near field has no limited autocorrelation, and a mask of many bright pixels looks like noise.
+    known = patterns.far and experiment.saturation is None
+    noise = noise_level(complete.counts, complete.good) if known else 1.0
     photons = are_photons(complete, noise)
     sample = split(complete) if photons else complete
 
@@ -178,12 +187,22 @@ def run_experiments(scan: Scan, result: Reconstruction, residuals: Residuals, ch
         scaled = trials.either(scaling=scale)
         with_intensities = trials.fit(probe=probe, learn_intensities=True)
         with_modes = trials.fit(probe=probe, modes=len(probe) + 2)
-        with_background, background = fit_background(sample)
+        if experiment.background is None:
+            with_background, background = fit_background(sample)
+        else:  # which the model has already
+            with_background, background = given, torch.zeros_like(sample.counts[0])
+
+        effects = {}
+        if max(residuals.ratio, _ratio_of(residuals, sample.members)) > _UNEXPLAINED:
+            effects = try_effects(scan, sample, probe, reference, advance)
+        else:
+            advance(len(EFFECTS))
 
     best = min(
-        (fixed, refined, from_scan, given, defocus, moved, scaled, with_intensities, with_modes, with_background),
+        (*effects.values(), fixed, refined, from_scan, given, defocus, moved, scaled, with_intensities, with_modes,
+         with_background),
         key=_loss,
-    )
+    )  # fmt: skip
     floors = Floors.of(sample, best.predicted)
     against = partial(compare, floors, min(fixed, given, reference, key=_loss))
     modes = against(with_modes)
@@ -192,7 +211,7 @@ def run_experiments(scan: Scan, result: Reconstruction, residuals: Residuals, ch
         and not modes.exceeds(MODES_GAIN)
         and len(sample.counts) < scan.n
     ):
-        larger = select_sample(masked, shape_probe=False, patterns=_MORE_PATTERNS)
+        larger = without_saturated(select_sample(masked, shape_probe=False, patterns=_MORE_PATTERNS, all_points=True))
         modes = _compare_modes(split(larger) if photons else larger, _own_probe(larger, scan, result, checked))
     return Experiments(
         patterns=len(sample.counts),
@@ -215,6 +234,7 @@ def run_experiments(scan: Scan, result: Reconstruction, residuals: Residuals, ch
         orientation=check_orientation(masked) if scan.n >= FEWEST else None,
         noise=noise,
         uniform=_uniform(complete),
+        effects={key: against(trial) for key, trial in effects.items()},
     )
 
 
@@ -318,6 +338,8 @@ def _own_probe(sample: Sample, scan: Scan, result: Reconstruction, checked: Chec
     if result.probe is None or result.probe.shape[-1] != scan.patch_size:
         return sample.probe
     patterns, size, side = checked.patterns, scan.patch_size, sample.counts.shape[-1]
+    if not patterns.far:
+        return torch.from_numpy(result.probe)
     mean = fill_pixels(patterns.mean, patterns.masked | patterns.suspects)
     own = centre_offset(mean, result.probe)
     # The sample is rolled by the offset of the scan's probe; a learned probe may have moved with the patterns.
@@ -362,7 +384,9 @@ def _without_mask(scan: Scan, masked: Sample) -> Comparison:
 
     counts = as_in_sample(np.asarray(scan.counts[masked.members], np.float32))
     good = None if scan.bad_pixels is None else as_in_sample(~scan.bad_pixels)
-    before = fit(dataclasses.replace(masked, counts=counts, good=good))
+    experiment = dataclasses.replace(masked.experiment, saturation=scan.experiment.saturation)
+    unmasked = dataclasses.replace(masked, counts=counts, good=good, experiment=experiment)
+    before = fit(without_saturated(unmasked))
     terms, _ = losses(before.predicted, counts, masked.good)
     after = fit(masked)
     return compare(Floors.of(masked, after.predicted), dataclasses.replace(before, terms=terms), after)

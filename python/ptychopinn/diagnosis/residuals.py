@@ -15,12 +15,14 @@ from ptycho_ext import CanvasGeometry
 from ptychopinn._one_line import one_line
 from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import RefineConfig
-from ptychopinn.diagnosis.trials import losses, poisson_terms
-from ptychopinn.physics.noise_floor import expected_terms
+from ptychopinn.diagnosis.trials import losses
+from ptychopinn.inference.fit import experiment_of_result
+from ptychopinn.physics.exposure import exposure_points
+from ptychopinn.physics.noise_floor import expected_terms, poisson_terms, up_to_saturation
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.counts import upload_counts
+from ptychopinn.refinement.experiment_objective import make_objective
 from ptychopinn.refinement.initial import initial_state
-from ptychopinn.refinement.objective import Objective
 from ptychopinn.scan import Scan
 
 #: Largest number of counts that are compared; of a larger scan, patterns at equal distances are.
@@ -42,7 +44,8 @@ class Residuals:
         ratios: float64, (k,), loss over noise floor of every pattern.
         intensities: float64, (k,), measured over predicted counts of every pattern.
         ratio: loss over noise floor of all.
-        measured, predicted: float64, (N, N), means over the patterns.
+        measured, predicted: float64, (N, N), means over the patterns; of a saturated pixel no more than its limit is
+            predicted.
     """
 
     members: NDArray[np.int64]
@@ -76,19 +79,28 @@ def measure_residuals(scan: Scan, result: Reconstruction) -> Residuals:
 
     Args:
         scan: the scan.
-        result: object, and probe and positions where it has them.
+        result: object, and probe, positions and experiment where it has them, see
+            :func:`~ptychopinn.inference.fit.experiment_of_result`.
     """
     step = max(1, math.ceil(math.prod(scan.counts.shape) / _MAX_COUNTS))
     members = np.arange(0, scan.n, step)
     positions = scan.positions if result.positions is None or len(result.positions) != scan.n else result.positions
-    part = scan if step == 1 else scan.subset(members)
+    experiment = experiment_of_result(result, scan)
+    part = dataclasses.replace(scan, experiment=experiment)
+    part = part if step == 1 else part.subset(members)
     part = dataclasses.replace(part, positions=positions[members].copy())
-    geometry = CanvasGeometry.from_positions(part.positions, scan.patch_size, _MARGIN)
-    state = initial_state(part, result, geometry, part.positions, RefineConfig())
+    reach = math.ceil(np.abs(exposure_points(part.experiment)[0]).max())
+    geometry = CanvasGeometry.from_positions(part.positions, scan.patch_size, _MARGIN + reach)
+    config, saturation = RefineConfig(), experiment.saturation
+    state = initial_state(part, result, geometry, part.positions, config)
+    experiment = part.experiment
     if result.intensities is not None and len(result.intensities) == scan.n:
         state.intensities = torch.from_numpy(np.log(np.maximum(result.intensities[members], 1e-6)).astype(np.float64))
     counts, good = upload_counts(part.counts, torch.device("cpu")), good_pixels(scan)
-    objective = Objective(counts, good, geometry.shape, RefineConfig(), modes=len(state.probe))
+    cpu = torch.device("cpu")
+    objective = make_objective(
+        part, experiment, counts, good, geometry.shape, config, cpu, len(state.probe), experiment.plain
+    )
     size = scan.patch_size
     sums = torch.zeros(4, size, size, dtype=torch.float64, device="cpu")
     terms, floors = np.empty(part.n), np.empty(part.n)
@@ -97,11 +109,12 @@ def measure_residuals(scan: Scan, result: Reconstruction) -> Residuals:
         for block in torch.arange(part.n, device="cpu").split(_BLOCK):
             rows = block.numpy()  # a tensor of one element would index as a scalar
             measured, predicted = counts[block].float(), objective.predict(state, block)
-            terms[rows], floors[rows] = losses(predicted, measured, good)
+            terms[rows], floors[rows] = losses(predicted, measured, good, saturation)
+            sums[2] += poisson_terms(predicted, measured, saturation).sum(0)
+            sums[3] += expected_terms(predicted, "poisson", saturation).sum(0)
+            predicted = up_to_saturation(predicted, measured, saturation)
             sums[0] += measured.sum(0)
             sums[1] += predicted.sum(0)
-            sums[2] += poisson_terms(predicted, measured).sum(0)
-            sums[3] += expected_terms(predicted, "poisson").sum(0)
             for total, images in zip(totals, (measured, predicted), strict=True):
                 total[rows] = (images if good is None else images * good).sum((1, 2)).numpy()
     if good is not None:

@@ -20,13 +20,15 @@ from torch import Tensor
 from ptychopinn._one_line import one_line
 from ptychopinn.config import RefineConfig
 from ptychopinn.inspection.trials import Sample
-from ptychopinn.physics.likelihood import BACKGROUND
-from ptychopinn.physics.noise_floor import expected_terms
+from ptychopinn.physics.noise_floor import expected_terms, poisson_terms
 from ptychopinn.physics.propagation import far_field, squared_modulus
 from ptychopinn.refinement.ambiguities import set_mode_count
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
-from ptychopinn.refinement.objective import Objective
+from ptychopinn.refinement.experiment_objective import ExperimentObjective
+from ptychopinn.refinement.regions import compact_batches
 from ptychopinn.refinement.state import State
+from ptychopinn.refinement.variation_prior import VariationPrior
+from ptychopinn.refinement.variations import estimate_variations
 
 #: Passes of "pie" at the beginning of a trial, and of "lbfgs" after it; further ones follow, in groups of so many, as
 #: long as the loss falls by more than this fraction, up to a maximum.
@@ -58,16 +60,12 @@ class Trial:
     __repr__ = one_line
 
 
-def poisson_terms(predicted: Tensor, counts: Tensor) -> Tensor:
-    """Poisson loss of every pixel, nats, of predicted and measured counts of one shape."""
-    measured = counts + BACKGROUND
-    excess = (predicted - counts) / measured
-    return measured * (excess - torch.log1p(excess))
-
-
-def losses(predicted: Tensor, counts: Tensor, good: Tensor | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def losses(
+    predicted: Tensor, counts: Tensor, good: Tensor | None, saturation: float | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Loss and noise floor of every pattern, (k,), of predicted and measured counts (k, N, N)."""
-    terms, floors = poisson_terms(predicted, counts), expected_terms(predicted, "poisson")
+    terms = poisson_terms(predicted, counts, saturation)
+    floors = expected_terms(predicted, "poisson", saturation)
     if good is not None:
         terms, floors = terms * good, floors * good
     return terms.double().sum((1, 2)).numpy(), floors.double().sum((1, 2)).numpy()
@@ -97,6 +95,9 @@ def split(sample: Sample, fraction: float = _HELD_OUT) -> SplitSample:
     counts = usable.numpy().astype(np.int64)
     held_out = torch.from_numpy(np.random.default_rng(0).binomial(counts, fraction).astype(np.float32))
     values = {field.name: getattr(sample, field.name) for field in dataclasses.fields(sample)}
+    if sample.experiment.background is not None:
+        background = sample.experiment.background * np.float32(1 - fraction)
+        values["experiment"] = dataclasses.replace(sample.experiment, background=background)
     return SplitSample(**values | {"counts": sample.counts - held_out}, held_out=held_out, fraction=fraction)
 
 
@@ -149,6 +150,7 @@ def fit(
     learn_probe: bool = True,
     learn_positions: bool = False,
     learn_intensities: bool = False,
+    variations: int = 0,
     start: State | None = None,
 ) -> Trial:
     """Refine a sample from a uniform object.
@@ -163,17 +165,18 @@ def fit(
         learn_probe: refine the probe.
         learn_positions: refine the positions, with their affine part.
         learn_intensities: refine the intensity of every pattern.
+        variations: number of shapes by which the first mode varies from pattern to pattern, beside those of ``start``.
         start: state to begin with, of the same canvas.
     """
     config = RefineConfig(
         learn_probe=learn_probe, learn_positions=learn_positions, learn_intensities=learn_intensities,
-        total_variation=0.0,
+        probe_variations=variations, total_variation=0.0,
     )  # fmt: skip
     counts = sample.counts if offset is None else (sample.counts - offset).clamp_min(0)
-    positions = sample.positions * scaling
-    positions = positions - positions.amin(0).floor() + _MARGIN
-    height, width = (int(v) for v in positions.amax(0).ceil() + counts.shape[-1] + _MARGIN)
-    objective = Objective(counts, sample.good, (height, width), config)
+    positions, margin = sample.positions * scaling, _MARGIN + sample.reach()
+    positions = positions - positions.amin(0).floor() + margin
+    height, width = (int(v) for v in positions.amax(0).ceil() + counts.shape[-1] + margin)
+    objective = sample.objective(counts, (height, width), config)
     with torch.no_grad():
         if start is None:
             initial = sample.probe if probe is None else probe
@@ -181,14 +184,23 @@ def fit(
             power = _total(squared_modulus(far_field(initial)).sum(0), sample.good)
             level = torch.sqrt(_total(counts.mean(0), sample.good) / power)
             image = level.to(torch.complex64).expand(height, width).clone()
-            state = State(
-                image, initial.clone(), positions, torch.zeros(len(counts), dtype=torch.float64, device="cpu")
-            )
+            state = sample.state(image, initial, positions)
             first = PieEngine(objective, state, config, _no_penalty, _identity)
             for _ in range(_WARMUP):
                 first.advance()
             start = first.state
-        engine = LbfgsEngine(objective, start.copy(), config, _no_penalty, _identity)
+        start = start.copy()
+        if variations:
+            assert isinstance(objective, ExperimentObjective)
+            order = np.random.default_rng(0)
+            objective.set_batches(
+                compact_batches(start.positions.numpy(), objective.batch_size(), order), start.positions
+            )
+            prior = VariationPrior(start.positions, start.probe)
+            more, coefficients = estimate_variations(objective, start, prior, variations, seed=0)
+            start.variations = torch.cat([start.variations, more])
+            start.coefficients = torch.cat([start.coefficients, coefficients], 1)
+        engine = LbfgsEngine(objective, start, config, _no_penalty, _identity)
         _advance(engine, passes)
         predicted = objective.predict(engine.state, torch.arange(len(counts), device="cpu"))
         if offset is not None:

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ptychopinn.scan import Scan
+
 _UPSAMPLING = 20
 
 #: Offset of the zero frequency along an axis, pixels, that is reported; noise and samples cause up to 0.2.
@@ -22,6 +24,23 @@ def probe_far_field(probe: NDArray[np.complex64]) -> NDArray[np.float64]:
     """Far-field intensity of a probe (M, N, N): (N, N), counts, zero frequency at (N//2, N//2)."""
     fields = np.fft.fft2(probe.astype(np.complex128), norm="ortho")
     power: NDArray[np.float64] = np.fft.fftshift(np.square(np.abs(fields)).sum(0))
+    return power
+
+
+def pattern_of_probe(scan: Scan) -> NDArray[np.float64]:
+    """Counts (N, N) of a pattern behind an empty sample: of the probe in the far field, or at the near-field detector.
+
+    Without background and point spread; the zero frequency is at (N//2, N//2).
+    """
+    if scan.experiment.fresnel_number is None:
+        return probe_far_field(scan.probe)
+    from ptychopinn.physics.simulate_waves import Optics, detector_transfer
+
+    optics = Optics(scan.pixel_size, scan.energy)
+    transfer = detector_transfer(scan.experiment, optics, scan.patch_size)
+    assert transfer is not None
+    waves = np.fft.ifft2(np.fft.fft2(scan.probe.astype(np.complex128)) * transfer)
+    power: NDArray[np.float64] = np.square(np.abs(waves)).sum(0)
     return power
 
 

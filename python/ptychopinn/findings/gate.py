@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 
 from ptychopinn._one_line import one_line
 from ptychopinn.errors import InputError
+from ptychopinn.findings.centre import pattern_of_probe
 from ptychopinn.findings.finding import Finding
 from ptychopinn.findings.geometry import ScanGeometry, measure_geometry
 from ptychopinn.findings.measure import PatternStatistics, measure_patterns
 from ptychopinn.findings.rules import findings_of, indices_in_words
+from ptychopinn.findings.signs import measure_signs
 from ptychopinn.runtime.process_settings import own_defaults
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import blocks_of
@@ -34,11 +36,11 @@ from ptychopinn.storage.atomic import write_text
 ALL = "all"
 #: Keys of all findings of the check, which `accept` takes.
 KEYS = (
-    "background", "centre", "dead_pixels", "dose_spread", "duplicates", "empty_patterns", "faint_patterns",
-    "few_photons", "fft_order", "fractional_counts", "glaring_patterns", "hot_pixels", "intermittent_pixels",
-    "line", "mask", "measurement", "outlying_positions", "overlap", "oversampling", "positions", "probe_centre",
-    "probe_edge", "probe_patterns", "repeated_patterns", "saturated", "stuck_pixels", "transmission",
-    "units_of_positions",
+    "background", "beamstop", "centre", "correlated_noise", "dead_pixels", "dose_spread", "duplicates",
+    "empty_patterns", "faint_patterns", "few_photons", "fft_order", "fractional_counts", "gain", "glaring_patterns",
+    "hot_pixels", "intermittent_pixels", "line", "mask", "measurement", "near_field", "offset", "outlying_positions",
+    "overlap", "oversampling", "positions", "probe_centre", "probe_edge", "probe_patterns", "repeated_patterns",
+    "saturated", "smooth_background", "stuck_pixels", "transmission", "units_of_positions",
 )  # fmt: skip
 #: A key that is accepted -> others that it accepts as well.
 _IMPLIED = {"centre": ("fft_order",)}
@@ -178,8 +180,9 @@ def _check(scan: Scan, name: str | None = None) -> Checked:
     if scan not in _known:
         with own_defaults():
             patterns = measure_patterns(scan)
-            geometry = measure_geometry(scan, patterns)
-        _known[scan] = Checked(patterns, geometry, findings_of(patterns, geometry, scan.decisions.measurement))
+            geometry, signs = measure_geometry(scan, patterns), measure_signs(scan, patterns)
+        findings = findings_of(patterns, geometry, scan.decisions.measurement, signs, scan.experiment)
+        _known[scan] = Checked(patterns, geometry, findings)
         for finding in _known[scan].findings:
             if finding.severity != "problem" and finding.key not in _LOGGED_BY_READER:
                 level = logging.WARNING if finding.severity == "warning" else logging.INFO
@@ -254,8 +257,7 @@ def with_bad_pixels(scan: Scan, mask: NDArray[np.bool_]) -> Scan:
         return replace(scan, bad_pixels=mask)
     before = np.ones_like(mask) if scan.bad_pixels is None else ~scan.bad_pixels
     mean = sum(block.sum(0, dtype=np.float64) for _, block in blocks_of(scan.counts)) / scan.n
-    fields = np.fft.fft2(np.fft.ifftshift(scan.probe.astype(np.complex128), axes=(1, 2)), norm="ortho")
-    far = np.fft.fftshift(np.square(np.abs(fields)), axes=(1, 2)).sum(0)
+    far = pattern_of_probe(scan)
     ratio = (mean[~mask].sum() / far[~mask].sum()) / (mean[before].sum() / far[before].sum())
     factor = math.sqrt(ratio) if math.isfinite(ratio) and ratio > 0 else 1.0
     decisions = replace(scan.decisions, probe_scale=replace(scale, factor=scale.factor * factor))

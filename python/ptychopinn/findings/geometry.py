@@ -57,8 +57,8 @@ class ScanGeometry(FormerNames):
         oversampling: linear, ``N / diameter``.
         illuminated: number of object pixels with at least a tenth of the maximum illumination.
         dose: total counts of the scan per illuminated pixel.
-        transmission: mean counts of a pattern, of intact pixels and without empty patterns, relative to the probe's
-            power.
+        transmission: mean counts of a pattern, of intact pixels, without empty patterns and without a background that
+            the scan states, relative to the probe's power.
         outliers: indices of patterns far from all others: no path of overlapping patches leads to them.
         farthest: largest distance of an outlier from the other positions, pixels; 0 without outliers.
         dose_spread: standard deviation of the counts between neighbours, relative, beyond photon noise.
@@ -111,11 +111,20 @@ def measure_geometry(scan: Scan, patterns: PatternStatistics) -> ScanGeometry:
         edge_fraction=float(border / intensity.sum()),
         overlap=1 - step / diameter, oversampling=size / diameter,
         illuminated=illuminated, dose=float(patterns.totals.sum()) / illuminated,
-        transmission=patterns.mean_intact / float(intensity.sum()),
+        transmission=max(0.0, patterns.mean_intact - _background(scan, patterns)) / float(intensity.sum()),
         outliers=outliers, farthest=farthest,
         dose_spread=_dose_spread(patterns.intact, tree, diameter), real_probe=_is_real(scan.probe),
         scaling=scaling, unit=unit,
     )  # fmt: skip
+
+
+def _background(scan: Scan, patterns: PatternStatistics) -> float:
+    """Counts of a mean pattern, on intact pixels, that the scan states as background."""
+    background, factors = scan.experiment.background, scan.experiment.background_factors
+    if background is None:
+        return 0.0
+    intact = ~(patterns.masked | patterns.suspects)
+    return float(background[intact].sum()) * (1.0 if factors is None else float(factors.mean()))
 
 
 def probe_diameter(probe: NDArray[np.complex64]) -> float:

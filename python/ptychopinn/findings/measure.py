@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ptychopinn._one_line import one_line
-from ptychopinn.findings.centre import centre_offset, fill_pixels, probe_far_field
+from ptychopinn.findings.beamstop import beamstop_shadow
+from ptychopinn.findings.centre import centre_offset, fill_pixels, pattern_of_probe
 from ptychopinn.runtime.progress import progress
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import blocks_of
@@ -34,8 +35,9 @@ _BACKGROUND_PIXELS = 0.1
 _STUCK_PATTERNS = 10
 #: Counts of a pattern, relative to the median of all, below and above which it is an outlier.
 FAINT, BRIGHT = 0.01, 5.0
-#: Saturation: minimum of the largest count, its minimum number, and that number relative to counts within 3 % below.
-_CEILING, _CEILING_TIMES, _CEILING_RATIO, _BELOW = 100, 10, 2, 0.97
+#: Saturation: minimum of the largest count, its minimum number, and that number relative to counts within 3 %, or so
+#: many counts, below.
+_CEILING, _CEILING_TIMES, _CEILING_RATIO, _BELOW, _BELOW_COUNTS = 12, 10, 2, 0.97, 2
 #: Attributes -> their former names, which are also the keys of the JSON report.
 FORMER_NAMES = {
     "integer": "whole",
@@ -84,7 +86,10 @@ class PatternStatistics(FormerNames):
         similarity: correlation of the root of the mean pattern with the modulus of the probe's far field, 0 to 1.
         mean: (N, N), the mean pattern.
         masked, suspects, saturated_pixels: bool, (N, N), the scan's bad pixels; dead, constant, hot and intermittent
-            pixels; pixels that are saturated in any pattern.
+            pixels and those behind a beamstop; pixels that are saturated in any pattern.
+        beamstop, beamstop_fraction: number of pixels in a compact shadow in the middle, which are not counted as dead,
+            and the counts that they miss, as of dead ones.
+        far: whether the detector is in the far field; else the probe's far field is its intensity at the detector.
     """
 
     number: int
@@ -119,6 +124,9 @@ class PatternStatistics(FormerNames):
     masked: NDArray[np.bool_]
     suspects: NDArray[np.bool_]
     saturated_pixels: NDArray[np.bool_]
+    beamstop: int
+    beamstop_fraction: float
+    far: bool
 
     @property
     def faulty(self) -> NDArray[np.bool_]:
@@ -129,7 +137,11 @@ class PatternStatistics(FormerNames):
 
 
 def measure_patterns(scan: Scan) -> PatternStatistics:
-    """Compute the statistics of the counts of a scan, which may be on disk."""
+    """Compute the statistics of the counts of a scan, which may be on disk.
+
+    What the scan states of its experiment is taken into account: the counts of a background are subtracted where
+    patterns are compared with the probe, and pixels that are known to be saturated are not reported.
+    """
     size = scan.patch_size
     masked = np.zeros((size, size), np.bool_) if scan.bad_pixels is None else scan.bad_pixels
     good = ~masked
@@ -150,30 +162,42 @@ def measure_patterns(scan: Scan) -> PatternStatistics:
             previous = block[-1].copy()
             advance(len(block))
     mean[masked] = 0
-    far_field = probe_far_field(scan.probe)
+    stated, far = scan.experiment.saturation, scan.experiment.fresnel_number is None
+    far_field = pattern_of_probe(scan)
+    scattered = mean if scan.experiment.background is None else _without_background(scan, mean, masked)
     constant = good & (low == high) & (high > 0) & (scan.n >= _STUCK_PATTERNS)
     least = float(low[good].min(initial=np.inf))
     background = least if least > 0 and float((mean[good] < least + 0.5).mean()) > _BACKGROUND_PIXELS else 0.0
     if background:  # its pixels are as good as the others
         constant = constant & (high > background)
-    first_offset = centre_offset(fill_pixels(mean, masked | constant), scan.probe)
+    first_offset = centre_offset(fill_pixels(scattered, masked | constant), scan.probe) if far else (0.0, 0.0)
     expected = np.roll(far_field, [round(shift) for shift in first_offset], (0, 1))
+    if stated is not None:
+        constant = constant & (high < stated)
+    always_full = constant & _as_bright_as_expected(mean, expected, good & ~constant)
     # A gap of constant counts outshines the pattern: what is dead and hot is judged without it.
     ordinary = np.where(constant, 0, mean)
     dead = good & (high == 0) & _bright(fill_pixels(ordinary, masked | constant | (high == 0)), expected, scan.n)
     hot = _hot(scan, mean, expected, masked | dead | constant)
     intermittent = _intermittent(high, expected, masked | dead | constant | hot)
     suspects = dead | constant | hot | intermittent
-    ceiling, saturated = _saturation(scan, tops, good & ~suspects)
+    ceiling, saturated = _saturation(scan, tops, (good & ~suspects) | always_full)
     if ceiling is not None:  # which is constant where it is reached in all patterns
         constant = constant & (high < ceiling)
-        suspects = dead | constant | hot | intermittent
+        if stated is not None and ceiling >= stated:
+            ceiling, saturated = None, []
+    usable = good & ~(constant | hot | intermittent)
+    shadow = beamstop_shadow(scattered, expected, usable, first_offset) if far else np.zeros_like(good)
+    if shadow.any():
+        shadow = ndimage.binary_propagation(shadow, mask=shadow | dead)
+    dead = dead & ~shadow
+    suspects = dead | constant | hot | intermittent | shadow
     intact = _totals(scan, good & ~suspects) if suspects.any() else totals
     written = intact[intact > 0]
     median = float(np.median(written)) if written.size else 0.0
-    filled = fill_pixels(mean, masked | suspects)
+    filled = fill_pixels(scattered, masked | suspects)
     others = max(float(mean[good & ~suspects].sum()), 1e-300)
-    offset = centre_offset(filled, scan.probe)
+    offset = centre_offset(filled, scan.probe) if far else (0.0, 0.0)
     return PatternStatistics(
         number=scan.n, size=size, type=str(scan.counts.dtype), integer=integer,
         mean_total=float(totals.mean()), lowest=float(totals.min()), highest=float(totals.max()),
@@ -185,13 +209,31 @@ def measure_patterns(scan: Scan) -> PatternStatistics:
         repeated=repeated,
         offset=offset,
         dead=int(dead.sum()), constant=int(constant.sum()), hot=int(hot.sum()), intermittent=int(intermittent.sum()),
-        dead_fraction=float(filled[dead].sum()) / others, constant_fraction=float(mean[constant].sum()) / others,
-        hot_fraction=float(mean[hot].sum()) / others,
+        dead_fraction=float(filled[dead].sum()) / others, beamstop_fraction=float(filled[shadow].sum()) / others,
+        constant_fraction=float(mean[constant].sum()) / others, hot_fraction=float(mean[hot].sum()) / others,
         similarity=_similarity(filled, far_field, offset), background=background,
         hidden_fraction=float(expected[masked].sum() / expected.sum()),
-        mean=mean, masked=masked, suspects=suspects,
+        mean=mean, masked=masked, suspects=suspects, beamstop=int(shadow.sum()), far=far,
         saturated_pixels=good & ~suspects & (high >= ceiling) if ceiling is not None else np.zeros_like(good),
     )  # fmt: skip
+
+
+def _without_background(scan: Scan, mean: NDArray[np.float64], masked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The mean pattern (N, N) without the background that a scan states."""
+    background, factors = scan.experiment.background, scan.experiment.background_factors
+    assert background is not None
+    background = background * (1.0 if factors is None else factors.mean())
+    left: NDArray[np.float64] = np.where(masked, 0, np.maximum(mean - background, 0))
+    return left
+
+
+def _as_bright_as_expected(
+    mean: NDArray[np.float64], expected: NDArray[np.float64], others: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Pixels (N, N) that have at most twice the counts that the probe predicts, scaled to the other pixels."""
+    scale = float(mean[others].sum()) / max(float(expected[others].sum()), 1e-300)
+    found: NDArray[np.bool_] = mean < 2 * scale * expected
+    return found
 
 
 def _repeated(block: NDArray[Any], totals: NDArray[np.float64], start: int, previous: NDArray[Any] | None) -> list[int]:
@@ -286,12 +328,13 @@ def _saturation(scan: Scan, tops: NDArray[np.float64], good: NDArray[np.bool_]) 
     reached = np.flatnonzero(tops == ceiling)
     if ceiling < _CEILING or not good.any():
         return None, []
-    candidates = np.flatnonzero(tops >= _BELOW * ceiling)
+    least = min(_BELOW * ceiling, ceiling - _BELOW_COUNTS)
+    candidates = np.flatnonzero(tops >= least)
     at = below = 0
     for part in np.array_split(candidates, max(1, len(candidates) // 256)):
         values = scan.counts[part][:, good]
         at += int((values == ceiling).sum())
-        below += int(((values >= _BELOW * ceiling) & (values < ceiling)).sum())
+        below += int(((values >= least) & (values < ceiling)).sum())
     if at >= _CEILING_TIMES and at >= _CEILING_RATIO * below:
         return ceiling, [int(index) for index in reached]
     return None, []

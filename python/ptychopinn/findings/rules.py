@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ptychopinn.decisions import Decision
+from ptychopinn.experiment import Experiment
 from ptychopinn.findings.centre import in_fft_order, off_centre
+from ptychopinn.findings.effect_rules import findings_of_effects, looks_near
 from ptychopinn.findings.finding import SEVERITIES, Finding
 from ptychopinn.findings.geometry import ScanGeometry
 from ptychopinn.findings.measure import BRIGHT, FAINT, PatternStatistics
+from ptychopinn.findings.signs import Signs
 
 #: Linear overlap below which there is a warning, and a problem.
 _OVERLAP, _NO_OVERLAP = 0.5, 0.1
@@ -45,7 +48,11 @@ _DROP = "--drop-outliers omits them, and so does `ptychopinn mend SCAN OUT --dro
 
 
 def findings_of(
-    patterns: PatternStatistics, geometry: ScanGeometry, measurement: Decision | None
+    patterns: PatternStatistics,
+    geometry: ScanGeometry,
+    measurement: Decision | None,
+    signs: Signs | None = None,
+    experiment: Experiment | None = None,
 ) -> tuple[Finding, ...]:
     """The findings of a scan, worst first.
 
@@ -53,16 +60,21 @@ def findings_of(
         patterns: statistics of its counts.
         geometry: statistics of its positions and probe.
         measurement: the decision of its reader on the unit of the patterns, None if there was none.
+        signs: of effects of the experiment; None: they are not judged.
+        experiment: what the scan states of it; None: nothing.
     """
+    effects = [] if signs is None else findings_of_effects(patterns, geometry, signs, experiment or Experiment())
+    images = signs is not None and looks_near(patterns, geometry, signs)  # and no patterns of the far field
     return by_severity(
         [
             *_of_units(measurement, patterns),
             *_of_positions(geometry, patterns),
-            *_of_centre(patterns),
+            *([] if images else _of_centre(patterns)),
             *_of_pixels(patterns),
+            *effects,
             *_of_frames(patterns),
             *_of_dose(geometry, patterns),
-            *_of_probe(geometry, patterns),
+            *([] if images else _of_probe(geometry, patterns)),
         ]
     )
 
@@ -161,8 +173,8 @@ def _of_pixels(patterns: PatternStatistics) -> Iterator[Finding]:
     if patterns.hidden_fraction > _HIDDEN and patterns.masked.mean() > 0.5:
         yield Finding(
             "problem" if patterns.hidden_fraction > _ALL_HIDDEN else "warning", "mask",
-            f"the mask hides {patterns.hidden_fraction:.0%} of the probe's far field ({int(patterns.masked.sum())} bad "
-            f"pixels of {patterns.size**2})",
+            f"the mask hides {patterns.hidden_fraction:.0%} of the probe's {_field(patterns)} "
+            f"({int(patterns.masked.sum())} bad pixels of {patterns.size**2})",
             "`ptychopinn mend SCAN OUT --invert-mask` if it marks good pixels",
         )  # fmt: skip
     if patterns.background:
@@ -186,13 +198,21 @@ def _of_pixels(patterns: PatternStatistics) -> Iterator[Finding]:
                 f"{number} {'pixel is' if number == 1 else 'pixels are'} {description}{part}",
                 _MASK + (_CLIP if key == "intermittent" else ""),
             )  # fmt: skip
+    if patterns.beamstop:
+        many = patterns.beamstop_fraction > _FAULTY_FRACTION
+        yield Finding(
+            "problem" if many else "warning", "beamstop",
+            f"{patterns.beamstop} pixels in the middle are dark where the probe is bright: the shadow of a beamstop",
+            _MASK,
+        )  # fmt: skip
     if patterns.saturated_at is not None:
         many = len(patterns.saturated) >= _SATURATED * patterns.number
         yield Finding(
             "problem" if many else "warning", "saturated",
             f"{_patterns(patterns.saturated)} saturated at {patterns.saturated_at:.6g} counts: "
             f"{indices_in_words(patterns.saturated)}",
-            f"{_MASK}; or measure with a lower intensity",
+            f"--saturation {patterns.saturated_at:.6g} uses them as counts of at least so many; {_MASK}; or measure "
+            "with a lower intensity",
         )  # fmt: skip
 
 
@@ -255,13 +275,13 @@ def _of_probe(geometry: ScanGeometry, patterns: PatternStatistics) -> Iterator[F
             "`ptychopinn mend SCAN OUT --centre-probe` rolls it to the centre (numpy.fft.fftshift if it is in the "
             "corners)",
         )  # fmt: skip
-    elif geometry.edge_fraction > _EDGE_FRACTION:
+    elif geometry.edge_fraction > _EDGE_FRACTION and patterns.far:
         yield Finding(
             "warning", "probe_edge",
             f"{geometry.edge_fraction:.1%} of the probe's intensity is at the border of its patch",
             "the detector samples the patterns too coarsely for this probe, or the probe is a poor estimate",
         )  # fmt: skip
-    if geometry.oversampling < _OVERSAMPLING:
+    if geometry.oversampling < _OVERSAMPLING and patterns.far:
         yield Finding(
             "warning", "oversampling", f"the patch is only {geometry.oversampling:.2f} times as wide as the probe",
             "use a larger detector distance, smaller pixels or a smaller probe",
@@ -271,9 +291,14 @@ def _of_probe(geometry: ScanGeometry, patterns: PatternStatistics) -> Iterator[F
         cause = "a real probe has no phase: give the complex one" if geometry.real_probe else "check the probe"
         yield Finding(
             "warning", "probe_patterns",
-            f"the far field of the probe{real} differs from the mean pattern (correlation {patterns.similarity:.2f})",
+            f"the {_field(patterns)} of the probe{real} differs from the mean pattern (correlation "
+            f"{patterns.similarity:.2f})",
             f"{cause}, with --probe FILE.npy, or refine it",
         )  # fmt: skip
+
+
+def _field(patterns: PatternStatistics) -> str:
+    return "far field" if patterns.far else "near field"
 
 
 def _patterns(indices: list[int]) -> str:

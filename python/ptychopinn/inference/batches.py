@@ -26,6 +26,7 @@ from ptychopinn.config import Config
 from ptychopinn.inference.orientations import turn_back, turn_group
 from ptychopinn.models import PtychoModel
 from ptychopinn.physics.overlap import canvas_illumination, illumination_weight
+from ptychopinn.physics.plain_inputs import PlainInputs
 from ptychopinn.runtime.batching import BatchSize, fitting_batch
 from ptychopinn.runtime.graphs import Captured
 from ptychopinn.runtime.progress import progress
@@ -82,7 +83,11 @@ def predict_batches(
     """
     chosen = np.arange(len(dataset)) if order is None else np.asarray(order, np.int64)
     probe = probe.to(device)
-    work = _Work(model, group_weight(probe, config.inference.weighting), probe, dataset.canvas_size, orientation)
+    weight = group_weight(probe, config.inference.weighting)
+    inputs = PlainInputs.of(dataset.scan.experiment, dataset.scan.probe, device, model.exposure_modes)
+    if inputs is not None:
+        probe = inputs.probe(probe)
+    work = _Work(model, weight, probe, dataset.canvas_size, orientation, inputs)
     size = BatchSize(batch_groups(config, dataset, len(chosen), device, probe.shape[0]), "inference.batch_size")
     resident = None if counts is None else Resident(counts, dataset)
     done = 0
@@ -136,19 +141,24 @@ class _Work:
     probe: Tensor
     canvas_size: tuple[int, int]
     orientation: int
+    inputs: PlainInputs | None = None
 
-    def __call__(self, counts: Tensor, positions: Tensor) -> Batch:
-        """Canvases and weights of counts, float32 (B, C, N, N) in FFT order, at positions (B, C, 2)."""
+    def __call__(self, counts: Tensor, positions: Tensor, members: Tensor) -> Batch:
+        """Canvases and weights of counts, float32 (B, C, N, N) in FFT order, at positions (B, C, 2).
+
+        ``members`` (B, C) are the indices of the patterns in the scan.
+        """
+        if self.inputs is not None:
+            counts = self.inputs.counts(counts, members)
         turned = turn_group(counts, positions, self.canvas_size, self.probe, self.orientation)
         canvases = turn_back(self.model(*turned), self.orientation)
         return canvases, canvas_illumination(self.weight, positions, self.canvas_size)
 
     def gathered(self, parts: Sequence[Tensor], bad: Tensor | None) -> Batch:
-        """The same of counts as they are in the file, positions, and values of the bad pixels if there are any."""
-        counts, positions, *fill = parts
-        members = positions[..., 0]  # not used
+        """The same of counts as they are in the file, positions, members, and values of bad pixels if there are any."""
+        counts, positions, members, *fill = parts
         made = Gathered(counts, positions, members, self.canvas_size, members, fill=fill[0] if fill else None, bad=bad)
-        return self(made.finish().counts, positions)
+        return self(made.finish().counts, positions, members)
 
 
 def counts_on(device: torch.device, scan: Scan) -> ResidentCounts | None:
@@ -173,10 +183,10 @@ class Resident:
         positions = dataset.scan.positions[dataset.groups] - dataset.origins[:, None]
         self.positions = torch.from_numpy(positions).to(device)
 
-    def gather(self, groups: Tensor) -> tuple[Tensor, Tensor]:
-        """Counts, float32 (B, C, N, N) in FFT order, and positions (B, C, 2) of groups, int64 (B,)."""
+    def gather(self, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Counts, float32 (B, C, N, N) in FFT order, positions (B, C, 2) and members of groups, int64 (B,)."""
         members = self.members[groups]
-        return self.counts(members), self.positions[groups]
+        return self.counts(members), self.positions[groups], members
 
 
 def _batches(
@@ -192,7 +202,7 @@ def _batches(
     if device.type != "cuda":
         for gathered in _read(dataset, order, size, config):
             batch = finished(gathered, device)
-            yield work(batch.counts, batch.positions)
+            yield work(batch.counts, batch.positions, batch.members)
         return
     size = min(size, len(order))
     captured: Captured[Batch]
@@ -228,7 +238,8 @@ def _streamed(
                 raise gathered
             if bad is None and gathered.bad is not None:
                 bad = gathered.bad.to(device)
-            yield [part for part in (gathered.counts, gathered.positions, gathered.fill) if part is not None]
+            parts = (gathered.counts, gathered.positions, gathered.members, gathered.fill)
+            yield [part for part in parts if part is not None]
 
     captured: Captured[Batch] | None = None
     for static, rows in StreamedBatches(parts(), device):

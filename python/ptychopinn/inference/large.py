@@ -119,6 +119,7 @@ def _reconstruct_to_file(
         metadata=metadata,
         acquisition=scan.acquisition,
         orientation=scan.orientation,
+        experiment=scan.experiment,
     )
     return shape
 

@@ -33,8 +33,8 @@ from ptychopinn.inference.batches import counts_on, group_weight, on_device, pre
 from ptychopinn.inference.combine import combine
 from ptychopinn.inference.orientations import ORIENTATIONS
 from ptychopinn.inference.pretrained import first_network
-from ptychopinn.inference.replicas import with_uncertainty
 from ptychopinn.models import PtychoModel
+from ptychopinn.physics.plain_inputs import centred, require_thin_and_far
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.runtime.batching import free_memory
@@ -123,7 +123,7 @@ def _predict(
 def groups_to_predict(model: PtychoModel, scan: Scan, config: Config) -> GroupDataset:
     """Groups that include every pattern, by the section ``inference``; errors as for :func:`predict`."""
     size = _check_fit(model, scan, config)
-    rule = config.data
+    scan, rule = centred(scan), config.data
     groups = group_patterns(
         scan.positions,
         size,
@@ -226,8 +226,10 @@ def _reconstruct(
         metadata=metadata,
         acquisition=scan.acquisition,
         orientation=scan.orientation,
+        experiment=scan.experiment,
     )
     if bootstrap:
+        from ptychopinn.inference.replicas import with_uncertainty  # and with it scikit-image, only where it is needed
 
         def replica_of(scan: Scan) -> Reconstruction:
             mean, weights, _ = combine(_images(views, scan, config, device, probe)[0])
@@ -358,6 +360,7 @@ def choose_positions(model: PtychoModel, scan: Scan, rule: str) -> Scan:
 
 def _check_fit(model: PtychoModel, scan: Scan, config: Config) -> int:
     """The size of the groups; InputError if the model cannot take them, or the patterns."""
+    require_thin_and_far(scan)
     if scan.patch_size != model.patch_size:
         raise InputError(
             f"{scan.name}: patterns must be {model.patch_size} x {model.patch_size} pixels as in the model's training, "

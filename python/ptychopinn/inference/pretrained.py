@@ -22,6 +22,7 @@ from ptychopinn.findings.gate import Checked, require_sound
 from ptychopinn.inference.fit import Fit, fit_of
 from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.pretrained import Pretrained, load_pretrained
+from ptychopinn.physics.plain_inputs import require_thin_and_far
 from ptychopinn.scan import Scan
 from ptychopinn.stitching.stores import Box
 
@@ -92,8 +93,10 @@ def first_network(scan: Scan, config: Config, accept: str | Collection[str] = ()
         accept: keys of problems of the scan to accept.
 
     Raises:
-        InputError: the scan has a problem that is not accepted, or patterns of a size that the network does not take.
+        InputError: the scan has a problem that is not accepted, patterns of a size that the network does not take, a
+            thick sample, or a detector in the near field.
     """
+    require_thin_and_far(scan)
     checked = require_sound(scan, accept)
     pretrained = load_pretrained()
     size = config.inference.group_size or min(config.data.group_size, scan.n)

@@ -7,20 +7,17 @@ hundred times smaller than the error. Replicas contain the error of the network 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from ptychopinn.inference.fit import Fit, fit_of_result
-from ptychopinn.metrics.deviations import Image, Loss, excess_of, replica_errors, with_deviations
+from ptychopinn.metrics.deviations import Image, Loss, make_replicas, with_deviations
 from ptychopinn.physics.simulate import predict_counts
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import compact_counts
-
-_log = logging.getLogger(__name__)
 
 #: Least loss of replicas above photon noise that counts, relative to it.
 _LEAST = 0.02
@@ -55,10 +52,7 @@ def with_uncertainty(
         image = reconstruct(replica)
         return image.object.astype(np.complex128), _excess(fit_of_result(image, replica))
 
-    errors, losses = replica_errors(result, replicas, predicted)
-    excess = excess_of(_excess(fit_of_result(result, scan)), losses)
-    _log.info("uncertainty: variances times %.3g, as the scan is fitted so much worse than its replicas", excess)
-    return with_deviations(result, errors, excess)
+    return with_deviations(result, make_replicas(result, replicas, predicted), _excess(fit_of_result(result, scan)))
 
 
 def _excess(fit: Fit) -> float:

@@ -122,7 +122,8 @@ def check_orientation(scan: Scan, seed: int = 0) -> OrientationReport:
         deviances = fit_trials(sample, ORIENTATIONS, seed)
     scores = {name: float(values.mean()) for name, values in deviances.items()}
     best = min(scores, key=scores.__getitem__)
-    twin = compose("rotate_180", best) if twin_similarity(scan.probe) >= _TWIN else None
+    far = scan.experiment.fresnel_number is None  # in the near field, a pattern has a direction
+    twin = compose("rotate_180", best) if far and twin_similarity(scan.probe) >= _TWIN else None
     if twin == "given":
         best, twin = twin, best
     pair = [name for name in (best, twin) if name is not None]

@@ -64,7 +64,8 @@ def _draw_pattern(axes: Axes, inspection: Inspection) -> None:
     floor = float(min(np.percentile(positive, 1), ceiling / 10)) if positive.size else 0.1
     shown = axes.imshow(mean, norm=LogNorm(floor, ceiling, clip=True), cmap="inferno", interpolation="nearest")
     y, x = (patterns.size // 2 + shift for shift in patterns.offset)
-    axes.plot(x, y, "+", color="cyan", markersize=11)
+    if patterns.far:
+        axes.plot(x, y, "+", color="cyan", markersize=11)
     suspects = np.argwhere(patterns.suspects)
     axes.plot(suspects[:, 1], suspects[:, 0], "s", color="lime", markerfacecolor="none", markersize=6)
     axes.set(facecolor=_NO_DATA, xlabel="column (px)", ylabel="row (px)", title="mean pattern, + zero frequency")

@@ -10,6 +10,7 @@ from ptychopinn.findings.finding import Finding
 from ptychopinn.findings.geometry import measure_geometry
 from ptychopinn.findings.measure import measure_patterns
 from ptychopinn.findings.rules import by_severity, findings_of
+from ptychopinn.findings.signs import measure_signs
 from ptychopinn.inspection.orientation import FEWEST, OrientationReport, check_orientation
 from ptychopinn.inspection.result import Inspection
 from ptychopinn.runtime.process_settings import own_defaults
@@ -36,9 +37,9 @@ def inspect_scan(scan: Scan, orientation: bool = True, seed: int = 0) -> Inspect
     """
     with own_defaults():
         patterns = measure_patterns(scan)
-        geometry = measure_geometry(scan, patterns)
+        geometry, signs = measure_geometry(scan, patterns), measure_signs(scan, patterns)
     decision = scan.decisions.measurement
-    findings = findings_of(patterns, geometry, decision)
+    findings = findings_of(patterns, geometry, decision, signs, scan.experiment)
     turned = None
     if orientation and scan.n >= FEWEST and not any(_is_of_positions(finding) for finding in findings):
         turned = check_orientation(replace(scan, bad_pixels=patterns.masked | patterns.suspects), seed)
@@ -50,6 +51,8 @@ def inspect_scan(scan: Scan, orientation: bool = True, seed: int = 0) -> Inspect
         measurement=None if decision is None else decision.value,
         measurement_reason=None if decision is None else decision.reason,
         truth=scan.truth is not None,
+        effects=tuple(scan.experiment.effects()),
+        signs=signs,
         patterns=patterns,
         geometry=geometry,
         orientation=turned,

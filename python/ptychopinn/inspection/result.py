@@ -15,6 +15,7 @@ from ptychopinn.findings.finding import SEVERITIES, Finding
 from ptychopinn.findings.geometry import ENCIRCLED, ScanGeometry
 from ptychopinn.findings.measure import FORMER_NAMES, PatternStatistics
 from ptychopinn.findings.report import json_values, wrapped
+from ptychopinn.findings.signs import Signs
 from ptychopinn.inspection.orientation import SURE, OrientationReport
 
 _LABEL = 22
@@ -36,6 +37,8 @@ class Inspection:
         orientation: the check of the orientation, or None if it was not done.
         findings: faults, worst first.
         radiation: "photon" or "electron".
+        effects: what the scan states beside the plain forward model, in words.
+        signs: of effects that it does not state; None: not measured.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Inspection:
     orientation: OrientationReport | None
     findings: tuple[Finding, ...]
     radiation: str = "photon"
+    effects: tuple[str, ...] = ()
+    signs: Signs | None = None
 
     __repr__ = one_line
 
@@ -67,6 +72,8 @@ class Inspection:
         values = asdict(self)
         for image in ("mean", "masked", "suspects", "saturated_pixels", "totals", "intact"):
             del values["patterns"][image]
+        if self.signs is not None:
+            values["signs"]["motion"] = self.signs.motion.tolist()
         values["patterns"]["suspects"] = np.argwhere(self.patterns.suspects).tolist()
         for part in ("patterns", "geometry"):
             values[part] = {FORMER_NAMES.get(name, name): value for name, value in values[part].items()}
@@ -96,6 +103,7 @@ class Inspection:
     def _sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
         patterns, geometry, size = self.patterns, self.geometry, self.patterns.size
         centre = ", ".join(f"{shift + size // 2:.2f}" for shift in patterns.offset)
+        zero = f"at pixel ({centre}) (y, x); expected ({size // 2}, {size // 2})"
         pixel = None if self.pixel_size is None else 1e6 * self.pixel_size
         return [
             (
@@ -108,17 +116,19 @@ class Inspection:
                         f"mean {patterns.mean_total:.4g}, from {patterns.lowest:.4g} to {patterns.highest:.4g}",
                     ),
                     ("brightest pixel", f"{patterns.largest:.6g} counts"),
-                    ("zero frequency", f"at pixel ({centre}) (y, x); expected ({size // 2}, {size // 2})"),
+                    ("zero frequency", zero if patterns.far else "none, in the near field"),
                     (
                         "pixels",
                         f"{int(patterns.masked.sum())} masked; of the others {patterns.dead} dead, "
-                        f"{patterns.constant} stuck, {patterns.hot} hot",
+                        f"{patterns.constant} stuck, {patterns.hot} hot"
+                        + (f", {patterns.beamstop} behind a beamstop" if patterns.beamstop else ""),
                     ),
                 ],
             ),
             (
                 "scan",
                 [
+                    ("experiment", ", ".join(self.effects) or "thin sample, still probe, far field, ideal detector"),
                     ("extent (y, x)", _lengths(geometry.extent, pixel)),
                     ("known object", "in the file, for `ptychopinn evaluate`" if self.truth else "none"),
                     ("canvas", f"{geometry.canvas[0]} x {geometry.canvas[1]} px"),

@@ -116,6 +116,7 @@ def save_in_parts(
     metadata: dict[str, Any],
     acquisition: Acquisition,
     orientation: str,
+    experiment: Experiment | None = None,
 ) -> Path:
     """Write a reconstruction whose canvas exceeds memory, in the HDF5 layout of :meth:`Reconstruction.save`.
 
@@ -130,6 +131,7 @@ def save_in_parts(
         metadata: JSON types.
         acquisition: distance, detector pixels and world origin of the scan.
         orientation: of the scan's positions.
+        experiment: that of the reconstruction; None: the plain one.
 
     Returns:
         The path written.
@@ -155,7 +157,10 @@ def save_in_parts(
                 check_written(file)
         for name, array in (("probe", probe), ("positions", positions)):
             put_array(file, name, array)
-        file["metadata"] = json_of(ResultRecord(acquisition, orientation, metadata=metadata).to_json())
+        experiment = experiment or Experiment()
+        put_experiment(file, experiment)
+        record = ResultRecord(acquisition, orientation, metadata=metadata, experiment=experiment)
+        file["metadata"] = json_of(record.to_json())
     return path
 
 

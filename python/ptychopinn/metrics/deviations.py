@@ -3,9 +3,9 @@
 
 The counts that an image predicts get photon noise of their own and are reconstructed as the measured ones were; what
 then differs from the known object is an error of the method: noise, what a prior or a network smooths away, and what
-has not converged. An image that was smoothed no longer shows how much smoothing costs, so this is done twice: the
-second time the object is the image minus the error of the first. Shared by refinement and networks; measurements:
-docs/uncertainty.md.
+has not converged. An image that was smoothed no longer shows how much smoothing costs, so there are replicas of a
+second kind, whose object is the image minus the error of one of the first. Shared by refinement and networks;
+measurements: docs/uncertainty.md.
 
 Sources: B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), chapter 6; P. Hall and M. Martin,
 Biometrika 75, 661 (1988), for the iteration.
@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ptychopinn._one_line import one_line
 from ptychopinn.metrics.align import fit_ramp, phasor, shifted
 from ptychopinn.reconstruction import Reconstruction
 
@@ -37,33 +38,47 @@ _TURNS, _LEAST_SHIFT, _LARGEST_SHIFT = 6, 2e-3, 2.0
 _SMOOTHING = 1.5
 
 
-def replica_errors(
-    result: Reconstruction, replicas: int, reconstruct: Callable[[Image], tuple[Image, Loss]], pairs: bool = True
-) -> tuple[list[Image], list[Loss]]:
-    """Errors of replicas, (H, W) each, zero where nothing was measured, and how well those of the result itself fit.
+@dataclass(frozen=True)
+class Replicas:
+    """Errors (H, W) of replicas and their losses, one number or (H, W) each.
+
+    Attributes:
+        errors: of replicas whose object is the result, and of those whose object is the result minus such an error; the
+            second list may be empty.
+        losses: likewise.
+    """
+
+    errors: tuple[list[Image], list[Image]]
+    losses: tuple[list[Loss], list[Loss]]
+
+    __repr__ = one_line
+
+
+def make_replicas(
+    result: Reconstruction, count: int, reconstruct: Callable[[Image], tuple[Image, Loss]], pairs: bool = True
+) -> Replicas:
+    """Replicas of a result.
 
     Args:
         result: of the measured counts.
-        replicas: their number.
+        count: number of replicas of either kind.
         reconstruct: simulates counts of an object (H, W) on the canvas of the result, and returns what the method makes
             of them, likewise, and its loss, of one number or (H, W).
-        pairs: the object of a replica is the result minus the error of another one, whose object is the result; False:
-            it is the result.
+        pairs: whether to make the second kind.
     """
     measured = result.covered(_MEASURED)
     weight = np.where(measured, result.weights, 0.0)
     found = result.object.astype(np.complex128)
-    errors, losses = [], []
-    for _ in range(replicas):
+    made = Replicas(([], []), ([], []))
+    for _ in range(count):
         known = found
-        for repeated in range(1 + pairs):
+        for errors, losses in list(zip(made.errors, made.losses, strict=True))[: 1 + pairs]:
             image, loss = reconstruct(known)
             error = np.where(measured, ambiguities_removed(image, known, weight), 0)
+            errors.append(error)
+            losses.append(loss)
             known = found - error
-            if not repeated:
-                losses.append(loss)
-        errors.append(error)
-    return errors, losses
+    return made
 
 
 def ambiguities_removed(image: Image, known: Image, weight: NDArray[np.floating]) -> Image:
@@ -102,45 +117,63 @@ def ambiguities_removed(image: Image, known: Image, weight: NDArray[np.floating]
     return left
 
 
-def with_deviations(result: Reconstruction, errors: list[Image], excess: Loss = 1.0) -> Reconstruction:
-    """A result with the standard deviations of object, amplitude and phase that its errors have.
+def with_deviations(result: Reconstruction, replicas: Replicas, loss: Loss) -> Reconstruction:
+    """A result with the standard deviations of object, amplitude and phase that its replicas have.
 
-    Where nothing was measured, the amplitude is as uncertain as it is large, and the phase is of any value.
+    Of the two kinds of replicas, the first have too little detail in their object, and the second too much: the worse
+    the result fits relative to them, the more the second count. Where it fits worse than the first, what it does not
+    explain of the counts is taken as an error of the same kind, and the variance grows by that factor. Where nothing
+    was measured, the amplitude is as uncertain as it is large, and the phase is of any value.
 
     Args:
-        result: with the object.
-        errors: of :func:`replica_errors`.
-        excess: factor of the variances, see :func:`excess_of`.
+        result: of the measured counts.
+        replicas: of the result.
+        loss: of the result, as those of the replicas.
     """
     measured = result.covered(_MEASURED)
     amplitude = result.amplitude.astype(np.float64)
     unit = np.where(amplitude > 0, result.object / np.where(amplitude > 0, amplitude, 1), 1)
     part = np.maximum(ndimage.gaussian_filter(measured.astype(np.float64), _SMOOTHING), 1e-12)
     typical = float(np.sqrt(np.mean(np.square(amplitude[measured])))) if measured.any() else 1.0
+    second = weight_of_second(replicas, loss, measured)
+    excess = np.maximum(1.0, loss / np.maximum(_mean(replicas.losses[0]), 1e-30))
 
-    def deviation(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-        variance = excess * np.mean(np.square(parts), axis=0)
+    def deviation(of: Callable[[Image], NDArray[np.float64]]) -> NDArray[np.float64]:
+        variances = [
+            np.mean([np.square(of(e * unit.conj())) for e in errors], 0) for errors in replicas.errors if errors
+        ]
+        variance = excess * np.average(variances, axis=0, weights=[1 - second, second][: len(variances)])
         smooth = ndimage.gaussian_filter(np.where(measured, variance, 0), _SMOOTHING) / part
         return np.where(measured, np.sqrt(smooth), typical)
 
-    turned = [error * unit.conj() for error in errors]
-    along, across = deviation([t.real for t in turned]), deviation([t.imag for t in turned])
+    along, across = deviation(np.real), deviation(np.imag)
     phase = np.where(measured, _phase_deviation(across, amplitude), LARGEST_PHASE)
     return replace(result, uncertainty=np.hypot(along, across), amplitude_uncertainty=along, phase_uncertainty=phase)
 
 
-def excess_of(loss: Loss, replica_losses: list[Loss]) -> Loss:
-    """Factor of variances, at least 1, where a result fits the measured counts worse than replicas fit theirs.
+def weight_of_second(replicas: Replicas, loss: Loss, measured: NDArray[np.bool_]) -> float:
+    """Weight, 0 to 1, of the second kind of replicas: 1 where the result fits as the first kind or worse.
 
-    What the model does not explain of the counts is taken as an error of the same kind as those of the replicas.
+    It falls by the improvement of the fit relative to the first kind, in units of the difference of the two kinds.
 
     Args:
-        loss: of the result, one number or (H, W).
-        replica_losses: of replicas whose object is the result, likewise.
+        replicas: of a result.
+        loss: of the result.
+        measured: (H, W), pixels whose losses count.
     """
-    expected = np.maximum(np.mean(np.stack([np.asarray(one) for one in replica_losses]), axis=0), 1e-30)
-    factor: Loss = np.maximum(1.0, loss / expected)
-    return factor
+    if not replicas.errors[1]:
+        return 0.0
+    own, first, second = (
+        float(np.mean(np.broadcast_to(one, measured.shape)[measured]))
+        for one in (np.asarray(loss), *map(_mean, replicas.losses))
+    )
+    if second <= first:
+        return 1.0
+    return float(np.clip(1 + (own - first) / (second - first), 0, 1))
+
+
+def _mean(losses: list[Loss]) -> NDArray[np.float64]:
+    return np.asarray(np.mean(np.stack([np.asarray(one, np.float64) for one in losses]), axis=0))
 
 
 def _phase_deviation(across: NDArray[np.float64], amplitude: NDArray[np.float64]) -> NDArray[np.float64]:

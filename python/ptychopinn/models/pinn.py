@@ -59,6 +59,8 @@ class PtychoModel(nn.Module):
         probe = torch.ones(modes, patch_size, patch_size, dtype=torch.complex64, device="cpu")
         self.illumination = Illumination(probe, learn_probe=learn_probe, learn_scale=learn_scale)
         self.positions = PositionOffsets(patterns) if patterns else None
+        #: Whether paths and sources of an experiment are for the network more modes of the probe, see PlainInputs.
+        self.exposure_modes = False
         self.register_buffer("good", torch.ones(patch_size, patch_size, dtype=torch.bool, device="cpu"))
 
     @property

@@ -53,6 +53,7 @@ class Pretrained:
             model = build_model(self.config, scan.patch_size, scan.modes)
         model.generator.load_state_dict(self.model.generator.state_dict())
         model.illumination.set_probe(torch.from_numpy(scan.probe))
+        model.exposure_modes = True  # it was trained on plain scans
         return model.eval()
 
     def __str__(self) -> str:

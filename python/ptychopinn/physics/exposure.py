@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from ptychopinn.experiment import Experiment
 
-#: Nodes per axis, for a standard deviation up to half a pixel, two pixels, and beyond.
-_NODES = ((0.5, 3), (2.0, 5), (math.inf, 9))
+#: Nodes per axis up to a standard deviation in pixels: with them the error is a tenth of the shot noise of patterns of
+#: 64 px with 1e6 photons, or less.
+_NODES = ((1.0, 3), (1.5, 4), (2.0, 5), (3.0, 7), (math.inf, 9))
 
 
 def exposure_points(

@@ -70,6 +70,21 @@ def loss_of_fields(loss: str, fields: Tensor, counts: Tensor, good: Tensor | Non
         scalar, >= 0, of the counts' type.
     """
     values = correct_fields(fields, counts, mask=good, loss=loss, background=BACKGROUND, correct=False)[1]
+    return per_photon(loss, values, counts, good)
+
+
+def per_photon(loss: str, values: Tensor, counts: Tensor, good: Tensor | None = None) -> Tensor:
+    """The loss of patterns whose value by :func:`ptycho_ext.correct_fields` is known.
+
+    Args:
+        loss: a key of :data:`LOSSES`.
+        values: real, (...), of the patterns.
+        counts: real, (..., N, N), measured counts, >= 0.
+        good: bool, (N, N), False at pixels to ignore; None: all are good.
+
+    Returns:
+        scalar, >= 0, of the counts' type.
+    """
     result: Tensor = values.sum() * _PER_VALUE[loss] / _photons(counts, good)
     return result.to(counts.dtype)
 

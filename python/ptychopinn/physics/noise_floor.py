@@ -4,7 +4,8 @@
 For a pixel of intensity x it is `f(x) = E[term(x, k)]` over `k ~ Poisson(x)`, with the term of the loss in
 physics/likelihood.py and its background on both sides. At high counts f tends to 1/2 nat (Poisson) or 1/4 (amplitude);
 below one count it is proportional to x. It is summed exactly once, in float64, on a grid of log x, and interpolated.
-The table holds `f(x) (1 + x) / x`, which is finite and smooth from 0 to infinity. Equations: docs/maths.md.
+The table holds `f(x) (1 + x) / x`, which is finite and smooth from 0 to infinity. Of a pixel that saturates at so many
+counts, the root of a count is taken as normal with a standard deviation of 1/2. Equations: docs/maths.md.
 """
 
 from __future__ import annotations
@@ -26,7 +27,30 @@ _FIRST, _LAST = 1e-5, 1e4
 _NODES = 2048
 
 
-def expected_terms(intensity: Tensor, loss: str) -> Tensor:
+def poisson_terms(intensity: Tensor, counts: Tensor, saturation: float | None = None) -> Tensor:
+    """Poisson loss of every pixel, nats, as :func:`expected_terms` expects it.
+
+    Args:
+        intensity: real, expected counts, >= 0.
+        counts: real, measured counts of the same shape.
+        saturation: counts from which a pixel states only that there were so many; its loss is ``-log P(n >= counts)``.
+    """
+    measured = counts + BACKGROUND
+    excess = (intensity - counts) / measured
+    terms = measured * (excess - torch.log1p(excess))
+    if saturation is None:
+        return terms
+    return torch.where(counts >= saturation, -torch.special.log_ndtr(_score(intensity, saturation)), terms)
+
+
+def up_to_saturation(intensity: Tensor, counts: Tensor, saturation: float | None) -> Tensor:
+    """Expected counts to compare with measured ones of the same shape: those of a saturated pixel are its limit."""
+    if saturation is None:
+        return intensity
+    return torch.where((counts >= saturation) & (intensity > counts), counts, intensity)
+
+
+def expected_terms(intensity: Tensor, loss: str, saturation: float | None = None) -> Tensor:
     """Expected term of the loss for every pixel, over the photon statistics of that intensity.
 
     The first call for a loss and a device copies a table there; later calls read nothing back and can be captured.
@@ -34,6 +58,7 @@ def expected_terms(intensity: Tensor, loss: str) -> Tensor:
     Args:
         intensity: real, any shape, expected counts, >= 0.
         loss: "poisson" (nats) or "amplitude" (counts).
+        saturation: counts from which a pixel states only that there were so many; None: no limit.
 
     Returns:
         of the shape and type of ``intensity``, >= 0.
@@ -46,10 +71,26 @@ def expected_terms(intensity: Tensor, loss: str) -> Tensor:
     place = (torch.log(intensity.clamp(_FIRST, _LAST)) - math.log(_FIRST)) / step
     left = place.to(torch.int64).clamp(0, _NODES - 2)
     values = torch.lerp(table[left], table[left + 1], (place - left).to(table.dtype))
-    return values.to(intensity.dtype) * (intensity / (1 + intensity))
+    terms = values.to(intensity.dtype) * (intensity / (1 + intensity))
+    if saturation is None:
+        return terms
+    score = _score(intensity, saturation)
+    saturated = torch.special.ndtr(score)
+    density = torch.exp(-0.5 * score.square()) / math.sqrt(2 * math.pi)
+    # Of a normal variable r, r^2 where r < -score, and -log P(r >= -score) elsewhere.
+    below = terms * (1 - saturated + score * density).clamp_min(0.0)
+    log_tail = torch.special.log_ndtr(score).clamp_min(-1e4)
+    censored = saturated * log_tail * (1.0 if loss == "poisson" else 0.5)
+    result: Tensor = below - censored
+    return result
 
 
-def noise_floor(intensity: Tensor, loss: str, good: Tensor | None = None) -> Tensor:
+def _score(intensity: Tensor, saturation: float) -> Tensor:
+    """How far an intensity is above the saturation, in standard deviations of the root of a count."""
+    return 2 * (torch.sqrt(intensity + BACKGROUND) - math.sqrt(saturation + BACKGROUND))
+
+
+def noise_floor(intensity: Tensor, loss: str, good: Tensor | None = None, saturation: float | None = None) -> Tensor:
     """Expected loss of the true intensities, per photon.
 
     A fit whose loss is 1.3 times this value explains the data to within 1.3 times shot noise. With parameters fitted to
@@ -59,6 +100,7 @@ def noise_floor(intensity: Tensor, loss: str, good: Tensor | None = None) -> Ten
         intensity: real, (..., N, N), expected counts, >= 0: the truth, or the prediction of a good fit.
         loss: a key of :data:`ptychopinn.physics.likelihood.LOSSES`.
         good: bool, (N, N), False at pixels to ignore; None: all are good.
+        saturation: see :func:`expected_terms`; photons beyond it are not counted.
 
     Returns:
         scalar, >= 0, in the unit of the loss: nats per photon (Poisson), or squared amplitude per photon.
@@ -70,7 +112,9 @@ def noise_floor(intensity: Tensor, loss: str, good: Tensor | None = None) -> Ten
         >>> round(float(noise_floor(torch.full((8, 8), 1000.0), "poisson")) * 1000, 3)
         0.5
     """
-    terms = expected_terms(intensity, loss)
+    terms = expected_terms(intensity, loss, saturation)
+    if saturation is not None:
+        intensity = intensity.clamp_max(saturation)
     if good is not None:
         terms, intensity = terms * good, intensity * good
     return terms.sum() / intensity.sum().clamp_min(1.0)

@@ -92,17 +92,36 @@ def fit_affine(reported: np.ndarray, refined: np.ndarray) -> tuple[np.ndarray, n
     return solution[:2].T, solution[2]
 
 
-def affine_residual(reported: Tensor) -> Callable[[Tensor], Tensor]:
+def affine_residual(reported: Tensor, groups: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """Make the function that :func:`remove_affine` applies, for many moves of the same positions (n, 2)."""
+    if groups is not None:
+        return _residual_of_groups(reported, groups)
     centred = reported - reported.mean(0)
     terms = torch.cat([centred, torch.ones_like(centred[:, :1])], 1)
     fit = torch.linalg.pinv(terms)
     return lambda moves: moves - terms @ (fit @ moves)
 
 
-def remove_affine(reported: Tensor, moves: Tensor) -> Tensor:
-    """Residual of moves (n, 2) after the least-squares fit of a common affine map of the reported positions (n, 2)."""
-    return affine_residual(reported)(moves)
+def _residual_of_groups(reported: Tensor, groups: Tensor) -> Callable[[Tensor], Tensor]:
+    """:func:`affine_residual` of every group of positions by itself; ``groups`` (n,) has its number for every one."""
+    members = [(groups == group).nonzero()[:, 0] for group in groups.unique()]
+    residuals = [affine_residual(reported[rows]) for rows in members]
+
+    def residual(moves: Tensor) -> Tensor:
+        result = torch.empty_like(moves)
+        for rows, of_group in zip(members, residuals, strict=True):
+            result[rows] = of_group(moves[rows])
+        return result
+
+    return residual
+
+
+def remove_affine(reported: Tensor, moves: Tensor, groups: Tensor | None = None) -> Tensor:
+    """Residual of moves (n, 2) after the least-squares fit of a common affine map of the reported positions (n, 2).
+
+    With ``groups`` (n,) every group of positions has a map of its own.
+    """
+    return affine_residual(reported, groups)(moves)
 
 
 def robust_deviation(moves: Tensor) -> float:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_ext import extract_patches_adjoint
@@ -20,7 +21,8 @@ from ptychopinn.physics.forward_model import ForwardModel
 from ptychopinn.physics.likelihood import BACKGROUND
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.refinement.objective import PER_PATTERN, BatchCorrection, Objective, Probe
-from ptychopinn.refinement.regions import BatchRegion
+from ptychopinn.refinement.readback import read_back
+from ptychopinn.refinement.regions import BatchRegion, upload
 from ptychopinn.refinement.state import State, refined_parts
 from ptychopinn.runtime.processes import reduce_sums
 from ptychopinn.scan import Scan
@@ -51,7 +53,7 @@ class ExperimentObjective(Objective):
     ) -> None:
         self.model = model
         points = model.points.cpu().numpy()
-        low, high = np.floor(points.min((0, 1)) + 0.5).astype(int), np.floor(points.max((0, 1)) + 0.5).astype(int)
+        low, high = np.floor(points.min((0, 1))).astype(int), np.ceil(points.max((0, 1))).astype(int)
         self.reach = ((max(0, -low[0]), max(0, -low[1])), (max(0, high[0]), max(0, high[1])))
         super().__init__(counts, good, canvas_size, config, device, modes * points.shape[1])
         self.in_cache = False
@@ -63,6 +65,13 @@ class ExperimentObjective(Objective):
     def fixed_regions(self) -> bool:
         """See :class:`Objective`; autograd is not captured."""
         return False
+
+    def set_anchors(self, positions: Tensor | NDArray[np.float64]) -> None:
+        """See :class:`Objective`; kept with their fractions, as every point of an exposure is rounded by itself."""
+        super().set_anchors(positions)
+        exact = read_back(positions) if isinstance(positions, Tensor) else positions
+        self.anchors = np.clip(exact, 0, self._highest())
+        self._centres = upload(self.anchors, self.device)
 
     def of_patterns(self, members: Tensor, canvas_size: tuple[int, int], config: RefineConfig) -> ExperimentObjective:
         """See :class:`Objective`."""
@@ -86,7 +95,7 @@ class ExperimentObjective(Objective):
         with torch.enable_grad():
             leaves = {name: part.detach().requires_grad_(name in wanted) for name, part in parts.items()}
             probes = self._probes(leaves)
-            values = self._values(leaves, probes, region.anchors, region.members, counts, region.corner)
+            values = self._values(leaves, probes, self._centres[region.members], region.members, counts, region.corner)
             gradients = torch.autograd.grad(values.sum(), [leaves[name] for name in wanted])
         corrections = {name: part.div(-2) for name, part in zip(wanted, gradients, strict=True)}
         values = values.detach()
@@ -104,12 +113,19 @@ class ExperimentObjective(Objective):
         """See :class:`Objective`."""
         parts = self._parts(state, members) | {"positions": positions}
         counts = self.patterns.select(members)
-        return self._values(parts, self._probes(parts), self._anchors_of(positions), members, counts)
+        return self._values(parts, self._probes(parts), positions, members, counts)
+
+    def region_objectives(self, region: BatchRegion, counts: Tensor, state: State) -> Tensor:
+        """J of the patterns of a region, (b,), with their anchors."""
+        parts = self._parts(state, region.members) | {"object": region.crop(state.object)}
+        return self._values(
+            parts, self._probes(parts), self._centres[region.members], region.members, counts, region.corner
+        )
 
     def predict(self, state: State, members: Tensor) -> Tensor:
         """See :class:`Objective`."""
         parts = self._parts(state, members)
-        fields = self._fields(parts, self._probes(parts), self._anchors_of(parts["positions"]), members)
+        fields = self._fields(parts, self._probes(parts), parts["positions"], members)
         return self.model.expected(fields, torch.exp(parts["intensities"]), _squared(parts["background"]), members)
 
     def pattern_gradients(self, region: BatchRegion, counts: Tensor, state: State) -> Tensor:
@@ -117,7 +133,7 @@ class ExperimentObjective(Objective):
         parts = self._parts(state, region.members)
         with torch.enable_grad():
             probes = self._probes(parts).expand(len(region.members), -1, -1, -1).contiguous().requires_grad_()
-            values = self._values(parts, probes, region.anchors, region.members, counts)
+            values = self._values(parts, probes, self._centres[region.members], region.members, counts)
             (gradient,) = torch.autograd.grad(values.sum(), [probes])
         return gradient[:, 0] / -2
 
@@ -145,14 +161,14 @@ class ExperimentObjective(Objective):
             shapes: complex, (C, N, N).
 
         Returns:
-            curvatures (b, C, C), half the second derivative, and slopes (b, C), minus half the first, float64.
+            curvatures (b, C, C), half the second derivative, and descents (b, C), minus half the first, float64.
         """
         members, points = region.members, self.model.points.shape[1]
         parts = self._parts(state, members)
         probes = self._probes(parts)
         modes = probes.shape[1]
         probes = torch.cat([probes, shapes.expand(len(probes), -1, -1, -1)], 1)
-        fields = self._fields(parts, probes, region.anchors, members)
+        fields = self._fields(parts, probes, self._centres[members], members)
         fields = fields.view(len(members), points, -1, self.size, self.size)
         factors = torch.exp(parts["intensities"]).float()
         background = _squared(parts["background"])
@@ -165,8 +181,8 @@ class ExperimentObjective(Objective):
         by_shape = 2 * (fields[:, :, :1].conj() * fields[:, :, modes:]).real.sum(1) * factors[:, None, None, None]
         weighted = (by_shape * weight[:, None]).flatten(2)
         curvatures = weighted @ by_shape.flatten(2).mT / 4
-        slopes = weighted @ (counts - expected).flatten(1)[..., None] / 4
-        return curvatures.double(), slopes[..., 0].double()
+        descents = weighted @ (counts - expected).flatten(1)[..., None] / 4
+        return curvatures.double(), descents[..., 0].double()
 
     def _parts(self, state: State, members: Tensor) -> dict[str, Tensor]:
         """Parts of a state by name, with the rows of some patterns."""
@@ -179,14 +195,14 @@ class ExperimentObjective(Objective):
         return self.model.probes_of(parts["probe"], parts["variations"], parts["coefficients"])
 
     def _fields(
-        self, parts: dict[str, Tensor], probes: Tensor, anchors: Tensor, members: Tensor, corner: Tensor | None = None
+        self, parts: dict[str, Tensor], probes: Tensor, centres: Tensor, members: Tensor, corner: Tensor | None = None
     ) -> Tensor:
-        """Waves at the detector of patterns (k,), whose patches are cut about anchors (k, 2) of the canvas.
+        """Waves at the detector of patterns (k,), whose patches are cut about centres (k, 2) of the canvas.
 
         The object of ``parts`` is the part of the canvas that begins at ``corner`` (2,); None: it is all of it.
         """
         points = self.model.points_of(members)
-        cuts = torch.floor(anchors[:, None] + points + 0.5)
+        cuts = torch.floor(centres[:, None] + points + 0.5)
         cuts = torch.minimum(cuts.clamp_min(0.0), self._last_anchor)
         offsets = parts["positions"][:, None] + points - cuts
         relative = cuts if corner is None else cuts - corner
@@ -196,13 +212,13 @@ class ExperimentObjective(Objective):
         self,
         parts: dict[str, Tensor],
         probes: Tensor,
-        anchors: Tensor,
+        centres: Tensor,
         members: Tensor,
         counts: Tensor,
         corner: Tensor | None = None,
     ) -> Tensor:
         """J of patterns (k,); arguments as for :meth:`_fields`."""
-        fields = self._fields(parts, probes, anchors, members, corner)
+        fields = self._fields(parts, probes, centres, members, corner)
         factors, background = torch.exp(parts["intensities"]), _squared(parts["background"])
         return self.model.objectives(fields, counts, self.good, self.loss, factors, background, members)
 
@@ -235,27 +251,29 @@ def _squared(root: Tensor) -> Tensor | None:
 def make_objective(
     scan: Scan,
     experiment: Experiment,
-    state: State,
     counts: Tensor,
     good: Tensor | None,
     canvas_size: tuple[int, int],
     config: RefineConfig,
     device: torch.device,
+    modes: int,
+    plain: bool,
 ) -> Objective:
-    """Make the objective of a scan: the plain one, where experiment and configuration have nothing else.
+    """Make the objective of a scan, the fast one where the forward model is plain.
 
     Args:
         scan: its pixel size and energy are used.
         experiment: that of the refinement.
-        state: initial, for what it has beside object, probe, positions and intensities.
         counts: as for :class:`Objective`.
         good: as for :class:`Objective`.
         canvas_size: (H, W).
         config: of the refinement.
         device: of the computation.
+        modes: of the probe.
+        plain: whether the experiment is, and the state has no parts beside those of a plain one.
     """
-    if experiment.plain and not config.probe_variations and not state.background.numel():
-        return Objective(counts, good, canvas_size, config, device, len(state.probe))
+    if plain:
+        return Objective(counts, good, canvas_size, config, device, modes)
     wavelength = None if scan.energy is None else wavelength_of(scan.energy, experiment.radiation)
     model = ForwardModel(experiment, scan.patch_size, scan.pixel_size, wavelength, device)
-    return ExperimentObjective(counts, good, canvas_size, config, model, device, len(state.probe))
+    return ExperimentObjective(counts, good, canvas_size, config, model, device, modes)

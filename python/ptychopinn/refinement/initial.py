@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 from torch import Tensor
 
 from ptycho_ext import CanvasGeometry, translate_images
@@ -141,12 +142,17 @@ def _add_experiment(
 
 
 def dark_counts(scan: Scan) -> NDArray[np.float64]:
-    """First estimate of a background, (N, N) counts: what the darkest tenth of the patterns have in a pixel."""
-    fraction = 0.1
-    chosen = np.linspace(0, scan.n - 1, min(scan.n, _BACKGROUND_PATTERNS)).astype(int)
-    sample = np.sort(np.asarray(scan.subset(np.unique(chosen)).counts, np.float64), axis=0)
-    lowest = sample[: max(1, round(fraction * len(sample)))].mean(0)
-    estimate: NDArray[np.float64] = np.maximum(np.minimum(lowest, np.median(sample, axis=0)), _LEAST_BACKGROUND)
+    """First estimate of a background, (N, N) counts: the mean of the darkest tenth of the patterns in every pixel.
+
+    In pixels that are bright in all patterns it is too large, and so may be what a refinement finds from there: there,
+    hardly anything in the data tells a background from the sample.
+    """
+    chosen = np.unique(np.linspace(0, scan.n - 1, min(scan.n, _BACKGROUND_PATTERNS)).astype(int))
+    # The mean of neighbours: the lowest of single counts would be 0, where there is a count or two.
+    sample = uniform_filter(np.asarray(scan.subset(chosen).counts, np.float64), (1, 5, 5), mode="nearest")
+    sample.sort(axis=0)
+    lowest = sample[: max(1, len(sample) // 10)].mean(0)
+    estimate: NDArray[np.float64] = np.maximum(lowest, _LEAST_BACKGROUND)
     return estimate
 
 

@@ -132,6 +132,7 @@ class Objective:
         self.batch = BatchSize(config.batch_size or self._fitting_batch(modes), "refine.batch_size")
         self.batches: list[NDArray[np.int64]] = []
         self.regions: list[BatchRegion] = []
+        self._mean_counts: Tensor | None = None
         self.anchors: NDArray[np.float64] = np.zeros((len(counts), 2))
 
     @property
@@ -297,6 +298,16 @@ class Objective:
     def coefficient_curvatures(self, state: State) -> Tensor:
         """Half the second derivative of J by the coefficients of the probe's variations, (n, V)."""
         return torch.zeros_like(state.coefficients)
+
+    def mean_counts(self) -> Tensor:
+        """Mean pattern, float64, (N, N), FFT order."""
+        if self._mean_counts is None:
+            total = torch.zeros(self.size, self.size, dtype=torch.float64, device=self.device)
+            for counts in self.batch_counts(range(len(self.regions))):
+                total += counts.sum(0, dtype=torch.float64)
+            reduce_sums(total)
+            self._mean_counts = total / len(self.counts)
+        return self._mean_counts
 
     def predict(self, state: State, members: Tensor) -> Tensor:
         """Expected counts (k, N, N), FFT order, of the patterns with indices ``members`` (k,)."""

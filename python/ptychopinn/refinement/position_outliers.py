@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ _log = logging.getLogger(__name__)
 #: Outliers exceed the median deviance of so many neighbours by so many standard deviations (robust) of this excess.
 _NEIGHBOURS = 24
 _OUTLIER = 3.0
+#: Outliers of such an excess return to their centre where too few others cover the object to search them.
+_GROSS = 10.0
 #: Largest fraction of the patterns that is omitted; those with the highest excess.
 _FRACTION = 0.1
 #: Passes of "lbfgs" without the outliers, whose probe and positions are fixed.
@@ -43,24 +46,38 @@ _GAIN = 5.0
 _COVERED = 0.2
 #: Lower bound of the standard deviation of the prior, pixels: outliers move further than other patterns.
 _DEVIATION = 1.0
+#: Distance of the search in standard deviations, which one of a million normal errors exceeds.
+_REACH = 5.0
 
 
-def local_outliers(residuals: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Find patterns with a much higher deviance than their neighbours, of the same brightness.
+def local_excess(residuals: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Deviance of every pattern above that of its neighbours, which have the same brightness.
 
     Args:
         residuals: (n,), deviance of every pattern.
         positions: (n, 2).
 
     Returns:
-        Their indices, ascending; at most a tenth of the patterns.
+        (n,), in standard deviations (robust) of this excess above its median.
     """
     count = min(_NEIGHBOURS + 1, len(positions))
     _, neighbours = KDTree(positions).query(positions, k=count)
     excess = residuals - np.median(residuals[neighbours.reshape(len(positions), count)], axis=1)
-    deviation = 1.4826 * np.median(np.abs(excess - np.median(excess)))
+    excess -= np.median(excess)
+    deviation = 1.4826 * np.median(np.abs(excess))
+    scores: NDArray[np.float64] = excess / max(deviation, 1e-12)
+    return scores
+
+
+def local_outliers(excess: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Indices, ascending, of the patterns of highest :func:`local_excess` (n,); at most a tenth of the patterns."""
     worst = np.argsort(-excess, kind="stable")[: int(_FRACTION * len(excess))]
-    return np.sort(worst[excess[worst] > np.median(excess) + _OUTLIER * deviation])
+    return np.sort(worst[excess[worst] > _OUTLIER])
+
+
+def search_radius(config: RefineConfig, deviation: float) -> int:
+    """Largest distance of a position from its centre, pixels: that of the configuration, or five deviations."""
+    return max(config.search, math.ceil(_REACH * deviation))
 
 
 def replace_outliers(
@@ -72,41 +89,48 @@ def replace_outliers(
         objective: of the scan.
         state: the current one; it is not changed.
         residuals: (n,), deviance of every pattern.
-        centres: (n, 2), canvas coordinates to search around, within ``config.search`` pixels.
+        centres: (n, 2), canvas coordinates to search around, within :func:`search_radius`.
         config: of the refinement.
         deviation: standard deviation of the position errors along an axis, pixels.
 
     Returns:
         The state with the object around the outliers refined without them, and with better positions of outliers where
-        there are any.
+        there are any. Gross outliers that cover an area alone, as a group at the border does, are at their centres.
     """
+    radius = search_radius(config, deviation)
     positions = read_back(state.positions)
-    outliers = local_outliers(read_back(residuals), positions)
+    excess = local_excess(read_back(residuals), positions)
+    outliers = local_outliers(excess)
     others = np.setdiff1d(np.arange(len(positions)), outliers)
     if not len(outliers) or not len(others):
         return state
     distance, _ = KDTree(positions[outliers]).query(positions[others], p=np.inf)
-    kept, members = (torch.from_numpy(part).to(objective.device) for part in (others[distance < objective.size], outliers))
+    kept, members = (
+        torch.from_numpy(part).to(objective.device) for part in (others[distance < objective.size], outliers)
+    )
     if not len(kept):
         return state
     image, illumination = _refined_without(objective, state, kept, config)
-    around = _around(objective, positions[outliers], config.search)
-    result = dataclasses.replace(state, object=torch.where(around, image, state.object), positions=state.positions.clone())
-    offsets = _disc(config.search, objective.device)
+    around = _around(objective, positions[outliers], radius)
+    result = dataclasses.replace(
+        state, object=torch.where(around, image, state.object), positions=state.positions.clone()
+    )
+    offsets = _disc(radius, objective.device)
     trials = torch.cat([state.positions[members, None], centres[members, None] + offsets], 1)
-    values = trial_objectives(objective, result, members, trials)
+    values = trial_objectives(objective, result, members, trials).double()
     values += (trials - centres[members, None]).square().sum(2) / (4 * max(deviation, _DEVIATION) ** 2)
     lowest, index = values.min(1)
     best = trials[torch.arange(len(members), device=trials.device), index]
-    better = (lowest < values[:, 0] - _GAIN) & (_coverage(objective, state, illumination, best) > _COVERED)
-    result.positions[members] = torch.where(better[:, None], best, state.positions[members])
+    covered = _coverage(objective, state, illumination, best) > _COVERED
+    better = (lowest < values[:, 0] - _GAIN) & covered
+    gross = torch.from_numpy(excess[outliers] > _GROSS).to(objective.device)
+    back = torch.where((gross & ~covered)[:, None], centres[members], state.positions[members])
+    result.positions[members] = torch.where(better[:, None], best, back)
     _log.info("%d outliers of %d patterns, %d with a better position", len(members), len(positions), int(better.sum()))
     return result
 
 
-def _refined_without(
-    objective: Objective, state: State, kept: Tensor, config: RefineConfig
-) -> tuple[Tensor, Tensor]:
+def _refined_without(objective: Objective, state: State, kept: Tensor, config: RefineConfig) -> tuple[Tensor, Tensor]:
     """Object refined with the patterns ``kept`` (k,) only, and their illumination of the canvas, (H, W)."""
     fixed = dataclasses.replace(config, learn_probe=False, learn_positions=False, learn_intensities=False)
     part = objective.of_patterns(kept, objective.canvas_size, fixed)
@@ -138,5 +162,7 @@ def _coverage(objective: Objective, state: State, illumination: Tensor, position
     typical = illumination[illumination > 0.02 * illumination.max()].median()
     relative = (illumination / typical).clamp(max=1.0)
     weight = squared_modulus(state.probe).sum(0)
-    patches = extract_patches(relative, objective.nearest(positions), objective.size)
+    height, width = (side - objective.size for side in objective.canvas_size)
+    corners = torch.stack([positions[:, 0].round().clamp(0, height), positions[:, 1].round().clamp(0, width)], 1)
+    patches = extract_patches(relative, corners, objective.size)
     return (patches * (weight / weight.sum())).sum((1, 2))

@@ -16,12 +16,11 @@ from ptychopinn.config import RefineConfig
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.refinement.ambiguities import affine_residual
 from ptychopinn.refinement.state import State
+from ptychopinn.refinement.variation_prior import VariationPrior
 
 #: Steps between neighbouring pixels, relative to the object's mean modulus, below which the variation is quadratic: as
 #: in ptychopinn.physics.priors.
 _SMALL = 1e-3
-#: Nats for every photon of the power by which the probe varies.
-VARIATION_WEIGHT = 1e-5
 
 
 class Regularisers:
@@ -31,19 +30,24 @@ class Regularisers:
         config: the weights, and whether positions are refined.
         pixels: good detector pixels of all patterns.
         reported: float64, (n, 2), positions of the scan, canvas coordinates.
+        groups: (n,), of positions whose moves have an affine part in common; None: all have.
 
     Attributes:
+        variation: prior of the probe's variation, once there is one.
         deviation: standard deviation of position errors along an axis, pixels; it is estimated again in every round.
     """
 
-    def __init__(self, config: RefineConfig, pixels: int, reported: Tensor) -> None:
+    def __init__(
+        self, config: RefineConfig, pixels: int, reported: Tensor, groups: Tensor | None = None
+    ) -> None:
         scale = 0.5 * pixels
         weights = {total_variation: config.total_variation, roughness: config.smoothness}
         self.priors = {prior: scale * weight for prior, weight in weights.items() if weight}
         self.slice_weight = scale * config.slice_smoothness
         self.reported = reported
-        self.residual = affine_residual(reported) if config.learn_positions else None
+        self.residual = affine_residual(reported, groups) if config.learn_positions else None
         self.deviation = 1.0
+        self.variation: VariationPrior | None = None
 
     def __call__(self, state: State, illumination: Tensor, gradient: State) -> Tensor:
         """Add half the gradient at a state, whose illumination is (H, W), to ``gradient``; returns the value, ()."""
@@ -59,8 +63,8 @@ class Regularisers:
                     target.add_(by_object, alpha=scale)
         if self.slice_weight and state.object.dim() == 3:
             total += self.slice_weight * _add_slice_differences(state.object, illumination, gradient, self.slice_weight)
-        if len(state.variations):
-            total += _add_variation(state, gradient)
+        if self.variation is not None and len(state.variations):
+            total += self.variation(state, gradient)
         if self.residual is not None:
             moves = self.residual(state.positions - self.reported)
             total += moves.square().sum() / (4 * self.deviation**2)
@@ -102,20 +106,6 @@ def roughness(image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return value, gradient
 
 
-def _add_variation(state: State, gradient: State) -> Tensor:
-    """The power by which probes differ from their mean, in photons, times a weight; adds half its gradient.
-
-    A slow change of the object's phase and opposite changes of the probes leave all patterns as they are; of these
-    solutions the prior selects the one with the least variation of the probe.
-    """
-    shapes, coefficients = state.variations, state.coefficients
-    flat = torch.view_as_real(shapes).flatten(1).double()
-    products, squares = flat @ flat.T, coefficients.T @ coefficients
-    gradient.coefficients.add_(coefficients @ products, alpha=VARIATION_WEIGHT)
-    gradient.variations.add_(torch.einsum("uv,vij->uij", squares.to(shapes.dtype), shapes), alpha=VARIATION_WEIGHT)
-    return VARIATION_WEIGHT * (products * squares).sum()
-
-
 def _add_slice_differences(image: Tensor, illumination: Tensor, gradient: State, scale: float) -> Tensor:
     """Mean square difference of neighbouring slices (S, H, W) over their mean square; adds half its gradient."""
     weight = illumination / illumination.sum().clamp_min(torch.finfo(illumination.dtype).tiny)
@@ -150,8 +140,10 @@ def _divergence(down: Tensor, right: Tensor, factor: Tensor) -> Tensor:
     return result
 
 
-def make_projection(config: RefineConfig, reported: Tensor) -> Callable[[Tensor], Tensor]:
+def make_projection(
+    config: RefineConfig, reported: Tensor, groups: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
     """The projection of moves (n, 2) onto those that are refined: without their affine part, or without their mean."""
     if config.affine == "remove" and config.learn_positions:
-        return affine_residual(reported)
+        return affine_residual(reported, groups)
     return lambda moves: moves - moves.mean(0)

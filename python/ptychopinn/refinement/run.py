@@ -41,11 +41,15 @@ from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, PieEngine
 from ptychopinn.refinement.experiment_objective import ExperimentObjective, make_objective
 from ptychopinn.refinement.initial import experiment_of, initial_state
 from ptychopinn.refinement.interrupts import uninterrupted
+from ptychopinn.refinement.joint import Joint
+from ptychopinn.refinement.position_affine import AFFINE_PASSES, affine_first
+from ptychopinn.refinement.position_outliers import replace_outliers, search_radius
 from ptychopinn.refinement.readback import read_back
 from ptychopinn.refinement.regions import compact_batches
 from ptychopinn.refinement.regularisation import Regularisers, make_projection
 from ptychopinn.refinement.search import find_defocus, find_outliers, search_positions
 from ptychopinn.refinement.state import State
+from ptychopinn.refinement.variation_prior import VariationPrior
 from ptychopinn.refinement.variations import estimate_variations, orthogonalise_variations
 from ptychopinn.refinement_report import RefinementReport
 from ptychopinn.runtime.processes import agree, broadcast
@@ -60,9 +64,12 @@ _MARGIN = 8
 _STOP_PASSES = 10
 _ROUND = 30
 #: Passes that begin a round of refined positions: outliers are searched and "lbfgs" restarts, less and less often.
-_ROUNDS = tuple(_ROUND * 2**k for k in range(16))
-#: Passes from scratch without variations of the probe: before, the patterns contradict the object instead.
-_VARIATION_PASSES = 30
+_ROUNDS = (*(_ROUND * k for k in (1, 2, 4, 5, 6, 7)), *(_ROUND * 2**k for k in range(3, 16)))
+#: The first round in which positions of outliers are searched in an object that is refined without them.
+_REPLACE = 4 * _ROUND
+#: Variations of the probe begin when the refinement without them has ended, or after this fraction of the passes: as
+#: long as slow phases of the object are wrong, variations explain these instead.
+_VARIATIONS_LATEST = 0.5
 #: Passes between two lines of the log.
 _LOG_PASSES = 10
 
@@ -91,7 +98,7 @@ class Progress:
 
 
 class Refinement:
-    """A refinement in progress; arguments are those of :func:`refine`."""
+    """A refinement in progress; arguments are those of :func:`refine`, and ``joint`` of several scans."""
 
     def __init__(
         self,
@@ -102,6 +109,7 @@ class Refinement:
         progress: Callable[[Progress], None] | None,
         every: int,
         label: str = "refine",
+        joint: Joint | None = None,
     ) -> None:
         self.scan, self.config, self.device, self.progress, self.every = scan, config, device, progress, every
         self.label = label
@@ -114,22 +122,37 @@ class Refinement:
         reach = np.abs(exposure_points(self.experiment)[0]).max()
         self.geometry = CanvasGeometry.from_positions(positions, scan.patch_size, _MARGIN + math.ceil(reach))
         initial = initial_state(scan, start, self.geometry, positions, config)
+        self.groups = None
+        if joint is not None:
+            joint.prepare(initial)
+            if joint.groups is not None:
+                self.groups = torch.from_numpy(joint.groups).to(device)
         counts, good = upload_counts(scan.counts, device), good_pixels(scan)
+        plain = self.experiment.plain and not initial.background.numel()
+        good = None if good is None else good.to(device)
         self.objective = make_objective(
-            scan, self.experiment, initial, counts, None if good is None else good.to(device), self.geometry.shape,
-            config, device,
-        )  # fmt: skip
+            scan, self.experiment, counts, good, self.geometry.shape, config, device, len(initial.probe), plain
+        )
         self.reported = self.geometry.to_canvas(scan.positions).to(device)
-        self.regularisers = Regularisers(config, self.objective.pixels, self.reported)
-        self.project = make_projection(config, self.reported)
+        self.regularisers = Regularisers(config, self.objective.pixels, self.reported, self.groups)
+        self.project, self.rounds = make_projection(config, self.reported, self.groups), _ROUNDS
+        if config.affine == "refine":
+            self.project = affine_first(self.reported, lambda: self.passes)
+            self.rounds = (0, *_ROUNDS)
         self.state = initial.to(device)
         broadcast(*self.state)
         self.first_positions = self.state.positions.clone()
         self.initial_probe = self.state.probe.clone()
+        #: Pass from which on the probe varies.
+        self.varied_from: int | None = None
+        if len(self.state.variations):
+            self.varied_from = 0
+            self._allow_variations(self.state.probe)
         self.engine: PieEngine | LbfgsEngine | None = None
         # J after every pass, with and without regularisers.
         self.passes, self.values, self.explained = 0, list[float](), list[float]()
         self.interrupted = self.prepared = False
+        self.last_moved = -_ROUND  # passes when the position of an outlier was last replaced
 
     def iterate(self) -> None:
         """Do all passes."""
@@ -151,12 +174,22 @@ class Refinement:
 
     def over(self) -> bool:
         """Whether the last pass was the last one, by the configuration; all processes agree."""
-        return self.passes >= self.config.iterations or agree(self._finished())
+        if self.passes >= self.config.iterations or agree(self._late()):
+            return True
+        if not agree(self._finished()):
+            return False
+        if self._lacks_variations():
+            self._begin_variations()
+            return False
+        return True
 
     def advance(self) -> None:
         """Do a pass over the scan."""
+        latest = self.config.iterations * _VARIATIONS_LATEST if self.scratch else 0
+        if self.passes >= latest and self._lacks_variations():
+            self._begin_variations()
         engine = self._current_engine()
-        if self.config.learn_positions and self.passes in _ROUNDS:
+        if self.config.learn_positions and self._position_passes() in self.rounds:
             self._next_round(engine)
         value = engine.advance()
         with uninterrupted():
@@ -181,57 +214,87 @@ class Refinement:
         """The engine of this pass: "pie" during the warm-up, then that of the configuration."""
         warm = self.scratch and self.passes < self.config.warmup
         kind = ENGINES["pie" if warm else self.config.engine]
-        if not isinstance(self.engine, kind) or (not warm and self._lacks_variations()):
-            if not warm and self._lacks_variations():
-                self._begin_variations()
+        if not isinstance(self.engine, kind):
             self.engine = kind(self.objective, self.state, self.config, self.regularisers, self.project)
         return self.engine
 
     def _lacks_variations(self) -> bool:
-        late = self.passes >= _VARIATION_PASSES or not self.scratch
-        return late and len(self.state.variations) < self.config.probe_variations
+        return len(self.state.variations) < self.config.probe_variations
 
     def _begin_variations(self) -> None:
-        """Give the state as many variations of the probe as are asked for."""
+        """Add variations of the probe to the state; a pass with them takes longer."""
+        state = self.state
+        self._allow_variations(state.probe)
         objective, config = self.objective, self.config
-        assert isinstance(objective, ExperimentObjective)
-        positions = read_back(self.state.positions)
+        assert isinstance(objective, ExperimentObjective) and self.regularisers.variation is not None
+        positions = read_back(state.positions)
         rng = np.random.default_rng([config.seed, 2])
         objective.set_batches(compact_batches(positions, objective.batch_size(), rng), positions)
-        missing = config.probe_variations - len(self.state.variations)
-        variations, coefficients = estimate_variations(objective, self.state, missing, config.seed)
-        broadcast(variations, coefficients)
-        self.state.variations = torch.cat([self.state.variations, variations])
-        self.state.coefficients = torch.cat([self.state.coefficients, coefficients], 1)
+        prior = self.regularisers.variation
+        state.variations, state.coefficients = estimate_variations(
+            objective, state, prior, config.probe_variations, config.seed
+        )
+        broadcast(state.variations, state.coefficients)
+        self.varied_from, self.engine = self.passes, None
+        _log.info("%s: the probe varies from pass %d", self.label, self.passes)
+
+    def _allow_variations(self, probe: Tensor) -> None:
+        """Have the objective and the prior of a probe (M, N, N) that varies."""
+        plain = self.objective
+        if self.config.learn_variation_coefficients:
+            self.regularisers.variation = VariationPrior(self.reported, probe)
+        if not isinstance(plain, ExperimentObjective):
+            self.objective = make_objective(
+                self.scan, self.experiment, plain.counts, plain.good, plain.canvas_size, self.config, self.device,
+                len(probe), plain=False,
+            )  # fmt: skip
+
+    def _position_passes(self) -> int:
+        """Passes until now in which single positions were refined."""
+        return self.passes - (AFFINE_PASSES if self.config.affine == "refine" else 0)
 
     def _next_round(self, engine: PieEngine | LbfgsEngine) -> None:
         """Search outliers, remove common motion, and estimate the deviation of the positions."""
         state, config = engine.state, self.config
         if config.search:
             moves = state.positions - self.reported
-            centres = self.reported + moves - remove_affine(self.reported, moves)
-            outside = (state.positions - centres).abs().amax(1, keepdim=True) > config.search
+            centres = self.reported + moves - remove_affine(self.reported, moves, self.groups)
+            deviation = self.regularisers.deviation
+            late = self._position_passes() >= _REPLACE and self.objective.patterns.resident
+            radius = search_radius(config, deviation) if late else config.search
+            outside = (state.positions - centres).abs().amax(1, keepdim=True) > radius
             state.positions = torch.where(outside, centres, state.positions)
-            outliers = find_outliers(engine.residuals)
-            state.positions = search_positions(self.objective, state, outliers, centres, config.search)
+            if late:
+                better = replace_outliers(self.objective, state, engine.residuals, centres, config, deviation)
+                if not torch.equal(better.positions, state.positions):
+                    self.last_moved = self.passes
+                state.object, state.positions = better.object, better.positions
+                broadcast(state.object)
+            else:
+                outliers = find_outliers(engine.residuals)
+                state.positions = search_positions(self.objective, state, outliers, centres, config.search)
         # Relative to the first positions, to whose common motion the object and probe of an earlier result belong.
         state.positions = self.first_positions + self.project(state.positions - self.first_positions)
         broadcast(state.positions)
-        moves = remove_affine(self.reported, state.positions - self.reported)
+        moves = remove_affine(self.reported, state.positions - self.reported, self.groups)
         self.regularisers.deviation = robust_deviation(moves)
         if isinstance(engine, LbfgsEngine):
             engine.restart()
 
+    def _late(self) -> bool:
+        return self.config.minutes is not None and self._seconds() > 60 * self.config.minutes
+
     def _finished(self) -> bool:
-        if self.config.minutes is not None and self._seconds() > 60 * self.config.minutes:
-            return True
         if isinstance(self.engine, LbfgsEngine) and self.engine.stalled:
             return True
         warm = self.config.warmup if self.scratch else 0
-        values = self.values[warm:]
+        values = self.values[max(warm, self.varied_from or 0) :]
         # With refined positions, the first passes of a round improve little, and a search can increase J for a while.
         window, wait = (_ROUND, 2 * _ROUND) if self.config.learn_positions else (_STOP_PASSES, _STOP_PASSES)
-        if len(values) <= wait:
+        if self.config.learn_positions and self.config.affine == "refine":
+            wait += AFFINE_PASSES
+        # A replaced outlier is followed by another round, in which its neighbours may be replaced.
+        if len(values) <= wait or self.passes <= self.last_moved + _ROUND:
             return False
         return min(values[:-window]) - min(values[-window:]) < self.config.tolerance * values[-1]
 
@@ -261,6 +324,9 @@ class Refinement:
             "start_probe": self.initial_probe,
             "scratch": self.scratch,
             "spread": self.regularisers.deviation,
+            "moved": self.last_moved,
+            "varied": self.varied_from,
+            "variation_probe": None if self.regularisers.variation is None else self.regularisers.variation.probe,
             "engine": type(self.engine).__name__,
             "engine_state": None if self.engine is None else self.engine.state_dict(),
         }
@@ -272,7 +338,10 @@ class Refinement:
         self.passes, self.values, self.explained = saved["passes"], saved["values"], saved["explained"]
         self.earlier_seconds, self.scratch, self.prepared = saved["seconds"], saved["scratch"], True
         self.initial_probe, self.first_positions = saved["start_probe"], saved["begun"]
-        self.regularisers.deviation = saved["spread"]
+        self.regularisers.deviation, self.last_moved = saved["spread"], saved["moved"]
+        self.varied_from = saved["varied"]
+        if saved["variation_probe"] is not None:
+            self._allow_variations(saved["variation_probe"].to(self.device))
         kind = next(kind for kind in ENGINES.values() if kind.__name__ == saved["engine"])
         self.state = State(**saved["engine_state"]["state"])
         self.engine = kind(self.objective, self.state, self.config, self.regularisers, self.project)
@@ -282,9 +351,9 @@ class Refinement:
     def result(self) -> Reconstruction:
         """The current state as a reconstruction in the scan's coordinates, with its ambiguities removed."""
         state, config = self.state if self.engine is None else self.engine.state, self.config
-        mean_probe, variations, coefficients = orthogonalise_variations(
-            state.probe, state.variations, state.coefficients
-        )
+        mean_probe, variations, coefficients = state.probe, state.variations, state.coefficients
+        if config.learn_variation_coefficients:
+            mean_probe, variations, coefficients = orthogonalise_variations(mean_probe, variations, coefficients)
         # With variations of the first mode, the modes are no longer a choice of basis.
         probe = mean_probe if len(variations) else orthogonalise_modes(mean_probe)
         slices = state.object if state.object.dim() == 3 else None

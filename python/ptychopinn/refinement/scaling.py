@@ -17,6 +17,8 @@ OBJECT_FLOOR = 0.02
 PROBE_FLOOR = 0.05
 #: Added to the curvature of positions, relative to its mean.
 POSITION_FLOOR = 0.1
+#: Added to the fraction of the counts of a pixel that are background.
+BACKGROUND_FLOOR = 0.01
 
 #: Adds half the gradient of all regularisers, at a state with an illumination (H, W), to a gradient; returns J of them.
 Penalty = Callable[[State, Tensor, State], Tensor | float]
@@ -67,7 +69,8 @@ def _scale_others(objective: Objective, scale: State, state: State, of_probe: Te
         of_coefficients = objective.coefficient_curvatures(state)
         scale.coefficients = torch.rsqrt(of_coefficients + POSITION_FLOOR * of_coefficients.mean() + 1e-30)
     if state.background.numel():
-        # Of a pixel with the counts p, of which B are background, the curvature by its root is 2 B / p, at most 2.
-        scale.background = torch.full_like(state.background, (2 * patterns) ** -0.5)
+        # Of a pixel with the counts p, of which B are background, the curvature by the root of B is B / p.
+        fraction = state.background.square() / objective.mean_counts().clamp_min(1e-6)
+        scale.background = torch.rsqrt(patterns * (fraction.clamp_max(1.0) + BACKGROUND_FLOOR))
     if state.distances.numel():
         scale.distances = state.distances / torch.sqrt(power * patterns)

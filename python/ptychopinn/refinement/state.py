@@ -95,7 +95,7 @@ def refined_parts(config: RefineConfig) -> dict[str, bool]:
         "positions": config.learn_positions,
         "intensities": config.learn_intensities,
         "variations": config.learn_probe,
-        "coefficients": True,
+        "coefficients": config.learn_variation_coefficients,
         "background": config.learn_background,
         "distances": config.learn_slice_distances,
     }

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ptychopinn.config import RefineConfig
-from ptychopinn.metrics.deviations import Image, Loss, excess_of, replica_errors, with_deviations
+from ptychopinn.metrics.deviations import Image, Loss, make_replicas, with_deviations
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.run import Refinement
 from ptychopinn.scan import Scan
@@ -68,13 +68,7 @@ def with_uncertainty(
         return image.astype(np.complex128), fit
 
     _log.info("%d replicas of the scan are refined, for the uncertainty (refine.uncertainty)", total)
-    errors, losses = replica_errors(result, config.replicas, refined, pairs)
-    excess = excess_of(result.error_map, losses)
-    _log.info(
-        "uncertainty: variances times %.3g (median), as the scan is fitted so much worse than its replicas",
-        np.median(np.asarray(excess)[result.covered()]),
-    )
-    return with_deviations(result, errors, excess)
+    return with_deviations(result, make_replicas(result, config.replicas, refined, pairs), result.error_map)
 
 
 def simulated_counts(

@@ -10,6 +10,7 @@ see little of them, and the leading components of the gradients themselves.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,41 +18,86 @@ from torch import Tensor
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.refinement.experiment_objective import ExperimentObjective
 from ptychopinn.refinement.regions import BatchRegion
-from ptychopinn.refinement.regularisation import VARIATION_WEIGHT
 from ptychopinn.refinement.state import State
+from ptychopinn.refinement.variation_prior import POWER_WEIGHT, VariationPrior
 from ptychopinn.runtime.processes import reduce_sums
 
 #: Candidates from the gradients, and vectors of their range finder.
 _FROM_GRADIENTS, _SKETCH = 8, 16
 #: A candidate is omitted if less than this fraction of it is outside of the span of those before.
 _INDEPENDENT = 1e-2
+#: Steps of the fit of coefficients, their damping relative to the curvature, and lengths that are tried.
+_FIT_STEPS = 2
+_DAMPING = 0.05
+_LENGTHS = (1.0, 0.5, 0.2, 0.0)
 
 
-def estimate_variations(objective: ExperimentObjective, state: State, count: int, seed: int) -> tuple[Tensor, Tensor]:
+def estimate_variations(
+    objective: ExperimentObjective, state: State, prior: VariationPrior, count: int, seed: int
+) -> tuple[Tensor, Tensor]:
     """Estimate variations of the probe from single patterns.
 
     Args:
         objective: of the scan; its batches and anchors are set.
-        state: object and probe that explain the patterns in the mean.
+        state: object and probe that explain the patterns in the mean; variations that it has are kept among others.
+        prior: of the variations.
         count: V.
         seed: of the range finder.
 
     Returns:
-        (V, N, N) complex variations in sqrt(counts), and (n, V) coefficients of mean 0 and mean square 1.
+        (V, N, N) complex variations in sqrt(counts), and (n, V) coefficients.
     """
     patterns = len(objective.counts)
-    basis = candidates(state.probe[0], _gradient_components(objective, state, seed))
+    others = torch.cat([state.variations, _gradient_components(objective, state, seed)])
+    basis = candidates(state.probe[0], others)
+    # The variations that there are, along the basis, whose span has them.
+    shapes, known = (torch.view_as_real(part).flatten(1).double() for part in (basis, state.variations))
+    present = state.coefficients @ (known @ shapes.T)
     steps = torch.zeros(patterns, len(basis), dtype=torch.float64, device=objective.device)
     identity = torch.eye(len(basis), dtype=torch.float64, device=objective.device)
     for region, counts in _batches(objective):
-        curvature, step = objective.variation_terms(region, counts, state, basis)
-        steps[region.members] = torch.linalg.solve(curvature + VARIATION_WEIGHT * identity, step)
+        curvature, descent = objective.variation_terms(region, counts, state, basis)
+        descent = descent - POWER_WEIGHT * present[region.members]
+        steps[region.members] = torch.linalg.solve(curvature + POWER_WEIGHT * identity, descent)
     reduce_sums(steps)
-    centred = steps - steps.mean(0)
-    left, values, right = torch.linalg.svd(centred, full_matrices=False)
-    root, count = patterns**0.5, min(count, len(values))
-    shapes = torch.einsum("vc,cij->vij", (values[:count, None] / root * right[:count]).to(basis.dtype), basis)
-    return shapes, left[:, :count] * root
+    steps += present
+    left, values, right = torch.linalg.svd(steps - steps.mean(0), full_matrices=False)
+    count = min(count, len(values))
+    factors = values[:count, None] / patterns**0.5 * right[:count]
+    variations = torch.einsum("vc,cij->vij", factors.to(basis.dtype), basis)
+    begun = replace(state, variations=variations, coefficients=torch.zeros_like(left[:, :count]))
+    return variations, prior.without_smooth_motion(variations, fit_coefficients(objective, begun))
+
+
+def fit_coefficients(objective: ExperimentObjective, state: State) -> Tensor:
+    """Fit the coefficients of the variations, pattern by pattern, with everything else fixed; returns (n, V)."""
+    coefficients = state.coefficients.clone()
+    weight = POWER_WEIGHT * _products(state.variations)
+    for _ in range(_FIT_STEPS):
+        for region, counts in _batches(objective):
+            members = region.members
+            current = replace(state, coefficients=coefficients)
+            curvature, descent = objective.variation_terms(region, counts, current, state.variations)
+            descent = descent - coefficients[members] @ weight
+            damped = curvature + weight + _DAMPING * torch.diag_embed(curvature.diagonal(dim1=1, dim2=2))
+            step = torch.linalg.solve(damped, descent)
+            trials = []
+            for length in _LENGTHS:
+                trial = coefficients.index_add(0, members, step, alpha=length)
+                moved = trial[members]
+                values = objective.region_objectives(region, counts, replace(state, coefficients=trial))
+                trials.append(values + ((moved @ weight) * moved).sum(1))
+            best = torch.tensor(_LENGTHS, dtype=step.dtype, device=step.device)[torch.stack(trials).argmin(0)]
+            coefficients.index_add_(0, members, best[:, None] * step)
+    moves = coefficients - state.coefficients
+    reduce_sums(moves)
+    return state.coefficients + moves
+
+
+def _products(shapes: Tensor) -> Tensor:
+    """Real inner products (V, V) of shapes (V, N, N), float64."""
+    flat = torch.view_as_real(shapes).flatten(1).double()
+    return flat @ flat.T
 
 
 def candidates(probe: Tensor, others: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from ptychopinn.errors import InputError
 from ptychopinn.findings.gate import accepted_keys, require_sound
 from ptychopinn.metrics.split_half import split_half_frc
 from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.refinement.coarse import coarse_start
+from ptychopinn.refinement.joint import Joint
 from ptychopinn.refinement.run import Progress, Refinement
 from ptychopinn.refinement.uncertainty import with_uncertainty
 from ptychopinn.runtime.devices import resolve_device
@@ -79,7 +81,47 @@ def _refine(
     every: int,
     resume: str | Path | None,
 ) -> Reconstruction:
-    run = Refinement(scan, start, config, device, progress, every)
+    if config.coarse > 1 and start is None:
+        start = coarse_start(scan, config, device)
+    result, interrupted = run_passes(scan, start, config, device, progress, every, resume)
+    if config.split_half and not interrupted:
+        result, interrupted = with_resolution(scan, result, config, device)
+    if config.uncertainty != "none" and not interrupted:
+        try:
+            result = with_uncertainty(scan, start, result, config, device)
+        except KeyboardInterrupt:
+            if distributed():
+                raise
+            _log.warning("interrupted during the refinement of replicas: no uncertainty")
+    return result
+
+
+def run_passes(
+    scan: Scan,
+    start: Reconstruction | None,
+    config: RefineConfig,
+    device: torch.device,
+    progress: Callable[[Progress], None] | None = None,
+    every: int = 10,
+    resume: str | Path | None = None,
+    joint: Joint | None = None,
+) -> tuple[Reconstruction, bool]:
+    """Do all passes of a refinement of a scan, which is sound.
+
+    Args:
+        scan: see :func:`refine`, as the following.
+        start: initial reconstruction.
+        config: of the refinement.
+        device: of the computation.
+        progress: called every few passes.
+        every: passes between two calls.
+        resume: a checkpoint.
+        joint: if the scan is several.
+
+    Returns:
+        The reconstruction, and whether the user interrupted it.
+    """
+    run = Refinement(scan, start, config, device, progress, every, joint=joint)
     if resume is not None:
         run.load(Path(resume))
     try:
@@ -91,29 +133,23 @@ def _refine(
         _log.warning("interrupted after %d passes: the current state is the result", run.passes)
         run.interrupted = True
         run.report(last=True)
-    result, settings, interrupted = run.result(), run.config, run.interrupted
-    del run  # the halves take its memory
-    if settings.split_half and not interrupted:
-        try:
-            assert result.refinement is not None
-            _log.info("two halves of the patterns are refined independently, for the resolution (refine.split_half)")
-            agreement = split_half(scan, result, settings, device)
-            result = dataclasses.replace(
-                result, refinement=dataclasses.replace(result.refinement, split_half=agreement)
-            )
-        except KeyboardInterrupt:
-            if distributed():
-                raise
-            _log.warning("interrupted during the split-half refinement: no resolution")
-            interrupted = True
-    if settings.uncertainty != "none" and not interrupted:
-        try:
-            result = with_uncertainty(scan, start, result, settings, device)
-        except KeyboardInterrupt:
-            if distributed():
-                raise
-            _log.warning("interrupted during the refinement of replicas: no uncertainty")
-    return result
+    return run.result(), run.interrupted
+
+
+def with_resolution(
+    scan: Scan, result: Reconstruction, config: RefineConfig, device: torch.device
+) -> tuple[Reconstruction, bool]:
+    """A result with its split-half resolution, and whether the user interrupted that."""
+    assert result.refinement is not None
+    try:
+        _log.info("two halves of the patterns are refined independently, for the resolution (refine.split_half)")
+        agreement = split_half(scan, result, config, device)
+    except KeyboardInterrupt:
+        if distributed():
+            raise
+        _log.warning("interrupted during the split-half refinement: no resolution")
+        return result, True
+    return dataclasses.replace(result, refinement=dataclasses.replace(result.refinement, split_half=agreement)), False
 
 
 def split_half(

@@ -26,6 +26,7 @@ from ptychopinn.io.formats.live import same_exposure
 from ptychopinn.io.probe import guess_probe, scaled_probe
 from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.pretrained import load_pretrained
+from ptychopinn.physics.plain_inputs import centred
 from ptychopinn.scan import Scan
 from ptychopinn.storage.arrays import total_counts
 from ptychopinn.storage.stored import StoredPatterns
@@ -94,7 +95,7 @@ class Predictor:
 
     def patches(self, scan: Scan, groups: NDArray[np.int64]) -> Iterator[Patches]:
         """Patches of groups (G, C) of a scan, batch by batch."""
-        dataset = GroupDataset(scan, groups, self.model.generator.canvas_multiple)
+        dataset = GroupDataset(centred(scan), groups, self.model.generator.canvas_multiple)
         done = 0
         for canvases, weights in predict_batches(self.model, dataset, self.config, self.device, 0, self.probe):
             origins = torch.from_numpy(dataset.origins[done : done + len(canvases)])

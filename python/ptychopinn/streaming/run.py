@@ -36,6 +36,7 @@ from ptychopinn.streaming.latency import Latencies
 from ptychopinn.streaming.mosaic import GrowingMosaic
 from ptychopinn.streaming.page.board import Board
 from ptychopinn.streaming.predictor import EvenPatches, Predictor, first_probe
+from ptychopinn.streaming.setup import turned_path
 
 _log = logging.getLogger(__name__)
 
@@ -233,6 +234,7 @@ class LiveRun:
             counts, positions, self._probe,
             bad_pixels=setup.bad_pixels, pixel_size=setup.pixel_size, energy=setup.energy,
             name=self._spool.facts.get("name") or "scan", frame_indexes=indexes,
+            experiment=turned_path(setup.experiment, ORIENTATIONS[setup.orientation]),
         )  # fmt: skip
 
     # What happens in between

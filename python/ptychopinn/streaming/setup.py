@@ -17,6 +17,7 @@ from ptychopinn._one_line import one_line
 from ptychopinn.acquisition import object_pixel_size
 from ptychopinn.errors import InputError
 from ptychopinn.experiment import Experiment
+from ptychopinn.inspection.orientation import ORIENTATIONS
 from ptychopinn.io.stored_experiments import prefixed
 from ptychopinn.records import ScanRecord
 from ptychopinn.scan import Scan
@@ -43,7 +44,8 @@ class Setup:
         mean_counts: of a pattern of the scan that the probe is from; None: the probe is scaled to the counts that come.
         centre: (y, x) detector pixel that becomes pixel (N//2, N//2); None: what the source states, or the middle.
         bin: detector pixels along one side of a pixel of a pattern.
-        experiment: effects that do not belong to single patterns; they are kept with the frames.
+        experiment: effects that do not belong to single patterns; they are kept with the frames. The path of an
+            exposure is in the orientation of the positions as they come.
     """
 
     size: int | None = None
@@ -74,7 +76,7 @@ class Setup:
             detector_pixel_size=scan.acquisition.detector_pixel_size,
             orientation=scan.orientation,
             mean_counts=total_counts(scan.counts) / scan.n,
-            experiment=_of_all_patterns(scan.experiment),
+            experiment=turned_path(_of_all_patterns(scan.experiment), ORIENTATIONS[scan.orientation].T),
         )
 
     def of_series(self, series: Series, shape: tuple[int, int]) -> Setup:
@@ -147,6 +149,13 @@ def _of_all_patterns(experiment: Experiment) -> Experiment:
     return replace(
         experiment, exposure=path, probe_variations=None, variation_coefficients=None, background_factors=None
     )
+
+
+def turned_path(experiment: Experiment, turn: NDArray[Any]) -> Experiment:
+    """The experiment with the path of every exposure, as row vectors, turned by a matrix (2, 2)."""
+    if experiment.exposure is None:
+        return experiment
+    return replace(experiment, exposure=np.ascontiguousarray(experiment.exposure @ turn.T, np.float64))
 
 
 def parse_centre(text: str) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from ptychopinn.inspection.orientation import oriented
 from ptychopinn.io.formats.live import scan_of
 from ptychopinn.io.reconstructions import reconstruction_suffix
 from ptychopinn.models import PtychoModel
+from ptychopinn.physics.plain_inputs import is_thin_and_far
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.runtime.devices import resolve_device
 from ptychopinn.runtime.process_settings import own_threads, process_settings
@@ -92,7 +93,8 @@ def live(
         The result.
 
     Raises:
-        InputError: the source or the setup cannot be used, or no frame came; what came before is stored.
+        InputError: the source or the setup cannot be used, a model is named for a thick sample or the near field, or no
+            frame came; what came before is stored.
     """
     out, settings = Path(out), settings or LiveConfig()
     reconstruction_suffix(out)
@@ -103,6 +105,14 @@ def live(
     opened = open_source(source) if isinstance(source, (str, Path)) else source
     coordinates = open_positions(positions, position_unit) if isinstance(positions, (str, Path)) else positions
     config = config or Config()
+    if not is_thin_and_far(setup.experiment):
+        if model is not None:
+            raise InputError(
+                "model: expected none for a thick sample or a detector in the near field, found a trained one; omit "
+                "it, and the image is refined from nothing"
+            )
+        _log.info("the image is refined without a network, which is for thin samples and the far field")
+        network = False
     with process_settings(config.execution), _signals(stop), ended_after_grace(_GRACE):
         intake = Intake(opened, coordinates, folder, setup, resume and folder.exists())
         intake.start()

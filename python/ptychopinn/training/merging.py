@@ -31,11 +31,13 @@ class Groups(NamedTuple):
         counts: (B J, C, N, N).
         positions: float64, (B J, C, 2), on the group's canvas.
         origins: float64, (B J, 2), of the group's canvas on that of its neighbourhood; integers.
+        members: int64, (B J, C), indices of the patterns over all scans.
     """
 
     counts: Tensor
     positions: Tensor
     origins: Tensor
+    members: Tensor
 
 
 class Merged(NamedTuple):
@@ -87,7 +89,8 @@ class Merging(NamedTuple):
         # By the positions as they were given, so that canvases stay where they are while positions are refined.
         origins = torch.floor(given.amin(1)) - self.margin
         counts = batch.counts.view(number, given.shape[1], *batch.counts.shape[2:])
-        return Groups(counts, positions.view(number, -1, 2) - origins.unsqueeze(1), origins)
+        members = batch.members.view(number, -1)
+        return Groups(counts, positions.view(number, -1, 2) - origins.unsqueeze(1), origins, members)
 
     def average(
         self, canvases: Tensor, weights: Tensor, origins: Tensor, canvas_size: tuple[int, int]

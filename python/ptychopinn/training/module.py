@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ptychopinn.batches.datamodule import ScanDataModule
@@ -22,15 +24,18 @@ from ptychopinn.batches.neighbourhoods import neighbourhood_size
 from ptychopinn.batches.steps import Steps, checked
 from ptychopinn.config import Config
 from ptychopinn.errors import InputError
+from ptychopinn.experiment import Experiment
 from ptychopinn.persistence.bundle import build_model
 from ptychopinn.physics.likelihood import loss_of_fields
 from ptychopinn.physics.noise_floor import noise_floor
 from ptychopinn.physics.overlap import canvas_illumination, illumination_weight
+from ptychopinn.physics.plain_inputs import PlainInputs
 from ptychopinn.physics.priors import supervised_loss, total_variation
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.runtime.processes import broadcast
 from ptychopinn.training.averages import AverageOfSteps
 from ptychopinn.training.ending import RATIO
+from ptychopinn.training.experiment_loss import ExperimentLoss, joined_experiment, points_of
 from ptychopinn.training.merging import Merged, Merging
 from ptychopinn.training.optimiser import make_optimiser
 from ptychopinn.training.schedule import ProgressLR, progress_of
@@ -59,18 +64,23 @@ class PtychoModule(L.LightningModule):
         self.merging: Merging | None = None
         #: The same of held-out groups; None in supervised training.
         self.held_out_merging: Merging | None = None
+        #: The loss of an experiment that is not plain, and what the network is given of its patterns.
+        self.experiment_loss: ExperimentLoss | None = None
+        self.inputs: PlainInputs | None = None
+        #: Points of an exposure.
+        self.points = 1
 
     def _loss(self, batch: GroupBatch, weights: Weights, free: Tensor | None = None) -> Tensor:
         """The loss of a batch; of several processes, this one's summand of it."""
         positions = self.model.refine(batch.positions, batch.members, free)
         if self.merging is not None:
             merged = self._merge(batch, positions, self.merging)
-            loss = self._unexplained(self._fields(merged.average, positions), batch.counts)
+            loss = self._unexplained(merged.average, positions, batch.counts, batch.members)
             return self._combined(loss, merged, batch, weights, self.merging)
-        canvases = self.model(batch.counts, positions, batch.canvas_size)
+        canvases = self._predict(batch.counts, positions, batch.canvas_size, batch.members)
         if batch.truth is not None:
             return supervised_loss(canvases, batch.truth, self._illumination(batch, positions)) * weights.groups
-        loss = self._unexplained(self._fields(canvases, positions), batch.counts) * weights.photons
+        loss = self._unexplained(canvases, positions, batch.counts, batch.members) * weights.photons
         if self.config.training.total_variation:
             loss = loss + self._variation(canvases, self._illumination(batch, positions), batch) * weights.counts
         return loss
@@ -83,17 +93,22 @@ class PtychoModule(L.LightningModule):
             return torch.stack([loss, torch.zeros_like(loss), torch.zeros_like(loss)])
         positions = self.model.refine(batch.positions, batch.members)
         merged = self._merge(batch, positions, merging)
-        fields = self._fields(merged.average, positions)
-        fit = self._unexplained(fields, batch.counts)
+        if self.experiment_loss is None:
+            fields = self.model.predict_fields(merged.average, positions)
+            fit = loss_of_fields(self.config.training.loss, fields, batch.counts, self.model.good)
+            intensity = squared_modulus(fields).sum(-3)
+            floor = noise_floor(intensity, self.config.training.loss, self.model.good)
+        else:
+            fit, floor = self.experiment_loss.with_floor(
+                merged.average, positions, batch.members, self.model.illumination.probe, batch.counts
+            )
         loss = self._combined(fit, merged, batch, weights, merging)
-        intensity = squared_modulus(fields).sum(-3)
-        floor = noise_floor(intensity, self.config.training.loss, self.model.good)
         return torch.stack([loss.reshape(()), fit * weights.photons, floor * weights.photons])
 
     def _merge(self, batch: GroupBatch, positions: Tensor, merging: Merging) -> Merged:
         """Predict the groups of every neighbourhood, and average them."""
         groups = merging.split(batch, positions)
-        canvases = self.model(groups.counts, groups.positions, merging.canvas_size)
+        canvases = self._predict(groups.counts, groups.positions, merging.canvas_size, groups.members)
         weight = illumination_weight(self.model.illumination.probe.detach())
         illumination = canvas_illumination(weight, groups.positions.detach(), merging.canvas_size)
         return Merged(groups, canvases, *merging.average(canvases, illumination, groups.origins, batch.canvas_size))
@@ -102,17 +117,27 @@ class PtychoModule(L.LightningModule):
         """The loss of averages and of the groups by themselves, as they are weighted in training."""
         groups, own = merged.groups, merging.own
         if own:
-            alone = self._unexplained(self._fields(merged.canvases, groups.positions), groups.counts)
+            alone = self._unexplained(merged.canvases, groups.positions, groups.counts, groups.members)
             fit = (fit + own * alone) / (1 + own) if math.isfinite(own) else alone
         loss = fit * weights.photons
         if self.config.training.total_variation:
             loss = loss + self._variation(merged.average, merged.illumination, batch) * weights.counts
         return loss
 
-    def _fields(self, canvases: Tensor, positions: Tensor) -> Tensor:
-        return self.model.predict_fields(canvases, positions)
+    def _predict(self, counts: Tensor, positions: Tensor, canvas_size: tuple[int, int], members: Tensor) -> Tensor:
+        """Canvases of groups, by the network."""
+        if self.inputs is None:
+            canvases: Tensor = self.model(counts, positions, canvas_size)
+            return canvases
+        probe = self.inputs.probe(self.model.illumination.unscaled)
+        canvases = self.model(self.inputs.counts(counts, members), positions, canvas_size, probe)
+        return canvases
 
-    def _unexplained(self, fields: Tensor, counts: Tensor) -> Tensor:
+    def _unexplained(self, canvases: Tensor, positions: Tensor, counts: Tensor, members: Tensor) -> Tensor:
+        """The loss of the patterns of canvases."""
+        if self.experiment_loss is not None:
+            return self.experiment_loss(canvases, positions, members, self.model.illumination.probe, counts)
+        fields = self.model.predict_fields(canvases, positions)
         return loss_of_fields(self.config.training.loss, fields, counts, self.model.good)
 
     def _variation(self, canvases: Tensor, illumination: Tensor, batch: GroupBatch) -> Tensor:
@@ -214,13 +239,24 @@ class PtychoModule(L.LightningModule):
             average=averages[0].update if averages else None,
             before_step=self._before_step,
             scaler=getattr(self.trainer.precision_plugin, "scaler", None),
+            points=self.points,
         )
 
     def on_fit_start(self) -> None:
         self.merging = Merging.of(self.config.training, self._data)
         self.held_out_merging = Merging.of(self.config.training, self._data, held_out=True)
+        self._set_experiment(joined_experiment(self._data.scans), self._data.scans[0].probe)
         tables = StepTables(self.model, self._data.resident, self.device)
-        self.validation_losses = BatchLosses(self._held_out, tables)
+        self.validation_losses = BatchLosses(self._held_out, tables, self.points)
+
+    def _set_experiment(self, experiment: Experiment, probe: NDArray[np.complex64]) -> None:
+        """Use the forward model of an experiment, unless it is plain."""
+        if experiment.plain:
+            return
+        model, size = self.model, self.model.patch_size
+        self.points = points_of(experiment)
+        self.experiment_loss = ExperimentLoss(experiment, size, self.config.training.loss, model.good, self.device)
+        self.inputs = PlainInputs.of(experiment, probe, self.device)
 
     def on_train_epoch_start(self) -> None:
         if self.model.positions is not None:

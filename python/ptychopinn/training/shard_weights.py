@@ -62,15 +62,18 @@ def weights_of(patterns: Callable[[int], Tensor], steps: Steps, good: Tensor) ->
     return (own.clamp_min(1.0) / total.clamp_min(1.0) * (not steps.stands_in)).float()
 
 
-def parts_of(batch: GroupBatch, weights: Weights, good: Tensor) -> Iterator[tuple[GroupBatch, Weights]]:
+def parts_of(
+    batch: GroupBatch, weights: Weights, good: Tensor, points: int = 1
+) -> Iterator[tuple[GroupBatch, Weights]]:
     """The parts of a batch that are worked through one after the other, with the weights of their losses.
 
     Args:
         batch: of this process; on a GPU, and if it is small, it is the only part.
         weights: of the batch.
         good: bool, (N, N), False where a pixel is ignored.
+        points: of an exposure, each of which takes the memory of a pattern.
     """
-    groups, pixels = len(batch.counts), batch.counts[0].numel()
+    groups, pixels = len(batch.counts), batch.counts[0].numel() * points
     number = math.ceil(groups / max(1, _PIXELS // pixels))
     if number <= 1 or batch.counts.device.type != "cpu":
         yield batch, weights

@@ -198,6 +198,7 @@ class TrainingSteps:
         average: called after every step, to average the weights.
         before_step: called before every step of the optimiser that is not replayed.
         scaler: of the gradients of half precision, which reads back in every step: such steps are not captured.
+        points: of an exposure.
     """
 
     def __init__(
@@ -211,10 +212,11 @@ class TrainingSteps:
         average: Callable[[], None] | None = None,
         before_step: Callable[[], None] | None = None,
         scaler: torch.amp.GradScaler | None = None,
+        points: int = 1,
     ) -> None:
         self.loss, self.model, self.optimiser, self.tables = loss, model, optimiser, tables
         self.clip, self.average, self.before_step, self.scaler = clip, average, before_step, scaler
-        self.device = tables.device
+        self.device, self.points = tables.device, points
         rows = [part for part in optimiser.parts if isinstance(part, RowAdam)]
         self.position_optimiser = rows[0] if rows else None
         self.dense = [
@@ -310,7 +312,8 @@ class TrainingSteps:
         """The batches of the step at the cursor, in parts unless a layer takes statistics of batches."""
         for number in range(self.tables.batches):
             batch, weights = self.tables.batch(number), self.tables.weights(number)
-            yield from [(batch, weights)] if self._unsplit else parts_of(batch, weights, self.model.good)
+            parts = parts_of(batch, weights, self.model.good, self.points)
+            yield from [(batch, weights)] if self._unsplit else parts
 
     def _update(self) -> None:
         """Clip the gradients, and step."""
@@ -353,10 +356,11 @@ class BatchLosses:
     Args:
         losses: of a batch, (L,), with the weights of its summand.
         tables: of steps of one batch each.
+        points: of an exposure.
     """
 
-    def __init__(self, losses: Callable[[GroupBatch, Weights], Tensor], tables: StepTables) -> None:
-        self.losses, self.tables = losses, tables
+    def __init__(self, losses: Callable[[GroupBatch, Weights], Tensor], tables: StepTables, points: int = 1) -> None:
+        self.losses, self.tables, self.points = losses, tables, points
         self._values: Tensor | None = None
         self._captured = Captured(self._batch, tables.device, "the validation step")
 
@@ -375,7 +379,7 @@ class BatchLosses:
     @torch.no_grad()
     def _batch(self) -> None:
         assert self._values is not None
-        parts = parts_of(self.tables.batch(0), self.tables.weights(0), self.tables.model.good)
+        parts = parts_of(self.tables.batch(0), self.tables.weights(0), self.tables.model.good, self.points)
         values = torch.stack([self.losses(batch, weights) for batch, weights in parts]).sum(0)
         self._values.index_copy_(0, self.tables.cursor, values.unsqueeze(0))
         self.tables.cursor.add_(1)

@@ -27,6 +27,7 @@ from ptychopinn.findings.gate import FILE, check_metadata, require_sound, write_
 from ptychopinn.inference.predict import choose_probe
 from ptychopinn.models import PtychoModel
 from ptychopinn.persistence.bundle import bundle_info, load_bundle, save_bundle
+from ptychopinn.physics.plain_inputs import centred, exposure_reach, require_thin_and_far
 from ptychopinn.physics.positions import REACH
 from ptychopinn.plotting.scans import plot_scan_overview
 from ptychopinn.plotting.style import Drawings, drawn
@@ -39,6 +40,7 @@ from ptychopinn.scan import Scan
 from ptychopinn.storage.claims import Claim
 from ptychopinn.training.callbacks import BestEpoch, LastEpoch, StopAllProcesses, stop_on_interrupt
 from ptychopinn.training.ending import FEWEST_EPOCHS, Fit
+from ptychopinn.training.experiment_loss import joined_experiment
 from ptychopinn.training.initial_network import InitialNetwork, initial_network, with_rate
 from ptychopinn.training.loggers import MetricsFile, make_loggers
 from ptychopinn.training.module import PtychoModule
@@ -148,15 +150,20 @@ def _train(
     interrupt = threading.Event()
     with shared_errors():
         resume = folder.check(overwrite, resume)
+        for scan in scans:
+            require_thin_and_far(scan)
         check_alike(scans)
+        joined_experiment(scans)
         for scan in scans:
             require_sound(scan, accept)
         start, name = initial_network(config, start)
         config = with_rate(config, name)
         begun = InitialNetwork(name)
         module = _module(scans, config, start)
+        middles = [centred(scan) for scan in scans]
         margin = REACH if module.model.positions is not None else 0
-        data = ScanDataModule(scans, config, module.model.generator.canvas_multiple, margin)
+        margin += max(exposure_reach(scan.experiment) for scan in middles)
+        data = ScanDataModule(middles, config, module.model.generator.canvas_multiple, margin)
         saved = folder.last_epoch(module) if resume else None
         if saved is not None and folder.is_complete(saved, config.training.epochs):
             return _complete(folder)

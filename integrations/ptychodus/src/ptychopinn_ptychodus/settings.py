@@ -68,7 +68,7 @@ class NetworkSettings:
     def __init__(self, registry: SettingsRegistry) -> None:
         # What torchrun needs; where lines go; what ptychodus takes from the run's folder, and what it has no room for.
         execution = ("strategy", "progress", "checkpoints")
-        inference = ("crop", "uncertainty")
+        inference = ("crop", "uncertainty", "replicas")
         self.sections = {
             "data": SectionSettings(registry, "PtychoPINNNetworkData", DataConfig),
             "model": SectionSettings(registry, "PtychoPINNNetworkModel", ModelConfig),
@@ -91,10 +91,11 @@ class RefinementSettings:
             for entry in dataclasses.fields(ExecutionConfig)
             if entry.name not in ("accelerator", "devices", "threads")
         )
-        # ptychodus has no place for a resolution, which takes as long again.
+        # ptychodus has no place for a resolution, which takes as long again, and for maps of uncertainty.
         alone = {"split_half": False}
+        maps = ("uncertainty", "replicas")
         self.sections = {
-            "refine": SectionSettings(registry, "PtychoPINNRefinement", RefineConfig, defaults=alone),
+            "refine": SectionSettings(registry, "PtychoPINNRefinement", RefineConfig, maps, defaults=alone),
             "execution": SectionSettings(registry, "PtychoPINNRefinementExecution", ExecutionConfig, others),
         }
 
