@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _WHERE is what runs
     from ptychopinn.pipeline import run
     from ptychopinn.plotting.reconstructions import plot_reconstruction
     from ptychopinn.reconstruction import Reconstruction
+    from ptychopinn.refinement.several import refine_several
     from ptychopinn.refinement.workflow import refine
     from ptychopinn.scan import Scan
     from ptychopinn.storage.stored import StoredPatterns
@@ -54,6 +55,7 @@ _WHERE = {
     "reconstruct": "ptychopinn.first_image",
     "reconstruct_to_file": "ptychopinn.inference.large",
     "refine": "ptychopinn.refinement.workflow",
+    "refine_several": "ptychopinn.refinement.several",
     "run": "ptychopinn.pipeline",
     "save_bundle": "ptychopinn.persistence.bundle",
     "simulate": "ptychopinn.physics.simulate",
@@ -82,6 +84,7 @@ __all__ = [
     "reconstruct",
     "reconstruct_to_file",
     "refine",
+    "refine_several",
     "run",
     "save_bundle",
     "simulate",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ptychopinn import InputError, RefineConfig, Scan, diagnose, refine, simulate
+from ptychopinn.diagnosis import experiments, trials
 from ptychopinn.diagnosis.effects import EFFECTS as EFFECTS_TRIED
 from ptychopinn.diagnosis.effects import try_effects, without_saturated
 from ptychopinn.diagnosis.residuals import measure_residuals
@@ -183,7 +184,7 @@ def test_product_of_the_slices_is_evaluated() -> None:
     result = refined(scan)
     assert result.slices is not None and len(result.slices) == 2
     np.testing.assert_allclose(result.slices.prod(0), result.object, atol=1e-4)
-    assert evaluate(result, scan, border=0)["phase"]["pearson"] > 0.5
+    assert evaluate(result, scan, threshold=0.05, border=2)["phase"]["pearson"] > 0.5
 
 
 @pytest.mark.parametrize("effect", ["near", "path", "background", "saturation"])
@@ -209,8 +210,8 @@ def sample_of() -> Callable[[str], tuple[Scan, SplitSample]]:
 def test_trial_with_the_effect_explains_most(effect: str, key: str, sample_of: Any) -> None:
     scan, sample = sample_of(effect)
     reference, advanced = fit(sample), list[int]()
-    trials = try_effects(scan, sample, sample.probe, reference, advanced.append)
-    losses = {name: float(trial.terms.sum()) for name, trial in trials.items()}
+    tried = try_effects(scan, sample, sample.probe, reference, advanced.append)
+    losses = {name: float(trial.terms.sum()) for name, trial in tried.items()}
     assert set(losses) == set(EFFECTS_TRIED) and sum(advanced) == len(EFFECTS_TRIED)
     assert min(losses, key=losses.__getitem__) == key and losses[key] < 0.9 * float(reference.terms.sum())
 
@@ -224,7 +225,7 @@ def test_effects_that_a_scan_states_are_not_tried(sample_of: Any) -> None:
     assert not try_effects(scan, sample, sample.probe, fit(sample, passes=1), lambda number: None)
 
 
-def test_saturated_pixels_are_left_out_of_trials() -> None:
+def test_saturated_pixels_are_omitted_in_trials() -> None:
     scan = scan_with("saturation")
     sample = without_saturated(select_sample(scan, shape_probe=False, all_points=True))
     assert sample.good is not None and sample.experiment.saturation is None
@@ -234,7 +235,10 @@ def test_saturated_pixels_are_left_out_of_trials() -> None:
         without_saturated(full)
 
 
-def test_diagnosis_in_the_near_field() -> None:
-    scan = scan_with("near").subset(np.arange(28))
+def test_diagnosis_in_the_near_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "DEFOCUS", (0.0,))
+    monkeypatch.setattr(experiments, "SCALINGS", (1.0,))
+    monkeypatch.setattr(trials, "_MOST_PASSES", 0)
+    scan = scan_with("near").subset(np.arange(18))
     found = diagnose(refined(scan), scan)
-    assert found.cause in ("none", "training") and found.experiments.noise == 1 and found.ratio < 1.1
+    assert "probe" not in [cause.key for cause in found.causes] and found.experiments.noise == 1 and found.ratio < 1.1

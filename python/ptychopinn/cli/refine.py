@@ -46,6 +46,20 @@ def describe(parser: Parser) -> None:
     )
     parser.add_argument("--from-scratch", action="store_true", help="begin with an even object and the scan's probe")
     parser.add_argument(
+        "--with",
+        dest="others",
+        metavar="SCAN",
+        nargs="+",
+        default=[],
+        help="other scans to refine together with it; their results are OUT-2.h5, OUT-3.h5, ...",
+    )
+    parser.add_argument(
+        "--common",
+        choices=("probe", "object", "both"),
+        default="probe",
+        help="what these have in common with it: one beam on several samples, one sample in several beams, or both",
+    )
+    parser.add_argument(
         "--out",
         required=True,
         metavar="OUT.h5",
@@ -69,9 +83,8 @@ def run(options: Namespace) -> int:
 
     It begins with what a network makes of the scan, with a reconstruction, or from scratch.
     """
-    from ptychopinn.diagnosis.residuals import measure_residuals
     from ptychopinn.io.reconstructions import reconstruction_suffix
-    from ptychopinn.refinement.files import refine_to_files
+    from ptychopinn.refinement.files import numbered, refine_several_to_files, refine_to_files
     from ptychopinn.runtime.processes import processes, shared_errors
 
     with processes(), shared_errors():
@@ -90,16 +103,42 @@ def run(options: Namespace) -> int:
         execution, device = execution_of(options)
         run = _run_of(options)
         fitted = ("dose_spread",) if config.learn_intensities else ()
-        scan = turned(load_scan(options, options.files[-1]), options, run)
-        reconstruction_suffix(out, options.out_format, scan)
-        scan = checked(scan, options, options.files[-1], run, fitted)
+        paths = [options.files[-1], *options.others]
+        if options.others and options.resume:
+            raise InputError("expected one scan for --resume, found --with; several scans are refined in one run")
+        outs = [new_file(path, options.overwrite or options.resume) for path in numbered(out, len(paths))]
+        scans = [turned(load_scan(options, path), options, run) for path in paths]
+        for scan in scans:
+            reconstruction_suffix(out, options.out_format, scan)
+        scans = [checked(scan, options, path, run, fitted) for scan, path in zip(scans, paths, strict=True)]
     with processes(device) as device:
-        start = None if options.from_scratch else _start_of(Path(options.files[0]), scan, execution, device)
-        result, written = refine_to_files(
-            scan, start, out, config, device, resume=options.resume, format=options.out_format
-        )
+        starts = [None] * len(scans) if options.from_scratch else _starts_of(options, scans, run, execution, device)
+        if options.others:
+            results, written = refine_several_to_files(
+                scans, options.common, starts, out, config, device, format=options.out_format
+            )
+        else:
+            result, written = refine_to_files(
+                scans[0], starts[0], out, config, device, resume=options.resume, format=options.out_format
+            )
+            results = [result]
     if not written:  # another process prints for all
         return 0
+    for result, scan, path, file in zip(results, scans, outs, paths, strict=True):
+        _print_result(result, scan, path, file)
+    print_written([path for path in written if path not in outs])
+    assert results[0].refinement is not None
+    if results[0].refinement.interrupted:
+        way = "the state so far" + ("" if options.others else ", --resume continues")
+        print(f"ptychopinn refine: interrupted; {out} has {way}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _print_result(result: Reconstruction, scan: Scan, out: Path, file: str) -> None:
+    """The figures of a result, in its file ``out``."""
+    from ptychopinn.diagnosis.residuals import measure_residuals
+
     found = result.refinement
     assert found is not None
     ratio = measure_residuals(scan, result).ratio
@@ -110,16 +149,11 @@ def run(options: Namespace) -> int:
     if ratio > _INCOMPLETE:
         print(
             "the model does not explain the patterns yet: try --refine.modes 2, or --refine.learn_positions true; "
-            f"`ptychopinn diagnose {out} {options.files[-1]}` tries what else would"
+            f"`ptychopinn diagnose {out} {file}` tries what else would"
         )
     split = found.split_half
     if split:
         print(f"split halves: FRC 0.5 at {split['crossing_0.5']:.2f} of Nyquist, mean {split['mean']:.3f}")
-    print_written(written[1:])
-    if found.interrupted:
-        print(f"ptychopinn refine: interrupted; {out} has the state so far, --resume continues", file=sys.stderr)
-        return 130
-    return 0
 
 
 def _run_of(options: Namespace) -> str | None:
@@ -128,6 +162,16 @@ def _run_of(options: Namespace) -> str | None:
 
     start = Path(options.files[0])
     return None if options.from_scratch or (start.is_file() and is_reconstruction(start)) else str(start)
+
+
+def _starts_of(
+    options: Namespace, scans: list[Scan], run: str | None, execution: ExecutionConfig, device: torch.device
+) -> list[Reconstruction | None]:
+    """What to begin with: of a run that of every scan, of a reconstruction that of the first."""
+    path = Path(options.files[0])
+    begun = scans if run is not None else scans[:1]
+    starts: list[Reconstruction | None] = [_start_of(path, scan, execution, device) for scan in begun]
+    return starts + [None] * (len(scans) - len(starts))
 
 
 def _start_of(path: Path, scan: Scan, execution: ExecutionConfig, device: torch.device) -> Reconstruction:

@@ -19,7 +19,7 @@ from ptychopinn.findings.signs import ALIKE, Signs
 
 #: Squared contrast of dark pixels, with two standard errors, below which their counts are a background; its largest
 #: error; its least part of all counts; and what the probe may predict there, of these.
-_CONTRAST, _KNOWN, _SHARE, _PREDICTED = 0.35, 0.15, 0.004, 0.3
+_CONTRAST, _KNOWN, _LEAST_PART, _PREDICTED = 0.35, 0.15, 0.004, 0.3
 #: The same contrast below which changes of a background from pattern to pattern are told from those of the sample, and
 #: their least standard deviation.
 _STEADY, _CHANGES = 0.05, 0.1
@@ -111,12 +111,12 @@ def _unit(patterns: PatternStatistics, signs: Signs, experiment: Experiment, off
     if signs.unit not in (0.0, 1.0):
         return _MULTIPLES, signs.unit
     saturated = patterns.saturated_at is not None or experiment.saturation is not None
-    if saturated or not math.isfinite(signs.noise[-1]) or signs.dark_share >= 1:
+    if saturated or not math.isfinite(signs.noise[-1]) or signs.dark_part >= 1:
         return "", 1.0
     noise = np.array(signs.noise[1:])
     if offset:
-        noise = (noise - signs.dark_fano * signs.dark_share) / max(1 - signs.dark_share, 1e-9)
-        if signs.dark_share > _MOSTLY_OFFSET:  # little is left to judge by
+        noise = (noise - signs.dark_fano * signs.dark_part) / max(1 - signs.dark_part, 1e-9)
+        if signs.dark_part > _MOSTLY_OFFSET:  # little is left to judge by
             return "", 1.0
     elif noise[-1] < _CORRELATED and noise[-1] < _FALLING * noise[0]:
         return _CORRELATED_NOISE, 1.0
@@ -132,15 +132,15 @@ def _of_background(signs: Signs, gain: float) -> Iterator[Finding]:
         return
     contrast = signs.dark_contrast - (gain - 1) / signs.dark_counts
     constant = 1 - math.sqrt(min(max(contrast, 0.0), 1.0))
-    share = constant * signs.dark_share
+    part = constant * signs.dark_part
     known = signs.dark_contrast_error < _KNOWN and contrast + 2 * signs.dark_contrast_error < _CONTRAST
-    if not known or share < _SHARE or signs.dark_predicted > _PREDICTED:
+    if not known or part < _LEAST_PART or signs.dark_predicted > _PREDICTED:
         return
     varies = contrast < _STEADY and signs.dark_spread > _CHANGES
     yield Finding(
         "warning", "smooth_background",
         f"the darkest pixels have {constant * signs.dark_counts:.3g} counts that do not depend on the sample "
-        f"({share:.1%} of all counts, if all pixels have as many)"
+        f"({part:.1%} of all counts, if all pixels have as many)"
         + (f" and vary by {signs.dark_spread:.0%} from pattern to pattern" if varies else "")
         + ": a background",
         "refine with --refine.learn_background true, or state a measured one with --background FILE.npy"

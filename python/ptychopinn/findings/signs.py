@@ -43,7 +43,7 @@ class Signs:
 
     Attributes:
         dark_counts: mean of the darkest tenth of the pixels.
-        dark_share: of all counts, if all pixels had as many.
+        dark_part: of all counts, if all pixels had as many.
         dark_contrast: squared contrast from pattern to pattern in single dark pixels, beyond photon noise and a common
             factor: about 1 for scattering, 0 for a background.
         dark_contrast_error: its standard error.
@@ -61,7 +61,7 @@ class Signs:
     """
 
     dark_counts: float
-    dark_share: float
+    dark_part: float
     dark_contrast: float
     dark_contrast_error: float
     dark_spread: float
@@ -82,7 +82,7 @@ def measure_signs(scan: Scan, patterns: PatternStatistics) -> Signs:
 
     Args:
         scan: the scan.
-        patterns: its statistics; faulty pixels and patterns are left out.
+        patterns: its statistics; faulty pixels and patterns are omitted.
     """
     median = float(np.median(patterns.intact))
     usable = np.flatnonzero((patterns.intact > _USABLE[0] * median) & (patterns.intact < _USABLE[1] * median))
@@ -124,7 +124,7 @@ def _of_darkest(
     relative = by_pattern.var() / by_pattern.mean() ** 2 - max(fano, 0.0) / by_pattern.mean()
     return {
         "dark_counts": level,
-        "dark_share": level * float(good.sum()) / float(mean[good].sum()),
+        "dark_part": level * float(good.sum()) / float(mean[good].sum()),
         "dark_contrast": (fano - 1) / level,
         "dark_contrast_error": float(np.sqrt((2 + 1 / level) / counts.size)) / level,
         "dark_spread": float(np.sqrt(max(0.0, relative))),

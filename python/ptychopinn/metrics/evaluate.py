@@ -2,7 +2,8 @@
 """Scores of a reconstruction against the truth of its scan.
 
 The truth is cropped to the reconstruction's canvas with the canvas origin, so that errors of the coordinates are found:
-the remaining shift of the alignment is reported. The compared pixels and the peak are part of the result. Shared by the
+the remaining shift of the alignment is reported. The compared pixels and the peak are part of the result. Of a thick
+sample the product of its slices is compared, which is the truth of a scan and the object of a result. Shared by the
 command line and the benchmarks.
 """
 

@@ -222,10 +222,10 @@ class ExperimentObjective(Objective):
         factors, background = torch.exp(parts["intensities"]), _squared(parts["background"])
         return self.model.objectives(fields, counts, self.good, self.loss, factors, background, members)
 
-    def illumination(self, probe: Tensor) -> Tensor:
+    def illumination(self, probe: Tensor, photons: Tensor | None = None) -> Tensor:
         """See :class:`Objective`; of all points of the exposures."""
         if self.model.points.shape[1] == 1:
-            return super().illumination(probe)
+            return super().illumination(probe, photons)
         illumination = torch.zeros(self.canvas_size, dtype=torch.float32, device=self.device)
         weight = squared_modulus(probe).sum(0)
         for region in self.regions:
@@ -233,6 +233,8 @@ class ExperimentObjective(Objective):
             for index, factor in enumerate(self.model.weights.tolist()):
                 cuts = region.positions + torch.floor(points[:, index] + 0.5)
                 weights = (weight * factor).expand(len(region.rows), *weight.shape).contiguous()
+                if photons is not None:
+                    weights *= photons[region.members].to(weight.dtype)[:, None, None]
                 illumination[region.slices].add_(extract_patches_adjoint(weights, cuts, region.shape))
         reduce_sums(illumination)
         return illumination

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from ptychopinn.plotting.refinement import plot_refinement
 from ptychopinn.plotting.style import drawn
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.checkpoint import CheckpointWriter, passes_of
+from ptychopinn.refinement.several import Common, refine_several
 from ptychopinn.refinement.workflow import Progress, refine
 from ptychopinn.runtime.processes import rank_and_size
 from ptychopinn.scan import Scan
@@ -127,7 +128,57 @@ def refine_to_files(
         if unsaved or not checkpoint.is_file():
             raise
         raise InputError(f"{error}; the refinement is in {checkpoint}, and --resume writes its result") from error
-    written.append(write_findings([scan], folder / FILE))
+    return result, written + _write_pictures(result, scan, folder)
+
+
+def _write_pictures(result: Reconstruction, scan: Scan, folder: Path) -> list[Path]:
+    """Write what is beside the file of a result."""
+    written = [write_findings([scan], folder / FILE)]
     written += drawn(plot_reconstruction, result, folder)
     written += drawn(plot_refinement, result, scan, folder)
-    return result, written
+    return written
+
+
+def numbered(out: Path, count: int) -> list[Path]:
+    """Files of the results of several scans: OUT.h5, OUT-2.h5, OUT-3.h5, ..."""
+    return [out, *(out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(2, count + 1))]
+
+
+def refine_several_to_files(
+    scans: Sequence[Scan],
+    common: Common,
+    starts: Sequence[Reconstruction | None],
+    out: Path,
+    config: RefineConfig,
+    device: torch.device,
+    *,
+    format: str = "auto",
+    accept: str | Collection[str] = (),
+) -> tuple[list[Reconstruction], list[Path]]:
+    """Refine several scans together, and write a reconstruction and a folder of figures for each.
+
+    There is no checkpoint. With several processes, the first one writes.
+
+    Args:
+        scans: the scans.
+        common: see :func:`ptychopinn.refine_several`.
+        starts: one for each scan.
+        out: file of the first reconstruction; those of the others are in :func:`numbered`.
+        config: the configuration.
+        device: where to compute.
+        format: see :meth:`Reconstruction.save`.
+        accept: see :func:`ptychopinn.check_scan`.
+
+    Returns:
+        The reconstructions, and the files written; an empty list in all processes but the first.
+
+    Raises:
+        InputError: see :func:`ptychopinn.refine_several`.
+    """
+    results = refine_several(scans, common, starts, config, device, accept=accept)
+    if rank_and_size()[0] != 0:
+        return results, []
+    written = []
+    for result, scan, path in zip(results, scans, numbered(out, len(scans)), strict=True):
+        written += [result.save(path, format, scan), *_write_pictures(result, scan, pictures_folder(path))]
+    return results, written

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
+from scipy.interpolate import LinearNDInterpolator
+from scipy.spatial import KDTree, QhullError
+from torch import Tensor
 
 from ptychopinn._one_line import one_line
 from ptychopinn.decisions import Decisions
@@ -38,19 +41,35 @@ _NEAR = 0.25
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Joint:
     """What a refinement of several scans as one has beside a single scan.
 
     Args:
-        prepare: changes the initial state, on the CPU, in place.
+        factors: (n,) float64, of the photons of every pattern, relative to the probe's power.
         groups: (n,) int64, of patterns whose positions have an affine part of their own; None: all have one in common.
     """
 
-    prepare: Callable[[State], None]
+    factors: NDArray[np.float64]
     groups: NDArray[np.int64] | None = None
 
     __repr__ = one_line
+
+    def subset(self, rows: NDArray[np.int64]) -> Joint:
+        """That of a part of the patterns."""
+        return Joint(self.factors[rows], None if self.groups is None else self.groups[rows])
+
+    def prepare(self, state: State, scratch: bool) -> Tensor | None:
+        """Give an initial state, on the CPU, the factors, and an even object its level.
+
+        Returns:
+            (n,) the factors, or None where they are all 1.
+        """
+        state.intensities.copy_(torch.from_numpy(np.log(self.factors)))
+        if scratch:
+            slices = len(state.object) if state.object.dim() == 3 else 1
+            state.object.div_(float(self.factors.mean()) ** (0.5 / slices))
+        return torch.from_numpy(self.factors) if (self.factors != 1).any() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,22 +128,34 @@ def combined(scans: Sequence[Scan], side_by_side: bool) -> Combined:
 def doses(combination: Combined, scans: Sequence[Scan]) -> NDArray[np.float64]:
     """Photons of a pattern of every scan of one sample relative to the largest, (S,), by counts.
 
-    They are compared where patterns of a scan are near patterns of one before it, and else by their mean.
+    They are compared where patterns of a scan are between patterns of those before it, and else by their mean.
     """
     totals = np.concatenate([_totals(scan) for scan in scans])
-    positions, reach = combination.scan.positions, _NEAR * combination.scan.patch_size
+    positions = combination.scan.positions
     found = np.ones(len(scans))
     for number in range(1, len(scans)):
         rows, before = combination.rows(number), np.flatnonzero(combination.labels < number)
         scaled = totals[before] / found[combination.labels[before]]
-        distance, nearest = KDTree(positions[before]).query(positions[rows])
-        near = distance < reach
-        if near.any():
-            ratio = float(np.median(totals[rows][near] / np.maximum(scaled[nearest[near]], 1.0)))
-        else:
-            ratio = float(totals[rows].mean() / scaled.mean())
-        found[number] = ratio if ratio > 0 else 1.0
-    return found / found.max()
+        expected = _interpolated(positions[before], scaled, positions[rows], _NEAR * combination.scan.patch_size)
+        near = np.isfinite(expected)
+        measured, reference = (totals[rows][near], expected[near]) if near.any() else (totals[rows], scaled)
+        ratio = float(measured.mean() / max(reference.mean(), 1e-9))
+        found[number] = ratio if 0 < ratio < math.inf else 1.0
+    relative: NDArray[np.float64] = found / found.max()
+    return relative
+
+
+def _interpolated(
+    known: NDArray[np.float64], values: NDArray[np.float64], positions: NDArray[np.float64], reach: float
+) -> NDArray[np.float64]:
+    """Values at positions, (n,), linear between known ones; NaN farther than ``reach`` from all of these."""
+    distance, nearest = KDTree(known).query(positions)
+    try:
+        result = np.asarray(LinearNDInterpolator(known, values)(positions), np.float64)
+    except QhullError:  # positions in a line
+        result = np.asarray(values[nearest], np.float64)
+    result[distance > reach] = np.nan
+    return result
 
 
 def overlap_of(combination: Combined, number: int) -> bool:

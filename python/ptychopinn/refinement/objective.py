@@ -124,6 +124,8 @@ class Objective:
         self.canvas_size = canvas_size
         self.loss = config.loss
         self.learn_positions, self.learn_intensities = config.learn_positions, config.learn_intensities
+        #: Photons of every pattern relative to the probe's power, for curvatures, where they are known to differ: (n,).
+        self.photons: Tensor | None = None
         self.size = counts.shape[-1]
         self.shift = make_shift(config.interpolation, self.size, self.device)
         self.in_cache = runs_in_cache(self.device, (self.size, self.size))
@@ -373,13 +375,18 @@ class Objective:
             gradient.intensities.zero_()
         return step.values.sum(), gradient, step.values * (4 * len(self.counts) / self.pixels)
 
-    def illumination(self, probe: Tensor) -> Tensor:
-        """Intensity of a probe (M, N, N), summed over modes and positions, on the canvas, (H, W), in counts."""
+    def illumination(self, probe: Tensor, photons: Tensor | None = None) -> Tensor:
+        """Intensity of a probe (M, N, N), summed over modes and positions, on the canvas, (H, W), in counts.
+
+        With ``photons``, (n,), that of every pattern has a factor.
+        """
         illumination = torch.zeros(self.canvas_size, dtype=torch.float32, device=self.device)
         weight = squared_modulus(probe).sum(0)
         for region in self.regions:
             if len(region.rows):
                 weights = weight.expand(len(region.rows), *weight.shape).contiguous()
+                if photons is not None:
+                    weights *= photons[region.members].to(weight.dtype)[:, None, None]
                 covered = extract_patches_adjoint(weights, region.positions, region.shape, plan=region.plan)
                 illumination[region.slices].add_(covered)  # `+=` would copy the part once more
         reduce_sums(illumination)
@@ -401,10 +408,11 @@ class Objective:
                 continue
             if intensity is not None:
                 part = intensity[region.slices].contiguous()
-                transmitted += extract_patches(part, region.positions, self.size, plan=region.plan).sum(0)
+                patches = extract_patches(part, region.positions, self.size, plan=region.plan)
+                transmitted += self._with_photons(patches, region).sum(0)
                 continue
             patches = extract_patches(region.crop(state.object), region.positions, self.size, plan=region.plan)
-            transmitted += squared_modulus(patches).sum(0)
+            transmitted += self._with_photons(squared_modulus(patches), region).sum(0)
             if not self.learn_positions:
                 continue
             steps = []
@@ -414,3 +422,9 @@ class Objective:
             by_position.index_copy_(0, region.members, torch.stack(steps, 1))
         reduce_sums(transmitted, by_position)
         return transmitted, by_position
+
+    def _with_photons(self, intensities: Tensor, region: BatchRegion) -> Tensor:
+        """Intensities (b, N, N) of the patches of a region for the photons of their patterns."""
+        if self.photons is None:
+            return intensities
+        return intensities * self.photons[region.members].to(intensities.dtype)[:, None, None]

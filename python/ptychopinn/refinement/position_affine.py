@@ -18,14 +18,17 @@ from ptychopinn.refinement.ambiguities import affine_residual
 AFFINE_PASSES = 90
 
 
-def affine_first(reported: Tensor, passes: Callable[[], int]) -> Callable[[Tensor], Tensor]:
+def affine_first(
+    reported: Tensor, passes: Callable[[], int], groups: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
     """Make the projection of moves (n, 2) onto those of common scale, rotation and shear; later onto all but the mean.
 
     Args:
         reported: float64, (n, 2), positions.
         passes: returns the number of passes until now.
+        groups: (n,), of positions that have the four parameters in common; None: all have.
     """
-    residual = affine_residual(reported)
+    residual = affine_residual(reported, groups)
 
     def project(moves: Tensor) -> Tensor:
         chosen = moves - residual(moves) if passes() < AFFINE_PASSES else moves

@@ -50,12 +50,15 @@ _DEVIATION = 1.0
 _REACH = 5.0
 
 
-def local_excess(residuals: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[np.float64]:
+def local_excess(
+    residuals: NDArray[np.float64], positions: NDArray[np.float64], noise: float = 0.0
+) -> NDArray[np.float64]:
     """Deviance of every pattern above that of its neighbours, which have the same brightness.
 
     Args:
         residuals: (n,), deviance of every pattern.
         positions: (n, 2).
+        noise: standard deviation of the deviance by photon noise, a lower bound of the unit.
 
     Returns:
         (n,), in standard deviations (robust) of this excess above its median.
@@ -65,7 +68,7 @@ def local_excess(residuals: NDArray[np.float64], positions: NDArray[np.float64])
     excess = residuals - np.median(residuals[neighbours.reshape(len(positions), count)], axis=1)
     excess -= np.median(excess)
     deviation = 1.4826 * np.median(np.abs(excess))
-    scores: NDArray[np.float64] = excess / max(deviation, 1e-12)
+    scores: NDArray[np.float64] = excess / max(deviation, noise, 1e-12)
     return scores
 
 
@@ -99,7 +102,9 @@ def replace_outliers(
     """
     radius = search_radius(config, deviation)
     positions = read_back(state.positions)
-    excess = local_excess(read_back(residuals), positions)
+    # The deviance of a bright pixel has a variance of 2; that of a pattern is the mean of its pixels.
+    noise = math.sqrt(2 * len(positions) / objective.pixels)
+    excess = local_excess(read_back(residuals), positions, noise)
     outliers = local_outliers(excess)
     others = np.setdiff1d(np.arange(len(positions)), outliers)
     if not len(outliers) or not len(others):

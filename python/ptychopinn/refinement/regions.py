@@ -29,7 +29,6 @@ class BatchRegion:
         anchors: float64, (b, 2), where their patches are cut, canvas coordinates.
         positions: the same, relative to the part's first pixel.
         slices: of a canvas (..., H, W), its last two axes.
-        corner: float64, (2,), first pixel of the part.
         shape: of the part.
         count: patterns of the batch, of all processes.
         plan: tiles of these patches, or None without patches.
@@ -41,7 +40,6 @@ class BatchRegion:
     anchors: Tensor
     positions: Tensor
     slices: tuple[EllipsisType, slice, slice]
-    corner: Tensor
     shape: tuple[int, int]
     count: int
     size: int
@@ -50,6 +48,11 @@ class BatchRegion:
 
     def __post_init__(self) -> None:
         self.plan = ScanPlan(self.positions, self.size, self.shape, finite=True) if len(self.rows) else None
+
+    @property
+    def corner(self) -> Tensor:
+        """First pixel of the part, float64, (2,)."""
+        return self.anchors[0] - self.positions[0]
 
     def crop(self, canvas: Tensor) -> Tensor:
         """Copy the part of a canvas (..., H, W)."""
@@ -92,13 +95,12 @@ def make_regions(
     lengths = [len(part) for part in rows]
     relative = anchors[flat] - np.repeat(np.array(firsts), lengths, axis=0)
     members, cut, positions = (upload(array, device).split(lengths) for array in (flat, anchors[flat], relative))
-    corners = upload(np.array(firsts, np.float64), device)
     regions = []
     for index, (first, last) in enumerate(zip(firsts, lasts, strict=True)):
         (top, left), (bottom, right) = first.tolist(), last.tolist()
         slices, shape = (..., slice(top, bottom), slice(left, right)), (bottom - top, right - left)
         arguments = (rows[index], members[index], cut[index], positions[index])
-        regions.append(BatchRegion(*arguments, slices, corners[index], shape, len(batches[index]), size))
+        regions.append(BatchRegion(*arguments, slices, shape, len(batches[index]), size))
     return regions
 
 

@@ -37,9 +37,7 @@ class Regularisers:
         deviation: standard deviation of position errors along an axis, pixels; it is estimated again in every round.
     """
 
-    def __init__(
-        self, config: RefineConfig, pixels: int, reported: Tensor, groups: Tensor | None = None
-    ) -> None:
+    def __init__(self, config: RefineConfig, pixels: int, reported: Tensor, groups: Tensor | None = None) -> None:
         scale = 0.5 * pixels
         weights = {total_variation: config.total_variation, roughness: config.smoothness}
         self.priors = {prior: scale * weight for prior, weight in weights.items() if weight}
@@ -140,9 +138,7 @@ def _divergence(down: Tensor, right: Tensor, factor: Tensor) -> Tensor:
     return result
 
 
-def make_projection(
-    config: RefineConfig, reported: Tensor, groups: Tensor | None = None
-) -> Callable[[Tensor], Tensor]:
+def make_projection(config: RefineConfig, reported: Tensor, groups: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """The projection of moves (n, 2) onto those that are refined: without their affine part, or without their mean."""
     if config.affine == "remove" and config.learn_positions:
         return affine_residual(reported, groups)

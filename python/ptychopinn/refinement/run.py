@@ -122,9 +122,10 @@ class Refinement:
         reach = np.abs(exposure_points(self.experiment)[0]).max()
         self.geometry = CanvasGeometry.from_positions(positions, scan.patch_size, _MARGIN + math.ceil(reach))
         initial = initial_state(scan, start, self.geometry, positions, config)
-        self.groups = None
+        self.groups, photons = None, None
         if joint is not None:
-            joint.prepare(initial)
+            photons = joint.prepare(initial, self.scratch)
+            photons = None if photons is None else photons.to(device)
             if joint.groups is not None:
                 self.groups = torch.from_numpy(joint.groups).to(device)
         counts, good = upload_counts(scan.counts, device), good_pixels(scan)
@@ -133,11 +134,12 @@ class Refinement:
         self.objective = make_objective(
             scan, self.experiment, counts, good, self.geometry.shape, config, device, len(initial.probe), plain
         )
+        self.objective.photons = photons
         self.reported = self.geometry.to_canvas(scan.positions).to(device)
         self.regularisers = Regularisers(config, self.objective.pixels, self.reported, self.groups)
         self.project, self.rounds = make_projection(config, self.reported, self.groups), _ROUNDS
         if config.affine == "refine":
-            self.project = affine_first(self.reported, lambda: self.passes)
+            self.project = affine_first(self.reported, lambda: self.passes, self.groups)
             self.rounds = (0, *_ROUNDS)
         self.state = initial.to(device)
         broadcast(*self.state)
@@ -248,6 +250,7 @@ class Refinement:
                 self.scan, self.experiment, plain.counts, plain.good, plain.canvas_size, self.config, self.device,
                 len(probe), plain=False,
             )  # fmt: skip
+            self.objective.photons = plain.photons
 
     def _position_passes(self) -> int:
         """Passes until now in which single positions were refined."""

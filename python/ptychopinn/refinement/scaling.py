@@ -37,6 +37,8 @@ def inverse_root_curvature(objective: Objective, state: State, config: RefineCon
     """
     of_probe, of_positions = objective.curvatures(state)
     scale = state.map(torch.zeros_like)
+    if objective.photons is not None:
+        illumination = objective.illumination(state.probe, objective.photons)
     of_object = illumination if state.object.dim() == 2 else (len(state.object) * illumination).expand_as(state.object)
     scale.object = torch.rsqrt(of_object + OBJECT_FLOOR * of_object.max()).to(state.object.dtype)
     if config.learn_probe:

@@ -59,16 +59,20 @@ class State:
         return (getattr(self, field.name) for field in fields(self))
 
     def map(self, function: Callable[..., Tensor], *others: State) -> State:
-        """Apply ``function`` to every part, with the same parts of other states as further arguments."""
-        return State(*(function(*parts) for parts in zip(self, *others, strict=True)))
+        """Apply ``function`` to every part, with the same parts of other states as further arguments.
+
+        Empty parts are those of this state: on a GPU they would cost as many operators as others.
+        """
+        return State(*(function(*parts) if parts[0].numel() else parts[0] for parts in zip(self, *others, strict=True)))
 
     def dot(self, other: State) -> Tensor:
         """Real inner product over all parts, float64, ()."""
-        return torch.stack([_real(a).dot(_real(b)).double() for a, b in zip(self, other, strict=True)]).sum()
+        pairs = [(a, b) for a, b in zip(self, other, strict=True) if a.numel()]
+        return torch.stack([_real(a).dot(_real(b)).double() for a, b in pairs]).sum()
 
     def to(self, device: torch.device) -> State:
         """The state on a device."""
-        return self.map(lambda part: part.to(device))
+        return State(*(part.to(device) for part in self))
 
     def copy(self) -> State:
         """A copy that shares no memory with this state."""
@@ -80,7 +84,7 @@ class State:
 
     def finite(self) -> Tensor:
         """Whether no part has NaN or infinite values, bool, ()."""
-        return torch.stack([largest(part) for part in self]).isfinite().all()
+        return torch.stack([largest(part) for part in self if part.numel()]).isfinite().all()
 
     def to_dict(self) -> dict[str, Tensor]:
         """The parts by name, not copied."""

@@ -137,13 +137,13 @@ def run_passes(
 
 
 def with_resolution(
-    scan: Scan, result: Reconstruction, config: RefineConfig, device: torch.device
+    scan: Scan, result: Reconstruction, config: RefineConfig, device: torch.device, joint: Joint | None = None
 ) -> tuple[Reconstruction, bool]:
     """A result with its split-half resolution, and whether the user interrupted that."""
     assert result.refinement is not None
     try:
         _log.info("two halves of the patterns are refined independently, for the resolution (refine.split_half)")
-        agreement = split_half(scan, result, config, device)
+        agreement = split_half(scan, result, config, device, joint)
     except KeyboardInterrupt:
         if distributed():
             raise
@@ -153,7 +153,11 @@ def with_resolution(
 
 
 def split_half(
-    scan: Scan, result: Reconstruction, config: RefineConfig, device: str | torch.device = "auto"
+    scan: Scan,
+    result: Reconstruction,
+    config: RefineConfig,
+    device: str | torch.device = "auto",
+    joint: Joint | None = None,
 ) -> dict[str, Any] | None:
     """Estimate the resolution from two independent refinements of random halves of the patterns.
 
@@ -165,6 +169,7 @@ def split_half(
         result: its refinement.
         config: the configuration of the refinement.
         device: where to compute.
+        joint: if the scan is several.
 
     Returns:
         Fourier ring correlation, see :func:`ptychopinn.metrics.split_half.split_half_frc`; None where the halves have
@@ -174,7 +179,7 @@ def split_half(
     device = resolve_device(device)
     order = np.random.default_rng([config.seed, 1]).permutation(scan.n)
     half_config = dataclasses.replace(
-        config, split_half=False, learn_positions=False, find_defocus=False, modes=None, minutes=None,
+        config, split_half=False, learn_positions=False, find_defocus=False, modes=None, minutes=None, coarse=1,
         iterations=max(1, result.refinement.passes),
     )  # fmt: skip
     assert result.probe is not None and result.positions is not None
@@ -182,7 +187,13 @@ def split_half(
     try:
         with process_settings():
             results = [
-                _half(known.subset(np.sort(part)), half_config, device, f"half {number} of 2")
+                _half(
+                    known.subset(np.sort(part)),
+                    half_config,
+                    device,
+                    f"half {number} of 2",
+                    joint and joint.subset(np.sort(part)),
+                )
                 for number, part in enumerate(np.array_split(order, 2), 1)
             ]
         figures = split_half_frc(*results)
@@ -192,9 +203,11 @@ def split_half(
     return figures
 
 
-def _half(scan: Scan, config: RefineConfig, device: torch.device, label: str) -> Reconstruction:
+def _half(
+    scan: Scan, config: RefineConfig, device: torch.device, label: str, joint: Joint | None = None
+) -> Reconstruction:
     """The refinement of a half of the patterns; its memory is free again for the other half."""
-    run = Refinement(scan, None, config, device, None, 1, label)
+    run = Refinement(scan, None, config, device, None, 1, label, joint)
     with torch.no_grad():
         run.iterate()
     return run.result()
