@@ -67,7 +67,7 @@ def defocused(probe: np.ndarray) -> np.ndarray:
     return np.asarray(np.fft.ifft2(np.fft.fft2(probe) * factor), np.complex64)
 
 
-def together_case(seeds: tuple[int, ...] = (0, 1, 2), passes: int = 100) -> list[Row]:
+def joint_case(seeds: tuple[int, ...] = (0, 1, 2), passes: int = 100) -> list[Row]:
     """Rows of both scans of every pair: mean FRC and RMS phase error, alone and together."""
     config = RefineConfig(split_half=False, iterations=passes)
     rows: list[Row] = []
@@ -82,9 +82,9 @@ def together_case(seeds: tuple[int, ...] = (0, 1, 2), passes: int = 100) -> list
             spent = between - began, time.process_time() - between
             for index, scan in enumerate(scans):
                 row: Row = {"common": common, "seed": seed, "scan": index + 1}
-                for name, result in (("alone", alone[index]), ("together", joint[index])):
+                for name, result in (("alone", alone[index]), ("joint", joint[index])):
                     row |= {f"{name}_{key}": value for key, value in figures(result, scan).items()}
-                row |= {"alone_cpu_seconds": round(spent[0], 1), "together_cpu_seconds": round(spent[1], 1)}
+                row |= {"alone_cpu_seconds": round(spent[0], 1), "joint_cpu_seconds": round(spent[1], 1)}
                 print(row, flush=True)
                 rows.append(row)
     return rows
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=100)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = together_case(tuple(options.seeds), options.passes)
+    rows = joint_case(tuple(options.seeds), options.passes)
     RESULTS.mkdir(parents=True, exist_ok=True)
     with (RESULTS / "together.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

@@ -93,8 +93,8 @@ def test_a_scan_with_few_patterns_gains_from_the_probe_of_another() -> None:
     alone = refine(shifted, None, config, "cpu")
     results = refine_several([begun[0], shifted], "probe", None, config, "cpu")
     back = [replace(part, origin=(part.origin[0] - 30, part.origin[1] + 7)) for part in (alone, results[1])]
-    apart, together = (frc(part, few) for part in back)
-    assert together > apart + 0.003 and frc(results[0], many) > 0.9
+    apart, with_many = (frc(part, few) for part in back)
+    assert with_many > apart + 0.003 and frc(results[0], many) > 0.9
     assert results[1].positions is not None and results[0].probe is not None and results[1].probe is not None
     np.testing.assert_allclose(results[1].positions, shifted.positions, atol=1e-9)
     assert likeness(results[1].probe, few.probe) > likeness(alone.probe, few.probe)  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def test_two_beams_on_one_sample_have_a_probe_each() -> None:
     np.testing.assert_allclose(results[1].positions, begun.positions, atol=1e-9)
 
 
-def test_two_scans_with_one_beam_and_different_numbers_of_photons() -> None:
+def test_two_scans_with_one_beam_and_different_doses() -> None:
     first, second = two_scans_of_a_sample(photons=3e4)
     begun = moved(second, (-20.4, 9.7))
     combination = combined([first, begun], side_by_side=False)
@@ -230,7 +230,7 @@ def test_pixels_that_are_bad_in_one_scan_are_ignored_in_all(caplog: pytest.LogCa
         combined([first, replace(second, bad_pixels=mask)], side_by_side=True)
 
 
-def test_scans_that_do_not_belong_together_are_refused() -> None:
+def test_scans_without_enough_in_common_are_refused() -> None:
     scan, other = simulated(seed=1, patterns=9), simulated(seed=2, patterns=9)
     far = replace(other, positions=other.positions + 500.0)
     cases: list[tuple[list[Scan], Common, RefineConfig, Any, str]] = [

@@ -78,7 +78,7 @@ def refine_several(
     if common not in ("probe", "object", "both"):
         raise InputError(f"refine_several: common must be probe, object or both, got {common!r}")
     if not scans:
-        raise InputError("refine_several: expected at least one scan, found none")
+        raise InputError("refine_several: scans must be one or more, got none")
     if len(scans) == 1:
         return [refine(scans[0], starts[0], config, device, progress=progress, every=every, accept=accept)]
     device = resolve_device(device)
@@ -93,7 +93,7 @@ def refine_several(
 def _starts(start: Starts, count: int) -> list[Reconstruction | None]:
     starts: list[Reconstruction | None] = [start] if start is None or isinstance(start, Reconstruction) else list(start)
     if len(starts) not in (1, count):
-        raise InputError(f"refine_several: expected a start for each of the {count} scans, found {len(starts)}")
+        raise InputError(f"refine_several: start must be one for each of the {count} scans, got {len(starts)}")
     return starts + [None] * (count - len(starts))
 
 
