@@ -12,7 +12,8 @@ import torch
 from tiny_refinements import QUICK, small_scan, true_start
 
 from ptychopinn.refinement import run as run_module
-from ptychopinn.refinement.position_affine import AFFINE_PASSES
+from ptychopinn.refinement.ambiguities import remove_affine
+from ptychopinn.refinement.position_common import COMMON_PASSES, drift_curves
 from ptychopinn.refinement.position_outliers import local_excess, local_outliers, replace_outliers, search_radius
 from ptychopinn.refinement.run import Progress, Refinement
 from ptychopinn.refinement.workflow import refine
@@ -88,7 +89,7 @@ def test_scale_rotation_and_shear_are_found_with_a_known_probe() -> None:
     wrong = dataclasses.replace(scan, positions=(scan.positions - centre) @ matrix.T + centre)
 
     def error(affine: str) -> float:
-        config = dataclasses.replace(CONFIG, affine=affine, learn_probe=False, iterations=AFFINE_PASSES + 5)
+        config = dataclasses.replace(CONFIG, affine=affine, learn_probe=False, iterations=COMMON_PASSES + 5)
         found = refine(wrong, None, config).positions
         assert found is not None
         moves = found - scan.positions
@@ -97,6 +98,35 @@ def test_scale_rotation_and_shear_are_found_with_a_known_probe() -> None:
     refined = error("refine")
     assert refined < 0.1
     assert refined < 0.25 * error("remove")
+
+
+def test_a_smooth_drift_is_refined_before_single_positions() -> None:
+    scan = small_scan(patterns=144)
+    time = np.linspace(0, 1, scan.n)
+    drift = np.stack([3 * np.sin(2 * np.pi * 1.3 * time), 2 * np.cos(2 * np.pi * 0.9 * time) + 2 * time], 1)
+    wrong = dataclasses.replace(scan, positions=scan.positions + drift)
+
+    def error(functions: int) -> float:
+        config = dataclasses.replace(CONFIG, drift=functions, iterations=COMMON_PASSES + 40)
+        found = refine(wrong, None, config).positions
+        assert found is not None
+        moves = torch.from_numpy(found - scan.positions)
+        return float(remove_affine(torch.from_numpy(scan.positions), moves).square().sum(1).mean().sqrt())
+
+    refined = error(8)
+    assert refined < 0.3, refined
+    assert refined < 0.5 * error(0)
+
+
+def test_moves_are_a_drift_at_first() -> None:
+    run = run_of(small_scan(patterns=49), drift=3, affine="keep")
+    moves = torch.from_numpy(np.random.default_rng(0).normal(size=(49, 2)))
+    first = run.project(moves)
+    curves = drift_curves(49, 3)
+    torch.testing.assert_close(curves.T @ curves, torch.eye(3).double())
+    torch.testing.assert_close(first, curves @ (curves.T @ moves))
+    run.passes = COMMON_PASSES
+    torch.testing.assert_close(run.project(moves), moves - moves.mean(0))
 
 
 def test_moves_are_affine_at_first() -> None:
@@ -108,7 +138,7 @@ def test_moves_are_affine_at_first() -> None:
     fitted = terms @ torch.linalg.lstsq(terms, first).solution
     torch.testing.assert_close(first, fitted)
     assert first.mean(0).abs().max() < 1e-9
-    run.passes = AFFINE_PASSES
+    run.passes = COMMON_PASSES
     torch.testing.assert_close(run.project(moves), moves - moves.mean(0))
     assert run.project(moves).norm() > 2 * first.norm()
 

@@ -87,6 +87,8 @@ class RefineConfig:
             "auto": if positions are refined and the probe is the scan's.
         affine: "remove" or "keep" a common shift, scale, rotation and shear of the position corrections, or "refine"
             these alone before the single positions; the probe must be known, see docs/refinement.md.
+        drift: number of smooth functions of the time, along y and x, which the corrections of the positions are in the
+            first passes; 0: they are free from the first pass on. Patterns are in the order of their time.
         search: pixels around their reported positions in which patterns with a poor fit are searched for, if positions
             are refined, later five standard deviations of the errors if that is more; 0: not at all.
         centre_probe: keep the centre of mass of the initial probe.
@@ -127,6 +129,7 @@ class RefineConfig:
     coarse: Literal[1, 2, 4] = 1
     find_defocus: bool | Literal["auto"] = "auto"
     affine: Literal["remove", "keep", "refine"] = "remove"
+    drift: int = 0
     search: int = 10
     centre_probe: bool = True
     keep_power: bool = True
@@ -156,6 +159,7 @@ class RefineConfig:
         require(distance is None or distance > 0, "refine.slice_distance", "be positive", distance)
         for name in (
             "tolerance", "warmup", "search", "total_variation", "smoothness", "slice_smoothness", "probe_variations",
+            "drift",
         ):  # fmt: skip
             value = getattr(self, name)
             require(0 <= value < math.inf, f"refine.{name}", "be at least 0", value)

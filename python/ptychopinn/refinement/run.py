@@ -42,7 +42,7 @@ from ptychopinn.refinement.experiment_objective import ExperimentObjective, make
 from ptychopinn.refinement.initial import experiment_of, initial_state
 from ptychopinn.refinement.interrupts import uninterrupted
 from ptychopinn.refinement.joint import Joint
-from ptychopinn.refinement.position_affine import AFFINE_PASSES, affine_first
+from ptychopinn.refinement.position_common import COMMON_PASSES, common_first
 from ptychopinn.refinement.position_outliers import replace_outliers, search_radius
 from ptychopinn.refinement.readback import read_back
 from ptychopinn.refinement.regions import compact_batches
@@ -138,8 +138,10 @@ class Refinement:
         self.reported = self.geometry.to_canvas(scan.positions).to(device)
         self.regularisers = Regularisers(config, self.objective.pixels, self.reported, self.groups)
         self.project, self.rounds = make_projection(config, self.reported, self.groups), _ROUNDS
-        if config.affine == "refine":
-            self.project = affine_first(self.reported, lambda: self.passes, self.groups)
+        #: Passes in which positions move together only.
+        self.common_passes = COMMON_PASSES if config.affine == "refine" or config.drift else 0
+        if self.common_passes:
+            self.project = common_first(config, self.reported, lambda: self.passes, self.groups)
             self.rounds = (0, *_ROUNDS)
         self.state = initial.to(device)
         broadcast(*self.state)
@@ -254,7 +256,7 @@ class Refinement:
 
     def _position_passes(self) -> int:
         """Passes until now in which single positions were refined."""
-        return self.passes - (AFFINE_PASSES if self.config.affine == "refine" else 0)
+        return self.passes - self.common_passes
 
     def _next_round(self, engine: PieEngine | LbfgsEngine) -> None:
         """Search outliers, remove common motion, and estimate the deviation of the positions."""
@@ -294,8 +296,8 @@ class Refinement:
         values = self.values[max(warm, self.varied_from or 0) :]
         # With refined positions, the first passes of a round improve little, and a search can increase J for a while.
         window, wait = (_ROUND, 2 * _ROUND) if self.config.learn_positions else (_STOP_PASSES, _STOP_PASSES)
-        if self.config.learn_positions and self.config.affine == "refine":
-            wait += AFFINE_PASSES
+        if self.config.learn_positions:
+            wait += self.common_passes
         # A replaced outlier is followed by another round, in which its neighbours may be replaced.
         if len(values) <= wait or self.passes <= self.last_moved + _ROUND:
             return False

@@ -31,6 +31,9 @@ from ptychopinn.runtime.devices import resolve_device
 from ptychopinn.runtime.process_settings import process_settings
 from ptychopinn.scan import Scan
 
+#: Passes over every scan alone that find its probe, where the object is common.
+_FIRST_PASSES = 20
+
 Common = Literal["probe", "object", "both"]
 Starts = Reconstruction | Sequence[Reconstruction | None] | None
 
@@ -133,26 +136,23 @@ class _Several:
                     f"{scans[number].name}: expected patterns that overlap those of the scans before it, to have the "
                     "object in common, found none; check the origins of the positions"
                 )
+        if common == "object":
+            self.starts = [start or self._alone(scan) for scan, start in zip(scans, starts, strict=True)]
         probes = [self._initial_probe(number) for number in range(len(scans))]
         self.powers = _powers(probes)
         #: Power of a scan's probe relative to the one that is refined.
         self.doses = doses(self.all, scans) if common == "both" else np.ones(len(scans))
-        means = np.array([mean_counts(scan) for scan in scans])
         if common == "probe":  # the objects have one level, to which the prior of the object refers
+            means = np.array([mean_counts(scan) for scan in scans])
             self.doses = means / means.max()
         probe = (probes[0] / np.sqrt(self.doses[0])).astype(np.complex64)
         self.scan = replace(self.all.scan, probe=probe)
         self.start: Reconstruction | None = None
         factors: dict[int, complex] = {}
-        if any(starts):
+        if any(self.starts):
             self.start, factors = self._start()
         if common == "object":
-            # All begin with one level of the object.
-            levels = np.sqrt(means / self.powers * (self.powers[0] / means[0]))
-            scales = [1 / factors[number] if number in factors else level for number, level in enumerate(levels)]
-            variations = [
-                scale * other[0] - scales[0] * probe[0] for scale, other in zip(scales[1:], probes[1:], strict=True)
-            ]
+            variations = [probes[number][0] / factors[number] - probe[0] for number in range(1, len(scans))]
             coefficients = (self.all.labels[:, np.newaxis] == np.arange(1, len(scans))).astype(np.float64)
             self.scan = replace(
                 self.scan,
@@ -185,6 +185,11 @@ class _Several:
             for result in results
             if result.refinement is not None
         ]
+
+    def _alone(self, scan: Scan) -> Reconstruction:
+        """A few passes over one scan: from a uniform object, differences of probes would explain what it lacks."""
+        config = replace(self.config, iterations=_FIRST_PASSES, find_defocus="auto", learn_variation_coefficients=True)
+        return run_passes(scan, None, config, self.device)[0]
 
     def _initial_probe(self, number: int) -> NDArray[np.complex64]:
         """Probe (M, N, N) that a scan begins with, with the number of modes of all."""
