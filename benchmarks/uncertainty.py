@@ -196,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
         began = time.perf_counter()
         result = METHODS[given.method](scan, given)
         row, parts = scored(result, scan)
-        photons = scan.metadata["simulation"]["photons"]
+        photons = round(float(np.square(np.abs(scan.probe)).sum()))
         table.add({"scan": scan.name, "photons": photons, "seconds": time.perf_counter() - began, **row})
         draw(parts, given.out / "pictures" / given.method / f"{scan.name}.png")
     rows = list(table.rows)

@@ -20,7 +20,8 @@ from ptychopinn.experiment import Experiment
 from ptychopinn.physics.forward_model import ForwardModel
 from ptychopinn.physics.likelihood import BACKGROUND
 from ptychopinn.physics.propagation import squared_modulus
-from ptychopinn.refinement.objective import PER_PATTERN, BatchCorrection, Objective, Probe
+from ptychopinn.refinement.corrections import BatchCorrection, Probe
+from ptychopinn.refinement.objective import PER_PATTERN, Objective
 from ptychopinn.refinement.readback import read_back
 from ptychopinn.refinement.regions import BatchRegion, upload
 from ptychopinn.refinement.state import State, refined_parts

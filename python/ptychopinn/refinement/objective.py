@@ -10,7 +10,6 @@ L2 cache and cover a small part of the canvas. Counts stay in the type of their 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from ptycho_ext import (
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.likelihood import BACKGROUND
 from ptychopinn.physics.propagation import mode_intensity, squared_modulus
+from ptychopinn.refinement.corrections import BatchCorrection, Probe
 from ptychopinn.refinement.counts import Counts
 from ptychopinn.refinement.readback import read_back
 from ptychopinn.refinement.regions import BatchRegion, make_regions
@@ -49,44 +49,6 @@ _WAVES, _OTHERS = 8, 3
 PER_PATTERN = ("positions", "intensities", "coefficients")
 #: "pie" takes at least so many steps in a pass, as it converges by them.
 _PIE_BATCHES = 16
-
-
-@dataclass
-class BatchCorrection:
-    """Objective of one batch and the corrections of a state: minus half the gradient.
-
-    Attributes:
-        value: J, half the negative logarithm of the likelihood above its minimum, in nats.
-        object: complex, of the batch's region of the canvas.
-        probe: of the probe's representation (see :meth:`Objective.represent`).
-        positions: (b, 2), or None unless they are refined.
-        intensities: (b,), or None unless they are refined.
-        residuals: (b,), deviance of every pattern per detector pixel.
-        others: of other parts of the state by name, those of patterns with b rows; for experiments that have them.
-    """
-
-    value: Tensor
-    object: Tensor
-    probe: Tensor
-    positions: Tensor | None
-    intensities: Tensor | None
-    residuals: Tensor
-    others: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A state's probe and intensities as batches need them.
-
-    Attributes:
-        representation: of the probe: itself where patterns are taken through a step in a cache, or else that of
-            :class:`SubpixelShift`.
-        factors: float32, (n,), of the intensity of every pattern; there for orthonormal far fields, and elsewhere for
-            those that are not normalised.
-    """
-
-    representation: Tensor
-    factors: Tensor
 
 
 class Objective:

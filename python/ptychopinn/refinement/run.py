@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +20,9 @@ from ptycho_ext import CanvasGeometry
 from ptychopinn._one_line import one_line
 from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import RefineConfig
-from ptychopinn.experiment import Experiment
-from ptychopinn.findings.gate import check_metadata
 from ptychopinn.physics.exposure import exposure_points
-from ptychopinn.physics.overlap import accumulate_weight
-from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.ambiguities import (
-    fit_affine,
-    mode_powers,
-    orthogonalise_modes,
-    probe_drift,
     remove_affine,
     robust_deviation,
 )
@@ -42,6 +33,7 @@ from ptychopinn.refinement.experiment_objective import ExperimentObjective, make
 from ptychopinn.refinement.initial import experiment_of, initial_state
 from ptychopinn.refinement.interrupts import uninterrupted
 from ptychopinn.refinement.joint import Joint
+from ptychopinn.refinement.outcome import as_reconstruction
 from ptychopinn.refinement.position_common import COMMON_PASSES, common_first
 from ptychopinn.refinement.position_outliers import replace_outliers, search_radius
 from ptychopinn.refinement.readback import read_back
@@ -50,7 +42,7 @@ from ptychopinn.refinement.regularisation import Regularisers, make_projection
 from ptychopinn.refinement.search import find_defocus, find_outliers, search_positions
 from ptychopinn.refinement.state import State
 from ptychopinn.refinement.variation_prior import VariationPrior
-from ptychopinn.refinement.variations import estimate_variations, orthogonalise_variations
+from ptychopinn.refinement.variations import estimate_variations
 from ptychopinn.refinement_report import RefinementReport
 from ptychopinn.runtime.processes import agree, broadcast
 from ptychopinn.runtime.progress import progress as progress_bar
@@ -355,67 +347,15 @@ class Refinement:
 
     def result(self) -> Reconstruction:
         """The current state as a reconstruction in the scan's coordinates, with its ambiguities removed."""
-        state, config = self.state if self.engine is None else self.engine.state, self.config
-        mean_probe, variations, coefficients = state.probe, state.variations, state.coefficients
-        if config.learn_variation_coefficients:
-            mean_probe, variations, coefficients = orthogonalise_variations(mean_probe, variations, coefficients)
-        # With variations of the first mode, the modes are no longer a choice of basis.
-        probe = mean_probe if len(variations) else orthogonalise_modes(mean_probe)
-        slices = state.object if state.object.dim() == 3 else None
-        image = state.object if slices is None else state.object.prod(0)
-        if config.keep_power:
-            factor = torch.sqrt(squared_modulus(self.initial_probe).sum() / squared_modulus(probe).sum())
-            probe, variations, image = probe * factor, variations * factor, image / factor
-            if slices is not None:
-                slices = slices * factor ** (-1 / len(slices))
-        drift = probe_drift(probe, self.initial_probe) if config.centre_probe else (0, 0)
-        probe, variations = (part.roll((-drift[0], -drift[1]), (1, 2)) for part in (probe, variations))
-        patch_positions = state.positions + state.positions.new_tensor(drift)
-        origin = tuple(float(v - d) for v, d in zip(self.geometry.origin, drift, strict=True))
-        weight = squared_modulus(probe).sum(0)
+        state = self.state if self.engine is None else self.engine.state
         residuals = torch.zeros_like(state.intensities) if self.engine is None else self.engine.residuals
-        illumination, error = (
-            accumulate_weight(weight, patch_positions, values, self.geometry.shape)
-            for values in (torch.ones_like(residuals), residuals)
+        report = RefinementReport(
+            passes=self.passes,
+            seconds=self._seconds(),
+            deviance=tuple(4 * value / self.objective.pixels for value in self.explained if np.isfinite(value)),
+            interrupted=self.interrupted,
+            config=dataclasses.asdict(self.config),
         )
-        positions = self.geometry.to_scan(state.positions.cpu()).numpy()
-        ((a, b), (c, d)), (y, x) = (part.tolist() for part in fit_affine(self.scan.positions, positions))
-        return Reconstruction(
-            object=image.to("cpu", copy=True).numpy(),  # the engine continues in its own memory
-            weights=illumination.cpu().numpy(),
-            origin=(origin[0], origin[1]),
-            probe=probe.cpu().numpy(),
-            positions=positions,
-            residuals=residuals.to("cpu", copy=True).numpy(),
-            error_map=(error / illumination.clamp_min(1e-6 * float(illumination.max()))).cpu().numpy(),
-            intensities=torch.exp(state.intensities).cpu().numpy() if config.learn_intensities else None,
-            pixel_size=self.scan.pixel_size,
-            metadata={"scan": self.scan.name, "patterns": self.scan.n, **check_metadata([self.scan])},
-            acquisition=self.scan.acquisition,
-            orientation=self.scan.orientation,
-            slices=None if slices is None else slices.to("cpu", copy=True).numpy(),
-            experiment=self._found_experiment(state, variations, coefficients),
-            refinement=RefinementReport(
-                passes=self.passes,
-                seconds=self._seconds(),
-                deviance=tuple(4 * value / self.objective.pixels for value in self.explained if np.isfinite(value)),
-                interrupted=self.interrupted,
-                mode_powers=tuple(mode_powers(probe).tolist()),
-                affine_matrix=((a, b), (c, d)),
-                affine_shift=(y, x),
-                config=dataclasses.asdict(config),
-            ),
+        return as_reconstruction(
+            self.scan, self.experiment, self.geometry, state, residuals, self.initial_probe, self.config, report
         )
-
-    def _found_experiment(self, state: State, variations: Tensor, coefficients: Tensor) -> Experiment:
-        """The experiment with what was refined of it."""
-        found: dict[str, Any] = {}
-        if len(variations):
-            found["probe_variations"] = variations.cpu().numpy()
-            found["variation_coefficients"] = coefficients.cpu().numpy()
-        if state.background.numel():
-            background = np.fft.fftshift(state.background.square().cpu().numpy())
-            found["background"] = background.astype(np.float32)
-        if state.distances.numel():
-            found["slice_distances"] = tuple(state.distances.tolist())
-        return dataclasses.replace(self.experiment, **found)
