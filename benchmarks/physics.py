@@ -99,7 +99,7 @@ MODELS: dict[str, dict[str, Model]] = {
     },
     "varying": {
         "off": OFF,
-        "on": Model(options={"probe_variations": 10}),
+        "on": Model(options={"probe_variations": 10, "iterations": 200}),
         "pty-chi off": PEER_OFF,
         "pty-chi": Model(adjust=partial(peer.variations, count=10)),
         "pty-chi, random batches": Model(adjust=partial(peer.variations, count=10), setting=RANDOM),
