@@ -69,9 +69,9 @@ def test_cases_write_their_tables(bench: ModuleType, tmp_path: Path, monkeypatch
     bench.main()
     with (tmp_path / "positions.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(r["error"], r["learned"]) for r in rows] == [
-        (e, k) for e in ("0.0", "1.0", "3.0") for k in ("False", "True")
-    ]
+    cases = [tuple(map(str, case)) for case in bench._POSITION_CASES]
+    assert [(r["photons"], r["error"], r["learned"]) for r in rows] == cases
+    assert {("1000000.0", "3.0", "True"), ("10000.0", "3.0", "True")} <= set(cases)
     assert all(r["passes"] == "4" for r in rows)
     with (tmp_path / "closed.csv").open() as file:
         assert all(float(r["relative_change"]) < 1e-3 for r in csv.DictReader(file))

@@ -213,7 +213,7 @@ TABLE = [
         "beamstop with its arm",
         "train scan.npz --out run",
         2,
-        ("without counts in all patterns.*--mask-faulty",),
+        ("the shadow of a beamstop: --mask-faulty",),
         edit_counts(lambda c: np.where((np.hypot(Y, X) < 4) | ((abs(X) < 2) & (Y > 0)), 0, c).astype(np.uint16)),
         row="31",
     ),
