@@ -19,6 +19,7 @@ from ptychopinn.findings.finding import Finding
 from ptychopinn.findings.geometry import measure_geometry
 from ptychopinn.findings.measure import measure_patterns
 from ptychopinn.findings.rules import findings_of
+from ptychopinn.findings.signs import measure_signs
 from ptychopinn.plotting.images import AMPLITUDE_MAP, COUNTS_MAP, NO_DATA, PHASE_MAP
 from ptychopinn.plotting.inline import InlineFigure, encoded
 from ptychopinn.plotting.reconstructions import shown_images
@@ -96,8 +97,8 @@ def scan_html(scan: Scan) -> str:
 def _findings(scan: Scan) -> Sequence[Finding]:
     with own_defaults():
         patterns = measure_patterns(scan)
-        geometry = measure_geometry(scan, patterns)
-    return findings_of(patterns, geometry, scan.decisions.measurement)
+        geometry, signs = measure_geometry(scan, patterns), measure_signs(scan, patterns)
+    return findings_of(patterns, geometry, scan.decisions.measurement, signs, scan.experiment)
 
 
 def _scan_picture(scan: Scan) -> bytes:
