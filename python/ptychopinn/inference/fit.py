@@ -110,8 +110,8 @@ def fit_of(
     good, saturation = good_pixels(scan), experiment.saturation
     counts = _counts(scan, chosen)
     totals = (counts if good is None else counts * good).sum((-2, -1))
-    plain = experiment.plain
-    predictor = (_Plain if plain else _General)(part, geometry, scan, probe, experiment)
+    canvas = (part, geometry.shape, probe)
+    predictor = _Plain(*canvas) if experiment.plain else _General(*canvas, scan, experiment)
     empty = predictor.empty(totals.mean(), good)
     positions = geometry.to_canvas(torch.from_numpy(scan.positions[chosen]))
     sums, photons = np.zeros(3), 0.0
@@ -149,17 +149,10 @@ def fit_of_result(result: Reconstruction, scan: Scan) -> Fit:
 
 
 class _Plain:
-    """Predictions of the plain model; arguments are those of :func:`fit_of`."""
+    """Predictions of the plain model; arguments are those of :func:`fit_of`, and the canvas (H, W)."""
 
-    def __init__(
-        self,
-        part: Callable[[Box], Tensor],
-        geometry: CanvasGeometry,
-        scan: Scan,
-        probe: Tensor,
-        experiment: Experiment,
-    ) -> None:
-        self.part, self.shape, self.size, self.probe = part, geometry.shape, scan.patch_size, probe
+    def __init__(self, part: Callable[[Box], Tensor], shape: tuple[int, int], probe: Tensor) -> None:
+        self.part, self.shape, self.size, self.probe = part, shape, probe.shape[-1], probe
 
     def empty(self, total: Tensor, good: Tensor | None) -> Tensor:
         """Counts (N, N) behind an empty sample with which good pixels have this total."""
@@ -186,12 +179,12 @@ class _General(_Plain):
     def __init__(
         self,
         part: Callable[[Box], Tensor],
-        geometry: CanvasGeometry,
-        scan: Scan,
+        shape: tuple[int, int],
         probe: Tensor,
+        scan: Scan,
         experiment: Experiment,
     ) -> None:
-        super().__init__(part, geometry, scan, probe, experiment)
+        super().__init__(part, shape, probe)
         cpu = torch.device("cpu")
         wavelength = None if scan.energy is None else wavelength_of(scan.energy, experiment.radiation)
         self.model = ForwardModel(experiment, self.size, scan.pixel_size, wavelength, cpu)

@@ -58,15 +58,19 @@ def read_array(stated: Any, name: str, option: str) -> tuple[str, NDArray[np.flo
     return where, array.astype(np.float64)
 
 
-def _of_file(stated: str | Path, option: str) -> tuple[str, NDArray[Any]]:
-    path, key = split_path(stated)
+def is_hdf5(path: Path, content: str, option: str) -> bool:
+    """Whether a file is HDF5, by its first bytes; InputError if there is no such file."""
     if not path.exists():
         raise not_found(path)
     if not path.is_file():
-        raise InputError(f"{path}: expected a file of an array, found a folder; name a file with {option}")
+        raise InputError(f"{path}: expected a file of {content}, found a folder; name a file with {option}")
     with path.open("rb") as opened:
-        start = opened.read(8)
-    if start == _HDF5_MAGIC:
+        return opened.read(8) == _HDF5_MAGIC
+
+
+def _of_file(stated: str | Path, option: str) -> tuple[str, NDArray[Any]]:
+    path, key = split_path(stated)
+    if is_hdf5(path, "an array", option):
         with Hdf5(path, "an HDF5 file of an array") as file:
             arrays = data_sets(file, lambda node: node.dtype.kind in "iuf" and len(node.shape or ()) >= 1)
             key = _only(path, key, [*arrays, *([key] if key and file.is_array(key) else [])], option)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.acquisition import positive
-from ptychopinn.errors import InputError, not_found
-from ptychopinn.io.array_files import split_path
+from ptychopinn.errors import InputError
+from ptychopinn.io.array_files import is_hdf5, split_path
 from ptychopinn.io.candidates import data_sets
 from ptychopinn.io.hdf5 import Hdf5
 
@@ -22,7 +22,6 @@ _HDF5_KEYS = ("probe", "probeGuess", "entry_1/image_1/data", "entry_1/instrument
 #: Where they have its pixel size: attributes of the file or of the probe, and data sets.
 _PIXELS = (("probe", "pixel_width_m"), ("/", "pixel_size"))
 _PIXEL_KEYS = ("entry_1/ptychodus/probe_pixel_width_m", "entry_1/ptychopinn/pixel_size", "ptychopinn/pixel_size")
-_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 def read_probe_file(stated: str | Path) -> tuple[str, NDArray[Any]]:
@@ -39,13 +38,7 @@ def read_probe_file(stated: str | Path) -> tuple[str, NDArray[Any]]:
         InputError: the file is not found or damaged, or it is not clear which of its arrays is the probe.
     """
     path, key = split_path(stated)
-    if not path.exists():
-        raise not_found(path)
-    if not path.is_file():
-        raise InputError(f"{path}: expected a file of a probe, found a folder; name a file with --probe")
-    with path.open("rb") as opened:
-        start = opened.read(8)
-    if start == _HDF5_MAGIC:
+    if is_hdf5(path, "a probe", "--probe"):
         return _of_hdf5(path, key)
     try:
         if zipfile.is_zipfile(path):
@@ -67,9 +60,7 @@ def probe_pixel_size(stated: str | Path) -> float | None:
         stated: as for :func:`read_probe_file`, which has read it.
     """
     path, _ = split_path(stated)
-    with path.open("rb") as opened:
-        start = opened.read(8)
-    if start == _HDF5_MAGIC:
+    if is_hdf5(path, "a probe", "--probe"):
         with Hdf5(path, "an HDF5 file of a probe") as file:
             found = [file.attribute(*place) for place in _PIXELS if place[0] == "/" or file.has(place[0])]
             found += [file.scalar(key) for key in _PIXEL_KEYS]
