@@ -176,11 +176,14 @@ class Acquisition:
         distance: metres from the sample to the detector.
         detector_pixel_size: metres per detector pixel.
         world_origin: (y, x) metres, the world coordinate of the scan's pixel (0, 0).
+        source_distance: metres from the focus to the sample, negative for a sample before the focus, of a scan in the
+            near field; None there: a parallel beam.
     """
 
     distance: float | None = None
     detector_pixel_size: float | None = None
     world_origin: tuple[float, float] | None = None
+    source_distance: float | None = None
 
     __repr__ = one_line
 
@@ -202,7 +205,14 @@ class Acquisition:
             raise InputError(
                 f"{owner}.acquisition.world_origin must be two finite metres (y, x) or None, got {self.world_origin!r}"
             )
-        return replace(self, **{name: positive(value) for name, value in lengths.items()}, world_origin=origin)
+        source = nonzero(self.source_distance)
+        if source is None and self.source_distance is not None:
+            raise InputError(
+                f"{owner}.acquisition.source_distance must be finite metres other than 0, or None, got "
+                f"{self.source_distance!r}"
+            )
+        known = {name: positive(value) for name, value in lengths.items()}
+        return replace(self, **known, world_origin=origin, source_distance=source)
 
 
 def check_orientation_name(owner: str, name: object) -> None:
@@ -214,6 +224,11 @@ def check_orientation_name(owner: str, name: object) -> None:
 def positive(value: object) -> float | None:
     """A positive finite number as a float; None for anything else."""
     return float(value) if isinstance(value, Real) and math.isfinite(float(value)) and float(value) > 0 else None
+
+
+def nonzero(value: object) -> float | None:
+    """A finite number other than 0 as a float; None for anything else."""
+    return float(value) if isinstance(value, Real) and math.isfinite(float(value)) and float(value) != 0 else None
 
 
 def finite_pair(values: object) -> tuple[float, float] | None:

@@ -77,7 +77,8 @@ class Decisions:
         truth: "omitted" if the object in the file is constant or does not fit the positions.
         pairing: numbers of patterns and positions that were omitted.
         calibration: gain and offset by which values in the file became counts.
-        frames: "padded" where a detector that is not square was filled up with bad pixels.
+        frames: "padded" where a detector that is not square was filled up with bad pixels, "square pixels" where
+            pixels that are not square were resampled; the reason has the noise of their counts.
     """
 
     measurement: Decision | None = None

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn._one_line import one_line
-from ptychopinn.acquisition import ORIENTATION_NAMES, Acquisition, finite_pair, positive
+from ptychopinn.acquisition import ORIENTATION_NAMES, Acquisition, finite_pair, nonzero, positive
 from ptychopinn.decisions import Decision, Decisions, Pairing, ProbeScale
 from ptychopinn.errors import InputError
 from ptychopinn.experiment import Experiment
@@ -168,6 +168,7 @@ def _place_to_json(acquisition: Acquisition, orientation: str) -> dict[str, Any]
         "distance_m": acquisition.distance,
         "detector_pixel_size_m": acquisition.detector_pixel_size,
         "world_origin_m": None if origin is None else list(origin),
+        "source_distance_m": acquisition.source_distance,
     }
     geometry = {key: value for key, value in known.items() if value is not None}
     return {"geometry": geometry or None, "orientation": None if orientation == "given" else orientation}
@@ -181,6 +182,7 @@ def _acquisition(value: Any) -> Acquisition:
         positive(value.get("distance_m")),
         positive(value.get("detector_pixel_size_m")),
         finite_pair(value["world_origin_m"]) if "world_origin_m" in value else None,
+        nonzero(value.get("source_distance_m")),
     )
 
 

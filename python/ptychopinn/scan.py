@@ -205,6 +205,7 @@ class Scan:
         crop: int | None = None,
         pad: int | None = None,
         bin: int = 1,
+        square_pixels: tuple[float, float] | str | None = None,
         mask_invalid: bool = False,
         clip_negative: bool = False,
         experiment: Experiment | Mapping[str, Any] | None = None,
@@ -245,6 +246,8 @@ class Scan:
             crop: N, even; the middle N x N pixels of the detector are read.
             pad: N, even; detectors that are smaller than N x N pixels are filled up with bad pixels.
             bin: K; the counts of K x K pixels are summed, after `crop` and `pad`.
+            square_pixels: of a detector whose pixels are not square: their sides (y, x) in metres, or "file" for those
+                that the file states; patterns are resampled to square ones (see docs/geometry.md).
             mask_invalid: pixels with NaN, infinite or negative values or the dead-pixel marker become bad pixels.
             clip_negative: negative values of floats, as dark subtraction leaves them, become 0.
             experiment: fields of :class:`Experiment` that replace those of the file, or a mapping of such fields, for
@@ -252,7 +255,8 @@ class Scan:
             radiation: "photon" or "electron"; by default as the format or the file states, else "photon".
             near_field: the detector is in the near field: `energy`, `distance` and `detector_pixel_size` give the
                 Fresnel number and the object pixel.
-            source_distance: metres from the focus to the sample, for the near field; None: a parallel beam.
+            source_distance: metres from the focus to the sample, for the near field; infinity: a parallel beam; None:
+                as the file states, else a parallel beam.
             gain: values in the file per count: one number, (h, w) for the pixels of the detector, or a file of these.
             offset: value in the file without counts, in the same ways; counts are (value - offset) / gain, at least 0.
             fly_scan: K: the probe moves during an exposure from the position of its pattern to that of the next one of
@@ -288,6 +292,7 @@ class Scan:
             crop=crop,
             pad=pad,
             bin=bin,
+            square_pixels=square_pixels,
             mask_invalid=mask_invalid,
             clip_negative=clip_negative,
             experiment=experiment,

@@ -126,7 +126,7 @@ def test_round_trip_of_types_and_of_a_scan_without_world_coordinates(
 
 def test_every_format_is_tested() -> None:
     assert set(WRITTEN) == {name for name, format in formats().items() if format.write}
-    others = {"emd", "rosettasciio", "live"}  # test_rasters.py, streaming/test_spool.py
+    others = {"emd", "rosettasciio", "velox", "live"}  # test_rasters, test_electron_files, streaming/test_spool
     assert {format for _, format, *_ in FILES.values()} | others == set(formats())
 
 
@@ -209,7 +209,7 @@ def test_partners_are_found_by_name_or_stated(tmp_path: Path) -> None:
     assert Scan.load(tmp_path / "a_diffraction.h5", partner=tmp_path / "other.h5").n == PATTERNS
 
 
-def test_constant_or_multilayer_object_is_no_truth(tmp_path: Path) -> None:
+def test_constant_object_is_no_truth_and_layers_are_their_product(tmp_path: Path) -> None:
     path = pair(tmp_path)
     for layers in (np.ones((1, 47, 39), np.complex64), np.stack([OBJECT, OBJECT])):
         with h5py.File(tmp_path / "product.h5", "a") as file:
@@ -218,7 +218,10 @@ def test_constant_or_multilayer_object_is_no_truth(tmp_path: Path) -> None:
             file["object"] = layers
             file["object"].attrs.update(attributes)
         scan = Scan.load(path)
-        assert scan.truth is None
+        if len(layers) == 1:
+            assert scan.truth is None
+        else:
+            np.testing.assert_array_equal(scan.truth, OBJECT**2)
         np.testing.assert_allclose(scan.positions, CORNERS, rtol=0, atol=1e-9)
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -151,6 +152,66 @@ def test_cone_beam_is_the_parallel_beam_of_scaled_lengths(tmp_path: Path) -> Non
     assert read.experiment.fresnel_number == pytest.approx(FRESNEL) and read.pixel_size == pytest.approx(PIXEL)
     assert read.acquisition.distance == z2 and read.acquisition.detector_pixel_size == PIXEL * magnification
     np.testing.assert_allclose(np.diff(read.positions, axis=0), np.diff(scan.positions, axis=0), atol=1e-9)
+
+
+def cone(z1: float) -> dict[str, float]:
+    """Lengths of a cone beam from a focus at z1 with the pattern of the parallel beam of the other tests."""
+    z2 = DISTANCE * z1 / (z1 - DISTANCE)
+    return {"distance": z2, "source_distance": z1, "detector_pixel_size": PIXEL * (z1 + z2) / z1}
+
+
+@pytest.mark.parametrize("z1", [0.5, -0.3])
+@pytest.mark.parametrize("name", ["a.npz", "a.cxi", "a.nxs", "a.ptyd", "a"])
+def test_formats_keep_the_geometry_of_a_cone_beam(tmp_path: Path, name: str, z1: float) -> None:
+    _, path = near(tmp_path)
+    lengths = cone(z1)
+    scan = Scan.load(path, near_field=True, energy=ENERGY, **lengths)
+    scan.save(tmp_path / name, format="ptychodus" if name == "a" else "auto")
+    for options in ({}, {"near_field": True}):  # as stored, and computed again from the stored lengths
+        again = Scan.load(tmp_path / name, **options)
+        for key, value in lengths.items():
+            assert getattr(again.acquisition, key) == pytest.approx(value, rel=1e-9), key
+        assert again.experiment.fresnel_number == pytest.approx(FRESNEL, rel=1e-6)
+        assert again.pixel_size == pytest.approx(PIXEL, rel=1e-6)
+    parallel = Scan.load(tmp_path / name, near_field=True, source_distance=math.inf)
+    assert parallel.acquisition.source_distance is None
+    assert parallel.experiment.fresnel_number == pytest.approx(
+        near_field(wavelength_of(ENERGY), lengths["distance"], lengths["detector_pixel_size"]).fresnel_number
+    )
+
+
+@pytest.mark.parametrize("name", ["r.h5", "r.npz", "p.h5"])
+def test_results_keep_the_focus_of_a_cone_beam(tmp_path: Path, name: str) -> None:
+    _, path = near(tmp_path)
+    scan = Scan.load(path, near_field=True, energy=ENERGY, **cone(0.5))
+    image = np.ones((112, 112), np.complex64)
+    result = Reconstruction(
+        image,
+        np.ones(image.shape, np.float32),
+        (0.0, 0.0),
+        scan.probe,
+        positions=scan.positions,
+        pixel_size=scan.pixel_size,
+        acquisition=scan.acquisition,
+        experiment=scan.experiment,
+    )
+    result.save(tmp_path / name, format="ptychodus" if name == "p.h5" else "auto", scan=scan)
+    assert Reconstruction.load(tmp_path / name).acquisition.source_distance == 0.5
+
+
+def test_programs_of_parallel_beams_get_the_equivalent_one(tmp_path: Path) -> None:
+    """In a .ptyd file the lengths are effective, as ptypy has them; a far field has no focus."""
+    _, path = near(tmp_path)
+    Scan.load(path, near_field=True, energy=ENERGY, **cone(0.5)).save(tmp_path / "a.ptyd")
+    with h5py.File(tmp_path / "a.ptyd") as file:
+        assert file["meta/distance"][()] == pytest.approx(DISTANCE)
+        assert file["meta/psize"][()] == pytest.approx(PIXEL)
+    scan = electrons(tmp_path)
+    far = replace(scan, acquisition=replace(scan.acquisition, source_distance=0.4))
+    far.save(tmp_path / "far.npz")
+    assert Scan.load(tmp_path / "far.npz").acquisition.source_distance is None
+    with pytest.raises(InputError, match=r"acquisition\.source_distance must be finite metres other than 0"):
+        replace(scan, acquisition=replace(scan.acquisition, source_distance=0.0))
 
 
 def stated(**settings: Any) -> dict[str, Any]:

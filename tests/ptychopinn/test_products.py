@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 from scan_files import BAD, CENTRE, CORNERS, COUNTS, DETECTOR, ENERGY, INDEXES, OBJECT, PIXEL, SHAPE, WORLD, N, pair
 
+from ptychopinn.cli import main
 from ptychopinn.errors import InputError
-from ptychopinn.io.reconstructions import is_reconstruction, pictures_folder
+from ptychopinn.experiment import Experiment
+from ptychopinn.io.reconstructions import is_reconstruction, pictures_folder, read_start
+from ptychopinn.physics.simulate import simulate
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.scan import Scan
 
@@ -177,3 +180,103 @@ def test_result_without_required_fields_is_refused(
 def test_an_export_keeps_its_pictures_apart_from_those_of_a_result_of_its_name() -> None:
     folders = [pictures_folder(name) for name in ("out/first.h5", "out/first.nxs", "out/first.v2.nxs")]
     assert folders == [Path("out/first"), Path("out/first-nxs"), Path("out/first-v2-nxs")]
+
+
+# Layers, read as the truth of a scan, as slices of a reconstruction, and to begin with.
+
+LAYERS = np.stack([OBJECT, np.roll(OBJECT, (3, 5), (0, 1)) ** 2, OBJECT.conj()]).astype(np.complex64)
+SPACING = (1.5e-6, 4e-6)
+
+
+def layered(folder: Path, spacing: Any = SPACING, key: str = "object_layer_spacing_m") -> Path:
+    path = pair(folder)
+    with h5py.File(folder / "product.h5", "a") as file:
+        attributes = dict(file["object"].attrs)
+        del file["object"]
+        file["object"] = LAYERS
+        file["object"].attrs.update(attributes)
+        if spacing is not None:
+            file[key] = np.asarray(spacing, np.float64)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("spacing", "key"), [(SPACING, "object_layer_spacing_m"), ((*SPACING, np.inf), "object_layer_distance_m")]
+)
+def test_layers_are_the_truth_and_the_slices(tmp_path: Path, spacing: Any, key: str) -> None:
+    scan = Scan.load(layered(tmp_path, spacing, key))
+    product = np.prod(LAYERS, axis=0)
+    assert scan.experiment.slice_distances == SPACING and scan.truth is not None
+    np.testing.assert_array_equal(scan.truth, product)
+    found = Reconstruction.load(tmp_path / "product.h5")
+    assert found.slices is not None and found.experiment.slice_distances == SPACING
+    np.testing.assert_array_equal(found.slices, LAYERS)
+    np.testing.assert_array_equal(found.object, product)
+    assert found.origin == (0.0, 0.0) and found.pixel_size == pytest.approx(PIXEL)
+    assert found.positions is not None
+    started = read_start(tmp_path / "product.h5", scan)
+    assert started is not None and started.positions is not None
+    np.testing.assert_allclose(started.positions, scan.positions, atol=1e-9)  # in the order of the patterns
+    assert not np.allclose(found.positions, scan.positions, atol=1)
+    illuminated = started.weights > 0
+    assert 0.3 < illuminated.mean() < 1 and illuminated[tuple(np.rint(CORNERS[0] + N / 2).astype(int))]
+
+
+def test_layers_without_distances_are_thin(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number, spacing in enumerate((None, (1e-6,), (0.0, 1e-6))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        scan = Scan.load(layered(folder, spacing))
+        assert scan.experiment.plain and scan.truth is not None
+        np.testing.assert_array_equal(scan.truth, np.prod(LAYERS, axis=0))
+        assert "the object has 3 layers without distances" in caplog.text and "--slices" in caplog.text
+        caplog.clear()
+    stated = Scan.load(folder / "diffraction.h5", experiment={"slice_distances": [2e-6, 3e-6]})
+    assert stated.experiment.slice_distances == (2e-6, 3e-6)
+
+
+def test_results_with_slices_are_read_again(tmp_path: Path, scan: Scan) -> None:
+    slices = np.stack([CANVAS, np.exp(0.3j * CANVAS.real).astype(np.complex64)])
+    weights = np.column_stack([np.linspace(-1, 1, scan.n), np.linspace(2, 1, scan.n) ** 2])
+    shapes = np.stack([np.roll(scan.probe[0], shift, 0) for shift in (1, 2)])
+    experiment = Experiment(slice_distances=(3e-6,), probe_variations=shapes, variation_coefficients=weights)
+    saved = result(
+        object=np.prod(slices, axis=0),
+        slices=slices,
+        probe=scan.probe,
+        positions=scan.positions + 0.25,
+        experiment=experiment,
+    )
+    path = saved.save(tmp_path / "p.h5", format="ptychodus", scan=scan)
+    found = read_start(path, scan)
+    assert found is not None and found.slices is not None and found.positions is not None
+    np.testing.assert_array_equal(found.slices, slices)
+    assert found.experiment.slice_distances == (3e-6,)
+    np.testing.assert_array_equal(found.experiment.probe_variations, shapes)
+    np.testing.assert_array_equal(found.experiment.variation_coefficients, weights)
+    np.testing.assert_allclose(found.origin, ORIGIN, atol=1e-9)
+    np.testing.assert_allclose(found.positions, scan.positions + 0.25, atol=1e-9)
+    fewer = read_start(path, scan.subset(np.arange(4)))
+    assert fewer is not None and fewer.positions is not None and fewer.experiment.variation_coefficients is not None
+    np.testing.assert_allclose(fewer.positions, found.positions[:4])
+    np.testing.assert_array_equal(fewer.experiment.variation_coefficients, weights[:4])
+    unknown = read_start(path, replace(scan, frame_indexes=INDEXES + 1))
+    assert unknown is not None and unknown.positions is None and unknown.experiment.probe_variations is None
+    with pytest.raises(InputError, match=r"expected object pixels of .* those of the scan, found .*--from-scratch"):
+        read_start(path, replace(scan, pixel_size=2 * PIXEL))
+
+
+def test_a_refinement_begins_with_a_product(tmp_path: Path) -> None:
+    """The pair, refined from the object, and from the slices, of its own product."""
+    base = simulate("lines", patterns=16, size=16, photons=1e5, seed=2, pixel_size=2e-8, energy=8000.0)
+    base.save(tmp_path / "pair", format="ptychodus")
+    settings = ["--refine.iterations", "2", "--refine.split_half", "false", "--orientation", "given"]
+    files = [str(tmp_path / "pair/product.h5"), str(tmp_path / "pair"), "--out", str(tmp_path / "r.h5")]
+    assert main(["refine", *files, *settings]) == 0
+    found = Reconstruction.load(tmp_path / "r.h5")
+    assert found.refinement is not None and base.truth is not None
+    y, x = (round(-corner) for corner in found.origin)
+    covered = found.weights[y:, x:][: base.truth.shape[0], : base.truth.shape[1]] > 0.2 * found.weights.max()
+    part = found.object[y:, x:][: base.truth.shape[0], : base.truth.shape[1]][covered]
+    truth = base.truth[: covered.shape[0], : covered.shape[1]][covered]
+    assert np.abs(np.vdot(part, truth)) > 0.99 * np.linalg.norm(part) * np.linalg.norm(truth)

@@ -15,7 +15,7 @@ from ptychopinn.errors import InputError
 from ptychopinn.experiment import RADIATIONS
 
 #: Arguments of `Scan.load` that are options themselves.
-_ARGUMENTS = ("radiation", "near_field", "source_distance", "gain", "offset", "fly_scan")
+_ARGUMENTS = ("radiation", "near_field", "source_distance", "gain", "offset", "fly_scan", "square_pixels")
 #: Options of the experiment: placeholder, help, and the field of `Experiment` that has the value.
 _FIELDS: dict[str, tuple[str, str, str]] = {
     "background": ("FILE", "counts of every pattern that do not come from the sample; or FILE.h5:PATH", "background"),
@@ -50,12 +50,18 @@ def add_experiment_options(parser: Parser, *, common: bool = False) -> None:
     group.add_argument(
         "--source-distance",
         type=float | None,
-        help="metres from the focus to the sample, in the near field; default: a parallel beam",
+        help="metres from the focus to the sample, in the near field; inf: a parallel beam; default: the file's",
     )
     group.add_argument("--gain", type=path, metavar="X|FILE", help="values in the file per count, also for each pixel")
     group.add_argument("--offset", type=path, metavar="X|FILE", help="value in the file without counts: a dark image")
     group.add_argument(
         "--fly-scan", type=int | None, metavar="K", help="the probe moves on during an exposure: compute K points"
+    )
+    group.add_argument(
+        "--square-pixels",
+        type=path,
+        metavar="Y,X|file",
+        help="metres of the detector's pixels, which are not square and are resampled; file: as the file states them",
     )
     for name, (metavar, text, _) in _FIELDS.items():
         group.add_argument(f"--{name.replace('_', '-')}", type=path, metavar=metavar, help=text)
@@ -63,7 +69,18 @@ def add_experiment_options(parser: Parser, *, common: bool = False) -> None:
 
 def experiment_options(options: Namespace) -> dict[str, Any]:
     """What the options state about the experiment, as arguments of ``Scan.load``."""
-    return {name: options[name] for name in _ARGUMENTS} | {"experiment": _experiment(options)}
+    stated = {name: options[name] for name in _ARGUMENTS} | {"experiment": _experiment(options)}
+    return stated | {"square_pixels": _sides(options.square_pixels)}
+
+
+def _sides(text: str | None) -> tuple[float, float] | str | None:
+    if text is None or text == "file":
+        return text
+    try:
+        height, width = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--square-pixels must be Y,X in metres, or file, got {text!r}") from None
+    return height, width
 
 
 def _experiment(options: Namespace) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ from ptychopinn.io.hdf5 import Frames
 from ptychopinn.io.options import MEASUREMENTS, ReadOptions
 from ptychopinn.io.positions import with_positions
 from ptychopinn.io.probe import PROBE_UNITS, near_transfer, probe_of
+from ptychopinn.io.square_pixels import with_square_pixels
 from ptychopinn.io.stored_experiments import with_probe
 from ptychopinn.scan import Scan
 
@@ -66,8 +67,9 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
     if contents.stated not in (None, *MEASUREMENTS[1:]):
         file.fail(f"{contents.key}@measurement", "'amplitude' or 'counts'", repr(contents.stated))
     contents = calibrated(with_positions(contents, options), options)
-    contents, options = squared(contents, options)
     contents.experiment = merged(contents, options)
+    contents, options = with_square_pixels(contents, options)
+    contents, options = squared(contents, options)
     shape = contents.patterns.shape
     size = size_of(file, contents.key, shape, options) // options.bin
     mask = None if options.bad_pixels is None else _stated_mask(options.bad_pixels, shape[1:], size)
@@ -88,7 +90,8 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
         "pixel_size": contents.pixel_size,
     }
     needed_for = "for positions in metres" if contents.world is not None else None
-    found = resolved(stated, file, options, size, needed_for, experiment)
+    source = acquisition.source_distance or contents.record.acquisition.source_distance
+    found = resolved(stated, file, options, size, needed_for, experiment, source)
     experiment = replace(experiment, fresnel_number=found["fresnel_number"])
     pixel_size, origin = found["pixel_size"], acquisition.world_origin
     middle, truth = (size - 1) / 2, contents.truth
@@ -147,7 +150,7 @@ def assemble(contents: Contents, options: ReadOptions) -> Scan:
             energy=found["energy"],
             name=contents.name or file.path.stem,
             metadata=contents.record.metadata,
-            acquisition=Acquisition(found["distance"], found["detector_pixel_size"], origin),
+            acquisition=Acquisition(found["distance"], found["detector_pixel_size"], origin, found["source_distance"]),
             orientation=contents.record.orientation,
             frame_indexes=None if indexes is None or len(indexes) != n else indexes,
             decisions=decisions,

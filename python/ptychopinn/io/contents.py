@@ -35,6 +35,7 @@ class Contents:
         energy: in the file, eV, of the radiation of `experiment`.
         photon_energy: `energy` is that of photons of the same wavelength, whatever the radiation is.
         pixel_size: of the object in the file, metres, for patterns of the width w.
+        pixel_sides: (y, x) metres of the detector's pixels, if they are not square and the caller wants them resampled.
         acquisition: geometry in the file; `world_origin` is the world coordinate of the object's pixel (0, 0), None if
             the file has no object.
         probe: (M, N, N), None if the file has none.
@@ -62,6 +63,7 @@ class Contents:
     energy: float | None = None
     photon_energy: bool = False
     pixel_size: float | None = None
+    pixel_sides: tuple[float, float] | None = None
     acquisition: Acquisition = field(default_factory=Acquisition)
     probe: NDArray[np.complex64] | None = None
     probe_layout: Decision | None = None

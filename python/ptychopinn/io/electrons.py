@@ -15,6 +15,7 @@ import numpy as np
 from ptychopinn.acquisition import ELECTRON_ENERGIES, wavelength_of
 from ptychopinn.experiment import Experiment
 from ptychopinn.io.fields import OpenFile
+from ptychopinn.io.hdf5 import Hdf5
 from ptychopinn.io.options import ReadOptions
 
 #: The experiment in a file of an electron microscope.
@@ -24,6 +25,11 @@ _LENGTHS = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "nm": 1e
 _LENGTHS |= {"a": 1e-10, "å": 1e-10, "angstrom": 1e-10, "angstroms": 1e-10}
 _ANGLES = {"rad": 1.0, "mrad": 1e-3}
 _UNKNOWN = {"", "pixels", "pixel", "pix", "px", "none", "<undefined>"}
+#: Names of the energy of the electrons, or of the voltage that accelerates them, in files.
+_ENERGY_NAMES = ("beam_energy", "accelerating_voltage", "acceleration_voltage", "voltage", "high_tension", "energy")
+_VOLTS = {"v": 1.0, "ev": 1.0, "kv": 1e3, "kev": 1e3}
+#: Largest number without a unit that is of kV.
+_LARGEST_KILOVOLTS = 3000.0
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +50,47 @@ def electron_wavelength(energy: float) -> float:
         1.9687
     """
     return wavelength_of(energy, "electron")
+
+
+def stated_energy(file: Hdf5, group: str) -> float | None:
+    """Energy of the electrons in eV that a group states, as a data set or an attribute; None if it states none.
+
+    The unit is that of `units` or of `NAME_units`; without one a number up to 3000 is of kV, and a larger one of V.
+
+    Raises:
+        InputError: the value is no positive number, or its unit is no energy and no voltage.
+    """
+    for name in _ENERGY_NAMES:
+        key = f"{group}/{name}"
+        if file.has(key) and file.is_array(key):
+            value = file.text(key) if file.is_text(key) else file.scalar(key)
+            unit = file.text_attribute(key, "units")
+            if unit is None and file.has(f"{key}_units") and file.is_text(f"{key}_units"):
+                unit = file.text(f"{key}_units")
+        elif (text := file.text_attribute(group, name)) is not None:
+            value, unit = text, file.text_attribute(group, f"{name}_units")
+        else:
+            value, unit = file.attribute(group, name), file.text_attribute(group, f"{name}_units")
+        if value is not None and str(value).strip().lower() not in _UNKNOWN:
+            return _electronvolts(file, key, value, unit)
+    return None
+
+
+def _electronvolts(file: OpenFile, key: str, value: float | str, unit: str | None) -> float:
+    way = "state energy= (--energy), eV"
+    try:
+        number = float(value)
+    except ValueError:
+        number = np.nan
+    if not (np.isfinite(number) and number > 0):
+        file.fail(key, "the energy of the electrons", repr(value), way)
+    if unit is None or _plain(unit) in _UNKNOWN:
+        factor = 1e3 if number <= _LARGEST_KILOVOLTS else 1.0
+        _log.info("%s: key '%s': %g without a unit is taken as %g eV", file.path, key, number, number * factor)
+        return number * factor
+    if _plain(unit) not in _VOLTS:
+        file.fail(key, "eV, keV, V or kV as the unit", repr(unit), way)
+    return number * _VOLTS[_plain(unit)]
 
 
 def scan_step(file: OpenFile, key: str, step: Step | None) -> tuple[float, float] | None:

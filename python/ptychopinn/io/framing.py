@@ -156,7 +156,7 @@ def fitted(contents: Contents, options: ReadOptions) -> tuple[Contents, ReadOpti
         patterns = np.ascontiguousarray(fit_frames(contents.patterns, size))
     if options.mask_invalid:
         raw = _Fitted(contents.patterns, size, None, file.path)
-        mask = _invalid_pixels(file, contents.key, raw, contents.bad_pixels, options.clip_negative)
+        mask = invalid_pixels(file, contents.key, raw, contents.bad_pixels, options.clip_negative)
         contents = replace(contents, bad_pixels=mask)
     if isinstance(patterns, np.ndarray) and which is not None:
         patterns = _Fitted(patterns, size, which, file.path)[:]
@@ -298,7 +298,7 @@ def _array(probe: NDArray[Any] | str | Path | None) -> NDArray[Any] | None:
     return probe if isinstance(probe, np.ndarray) and probe.dtype.kind in "iufc" else None
 
 
-def _invalid_pixels(
+def invalid_pixels(
     file: OpenFile, key: str, patterns: RawPatterns, bad: NDArray[np.bool_] | None, clip: bool
 ) -> NDArray[np.bool_] | None:
     """Bad pixels, with those whose values are no counts; what remains of such values is read as 0, with a warning.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from ptychopinn.io.options import ReadOptions
 _DISAGREEMENT = 0.01
 #: Largest span of a scan, metres, and largest step, relative to the field of view of the probe, without a unit.
 _LARGEST_SPAN, _LARGEST_STEP = 1.0, 100.0
+#: Largest relative difference of the sides of a square pixel.
+_SQUARE = 1e-6
 _SMALLER = {"mm": 1e-3, "um": 1e-6, "nm": 1e-9}
 
 #: Energy in eV; distance, detector pixel size and object pixel size in metres; None where unknown. Keys are the names.
@@ -40,6 +42,7 @@ def resolved(
     size: int,
     needed_for: str | None = None,
     experiment: Experiment = _PLAIN,
+    source_distance: float | None = None,
 ) -> dict[str, float | None]:
     """Determine energy, distance, detector pixel size and object pixel size, and the Fresnel number in the near field.
 
@@ -55,10 +58,11 @@ def resolved(
         needed_for: the purpose that requires a pixel size, for errors; None if it is not required.
         experiment: its radiation relates energy and wavelength; with its Fresnel number the detector is in the near
             field.
+        source_distance: in the file, metres; used in the near field unless the caller states another.
 
     Returns:
-        "energy" in eV; "distance", "detector_pixel_size" and "pixel_size" in metres; "fresnel_number"; None where
-        unknown.
+        "energy" in eV; "distance", "detector_pixel_size", "pixel_size" and "source_distance" in metres;
+        "fresnel_number"; None where unknown, of the source distance for a parallel beam and the far field.
 
     Raises:
         InputError: a value in the file is not plausible, or the pixel size, or in the near field the Fresnel number, is
@@ -77,12 +81,15 @@ def resolved(
         )
     known = {name: value for name, value in values.items() if value is not None}
     computed = None
+    source = source_distance if options.source_distance is None else options.source_distance
+    if source is not None and math.isinf(source):
+        source = None
     if not missing and options.near_field:
         near = near_field(
             wavelength_of(known["energy"], experiment.radiation),
             known["distance"],
             known["detector_pixel_size"],
-            options.source_distance,
+            source,
         )
         computed, fresnel = near.pixel_size, near.fresnel_number
     elif options.near_field and fresnel is None:
@@ -104,7 +111,8 @@ def resolved(
         _log.warning(
             "%s: the object pixel size is %.6g m, but %s give %.6g m", file.path, pixel_size, lengths, computed
         )
-    return values | {"pixel_size": pixel_size, "fresnel_number": fresnel}
+    source = None if fresnel is None else source
+    return values | {"pixel_size": pixel_size, "fresnel_number": fresnel, "source_distance": source}
 
 
 def own_pixel_size(own: Scalars, size: int, experiment: Experiment = _PLAIN) -> float | None:
@@ -146,11 +154,39 @@ def check_metres(file: OpenFile, key: str, world: NDArray[np.float64], field_of_
     )
 
 
-def one_size(file: OpenFile, key: str, width: float | None, height: float | None) -> float | None:
-    """The side of a square pixel, None if unknown; InputError if width and height differ."""
-    if width is not None and height is not None and abs(width - height) > 1e-6 * abs(height):
-        file.fail(key, "square pixels", f"{width:g} m wide and {height:g} m high")
+def is_square(width: float | None, height: float | None) -> bool:
+    """Whether sides of a pixel are equal, up to rounding, as far as they are known."""
+    return width is None or height is None or abs(width - height) <= _SQUARE * abs(height)
+
+
+def one_size(file: OpenFile, key: str, width: float | None, height: float | None, *, way: str = "") -> float | None:
+    """The side of a square pixel, None if unknown; InputError, with a way out, if width and height differ."""
+    if not is_square(width, height):
+        file.fail(key, "square pixels", f"{width:g} m wide and {height:g} m high", way)
     return width if width is not None else height
+
+
+def detector_sides(
+    file: OpenFile, key: str, sides: Sequence[float | None], options: ReadOptions
+) -> tuple[float | None, tuple[float, float] | None]:
+    """Side of a detector's square pixels, and the sides (y, x) of others, if the caller wants them resampled.
+
+    Args:
+        file: named in errors.
+        key: of the width, for errors.
+        sides: width and height, metres; None where unknown.
+        options: from the caller.
+
+    Raises:
+        InputError: pixels are not square, and the caller does not say what to do.
+    """
+    width, height = sides
+    if options.detector_pixel_size is not None or isinstance(options.square_pixels, tuple):
+        return None, None
+    if options.square_pixels is None or is_square(width, height) or not (width and height):
+        way = "square_pixels='file' (--square-pixels file) resamples them"
+        return one_size(file, key, width, height, way=way), None
+    return None, (height, width)
 
 
 def _check(own: Scalars, file: OpenFile, options: ReadOptions, radiation: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn.acquisition import finite_pair
 from ptychopinn.errors import InputError
 from ptychopinn.experiment import RADIATIONS, Experiment
 
@@ -55,13 +56,15 @@ class ReadOptions:
         crop: N, even; the middle N x N pixels of the detector are read.
         pad: N, even; detectors that are smaller than N x N pixels are filled up with bad pixels.
         bin: K; the counts of K x K pixels are summed.
+        square_pixels: the detector's pixels are not square: sides (y, x) in metres, or "file"; patterns are resampled.
         mask_invalid: pixels with NaN, infinite or negative values or the dead-pixel marker become bad pixels.
         clip_negative: negative values of floats, as dark subtraction leaves them, become 0.
         experiment: what differs from the plain forward model, in pixels of the detector and of the object in the file,
             or a mapping of the fields, see :func:`~ptychopinn.io.experiments.stated_experiment`.
         radiation: "photon" or "electron"; None: as the format or the file states.
         near_field: the detector is in the near field.
-        source_distance: metres from the focus to the sample, for the near field; None: a parallel beam.
+        source_distance: metres from the focus to the sample, for the near field; infinity: a parallel beam; None: as
+            the file states, else a parallel beam.
         gain: values in the file per count, a number, (h, w), or a file of an array.
         offset: value in the file without counts, in the same ways; counts are (value - offset) / gain.
         fly_scan: number of points on the way to the next position, at which an exposure is computed.
@@ -89,6 +92,7 @@ class ReadOptions:
     crop: int | None = None
     pad: int | None = None
     bin: int = 1
+    square_pixels: tuple[float, float] | str | None = None
     mask_invalid: bool = False
     clip_negative: bool = False
     experiment: Experiment | Mapping[str, Any] | None = None
@@ -132,7 +136,22 @@ class ReadOptions:
             if step is None or not (np.isfinite(step).all() and step.all()):
                 raise InputError(f"scan_step must be metres (y, x) other than 0, or one number, got {self.scan_step!r}")
             object.__setattr__(self, "scan_step", (float(step[0]), float(step[1])))
+        if self.square_pixels is not None:
+            self._check_square_pixels()
         self._check_experiment()
+
+    def _check_square_pixels(self) -> None:
+        sides = self.square_pixels
+        if sides != "file":
+            pair = finite_pair(sides)
+            if pair is None or min(pair) <= 0:
+                raise InputError(f"square_pixels must be metres (y, x), or 'file', got {sides!r}")
+            object.__setattr__(self, "square_pixels", pair)
+        if self.detector_pixel_size is not None:
+            raise InputError(
+                "square_pixels= (--square-pixels) states the sides of the detector's pixels, got detector_pixel_size= "
+                "(--detector-pixel-size) as well"
+            )
 
     def _check_experiment(self) -> None:
         if not isinstance(self.experiment, Experiment | Mapping | None):
@@ -143,15 +162,15 @@ class ReadOptions:
         if self.source_distance is not None:
             if not self.near_field:
                 raise InputError("source_distance= (--source-distance) needs near_field= (--near-field) as well")
-            if not (math.isfinite(self.source_distance) and self.source_distance != 0):
+            if math.isnan(self.source_distance) or self.source_distance == 0:
                 raise InputError(f"source_distance must be metres other than 0, got {self.source_distance!r}")
         if self.fly_scan is not None and (not isinstance(self.fly_scan, Integral) or self.fly_scan < 2):
             raise InputError(f"fly_scan must be a number of points of 2 or more, got {self.fly_scan!r}")
 
     @property
     def changes_frames(self) -> bool:
-        """Whether frames are cropped, padded or binned."""
-        return self.crop is not None or self.pad is not None or self.bin > 1
+        """Whether frames are cropped, padded, binned or resampled."""
+        return self.crop is not None or self.pad is not None or self.bin > 1 or self.square_pixels is not None
 
     @property
     def changes_values(self) -> bool:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Export of reconstructions: products of ptychodus, and NeXus files for viewers.
+"""Reconstructions of other programs: products of ptychodus, and NeXus files for viewers.
 
-Both have the image in world coordinates, with centre, pixel size and orientation of the measured positions. These files
-are only written; :mod:`ptychopinn.io.reconstructions` also reads its own.
+Both have the image in world coordinates, with centre, pixel size and orientation of the measured positions. Products
+are written and read, NeXus files only written; :mod:`ptychopinn.io.reconstructions` has this package's own files.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn.acquisition import Acquisition
 from ptychopinn.errors import InputError
+from ptychopinn.experiment import Experiment
 from ptychopinn.io.formats.nexus import put_group
-from ptychopinn.io.formats.ptychodus import put_product
-from ptychopinn.io.hdf5 import put_units
-from ptychopinn.io.indexes import frame_indexes
+from ptychopinn.io.formats.ptychodus import columns, probe_of, put_product
+from ptychopinn.io.formats.ptychodus_layers import layers_of
+from ptychopinn.io.hdf5 import Hdf5, put_units
+from ptychopinn.io.indexes import frame_indexes, indexes_of
 from ptychopinn.io.lazy import h5py
 from ptychopinn.io.sniff import Content
 from ptychopinn.io.stored_experiments import put_experiment, warn_of_omitted
@@ -28,6 +31,8 @@ from ptychopinn.scan import Scan
 from ptychopinn.storage.new_hdf5 import new_hdf5, put_array
 from ptychopinn.world import photon_energy, world_origin
 
+#: Largest relative difference of object pixels that is rounding.
+_LARGEST_DIFFERENCE = 1e-3
 _SUFFIXES = (".h5", ".hdf5", ".nxs", ".nx")
 _PROGRAM = "ptychopinn"
 
@@ -103,10 +108,91 @@ def write_product(result: Reconstruction, path: Path, scan: Scan | None = None) 
             indexes=indexes,
             energy=0.0 if scan is None else photon_energy(scan) or 0.0,
             distance=(result if scan is None else scan).acquisition.distance or 0.0,
+            source_distance=(result if scan is None else scan).acquisition.source_distance or 0.0,
             comments=f"reconstructed by {_PROGRAM}",
             experiment=experiment,
         )
     warn_of_omitted(path, result.experiment, "a product of ptychodus", known)
+
+
+def read_product(path: Path, scan: Scan | None = None) -> Reconstruction:
+    """Read a product of ptychodus as a reconstruction, with the layers of a thick sample as its slices.
+
+    Args:
+        path: the file.
+        scan: in whose coordinates, and in the order of whose patterns, the result is; None: the object's pixel (0, 0)
+            is the origin, and positions are in the order of the file.
+
+    Returns:
+        The reconstruction. Its weights are the illumination by the probe at the positions, 1 everywhere without one.
+
+    Raises:
+        InputError: the product has no object with its pixel size and centre, or pixels of another size than the scan.
+    """
+    with Hdf5(path, "a product of ptychodus") as product:
+        found = layers_of(product)
+        if found.image is None or found.pixel_size is None or found.origin is None:
+            product.fail("object", "an object with pixel_width_m, center_x_m and center_y_m", "none of these")
+        world = columns(product, "probe_position_x_m", "probe_position_y_m")
+        indexes = indexes_of(product, "probe_position_indexes", len(world))
+        probe, _, experiment = probe_of(product, {}, Experiment(slice_distances=found.distances), len(world))
+        distance = product.attribute("/", "detector_object_distance_m") or None
+        focus = product.attribute("/", "focus_object_distance_m") or None
+    pixel_size, zero = found.pixel_size, np.asarray(found.origin)
+    if scan is not None and scan.pixel_size is not None:
+        if abs(scan.pixel_size / pixel_size - 1) > _LARGEST_DIFFERENCE:
+            raise InputError(
+                f"{path}: expected object pixels of {scan.pixel_size:g} m, those of the scan, found {pixel_size:g} m; "
+                "read the scan with the lengths of the product (--energy, --distance, --crop), or begin --from-scratch"
+            )
+        zero = world_origin(scan)
+    half = 0.0 if probe is None else (probe.shape[-1] - 1) / 2
+    corners = (world - zero) / pixel_size - half
+    origin = (np.asarray(found.origin) - zero) / pixel_size
+    weights = _illumination(found.image.shape, probe, corners - origin)
+    positions: NDArray[np.float64] | None = corners
+    if scan is not None:
+        rows = _rows_of(frame_indexes(scan), np.arange(len(world)) if indexes is None else indexes)
+        positions = None if rows is None else corners[rows]
+        experiment = replace(experiment, probe_variations=None, variation_coefficients=None) if rows is None else (
+            experiment.subset(rows)
+        )  # fmt: skip
+    return Reconstruction(
+        object=found.image,
+        weights=weights,
+        origin=(float(origin[0]), float(origin[1])),
+        probe=probe,
+        positions=None if probe is None else positions,
+        pixel_size=pixel_size,
+        acquisition=Acquisition(distance, None, (float(zero[0]), float(zero[1])), focus),
+        slices=found.slices,
+        experiment=experiment,
+    )
+
+
+def is_product(content: Content) -> bool:
+    """Whether these are the names in a product of ptychodus with an object."""
+    return content.kind == "hdf5" and content.has("object", "probe_position_x_m", "probe_position_y_m")
+
+
+def _rows_of(wanted: NDArray[np.int64], indexes: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """The row of each frame index; None if one is not found."""
+    order = np.argsort(indexes)
+    rows = order[np.searchsorted(indexes, wanted, sorter=order).clip(max=len(indexes) - 1)]
+    return rows if np.array_equal(indexes[rows], wanted) else None
+
+
+def _illumination(
+    shape: tuple[int, ...], probe: NDArray[np.complex64] | None, corners: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Sum of the probe's intensities at the nearest pixels of the corners (y, x), on an object of this shape."""
+    if probe is None:
+        return np.ones(shape, np.float32)
+    intensity, size = np.square(np.abs(probe)).sum(0), probe.shape[-1]
+    padded = np.zeros((shape[0] + 2 * size, shape[1] + 2 * size), np.float32)
+    for y, x in np.rint(corners).astype(np.int64).clip(-size, np.asarray(shape)) + size:
+        padded[y : y + size, x : x + size] += intensity
+    return np.ascontiguousarray(padded[size:-size, size:-size])
 
 
 def write_nexus_result(result: Reconstruction, path: Path, scan: Scan | None = None) -> None:

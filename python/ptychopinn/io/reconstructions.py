@@ -22,7 +22,7 @@ from ptychopinn.acquisition import Acquisition
 from ptychopinn.errors import InputError, not_found
 from ptychopinn.experiment import Experiment
 from ptychopinn.io.lazy import h5py
-from ptychopinn.io.products import EXPORTS, check_export, is_nexus_result
+from ptychopinn.io.products import EXPORTS, check_export, is_nexus_result, is_product, read_product
 from ptychopinn.io.sniff import Content, content_of
 from ptychopinn.io.stored_experiments import GROUP, NAMES, PREFIX, prefixed, put_experiment
 from ptychopinn.reconstruction import Reconstruction, json_of
@@ -83,6 +83,8 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
             f"{path}: expected a reconstruction of this package, .h5 or .npz, found its NeXus copy for other programs, "
             "which is not read; reconstruct with --out recon.h5"
         )
+    if is_product(content_of(path)):
+        return read_product(path)
     suffix = reconstruction_suffix(path)
     if not path.exists():
         raise not_found(path)
@@ -190,6 +192,21 @@ def is_reconstruction(path: str | Path) -> bool:
     if content.kind in ("npz", "hdf5"):
         return has_reconstruction(content)
     return Path(path).suffix.lower() in _HDF5_SUFFIXES
+
+
+def read_start(path: str | Path, scan: Scan) -> Reconstruction | None:
+    """What a refinement of a scan begins with: a reconstruction or a product of ptychodus; None for another file."""
+    path = Path(path)
+    if not path.is_file():
+        return None
+    if is_product(content_of(path)):
+        return read_product(path, scan)
+    return read_reconstruction(path) if is_reconstruction(path) else None
+
+
+def is_start(path: str | Path) -> bool:
+    """Whether a file is a reconstruction, also of ptychodus, by the names in it."""
+    return is_reconstruction(path) or is_product(content_of(path))
 
 
 def has_reconstruction(content: Content) -> bool:

@@ -39,6 +39,7 @@ class Setup:
         pixel_size: metres per object pixel.
         energy: photon energy, eV.
         distance: from the sample to the detector, metres.
+        source_distance: metres from the focus to the sample, in the near field, see :class:`Acquisition`.
         detector_pixel_size: metres, of the detector before binning.
         orientation: map from the positions as they come to those of the scan, see ``Scan.orientation``.
         mean_counts: of a pattern of the scan that the probe is from; None: the probe is scaled to the counts that come.
@@ -54,6 +55,7 @@ class Setup:
     pixel_size: float | None = None
     energy: float | None = None
     distance: float | None = None
+    source_distance: float | None = None
     detector_pixel_size: float | None = None
     orientation: str = "given"
     mean_counts: float | None = None
@@ -73,6 +75,7 @@ class Setup:
             pixel_size=scan.pixel_size,
             energy=scan.energy,
             distance=scan.acquisition.distance,
+            source_distance=scan.acquisition.source_distance,
             detector_pixel_size=scan.acquisition.detector_pixel_size,
             orientation=scan.orientation,
             mean_counts=total_counts(scan.counts) / scan.n,
@@ -132,6 +135,7 @@ class Setup:
             "energy": self.energy,
             "pixel_size": self.pixel_size,
             "distance": self.distance,
+            "source_distance": self.source_distance,
             "detector_pixel_size": None if self.detector_pixel_size is None else self.bin * self.detector_pixel_size,
             "mean_counts": self.mean_counts,
             **ScanRecord(experiment=self.experiment).to_json(),

@@ -4,9 +4,22 @@
 from typing import TYPE_CHECKING
 
 from ptychopinn._submodules import submodules
-from ptychopinn.io.formats import arrays, cxi, eiger, emd, live, nexus, npz, ptychodus, ptyd, rosettasciio, tiff
+from ptychopinn.io.formats import arrays, cxi, eiger, emd, live, nexus, npz, ptychodus, ptyd, rosettasciio, tiff, velox
 
-__all__ = ["arrays", "cxi", "eiger", "emd", "live", "nexus", "npz", "ptychodus", "ptyd", "rosettasciio", "tiff"]
+__all__ = [
+    "arrays",
+    "cxi",
+    "eiger",
+    "emd",
+    "live",
+    "nexus",
+    "npz",
+    "ptychodus",
+    "ptyd",
+    "rosettasciio",
+    "tiff",
+    "velox",
+]
 
 if not TYPE_CHECKING:  # which would then find every name
     __getattr__ = submodules(__name__)

@@ -18,7 +18,7 @@ from ptychopinn.decisions import Decision
 from ptychopinn.io.build import Contents, assemble, first_pixel, truth_of, units_reason
 from ptychopinn.io.candidates import patterns_key
 from ptychopinn.io.formats.nexus import is_nexus
-from ptychopinn.io.geometry import one_size
+from ptychopinn.io.geometry import detector_sides, one_size
 from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, put_counts, put_package_group, put_units
 from ptychopinn.io.indexes import indexes_of, pair_by_index, with_pairing
 from ptychopinn.io.lazy import h5py
@@ -88,6 +88,7 @@ def read_cxi(path: Path, options: ReadOptions) -> Scan:
             record = with_pairing(record, pairs)
         probe, layout = (None, None) if options.probe is not None else _probe(file)
         patterns = frames if order is None else frames.take(order)
+        side, pixel_sides = detector_sides(file, *_detector_pixel(file, units), options)
         prefix = f"{ENTRY}/{PACKAGE_GROUP}/{EXPERIMENT}/"
         contents = Contents(
             file=file,
@@ -98,7 +99,8 @@ def read_cxi(path: Path, options: ReadOptions) -> Scan:
             energy=units.number(f"{SOURCE}/energy", ENERGIES),
             photon_energy=True,
             pixel_size=pixel_size,
-            acquisition=Acquisition(units.number(f"{DETECTOR}/distance", LENGTHS), detector_pixel(file, units), origin),
+            pixel_sides=pixel_sides,
+            acquisition=Acquisition(units.number(f"{DETECTOR}/distance", LENGTHS), side, origin),
             probe=probe,
             probe_layout=layout,
             scale_known=units_reason(file.text_attribute(f"{ENTRY}/image_1/data", "probe_units"), "image_1/data", file),
@@ -169,7 +171,13 @@ def _positions(file: Hdf5, units: Units) -> tuple[str, NDArray[np.float64]]:
 
 
 def detector_pixel(file: Hdf5, units: Units) -> float | None:
-    """Detector pixel size in metres, from `x_pixel_size` and `y_pixel_size` or from the lengths of `basis_vectors`."""
+    """Side of the detector's square pixels in metres."""
+    key, (width, height) = _detector_pixel(file, units)
+    return one_size(file, key, width, height)
+
+
+def _detector_pixel(file: Hdf5, units: Units) -> tuple[str, tuple[float | None, float | None]]:
+    """Path, and width and height of a pixel in metres, from `{x,y}_pixel_size` or the lengths of `basis_vectors`."""
     x, y = (units.number(f"{DETECTOR}/{axis}_pixel_size", LENGTHS) for axis in "xy")
     key = f"{DETECTOR}/x_pixel_size"
     unknown = x is None and y is None and units.options.detector_pixel_size is None
@@ -180,7 +188,7 @@ def detector_pixel(file: Hdf5, units: Units) -> float | None:
             file.fail(key, "two vectors of three components", f"shape {vectors.shape}")
         vectors = vectors.reshape(-1, *vectors.shape[-2:])[0] * units.factor(key, LENGTHS)
         y, x = np.linalg.norm(vectors, axis=0 if vectors.shape == (3, 2) else 1)
-    return one_size(file, key, None if x is None else float(x), None if y is None else float(y))
+    return key, (None if x is None else float(x), None if y is None else float(y))
 
 
 def _probe(file: Hdf5) -> tuple[NDArray[np.complex64] | None, Decision | None]:
@@ -193,8 +201,8 @@ def _probe(file: Hdf5) -> tuple[NDArray[np.complex64] | None, Decision | None]:
 def _object(file: Hdf5) -> tuple[float | None, NDArray[np.complex64] | None, tuple[float, float] | None]:
     """Pixel size in metres, object (H, W), world coordinate (y, x) of its pixel (0, 0); each None if unknown."""
     key = f"{ENTRY}/image_2/data"
-    sides = [file.scalar(f"{_PTYCHODUS}/object_pixel_{side}_m") for side in ("width", "height")]
-    pixel_size = one_size(file, f"{_PTYCHODUS}/object_pixel_width_m", *sides)
+    width, height = (file.scalar(f"{_PTYCHODUS}/object_pixel_{side}_m") for side in ("width", "height"))
+    pixel_size = one_size(file, f"{_PTYCHODUS}/object_pixel_width_m", width, height)
     centre = [file.scalar(f"{_PTYCHODUS}/object_center_{axis}_m") for axis in "yx"]
     if not file.has(key) or pixel_size is None or centre[0] is None or centre[1] is None:
         return pixel_size, None, None

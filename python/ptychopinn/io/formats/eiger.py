@@ -18,7 +18,7 @@ from ptychopinn.acquisition import HC, Acquisition
 from ptychopinn.io.build import Contents, assemble
 from ptychopinn.io.candidates import patterns_key
 from ptychopinn.io.formats.arrays import table_beside
-from ptychopinn.io.geometry import one_size
+from ptychopinn.io.geometry import detector_sides
 from ptychopinn.io.hdf5 import Frames, Hdf5
 from ptychopinn.io.masks import nexus_mask
 from ptychopinn.io.options import ReadOptions
@@ -52,6 +52,7 @@ def read_eiger(path: Path, options: ReadOptions) -> Scan:
             units.number(file.first(f"{DETECTOR}/{axis}_pixel_size", f"{SPECIFIC}/{axis}_pixel_size"), LENGTHS)
             for axis in "xy"
         ]
+        side, pixel_sides = detector_sides(file, f"{DETECTOR}/x_pixel_size", sides, options)
         distance = file.first(f"{DETECTOR}/detector_distance", f"{DETECTOR}/distance")
         contents = Contents(
             file=file,
@@ -61,8 +62,9 @@ def read_eiger(path: Path, options: ReadOptions) -> Scan:
             energy=energy_of(file, units),
             acquisition=Acquisition(
                 distance=units.number(distance, LENGTHS) or None,  # 0 is not known
-                detector_pixel_size=one_size(file, f"{DETECTOR}/x_pixel_size", *sides),
+                detector_pixel_size=side,
             ),
+            pixel_sides=pixel_sides,
             bad_pixels=pixel_mask_of(file),
             name=path.stem.removesuffix("_master"),
         )

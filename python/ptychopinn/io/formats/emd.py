@@ -3,7 +3,8 @@
 
 A datacube is a group with `data` (Ry, Rx, Qy, Qx) and a vector for each axis, `dim0` to `dim3`, or `dim1` to `dim4` in
 EMD 0.2. py4DSTEM keeps steps and units in a group `calibration` of the datacube or of its root; those of the vectors
-are used where it has none. The first axis of scan and detector is y.
+are used where it has none. The energy is that of a group of metadata or of the microscope. The first axis of scan and
+detector is y.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ptychopinn.io.build import Contents, assemble
-from ptychopinn.io.electrons import ELECTRONS, Step, electron_options, object_pixel, scan_step
+from ptychopinn.io.electrons import ELECTRONS, Step, electron_options, object_pixel, scan_step, stated_energy
 from ptychopinn.io.hdf5 import Frames, Hdf5
 from ptychopinn.io.options import ReadOptions
 from ptychopinn.io.registry import Format, register
@@ -23,6 +24,8 @@ from ptychopinn.io.sniff import Content, content_of
 from ptychopinn.scan import Scan
 
 _BUNDLES = ("metadatabundle", "_metadata")
+#: Groups of a microscope in EMD 0.2, and in files of py4DSTEM before 0.13.
+_MICROSCOPES = ("microscope", "metadata/microscope", "metadata/metadata_0/microscope")
 _UNCALIBRATED = ("", "pixels", "none")
 
 _log = logging.getLogger(__name__)
@@ -33,7 +36,7 @@ def read_emd(path: Path, options: ReadOptions) -> Scan:
 
     Args:
         path: the file, with one datacube of four axes.
-        options: from the caller; `energy` is that of the electrons.
+        options: from the caller; `energy` is that of the electrons, in place of the file's.
 
     Raises:
         InputError: the file cannot be used; the error has the file, the key, what was expected and what was found.
@@ -48,14 +51,18 @@ def read_emd(path: Path, options: ReadOptions) -> Scan:
         frames = Frames(file, [key])
         steps = {letter: _step(file, group, letter, pair) for letter, pair in (("R", dims[:2]), ("Q", dims[2:]))}
         _warn_of_rotation(file, group)
-        stated = electron_options(file, options)
+        stated, energy = electron_options(file, options), None
+        if options.energy is None:
+            energies = (stated_energy(file, holder) for holder in _metadata(file, group))
+            energy = next((value for value in energies if value is not None), None)
         contents = Contents(
             file=file,
             key=key,
             patterns=frames,
             raster=frames.raster,
             step=scan_step(file, f"{group}: R_pixel_units", steps["R"]),
-            pixel_size=object_pixel(file, f"{group}: Q_pixel_units", steps["Q"], frames.shape[-1], stated),
+            energy=energy,
+            pixel_size=object_pixel(file, f"{group}: Q_pixel_units", steps["Q"], frames.shape[-1], stated, energy),
             name=path.stem,
             experiment=ELECTRONS,
         )
@@ -100,6 +107,19 @@ def _calibrations(file: Hdf5, group: str) -> Iterator[str]:
         for bundle in _BUNDLES:
             path = "/".join([*parts[:depth], bundle, "calibration"])
             if file.has(path):
+                yield path
+
+
+def _metadata(file: Hdf5, group: str) -> Iterator[str]:
+    """Groups that can state the energy, for a datacube and for the groups that hold it, the nearest first."""
+    parts = group.split("/")
+    for depth in range(len(parts), -1, -1):
+        above = "/".join(parts[:depth])
+        here = f"{above}/" if above else ""
+        bundles = [f"{here}{bundle}" for bundle in _BUNDLES]
+        inside = [f"{bundle}/{name}" for bundle in bundles for name in sorted(file.members(bundle))]
+        for path in (*inside, *(f"{here}{name}" for name in _MICROSCOPES)):
+            if file.has(path) and file.is_group(path):
                 yield path
 
 

@@ -85,7 +85,9 @@ def scan_of(spool: Spool, options: ReadOptions | None = None, indexes: NDArray[n
         pixels=positions + middle if in_pixels else None,
         energy=facts.get("energy"),
         pixel_size=facts.get("pixel_size"),
-        acquisition=Acquisition(facts.get("distance"), facts.get("detector_pixel_size")),
+        acquisition=Acquisition(
+            facts.get("distance"), facts.get("detector_pixel_size"), source_distance=facts.get("source_distance")
+        ),
         probe=probe,
         scale_known=None if probe is None else _scale_reason(facts.get("mean_counts"), stored),
         bad_pixels=spool.array("bad_pixels"),

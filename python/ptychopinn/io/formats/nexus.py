@@ -18,8 +18,9 @@ from ptychopinn.acquisition import Acquisition, energy_of_wavelength
 from ptychopinn.errors import InputError
 from ptychopinn.io.build import Contents, assemble, origin_of, truth_of, units_reason
 from ptychopinn.io.candidates import patterns_key
+from ptychopinn.io.electrons import stated_energy
 from ptychopinn.io.formats.eiger import is_eiger
-from ptychopinn.io.geometry import one_size
+from ptychopinn.io.geometry import detector_sides
 from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, put_counts, put_package_group, put_units
 from ptychopinn.io.lazy import h5py
 from ptychopinn.io.masks import cxi_mask, nexus_mask
@@ -56,6 +57,7 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
         key = patterns_key(file, options, f"{detector}/data")
         frames = Frames(file, [key])
         sides = [units.number(f"{detector}/{axis}_pixel_size", LENGTHS) for axis in "xy"]
+        side, pixel_sides = detector_sides(file, f"{detector}/x_pixel_size", sides, options)
         package = f"{entry}/{PACKAGE_GROUP}"
         probe, truth = f"{package}/probe", f"{package}/truth"
         record = ScanRecord.from_json(file.json(f"{package}/metadata_json"))
@@ -75,9 +77,10 @@ def read_nexus(path: Path, options: ReadOptions) -> Scan:
             pixel_size=file.scalar(f"{package}/pixel_size"),
             acquisition=Acquisition(
                 distance=units.number(f"{detector}/distance", LENGTHS),
-                detector_pixel_size=one_size(file, f"{detector}/x_pixel_size", *sides),
+                detector_pixel_size=side,
                 world_origin=origin_of(file, package),
             ),
+            pixel_sides=pixel_sides,
             probe=stacked(file, probe, file.numeric(probe, "iufc")) if own_probe else None,
             scale_known=units_reason(file.text_attribute(probe, "probe_units"), probe, file),
             bad_pixels=pixel_mask_of(file, detector),
@@ -198,7 +201,7 @@ def _radiation(file: Hdf5, instrument: str, entry: str) -> Literal["photon", "el
 def energy_of(
     file: Hdf5, units: Units, instrument: str, entry: str, radiation: Literal["photon", "electron"] = "photon"
 ) -> float | None:
-    """Energy in eV of the beam; the energy of an NXsource is that of a storage ring, and is ignored."""
+    """Energy in eV of the beam; that of an NXsource is used for electrons, and else is that of a storage ring."""
     holders = [path for inside in (instrument, entry) for path in groups_of_class(file, inside, "NXbeam")]
     holders += [
         path for inside in groups_of_class(file, entry, "NXsample") for path in groups_of_class(file, inside, "NXbeam")
@@ -214,6 +217,10 @@ def energy_of(
                 if length is None or not length > 0:
                     file.fail(f"{holder}/{name}", "a positive wavelength", f"{length}")
                 return energy_of_wavelength(length, radiation)
+    if radiation == "electron":  # the source is the gun of a microscope
+        for source in (path for inside in (instrument, entry) for path in groups_of_class(file, inside, "NXsource")):
+            if units.options.energy is None and (volts := stated_energy(file, source)) is not None:
+                return volts
     return None
 
 

@@ -7,7 +7,6 @@ coordinate x is object pixel `(x - cx)/dx + (W - 1)/2`, the patch centre; the fi
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from ptychopinn.decisions import Decision
 from ptychopinn.errors import InputError
 from ptychopinn.experiment import Experiment
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, first_pixel, truth_of, units_reason
-from ptychopinn.io.geometry import one_size
+from ptychopinn.io.formats.ptychodus_layers import layers_of
+from ptychopinn.io.geometry import detector_sides, one_size
 from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, put_counts, put_package_group
 from ptychopinn.io.indexes import frame_indexes, indexes_of, pair_by_index, with_pairing
 from ptychopinn.io.lazy import h5py
@@ -46,8 +46,6 @@ from ptychopinn.world import (
 PATTERNS, PRODUCT = "diffraction", "product"
 _TRAINING = ("probe_position_x_px", "probe_position_y_px")
 
-_log = logging.getLogger(__name__)
-
 
 def read_ptychodus(path: Path, options: ReadOptions) -> Scan:
     """Read a scan from a pair of files of ptychodus.
@@ -67,22 +65,25 @@ def read_ptychodus(path: Path, options: ReadOptions) -> Scan:
     with Hdf5(first, "a diffraction file of ptychodus") as patterns, Hdf5(second, "a product of ptychodus") as product:
         frames = Frames(patterns, [patterns.need("patterns")])
         record = ScanRecord.from_json(product.json(f"{PACKAGE_GROUP}/metadata_json"))
-        world = _columns(product, "probe_position_x_m", "probe_position_y_m")
+        world = columns(product, "probe_position_x_m", "probe_position_y_m")
         indexes = indexes_of(patterns, "indexes", frames.total)
         position_indexes = indexes_of(product, "probe_position_indexes", len(world))
         pairs = pair_by_index(patterns, indexes, position_indexes, frames.total, len(world))
-        pixel_size, truth, origin = _object(product, record.metadata)
+        found = layers_of(product)
         width, height = (
             patterns.attribute("patterns", f"detector_pixel_{side}_m") or None for side in ("width", "height")
         )
+        side, pixel_sides = detector_sides(patterns, "patterns@detector_pixel_width_m", (width, height), options)
         stated = options.near_field or record.experiment.fresnel_number is not None
         if product.flag("/", "far_field") is False and not stated:
-            found = "a near-field one; state near_field= (--near-field) and the lengths, docs/geometry.md"
-            product.fail("far_field", "a far-field experiment", found)
+            near = "a near-field one; state near_field= (--near-field) and the lengths, docs/geometry.md"
+            product.fail("far_field", "a far-field experiment", near)
         experiment = experiment_in(product, f"{PACKAGE_GROUP}/{EXPERIMENT}/", record.experiment, len(world))
+        if not experiment.slice_distances:
+            experiment = replace(experiment, slice_distances=found.distances)
         probe, layout = None, None
         if options.probe is None:
-            probe, layout, experiment = _probe(product, record.metadata, experiment, len(world))
+            probe, layout, experiment = probe_of(product, record.metadata, experiment, len(world))
         contents = Contents(
             file=patterns,
             key="patterns",
@@ -90,17 +91,19 @@ def read_ptychodus(path: Path, options: ReadOptions) -> Scan:
             world=world[pairs.positions],
             energy=product.attribute("/", "photon_energy_eV") or product.attribute("/", "probe_energy_eV") or None,
             photon_energy=True,
-            pixel_size=pixel_size,
+            pixel_size=found.pixel_size,
             acquisition=Acquisition(
                 distance=product.attribute("/", "detector_object_distance_m") or None,
-                detector_pixel_size=one_size(patterns, "patterns@detector_pixel_width_m", width, height),
-                world_origin=origin,
+                detector_pixel_size=side,
+                world_origin=found.origin,
+                source_distance=product.attribute("/", "focus_object_distance_m") or None,
             ),
+            pixel_sides=pixel_sides,
             probe=probe,
             probe_layout=layout,
             scale_known=_scale_known(product, probe),
             bad_pixels=bad_pixels_of(patterns, "bad_pixels"),
-            truth=truth,
+            truth=found.image,
             stated=patterns.text_attribute("patterns", "measurement"),
             name=product.text_attribute("/", "name") or first.stem,
             frame_indexes=pairs.frame_indexes,
@@ -114,15 +117,14 @@ def read_training(path: Path, options: ReadOptions) -> Scan:
     """Read training data that ptychodus exported as HDF5, with positions in object pixels."""
     with Hdf5(path, "a training file of ptychodus") as file:
         frames = Frames(file, [file.need("patterns")])
-        pixel_size = one_size(
-            file, "object_pixel_width_m", *(file.scalar(f"object_pixel_{side}_m") for side in ("width", "height"))
-        )
+        width, height = (file.scalar(f"object_pixel_{side}_m") for side in ("width", "height"))
+        pixel_size = one_size(file, "object_pixel_width_m", width, height)
         shape = file.numeric("object", "iufc", ndim=2).shape
         contents = Contents(
             file=file,
             key="patterns",
             patterns=frames,
-            pixels=_columns(file, *_TRAINING),
+            pixels=columns(file, *_TRAINING),
             energy=file.scalar("photon_energy_eV"),
             photon_energy=True,
             pixel_size=pixel_size,
@@ -193,6 +195,7 @@ def write_ptychodus(scan: Scan, path: Path) -> None:
                 indexes=indexes,
                 energy=photon_energy(scan) or 0.0,
                 distance=scan.acquisition.distance or 0.0,
+                source_distance=scan.acquisition.source_distance or 0.0,
                 experiment=scan.experiment,
             )
             # The product has the variations of the probe itself.
@@ -213,6 +216,7 @@ def put_product(
     indexes: NDArray[np.int64],
     energy: float,
     distance: float,
+    source_distance: float = 0.0,
     comments: str = "",
     experiment: Experiment | None = None,
 ) -> None:
@@ -232,6 +236,7 @@ def put_product(
         indexes: (n,) frame indexes of the positions.
         energy: eV.
         distance: metres.
+        source_distance: metres from the focus to the sample, 0 for a parallel beam and the far field.
         comments: free text.
         experiment: variations of the probe, near field and distances of slices are written.
     """
@@ -239,7 +244,7 @@ def put_product(
     image = image if image.ndim == 3 else image[np.newaxis]
     attributes = {
         "detector_object_distance_m": distance,
-        "focus_object_distance_m": 0.0,
+        "focus_object_distance_m": source_distance,
         "photon_energy_eV": energy,
         "probe_photon_count": float(np.square(np.abs(probe.astype(np.complex128))).sum()),
         "exposure_time_s": 0.0,
@@ -293,7 +298,7 @@ def _partner_name(path: Path) -> Path | None:
     return None
 
 
-def _columns(file: Hdf5, x_key: str, y_key: str) -> NDArray[np.float64]:
+def columns(file: Hdf5, x_key: str, y_key: str) -> NDArray[np.float64]:
     """Positions (n, 2), (y, x), from two arrays."""
     x, y = (file.numeric(key, "iuf", ndim=1).astype(np.float64) for key in (x_key, y_key))
     if len(x) != len(y):
@@ -301,33 +306,7 @@ def _columns(file: Hdf5, x_key: str, y_key: str) -> NDArray[np.float64]:
     return np.stack([y, x], axis=1)
 
 
-def _object(
-    product: Hdf5, metadata: dict[str, Any]
-) -> tuple[float | None, NDArray[np.complex64] | None, tuple[float, float] | None]:
-    """Pixel size in metres, object (H, W), world coordinate (y, x) of its pixel (0, 0); each None if unknown."""
-    if not product.has("object"):
-        return None, None, None
-    layers = product.numeric("object", "iufc")
-    layers = layers[np.newaxis] if layers.ndim == 2 else layers
-    if layers.ndim != 3 or not layers.size:
-        product.fail("object", "an object (L, H, W)", f"shape {layers.shape}")
-    pixel_size = one_size(
-        product,
-        "object@pixel_width_m",
-        *(product.attribute("object", f"pixel_{side}_m") for side in ("width", "height")),
-    )
-    centre = [product.attribute("object", f"center_{axis}_m") for axis in "yx"]
-    if pixel_size is None or centre[0] is None or centre[1] is None:
-        return pixel_size, None, None
-    origin = first_pixel((centre[0], centre[1]), pixel_size, layers.shape[1:])
-    if len(layers) > 1:
-        _log.warning("%s: the object has %d layers, so it is not used as the truth", product.path, len(layers))
-        metadata["layers"] = len(layers)
-        return pixel_size, None, origin
-    return pixel_size, truth_of(product, "object", layers[0]), origin
-
-
-def _probe(
+def probe_of(
     product: Hdf5, metadata: dict[str, Any], experiment: Experiment, n: int
 ) -> tuple[NDArray[np.complex64] | None, Decision | None, Experiment]:
     """Incoherent modes (M, N, N) of the first coherent mode, and the experiment with the others as variations.

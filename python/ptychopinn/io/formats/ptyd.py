@@ -8,14 +8,15 @@ is estimated. A pixel whose weight is 0 in any pattern is bad in all, since a Sc
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn.acquisition import Acquisition
+from ptychopinn.acquisition import Acquisition, near_field, wavelength_of
 from ptychopinn.io.build import Contents, assemble, bad_pixels_of, origin_of, truth_of
-from ptychopinn.io.geometry import one_size
+from ptychopinn.io.geometry import detector_sides
 from ptychopinn.io.hdf5 import PACKAGE_GROUP, Frames, Hdf5, put_counts, put_package_group
 from ptychopinn.io.indexes import frame_indexes, unique_indexes, unless_in_order
 from ptychopinn.io.options import ReadOptions
@@ -57,12 +58,13 @@ def read_ptyd(path: Path, options: ReadOptions) -> Scan:
             file.need("chunks/0/data")
         frames = Frames(file, [file.need(f"chunks/{name}/data") for name in chunks])
         positions = [_positions(file, f"chunks/{name}") for name in chunks]
-        kev = _number(file, "energy")
+        kev = _lengths(file, "energy")[0]
         record = ScanRecord.from_json(file.json(f"{PACKAGE_GROUP}/metadata_json"))
         stated = options.near_field or record.experiment.fresnel_number is not None
         if _text(file, "propagation") == "nearfield" and not stated:
             found = "a near-field one; state near_field= (--near-field) if its distance is the effective one"
             file.fail("meta/propagation", "a far-field experiment", found)
+        side, pixel_sides = detector_sides(file, "meta/psize", _lengths(file, "psize")[::-1], options)
         probe, truth = f"{PACKAGE_GROUP}/probe", f"{PACKAGE_GROUP}/truth"
         own_probe = options.probe is None and file.has(probe)
         contents = Contents(
@@ -73,7 +75,8 @@ def read_ptyd(path: Path, options: ReadOptions) -> Scan:
             energy=None if kev is None else kev * 1e3,
             photon_energy=True,
             pixel_size=file.scalar(f"{PACKAGE_GROUP}/pixel_size"),
-            acquisition=Acquisition(_number(file, "distance"), _number(file, "psize"), origin_of(file, PACKAGE_GROUP)),
+            pixel_sides=pixel_sides,
+            acquisition=_acquisition(file, record, side),
             probe=stacked(file, probe, file.numeric(probe, "iufc")) if own_probe else None,
             scale_known="written by this package in sqrt_counts" if file.has(probe) else None,
             bad_pixels=_bad_pixels(file, chunks, frames.shape[1:]),
@@ -95,7 +98,10 @@ def write_ptyd(scan: Scan, path: Path) -> None:
         path: the file; missing parent folders are created, an existing file is replaced.
     """
     pixel_size, world = needed_pixel_size(scan), world_positions(scan)
-    side, distance = known_detector_pixel_size(scan), scan.acquisition.distance
+    side, distance, focus = known_detector_pixel_size(scan), scan.acquisition.distance, scan.acquisition.source_distance
+    if focus is not None and side is not None and distance is not None:  # ptypy has parallel beams: the equivalent one
+        near = near_field(wavelength_of(photon_energy(scan) or 1.0), distance, side, focus)
+        side, distance = near.pixel_size, near.distance
     with new_hdf5(path) as file:
         meta = file.create_group("meta")
         far = "farfield" if scan.experiment.fresnel_number is None else "nearfield"
@@ -122,15 +128,23 @@ def write_ptyd(scan: Scan, path: Path) -> None:
     warn_of_unread(path, scan.experiment, "ptypy", ("the near field",))
 
 
-def _number(file: Hdf5, name: str) -> float | None:
-    """A number of the geometry, None if unknown (missing or "None" in ptypy); psize has one or two values."""
+def _acquisition(file: Hdf5, record: ScanRecord, side: float | None) -> Acquisition:
+    """Lengths of the file; of a cone beam those that this package wrote, of which the file has the parallel beam."""
+    origin = origin_of(file, PACKAGE_GROUP)
+    if record.acquisition.source_distance is not None:
+        return replace(record.acquisition, world_origin=origin)
+    return Acquisition(_lengths(file, "distance")[0], side, origin)
+
+
+def _lengths(file: Hdf5, name: str) -> tuple[float | None, float | None]:
+    """A number of the geometry, None if unknown (missing or "None" in ptypy); psize has one or two values (y, x)."""
     key = file.first(*(f"{group}/{name}" for group in _GROUPS))
     if key is None or file.is_text(key):
-        return None
+        return None, None
     values = file.numeric(key, "iuf").ravel()
     if values.size not in (1, 2):
         file.fail(key, "one number", f"shape {values.shape}")
-    return one_size(file, key, float(values[-1]), float(values[0]))
+    return float(values[0]), float(values[-1])
 
 
 def _text(file: Hdf5, name: str) -> str | None:

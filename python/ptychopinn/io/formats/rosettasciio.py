@@ -103,12 +103,13 @@ class _File(OpenFile):
     def energy(self) -> float | None:
         """The energy of the electrons in eV; files state it in keV, None if they do not."""
         for signal in self._signals:
-            node: Any = signal.get("metadata")
-            for name in ("Acquisition_instrument", "TEM", "beam_energy"):
-                node = node.get(name) if isinstance(node, Mapping) else None
-            energy = positive(node)
-            if energy is not None:
-                return energy * 1e3
+            for instrument in ("TEM", "SEM"):
+                node: Any = signal.get("metadata")
+                for name in ("Acquisition_instrument", instrument, "beam_energy"):
+                    node = node.get(name) if isinstance(node, Mapping) else None
+                energy = positive(node)
+                if energy is not None:
+                    return energy * 1e3
         return None
 
     def signal(self) -> tuple[NDArray[Any], list[Mapping[str, Any]]]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn.errors import InputError
+from ptychopinn.io.geometry import is_square
 from ptychopinn.streaming.dectris_stream import LARGEST_MESSAGE, NEEDED, MessageError, StreamArray, decode, endpoint
 from ptychopinn.streaming.frames import POSITION_UNITS, End, Fault, Frame, Item, Series
 from ptychopinn.streaming.libraries import library
@@ -182,12 +183,20 @@ class MessageReader:
         except MessageError as error:
             faults.append(Fault("damaged", f"{self._address}: pixel mask: {error}; it is ignored"))
         frames = message.get("number_of_images")
+        width_m, height_m = (_positive(message, f"pixel_size_{axis}") for axis in "xy")
+        if not is_square(width_m, height_m):
+            faults.append(
+                self._unexpected(
+                    f"expected square pixels, found {width_m:g} m wide and {height_m:g} m high; the width is used, and "
+                    "the image is distorted: record the series in a file and read it with --square-pixels file"
+                )
+            )
         series = Series(
             name=_name(message, key),
             frames=frames if _is_count(frames) else None,
             energy=_positive(message, "incident_energy"),
             distance=_distance(message),
-            detector_pixel_size=_positive(message, "pixel_size_x"),
+            detector_pixel_size=width_m if width_m is not None else height_m,
             beam_centre=_beam_centre(message),
             bad_pixels=opened.bad_pixels,
             position_unit=unit,

@@ -32,6 +32,8 @@ from ptychopinn.streaming.sources.hdf5_parts import UnusableError
 _PIXELS = ("px", "pixel", "pixels")
 #: Name of a counter of frames beside the patterns: a data set of one number.
 _COUNTER = "frames_written"
+#: Live runs do not resample; what reads the file afterwards does.
+_RESAMPLED = "read the complete file with square_pixels='file' (--square-pixels file), which resamples them"
 #: Name of positions whose columns are x, y and z, as in CXI and NeXus.
 _TRANSLATION = "translation"
 
@@ -147,7 +149,7 @@ def find_series(file: GrowingFile, layout: Layout, parts: Parts) -> Series:
         frames=frames,
         energy=energy or None,
         distance=distance or None,
-        detector_pixel_size=one_size(file, f"{detector}/x_pixel_size", sides[1], sides[0]) or None,
+        detector_pixel_size=one_size(file, f"{detector}/x_pixel_size", sides[1], sides[0], way=_RESAMPLED) or None,
         beam_centre=(centre[0], centre[1]) if centre[0] and centre[1] else None,
         bad_pixels=mask,
         position_unit="m" if layout.positions is None else layout.positions.unit,
