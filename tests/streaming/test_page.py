@@ -481,7 +481,8 @@ def test_range_map_and_path(page: browser.Page, board: Board) -> None:
     page.change("#amplitude input.high", "0")
     page.change("#phase select", "cyclic")
     page.wait("document.querySelector('#amplitude output.high').textContent.endsWith('(50\\u00a0%)')")
-    assert page.evaluate("document.querySelector('#phase input.low').disabled") and colour(page, 0.5, 0.7) == WHITE
+    page.wait("document.querySelector('#phase input.low').disabled")
+    assert colour(page, 0.5, 0.7) == WHITE
     board.add_positions(np.array([[119.5, 215.0], [119.5, 229.5]]))
     page.evaluate("document.querySelector('#show-path').click()")
     assert any((found := colour(page, 0.5, 0.5))[0] > found[2] + 60 for _ in range(300))  # the last position, in amber
