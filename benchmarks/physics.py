@@ -197,13 +197,17 @@ def _figures(row: Row) -> str:
 def merged(path: Path, rows: list[Row]) -> list[Row]:
     """Rows of a file and new ones, which replace those of the same seed and model; sorted by these."""
     done = {(row["seed"], row["model"]) for row in rows}
-    before: list[Row] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            before = [{key: _number(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
-    kept = [row for row in before if (row["seed"], row["model"]) not in done]
+    kept = [row for row in read(path) if (row["seed"], row["model"]) not in done]
     order = list(MODELS[path.stem])
     return sorted([*kept, *rows], key=lambda row: (row["seed"], order.index(row["model"])))
+
+
+def read(path: Path) -> list[Row]:
+    """Rows of a file; none if there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{key: _number(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
 
 
 def _number(text: str) -> Any:

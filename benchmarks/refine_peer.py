@@ -16,8 +16,8 @@ import sys
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -56,29 +56,11 @@ def lsqml(
     The object is 40 px larger than the scan, whose centre is at the object's centre. ``adjust`` changes the options of
     LSQML before it begins.
     """
-    if "torchvision" not in sys.modules and find_spec("torchvision") is None:
-        transforms = types.ModuleType("torchvision.transforms")
-        transforms.GaussianBlur = None  # type: ignore[attr-defined]
-        sys.modules["torchvision"] = types.ModuleType("torchvision")
-        sys.modules["torchvision.transforms"] = transforms
-    logging.disable(logging.INFO)
-    import ptychi.api as api
+    _prepare()
     from ptychi.api.task import PtychographyTask
 
-    size = scan.patch_size
-    extent = np.ptp(scan.positions, axis=0) + size + 40
-    shape = [int(np.ceil(side / 2) * 2) for side in extent]
-    middle = (scan.positions.max(0) + scan.positions.min(0)) / 2
-    options = api.LSQMLOptions()
-    options.data_options.data = scan.counts.astype(np.float32)
-    options.object_options.initial_guess = np.ones((1, *shape), np.complex64)
-    options.probe_options.initial_guess = scan.probe[None]
-    options.probe_position_options.position_y_px = (scan.positions - middle)[:, 0]
-    options.probe_position_options.position_x_px = (scan.positions - middle)[:, 1]
-    reconstructor = options.reconstructor_options
-    reconstructor.num_epochs, reconstructor.batch_size = epochs, setting.batch
-    reconstructor.batching_mode, reconstructor.momentum_acceleration_gain = setting.batching, setting.momentum
-    reconstructor.default_device, reconstructor.random_seed = "cpu", 0
+    shape, middle = _frame([scan])
+    options = _options(scan, setting, epochs, shape, middle)
     if adjust is not None:
         adjust(options)
     with warnings.catch_warnings():
@@ -92,10 +74,98 @@ def lsqml(
             yield epoch, seconds, _reconstruction(task, scan, middle)
 
 
-def correct_positions(options: Any) -> None:
-    """Adjust options: positions are corrected by the gradient from the second epoch on, with its defaults."""
-    options.probe_position_options.optimizable = True
-    options.probe_position_options.optimization_plan.start = 1
+def shared_object(
+    scans: Sequence[Scan], setting: PeerSetting, epochs: int
+) -> Iterator[tuple[int, float, Reconstruction]]:
+    """Yield as :func:`lsqml`, of the workflow for scans of one sample: an epoch of each scan in turn, with one object.
+
+    The scans are in one coordinate system, each with its own probe; the reconstruction has the probe of the first, and
+    the illumination by all.
+    """
+    _prepare()
+    import ptychi.api as api
+    from ptychi.workflows.multiscan_shared_object import MultiscanSharedObjectWorkflow
+
+    class Stepwise(MultiscanSharedObjectWorkflow):  # type: ignore[misc]
+        """The workflow, whose ``run`` continues with the tasks of the one before."""
+
+        built: list[Any] | None = None
+
+        def _build_tasks(self) -> None:
+            if self.built is None:
+                super()._build_tasks()
+                self.built = self.tasks
+            self.tasks = self.built
+
+    shape, middle = _frame(scans)
+    every = [_options(scan, setting, epochs, shape, middle) for scan in scans]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outer = api.MultiscanSharedObjectWorkflowOptions(num_outer_epochs=epochs, num_inner_epochs=1)
+        workflow = Stepwise(every, workflow_options=outer)
+        workflow.workflow_options.num_outer_epochs = 1
+        workflow._build_tasks()
+        seconds = 0.0
+        for epoch in range(1, epochs + 1):
+            workflow.tasks = []
+            began = time.process_time()
+            workflow.run()
+            seconds += time.process_time() - began
+            states = [_reconstruction(task, scan, middle) for task, scan in zip(workflow.tasks, scans, strict=True)]
+            yield epoch, seconds, replace(states[0], weights=np.sum([state.weights for state in states], axis=0))
+
+
+def _prepare() -> None:
+    """What pty-chi needs before it is imported."""
+    if "torchvision" not in sys.modules and find_spec("torchvision") is None:
+        transforms = types.ModuleType("torchvision.transforms")
+        transforms.GaussianBlur = None  # type: ignore[attr-defined]
+        sys.modules["torchvision"] = types.ModuleType("torchvision")
+        sys.modules["torchvision.transforms"] = transforms
+    logging.disable(logging.INFO)
+
+
+def _frame(scans: Sequence[Scan]) -> tuple[list[int], np.ndarray]:
+    """Shape of the object of scans in one coordinate system, and its centre, as a position."""
+    positions = np.concatenate([scan.positions for scan in scans])
+    extent = np.ptp(positions, axis=0) + scans[0].patch_size + 40
+    return [int(np.ceil(side / 2) * 2) for side in extent], (positions.max(0) + positions.min(0)) / 2
+
+
+def _options(scan: Scan, setting: PeerSetting, epochs: int, shape: list[int], middle: np.ndarray) -> Any:
+    """Options of LSQML for a scan, whose position ``middle`` is the centre of the object."""
+    import ptychi.api as api
+
+    options = api.LSQMLOptions()
+    options.data_options.data = scan.counts.astype(np.float32)
+    options.object_options.initial_guess = np.ones((1, *shape), np.complex64)
+    options.probe_options.initial_guess = scan.probe[None]
+    options.probe_position_options.position_y_px = (scan.positions - middle)[:, 0]
+    options.probe_position_options.position_x_px = (scan.positions - middle)[:, 1]
+    reconstructor = options.reconstructor_options
+    reconstructor.num_epochs, reconstructor.batch_size = epochs, setting.batch
+    reconstructor.batching_mode, reconstructor.momentum_acceleration_gain = setting.batching, setting.momentum
+    reconstructor.default_device, reconstructor.random_seed = "cpu", 0
+    return options
+
+
+def correct_positions(adam: float | None = None) -> Callable[[Any], None]:
+    """Make the function that has positions corrected by the gradient from the second epoch on.
+
+    Args:
+        adam: step size of Adam, pixels, with steps of up to 1 px; None: the defaults.
+    """
+
+    def adjust(options: Any) -> None:
+        import ptychi.api as api
+
+        positions = options.probe_position_options
+        positions.optimizable, positions.optimization_plan.start = True, 1
+        if adam is not None:
+            positions.optimizer, positions.step_size = api.Optimizers.ADAM, adam
+            positions.correction_options.update_magnitude_limit = 1.0
+
+    return adjust
 
 
 def _reconstruction(task: object, scan: Scan, middle: np.ndarray) -> Reconstruction:

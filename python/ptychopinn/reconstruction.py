@@ -274,13 +274,14 @@ class Reconstruction:
 
     @classmethod
     def load(cls, path: str | Path) -> Reconstruction:
-        """Read a file written by :meth:`save`.
+        """Read a file written by :meth:`save`, or a product of ptychodus with an object.
 
         Args:
             path: an ``.h5``, ``.hdf5`` or ``.npz`` file.
 
         Returns:
-            The reconstruction; arrays and settings are bitwise equal to those saved.
+            The reconstruction; arrays and settings are bitwise equal to those saved. Of a product the object's pixel
+            (0, 0) is the origin, and its layers, with distances between them, are the slices.
 
         Raises:
             InputError: the file is missing, unreadable, of another schema, or a key is missing or invalid.

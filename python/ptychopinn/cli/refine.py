@@ -84,7 +84,7 @@ def run(options: Namespace) -> int:
     It begins with what a network makes of the scan, with a reconstruction, or from scratch.
     """
     from ptychopinn.io.reconstructions import reconstruction_suffix
-    from ptychopinn.refinement.files import numbered, refine_several_to_files, refine_to_files
+    from ptychopinn.refinement.files import numbered, refine_several_to_files
     from ptychopinn.runtime.processes import processes, shared_errors
 
     with processes(), shared_errors():
@@ -104,8 +104,6 @@ def run(options: Namespace) -> int:
         run = _run_of(options)
         fitted = ("dose_spread",) if config.learn_intensities else ()
         paths = [options.files[-1], *options.others]
-        if options.others and options.resume:
-            raise InputError("expected one scan for --resume, found --with; several scans are refined in one run")
         outs = [new_file(path, options.overwrite or options.resume) for path in numbered(out, len(paths))]
         scans = [turned(load_scan(options, path), options, run) for path in paths]
         for scan in scans:
@@ -113,15 +111,9 @@ def run(options: Namespace) -> int:
         scans = [checked(scan, options, path, run, fitted) for scan, path in zip(scans, paths, strict=True)]
     with processes(device) as device:
         starts = [None] * len(scans) if options.from_scratch else _starts_of(options, scans, run, execution, device)
-        if options.others:
-            results, written = refine_several_to_files(
-                scans, options.common, starts, out, config, device, format=options.out_format
-            )
-        else:
-            result, written = refine_to_files(
-                scans[0], starts[0], out, config, device, resume=options.resume, format=options.out_format
-            )
-            results = [result]
+        results, written = refine_several_to_files(
+            scans, options.common, starts, out, config, device, resume=options.resume, format=options.out_format
+        )
     if not written:  # another process prints for all
         return 0
     for result, scan, path, file in zip(results, scans, outs, paths, strict=True):
@@ -129,8 +121,7 @@ def run(options: Namespace) -> int:
     print_written([path for path in written if path not in outs])
     assert results[0].refinement is not None
     if results[0].refinement.interrupted:
-        way = "the state so far" + ("" if options.others else ", --resume continues")
-        print(f"ptychopinn refine: interrupted; {out} has {way}", file=sys.stderr)
+        print(f"ptychopinn refine: interrupted; {out} has the state so far, --resume continues", file=sys.stderr)
         return 130
     return 0
 
@@ -158,10 +149,10 @@ def _print_result(result: Reconstruction, scan: Scan, out: Path, file: str) -> N
 
 def _run_of(options: Namespace) -> str | None:
     """The run to begin with; none if it is a reconstruction or nothing."""
-    from ptychopinn.io.reconstructions import is_reconstruction
+    from ptychopinn.io.reconstructions import is_start
 
     start = Path(options.files[0])
-    return None if options.from_scratch or (start.is_file() and is_reconstruction(start)) else str(start)
+    return None if options.from_scratch or (start.is_file() and is_start(start)) else str(start)
 
 
 def _starts_of(
@@ -177,11 +168,10 @@ def _starts_of(
 def _start_of(path: Path, scan: Scan, execution: ExecutionConfig, device: torch.device) -> Reconstruction:
     """The reconstruction to refine: a file's, or what a trained network makes of the scan."""
     from ptychopinn.inference.predict import reconstruct
-    from ptychopinn.io.reconstructions import is_reconstruction
+    from ptychopinn.io.reconstructions import read_start
     from ptychopinn.persistence.bundle import load_bundle
-    from ptychopinn.reconstruction import Reconstruction
 
-    if path.is_file() and is_reconstruction(path):
-        return Reconstruction.load(path)
+    if (start := read_start(path, scan)) is not None:
+        return start
     model, config = load_bundle(path)
     return reconstruct(model, scan, dataclasses.replace(config, execution=execution), device)

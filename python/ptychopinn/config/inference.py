@@ -71,7 +71,13 @@ class RefineConfig:
         interpolation: between pixels: "fourier" (shifts the probe, exact) or "bilinear" (of the object, faster).
         modes: incoherent probe modes; none: as many as the initial probe has.
         learn_probe: refine the probe.
+        probe_from: passes before the probe is refined.
+        probe_support: diameter, pixels, of a disc about the centre of the array, sample (N // 2, N // 2), outside which
+            the probe is 0; none: it may be anywhere.
+        probe_threshold: after every 30 passes, pixels where the modulus of the probe is below this fraction of its
+            largest leave its support; 0: none does.
         learn_positions: refine the scan positions.
+        positions_from: passes before the positions are refined.
         learn_intensities: refine the intensity of every pattern.
         probe_variations: number of shapes by which the probe varies from pattern to pattern (orthogonal probe
             relaxation), with a coefficient for every pattern; of the strongest mode.
@@ -95,6 +101,12 @@ class RefineConfig:
         keep_power: keep the power of the initial probe; the object is scaled instead.
         total_variation: weight of the object's total variation, in nats per detector pixel.
         smoothness: weight of the object's mean square gradient, in nats per detector pixel.
+        amplitude_limit: largest amplitude of the object, of every slice, or none; 1 is a sample that transmits all of a
+            beam with the power of the initial probe (`keep_power`).
+        phase_limits: lowest and highest phase of the object, of every slice, rad, as a list of two, or none. The data
+            determine differences of phases only; the limits choose the constant.
+        limit_weight: weight of the mean square by which amplitude and phase, rad, exceed these limits, in nats per
+            detector pixel.
         batch_size: patterns of a batch; none: by the device. Of "pie" a step follows every batch; for "lbfgs" it
             matters on a GPU only.
         history: number of previous steps that "lbfgs" uses.
@@ -117,7 +129,11 @@ class RefineConfig:
     interpolation: Literal["fourier", "bilinear"] = "fourier"
     modes: int | None = None
     learn_probe: bool = True
+    probe_from: int = 0
+    probe_support: float | None = None
+    probe_threshold: float = 0.0
     learn_positions: bool = False
+    positions_from: int = 0
     learn_intensities: bool = False
     probe_variations: int = 0
     learn_variation_coefficients: bool = True
@@ -135,6 +151,9 @@ class RefineConfig:
     keep_power: bool = True
     total_variation: float = 0.3
     smoothness: float = 0.0
+    amplitude_limit: float | None = None
+    phase_limits: tuple[float, float] | None = None
+    limit_weight: float = 30.0
     batch_size: int | None = None
     history: int = 20
     object_step: float = 1.0
@@ -159,13 +178,23 @@ class RefineConfig:
         require(distance is None or distance > 0, "refine.slice_distance", "be positive", distance)
         for name in (
             "tolerance", "warmup", "search", "total_variation", "smoothness", "slice_smoothness", "probe_variations",
-            "drift",
+            "drift", "probe_from", "positions_from", "limit_weight",
         ):  # fmt: skip
             value = getattr(self, name)
             require(0 <= value < math.inf, f"refine.{name}", "be at least 0", value)
         for name in ("object_step", "probe_step"):
             value = getattr(self, name)
             require(0 < value <= 2, f"refine.{name}", "be above 0 and at most 2", value)
+        for name in ("probe_support", "amplitude_limit"):
+            value = getattr(self, name)
+            require(value is None or 0 < value < math.inf, f"refine.{name}", "be positive", value)
+        require(0 <= self.probe_threshold < 1, "refine.probe_threshold", "be in [0, 1)", self.probe_threshold)
+        if self.phase_limits is not None:
+            limits = tuple(self.phase_limits)  # a list, where it comes from a file
+            object.__setattr__(self, "phase_limits", limits)
+            real = all(isinstance(value, (int, float)) for value in limits)
+            fits = real and len(limits) == 2 and 0 < limits[1] - limits[0] < 2 * math.pi
+            require(fits, "refine.phase_limits", "be two phases, low < high < low + 2 pi", limits)
         require(self.replicas >= 1, "refine.replicas", "be at least 1", self.replicas)
         require(0 <= self.momentum < 1, "refine.momentum", "be in [0, 1)", self.momentum)
         require(0 <= self.seed < 2**32, "refine.seed", "be in [0, 2^32)", self.seed)

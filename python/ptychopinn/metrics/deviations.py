@@ -14,7 +14,7 @@ Biometrika 75, 661 (1988), for the iteration.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,7 +55,11 @@ class Replicas:
 
 
 def make_replicas(
-    result: Reconstruction, count: int, reconstruct: Callable[[Image], tuple[Image, Loss]], pairs: bool = True
+    result: Reconstruction,
+    count: int,
+    reconstruct: Callable[[Image], tuple[Image, Loss]],
+    pairs: bool = True,
+    parts: Sequence[tuple[slice, slice]] = (np.s_[:, :],),
 ) -> Replicas:
     """Replicas of a result.
 
@@ -65,6 +69,7 @@ def make_replicas(
         reconstruct: simulates counts of an object (H, W) on the canvas of the result, and returns what the method makes
             of them, likewise, and its loss, of one number or (H, W).
         pairs: whether to make the second kind.
+        parts: of the canvas, which have ambiguities of their own, as samples side by side have.
     """
     measured = result.covered(_MEASURED)
     weight = np.where(measured, result.weights, 0.0)
@@ -74,7 +79,10 @@ def make_replicas(
         known = found
         for errors, losses in list(zip(made.errors, made.losses, strict=True))[: 1 + pairs]:
             image, loss = reconstruct(known)
-            error = np.where(measured, ambiguities_removed(image, known, weight), 0)
+            error = np.zeros_like(known)
+            for part in parts:
+                error[part] = ambiguities_removed(image[part], known[part], weight[part])
+            error = np.where(measured, error, 0)
             errors.append(error)
             losses.append(loss)
             known = found - error

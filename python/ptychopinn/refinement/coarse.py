@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
 from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.refinement.joint import Joint
 from ptychopinn.refinement.run import Refinement
 from ptychopinn.scan import Scan
 from ptychopinn.storage.frames import fit_frames, fit_mask, fit_probe
@@ -56,22 +57,23 @@ def coarse_scan(scan: Scan, factor: int) -> Scan:
     )
 
 
-def coarse_start(scan: Scan, config: RefineConfig, device: torch.device) -> Reconstruction:
+def coarse_start(scan: Scan, config: RefineConfig, device: torch.device, joint: Joint | None = None) -> Reconstruction:
     """Refine a scan at low resolution; the result at the pixels of the scan is a start for all of the detector.
 
     Args:
         scan: the scan.
         config: that of the whole refinement; its `coarse` is the factor.
         device: where to compute.
+        joint: if the scan is several.
 
     Raises:
         InputError: see :func:`coarse_scan`.
     """
     small = coarse_scan(scan, config.coarse)
     search = -(-config.search // config.coarse)
-    run = Refinement(
-        small, None, dataclasses.replace(config, search=search), device, None, 1, f"refine 1/{config.coarse}"
-    )
+    support = None if config.probe_support is None else config.probe_support / config.coarse
+    settings = dataclasses.replace(config, search=search, probe_support=support)
+    run = Refinement(small, None, settings, device, None, 1, f"refine 1/{config.coarse}", joint)
     with torch.no_grad():
         run.iterate()
     return finer(run.result(), scan, config.coarse)

@@ -7,6 +7,7 @@ It has the interface of :class:`Objective`, and takes the parts of a state that 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -261,6 +262,8 @@ def make_objective(
     device: torch.device,
     modes: int,
     plain: bool,
+    kinds: tuple[type[Objective], type[ExperimentObjective]] = (Objective, ExperimentObjective),
+    **options: Any,
 ) -> Objective:
     """Make the objective of a scan, the fast one where the forward model is plain.
 
@@ -274,9 +277,11 @@ def make_objective(
         device: of the computation.
         modes: of the probe.
         plain: whether the experiment is, and the state has no parts beside those of a plain one.
+        kinds: of objectives, for a plain and any other experiment.
+        options: of the objective, beside those above.
     """
     if plain:
-        return Objective(counts, good, canvas_size, config, device, modes)
+        return kinds[0](counts, good, canvas_size, config, device, modes, **options)
     wavelength = None if scan.energy is None else wavelength_of(scan.energy, experiment.radiation)
     model = ForwardModel(experiment, scan.patch_size, scan.pixel_size, wavelength, device)
-    return ExperimentObjective(counts, good, canvas_size, config, model, device, modes)
+    return kinds[1](counts, good, canvas_size, config, model, device, modes, **options)

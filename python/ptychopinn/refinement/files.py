@@ -20,7 +20,7 @@ from ptychopinn.plotting.style import drawn
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.checkpoint import CheckpointWriter, passes_of
 from ptychopinn.refinement.several import Common, refine_several
-from ptychopinn.refinement.workflow import Progress, refine
+from ptychopinn.refinement.workflow import Progress
 from ptychopinn.runtime.processes import rank_and_size
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import remove_leftovers
@@ -69,6 +69,45 @@ def refine_to_files(
         InputError: see :func:`ptychopinn.refine`; or, to resume, there is a result without a checkpoint, or more
             passes than ``iterations``.
     """
+    (result,), written = refine_several_to_files(
+        [scan], "probe", [start], out, config, device, resume=resume, format=format, accept=accept
+    )
+    return result, written
+
+
+def refine_several_to_files(
+    scans: Sequence[Scan],
+    common: Common,
+    starts: Sequence[Reconstruction | None],
+    out: Path,
+    config: RefineConfig,
+    device: torch.device,
+    *,
+    resume: bool = False,
+    format: str = "auto",
+    accept: str | Collection[str] = (),
+) -> tuple[list[Reconstruction], list[Path]]:
+    """:func:`refine_to_files` of several scans together: a reconstruction and a folder of figures for each.
+
+    The checkpoint is in the folder of the first, where the figures show all scans on one canvas during the refinement.
+
+    Args:
+        scans: the scans.
+        common: see :func:`ptychopinn.refine_several`.
+        starts: one for each scan.
+        out: file of the first reconstruction; those of the others are in :func:`numbered`.
+        config: the configuration.
+        device: where to compute.
+        resume: see :func:`refine_to_files`.
+        format: see :meth:`Reconstruction.save`.
+        accept: see :func:`ptychopinn.check_scan`.
+
+    Returns:
+        The reconstructions, and the files written; an empty list in all processes but the first.
+
+    Raises:
+        InputError: see :func:`ptychopinn.refine_several` and :func:`refine_to_files`.
+    """
     folder = pictures_folder(out)
     checkpoint = folder / CHECKPOINT
     if resume and not checkpoint.is_file():
@@ -111,24 +150,27 @@ def refine_to_files(
             f"{out}: has {done} passes already, expected more than these to continue, got refine.iterations "
             f"{config.iterations}: --refine.iterations {2 * done} would do as many again; --overwrite begins again"
         )
-    if resume and done == config.iterations and format == "auto" and out.exists():
+    outs = numbered(out, len(scans))
+    if resume and done == config.iterations and format == "auto" and all(path.exists() for path in outs):
         _log.info("%s: complete with %d passes, nothing is left to do", out, done)
-        return Reconstruction.load(out), []
+        return [Reconstruction.load(path) for path in outs], []
+    earlier = checkpoint if resume else None
     try:
-        result = refine(
-            scan, start, config, device, progress=report, resume=checkpoint if resume else None, accept=accept
-        )
+        results = refine_several(scans, common, starts, config, device, progress=report, resume=earlier, accept=accept)
     finally:
         saved(writer.wait)
+    written: list[Path] = []
     if not writes:
-        return result, []
-    try:
-        written = [result.save(out, format, scan)]
-    except InputError as error:
-        if unsaved or not checkpoint.is_file():
-            raise
-        raise InputError(f"{error}; the refinement is in {checkpoint}, and --resume writes its result") from error
-    return result, written + _write_pictures(result, scan, folder)
+        return results, written
+    for result, scan, path in zip(results, scans, outs, strict=True):
+        try:
+            written.append(result.save(path, format, scan))
+        except InputError as error:
+            if unsaved or not checkpoint.is_file():
+                raise
+            raise InputError(f"{error}; the refinement is in {checkpoint}, and --resume writes its result") from error
+        written += _write_pictures(result, scan, pictures_folder(path))
+    return results, written
 
 
 def _write_pictures(result: Reconstruction, scan: Scan, folder: Path) -> list[Path]:
@@ -142,43 +184,3 @@ def _write_pictures(result: Reconstruction, scan: Scan, folder: Path) -> list[Pa
 def numbered(out: Path, count: int) -> list[Path]:
     """Files of the results of several scans: OUT.h5, OUT-2.h5, OUT-3.h5, ..."""
     return [out, *(out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(2, count + 1))]
-
-
-def refine_several_to_files(
-    scans: Sequence[Scan],
-    common: Common,
-    starts: Sequence[Reconstruction | None],
-    out: Path,
-    config: RefineConfig,
-    device: torch.device,
-    *,
-    format: str = "auto",
-    accept: str | Collection[str] = (),
-) -> tuple[list[Reconstruction], list[Path]]:
-    """Refine several scans together, and write a reconstruction and a folder of figures for each.
-
-    There is no checkpoint. With several processes, the first one writes.
-
-    Args:
-        scans: the scans.
-        common: see :func:`ptychopinn.refine_several`.
-        starts: one for each scan.
-        out: file of the first reconstruction; those of the others are in :func:`numbered`.
-        config: the configuration.
-        device: where to compute.
-        format: see :meth:`Reconstruction.save`.
-        accept: see :func:`ptychopinn.check_scan`.
-
-    Returns:
-        The reconstructions, and the files written; an empty list in all processes but the first.
-
-    Raises:
-        InputError: see :func:`ptychopinn.refine_several`.
-    """
-    results = refine_several(scans, common, starts, config, device, accept=accept)
-    if rank_and_size()[0] != 0:
-        return results, []
-    written = []
-    for result, scan, path in zip(results, scans, numbered(out, len(scans)), strict=True):
-        written += [result.save(path, format, scan), *_write_pictures(result, scan, pictures_folder(path))]
-    return results, written

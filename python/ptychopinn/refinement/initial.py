@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import rank_filter, uniform_filter
 from torch import Tensor
 
 from ptycho_ext import CanvasGeometry, translate_images
@@ -28,8 +28,10 @@ from ptychopinn.storage.arrays import pattern_blocks
 _COVERED = 1e-4
 #: Bytes that a refinement needs at least for a pixel of the canvas: object, gradient, step, illumination.
 _BYTES = 32
-#: Patterns from which a background is estimated, and the least value of the estimate, counts: at 0 there is no slope.
+#: Patterns from which a background is estimated, the quantile of the pixels that its darkest counts do not exceed, and
+#: their least value, counts: at 0 there is no slope.
 _BACKGROUND_PATTERNS = 256
+_DARK_PIXELS = 0.25
 _LEAST_BACKGROUND = 1e-3
 
 
@@ -144,15 +146,21 @@ def _add_experiment(
 def dark_counts(scan: Scan) -> NDArray[np.float64]:
     """First estimate of a background, (N, N) counts: the mean of the darkest tenth of the patterns in every pixel.
 
-    In pixels that are bright in all patterns it is too large, and so may be what a refinement finds from there: there,
-    hardly anything in the data tells a background from the sample.
+    It is at most that of a dark pixel, as pixels that are bright in all patterns have the sample's counts in it. Hot
+    pixels have what single pixels have above their neighbours: otherwise a plane wave of the probe explains them.
     """
     chosen = np.unique(np.linspace(0, scan.n - 1, min(scan.n, _BACKGROUND_PATTERNS)).astype(int))
+    counts = np.asarray(scan.subset(chosen).counts, np.float64)
     # The mean of neighbours: the lowest of single counts would be 0, where there is a count or two.
-    sample = uniform_filter(np.asarray(scan.subset(chosen).counts, np.float64), (1, 5, 5), mode="nearest")
+    sample = uniform_filter(counts, (1, 5, 5), mode="nearest")
     sample.sort(axis=0)
     lowest = sample[: max(1, len(sample) // 10)].mean(0)
-    estimate: NDArray[np.float64] = np.maximum(lowest, _LEAST_BACKGROUND)
+    good = np.ones(lowest.shape, bool) if scan.bad_pixels is None else ~scan.bad_pixels
+    level = np.minimum(lowest, np.quantile(lowest[good], _DARK_PIXELS))
+    single = np.quantile(counts, 0.1, axis=0) * good
+    excess = single - rank_filter(single, -3, size=3)  # the third of nine: two neighbours may be hot
+    level += np.where(excess > 5 * np.sqrt(single), excess, 0)
+    estimate: NDArray[np.float64] = np.maximum(level, _LEAST_BACKGROUND)
     return estimate
 
 

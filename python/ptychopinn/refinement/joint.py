@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -48,16 +49,29 @@ class Joint:
     Args:
         factors: (n,) float64, of the photons of every pattern, relative to the probe's power.
         groups: (n,) int64, of patterns whose positions have an affine part of their own; None: all have one in common.
+        labels: (n,) int64, ascending, of patterns that have a probe of their own, see
+            :mod:`ptychopinn.refinement.probe_of_each`; None: all have one in common.
+        probes: number of these.
     """
 
     factors: NDArray[np.float64]
     groups: NDArray[np.int64] | None = None
+    labels: NDArray[np.int64] | None = None
+    probes: int = 1
 
     __repr__ = one_line
 
     def subset(self, rows: NDArray[np.int64]) -> Joint:
         """That of a part of the patterns."""
-        return Joint(self.factors[rows], None if self.groups is None else self.groups[rows])
+        groups, labels = (None if part is None else part[rows] for part in (self.groups, self.labels))
+        return Joint(self.factors[rows], groups, labels, self.probes)
+
+    def probes_of(self, probe: Tensor) -> list[tuple[Tensor, slice]]:
+        """The modes (M, N, N) of every probe among those of all, (S M, N, N), and its patterns."""
+        if self.labels is None:
+            return [(probe, slice(None))]
+        ends = np.searchsorted(self.labels, np.arange(self.probes + 1)).tolist()
+        return [(modes, slice(*rows)) for modes, rows in zip(probe.chunk(self.probes), pairwise(ends), strict=True)]
 
     def prepare(self, state: State, scratch: bool) -> Tensor | None:
         """Give an initial state, on the CPU, the factors, and an even object its level.
@@ -68,7 +82,11 @@ class Joint:
         state.intensities.copy_(torch.from_numpy(np.log(self.factors)))
         if scratch:
             slices = len(state.object) if state.object.dim() == 3 else 1
-            state.object.div_(float(self.factors.mean()) ** (0.5 / slices))
+            power = float(self.factors.mean())
+            if self.labels is not None:  # the level is for the power of all probes
+                powers = (state.probe.abs().square()).sum((1, 2)).view(self.probes, -1).sum(1)
+                power = float(powers[torch.from_numpy(self.labels)].mean() / powers.sum())
+            state.object.div_(power ** (0.5 / slices))
         return torch.from_numpy(self.factors) if (self.factors != 1).any() else None
 
 

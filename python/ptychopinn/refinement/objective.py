@@ -88,6 +88,7 @@ class Objective:
         self.learn_positions, self.learn_intensities = config.learn_positions, config.learn_intensities
         #: Photons of every pattern relative to the probe's power, for curvatures, where they are known to differ: (n,).
         self.photons: Tensor | None = None
+        self.support: Tensor | None = None  # of the probe, (N, N), see ptychopinn.refinement.support
         self.size = counts.shape[-1]
         self.shift = make_shift(config.interpolation, self.size, self.device)
         self.in_cache = runs_in_cache(self.device, (self.size, self.size))
@@ -121,6 +122,10 @@ class Objective:
         if steps and self.stated_size is None:
             return min(self.batch.value, max(_CPU_BATCH, len(self.counts) // _PIE_BATCHES))
         return self.batch.value
+
+    def pattern_count(self, region: BatchRegion) -> int:
+        """Number of patterns that have the probe of a region's."""
+        return len(self.counts)
 
     def set_batches(self, batches: Sequence[NDArray[np.int64]], positions: Tensor | NDArray[np.float64]) -> None:
         """Set the batches, as arrays of pattern indices, and the anchors for positions (n, 2)."""

@@ -18,6 +18,7 @@ from ptychopinn.physics.overlap import accumulate_weight
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.ambiguities import fit_affine, mode_powers, orthogonalise_modes, probe_drift
+from ptychopinn.refinement.joint import Joint
 from ptychopinn.refinement.state import State
 from ptychopinn.refinement.variations import orthogonalise_variations
 from ptychopinn.refinement_report import RefinementReport
@@ -33,6 +34,7 @@ def as_reconstruction(
     initial_probe: Tensor,
     config: RefineConfig,
     report: RefinementReport,
+    joint: Joint | None = None,
 ) -> Reconstruction:
     """Make a reconstruction of a state, in the scan's coordinates and with its ambiguities removed.
 
@@ -45,12 +47,18 @@ def as_reconstruction(
         initial_probe: complex, (M, N, N), whose power and centre are kept.
         config: of the refinement.
         report: of the refinement; the powers of modes and the affine map of the positions are added.
+        joint: if the scan is several; of those with a probe each, the probe has the modes of all, in their basis.
     """
     mean_probe, variations, coefficients = state.probe, state.variations, state.coefficients
     if config.learn_variation_coefficients:
         mean_probe, variations, coefficients = orthogonalise_variations(mean_probe, variations, coefficients)
     # With variations of the first mode, the modes are no longer a choice of basis.
-    probe = mean_probe if len(variations) else orthogonalise_modes(mean_probe)
+    each = joint is not None and joint.labels is not None
+    probe = mean_probe if len(variations) or each else orthogonalise_modes(mean_probe)
+    if config.probe_support is not None or config.probe_threshold:
+        # The change of the basis rounds.
+        inside = (state.probe != 0).any(0)
+        probe, variations = probe * inside, variations * inside
     slices = state.object if state.object.dim() == 3 else None
     image = state.object if slices is None else state.object.prod(0)
     if config.keep_power:
@@ -58,15 +66,20 @@ def as_reconstruction(
         probe, variations, image = probe * factor, variations * factor, image / factor
         if slices is not None:
             slices = slices * factor ** (-1 / len(slices))
-    drift = probe_drift(probe, initial_probe) if config.centre_probe else (0, 0)
+    # A disc that contains the probe has its place in the array.
+    free = config.centre_probe and config.probe_support is None
+    drift = probe_drift(probe, initial_probe) if free else (0, 0)
     probe, variations = (part.roll((-drift[0], -drift[1]), (1, 2)) for part in (probe, variations))
     patch_positions = state.positions + state.positions.new_tensor(drift)
     origin = tuple(float(v - d) for v, d in zip(geometry.origin, drift, strict=True))
-    weight = squared_modulus(probe).sum(0)
     illumination, error = (
-        accumulate_weight(weight, patch_positions, values, geometry.shape)
+        sum(
+            accumulate_weight(squared_modulus(modes).sum(0), patch_positions[rows], values[rows], geometry.shape)
+            for modes, rows in ([(probe, slice(None))] if joint is None else joint.probes_of(probe))
+        )
         for values in (torch.ones_like(residuals), residuals)
     )
+    assert isinstance(illumination, Tensor) and isinstance(error, Tensor)
     positions = geometry.to_scan(state.positions.cpu()).numpy()
     ((a, b), (c, d)), (y, x) = (part.tolist() for part in fit_affine(scan.positions, positions))
     return Reconstruction(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
+from ptychopinn.refinement.limits import Limits
 from ptychopinn.refinement.objective import PER_PATTERN, Objective
 from ptychopinn.refinement.readback import read_back
 from ptychopinn.refinement.regions import compact_batches
@@ -36,6 +37,7 @@ class PieEngine:
         self, objective: Objective, state: State, config: RefineConfig, penalty: Penalty, project: Projection
     ) -> None:
         self.objective, self.state, self.config, self.penalty, self.project = objective, state, config, penalty, project
+        self.limits = Limits(config, objective.pixels)
         self.velocity = torch.zeros_like(state.object)
         self.residuals = torch.zeros_like(state.intensities)
         self.passes = 0
@@ -95,7 +97,7 @@ class PieEngine:
             velocity.mul_(config.momentum).addcmul_(batch.object, inverse_curvature.object[region.slices])
             state.object[region.slices].add_(velocity, alpha=self.damping * config.object_step)
             if config.learn_probe:
-                rate = self.damping * config.probe_step * len(objective.counts) / region.count
+                rate = self.damping * config.probe_step * objective.pattern_count(region) / region.count
                 state.probe.addcmul_(inverse_curvature.probe, objective.restore(batch.probe), value=rate)
             for steps, part in ((moves, batch.positions), (intensity_steps, batch.intensities)):
                 if part is not None:
@@ -118,7 +120,12 @@ class PieEngine:
             state.positions += self.project(moves)
         gradient = state.map(torch.zeros_like)
         total = value + self.penalty(state, illumination, gradient)
-        state.object -= gradient.object * inverse_curvature.object
+        step = gradient.object * inverse_curvature.object
+        if self.limits:
+            step /= 1 + self.limits.stiffness(state.object, illumination)
+        state.object -= step
+        if "background" in others:
+            state.background -= config.probe_step * gradient.background * inverse_curvature.background
         return *self._report(total, value), residuals
 
     def _report(self, total: Tensor, value: Tensor) -> tuple[float, float, bool]:

@@ -137,7 +137,9 @@ def replace_outliers(
 
 def _refined_without(objective: Objective, state: State, kept: Tensor, config: RefineConfig) -> tuple[Tensor, Tensor]:
     """Object refined with the patterns ``kept`` (k,) only, and their illumination of the canvas, (H, W)."""
-    fixed = dataclasses.replace(config, learn_probe=False, learn_positions=False, learn_intensities=False)
+    fixed = dataclasses.replace(
+        config, learn_probe=False, learn_positions=False, learn_intensities=False, amplitude_limit=None
+    )
     part = objective.of_patterns(kept, objective.canvas_size, fixed)
     parts = {name: value[kept] if name in PER_PATTERN else value.clone() for name, value in state.to_dict().items()}
     trial = State(**parts)

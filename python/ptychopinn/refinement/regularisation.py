@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Regularisers of a refinement: total variation and smoothness of the object, and a normal prior of position errors.
+"""Regularisers of a refinement: total variation, smoothness and limits of the object, and a prior of position errors.
 
 J is half the negative logarithm of the likelihood, in nats; weights are in nats per detector pixel. See docs/maths.md.
 Gradients are explicit, which takes a third of the memory and kernels of autograd.
@@ -15,6 +15,8 @@ from torch import Tensor
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.propagation import squared_modulus
 from ptychopinn.refinement.ambiguities import affine_residual
+from ptychopinn.refinement.background_prior import BackgroundPrior
+from ptychopinn.refinement.limits import Limits
 from ptychopinn.refinement.state import State
 from ptychopinn.refinement.variation_prior import VariationPrior
 
@@ -33,6 +35,7 @@ class Regularisers:
         groups: (n,), of positions whose moves have an affine part in common; None: all have.
 
     Attributes:
+        limits: of the object.
         variation: prior of the probe's variation, once there is one.
         deviation: standard deviation of position errors along an axis, pixels; it is estimated again in every round.
     """
@@ -42,6 +45,8 @@ class Regularisers:
         weights = {total_variation: config.total_variation, roughness: config.smoothness}
         self.priors = {prior: scale * weight for prior, weight in weights.items() if weight}
         self.slice_weight = scale * config.slice_smoothness
+        self.limits = Limits(config, pixels)
+        self.background = BackgroundPrior(len(reported)) if config.learn_background else None
         self.reported = reported
         self.residual = affine_residual(reported, groups) if config.learn_positions else None
         self.deviation = 1.0
@@ -50,8 +55,9 @@ class Regularisers:
     def __call__(self, state: State, illumination: Tensor, gradient: State) -> Tensor:
         """Add half the gradient at a state, whose illumination is (H, W), to ``gradient``; returns the value, ()."""
         total = torch.zeros((), dtype=torch.float64, device=illumination.device)
-        if self.priors:
+        if self.priors or self.limits:
             weight = illumination / illumination.sum().clamp_min(torch.finfo(illumination.dtype).tiny)
+        if self.priors:
             slices = state.object.dim() == 3
             pairs = zip(state.object, gradient.object, strict=True) if slices else [(state.object, gradient.object)]
             for image, target in pairs:
@@ -59,10 +65,14 @@ class Regularisers:
                     value, by_object = prior(image, weight)
                     total += scale * value
                     target.add_(by_object, alpha=scale)
+        if self.limits:
+            total += self.limits(state, weight, gradient)
         if self.slice_weight and state.object.dim() == 3:
             total += self.slice_weight * _add_slice_differences(state.object, illumination, gradient, self.slice_weight)
         if self.variation is not None and len(state.variations):
             total += self.variation(state, gradient)
+        if self.background is not None and state.background.numel():
+            total += self.background(state.background, gradient.background)
         if self.residual is not None:
             moves = self.residual(state.positions - self.reported)
             total += moves.square().sum() / (4 * self.deviation**2)

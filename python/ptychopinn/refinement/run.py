@@ -22,10 +22,7 @@ from ptychopinn.batches.dataset import good_pixels
 from ptychopinn.config import RefineConfig
 from ptychopinn.physics.exposure import exposure_points
 from ptychopinn.reconstruction import Reconstruction
-from ptychopinn.refinement.ambiguities import (
-    remove_affine,
-    robust_deviation,
-)
+from ptychopinn.refinement.ambiguities import remove_affine, robust_deviation
 from ptychopinn.refinement.checkpoint import VERSION, Writer, fingerprint, read_checkpoint, write_checkpoint
 from ptychopinn.refinement.counts import upload_counts
 from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, PieEngine
@@ -36,11 +33,14 @@ from ptychopinn.refinement.joint import Joint
 from ptychopinn.refinement.outcome import as_reconstruction
 from ptychopinn.refinement.position_common import COMMON_PASSES, common_first
 from ptychopinn.refinement.position_outliers import replace_outliers, search_radius
+from ptychopinn.refinement.probe_of_each import objective_options
 from ptychopinn.refinement.readback import read_back
 from ptychopinn.refinement.regions import compact_batches
 from ptychopinn.refinement.regularisation import Regularisers, make_projection
+from ptychopinn.refinement.schedule import config_at, last_begin
 from ptychopinn.refinement.search import find_defocus, find_outliers, search_positions
 from ptychopinn.refinement.state import State
+from ptychopinn.refinement.support import confined, disc, shrunk
 from ptychopinn.refinement.variation_prior import VariationPrior
 from ptychopinn.refinement.variations import estimate_variations
 from ptychopinn.refinement_report import RefinementReport
@@ -114,7 +114,7 @@ class Refinement:
         reach = np.abs(exposure_points(self.experiment)[0]).max()
         self.geometry = CanvasGeometry.from_positions(positions, scan.patch_size, _MARGIN + math.ceil(reach))
         initial = initial_state(scan, start, self.geometry, positions, config)
-        self.groups, photons = None, None
+        self.joint, self.groups, photons = joint, None, None
         if joint is not None:
             photons = joint.prepare(initial, self.scratch)
             photons = None if photons is None else photons.to(device)
@@ -124,27 +124,33 @@ class Refinement:
         plain = self.experiment.plain and not initial.background.numel()
         good = None if good is None else good.to(device)
         self.objective = make_objective(
-            scan, self.experiment, counts, good, self.geometry.shape, config, device, len(initial.probe), plain
-        )
+            scan, self.experiment, counts, good, self.geometry.shape, config, device, len(initial.probe), plain,
+            **objective_options(joint),
+        )  # fmt: skip
         self.objective.photons = photons
+        if config.probe_support is not None:
+            self.objective.support = disc(scan.patch_size, config.probe_support, device)
         self.reported = self.geometry.to_canvas(scan.positions).to(device)
         self.regularisers = Regularisers(config, self.objective.pixels, self.reported, self.groups)
         self.project, self.rounds = make_projection(config, self.reported, self.groups), _ROUNDS
         #: Passes in which positions move together only.
         self.common_passes = COMMON_PASSES if config.affine == "refine" or config.drift else 0
         if self.common_passes:
-            self.project = common_first(config, self.reported, lambda: self.passes, self.groups)
+            common = self.common_passes
+            self.project = common_first(config, self.reported, lambda: self._position_passes() + common, self.groups)
             self.rounds = (0, *_ROUNDS)
         self.state = initial.to(device)
         broadcast(*self.state)
         self.first_positions = self.state.positions.clone()
-        self.initial_probe = self.state.probe.clone()
+        self._set_initial_probe(self.state.probe.clone())
         #: Pass from which on the probe varies.
         self.varied_from: int | None = None
         if len(self.state.variations):
             self.varied_from = 0
             self._allow_variations(self.state.probe)
         self.engine: PieEngine | LbfgsEngine | None = None
+        #: What is refined in this pass, and the pass from which on all of it is, by pixels of the support.
+        self.stage, self.begun = config_at(config, 0), last_begin(config)
         # J after every pass, with and without regularisers.
         self.passes, self.values, self.explained = 0, list[float](), list[float]()
         self.interrupted = self.prepared = False
@@ -153,10 +159,12 @@ class Refinement:
     def iterate(self) -> None:
         """Do all passes."""
         config = self.config
-        if not self.prepared and self._searches_defocus():
-            self.state.probe = find_defocus(self.objective, self.state, config)
-            broadcast(self.state.probe)
-            self.initial_probe = self.state.probe.clone()
+        if not self.prepared:
+            if self._searches_defocus():
+                self.state.probe = find_defocus(self.objective, self.state, config)
+                broadcast(self.state.probe)
+            self.state = confined(self.state, self.objective.support, self.scan.name)
+            self._set_initial_probe(self.state.probe.clone())
         self.prepared = True
         with progress_bar(self.label, config.iterations, "passes") as advance:
             advance(self.passes)
@@ -184,9 +192,10 @@ class Refinement:
         latest = self.config.iterations * _VARIATIONS_LATEST if self.scratch else 0
         if self.passes >= latest and self._lacks_variations():
             self._begin_variations()
-        engine = self._current_engine()
         if self.config.learn_positions and self._position_passes() in self.rounds:
-            self._next_round(engine)
+            self._next_round(self._current_engine())
+        self._begin_stage()
+        engine = self._current_engine()
         value = engine.advance()
         with uninterrupted():
             self.values.append(value)
@@ -211,8 +220,25 @@ class Refinement:
         warm = self.scratch and self.passes < self.config.warmup
         kind = ENGINES["pie" if warm else self.config.engine]
         if not isinstance(self.engine, kind):
-            self.engine = kind(self.objective, self.state, self.config, self.regularisers, self.project)
+            self.objective.learn_positions = self.stage.learn_positions
+            self.engine = kind(self.objective, self.state, self.stage, self.regularisers, self.project)
         return self.engine
+
+    def _begin_stage(self) -> None:
+        """Begin to refine what is refined from this pass on, and shrink the support of the probe if it is time."""
+        stage, support = config_at(self.config, self.passes), self.objective.support
+        state = self.state if self.engine is None else self.engine.state
+        if stage.probe_threshold and stage.learn_probe and self.passes and self.passes % _ROUND == 0:
+            support = shrunk(state, support, stage.probe_threshold)
+            self.begun = self.begun if support is self.objective.support else self.passes
+        if stage != self.stage or support is not self.objective.support:
+            state = confined(state, support, self.scan.name)
+            self.stage, self.objective.support, self.state, self.engine = stage, support, state, None
+
+    def _set_initial_probe(self, probe: Tensor) -> None:
+        """Set the probe whose power and centre are kept."""
+        self.initial_probe = probe
+        self.regularisers.limits.set_power(probe)
 
     def _lacks_variations(self) -> bool:
         return len(self.state.variations) < self.config.probe_variations
@@ -230,6 +256,8 @@ class Refinement:
         state.variations, state.coefficients = estimate_variations(
             objective, state, prior, config.probe_variations, config.seed
         )
+        if objective.support is not None:
+            state.variations = state.variations * objective.support
         broadcast(state.variations, state.coefficients)
         self.varied_from, self.engine = self.passes, None
         _log.info("%s: the probe varies from pass %d", self.label, self.passes)
@@ -244,11 +272,11 @@ class Refinement:
                 self.scan, self.experiment, plain.counts, plain.good, plain.canvas_size, self.config, self.device,
                 len(probe), plain=False,
             )  # fmt: skip
-            self.objective.photons = plain.photons
+            self.objective.photons, self.objective.support = plain.photons, plain.support
 
     def _position_passes(self) -> int:
         """Passes until now in which single positions were refined."""
-        return self.passes - self.common_passes
+        return self.passes - self.config.positions_from - self.common_passes
 
     def _next_round(self, engine: PieEngine | LbfgsEngine) -> None:
         """Search outliers, remove common motion, and estimate the deviation of the positions."""
@@ -282,10 +310,12 @@ class Refinement:
         return self.config.minutes is not None and self._seconds() > 60 * self.config.minutes
 
     def _finished(self) -> bool:
+        if self.passes <= self.begun:
+            return False
         if isinstance(self.engine, LbfgsEngine) and self.engine.stalled:
             return True
         warm = self.config.warmup if self.scratch else 0
-        values = self.values[max(warm, self.varied_from or 0) :]
+        values = self.values[max(warm, self.varied_from or 0, self.begun) :]
         # With refined positions, the first passes of a round improve little, and a search can increase J for a while.
         window, wait = (_ROUND, 2 * _ROUND) if self.config.learn_positions else (_STOP_PASSES, _STOP_PASSES)
         if self.config.learn_positions:
@@ -320,6 +350,8 @@ class Refinement:
             "begun": self.first_positions,
             "start_probe": self.initial_probe,
             "scratch": self.scratch,
+            "support": self.objective.support,
+            "supported": self.begun,
             "spread": self.regularisers.deviation,
             "moved": self.last_moved,
             "varied": self.varied_from,
@@ -334,14 +366,18 @@ class Refinement:
         saved = read_checkpoint(path, self.scan, self.geometry, self.config, self.device)
         self.passes, self.values, self.explained = saved["passes"], saved["values"], saved["explained"]
         self.earlier_seconds, self.scratch, self.prepared = saved["seconds"], saved["scratch"], True
-        self.initial_probe, self.first_positions = saved["start_probe"], saved["begun"]
+        self._set_initial_probe(saved["start_probe"])
+        self.first_positions = saved["begun"]
         self.regularisers.deviation, self.last_moved = saved["spread"], saved["moved"]
         self.varied_from = saved["varied"]
         if saved["variation_probe"] is not None:
             self._allow_variations(saved["variation_probe"].to(self.device))
         kind = next(kind for kind in ENGINES.values() if kind.__name__ == saved["engine"])
         self.state = State(**saved["engine_state"]["state"])
-        self.engine = kind(self.objective, self.state, self.config, self.regularisers, self.project)
+        self.objective.support, self.begun = saved["support"], saved["supported"]
+        self.stage = config_at(self.config, max(self.passes - 1, 0))
+        self.objective.learn_positions = self.stage.learn_positions
+        self.engine = kind(self.objective, self.state, self.stage, self.regularisers, self.project)
         self.engine.load_state_dict(saved["engine_state"])
         self.state = self.engine.state
 
@@ -357,5 +393,6 @@ class Refinement:
             config=dataclasses.asdict(self.config),
         )
         return as_reconstruction(
-            self.scan, self.experiment, self.geometry, state, residuals, self.initial_probe, self.config, report
-        )
+            self.scan, self.experiment, self.geometry, state, residuals, self.initial_probe, self.config, report,
+            self.joint,
+        )  # fmt: skip

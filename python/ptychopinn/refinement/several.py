@@ -2,8 +2,7 @@
 """Refinement of several scans together, which have the probe, the sample or both in common.
 
 They are one scan (:mod:`joint`), and the result is cut into one of each. Where scans of one sample have different
-probes, the probe of pattern k is P_0 + sum_s c_ks V_s with c_ks = 1 for patterns of scan s and 0 for others, which are
-not refined: the strongest mode differs from scan to scan, and weaker ones are common.
+probes, the probe of the one scan has the modes of all, and patterns have those of theirs (:mod:`probe_of_each`).
 """
 
 from __future__ import annotations
@@ -11,6 +10,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,17 +25,18 @@ from ptychopinn.errors import InputError
 from ptychopinn.findings.gate import accepted_keys, check_metadata, require_sound
 from ptychopinn.physics.overlap import accumulate_weight
 from ptychopinn.reconstruction import Reconstruction
-from ptychopinn.refinement.ambiguities import fit_affine, mode_powers, set_mode_count
+from ptychopinn.refinement.ambiguities import fit_affine, mode_powers, orthogonalise_modes, set_mode_count
+from ptychopinn.refinement.coarse import coarse_start
 from ptychopinn.refinement.joint import SIDE, Combined, Joint, combined, doses, mean_counts, overlap_of
 from ptychopinn.refinement.run import Progress
-from ptychopinn.refinement.workflow import refine, run_passes, with_resolution
+from ptychopinn.refinement.uncertainty import with_replicas
+from ptychopinn.refinement.workflow import all_passes, refine, run_passes, unless_interrupted, with_resolution
 from ptychopinn.runtime.devices import resolve_device
 from ptychopinn.runtime.process_settings import process_settings
 from ptychopinn.scan import Scan
 
-#: Passes over every scan alone that find its probe, where the object is common.
-_FIRST_PASSES = 20
-
+#: Standard deviations of a result: of the object and its amplitude, and of its phase.
+_DEVIATIONS = ("uncertainty", "amplitude_uncertainty", "phase_uncertainty")
 Common = Literal["probe", "object", "both"]
 Starts = Reconstruction | Sequence[Reconstruction | None] | None
 
@@ -47,6 +50,7 @@ def refine_several(
     *,
     progress: Callable[[Progress], None] | None = None,
     every: int = 10,
+    resume: str | Path | None = None,
     accept: str | Collection[str] = (),
 ) -> list[Reconstruction]:
     """Refine several scans together, by the likelihood of all their patterns.
@@ -58,13 +62,15 @@ def refine_several(
     Args:
         scans: the scans; their truths are not used. One scan alone is refined as by :func:`ptychopinn.refine`.
         common: what the scans have in common: "probe" (several samples, one beam), "object" (one sample, and beams that
-            differ in the strongest mode of the probe) or "both" (one sample, one beam; the number of photons may differ
+            differ) or "both" (one sample, one beam; the number of photons may differ
             from scan to scan in each of the three).
         start: an earlier reconstruction of every scan or None for those without; one alone is that of the first scan.
         config: the configuration; None: defaults.
         device: where to compute; "auto": on a GPU if torch and the operators can.
         progress: called after every few passes, and at the end; its result has all scans on one canvas.
         every: number of passes between two calls of ``progress``.
+        resume: a checkpoint that :attr:`Progress.save` wrote. On the CPU, the results are those of an uninterrupted
+            run, bit for bit.
         accept: keys of problems of the scans to accept, or "all", see :func:`ptychopinn.check_scan`.
 
     Returns:
@@ -72,8 +78,8 @@ def refine_several(
         with the illumination by all scans.
 
     Raises:
-        InputError: the scans do not have in common what they must, one has a problem that is not accepted, or an option
-            is not for several scans.
+        InputError: the scans do not have in common what they must, one has a problem that is not accepted, an option
+            is not for several scans, or ``resume`` is of other scans, another configuration or version.
     """
     scans = list(scans)
     config = config or RefineConfig()
@@ -83,14 +89,16 @@ def refine_several(
     if not scans:
         raise InputError("refine_several: scans must be one or more, got none")
     if len(scans) == 1:
-        return [refine(scans[0], starts[0], config, device, progress=progress, every=every, accept=accept)]
+        return [
+            refine(scans[0], starts[0], config, device, progress=progress, every=every, resume=resume, accept=accept)
+        ]
     device = resolve_device(device)
     with process_settings():
-        config = _checked(config, common)
+        _check_options(config, common)
         fitted = {"dose_spread"} if config.learn_intensities else set()
         for scan in scans:
             require_sound(scan, accepted_keys(accept) | fitted)
-        return _Several(scans, common, starts, config, device).results(progress, every)
+        return _Several(scans, common, starts, config, device).results(progress, every, resume)
 
 
 def _starts(start: Starts, count: int) -> list[Reconstruction | None]:
@@ -100,21 +108,15 @@ def _starts(start: Starts, count: int) -> list[Reconstruction | None]:
     return starts + [None] * (count - len(starts))
 
 
-def _checked(config: RefineConfig, common: Common) -> RefineConfig:
-    """The configuration for several scans; InputError for options that are for one."""
-    for name, needed in (("uncertainty", "none"), ("coarse", 1)):
-        if getattr(config, name) != needed:
-            raise InputError(
-                f"refine_several: expected refine.{name} {needed}, found {getattr(config, name)}; it is for one scan"
-            )
+def _check_options(config: RefineConfig, common: Common) -> None:
+    """Refuse options that scans with a probe each do not have."""
     if common != "object":
-        return config
+        return
     if config.probe_variations or config.find_defocus is True or not config.learn_probe:
         raise InputError(
             "refine_several: expected no refine.probe_variations, no refine.find_defocus and refine.learn_probe true "
             "where the object is common, as every scan has a probe of its own there; state common both instead"
         )
-    return replace(config, find_defocus=False, learn_variation_coefficients=False)
 
 
 class _Several:
@@ -136,8 +138,6 @@ class _Several:
                     f"{scans[number].name}: expected patterns that overlap those of the scans before it, to have the "
                     "object in common, found none; check the origins of the positions"
                 )
-        if common == "object":
-            self.starts = [start or self._alone(scan) for scan, start in zip(scans, starts, strict=True)]
         probes = [self._initial_probe(number) for number in range(len(scans))]
         self.powers = _powers(probes)
         #: Power of a scan's probe relative to the one that is refined.
@@ -148,48 +148,71 @@ class _Several:
         probe = (probes[0] / np.sqrt(self.doses[0])).astype(np.complex64)
         self.scan = replace(self.all.scan, probe=probe)
         self.start: Reconstruction | None = None
+        labels, beams = self.all.labels, common == "object"
+        self.joint = Joint(
+            self.doses[labels],
+            groups=labels if common == "probe" else None,
+            labels=labels if beams else None,
+            probes=len(scans) if beams else 1,
+        )
+        #: The configuration of the refinement of all, whose probe has the modes that it has.
+        self.settings = replace(config, find_defocus=False, modes=None) if beams else config
         factors: dict[int, complex] = {}
         if any(self.starts):
             self.start, factors = self._start()
-        if common == "object":
-            variations = [probes[number][0] / factors[number] - probe[0] for number in range(1, len(scans))]
-            coefficients = (self.all.labels[:, np.newaxis] == np.arange(1, len(scans))).astype(np.float64)
-            self.scan = replace(
-                self.scan,
-                experiment=replace(
-                    self.scan.experiment,
-                    probe_variations=np.stack(variations).astype(np.complex64),
-                    variation_coefficients=coefficients,
-                ),
-            )
+        if beams:
+            stack = np.concatenate([probe / factors.get(number, 1.0) for number, probe in enumerate(probes)])
+            self.scan = replace(self.scan, probe=stack.astype(np.complex64))
+        if self.start is not None:
+            self.start = replace(self.start, probe=self.scan.probe)
+        elif config.coarse > 1:
+            self.start = coarse_start(self.scan, self.settings, device, self.joint)
 
-    def results(self, progress: Callable[[Progress], None] | None, every: int) -> list[Reconstruction]:
+    def results(
+        self, progress: Callable[[Progress], None] | None, every: int, resume: str | Path | None
+    ) -> list[Reconstruction]:
         """Refine, and cut the result."""
-        groups = self.all.labels if self.common == "probe" else None
-        joint = Joint(self.doses[self.all.labels], groups)
-        found, interrupted = run_passes(self.scan, self.start, self.config, self.device, progress, every, joint=joint)
-        results = [self._cut(found, number) for number in range(len(self.scans))]
-        if not self.config.split_half or interrupted:
-            return results
-        if self.common == "probe":
-            return [
-                with_resolution(scan, result, self.config, self.device)[0]
-                for scan, result in zip(self.scans, results, strict=True)
-            ]
-        every_scan = replace(self.scan, experiment=found.experiment)
-        measured, _ = with_resolution(every_scan, found, self.config, self.device, joint)
-        assert measured.refinement is not None
-        agreement = measured.refinement.split_half
-        return [
-            replace(result, refinement=replace(result.refinement, split_half=agreement))
-            for result in results
-            if result.refinement is not None
-        ]
+        found, interrupted = run_passes(
+            self.scan, self.start, self.settings, self.device, progress, every, resume, self.joint
+        )
+        agreements: list[dict[str, Any] | None] = [None] * len(self.scans)
+        if self.config.split_half and not interrupted:
+            agreements, interrupted = self._resolutions(found)
+        if self.config.uncertainty != "none" and not interrupted:
+            found = unless_interrupted(found, partial(self._with_uncertainty, found))
+        return [self._cut(found, number, agreement) for number, agreement in enumerate(agreements)]
 
-    def _alone(self, scan: Scan) -> Reconstruction:
-        """A few passes over one scan: from a uniform object, differences of probes would explain what it lacks."""
-        config = replace(self.config, iterations=_FIRST_PASSES, find_defocus="auto", learn_variation_coefficients=True)
-        return run_passes(scan, None, config, self.device)[0]
+    def _resolutions(self, found: Reconstruction) -> tuple[list[dict[str, Any] | None], bool]:
+        """Split-half agreement of every scan, and whether the user interrupted it."""
+        if self.common != "probe":
+            every_scan = replace(self.scan, experiment=found.experiment)
+            measured, interrupted = with_resolution(every_scan, found, self.settings, self.device, self.joint)
+            assert measured.refinement is not None
+            return [measured.refinement.split_half] * len(self.scans), interrupted
+        agreements: list[dict[str, Any] | None] = []
+        for number, scan in enumerate(self.scans):
+            measured, interrupted = with_resolution(scan, self._cut(found, number), self.config, self.device)
+            assert measured.refinement is not None
+            agreements.append(measured.refinement.split_half)
+            if interrupted:
+                return agreements + [None] * (len(self.scans) - len(agreements)), True
+        return agreements, False
+
+    def _with_uncertainty(self, found: Reconstruction) -> Reconstruction:
+        """The result of all scans with the standard deviations of its object: replicas of everything."""
+
+        def refined(counts: NDArray[Any], settings: RefineConfig, label: str) -> Reconstruction:
+            scans = [replace(scan, counts=counts[self.all.rows(number)]) for number, scan in enumerate(self.scans)]
+            other = _Several(scans, self.common, self.starts, settings, self.device)
+            return all_passes(other.scan, other.start, other.settings, self.device, label, other.joint)
+
+        parts = [np.s_[:, :]]
+        if self.common == "probe":
+            ends = [self._canvas_part(found, number)[1] for number in range(len(self.scans))]
+            between = [(one.stop + other.start) // 2 for one, other in pairwise(ends)]
+            parts = [np.s_[:, a:b] for a, b in pairwise([0, *between, found.shape[1]])]
+        every_scan = replace(self.scan, experiment=found.experiment)
+        return with_replicas(every_scan, found, self.config, self.device, refined, self.joint, parts)
 
     def _initial_probe(self, number: int) -> NDArray[np.complex64]:
         """Probe (M, N, N) that a scan begins with, with the number of modes of all."""
@@ -252,39 +275,44 @@ class _Several:
         """Probe (M, N, N) of a scan, with the object on the combined canvas."""
         assert found.probe is not None
         probe: NDArray[np.complex64] = found.probe * np.float32(np.sqrt(self.doses[number]))
-        if self.common == "object" and number:
-            assert found.experiment.probe_variations is not None
-            probe = probe.copy()
-            probe[0] += found.experiment.probe_variations[number - 1]
+        if self.common == "object":
+            modes = torch.from_numpy(probe).chunk(len(self.scans))[number]
+            probe = orthogonalise_modes(modes).numpy()
         return probe
 
-    def _cut(self, found: Reconstruction, number: int) -> Reconstruction:
-        """The result of one scan, in its coordinates."""
+    def _canvas_part(self, found: Reconstruction, number: int) -> tuple[slice, slice]:
+        """The part of the combined canvas that the result of a scan has."""
+        if self.common != "probe":
+            return slice(0, found.shape[0]), slice(0, found.shape[1])
+        assert found.positions is not None
+        patches = found.positions[self.all.rows(number)] - found.origin
+        corner = np.maximum(np.floor(patches.min(0)).astype(np.int64) - SIDE, 0)
+        end = np.ceil(patches.max(0)).astype(np.int64) + self.scan.patch_size + SIDE
+        (top, left), (bottom, right) = corner.tolist(), np.minimum(end, found.shape).tolist()
+        return slice(top, bottom), slice(left, right)
+
+    def _cut(self, found: Reconstruction, number: int, agreement: dict[str, Any] | None = None) -> Reconstruction:
+        """The result of one scan, in its coordinates, with its split-half agreement."""
         scan, rows, offset = self.scans[number], self.all.rows(number), self.all.offsets[number]
         assert found.positions is not None and found.residuals is not None and found.refinement is not None
-        corner, shape = np.zeros(2, np.int64), np.array(found.shape)
-        if self.common == "probe":
-            patches = found.positions[rows] - found.origin
-            corner = np.maximum(np.floor(patches.min(0)).astype(np.int64) - SIDE, 0)
-            end = np.ceil(patches.max(0)).astype(np.int64) + scan.patch_size + SIDE
-            shape = np.minimum(end, found.shape) - corner
-        part = tuple(slice(a, a + n) for a, n in zip(corner.tolist(), shape.tolist(), strict=True))
-        origin = np.asarray(found.origin, np.float64) + corner.astype(np.float64)
+        part = self._canvas_part(found, number)
+        origin = np.add(found.origin, (part[0].start, part[1].start))
         image, slices, probe = found.object[part], found.slices, self._probe_of(found, number)
         experiment = found.experiment.subset(rows)
-        if self.common == "object":
-            experiment = replace(experiment, probe_variations=None, variation_coefficients=None)
         if slices is not None:
             slices = np.ascontiguousarray(slices[:, part[0], part[1]])
+        maps = {name: None if (values := getattr(found, name)) is None else values[part] for name in _DEVIATIONS}
         if self.common == "probe" and self.config.keep_power:
             factor = np.float32(np.sqrt(self.powers[number] / _powers([probe])[0]))
             probe, image = probe * factor, image / factor
+            for name in _DEVIATIONS[:2]:
+                maps[name] = None if maps[name] is None else maps[name] / factor
             if slices is not None:
                 slices = slices * factor ** np.float32(-1 / len(slices))
             if experiment.probe_variations is not None:
                 experiment = replace(experiment, probe_variations=experiment.probe_variations * factor)
         lighting = [number] if self.common == "probe" else range(len(self.scans))
-        weights, errors = self._illumination(found, lighting, origin, (int(shape[0]), int(shape[1])))
+        weights, errors = self._illumination(found, lighting, origin, image.shape)
         positions = found.positions[rows] - offset
         ((a, b), (c, d)), (y, x) = (value.tolist() for value in fit_affine(scan.positions, positions))
         intensities = None
@@ -313,7 +341,9 @@ class _Several:
                 mode_powers=tuple(mode_powers(torch.from_numpy(probe)).tolist()),
                 affine_matrix=((a, b), (c, d)),
                 affine_shift=(y, x),
+                split_half=agreement,
             ),
+            **maps,
         )
 
     def _illumination(

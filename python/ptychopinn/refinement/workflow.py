@@ -87,13 +87,19 @@ def _refine(
     if config.split_half and not interrupted:
         result, interrupted = with_resolution(scan, result, config, device)
     if config.uncertainty != "none" and not interrupted:
-        try:
-            result = with_uncertainty(scan, start, result, config, device)
-        except KeyboardInterrupt:
-            if distributed():
-                raise
-            _log.warning("interrupted during the refinement of replicas: no uncertainty")
+        result = unless_interrupted(result, lambda: with_uncertainty(scan, start, result, config, device))
     return result
+
+
+def unless_interrupted(result: Reconstruction, with_maps: Callable[[], Reconstruction]) -> Reconstruction:
+    """A result with its uncertainty, or as it is if the user interrupts the refinement of replicas."""
+    try:
+        return with_maps()
+    except KeyboardInterrupt:
+        if distributed():
+            raise
+        _log.warning("interrupted during the refinement of replicas: no uncertainty")
+        return result
 
 
 def run_passes(
@@ -187,8 +193,9 @@ def split_half(
     try:
         with process_settings():
             results = [
-                _half(
+                all_passes(
                     known.subset(np.sort(part)),
+                    None,
                     half_config,
                     device,
                     f"half {number} of 2",
@@ -203,11 +210,16 @@ def split_half(
     return figures
 
 
-def _half(
-    scan: Scan, config: RefineConfig, device: torch.device, label: str, joint: Joint | None = None
+def all_passes(
+    scan: Scan,
+    start: Reconstruction | None,
+    config: RefineConfig,
+    device: torch.device,
+    label: str,
+    joint: Joint | None = None,
 ) -> Reconstruction:
-    """The refinement of a half of the patterns; its memory is free again for the other half."""
-    run = Refinement(scan, None, config, device, None, 1, label, joint)
+    """A refinement that is a part of another one; its memory is free again afterwards, and an interrupt ends both."""
+    run = Refinement(scan, start, config, device, None, 1, label, joint)
     with torch.no_grad():
         run.iterate()
     return run.result()
