@@ -185,29 +185,52 @@ def positions(options: argparse.Namespace) -> list[Row]:
             known = {"seed": 20260101 + seed, "photons": photons}
             scan = default_scan(pictures, position_error=error, **known)
             exact = default_scan(pictures, true_probe=True, **known)
-            *_, (passes, seconds, state) = ours(scan, None, 1000, learn_positions=learn, iterations=300)
-            assert state.positions is not None
-            left = _without_affine(exact.positions, state.positions)
-            border = np.minimum(exact.positions - exact.positions.min(0), exact.positions.max(0) - exact.positions).min(
-                1
-            )
+            compared = learn and error == 3.0
+            courses = [
+                ("ours", list(ours(scan, None, 30 if compared else 1000, learn_positions=learn, iterations=300)))
+            ]
+            if compared:
+                assert exact.truth is not None
+                truth = Reconstruction(
+                    exact.truth, np.ones(exact.truth.shape, np.float32), (0.0, 0.0), exact.probe,
+                    positions=exact.positions,
+                )  # fmt: skip
+                courses.append(("from the truth", list(ours(scan, truth, 30, learn_positions=True, iterations=300))))
+            if compared and refine_peer.installed():
+                setting = refine_peer.SETTINGS[1]
+                for name, adam in (("", None), (", Adam", 0.2)):
+                    course = refine_peer.lsqml(scan, setting, options.epochs, refine_peer.correct_positions(adam))
+                    courses.append((f"{setting.name}{name}", list(course)[_EPOCHS - 1 :: _EPOCHS]))
             bound = position_bound(exact, error) if error else np.zeros(scan.n)
             named = {"seed": seed, "photons": photons, "error": error, "learned": learn}
-            rows += measured(iter([(passes, seconds, state)]), scan, **named)
-            rows[-1] |= {
-                "position_rms": _rms(left),
-                "position_rms_inside": _rms(left[border >= 20]),
-                "position_rms_determined": _rms(left[bound < 0.1]),
-                "determined": int((bound < 0.1).sum()),
-                "position_median": round(float(np.median(left)), 3),
-                "above_1px": int((left > 1).sum()),
-                "bound_rms": _rms(bound),
-            }
-            print(summary(rows[-1:]), flush=True)
-            plot_reconstruction(state, RESULTS / "pictures" / f"positions-{seed}-{photons:g}-{error:g}-{learn}")
+            for engine, course in courses:
+                made = list(measured(iter(course), scan, **named, engine=engine))
+                for row, (_, _, state) in zip(made, course, strict=True):
+                    row |= _errors_left(exact.positions, state, bound)
+                rows += made
+                print(summary(rows[-1:]), flush=True)
+                picture = f"positions-{seed}-{photons:g}-{error:g}-{learn}" + ("" if engine == "ours" else f"-{engine}")
+                plot_reconstruction(course[-1][2], RESULTS / "pictures" / picture.replace(", ", "-").replace(" ", "-"))
     return rows
 
 
+def _errors_left(exact: np.ndarray, state: Reconstruction, bound: np.ndarray) -> Row:
+    assert state.positions is not None
+    left = _without_affine(exact, state.positions)
+    border = np.minimum(exact - exact.min(0), exact.max(0) - exact).min(1)
+    return {
+        "position_rms": _rms(left),
+        "position_rms_inside": _rms(left[border >= 20]),
+        "position_rms_determined": _rms(left[bound < 0.1]),
+        "determined": int((bound < 0.1).sum()),
+        "position_median": round(float(np.median(left)), 3),
+        "above_1px": int((left > 1).sum()),
+        "bound_rms": _rms(bound),
+    }
+
+
+#: Epochs of pty-chi between two rows.
+_EPOCHS = 10
 #: Photons of a pattern, error along an axis (pixels), whether positions are refined.
 _POSITION_CASES = (
     (1e6, 0.0, False), (1e6, 3.0, False), (1e6, 0.0, True), (1e6, 1.0, True), (1e6, 3.0, True), (1e4, 3.0, True),
