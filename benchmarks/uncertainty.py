@@ -28,6 +28,7 @@ from rows import Row, Rows, machine
 from scipy.stats import spearmanr
 
 from ptychopinn.config import Config, RefineConfig
+from ptychopinn.first_image import reconstruct as first_image
 from ptychopinn.inference.predict import reconstruct
 from ptychopinn.metrics.evaluate import align_to_scan
 from ptychopinn.metrics.scores import matched_phases
@@ -92,6 +93,11 @@ def pretrained(scan: Scan, given: argparse.Namespace) -> Reconstruction:
     return reconstruct(None, scan, Config.from_dict(_inference(given)), "cpu", accept="all")
 
 
+def first(scan: Scan, given: argparse.Namespace) -> Reconstruction:
+    """By the network in the package, refined in some passes, as is the default of ``ptychopinn reconstruct``."""
+    return first_image(None, scan, Config.from_dict(_inference(given)), "cpu", accept="all")
+
+
 def trained(scan: Scan, given: argparse.Namespace) -> Reconstruction:
     """By a network that was trained on the scan for some seconds, beginning with that in the package."""
     values = {"minutes": given.seconds / 60, "epochs": 100_000, "seed": 0, "start": "pretrained"}
@@ -103,7 +109,7 @@ def trained(scan: Scan, given: argparse.Namespace) -> Reconstruction:
 
 
 METHODS: dict[str, Callable[[Scan, argparse.Namespace], Reconstruction]] = {
-    "refined": refined, "pretrained": pretrained, "trained": trained
+    "refined": refined, "pretrained": pretrained, "first": first, "trained": trained
 }  # fmt: skip
 
 

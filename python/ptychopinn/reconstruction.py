@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Maps (H, W), >= 0, beside the object.
 MAPS = ("uncertainty", "amplitude_uncertainty", "phase_uncertainty", "error_map")
+#: Maps (S, H, W), >= 0, beside the slices of a thick sample.
+SLICE_MAPS = ("slices_amplitude_uncertainty", "slices_phase_uncertainty")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,8 @@ class Reconstruction:
         experiment: what the reconstruction found, or was told, beside object and probe.
         amplitude_uncertainty: (H, W) float32 >= 0, standard deviation of the amplitude, or None.
         phase_uncertainty: (H, W) float32 >= 0, standard deviation of the phase, rad, or None.
+        slices_amplitude_uncertainty: (S, H, W) float32 >= 0, as ``amplitude_uncertainty``, of the slices, or None.
+        slices_phase_uncertainty: (S, H, W) float32 >= 0, as ``phase_uncertainty``, of the slices, or None.
 
     Raises:
         InputError: a field has the wrong shape or kind, or is not finite.
@@ -84,6 +88,8 @@ class Reconstruction:
     experiment: Experiment = field(default_factory=Experiment)
     amplitude_uncertainty: np.ndarray | None = None
     phase_uncertainty: np.ndarray | None = None
+    slices_amplitude_uncertainty: np.ndarray | None = None
+    slices_phase_uncertainty: np.ndarray | None = None
 
     __repr__ = one_line
 
@@ -109,6 +115,9 @@ class Reconstruction:
                 f"slices must be ({self.experiment.slices}, {image.shape[0]}, {image.shape[1]}), one image for each "
                 f"slice of the experiment, got {slices.shape}"
             )
+        if slices is None and any(getattr(self, name) is not None for name in SLICE_MAPS):
+            raise InputError(f"expected slices beside {' and '.join(SLICE_MAPS)}, found none; omit the maps")
+        maps |= {name: self._not_negative(name, (slices if slices is not None else image).shape) for name in SLICE_MAPS}
         experiment = self.experiment.checked(
             "Reconstruction", count and count[0], None if probe is None else probe.shape[-1]
         )
@@ -149,7 +158,7 @@ class Reconstruction:
             where = (
                 "hold one value for each position"
                 if shape is None or len(shape) == 1
-                else f"have the shape of object, {shape}"
+                else f"have the shape of {'object' if len(shape) == 2 else 'slices'}, {shape}"
             )
             raise InputError(
                 f"{name} must be >= 0 and {where}, got shape {array.shape} with a minimum of {array.min():g}"
@@ -222,13 +231,17 @@ class Reconstruction:
         """
         rows, columns = (np.flatnonzero(self.covered(threshold).any(axis)) for axis in (1, 0))
         part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        maps: dict[str, Any] = {
+            name: np.ascontiguousarray(value[..., part[0], part[1]])
+            for name in (*MAPS, "slices", *SLICE_MAPS)
+            if (value := getattr(self, name)) is not None
+        }
         return replace(
             self,
             object=self.object[part],
             weights=self.weights[part],
-            slices=None if self.slices is None else np.ascontiguousarray(self.slices[:, part[0], part[1]]),
             origin=(self.origin[0] + int(rows[0]), self.origin[1] + int(columns[0])),
-            **{name: value[part] for name in MAPS if (value := getattr(self, name)) is not None},
+            **maps,
         )
 
     def save(self, path: str | Path, format: str = "auto", scan: Scan | None = None) -> Path:
@@ -246,6 +259,7 @@ class Reconstruction:
             /error_map   (H, W) float32 [optional]
             /intensities (n,) float32 [optional]
             /slices      (S, H, W) complex64 [optional]
+            /slices_amplitude_uncertainty, /slices_phase_uncertainty: (S, H, W) float32 [optional]
             /experiment  group of the arrays of the experiment, by the names of its fields [optional]
             /metadata    JSON text (scalar string): metadata, and geometry, orientation, refinement and the scalars of
                          the experiment where set

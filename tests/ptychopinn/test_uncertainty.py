@@ -15,8 +15,10 @@ from tiny_refinements import QUICK, small_scan
 
 from ptychopinn.config import Config, RefineConfig
 from ptychopinn.errors import InputError
+from ptychopinn.first_image import reconstruct as first_image
 from ptychopinn.inference.large import reconstruct_to_file
 from ptychopinn.inference.predict import reconstruct
+from ptychopinn.inference.repeated import predictor
 from ptychopinn.metrics.align import phasor
 from ptychopinn.metrics.deviations import (
     LARGEST_PHASE,
@@ -236,9 +238,59 @@ def test_the_network_of_the_package_covers_the_truth() -> None:
 
 
 def test_an_image_in_parts_has_no_replicas(scan: Scan, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected inference.uncertainty none, overlaps or ensemble for an image in"):
+    with pytest.raises(InputError, match=r"overlaps or ensemble for an image in parts.*--clusters 1 --n 10000"):
         reconstruct_to_file(None, scan, tmp_path / "a.h5", inference(), "cpu")
     assert not list(tmp_path.iterdir())
+
+
+# A network's image that is refined.
+
+
+def test_a_refined_first_image_covers_the_truth_and_is_otherwise_the_same() -> None:
+    scan = small_scan(patterns=144, photons=1e6, object="siemens")
+    result = first_image(None, scan, inference(replicas=1), "cpu", refine=12)
+    for one, two in coverage(result, scan).values():
+        assert 0.5 < one < 0.85 and 0.85 < two < 0.999
+    plain = first_image(None, scan, inference(uncertainty="none"), "cpu", refine=12)
+    assert plain.uncertainty is None and "network" in result.metadata
+    for name in ("object", "probe", "weights", "error_map"):
+        assert np.array_equal(getattr(plain, name), getattr(result, name)), name
+
+
+def test_replicas_start_with_the_images_of_their_own_counts(scan: Scan) -> None:
+    """A start that is wrong in its own way for every replica is an error; one that all replicas share is none."""
+    config = dataclasses.replace(QUICK, iterations=1, uncertainty="bootstrap", replicas=1)
+    start = refine(scan, None, QUICK, "cpu")
+    given: list[Scan] = []
+
+    def remake(replica: Scan) -> Reconstruction:
+        given.append(replica)
+        wrong = start.object * np.exp(0.5j * smooth_object(start.shape, len(given)).real).astype(np.complex64)
+        return dataclasses.replace(start, object=wrong)
+
+    shared, made = (refine(scan, start, config, "cpu", remake=one) for one in (None, remake))
+    assert len(given) == 2 and not any(np.array_equal(one.counts, scan.counts) for one in given)
+    assert shared.phase_uncertainty is not None and made.phase_uncertainty is not None
+    inside = made.covered()
+    assert np.median(made.phase_uncertainty[inside]) > 2 * np.median(shared.phase_uncertainty[inside])
+    assert np.array_equal(shared.object, made.object)
+
+
+def test_predictions_of_replicas_are_those_of_the_network(scan: Scan) -> None:
+    for crop in (False, True):
+        config = inference(uncertainty="none", crop=crop)
+        image = reconstruct(None, scan, config, "cpu")
+        again = predictor(None, scan, image, config, CPU)(dataclasses.replace(scan, name="again"))
+        assert np.array_equal(image.object, again.object) and image.origin == again.origin
+        assert np.array_equal(image.weights, again.weights)
+
+
+def test_an_uncertainty_of_the_network_alone_is_not_of_the_refined_image(
+    scan: Scan, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = first_image(None, scan, inference(uncertainty="overlaps"), "cpu", refine=1)
+    assert result.uncertainty is None
+    assert "no map of uncertainty, since that by overlaps is of the network's image, which is refined" in caplog.text
 
 
 # Files and pictures.

@@ -28,8 +28,8 @@ class InferenceConfig:
         augment: predict in so many of the 8 orientations of the scan (1, 2, 4 or 8) and average.
         uncertainty: add a map of the standard deviation: over "overlaps" (all predictions of a pixel), over the
             "ensemble" (models and orientations), or "none"; or maps of amplitude and phase by "bootstrap", from
-            predictions of simulated counts.
-        replicas: of the scan that "bootstrap" simulates; each takes two predictions.
+            predictions of simulated counts, refined as the image is.
+        replicas: of the scan that "bootstrap" simulates; each takes two predictions, and refinements of these.
     """
 
     batch_size: int | None = None
@@ -86,6 +86,9 @@ class RefineConfig:
         slices: of a thick sample whose scan states no distances between them, with `slice_distance`.
         slice_distance: metres between slices.
         learn_slice_distances: refine the distances between slices.
+        find_slice_distances: search for a common factor of the distances between slices before the first pass, by trial
+            refinements of a part of the scan, which give the initial probe, too; "auto": if these distances are refined
+            from scratch.
         slice_smoothness: weight of the mean square difference between neighbouring slices, in nats per detector pixel.
         coarse: from scratch, begin with a refinement of the middle 1/coarse of the detector along y and x, whose object
             has pixels as many times as large; 1: without.
@@ -141,6 +144,7 @@ class RefineConfig:
     slices: int = 1
     slice_distance: float | None = None
     learn_slice_distances: bool = False
+    find_slice_distances: bool | Literal["auto"] = "auto"
     slice_smoothness: float = 0.0
     coarse: Literal[1, 2, 4] = 1
     find_defocus: bool | Literal["auto"] = "auto"

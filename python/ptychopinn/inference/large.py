@@ -91,7 +91,8 @@ def _reconstruct_to_file(
     if config.inference.uncertainty == "bootstrap":
         raise InputError(
             f"{scan.name}: expected inference.uncertainty none, overlaps or ensemble for an image in parts, found "
-            "bootstrap; state one of these, or reconstruct a part of the scan"
+            "bootstrap, whose replicas are aligned with the image in memory; state one of these, or reconstruct a "
+            "region: `ptychopinn subset SCAN REGION --clusters 1 --n 10000`, in Python Scan.subset"
         )
     views, refined, probe = prepare(model, scan, config, device, accept)
     folder = path.parent if scratch is None else Path(scratch)

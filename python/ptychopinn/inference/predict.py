@@ -206,7 +206,7 @@ def _reconstruct(
             network = first_network(scan, config, accept)
         model, config = network.model, network.config
     views, refined, probe = prepare(model, scan, config, device, accept)
-    images, predicting, stitching = _images(views, refined, config, device, probe)
+    images, predicting, stitching = predicted_images(views, refined, config, device, probe)
     bootstrap = config.inference.uncertainty == "bootstrap"
     mean, weights, uncertainty = combine(images, "none" if bootstrap else config.inference.uncertainty)
     geometry = images[0].geometry
@@ -232,17 +232,17 @@ def _reconstruct(
         from ptychopinn.inference.replicas import with_uncertainty  # and with it scikit-image, only where it is needed
 
         def replica_of(scan: Scan) -> Reconstruction:
-            mean, weights, _ = combine(_images(views, scan, config, device, probe)[0])
+            mean, weights, _ = combine(predicted_images(views, scan, config, device, probe)[0])
             return replace(result, object=mean.cpu().numpy(), weights=weights.cpu().numpy())
 
         result = with_uncertainty(result, refined, config.inference.replicas, replica_of)
     return result.cropped() if config.inference.crop else result
 
 
-def _images(
+def predicted_images(
     views: Sequence[tuple[PtychoModel, int]], scan: Scan, config: Config, device: torch.device, probe: Tensor
 ) -> tuple[list[Stitched], float, float]:
-    """The images by all models and orientations, and the seconds of prediction and stitching."""
+    """The images by all models and orientations, of :func:`prepare`, and the seconds of prediction and stitching."""
     predicting = stitching = 0.0
     images, counts = [], counts_on(device, scan)
     for member, orientation in views:

@@ -98,10 +98,7 @@ def first_network(scan: Scan, config: Config, accept: str | Collection[str] = ()
     """
     require_thin_and_far(scan)
     checked = require_sound(scan, accept)
-    pretrained = load_pretrained()
-    size = config.inference.group_size or min(config.data.group_size, scan.n)
-    config = replace(config, data=replace(config.data, group_size=size), model=pretrained.config.model)
-    model = pretrained.for_scan(scan)
+    pretrained, model, config = network_for(scan, config)
     _log.info(
         "%s: reconstructed with the pretrained network of the package (%s); a training on the scan improves the image: "
         "ptychopinn train SCAN --out RUN",
@@ -111,6 +108,19 @@ def first_network(scan: Scan, config: Config, accept: str | Collection[str] = ()
     if outside is not None:
         _log.warning("%s: %s", scan.name, outside)
     return FirstNetwork(pretrained, model, config, outside)
+
+
+def network_for(scan: Scan, config: Config) -> tuple[Pretrained, PtychoModel, Config]:
+    """The network in the package, with the probe of a scan, and the configuration that it has for that.
+
+    Args:
+        scan: the scan.
+        config: see :func:`first_network`.
+    """
+    pretrained = load_pretrained()
+    size = config.inference.group_size or min(config.data.group_size, scan.n)
+    config = replace(config, data=replace(config.data, group_size=size), model=pretrained.config.model)
+    return pretrained, pretrained.for_scan(scan), config
 
 
 def outside_of(ranges: Mapping[str, Any], checked: Checked) -> Finding | None:

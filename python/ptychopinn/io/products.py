@@ -26,7 +26,7 @@ from ptychopinn.io.indexes import frame_indexes, indexes_of
 from ptychopinn.io.lazy import h5py
 from ptychopinn.io.sniff import Content
 from ptychopinn.io.stored_experiments import put_experiment, warn_of_omitted
-from ptychopinn.reconstruction import MAPS, Reconstruction
+from ptychopinn.reconstruction import MAPS, SLICE_MAPS, Reconstruction
 from ptychopinn.scan import Scan
 from ptychopinn.storage.new_hdf5 import new_hdf5, put_array
 from ptychopinn.world import photon_energy, world_origin
@@ -200,7 +200,8 @@ def write_nexus_result(result: Reconstruction, path: Path, scan: Scan | None = N
 
     Groups of class NXdata: `phase` (the default), `amplitude`, `object` (complex), `weights`, and if known
     `uncertainty`, `amplitude_uncertainty`, `phase_uncertainty`, `error_map`, `probe`, and of a thick sample `slices`
-    (complex) and `slices_phase`, whose axis z has the distances. `positions` are in an NXsample, settings, versions and
+    (complex), `slices_phase`, `slices_amplitude_uncertainty` and `slices_phase_uncertainty`, whose axis z has the
+    distances. `positions` are in an NXsample, settings, versions and
     the experiment in an NXprocess.
 
     Args:
@@ -215,7 +216,7 @@ def write_nexus_result(result: Reconstruction, path: Path, scan: Scan | None = N
     y, x = (placed.origin_m[axis] + placed.pixel_size * np.arange(result.shape[axis]) for axis in (0, 1))
     images = {"phase": result.phase, "amplitude": result.amplitude, "object": result.object, "weights": result.weights}
     images |= {name: value for name in MAPS if (value := getattr(result, name)) is not None}
-    units = {"phase": "rad", "phase_uncertainty": "rad"}
+    units = {"phase": "rad", "phase_uncertainty": "rad", "slices_phase_uncertainty": "rad"}
     with new_hdf5(path) as file:
         file.attrs.update({"NX_class": "NXroot", "default": "entry", "creator": _PROGRAM})
         entry = put_group(file, "entry", "NXentry", default="phase")
@@ -226,6 +227,9 @@ def write_nexus_result(result: Reconstruction, path: Path, scan: Scan | None = N
             z = np.cumsum([0.0, *result.experiment.slice_distances])
             _put_image(entry, "slices", result.slices, {"z": z, "y": y, "x": x}, None)
             _put_image(entry, "slices_phase", np.angle(result.slices), {"z": z, "y": y, "x": x}, "rad")
+            for name in SLICE_MAPS:
+                if (values := getattr(result, name)) is not None:
+                    _put_image(entry, name, values, {"z": z, "y": y, "x": x}, units.get(name))
         if placed.probe is not None:
             side = placed.pixel_size * (np.arange(placed.probe.shape[-1]) - (placed.probe.shape[-1] - 1) / 2)
             _put_image(entry, "probe", placed.probe, {"y": side, "x": side}, None)

@@ -25,7 +25,7 @@ from ptychopinn.io.lazy import h5py
 from ptychopinn.io.products import EXPORTS, check_export, is_nexus_result, is_product, read_product
 from ptychopinn.io.sniff import Content, content_of
 from ptychopinn.io.stored_experiments import GROUP, NAMES, PREFIX, prefixed, put_experiment
-from ptychopinn.reconstruction import Reconstruction, json_of
+from ptychopinn.reconstruction import SLICE_MAPS, Reconstruction, json_of
 from ptychopinn.records import ResultRecord
 from ptychopinn.scan import Scan
 from ptychopinn.storage.atomic import atomic_path
@@ -35,7 +35,7 @@ from ptychopinn.storage.new_hdf5 import check_written, chunks_of, new_hdf5, put_
 SCHEMA_VERSION = 1
 _ARRAYS = (
     *("object", "weights", "probe", "uncertainty", "positions", "residuals", "error_map", "intensities"),
-    *("slices", "amplitude_uncertainty", "phase_uncertainty"),
+    *("slices", "amplitude_uncertainty", "phase_uncertainty", *SLICE_MAPS),
 )
 #: Arrays of the experiment in HDF5 -> in NPZ, which are the keys that the readers have.
 _EXPERIMENT = {f"{GROUP}/{name}": f"{PREFIX}{name}" for name in NAMES}
@@ -287,6 +287,7 @@ def _from_entries(path: Path, entries: Mapping[str, Any]) -> Reconstruction:
             experiment=_experiment(entries, record),
             amplitude_uncertainty=entries.get("amplitude_uncertainty"),
             phase_uncertainty=entries.get("phase_uncertainty"),
+            **{name: entries.get(name) for name in SLICE_MAPS},
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,10 @@ from ptychopinn._one_line import one_line
 from ptychopinn.metrics.align import fit_ramp, phasor, shifted
 from ptychopinn.reconstruction import Reconstruction
 
+#: (H, W); of a thick sample, where it is stated, its slices (S, H, W).
 Image = NDArray[np.complex128]
 Loss = float | NDArray[np.floating]
+_Map = NDArray[np.float64]
 
 #: Standard deviation, rad, of a phase of which nothing is known: that of the uniform distribution over 2 pi.
 LARGEST_PHASE = math.pi / math.sqrt(3)
@@ -46,10 +49,12 @@ class Replicas:
         errors: of replicas whose object is the result, and of those whose object is the result minus such an error; the
             second list may be empty.
         losses: likewise.
+        slices: errors (S, H, W) of the slices of a thick sample, likewise; of others the lists are empty.
     """
 
     errors: tuple[list[Image], list[Image]]
     losses: tuple[list[Loss], list[Loss]]
+    slices: tuple[list[Image], list[Image]] = field(default_factory=lambda: ([], []))
 
     __repr__ = one_line
 
@@ -67,24 +72,36 @@ def make_replicas(
         result: of the measured counts.
         count: number of replicas of either kind.
         reconstruct: simulates counts of an object (H, W) on the canvas of the result, and returns what the method makes
-            of them, likewise, and its loss, of one number or (H, W).
+            of them, likewise, and its loss, of one number or (H, W). Of a thick sample, it takes and returns the slices
+            (S, H, W).
         pairs: whether to make the second kind.
         parts: of the canvas, which have ambiguities of their own, as samples side by side have.
     """
     measured = result.covered(_MEASURED)
     weight = np.where(measured, result.weights, 0.0)
-    found = result.object.astype(np.complex128)
+    thick = result.slices is not None
+    found = (result.object if result.slices is None else result.slices).astype(np.complex128)
     made = Replicas(([], []), ([], []))
+
+    def error_of(image: Image, known: Image) -> Image:
+        error = np.zeros_like(known)
+        for part in parts:
+            error[part] = ambiguities_removed(image[part], known[part], weight[part])
+        return np.where(measured, error, 0)
+
     for _ in range(count):
         known = found
-        for errors, losses in list(zip(made.errors, made.losses, strict=True))[: 1 + pairs]:
+        for errors, losses, of_slices in list(zip(made.errors, made.losses, made.slices, strict=True))[: 1 + pairs]:
             image, loss = reconstruct(known)
-            error = np.zeros_like(known)
-            for part in parts:
-                error[part] = ambiguities_removed(image[part], known[part], weight[part])
-            error = np.where(measured, error, 0)
-            errors.append(error)
             losses.append(loss)
+            if thick:
+                # Slices have ambiguities of their own: a ramp of one is undone by a ramp and a shift of the next.
+                error = np.stack([error_of(*pair) for pair in zip(image, known, strict=True)])
+                of_slices.append(error)
+                errors.append(error_of(image.prod(0), known.prod(0)))
+            else:
+                error = error_of(image, known)
+                errors.append(error)
             known = found - error
     return made
 
@@ -139,24 +156,37 @@ def with_deviations(result: Reconstruction, replicas: Replicas, loss: Loss) -> R
         loss: of the result, as those of the replicas.
     """
     measured = result.covered(_MEASURED)
-    amplitude = result.amplitude.astype(np.float64)
-    unit = np.where(amplitude > 0, result.object / np.where(amplitude > 0, amplitude, 1), 1)
     part = np.maximum(ndimage.gaussian_filter(measured.astype(np.float64), _SMOOTHING), 1e-12)
-    typical = float(np.sqrt(np.mean(np.square(amplitude[measured])))) if measured.any() else 1.0
     second = weight_of_second(replicas, loss, measured)
     excess = np.maximum(1.0, loss / np.maximum(_mean(replicas.losses[0]), 1e-30))
 
-    def deviation(of: Callable[[Image], NDArray[np.float64]]) -> NDArray[np.float64]:
-        variances = [
-            np.mean([np.square(of(e * unit.conj())) for e in errors], 0) for errors in replicas.errors if errors
-        ]
-        variance = excess * np.average(variances, axis=0, weights=[1 - second, second][: len(variances)])
-        smooth = ndimage.gaussian_filter(np.where(measured, variance, 0), _SMOOTHING) / part
-        return np.where(measured, np.sqrt(smooth), typical)
+    def deviations(image: NDArray[np.complexfloating], errors_of: Sequence[Sequence[Image]]) -> tuple[_Map, _Map, _Map]:
+        """Standard deviations of amplitude, of the value across its direction, and of the phase, of an image (H, W)."""
+        amplitude = np.abs(image).astype(np.float64)
+        unit = np.where(amplitude > 0, image / np.where(amplitude > 0, amplitude, 1), 1)
+        typical = float(np.sqrt(np.mean(np.square(amplitude[measured])))) if measured.any() else 1.0
 
-    along, across = deviation(np.real), deviation(np.imag)
-    phase = np.where(measured, _phase_deviation(across, amplitude), LARGEST_PHASE)
-    return replace(result, uncertainty=np.hypot(along, across), amplitude_uncertainty=along, phase_uncertainty=phase)
+        def deviation(of: Callable[[Image], _Map]) -> _Map:
+            variances = [np.mean([np.square(of(e * unit.conj())) for e in errors], 0) for errors in errors_of if errors]
+            variance = excess * np.average(variances, axis=0, weights=[1 - second, second][: len(variances)])
+            smooth = ndimage.gaussian_filter(np.where(measured, variance, 0), _SMOOTHING) / part
+            return np.where(measured, np.sqrt(smooth), typical)
+
+        along, across = deviation(np.real), deviation(np.imag)
+        return along, across, np.where(measured, _phase_deviation(across, amplitude), LARGEST_PHASE)
+
+    along, across, phase = deviations(result.object, replicas.errors)
+    maps: dict[str, Any] = {}
+    if result.slices is not None and replicas.slices[0]:
+        of_slices = [
+            deviations(image, [[error[index] for error in errors] for errors in replicas.slices])
+            for index, image in enumerate(result.slices)
+        ]
+        maps["slices_amplitude_uncertainty"] = np.stack([amplitude for amplitude, *_ in of_slices])
+        maps["slices_phase_uncertainty"] = np.stack([phases for *_, phases in of_slices])
+    return replace(
+        result, uncertainty=np.hypot(along, across), amplitude_uncertainty=along, phase_uncertainty=phase, **maps
+    )
 
 
 def weight_of_second(replicas: Replicas, loss: Loss, measured: NDArray[np.bool_]) -> float:

@@ -8,6 +8,7 @@ all, are grey; the frame and the colours are those of the others.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +27,7 @@ from ptychopinn.plotting.images import (
     percentiles,
 )
 from ptychopinn.plotting.style import new_figure, save_figure
-from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.reconstruction import SLICE_MAPS, Reconstruction
 from ptychopinn.scan import Scan
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def plot_reconstruction(
 
     Always ``amplitude.png`` and ``phase.png``; ``error_map.png`` and ``uncertainty.png``, or of amplitude and phase
     ``amplitude_uncertainty.png`` and ``phase_uncertainty.png``, if the reconstruction has them; ``slices.png`` with the
-    phases of the slices of a thick sample, of at most twelve; ``comparison.png`` and ``frc.png`` with ``aligned``.
+    phases of the slices of a thick sample, of at most twelve, and their standard deviations
+    ``slices_amplitude_uncertainty.png`` and ``slices_phase_uncertainty.png``, if it has them; ``comparison.png`` and
+    ``frc.png`` with ``aligned``.
 
     The phase is shown relative to its median over the measured pixels. A ramp of more than pi across the canvas, which
     the patterns do not determine, is removed first and stated in the title. The colour map is cyclic if the phase spans
@@ -70,6 +73,10 @@ def plot_reconstruction(
         written.append(save_figure(figure, folder / f"{image.name}.png"))
     if reconstruction.slices is not None:
         written.append(save_figure(slices_figure(reconstruction), folder / "slices.png"))
+        for name, label in zip(SLICE_MAPS, ("of the amplitude", "of the phase (rad)"), strict=True):
+            if getattr(reconstruction, name) is not None:
+                figure = slice_maps_figure(reconstruction, name, f"standard deviation {label}")
+                written.append(save_figure(figure, folder / f"{name}.png"))
     if aligned is not None:
         written += plot_comparison(aligned, folder, pixel_size=reconstruction.pixel_size)
     return written
@@ -101,23 +108,62 @@ def slices_figure(reconstruction: Reconstruction) -> Figure:
         The figure; phases are shown as :func:`plot_reconstruction` shows that of the object, in common colours.
     """
     assert reconstruction.slices is not None
+    shown = _shown(reconstruction)
+    chosen = _chosen_slices(reconstruction)
+    phases, notes = zip(*(_centred_phase(reconstruction.slices[number], shown) for number in chosen), strict=True)
+    limits, colours = _phase_style(np.stack(phases)[:, shown])
+    return _draw_slices(reconstruction, phases, notes, "phase (rad)", limits, colours)
+
+
+def slice_maps_figure(reconstruction: Reconstruction, name: str, label: str) -> Figure:
+    """Draw a map of every slice of a thick sample, as :func:`slices_figure` draws their phases.
+
+    Args:
+        reconstruction: with slices.
+        name: one of ``SLICE_MAPS`` that the reconstruction has.
+        label: of the colours.
+    """
+    values = getattr(reconstruction, name)[_chosen_slices(reconstruction)]
+    limits = percentiles(values[:, _shown(reconstruction)])
+    return _draw_slices(reconstruction, values, [""] * len(values), label, limits, COUNTS_MAP)
+
+
+def _shown(reconstruction: Reconstruction) -> np.ndarray:
+    """Mask of the measured pixels, of all if none was."""
     measured = reconstruction.covered(_MEASURED)
-    shown = measured if measured.any() else np.ones_like(measured)
-    frame, origin = _frame(shown, reconstruction.origin)
+    return measured if measured.any() else np.ones_like(measured)
+
+
+def _chosen_slices(reconstruction: Reconstruction) -> np.ndarray:
+    """Indices of the slices that are drawn."""
+    assert reconstruction.slices is not None
     count = len(reconstruction.slices)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, _MOST_SLICES)).round().astype(int))
+    return np.unique(np.linspace(0, count - 1, min(count, _MOST_SLICES)).round().astype(int))
+
+
+def _draw_slices(
+    reconstruction: Reconstruction,
+    images: Sequence[np.ndarray],
+    notes: Sequence[str],
+    label: str,
+    limits: tuple[float, float],
+    colours: str,
+) -> Figure:
+    """Draw images (H, W) of the chosen slices in common colours."""
+    assert reconstruction.slices is not None
+    measured = reconstruction.covered(_MEASURED)
+    frame, origin = _frame(_shown(reconstruction), reconstruction.origin)
+    chosen, count = _chosen_slices(reconstruction), len(reconstruction.slices)
     depths = np.cumsum([0.0, *reconstruction.experiment.slice_distances])
-    phases = [_centred_phase(reconstruction.slices[number], shown) for number in chosen]
-    limits, colours = _phase_style(np.stack([phase for phase, _ in phases])[:, shown])
     columns = min(len(chosen), _SLICES_IN_A_ROW)
-    figure, panels = image_figure(phases[0][0][frame].shape, columns, math.ceil(len(chosen) / columns))
+    figure, panels = image_figure(images[0][frame].shape, columns, math.ceil(len(chosen) / columns))
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.4 * (len(panels) // columns - 1))
-    for panel, (axes, number, (phase, note)) in enumerate(zip(panels, chosen, phases, strict=False)):
+    for panel, (axes, number, values, note) in enumerate(zip(panels, chosen, images, notes, strict=False)):
         title = f"slice {number + 1} of {count}, {depths[number] * 1e6:.4g} µm{note and f'; {note}'}"
-        values = np.where(measured, phase, np.nan)
+        values = np.where(measured, values, np.nan)
         last = (panel + 1) % columns == 0 or panel == len(chosen) - 1
-        image = ShownImage("slice", values, "phase (rad)" if last else "", limits, colours, title)
+        image = ShownImage("slice", values, label if last else "", limits, colours, title)
         _draw(axes, image, frame, origin, reconstruction.pixel_size)
         if panel % columns:
             axes.set_ylabel("")

@@ -25,6 +25,7 @@ from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.ambiguities import remove_affine, robust_deviation
 from ptychopinn.refinement.checkpoint import VERSION, Writer, fingerprint, read_checkpoint, write_checkpoint
 from ptychopinn.refinement.counts import upload_counts
+from ptychopinn.refinement.distance_search import find_distances, searches_distances
 from ptychopinn.refinement.engines import ENGINES, LbfgsEngine, PieEngine
 from ptychopinn.refinement.experiment_objective import ExperimentObjective, make_objective
 from ptychopinn.refinement.initial import experiment_of, initial_state
@@ -38,7 +39,7 @@ from ptychopinn.refinement.readback import read_back
 from ptychopinn.refinement.regions import compact_batches
 from ptychopinn.refinement.regularisation import Regularisers, make_projection
 from ptychopinn.refinement.schedule import config_at, last_begin
-from ptychopinn.refinement.search import find_defocus, find_outliers, search_positions
+from ptychopinn.refinement.search import find_defocus, find_outliers, search_positions, searches_defocus
 from ptychopinn.refinement.state import State
 from ptychopinn.refinement.support import confined, disc, shrunk
 from ptychopinn.refinement.variation_prior import VariationPrior
@@ -160,9 +161,12 @@ class Refinement:
         """Do all passes."""
         config = self.config
         if not self.prepared:
-            if self._searches_defocus():
+            if searches_defocus(config, self.experiment, self.scratch):
                 self.state.probe = find_defocus(self.objective, self.state, config)
                 broadcast(self.state.probe)
+            if searches_distances(config, self.experiment, self.scratch):
+                self.state.distances, self.state.probe = find_distances(self.objective, self.state, config)
+                broadcast(self.state.distances, self.state.probe)
             self.state = confined(self.state, self.objective.support, self.scan.name)
             self._set_initial_probe(self.state.probe.clone())
         self.prepared = True
@@ -207,13 +211,6 @@ class Refinement:
                 "%s: pass %d of %d, deviance %.4f per pixel, %.1f s",
                 self.label, self.passes, self.config.iterations, self.deviance(), self._seconds(),
             )  # fmt: skip
-
-    def _searches_defocus(self) -> bool:
-        config = self.config
-        if config.find_defocus == "auto":
-            flat = self.experiment.fresnel_number is None and not self.experiment.slice_distances
-            return self.scratch and config.learn_positions and config.learn_probe and flat
-        return config.find_defocus
 
     def _current_engine(self) -> PieEngine | LbfgsEngine:
         """The engine of this pass: "pie" during the warm-up, then that of the configuration."""

@@ -13,6 +13,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from ptychopinn.config import RefineConfig
+from ptychopinn.experiment import Experiment
 from ptychopinn.physics.propagation import far_field, inverse_far_field
 from ptychopinn.refinement.ambiguities import affine_residual
 from ptychopinn.refinement.engines import LbfgsEngine, PieEngine
@@ -73,6 +74,14 @@ def defocus_probe(probe: Tensor, phase: float) -> Tensor:
     return inverse_far_field(fields * torch.polar(torch.ones_like(angle), angle))
 
 
+def searches_defocus(config: RefineConfig, experiment: Experiment, scratch: bool) -> bool:
+    """Whether a refinement searches the defocus of its probe; ``scratch``: it has no start."""
+    if config.find_defocus == "auto":
+        flat = experiment.fresnel_number is None and not experiment.slice_distances
+        return scratch and config.learn_positions and config.learn_probe and flat
+    return config.find_defocus
+
+
 def find_defocus(objective: Objective, state: State, config: RefineConfig) -> Tensor:
     """Find the probe's defocus by trial refinements of a part of the scan.
 
@@ -110,10 +119,10 @@ def find_defocus(objective: Objective, state: State, config: RefineConfig) -> Te
             positions.clone(),
             state.intensities[chosen],
         )
-        warmup = PieEngine(part, trial, trial_config, _no_penalty, project)
+        warmup = PieEngine(part, trial, trial_config, no_penalty, project)
         for _ in range(_TRIAL_WARMUP):
             warmup.advance()
-        engine = LbfgsEngine(part, warmup.state, trial_config, _no_penalty, project)
+        engine = LbfgsEngine(part, warmup.state, trial_config, no_penalty, project)
         for _ in range(before):
             engine.advance()
         if after:
@@ -224,5 +233,6 @@ def find_outliers(residuals: Tensor) -> Tensor:
     return (residuals > median + _OUTLIER * deviation).nonzero().flatten()
 
 
-def _no_penalty(state: State, illumination: Tensor, gradient: State) -> float:
+def no_penalty(state: State, illumination: Tensor, gradient: State) -> float:
+    """J of no regularisers, as engines are given it."""
     return 0.0

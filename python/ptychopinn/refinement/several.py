@@ -24,7 +24,7 @@ from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
 from ptychopinn.findings.gate import accepted_keys, check_metadata, require_sound
 from ptychopinn.physics.overlap import accumulate_weight
-from ptychopinn.reconstruction import Reconstruction
+from ptychopinn.reconstruction import SLICE_MAPS, Reconstruction
 from ptychopinn.refinement.ambiguities import fit_affine, mode_powers, orthogonalise_modes, set_mode_count
 from ptychopinn.refinement.coarse import coarse_start
 from ptychopinn.refinement.joint import SIDE, Combined, Joint, combined, doses, mean_counts, overlap_of
@@ -112,10 +112,12 @@ def _check_options(config: RefineConfig, common: Common) -> None:
     """Refuse options that scans with a probe each do not have."""
     if common != "object":
         return
-    if config.probe_variations or config.find_defocus is True or not config.learn_probe:
+    searches = config.find_defocus is True or config.find_slice_distances is True
+    if config.probe_variations or searches or not config.learn_probe:
         raise InputError(
-            "refine_several: expected no refine.probe_variations, no refine.find_defocus and refine.learn_probe true "
-            "where the object is common, as every scan has a probe of its own there; state common both instead"
+            "refine_several: expected no refine.probe_variations, refine.find_defocus or refine.find_slice_distances, "
+            "and refine.learn_probe true where the object is common, as every scan has a probe of its own there; "
+            "state common both instead"
         )
 
 
@@ -156,7 +158,7 @@ class _Several:
             probes=len(scans) if beams else 1,
         )
         #: The configuration of the refinement of all, whose probe has the modes that it has.
-        self.settings = replace(config, find_defocus=False, modes=None) if beams else config
+        self.settings = replace(config, find_defocus=False, find_slice_distances=False, modes=None) if beams else config
         factors: dict[int, complex] = {}
         if any(self.starts):
             self.start, factors = self._start()
@@ -201,10 +203,12 @@ class _Several:
     def _with_uncertainty(self, found: Reconstruction) -> Reconstruction:
         """The result of all scans with the standard deviations of its object: replicas of everything."""
 
-        def refined(counts: NDArray[Any], settings: RefineConfig, label: str) -> Reconstruction:
+        def refined(
+            counts: NDArray[Any], settings: RefineConfig, label: str, factors: NDArray[np.complex128] | None
+        ) -> Reconstruction:
             scans = [replace(scan, counts=counts[self.all.rows(number)]) for number, scan in enumerate(self.scans)]
             other = _Several(scans, self.common, self.starts, settings, self.device)
-            return all_passes(other.scan, other.start, other.settings, self.device, label, other.joint)
+            return all_passes(other.scan, other.start, other.settings, self.device, label, other.joint, factors)
 
         parts = [np.s_[:, :]]
         if self.common == "probe":
@@ -212,7 +216,9 @@ class _Several:
             between = [(one.stop + other.start) // 2 for one, other in pairwise(ends)]
             parts = [np.s_[:, a:b] for a, b in pairwise([0, *between, found.shape[1]])]
         every_scan = replace(self.scan, experiment=found.experiment)
-        return with_replicas(every_scan, found, self.config, self.device, refined, self.joint, parts)
+        return with_replicas(
+            every_scan, found, self.config, self.device, refined, self.joint, parts, not any(self.starts)
+        )
 
     def _initial_probe(self, number: int) -> NDArray[np.complex64]:
         """Probe (M, N, N) that a scan begins with, with the number of modes of all."""
@@ -301,14 +307,19 @@ class _Several:
         experiment = found.experiment.subset(rows)
         if slices is not None:
             slices = np.ascontiguousarray(slices[:, part[0], part[1]])
-        maps = {name: None if (values := getattr(found, name)) is None else values[part] for name in _DEVIATIONS}
+        maps = {
+            name: None if (values := getattr(found, name)) is None else values[..., part[0], part[1]]
+            for name in (*_DEVIATIONS, *SLICE_MAPS)
+        }
         if self.common == "probe" and self.config.keep_power:
             factor = np.float32(np.sqrt(self.powers[number] / _powers([probe])[0]))
             probe, image = probe * factor, image / factor
             for name in _DEVIATIONS[:2]:
                 maps[name] = None if maps[name] is None else maps[name] / factor
             if slices is not None:
-                slices = slices * factor ** np.float32(-1 / len(slices))
+                root = factor ** np.float32(-1 / len(slices))
+                slices, name = slices * root, SLICE_MAPS[0]
+                maps[name] = None if maps[name] is None else maps[name] * root
             if experiment.probe_variations is not None:
                 experiment = replace(experiment, probe_variations=experiment.probe_variations * factor)
         lighting = [number] if self.common == "probe" else range(len(self.scans))

@@ -6,11 +6,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ptychopinn.config import RefineConfig
 from ptychopinn.errors import InputError
@@ -20,7 +22,7 @@ from ptychopinn.reconstruction import Reconstruction
 from ptychopinn.refinement.coarse import coarse_start
 from ptychopinn.refinement.joint import Joint
 from ptychopinn.refinement.run import Progress, Refinement
-from ptychopinn.refinement.uncertainty import with_uncertainty
+from ptychopinn.refinement.uncertainty import multiply_slices, with_uncertainty
 from ptychopinn.runtime.devices import resolve_device
 from ptychopinn.runtime.process_settings import process_settings
 from ptychopinn.runtime.processes import distributed
@@ -41,6 +43,7 @@ def refine(
     every: int = 10,
     resume: str | Path | None = None,
     accept: str | Collection[str] = (),
+    remake: Callable[[Scan], Reconstruction] | None = None,
 ) -> Reconstruction:
     """Refine object, probe, positions and intensities of a scan by maximum likelihood.
 
@@ -55,6 +58,8 @@ def refine(
         resume: a checkpoint that :attr:`Progress.save` wrote. On the CPU, the result is that of an uninterrupted run,
             bit for bit.
         accept: keys of problems of the scan to accept, or "all", see :func:`ptychopinn.check_scan`.
+        remake: makes of other counts of the scan what ``start`` was made of its own, so that an uncertainty by
+            "bootstrap" has the errors of the start, too; None: all of its refinements have the same start.
 
     Returns:
         The reconstruction: object, probe modes, positions, the deviance of every pattern per detector pixel
@@ -69,7 +74,7 @@ def refine(
         config = config or RefineConfig()
         fitted = {"dose_spread"} if config.learn_intensities else set()
         require_sound(scan, accepted_keys(accept) | fitted)
-        return _refine(scan, start, config, device, progress, every, resume)
+        return _refine(scan, start, config, device, progress, every, resume, remake)
 
 
 def _refine(
@@ -80,14 +85,16 @@ def _refine(
     progress: Callable[[Progress], None] | None,
     every: int,
     resume: str | Path | None,
+    remake: Callable[[Scan], Reconstruction] | None,
 ) -> Reconstruction:
     if config.coarse > 1 and start is None:
         start = coarse_start(scan, config, device)
+        remake = partial(coarse_start, config=config, device=device)
     result, interrupted = run_passes(scan, start, config, device, progress, every, resume)
     if config.split_half and not interrupted:
         result, interrupted = with_resolution(scan, result, config, device)
     if config.uncertainty != "none" and not interrupted:
-        result = unless_interrupted(result, lambda: with_uncertainty(scan, start, result, config, device))
+        result = unless_interrupted(result, lambda: with_uncertainty(scan, start, result, config, device, remake))
     return result
 
 
@@ -167,8 +174,8 @@ def split_half(
 ) -> dict[str, Any] | None:
     """Estimate the resolution from two independent refinements of random halves of the patterns.
 
-    Both start from a uniform object, and with the probe and positions of ``result``, which all patterns determined;
-    positions are not refined further.
+    Both start from a uniform object, and with the probe and positions of ``result``, which all patterns determined, and
+    distances between slices where these are refined; positions are not refined further.
 
     Args:
         scan: the scan.
@@ -185,11 +192,14 @@ def split_half(
     device = resolve_device(device)
     order = np.random.default_rng([config.seed, 1]).permutation(scan.n)
     half_config = dataclasses.replace(
-        config, split_half=False, learn_positions=False, find_defocus=False, modes=None, minutes=None, coarse=1,
-        iterations=max(1, result.refinement.passes),
+        config, split_half=False, learn_positions=False, find_defocus=False, find_slice_distances=False, modes=None,
+        minutes=None, coarse=1, iterations=max(1, result.refinement.passes),
     )  # fmt: skip
     assert result.probe is not None and result.positions is not None
     known = dataclasses.replace(scan, probe=result.probe, positions=result.positions)
+    if config.learn_slice_distances:
+        distances = result.experiment.slice_distances
+        known = dataclasses.replace(known, experiment=dataclasses.replace(scan.experiment, slice_distances=distances))
     try:
         with process_settings():
             results = [
@@ -217,9 +227,23 @@ def all_passes(
     device: torch.device,
     label: str,
     joint: Joint | None = None,
+    factors: NDArray[np.complex128] | None = None,
 ) -> Reconstruction:
-    """A refinement that is a part of another one; its memory is free again afterwards, and an interrupt ends both."""
+    """A refinement that is a part of another one; its memory is free again afterwards, and an interrupt ends both.
+
+    Arguments as for :func:`run_passes`, and:
+
+    Args:
+        scan: the scan.
+        start: initial reconstruction.
+        config: of the refinement.
+        device: of the computation.
+        label: of its progress.
+        joint: if the scan is several.
+        factors: (S, H, W) of the slices that it begins with, or None.
+    """
     run = Refinement(scan, start, config, device, None, 1, label, joint)
+    multiply_slices(run, factors)
     with torch.no_grad():
         run.iterate()
     return run.result()
