@@ -324,6 +324,9 @@ def test_a_start_at_low_resolution_is_in_the_coordinates_of_the_scan() -> None:
     assert np.abs(figures["alignment"]["shift_px"]).max() < 0.5 and figures["phase"]["pearson"] > 0.8
     result = refine(scan, None, replace(QUICK, coarse=2), "cpu")
     assert frc(result, scan) > 0.9
+    thick = replace(QUICK, coarse=2, slices=2, slice_distance=1e-6)
+    with pytest.raises(InputError, match=r"expected one slice for refine.coarse, found refine.slices 2"):
+        refine(scan, None, thick, "cpu")
     with pytest.raises(InputError, match=r"a plain experiment for refine.coarse, found a saturated detector"):
         coarse_scan(replace(scan, experiment=Experiment(saturation=1e4)), 2)
     with pytest.raises(InputError, match=r"an even number of 16 or more, found 32 / 4"):

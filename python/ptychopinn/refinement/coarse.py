@@ -67,8 +67,13 @@ def coarse_start(scan: Scan, config: RefineConfig, device: torch.device, joint: 
         joint: if the scan is several.
 
     Raises:
-        InputError: see :func:`coarse_scan`.
+        InputError: see :func:`coarse_scan`; or the sample has several slices.
     """
+    if config.slices > 1:
+        raise InputError(
+            f"{scan.name}: expected one slice for refine.coarse, found refine.slices {config.slices}; --refine.coarse 1 "
+            "begins with all pixels"
+        )
     small = coarse_scan(scan, config.coarse)
     search = -(-config.search // config.coarse)
     support = None if config.probe_support is None else config.probe_support / config.coarse
