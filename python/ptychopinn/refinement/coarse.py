@@ -71,8 +71,8 @@ def coarse_start(scan: Scan, config: RefineConfig, device: torch.device, joint: 
     """
     if config.slices > 1:
         raise InputError(
-            f"{scan.name}: expected one slice for refine.coarse, found refine.slices {config.slices}; --refine.coarse 1 "
-            "begins with all pixels"
+            f"{scan.name}: expected one slice for refine.coarse, found refine.slices {config.slices}; "
+            "--refine.coarse 1 begins with all pixels"
         )
     small = coarse_scan(scan, config.coarse)
     search = -(-config.search // config.coarse)
