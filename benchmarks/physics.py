@@ -58,9 +58,9 @@ def known(scan: Scan) -> Scan:
     return scan
 
 
-def unknown_distance(scan: Scan) -> Scan:
-    """The scan with half again the distance between the slices."""
-    distances = tuple(1.5 * value for value in scan.experiment.slice_distances)
+def unknown_distance(scan: Scan, factor: float = 1.5) -> Scan:
+    """The scan with another distance between the slices, by a factor."""
+    distances = tuple(factor * value for value in scan.experiment.slice_distances)
     return replace(scan, experiment=replace(scan.experiment, slice_distances=distances))
 
 
@@ -94,6 +94,10 @@ MODELS: dict[str, dict[str, Model]] = {
         "off": OFF,
         "on": Model(known),
         "on, distance learned": Model(unknown_distance, {"learn_slice_distances": True}),
+        "on, distance learned from half": Model(partial(unknown_distance, factor=0.5), {"learn_slice_distances": True}),
+        "on, distance learned from twice": Model(
+            partial(unknown_distance, factor=2.0), {"learn_slice_distances": True}
+        ),
         "pty-chi off": PEER_OFF,
         "pty-chi": Model(known, adjust=peer.slices),
     },
